@@ -1,0 +1,23 @@
+"""Does diversity help, and does distance decide? The study's question on images that ship with the package.
+
+    python -m experiments.quickstart
+
+Repeats the setting of the paper's first two findings (https://arxiv.org/abs/2403.13808) at the size of a laptop: one budget,
+Fashion-MNIST downstream, one near source and three far ones, several diversities, three seeds. The result that it got
+here, and what it cost, stand in experiments/README.md.
+"""
+
+from sslshift.study import Study, run, run_experiment
+
+QUICKSTART = Study(
+    sources=(
+        "bundled:fashion_mnist@4,64,1024,20000; bundled:mnist@4,4000; synthetic:dead_leaves?size=4000@4,4000; "
+        "synthetic:noise?size=4000@4000"
+    ),
+    downstream="bundled:fashion_mnist",
+    downstream_test="bundled:fashion_mnist/test",
+    out="results/quickstart",
+)
+
+if __name__ == "__main__":
+    run_experiment(QUICKSTART, run)

@@ -1,0 +1,61 @@
+"""The budget C, unique samples N, epochs E and diversity D: the only place that converts between them."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Budget:
+    """Number of training samples seen, C, over all sources; every compared run has the same.
+
+    Example:
+      >>> budget = Budget(60_000)
+      >>> budget.epochs(20_000), budget.steps(256), round(budget.diversity(20_000), 3)
+      (3.0, 234, 0.333)
+
+    Args:
+      samples: C, a positive whole number of images.
+
+    Raises:
+      ValueError: the number is not a positive whole number.
+
+    References:
+      Hammoud et al., `On Pretraining Data Diversity for Self-Supervised Learning
+      <https://arxiv.org/abs/2403.13808>`_, 2024
+    """
+
+    samples: int
+
+    def __post_init__(self):
+        if self.samples != int(self.samples) or self.samples < 1:
+            raise ValueError(f"A budget is a positive whole number of samples, not {self.samples!r}.")
+        object.__setattr__(self, "samples", int(self.samples))
+
+    def epochs(self, unique: int) -> float:
+        """E = C / N: how often each of `unique` samples is seen, on average."""
+        return self.samples / self._checked(unique)
+
+    def diversity(self, unique: int) -> float:
+        """D = N / C, in (0, 1]; 1 means that no sample is seen twice."""
+        return self._checked(unique) / self.samples
+
+    def steps(self, batch_size: int) -> int:
+        """Whole batches of `batch_size` samples that fit into the budget."""
+        if batch_size < 1:
+            raise ValueError(f"A batch holds at least one sample, not {batch_size}.")
+        if batch_size > self.samples:
+            raise ValueError(
+                f"The budget of {self.samples:,} samples is smaller than one batch of {batch_size:,}; "
+                "raise the budget or lower the batch size."
+            )
+        return self.samples // batch_size
+
+    def whole_batches(self, batch_size: int) -> "Budget":
+        """The largest budget not above this one that whole batches use up exactly."""
+        return Budget(self.steps(batch_size) * batch_size)
+
+    def _checked(self, unique: int) -> int:
+        if not 1 <= unique <= self.samples:
+            raise ValueError(
+                f"Unique samples must lie between 1 and the budget: {unique:,} of {self.samples:,} samples seen is impossible."
+            )
+        return unique

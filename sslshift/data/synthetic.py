@@ -1,0 +1,46 @@
+"""Generated images, each a pure function of (seed, index): one with the structure of scenes, one with none.
+
+References:
+  Lee, Mumford & Huang, `Occlusion Models for Natural Images
+  <https://doi.org/10.1023/A:1011109015675>`_, 2001 (dead leaves)
+"""
+
+import numpy as np
+
+# Part of a source's fingerprint: raise it when any pixel of a generated image changes.
+VERSION = 1
+SIDE = 28
+LEAVES = 64
+
+
+def _generator(seed: int, index: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
+
+
+def noise(seed: int, index: int) -> np.ndarray:
+    """Independent uniform gray values, uint8 `[28, 28, 1]`."""
+    return _generator(seed, index).integers(0, 256, (SIDE, SIDE, 1), np.uint8)
+
+
+def dead_leaves(seed: int, index: int) -> np.ndarray:
+    """Discs of scale-free sizes and random gray values that cover each other, uint8 `[28, 28, 1]`.
+
+    Radii follow the power law r^-3 between 1.5 pixels and the side, under which the images are scale-invariant as
+    photographs are; edges are blended over one pixel.
+    """
+    random = _generator(seed, index)
+    smallest, largest = 1.5**-2, float(SIDE) ** -2
+    radius = (smallest - random.random(LEAVES) * (smallest - largest)) ** -0.5
+    centre = random.random((2, LEAVES)) * (SIDE + 2 * radius) - radius
+    gray = random.random(LEAVES + 1, np.float32) * np.float32(255)
+    squared = np.square(np.arange(SIDE) - centre[..., None]).astype(np.float32)
+    distance = np.sqrt(squared[0][:, :, None] + squared[1][:, None, :])
+    cover = np.clip(radius.astype(np.float32)[:, None, None] + np.float32(0.5) - distance, 0, 1)
+    # Painted leaf over leaf, element by element: a matrix product would round differently on another machine.
+    image = np.full((SIDE, SIDE), gray[-1])
+    for k in range(LEAVES):
+        image += cover[k] * (gray[k] - image)
+    return (image + 0.5).astype(np.uint8)[..., None]
+
+
+GENERATORS = {"dead_leaves": dead_leaves, "noise": noise}

@@ -1,0 +1,146 @@
+"""Random views of images, made on the device: one pure function of (key, images), vmapped over the batch."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+# One fixed normalisation for every source: statistics of a source would be a difference between runs that is not data.
+MEAN, STD = 0.5, 0.25
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewSettings:
+    """How one view is made, in this order: crop, jitter, grayscale, blur, solarise, flip.
+
+    Strengths are the half-widths of uniform factors around 1 (hue: of a turn around 0). On gray images saturation, hue and
+    grayscale do nothing.
+    """
+
+    min_crop_scale: float = 0.08
+    jitter_probability: float = 0.8
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grayscale_probability: float = 0.2
+    blur_probability: float = 0.0
+    solarise_probability: float = 0.0
+    flip_probability: float = 0.5
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if not 0 <= value <= 1 or (name == "min_crop_scale" and value == 0):
+                raise ValueError(f"View setting {name} must lie in [0, 1] (a crop scale above 0), not {value}.")
+
+
+def normalise(images: jax.Array) -> jax.Array:
+    """uint8 images, or floats in [0, 1], to what an encoder takes; any shape."""
+    scaled = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    return (scaled - MEAN) / STD
+
+
+def make_view(key: jax.Array, images: jax.Array, settings: ViewSettings) -> jax.Array:
+    """One random view of each image.
+
+    Args:
+      key: a PRNG key; image i's view depends on it and i alone, not on the batch's size or place.
+      images: uint8 `[batch, height, width, 1 or 3]`.
+      settings: how views are made.
+
+    Returns:
+      Normalised float32 views of the same shape.
+    """
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(images)))
+    return jax.vmap(functools.partial(_view, settings=settings))(keys, images)
+
+
+def _view(key: jax.Array, image: jax.Array, settings: ViewSettings) -> jax.Array:
+    keys = dict(zip(("crop", "jitter", "gray", "blur", "solarise", "flip"), jax.random.split(key, 6), strict=True))
+    x = _random_resized_crop(keys["crop"], image.astype(jnp.float32) / 255, settings.min_crop_scale)
+    if settings.jitter_probability:
+        x = _sometimes(keys["jitter"], settings.jitter_probability, functools.partial(_jitter, settings=settings), x)
+    if settings.grayscale_probability and image.shape[-1] == 3:
+        x = _sometimes(keys["gray"], settings.grayscale_probability, lambda _, x: jnp.broadcast_to(_gray(x), x.shape), x)
+    if settings.blur_probability:
+        x = _sometimes(keys["blur"], settings.blur_probability, _blur, x)
+    if settings.solarise_probability:
+        x = _sometimes(keys["solarise"], settings.solarise_probability, lambda _, x: jnp.where(x < 0.5, x, 1 - x), x)
+    if settings.flip_probability:
+        x = _sometimes(keys["flip"], settings.flip_probability, lambda _, x: x[:, ::-1], x)
+    return normalise(x)
+
+
+def _sometimes(key, probability, transform, x):
+    choice, inner = jax.random.split(key)
+    return jnp.where(jax.random.bernoulli(choice, probability), transform(inner, x), x)
+
+
+def _random_resized_crop(key, x, min_scale):
+    """A crop of a random area in [min_scale, 1] and aspect ratio in [3/4, 4/3], resized (bicubic) to the image's shape."""
+    size = jnp.array(x.shape[:2], jnp.float32)
+    area, ratio, place = jax.random.split(key, 3)
+    side = jnp.sqrt(jax.random.uniform(area, minval=min_scale, maxval=1.0))
+    stretch = jnp.exp(jax.random.uniform(ratio, minval=-1.0, maxval=1.0) * jnp.log(4 / 3) / 2)
+    # A side longer than the image is cut to it.
+    crop = jnp.minimum(side * jnp.stack([1 / stretch, stretch]), 1.0) * size
+    corner = jax.random.uniform(place, (2,)) * (size - crop)
+    scale = size / crop
+    resized = jax.image.scale_and_translate(x, x.shape, (0, 1), scale, -corner * scale, "cubic", antialias=True)
+    return jnp.clip(resized, 0.0, 1.0)
+
+
+def _jitter(key, x, settings):
+    """Brightness, contrast, saturation, hue, in this order, each by a random factor."""
+    strengths = jnp.array([settings.brightness, settings.contrast, settings.saturation, settings.hue])
+    brightness, contrast, saturation, hue = strengths * jax.random.uniform(key, (4,), minval=-1.0, maxval=1.0)
+    x = jnp.clip(x * (1 + brightness), 0.0, 1.0)
+    x = _blend(_gray(x).mean(), x, 1 + contrast)
+    if x.shape[-1] == 3:
+        x = _blend(_gray(x), x, 1 + saturation)
+        if settings.hue:
+            x = _turn_hue(x, hue)
+    return x
+
+
+def _blend(a, b, weight):
+    return jnp.clip(a + (b - a) * weight, 0.0, 1.0)
+
+
+def _gray(x):
+    return x if x.shape[-1] == 1 else (x @ jnp.array(_LUMA, x.dtype))[..., None]
+
+
+def _turn_hue(x, turn):
+    """Adds `turn` (1 = a whole circle) to the hue, keeping HSV's saturation and value."""
+    top, bottom = x.max(axis=-1), x.min(axis=-1)
+    spread = top - bottom
+    safe = jnp.where(spread > 0, spread, 1.0)
+    red, green, blue = x[..., 0], x[..., 1], x[..., 2]
+    sixth = jnp.where(
+        top == red,
+        (green - blue) / safe,
+        jnp.where(top == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    hue = sixth / 6 + turn
+    # Each channel is a trapezoid over the colour circle: full within a sixth of its own hue, none beyond two sixths.
+    offsets = jnp.array([0.0, 1 / 3, 2 / 3])
+    distance = jnp.abs((hue[..., None] - offsets + 0.5) % 1.0 - 0.5)
+    weight = jnp.clip(2 - 6 * distance, 0.0, 1.0)
+    return bottom[..., None] + spread[..., None] * weight
+
+
+def _blur(key, x):
+    """Gaussian blur of a random radius of 0.1 to 2 pixels, as two products with banded matrices; edges are renormalised."""
+    sigma = jax.random.uniform(key, minval=0.1, maxval=2.0)
+
+    def kernel(size):
+        offset = jnp.arange(size)[:, None] - jnp.arange(size)
+        weight = jnp.exp(-0.5 * jnp.square(offset / sigma))
+        return weight / weight.sum(axis=1, keepdims=True)
+
+    rows, columns = kernel(x.shape[0]), kernel(x.shape[1])
+    return jnp.einsum("ij,jkc,lk->ilc", rows, x, columns)

@@ -1,0 +1,61 @@
+"""The loss of SimCLR."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sslshift.losses import _batch
+
+
+def nt_xent(z1: jax.Array, z2: jax.Array, *, temperature: float, axis_name: str | None = None) -> jax.Array:
+    """Normalised temperature-scaled cross-entropy: find each image's other view among all views of the batch.
+
+    Both views are anchors, an anchor is not its own negative, and the mean is over all 2B anchors.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> z = jnp.ones((4, 8))
+      >>> round(float(nt_xent(z, z, temperature=0.2)), 4)  # log(2B - 1): nothing can be told apart
+      1.9459
+
+    Args:
+      z1: embeddings of the first views, `[batch, dim]`, any floating dtype; normalised here.
+      z2: embeddings of the second views of the same images, same shape.
+      temperature: divides the cosine similarities, above 0.
+      axis_name: the mapped axis over which the batch is split, inside `shard_map`; negatives are then global.
+
+    Returns:
+      Scalar loss of the global batch, in float32 or better.
+
+    Raises:
+      ValueError: shapes differ, or the temperature is not above 0.
+
+    References:
+      Chen et al., `A Simple Framework for Contrastive Learning of Visual Representations
+      <https://arxiv.org/abs/2002.05709>`_, 2020
+    """
+    _batch.require_pairs(z1, z2)
+    _batch.require_positive(temperature=temperature)
+    z1, z2 = (_unit(z) for z in _batch.accumulated(z1, z2))
+    all1, all2 = _batch.gathered(z1, axis_name), _batch.gathered(z2, axis_name)
+    first = 0 if axis_name is None else lax.axis_index(axis_name) * len(z1)
+    positives = first + jnp.arange(len(z1))
+    itself = jax.nn.one_hot(positives, len(all1), dtype=bool)
+
+    def anchors(z, same, other):
+        """Cross-entropy of each anchor; `same` holds its own view's embeddings, `other` the other view's."""
+        within = jnp.where(itself, -jnp.inf, _similarity(z, same) / temperature)
+        across = _similarity(z, other) / temperature
+        positive = jnp.take_along_axis(across, positives[:, None], axis=1)[:, 0]
+        return jax.nn.logsumexp(jnp.concatenate([across, within], axis=1), axis=1) - positive
+
+    return _batch.batch_mean((anchors(z1, all1, all2) + anchors(z2, all2, all1)) / 2, axis_name)
+
+
+def _unit(z: jax.Array) -> jax.Array:
+    # Zero vectors stay zero and keep a finite gradient.
+    return z * lax.rsqrt(jnp.maximum(jnp.sum(z * z, axis=-1, keepdims=True), 1e-12))
+
+
+def _similarity(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)

@@ -1,0 +1,38 @@
+"""Studies: declared as data, run by one runner, shown as a table, a CSV file, a figure and a page.
+
+`declare.Study` is the declaration, `flags` makes it a command line, `runner` trains and judges every run into folders that
+remember, `summary` turns runs into rows with intervals, `report` and `figure` show them.
+"""
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+from sslshift.study.declare import Study
+from sslshift.study.flags import run_experiment
+
+__all__ = ["Study", "run", "run_experiment"]
+
+
+def run(study: Study) -> None:
+    """Runs a study to its end and shows what it found; goes on where an earlier call was stopped."""
+    from sslshift.study.progress import Progress
+    from sslshift.study.report import print_table, write_results
+    from sslshift.study.runner import open_study, run_study
+
+    console = Console()
+    progress = Progress(console)
+    opened = open_study(study)
+    budget, steps = opened.budget, opened.budget.steps(study.batch_size)
+    progress.note(
+        f"{len(opened.runs)} runs of {budget.samples:,} samples ({steps:,} steps of {study.batch_size}), results in {study.out}{os.sep}"
+    )
+    for source in opened.sources.values():
+        if source.refused:
+            path, reason = source.refused[0]
+            progress.note(f"{source.name}: {len(source.refused)} files refused, not counted in N, e.g. {path} ({reason})")
+    results = run_study(opened, progress)
+    print_table(results, console)
+    for path in write_results(results):
+        progress.note(f"wrote {Path(path)}")

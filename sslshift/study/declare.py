@@ -1,0 +1,74 @@
+"""The declaration of a study: which sources, how many different images of each, at which budget, judged on what."""
+
+import dataclasses
+
+
+def _field(default, what: str):
+    return dataclasses.field(default=default, metadata={"help": what})
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A grid of runs that share everything except source, unique samples and seed.
+
+    Every field is a command-line flag of each experiment; the help texts are those of the flags.
+    """
+
+    sources: str = _field(
+        "", "Candidate sources, separated by ';'. Each is a URI, with '@N,N,...' for its numbers of unique samples (without: all)."
+    )
+    downstream: str = _field("bundled:fashion_mnist", "Labelled source that encoders are judged on (and distances measured to).")
+    downstream_test: str = _field("", "Labelled source of the test split; empty: a fifth of --downstream is held out.")
+    labelled: int = _field(5000, "Labelled downstream images for the probes, a fifth of them for validation; 0: all.")
+    image_size: int = _field(0, "Side in pixels that every image is brought to; 0: that of the downstream images.")
+    budget: int = _field(51_200, "C, the training samples seen by every run; rounded down to whole batches.")
+    batch_size: int = _field(256, "Images in a training step, over all devices.")
+    seeds: int = _field(3, "Runs of each kind; the seed draws the subset, the order, the weights and the views.")
+    method: str = _field("simclr", "SSL method.")
+    encoder: str = _field("patch_mlp", "Encoder.")
+    head: str = _field("512,128", "Widths of the head that stands on the encoder during pretraining.")
+    optimiser: str = _field("adamw", "Optimiser: adamw, lars or sgd.")
+    learning_rate: float = _field(2e-3, "Peak learning rate at a batch of 256; scaled in proportion to the batch.")
+    weight_decay: float = _field(1e-4, "Weight decay, on weights alone.")
+    warmup: float = _field(0.1, "Share of the steps in which the learning rate rises.")
+    min_crop_scale: float = _field(0.3, "Smallest share of an image's area that a view shows.")
+    jitter: float = _field(0.4, "Strength of brightness, contrast and saturation jitter; hue gets a quarter of it.")
+    blur: float = _field(0.0, "Probability of a blurred view.")
+    shift_images: int = _field(2000, "Images of each side in the shift index, at most.")
+    checkpoint_every: int = _field(100, "Steps between checkpoints.")
+    workers: int = _field(0, "Processes that read images; 0: threads.")
+    out: str = _field("results", "Folder for runs, results.csv, the figure and the report; the same command goes on there.")
+
+    def __post_init__(self):
+        for name in ("budget", "batch_size", "seeds", "checkpoint_every", "shift_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("labelled", "image_size", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} must not be negative, but is {getattr(self, name)}.")
+
+
+def parse_sources(text: str) -> list[tuple[str, tuple[int, ...]]]:
+    """`"URI@N,N; URI"` as (URI, unique samples) pairs; no numbers mean all images.
+
+    Example:
+      >>> parse_sources("bundled:mnist@10,4_000; synthetic:noise?size=100")
+      [('bundled:mnist', (10, 4000)), ('synthetic:noise?size=100', ())]
+
+    Raises:
+      ValueError: nothing is named, a source is named twice, or a number is none.
+    """
+    parsed = []
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        uri, at, numbers = part.rpartition("@")
+        if not at:
+            uri, numbers = part, ""
+        try:
+            unique = tuple(int(number) for number in numbers.split(",")) if at else ()
+        except ValueError:
+            raise ValueError(f"--sources: {part!r}: after '@' come whole numbers separated by ',', not {numbers!r}.") from None
+        parsed.append((uri.strip(), unique))
+    names = [uri for uri, _ in parsed]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"--sources must name at least one source, and each only once; got {text!r}.")
+    return parsed

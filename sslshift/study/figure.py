@@ -1,0 +1,58 @@
+"""The study's one figure: accuracy against diversity, a line per source."""
+
+import io
+import math
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from sslshift.study.runner import Results
+from sslshift.study.summary import rows
+
+STYLE = {"svg.hashsalt": "sslshift", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
+
+
+def figure(results: Results) -> plt.Figure:
+    """Linear-probe and kNN accuracy on the test split against D = N / C, with 95% intervals over seeds and both floors."""
+    table = rows(results)
+    with plt.rc_context(STYLE):
+        drawing, panels = plt.subplots(1, 2, figsize=(10, 4.4), sharex=True, layout="constrained")
+        for panel, what in zip(panels, ("linear", "knn"), strict=True):
+            _panel(panel, table, what)
+        panels[0].set_ylabel(f"test accuracy on {results.opened.study.downstream} (%)")
+        handles, labels = panels[0].get_legend_handles_labels()
+        drawing.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return drawing
+
+
+def _panel(panel, table, what: str) -> None:
+    for number, source in enumerate(dict.fromkeys(row.source for row in table if row.unique)):
+        ladder = [row for row in table if row.source == source]
+        scores = [getattr(row, what) for row in ladder]
+        panel.errorbar(
+            [row.diversity for row in ladder],
+            [score.mean * 100 for score in scores],
+            yerr=[0 if math.isnan(score.half) else score.half * 100 for score in scores],
+            color=f"C{number}",
+            marker="osD^v"[number % 5],
+            capsize=3,
+            label=f"{source} (shift {ladder[0].shift[0]:.2f})",
+        )
+    for row, line in zip((row for row in table if not row.unique), ("--", ":"), strict=True):
+        panel.axhline(getattr(row, what).mean * 100, color="0.4", linestyle=line, label=row.source)
+    panel.set_xscale("log")
+    panel.set_xlabel("diversity D = unique samples / budget")
+    panel.set_title({"linear": "linear probe", "knn": "kNN"}[what])
+    panel.grid(alpha=0.25)
+
+
+def as_svg(drawing: plt.Figure) -> str:
+    """The figure as an SVG element to stand inside a page."""
+    out = io.StringIO()
+    with plt.rc_context(STYLE):
+        drawing.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    # What stands before the element, an XML declaration and a DOCTYPE with an address, has no place in a page.
+    return text[text.index("<svg") :]

@@ -1,0 +1,175 @@
+"""What a person gets: a table on the console, `results.csv`, the figure, and one self-contained page."""
+
+import base64
+import dataclasses
+import html
+import io
+import string
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from sslshift.data.permutation import permute
+from sslshift.study import runner
+from sslshift.study.figure import as_svg, figure
+from sslshift.study.records import write_atomically
+from sslshift.study.runner import Opened, Results
+from sslshift.study.summary import Interval, Row, findings, results_csv, rows
+
+HEAD = ("source", "N", "D", "E", "shift index", "kNN %", "linear %", "gain over untrained")
+
+
+def write_results(results: Results) -> list[Path]:
+    """Writes results.csv, the figure and the report into the study's folder, and returns their paths."""
+    out = Path(results.opened.study.out)
+    drawing = figure(results)
+    drawing.savefig(out / "accuracy_vs_diversity.png", dpi=150)
+    write_atomically(out / "results.csv", results_csv(results))
+    write_atomically(out / "report.html", report(results, as_svg(drawing)))
+    return [out / name for name in ("results.csv", "accuracy_vs_diversity.png", "report.html")]
+
+
+def print_table(results: Results, console: Console) -> None:
+    # A terminal's width is taken as it is; in a file the table must not be folded to 80 columns.
+    table = Table(*HEAD, title=_caption(results), title_justify="left", title_style="", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.no_wrap = True
+    for row in rows(results):
+        table.add_row(*_cells(row))
+    console.print(table, width=None if console.is_terminal else 150)
+    for sentence in findings(results):
+        console.print(f"- {sentence}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _cells(row: Row) -> list[str]:
+    floor = row.unique is None
+    numbers = ["", "", "", ""] if floor else [
+        f"{row.unique:,}",
+        f"{row.diversity:.3g}",
+        f"{row.epochs:,.4g}",
+        f"{row.shift[0]:.2f} [{row.shift[1]:.2f}, {row.shift[2]:.2f}]",
+    ]
+    return [row.source, *numbers, _percent(row.knn), _percent(row.linear), "" if floor else _percent(row.gain, signed=True)]
+
+
+def _percent(value: Interval, signed: bool = False) -> str:
+    mean = f"{value.mean * 100:+.1f}" if signed else f"{value.mean * 100:.1f}"
+    return mean if np.isnan(value.half) else f"{mean} ± {value.half * 100:.1f}"
+
+
+def _caption(results: Results) -> str:
+    opened = results.opened
+    return (
+        f"Test accuracy on {opened.study.downstream} after pretraining on each source at one budget of "
+        f"C = {opened.budget.samples:,} samples ({opened.study.method}, {opened.study.encoder}); "
+        f"mean and 95% interval over {opened.study.seeds} seeds."
+    )
+
+
+def report(results: Results, svg: str) -> str:
+    """The page as HTML text; it loads nothing from anywhere."""
+    opened = results.opened
+    settings = dataclasses.asdict(opened.study)
+    parts = {
+        "caption": html.escape(_caption(results)),
+        "findings": "".join(f"<li>{html.escape(sentence)}</li>" for sentence in findings(results)),
+        "figure": svg,
+        "table": _table([HEAD, *(_cells(row) for row in rows(results))]),
+        "shifts": _shift_table(results),
+        "samples": "".join(_sample_strip(opened, uri) for uri in opened.sources),
+        "notes": "".join(f"<li>{html.escape(note)}</li>" for note in _notes(results)),
+        "settings": _table([("flag", "value"), *((f"--{name}", str(value)) for name, value in settings.items())]),
+    }
+    return _PAGE.substitute(parts)
+
+
+def _notes(results: Results) -> list[str]:
+    opened = results.opened
+    images = len(opened.task.test[1])
+    accuracy = max(row.linear.mean for row in rows(results))
+    error = 1.96 * np.sqrt(accuracy * (1 - accuracy) / images)
+    notes = [
+        "The interval is Student's t over seeds; a seed draws the subset, the order, the initial weights and the views. "
+        f"All rows share the same {images:,} test images, whose own sampling error of about ± {error:.1%} is common to them.",
+        f"Probes learn from {len(opened.task.train[1]):,} labelled images; their hyperparameters are chosen on "
+        f"{len(opened.task.validation[1]):,} others; the test split is reported once. Encoders are frozen and finished (offline).",
+        f"The shift index is a Frechet distance on features of {runner.REFERENCE}: 0 is another sample of the downstream "
+        "images, 1 is noise with their pixel values. Another encoder gives other numbers.",
+    ]
+    for uri, source in opened.sources.items():
+        if source.refused:
+            some = "; ".join(f"{path} ({reason})" for path, reason in source.refused[:5])
+            notes.append(f"{uri}: {len(source.refused)} files are no readable images and not counted in N, e.g. {some}.")
+    return notes
+
+
+def _shift_table(results: Results) -> str:
+    lines = [("source", "shift index", "95% interval", "distance", "floor (other half)", "ceiling (noise)", "images", "licence")]
+    for uri, shift in sorted(results.shifts.items(), key=lambda item: item[1]["value"]):
+        values = (f"{shift[name]:.3g}" for name in ("distance", "floor", "ceiling"))
+        span = f"{shift['low']:.3f} to {shift['high']:.3f}"
+        licence = results.opened.sources[uri].licence
+        lines.append((uri, f"{shift['value']:.3f}", span, *values, f"{shift['sample_size']:,}", licence))
+    return _table(lines)
+
+
+def _table(lines) -> str:
+    head, *body = ([html.escape(cell) for cell in line] for line in lines)
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    rest = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in body)
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{rest}</tbody></table></div>'
+
+
+def _sample_strip(opened: Opened, uri: str, count: int = 12) -> str:
+    source = opened.sources[uri]
+    count = min(count, len(source))
+    images = source.read(permute(np.arange(count), len(source), 0), opened.canvas)
+    strip = np.concatenate(list(images), axis=1)
+    picture = Image.fromarray(strip[..., 0] if strip.shape[-1] == 1 else strip)
+    scale = max(1, 64 // opened.canvas.height)
+    out = io.BytesIO()
+    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(out, "PNG")
+    data = base64.b64encode(out.getvalue()).decode()
+    name = html.escape(f"{uri}: {len(source):,} images")
+    return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
+
+
+_PAGE = string.Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>sslshift: which data to pretrain on</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c2230; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+.wide { overflow-x: auto; } svg, img { max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .25rem .7rem; border-bottom: 1px solid #d8dce4; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } th { background: #f3f5f9; }
+figure { margin: .6rem 0; } figcaption { font-size: .85rem; color: #566; } li { margin: .25rem 0; }
+</style>
+</head>
+<body>
+<h1>Which data should the encoder be pretrained on?</h1>
+<p>$caption</p>
+<h2>What this study shows</h2>
+<ul>$findings</ul>
+<h2>Accuracy against diversity</h2>
+$figure
+<h2>All runs</h2>
+$table
+<h2>How far each source is from the downstream images</h2>
+$shifts
+<h2>What the sources look like</h2>
+$samples
+<h2>How to read this</h2>
+<ul>$notes</ul>
+<details><summary>Settings</summary>$settings</details>
+</body>
+</html>
+""")

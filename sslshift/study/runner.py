@@ -1,0 +1,216 @@
+"""Runs a study: opens its sources, trains and judges each run, measures the shifts, and keeps everything in folders."""
+
+import dataclasses
+import functools
+import hashlib
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from sslshift.budget import Budget
+from sslshift.data.decode import Canvas
+from sslshift.data.mixture import Component, Mixture, Stage, single
+from sslshift.data.pipeline import BatchReader
+from sslshift.data.plan import SamplePlan
+from sslshift.data.sources import Source, cached, open_source
+from sslshift.data.views import ViewSettings
+from sslshift.methods import METHODS
+from sslshift.models import ENCODERS
+from sslshift.shift import noise_like, shift_index
+from sslshift.study.declare import Study, parse_sources
+from sslshift.study.progress import Progress
+from sslshift.study.records import remembered
+from sslshift.training.loop import Training, initial_state, train
+from sslshift.training.state import Optimiser
+from sslshift.transfer.features import Encoder, network_encoder, pixel_encoder, source_features
+from sslshift.transfer.protocol import Task, evaluate, make_task
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One point of the grid."""
+
+    source: str
+    unique: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A study with everything that it names opened, checked and built."""
+
+    study: Study
+    budget: Budget
+    canvas: Canvas
+    sources: dict[str, Source]
+    task: Task
+    training: Training
+    runs: tuple[Run, ...]
+
+    @functools.cached_property
+    def record(self) -> dict:
+        """What every run of the study shares."""
+        study = dataclasses.asdict(self.study)
+        # Where results lie, how they are read and which other runs there are does not change a run.
+        for name in ("out", "workers", "checkpoint_every", "sources", "seeds", "budget", "shift_images"):
+            del study[name]
+        downstream = [self.task.train[0].fingerprint, self.task.test[0].fingerprint]
+        return study | {"budget": self.budget.samples, "canvas": self.canvas, "downstream_fingerprints": downstream}
+
+    def reader(self, mixture: Mixture, seed: int) -> BatchReader:
+        plan = SamplePlan(mixture, self.budget, self.study.batch_size, seed=seed, subset_seed=seed)
+        return BatchReader(plan, self.sources, self.canvas)
+
+
+def open_study(study: Study) -> Opened:
+    """Opens what a study names. Every error in the declaration shows here, before anything is trained.
+
+    Raises:
+      ValueError: a source, method or encoder is unknown, or numbers do not fit each other.
+    """
+    for name, known in (("method", METHODS), ("encoder", ENCODERS)):
+        if getattr(study, name) not in known:
+            raise ValueError(f"--{name}={getattr(study, name)} is unknown; there is {', '.join(known)}.")
+    budget = Budget(study.budget).whole_batches(study.batch_size)
+    wanted = parse_sources(study.sources)
+    downstream = open_source(study.downstream)
+    canvas = Canvas(*downstream[0]["image"].shape)
+    if study.image_size:
+        canvas = Canvas(study.image_size, study.image_size, canvas.channels)
+    test = open_source(study.downstream_test) if study.downstream_test else None
+    task = make_task(downstream, test, canvas, labelled=study.labelled)
+    sources = {uri: cached(open_source(uri), canvas) for uri, _ in wanted}
+    runs = []
+    for uri, numbers in wanted:
+        for unique in numbers or (min(len(sources[uri]), budget.samples),):
+            SamplePlan(single(uri, len(sources[uri]), unique), budget, study.batch_size, seed=0, subset_seed=0)
+            runs += [Run(uri, unique, seed) for seed in range(study.seeds)]
+    # All seeds of a kind one after another would show the first source's answer long before the others': seeds go outside.
+    runs.sort(key=lambda run: run.seed)
+    return Opened(study, budget, canvas, sources, task, _training(study), tuple(runs))
+
+
+def _training(study: Study) -> Training:
+    strength = study.jitter
+    view = ViewSettings(
+        min_crop_scale=study.min_crop_scale,
+        brightness=strength,
+        contrast=strength,
+        saturation=strength,
+        hue=strength / 4,
+        blur_probability=study.blur,
+    )
+    try:
+        widths = tuple(int(width) for width in study.head.split(","))
+    except ValueError:
+        raise ValueError(f"--head takes whole numbers separated by ',', not {study.head!r}.") from None
+    method = METHODS[study.method](ENCODERS[study.encoder], view, widths=widths)
+    optimiser = Optimiser(study.optimiser, study.learning_rate, study.weight_decay, study.warmup)
+    return Training(method, optimiser, study.checkpoint_every, study.workers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What a study found: `runs` in the order of the grid, `untrained` by seed, `shifts` by source."""
+
+    opened: Opened
+    runs: tuple[tuple[Run, dict], ...]
+    untrained: tuple[dict, ...]
+    pixels: dict
+    shifts: dict[str, dict]
+
+
+def run_study(opened: Opened, progress: Progress) -> Results:
+    """Floors, shifts, then every run; what a folder already holds is read, not computed."""
+    out = Path(opened.study.out)
+    record = opened.record
+    pixels = remembered(out / "floors" / "pixels", record, lambda: evaluate(pixel_encoder, opened.task))
+    progress.say("floor: raw pixels", pixels)
+    untrained = tuple(
+        remembered(out / "floors" / f"untrained-s{seed}", record | {"seed": seed}, lambda s=seed: _judge_untrained(opened, s))
+        for seed in range(opened.study.seeds)
+    )
+    for seed, result in enumerate(untrained):
+        progress.say(f"floor: untrained encoder, seed {seed}", result)
+    shifts = _measure_shifts(opened, out, progress)
+    finished = []
+    for number, run in enumerate(opened.runs, 1):
+        source = opened.sources[run.source]
+        folder = out / "runs" / f"{_slug(run.source)}-n{run.unique}-s{run.seed}"
+        own = dataclasses.asdict(run) | {"fingerprint": source.fingerprint, "licence": source.licence}
+        mixture = single(run.source, len(source), run.unique)
+        what = f"{run.source} N={run.unique:,} seed {run.seed}"
+        with progress.run(what, number, len(opened.runs), opened.budget.steps(opened.study.batch_size)) as on_step:
+            judge = functools.partial(_train_and_judge, opened, mixture, run.seed, folder, on_step)
+            finished.append((run, remembered(folder, record | own, judge)))
+        progress.say(what, finished[-1][1])
+    return Results(opened, tuple(finished), untrained, pixels, shifts)
+
+
+def _judge_untrained(opened: Opened, seed: int) -> dict:
+    mixture = _equal_shares(opened)
+    state = initial_state(opened.training, opened.reader(mixture, seed), seed)
+    return evaluate(network_encoder(opened.training.method, state.variables), opened.task)
+
+
+def _train_and_judge(opened: Opened, mixture: Mixture, seed: int, folder: Path, on_step) -> dict:
+    state = train(opened.training, opened.reader(mixture, seed), seed, folder, on_step)
+    return evaluate(network_encoder(opened.training.method, state.variables), opened.task)
+
+
+REFERENCE = "the study's own encoder, trained on an equal share of every candidate source"
+
+
+def _measure_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, dict]:
+    """The shift index of each source, by features that no single source has shaped."""
+    fingerprints = {uri: source.fingerprint for uri, source in opened.sources.items()}
+    record = opened.record | {"mixture": "equal shares", "fingerprints": fingerprints, "seed": 0}
+    uris = list(opened.sources)
+    folder = out / "shift" / "reference"
+
+    def compute() -> dict:
+        steps = opened.budget.steps(opened.study.batch_size)
+        with progress.run("reference encoder of the shift index", 1, 1, steps) as on_step:
+            state = train(opened.training, opened.reader(_equal_shares(opened), 0), 0, folder, on_step)
+        encode = network_encoder(opened.training.method, state.variables)
+        return {uri: _shift(opened, encode, opened.sources[uri], number) for number, uri in enumerate(uris)}
+
+    shifts = remembered(folder, record | {"shift_images": opened.study.shift_images}, compute)
+    for uri in uris:
+        progress.say(f"shift index of {uri}", {"shift": shifts[uri]["value"]})
+    return shifts
+
+
+def _shift(opened: Opened, encode: Encoder, source: Source, number: int) -> dict:
+    """Index of one source. The target is the test split: a source that is the training split shares no image with it."""
+    target, indices = opened.task.test
+    size = opened.study.shift_images
+    random = np.random.default_rng(number)
+    indices = random.permutation(indices)[: 2 * size]
+    chosen = random.permutation(len(source))[:size]
+    noise = noise_like(target.read(indices, opened.canvas)[:size], key=jax.random.key(number))
+    index = shift_index(
+        source_features(encode, source, chosen, opened.canvas),
+        source_features(encode, target, indices, opened.canvas),
+        key=jax.random.key(number),
+        noise=encode(noise),
+    )
+    return index._asdict()
+
+
+def _equal_shares(opened: Opened) -> Mixture:
+    sources = opened.sources
+    share = 1 / len(sources)
+    part = opened.budget.samples // len(sources)
+    components = (Component(uri, len(source), min(len(source), part), share) for uri, source in sources.items())
+    return Mixture((Stage(tuple(components)),))
+
+
+def _slug(uri: str) -> str:
+    """A folder name for a URI: readable, and unlike that of any other URI."""
+
+    digest = hashlib.sha256(uri.encode()).hexdigest()[:8]
+    words = re.sub(r"[^A-Za-z0-9]+", "_", uri.partition(":")[2].partition("?")[0]).strip("_")
+    return f"{words[-40:]}-{digest}"

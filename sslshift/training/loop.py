@@ -1,0 +1,133 @@
+"""The training loop: from a sample plan to a trained state, through checkpoints."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from sslshift.data.pipeline import BatchReader, batches
+from sslshift.methods import Method
+from sslshift.training.checkpoints import Checkpoints
+from sslshift.training.metrics import MetricsWriter
+from sslshift.training.state import Optimiser, TrainState
+from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or its gradient stopped being a number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a run is trained, data aside.
+
+    Args:
+      method: the SSL method on its encoder.
+      optimiser: optimiser and schedule.
+      checkpoint_every: steps between checkpoints; the end is always one.
+      workers: processes that read batches; 0 reads in threads.
+    """
+
+    method: Method
+    optimiser: Optimiser
+    checkpoint_every: int = 1000
+    workers: int = 0
+
+
+def no_progress(step: int, scalars: dict[str, float]) -> None:
+    del step, scalars
+
+
+def initial_state(training: Training, reader: BatchReader, seed: int) -> TrainState:
+    """The untrained state of a run."""
+    plan = reader.plan
+    optimiser = _built(training.optimiser, plan.budget.steps(plan.batch_size), plan.batch_size)
+    image = jax.numpy.zeros(reader.canvas, jax.numpy.uint8)
+    state = compiled_init(training.method, optimiser)(jax.random.key(seed), image)
+    return replicate(make_mesh(), state)
+
+
+def train(
+    training: Training,
+    reader: BatchReader,
+    seed: int,
+    folder: Path,
+    on_step: Callable[[int, dict[str, float]], None] = no_progress,
+) -> TrainState:
+    """Trains a run to the end of its budget, from its latest checkpoint if it has one.
+
+    Args:
+      training: method, optimiser and bookkeeping.
+      reader: reads the batches of the plan.
+      seed: of the initial weights and of all views.
+      folder: gets `checkpoints/` and `metrics.jsonl`.
+      on_step: called with the number of steps done and that step's metrics, one step late.
+
+    Returns:
+      The trained state; the same bits whether or not the run was interrupted on the way.
+
+    Raises:
+      NonFiniteError: loss or gradient is not finite; no later state is saved.
+      CheckpointError: a checkpoint cannot be written or read.
+      ValueError: the budget is not a whole number of batches, or the devices do not divide the batch.
+    """
+    plan = reader.plan
+    steps = plan.budget.steps(plan.batch_size)
+    if plan.budget != plan.budget.whole_batches(plan.batch_size):
+        whole = plan.budget.whole_batches(plan.batch_size).samples
+        raise ValueError(
+            f"The budget of {plan.budget.samples:,} is not a whole number of batches of {plan.batch_size:,}; use {whole:,}."
+        )
+    if plan.batch_size % jax.device_count():
+        raise ValueError(f"A batch of {plan.batch_size} cannot be divided among {jax.device_count()} devices.")
+    mesh = make_mesh()
+    step_fn = compiled_step(training.method, _built(training.optimiser, steps, plan.batch_size), steps, mesh)
+    state = initial_state(training, reader, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    done = checkpoints.latest or 0
+    if done:
+        state = checkpoints.restore(state)
+    metrics_file = MetricsWriter(folder / "metrics.jsonl", keep_steps=done)
+
+    def observe(step, metrics):
+        scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not all(math.isfinite(value) for value in scalars.values()):
+            good = f"step {checkpoints.latest:,} in {folder}" if checkpoints.latest else "none yet"
+            raise NonFiniteError(
+                f"Step {step:,} of {folder} gave {scalars}, which is not finite; training stopped. "
+                f"The last good checkpoint: {good}. Lower the learning rate, or look at the batch of step {step - 1:,}."
+            )
+        metrics_file.write_scalars(step, scalars)
+        on_step(step, scalars)
+
+    try:
+        # From the run's key, not the initial weights' own: the two must not share random numbers.
+        key = replicate(mesh, jax.random.fold_in(jax.random.key(seed), 1))
+        pending = None
+        with jax.transfer_guard("disallow"):
+            for step, batch in zip(range(done + 1, steps + 1), batches(reader, done, steps, workers=training.workers)):
+                state, metrics = step_fn(state, shard_batch(mesh, batch), key)
+                # Metrics of the step before: reading this step's would leave the device idle.
+                if pending:
+                    observe(*pending)
+                pending = (step, metrics)
+                if step % training.checkpoint_every == 0 or step == steps:
+                    observe(*pending)
+                    pending = None
+                    checkpoints.save(state, step)
+    finally:
+        metrics_file.close()
+        checkpoints.close()
+    return state
+
+
+_optimisers: dict = {}
+
+
+def _built(optimiser: Optimiser, steps: int, batch_size: int):
+    """One optax object per setting, so that runs which share it share a compiled step."""
+    key = (optimiser, steps, batch_size)
+    return _optimisers.setdefault(key, optimiser.build(steps, batch_size)) if key not in _optimisers else _optimisers[key]

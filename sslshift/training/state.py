@@ -1,0 +1,73 @@
+"""The training state and its optimiser."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from sslshift.methods import Method
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimiser:
+    """An optimiser and its schedule: linear warm-up from 0, then cosine to 0, per step.
+
+    Args:
+      name: `adamw`, `lars` or `sgd` (both with momentum 0.9).
+      learning_rate: at a batch of 256; it is multiplied by batch / 256.
+      weight_decay: on weights alone, not on biases and norms.
+      warmup: share of the steps.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.1
+
+    def __post_init__(self):
+        if self.name not in ("adamw", "lars", "sgd"):
+            raise ValueError(f"No optimiser is called {self.name!r}; there is adamw, lars, sgd.")
+        if not self.learning_rate > 0 or not 0 <= self.warmup < 1 or not self.weight_decay >= 0:
+            raise ValueError(f"Learning rate > 0, weight decay >= 0 and warm-up in [0, 1) are needed, not {self}.")
+
+    def build(self, steps: int, batch_size: int) -> optax.GradientTransformation:
+        peak = self.learning_rate * batch_size / 256
+        warmup = max(1, round(self.warmup * steps))
+        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1))
+        if self.name == "adamw":
+            return optax.adamw(schedule, weight_decay=self.weight_decay, mask=_weights)
+        if self.name == "lars":
+            return optax.lars(schedule, self.weight_decay, _weights, trust_coefficient=0.02, trust_ratio_mask=_weights)
+        return optax.chain(optax.add_decayed_weights(self.weight_decay, _weights), optax.sgd(schedule, momentum=0.9))
+
+
+def _weights(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that changes from step to step; there is no random state, a step's key follows from its number."""
+
+    step: jax.Array
+    params: PyTree
+    batch_stats: PyTree
+    target: PyTree
+    optimiser: PyTree
+
+    @property
+    def variables(self) -> PyTree:
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def init_state(method: Method, optimiser: optax.GradientTransformation, key: jax.Array, image: jax.Array) -> TrainState:
+    """The state before step 0 for uint8 images like `image`, `[height, width, channels]`."""
+    # Two images, since a batch statistic of one is undefined.
+    variables = method.init(key, jnp.stack([image, image]))
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    target = method.init_target(variables)
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, target, optimiser.init(params))
