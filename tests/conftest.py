@@ -1,0 +1,38 @@
+"""Eight virtual devices for every test, compiled code kept between tests, and absl flags marked as read (grain needs it)."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "sslshift-test-cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import numpy as np
+import pytest
+from absl import flags
+
+from sslshift.data.decode import Canvas
+from sslshift.data.sources import ArraySource
+
+flags.FLAGS([sys.argv[0]])
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def gray_source(random):
+    """200 labelled gray images of 12 pixels in two classes that differ in brightness."""
+    labels = np.arange(200) % 2
+    images = random.integers(0, 120, (200, 12, 12, 1), np.uint8) + (labels * 100).astype(np.uint8)[:, None, None, None]
+    return ArraySource("memory:gray", images, labels)
+
+
+@pytest.fixture
+def canvas():
+    return Canvas(12, 12, 1)

@@ -1,0 +1,117 @@
+import jax
+import numpy as np
+import pytest
+import scipy.linalg
+
+from sslshift.data import open_source
+from sslshift.data.decode import Canvas
+from sslshift.shift import Moments, frechet_distance, noise_like, shift_index
+from sslshift.transfer.features import pixel_encoder
+
+KEY = jax.random.key(0)
+
+
+def test_frechet_against_scipys_matrix_root(random):
+    x = random.normal(size=(300, 8)) @ random.normal(size=(8, 8))
+    y = random.normal(size=(200, 8)) @ random.normal(size=(8, 8)) + 1
+    sx, sy = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    expected = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(sx + sy - 2 * scipy.linalg.sqrtm(sx @ sy).real)
+    assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(y, x) == pytest.approx(expected, rel=1e-6)
+
+
+def test_frechet_of_diagonal_gaussians_by_hand():
+    # Two points at mean +- s have variance 2 s^2 (n - 1): standard deviations 1 and 3, means 0 and 2.
+    x, y = (np.array([[m - s / np.sqrt(2)], [m + s / np.sqrt(2)]]) for m, s in ((0.0, 1.0), (2.0, 3.0)))
+    assert frechet_distance(x, y) == pytest.approx(2.0**2 + (3.0 - 1.0) ** 2)
+
+
+def test_frechet_of_a_set_to_itself_is_zero_even_when_singular(random):
+    x = random.normal(size=(5, 20))
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-5)
+
+
+def test_frechet_of_float32_features_keeps_its_digits(random):
+    x = (random.normal(size=(400, 16)) + 1000).astype(np.float32)
+    y = (random.normal(size=(400, 16)) + 1000.5).astype(np.float32)
+    shifted = frechet_distance(x.astype(np.float64) - 1000, y.astype(np.float64) - 1000)
+    assert frechet_distance(x, y) == pytest.approx(shifted, rel=1e-9)
+
+
+def test_moments_merge_in_any_grouping(random):
+    x = random.normal(size=(100, 5)) + 3
+    parts = [Moments.of(part) for part in np.split(x, [1, 40, 41])]
+    left = parts[0].merge(parts[1]).merge(parts[2]).merge(parts[3])
+    right = parts[0].merge(parts[1].merge(parts[2].merge(parts[3])))
+    for merged in (left, right):
+        assert merged.count == 100
+        np.testing.assert_allclose(merged.mean, x.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(merged.covariance, np.cov(x, rowvar=False), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: frechet_distance(np.ones((5, 3)), np.ones((5, 4))), "3 and 4 dimensions"),
+        (lambda: frechet_distance(np.ones((1, 3)), np.ones((5, 3))), "at least two"),
+        (lambda: frechet_distance(np.full((5, 3), np.nan), np.ones((5, 3))), "finite"),
+        (lambda: frechet_distance(np.ones(5), np.ones(5)), "matrix"),
+        (lambda: shift_index(np.ones((5, 3)), np.ones((3, 3)), key=KEY), "at least 2"),
+        (lambda: shift_index(np.ones((9, 3)), np.ones((9, 3)), key=KEY, noise=np.ones((9, 3))), "cannot be told from noise"),
+    ],
+)
+def test_bad_features_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def features_of(uri, count, start=0):
+    source = open_source(uri)
+    return pixel_encoder(source.read(np.arange(start, start + count), Canvas(28, 28, 1))[:, ::2, ::2])
+
+
+@pytest.fixture(scope="module")
+def fashion():
+    target = open_source("bundled:fashion_mnist/test").read(np.arange(2000), Canvas(28, 28, 1))
+    noise = noise_like(target[:1000], key=KEY)
+    return pixel_encoder(target[:, ::2, ::2]), pixel_encoder(noise[:, ::2, ::2])
+
+
+def test_index_is_0_for_the_target_1_for_noise_and_between_for_digits(fashion):
+    target, noise = fashion
+    same = shift_index(features_of("bundled:fashion_mnist", 1000), target, key=KEY, noise=noise)
+    digits = shift_index(features_of("bundled:mnist", 1000), target, key=KEY, noise=noise)
+    itself = shift_index(noise, target, key=KEY, noise=noise)
+    assert abs(same.value) < 0.02
+    assert itself.value == pytest.approx(1, abs=0.01)
+    assert 0.1 < digits.value < 1
+    assert digits.low <= digits.value <= digits.high
+    assert digits.sample_size == 1000
+
+
+def test_index_grows_as_a_source_is_blended_away_from_the_target(fashion):
+    target, noise = fashion
+    near, far = features_of("bundled:fashion_mnist", 1000), features_of("bundled:mnist", 1000)
+    values = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        count = round(1000 * share)
+        values.append(shift_index(np.concatenate([far[:count], near[count:]]), target, key=KEY, noise=noise).value)
+    assert np.all(np.diff(values) > 0.01)
+
+
+def test_index_is_the_same_for_the_same_key_and_has_a_default_noise(random):
+    target = random.normal(size=(400, 6)) @ random.normal(size=(6, 6))
+    source = target[:150] + 0.5
+    first = shift_index(source, target, key=KEY)
+    assert first == shift_index(source, target, key=KEY)
+    assert first.value > 0
+
+
+def test_noise_has_the_pixel_values_of_each_channel_and_no_structure(random):
+    images = np.stack([random.integers(0, 50, (40, 16, 16)), random.integers(200, 256, (40, 16, 16))], axis=-1).astype(np.uint8)
+    images = np.sort(images, axis=1)
+    noise = noise_like(images, key=KEY).astype(float)
+    assert noise.shape == images.shape
+    np.testing.assert_allclose(noise.mean((0, 1, 2)), images.mean((0, 1, 2)), atol=1.0)
+    np.testing.assert_allclose(noise.std((0, 1, 2)), images.std((0, 1, 2)), atol=1.0)
+    assert abs(np.corrcoef(noise[:, 1:, :, 0].ravel(), noise[:, :-1, :, 0].ravel())[0, 1]) < 0.05
