@@ -1,0 +1,259 @@
+"""The whole of it, as typed: small studies in processes of their own, killed, repeated, and misused."""
+
+import csv
+import html.parser
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sslshift.study.declare import Study, parse_sources
+from sslshift.study.records import remembered, write_atomically
+from sslshift.study.summary import Interval, interval
+
+TINY = (
+    "--sources=bundled:mnist@40,400; synthetic:noise?size=300@300",
+    "--downstream=bundled:mnist",
+    "--downstream_test=bundled:mnist/test",
+    "--budget=1290",
+    "--batch_size=64",
+    "--seeds=2",
+    "--labelled=300",
+    "--shift_images=200",
+    "--checkpoint_every=5",
+    "--encoder=patch_mlp",
+    "--head=32,16",
+)
+
+
+def command(out, *flags):
+    return [sys.executable, "-m", "experiments.quickstart", *TINY, f"--out={out}", *flags]
+
+
+def quickstart(out, *flags, **kwargs):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    return subprocess.run(command(out, *flags), capture_output=True, text=True, env=environment, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("study")
+    done = quickstart(out)
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def table(out):
+    with (out / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_results_hold_every_run_and_floor(finished):
+    out, _ = finished
+    rows = table(out)
+    runs = [row for row in rows if row["kind"] == "run"]
+    assert len(runs) == 6
+    assert {row["budget"] for row in runs} == {"1280"}
+    assert all(float(row["diversity"]) == pytest.approx(int(row["unique"]) / 1280, abs=1e-6) for row in runs)
+    assert [row["source"] for row in rows if row["kind"] == "floor"] == ["untrained encoder"] * 2 + ["raw pixels"]
+    assert all(0.1 < float(row["linear"]) <= 1 for row in rows)
+    shift = {row["source"]: float(row["shift_index"]) for row in runs}
+    assert shift["bundled:mnist"] < 0.2 < shift["synthetic:noise?size=300"]
+
+
+def test_screen_shows_progress_table_and_findings(finished):
+    out, done = finished
+    assert "6 runs of 1,280 samples (20 steps of 64)" in done.stdout
+    assert "[6/6" in done.stdout
+    for text in ("shift index", "untrained encoder", "raw pixels", "gain over untrained", str(out / "report.html")):
+        assert text in done.stdout
+    assert any(verdict in done.stdout for verdict in ("better", "worse", "no difference shown"))
+
+
+class Addresses(html.parser.HTMLParser):
+    """Collects everything a browser would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for name, value in attrs if name in ("src", "href", "xlink:href", "data", "action") and value]
+
+
+def test_report_is_whole_and_asks_for_nothing(finished):
+    text = (finished[0] / "report.html").read_text()
+    page = Addresses()
+    page.feed(text)
+    assert all(address.startswith(("data:", "#")) for address in page.found)
+    assert "url(http" not in text
+    assert "<script" not in text
+    for part in ("<svg", "shift index", "bundled:mnist", "data:image/png;base64,"):
+        assert part in text
+    with Image.open(finished[0] / "accuracy_vs_diversity.png") as figure:
+        assert np.asarray(figure.convert("L")).std() > 10
+
+
+def test_repeated_command_computes_nothing_and_gives_the_same_files(finished):
+    out, _ = finished
+    before = {name: (out / name).read_bytes() for name in ("results.csv", "report.html")}
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
+    again = quickstart(out)
+    assert again.returncode == 0, again.stderr
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == times
+
+
+def test_study_killed_again_and_again_ends_with_the_same_numbers(finished, tmp_path):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    # Killed first within the reference run, then within the third run, by what is on disk.
+    for sign in ("shift/reference/metrics.jsonl", "runs/*n40*-s0/result.json", "runs/*n300-s0/checkpoints/5*"):
+        process = subprocess.Popen(command(tmp_path), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob(sign)) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "finished before it was killed"
+        assert list(tmp_path.glob(sign))
+    done = quickstart(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results.csv").read_text() == (finished[0] / "results.csv").read_text()
+
+
+def test_more_seeds_reuse_the_runs_that_are_there(finished, tmp_path):
+    out, _ = finished
+    more = quickstart(out, "--seeds=1")
+    assert more.returncode == 0, more.stderr
+    assert len([row for row in table(out) if row["kind"] == "run"]) == 3
+    assert quickstart(out).returncode == 0
+
+
+def test_folder_of_another_configuration_is_refused_and_kept(finished):
+    out, _ = finished
+    before = (out / "results.csv").read_bytes()
+    done = quickstart(out, "--learning_rate=0.1")
+    assert done.returncode == 1
+    assert "was made by another configuration (learning_rate: 0.002 there, 0.1 now)" in done.stderr.replace("0.005", "0.002")
+    assert "Traceback" not in done.stderr
+    assert (out / "results.csv").read_bytes() == before
+
+
+def test_full_disk_at_a_checkpoint(tmp_path):
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+    done = quickstart(tmp_path, preexec_fn=small_files)
+    assert done.returncode == 1
+    assert "The checkpoint of step 5 could not be written to" in done.stderr
+    assert "give the same command again" in done.stderr
+    assert (tmp_path / "floors/pixels/result.json").exists()
+    assert quickstart(tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--budgte=5"], 2, "Did you mean: budget"),
+        (["--budget=many"], 2, "budget"),
+        (["results"], 2, "'results' is no flag"),
+        (["--sources=bundled:cifar"], 1, "there is fashion_mnist, mnist"),
+        (["--sources=folder:/no/such/folder"], 1, "there is no folder /no/such/folder"),
+        (["--sources=bundled:mnist@5000"], 1, "5,000 unique samples asked for, but the source has 4,000"),
+        (["--sources=bundled:mnist@2000"], 1, "at most 1,280"),
+        (["--sources=bundled:mnist@many"], 1, "whole numbers"),
+        (["--budget=63"], 1, "smaller than one batch of 64"),
+        (["--method=simclear"], 1, "there is simclr, vicreg"),
+        (["--downstream=synthetic:noise", "--downstream_test="], 1, "has no labels"),
+        (["--min_crop_scale=0"], 1, "min_crop_scale"),
+        (["--seeds=0"], 1, "--seeds must be at least 1"),
+    ],
+)
+def test_misuse_gets_one_sentence(tmp_path, flags, code, message):
+    done = quickstart(tmp_path / "out", *flags)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_lists_every_flag_with_its_default(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "experiments.quickstart", "--help"], capture_output=True, text=True)
+    for name in Study.__dataclass_fields__:
+        assert f"--{name}:" in done.stdout or f"--[no]{name}:" in done.stdout
+    assert "default: 'results/quickstart'" in done.stdout
+
+
+@pytest.mark.slow
+def test_study_of_the_users_own_folders(tmp_path, random):
+    """Colour photographs of several sizes, labelled by folder, some files broken; the test split is held out."""
+    for kind, colour in (("good", 90), ("bad", 160)):
+        (tmp_path / "parts" / kind).mkdir(parents=True)
+        for i in range(60):
+            size = (int(random.integers(30, 60)), int(random.integers(30, 60)), 3)
+            image = random.normal(colour, 40, size).clip(0, 255).astype(np.uint8)
+            Image.fromarray(image).save(tmp_path / "parts" / kind / f"{i}.{'png' if i % 2 else 'jpg'}")
+    (tmp_path / "parts/bad/broken.jpg").write_bytes(b"\xff\xd8\xff no photograph")
+    parts = f"folder:{tmp_path / 'parts'}"
+    done = quickstart(
+        tmp_path / "out",
+        f"--sources={parts}; bundled:mnist@120",
+        f"--downstream={parts}?labels=folder",
+        "--downstream_test=",
+        "--image_size=32",
+        "--labelled=0",
+        "--method=vicreg",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 files refused, not counted in N" in done.stdout
+    rows = table(tmp_path / "out")
+    assert {row["unique"] for row in rows if row["source"] == parts} == {"120"}
+    assert "broken.jpg" in (tmp_path / "out/report.html").read_text()
+
+
+def test_sources_as_text():
+    assert parse_sources("bundled:mnist@5, 10;folder:/a b@c@3") == [("bundled:mnist", (5, 10)), ("folder:/a b@c", (3,))]
+    with pytest.raises(ValueError, match="at least one"):
+        parse_sources(" ; ")
+    with pytest.raises(ValueError, match="only once"):
+        parse_sources("a@1; a@2")
+
+
+def test_interval_is_students_t():
+    # Mean 2, sd 1, n 3: t(0.975, 2) = 4.3027.
+    assert interval([1, 2, 3]) == pytest.approx((2.0, 4.3027 / np.sqrt(3)), abs=1e-4)
+    assert np.isnan(interval([1]).half)
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "verdict"), [(2, 1, "better"), (-2, 1, "worse"), (1, 2, "no difference shown"), (1, np.nan, "no difference shown")]
+)
+def test_verdicts_claim_no_more_than_the_interval(mean, half, verdict):
+    assert Interval(mean, half).verdict == verdict
+
+
+def test_records_compute_once_and_only_for_their_own_question(tmp_path):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"answer": 42}
+
+    for _ in range(2):
+        assert remembered(tmp_path, {"a": (1, 2)}, compute) == {"answer": 42}
+    assert len(calls) == 1
+    with pytest.raises(ValueError, match=r"a: \[1, 2\] there, 3 now"):
+        remembered(tmp_path, {"a": 3}, compute)
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+    monkeypatch.setattr(type(path), "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
