@@ -64,7 +64,7 @@ def test_encoder_gives_features_and_learns_nothing_in_evaluation(name, random):
 
 @pytest.mark.parametrize(("small_images", "count"), [(True, 11_168_832), (False, 11_176_512)])
 def test_resnet18_has_the_known_number_of_parameters(small_images, count):
-    # torchvision's ResNet-18 without its last layer: 11,689,512 - 513,000; the CIFAR stem has 9 * 3 * 64 in place of 49 * 3 * 64.
+    # torchvision's ResNet-18 without its last layer: 11,689,512 - 513,000; the CIFAR stem is 3 x 3 in place of 7 x 7.
     model = ResNet(small_images=small_images)
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count

@@ -141,7 +141,13 @@ def test_mixture_counts_nested_subsets_of_a_source_once():
 
 def test_huge_plans_take_no_memory():
     source = 10**10
-    mixture = Mixture((Stage((Component("a", source, source, 0.5), Component("b", source, 10**9, 0.5)),),))
+    mixture = Mixture(
+        (
+            Stage(
+                (Component("a", source, source, 0.5), Component("b", source, 10**9, 0.5)),
+            ),
+        )
+    )
     tracemalloc.start()
     plan = SamplePlan(mixture, Budget(4 * source), 256, 0, 0)
     rows = plan.batch(plan.budget.steps(256) - 1)

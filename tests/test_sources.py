@@ -24,7 +24,12 @@ def folder(tmp_path, random):
 
 @pytest.mark.parametrize(
     ("uri", "count"),
-    [("bundled:fashion_mnist", 20_000), ("bundled:fashion_mnist/test", 5000), ("bundled:mnist", 4000), ("bundled:mnist/test", 1000)],
+    [
+        ("bundled:fashion_mnist", 20_000),
+        ("bundled:fashion_mnist/test", 5000),
+        ("bundled:mnist", 4000),
+        ("bundled:mnist/test", 1000),
+    ],
 )
 def test_bundled_sets(uri, count):
     source = open_source(uri)

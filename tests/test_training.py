@@ -61,7 +61,9 @@ def test_step_on_eight_devices_is_the_step_on_one(method, random, canvas):
 def test_step_compiles_once_and_donates_its_state(training, random, canvas):
     chex.clear_trace_counter()
     optimiser = training.optimiser.build(10, 16)
-    counted = chex.assert_max_traces(lambda *args: train_step(*args, method=training.method, optimiser=optimiser, steps=10), n=1)
+    counted = chex.assert_max_traces(
+        lambda *args: train_step(*args, method=training.method, optimiser=optimiser, steps=10), n=1
+    )
     step = jax.jit(counted, donate_argnums=0)
     state = jax.jit(lambda key: init_state(training.method, optimiser, key, jnp.zeros(canvas, jnp.uint8)))(jax.random.key(0))
     first = state
@@ -88,14 +90,14 @@ def test_loss_falls_and_metrics_are_written(method, gray_source, canvas, tmp_pat
 def test_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(training, reader, tmp_path):
     whole = train(training, reader, 0, tmp_path / "whole")
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(step, scalars):
         if step == 6:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(training, reader, 0, tmp_path / "killed", kill)
     resumed = train(training, reader, 0, tmp_path / "killed")
     assert equal(resumed, whole)
@@ -141,7 +143,7 @@ def test_damaged_checkpoint_is_named(training, reader, tmp_path):
     train(training, reader, 0, tmp_path)
     latest = tmp_path / "checkpoints/10"
     shutil.rmtree(latest / "state")
-    with pytest.raises(CheckpointError, match="step 10 .* cannot be read"):
+    with pytest.raises(CheckpointError, match=r"step 10 .* cannot be read"):
         train(training, reader, 0, tmp_path)
 
 
@@ -161,7 +163,7 @@ def test_schedule_warms_up_and_ends_at_zero():
     state = optimiser.init(params)
     # A gradient of 1 in one step only would hide the schedule behind momentum: read the scale of a first step instead.
     for step in range(steps + 1):
-        count = jax.tree.map(lambda x: jnp.full_like(x, step) if x.dtype == jnp.int32 else x, state)
+        count = jax.tree.map(lambda x, step=step: jnp.full_like(x, step) if x.dtype == jnp.int32 else x, state)
         update, _ = optimiser.update(jax.tree.map(jnp.ones_like, params), count, params)
         updates.append(-float(update["w"][0, 0]))
     assert updates[0] == 0

@@ -77,7 +77,9 @@ def test_grayscale_makes_channels_equal(images):
 
 def test_crop_is_that_of_pillow(images, monkeypatch):
     # The middle half of each side, enlarged; Pillow reads beyond a box given by `box` as ours does beyond a crop.
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape=(), minval=0.0, maxval=1.0: jnp.full(shape, (minval + maxval) / 2))
+    monkeypatch.setattr(
+        jax.random, "uniform", lambda key, shape=(), minval=0.0, maxval=1.0: jnp.full(shape, (minval + maxval) / 2)
+    )
     ours = views._random_resized_crop(jax.random.key(0), jnp.asarray(images[0] / np.float32(255)), 0.25 * 2 - 1)
     side = np.sqrt(0.25)
     low, high = 16 - 16 * side, 16 + 16 * side
@@ -126,7 +128,9 @@ def test_blur_is_a_gaussian_one(images, monkeypatch):
 def test_probabilities_are_met(images):
     batch = np.repeat(images[:1], 1000, axis=0)
     settings = dataclasses.replace(NOTHING, solarise_probability=0.2)
-    changed = np.abs(make_view(jax.random.key(0), batch, settings) - make_view(jax.random.key(0), batch, NOTHING)).max((1, 2, 3)) > 0
+    changed = (
+        np.abs(make_view(jax.random.key(0), batch, settings) - make_view(jax.random.key(0), batch, NOTHING)).max((1, 2, 3)) > 0
+    )
     assert abs(changed.mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 1000)
 
 

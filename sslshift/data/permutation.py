@@ -41,7 +41,7 @@ def permute(position: np.ndarray, size: int, *key: int, tweak: np.ndarray | int 
       int64 array of the same shape; over all positions of one key and tweak every element appears exactly once.
     """
     position = np.asarray(position, np.int64)
-    if position.size and not (0 <= position.min() and position.max() < size <= 1 << 62):
+    if position.size and not (position.min() >= 0 and position.max() < size <= 1 << 62):
         raise ValueError(f"Positions must lie in [0, {size:,}), got {position.min():,} to {position.max():,}.")
     half_bits = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = np.uint64((1 << int(half_bits)) - 1)

@@ -35,7 +35,9 @@ class BatchReader:
 
     def __post_init__(self):
         if self.plan.batch_size % self.hosts:
-            raise ValueError(f"A batch of {self.plan.batch_size} cannot be divided among {self.hosts} hosts; change the batch size.")
+            raise ValueError(
+                f"A batch of {self.plan.batch_size} cannot be divided among {self.hosts} hosts; change the batch size."
+            )
 
     def __call__(self, step: int) -> np.ndarray:
         """uint8 `[batch / hosts, height, width, channels]`."""

@@ -13,9 +13,7 @@ from sslshift.methods.base import Method, Output, Siamese
 from sslshift.models.heads import MLPHead
 
 # solo-learn's views for 32x32 images.
-VIEW = ViewSettings(
-    min_crop_scale=0.2, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, solarise_probability=0.1
-)
+VIEW = ViewSettings(min_crop_scale=0.2, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, solarise_probability=0.1)
 
 
 def vicreg(

@@ -33,11 +33,18 @@ def convolve(
       window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision: as in lax;
         dilated, grouped and otherwise laid out convolutions pass through to lax unchanged.
     """
-    kwargs = dict(feature_group_count=feature_group_count, precision=precision)
     plain = feature_group_count == 1 and all(d in (None, (1, 1)) for d in (_pair(lhs_dilation), _pair(rhs_dilation)))
     if not plain or lhs.ndim != 4 or not _is_nhwc(dimension_numbers, lhs, rhs):
         return lax.conv_general_dilated(
-            lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, **kwargs
+            lhs,
+            rhs,
+            window_strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            dimension_numbers,
+            feature_group_count=feature_group_count,
+            precision=precision,
         )
     strides = _pair(window_strides)
     if isinstance(padding, str):

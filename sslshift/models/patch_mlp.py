@@ -24,7 +24,9 @@ class PatchMLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if x.shape[1] % self.patch or x.shape[2] % self.patch:
-            raise ValueError(f"Images of {x.shape[1]} x {x.shape[2]} cannot be cut into patches of {self.patch}; use another size.")
+            raise ValueError(
+                f"Images of {x.shape[1]} x {x.shape[2]} cannot be cut into patches of {self.patch}; use another size."
+            )
         size = (self.patch, self.patch)
         x = nn.Conv(self.width, size, size, use_bias=False, conv_general_dilated=convolve)(x)
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))

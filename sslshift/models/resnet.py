@@ -10,7 +10,10 @@ import jax.numpy as jnp
 from sslshift.models.convolution import convolve
 
 _Conv = functools.partial(
-    nn.Conv, use_bias=False, conv_general_dilated=convolve, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    nn.Conv,
+    use_bias=False,
+    conv_general_dilated=convolve,
+    kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
 )
 
 
@@ -49,10 +52,8 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        if self.small_images:
-            x = _Conv(self.width, (3, 3), padding=1)(x)
-        else:
-            x = _Conv(self.width, (7, 7), 2, padding=3)(x)
+        side, stride, padding = (3, 1, 1) if self.small_images else (7, 2, 3)
+        x = _Conv(self.width, (side, side), stride, padding=padding)(x)
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
         if not self.small_images:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))

@@ -5,6 +5,7 @@ remember, `summary` turns runs into rows with intervals, `report` and `figure` s
 """
 
 import os
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -21,12 +22,14 @@ def run(study: Study) -> None:
     from sslshift.study.report import print_table, write_results
     from sslshift.study.runner import open_study, run_study
 
-    console = Console()
+    # A terminal's width is taken as it is; in a file the table must not be folded to 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else 140)
     progress = Progress(console)
     opened = open_study(study)
     budget, steps = opened.budget, opened.budget.steps(study.batch_size)
     progress.note(
-        f"{len(opened.runs)} runs of {budget.samples:,} samples ({steps:,} steps of {study.batch_size}), results in {study.out}{os.sep}"
+        f"{len(opened.runs)} runs of {budget.samples:,} samples ({steps:,} steps of {study.batch_size}), "
+        f"results in {study.out}{os.sep}"
     )
     for source in opened.sources.values():
         if source.refused:

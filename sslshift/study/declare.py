@@ -15,9 +15,12 @@ class Study:
     """
 
     sources: str = _field(
-        "", "Candidate sources, separated by ';'. Each is a URI, with '@N,N,...' for its numbers of unique samples (without: all)."
+        "",
+        "Candidate sources, separated by ';'. Each is a URI, with '@N,N,...' for its numbers of unique samples (without: all).",
     )
-    downstream: str = _field("bundled:fashion_mnist", "Labelled source that encoders are judged on (and distances measured to).")
+    downstream: str = _field(
+        "bundled:fashion_mnist", "Labelled source that encoders are judged on (and distances measured to)."
+    )
     downstream_test: str = _field("", "Labelled source of the test split; empty: a fifth of --downstream is held out.")
     labelled: int = _field(5000, "Labelled downstream images for the probes, a fifth of them for validation; 0: all.")
     image_size: int = _field(0, "Side in pixels that every image is brought to; 0: that of the downstream images.")
@@ -28,12 +31,12 @@ class Study:
     encoder: str = _field("patch_mlp", "Encoder.")
     head: str = _field("512,128", "Widths of the head that stands on the encoder during pretraining.")
     optimiser: str = _field("adamw", "Optimiser: adamw, lars or sgd.")
-    learning_rate: float = _field(2e-3, "Peak learning rate at a batch of 256; scaled in proportion to the batch.")
+    learning_rate: float = _field(5e-3, "Peak learning rate at a batch of 256; scaled in proportion to the batch.")
     weight_decay: float = _field(1e-4, "Weight decay, on weights alone.")
     warmup: float = _field(0.1, "Share of the steps in which the learning rate rises.")
-    min_crop_scale: float = _field(0.3, "Smallest share of an image's area that a view shows.")
-    jitter: float = _field(0.4, "Strength of brightness, contrast and saturation jitter; hue gets a quarter of it.")
-    blur: float = _field(0.0, "Probability of a blurred view.")
+    min_crop_scale: float = _field(0.2, "Smallest share of an image's area that a view shows.")
+    jitter: float = _field(0.8, "Strength of brightness, contrast and saturation jitter; hue gets a quarter of it.")
+    blur: float = _field(0.3, "Probability of a blurred view.")
     shift_images: int = _field(2000, "Images of each side in the shift index, at most.")
     checkpoint_every: int = _field(100, "Steps between checkpoints.")
     workers: int = _field(0, "Processes that read images; 0: threads.")

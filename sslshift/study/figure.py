@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from sslshift.study.intervals import two_digits
 from sslshift.study.runner import Results
 from sslshift.study.summary import rows
 
@@ -38,7 +39,7 @@ def _panel(panel, table, what: str) -> None:
             color=f"C{number}",
             marker="osD^v"[number % 5],
             capsize=3,
-            label=f"{source} (shift {ladder[0].shift[0]:.2f})",
+            label=f"{source} (shift {two_digits(ladder[0].shift[0])})",
         )
     for row, line in zip((row for row in table if not row.unique), ("--", ":"), strict=True):
         panel.axhline(getattr(row, what).mean * 100, color="0.4", linestyle=line, label=row.source)

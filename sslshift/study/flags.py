@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from sslshift.study.declare import Study
 
@@ -39,6 +39,8 @@ def _run(argv: list[str], run: Callable[[Study], None]) -> int:
     if len(argv) > 1:
         print(f"{argv[1]!r} is no flag; flags are written --name=value.", file=sys.stderr)
         return 2
+    # JAX and matplotlib tell absl's log about every backend and font that they did not find.
+    logging.set_verbosity(logging.WARNING)
     values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Study)}
     try:
         run(Study(**values))

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from sslshift.study.intervals import two_digits
+
 
 class Progress:
     """Progress of one study on a console."""
@@ -20,7 +22,7 @@ class Progress:
     def say(self, what: str, numbers: dict) -> None:
         """One line: a name, and those of its numbers that a person waits for, as percentages or a shift."""
         parts = [f"{name} {numbers[name]:.1%}" for name in ("knn", "linear") if name in numbers]
-        parts += [f"{numbers['shift']:.2f}"] if "shift" in numbers else []
+        parts += [two_digits(numbers["shift"])] if "shift" in numbers else []
         self._console.print(f"{what}: {', '.join(parts)}{self._left}", highlight=False, soft_wrap=True, markup=False)
         self._left = ""
 
@@ -31,7 +33,13 @@ class Progress:
     def run(self, what: str, number: int, count: int, steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
         """A bar for one run of a series; yields what the training loop calls after each step."""
         started, stepped = time.monotonic(), False
-        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Bars(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bars:
             bar = bars.add_task(f"{number}/{count} {what}", total=steps)
 
@@ -44,7 +52,9 @@ class Progress:
         if stepped:
             self._seconds.append(time.monotonic() - started)
             left = sum(self._seconds) / len(self._seconds) * (count - number)
-            self._left = f"   [{number}/{count}, {self._seconds[-1]:.0f} s" + (f", about {_duration(left)} left]" if left else "]")
+            self._left = f"   [{number}/{count}, {self._seconds[-1]:.0f} s" + (
+                f", about {_duration(left)} left]" if left else "]"
+            )
 
 
 def _duration(seconds: float) -> str:

@@ -15,9 +15,10 @@ from rich.table import Table
 from sslshift.data.permutation import permute
 from sslshift.study import runner
 from sslshift.study.figure import as_svg, figure
+from sslshift.study.intervals import Interval, two_digits
 from sslshift.study.records import write_atomically
 from sslshift.study.runner import Opened, Results
-from sslshift.study.summary import Interval, Row, findings, results_csv, rows
+from sslshift.study.summary import Row, findings, results_csv, rows
 
 HEAD = ("source", "N", "D", "E", "shift index", "kNN %", "linear %", "gain over untrained")
 
@@ -33,26 +34,29 @@ def write_results(results: Results) -> list[Path]:
 
 
 def print_table(results: Results, console: Console) -> None:
-    # A terminal's width is taken as it is; in a file the table must not be folded to 80 columns.
     table = Table(*HEAD, title=_caption(results), title_justify="left", title_style="", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
         column.no_wrap = True
     for row in rows(results):
         table.add_row(*_cells(row))
-    console.print(table, width=None if console.is_terminal else 150)
+    console.print(table)
     for sentence in findings(results):
         console.print(f"- {sentence}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _cells(row: Row) -> list[str]:
     floor = row.unique is None
-    numbers = ["", "", "", ""] if floor else [
-        f"{row.unique:,}",
-        f"{row.diversity:.3g}",
-        f"{row.epochs:,.4g}",
-        f"{row.shift[0]:.2f} [{row.shift[1]:.2f}, {row.shift[2]:.2f}]",
-    ]
+    numbers = (
+        ["", "", "", ""]
+        if floor
+        else [
+            f"{row.unique:,}",
+            f"{row.diversity:.3g}",
+            f"{row.epochs:,.0f}" if row.epochs >= 100 else f"{row.epochs:.3g}",
+            "{} [{}, {}]".format(*map(two_digits, row.shift)),
+        ]
+    )
     return [row.source, *numbers, _percent(row.knn), _percent(row.linear), "" if floor else _percent(row.gain, signed=True)]
 
 
@@ -95,8 +99,9 @@ def _notes(results: Results) -> list[str]:
     notes = [
         "The interval is Student's t over seeds; a seed draws the subset, the order, the initial weights and the views. "
         f"All rows share the same {images:,} test images, whose own sampling error of about ± {error:.1%} is common to them.",
-        f"Probes learn from {len(opened.task.train[1]):,} labelled images; their hyperparameters are chosen on "
-        f"{len(opened.task.validation[1]):,} others; the test split is reported once. Encoders are frozen and finished (offline).",
+        f"Probes learn from {len(opened.task.train[1]):,} labelled images; hyperparameters are chosen on "
+        f"{len(opened.task.validation[1]):,} others; the test split is reported once. "
+        "Encoders are finished and frozen (offline).",
         f"The shift index is a Frechet distance on features of {runner.REFERENCE}: 0 is another sample of the downstream "
         "images, 1 is noise with their pixel values. Another encoder gives other numbers.",
     ]
@@ -108,7 +113,9 @@ def _notes(results: Results) -> list[str]:
 
 
 def _shift_table(results: Results) -> str:
-    lines = [("source", "shift index", "95% interval", "distance", "floor (other half)", "ceiling (noise)", "images", "licence")]
+    lines = [
+        ("source", "shift index", "95% interval", "distance", "floor (other half)", "ceiling (noise)", "images", "licence")
+    ]
     for uri, shift in sorted(results.shifts.items(), key=lambda item: item[1]["value"]):
         values = (f"{shift[name]:.3g}" for name in ("distance", "floor", "ceiling"))
         span = f"{shift['low']:.3f} to {shift['high']:.3f}"
@@ -145,7 +152,7 @@ _PAGE = string.Template("""<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>sslshift: which data to pretrain on</title>
 <style>
-body { font: 16px/1.5 system-ui, sans-serif; color: #1c2230; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c2230; max-width: 74rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .wide { overflow-x: auto; } svg, img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }

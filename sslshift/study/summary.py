@@ -1,36 +1,11 @@
-"""From runs to rows: means and intervals over seeds, and what may be said of a difference."""
+"""From runs to rows and sentences."""
 
 import csv
 import dataclasses
 import io
-from typing import NamedTuple
 
-import numpy as np
-from scipy import stats
-
+from sslshift.study.intervals import Interval, interval, two_digits
 from sslshift.study.runner import Results
-
-
-class Interval(NamedTuple):
-    """A mean over seeds and half the width of its 95% interval (Student's t; nan for a single seed)."""
-
-    mean: float
-    half: float
-
-    @property
-    def verdict(self) -> str:
-        """What a difference shows: `better`, `worse` or `no difference shown`."""
-        if not abs(self.mean) > self.half:
-            return "no difference shown"
-        return "better" if self.mean > 0 else "worse"
-
-
-def interval(values) -> Interval:
-    values = np.asarray(values, float)
-    if len(values) < 2:
-        return Interval(float(values.mean()), float("nan"))
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return Interval(float(values.mean()), float(half))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,17 +65,17 @@ def findings(results: Results) -> list[str]:
     for source in dict.fromkeys(row.source for row in table):
         ladder = [row for row in table if row.source == source]
         first, last = ladder[0], ladder[-1]
-        place = f"{source} (shift index {first.shift[0]:.2f})"
+        place = f"{source} (shift index {two_digits(first.shift[0])})"
         sentences.append(
             f"{place}: pretrained on {last.unique:,} different images, the encoder's linear probe is "
-            f"{last.gain.mean * 100:+.1f} points ± {last.gain.half * 100:.1f} from the untrained encoder's: {last.gain.verdict}."
+            f"{last.gain.points} from the untrained encoder's: {last.gain.verdict}."
         )
         if first.unique != last.unique:
             step = _paired(results, source, first.unique, last.unique)
             shown = step.verdict if step.verdict == "no difference shown" else f"more diversity is {step.verdict}"
             sentences.append(
                 f"{place}: from {first.unique:,} to {last.unique:,} different images at the same budget "
-                f"(D {first.diversity:.2g} to {last.diversity:.2g}): {step.mean * 100:+.1f} points ± {step.half * 100:.1f}: {shown}."
+                f"(D {first.diversity:.2g} to {last.diversity:.2g}): {step.points}: {shown}."
             )
     return sentences
 
@@ -114,10 +89,30 @@ def _paired(results: Results, source: str, fewer: int, more: int) -> Interval:
 def results_csv(results: Results) -> str:
     """One line per run and floor, as CSV; accuracies in [0, 1]."""
     study, budget = results.opened.study, results.opened.budget
-    columns = (
-        "kind source unique diversity epochs budget batch_size method encoder seed shift_index shift_low shift_high "
-        "knn linear linear_gain_over_untrained knn_neighbours knn_temperature linear_strength licence"
-    ).split()
+    columns = [
+        "kind",
+        "source",
+        "unique",
+        "diversity",
+        "epochs",
+        "budget",
+        "batch_size",
+        "method",
+        "encoder",
+        "seed",
+        "shift_index",
+        "shift_low",
+        "shift_high",
+        "knn",
+        "linear",
+        "linear_gain_over_untrained",
+        "knn_validation",
+        "knn_neighbours",
+        "knn_temperature",
+        "linear_validation",
+        "linear_strength",
+        "licence",
+    ]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()

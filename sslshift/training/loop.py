@@ -1,6 +1,7 @@
 """The training loop: from a sample plan to a trained state, through checkpoints."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +109,7 @@ def train(
         key = replicate(mesh, jax.random.fold_in(jax.random.key(seed), 1))
         pending = None
         with jax.transfer_guard("disallow"):
-            for step, batch in zip(range(done + 1, steps + 1), batches(reader, done, steps, workers=training.workers)):
+            for step, batch in enumerate(batches(reader, done, steps, workers=training.workers), done + 1):
                 state, metrics = step_fn(state, shard_batch(mesh, batch), key)
                 # Metrics of the step before: reading this step's would leave the device idle.
                 if pending:
@@ -124,10 +125,5 @@ def train(
     return state
 
 
-_optimisers: dict = {}
-
-
-def _built(optimiser: Optimiser, steps: int, batch_size: int):
-    """One optax object per setting, so that runs which share it share a compiled step."""
-    key = (optimiser, steps, batch_size)
-    return _optimisers.setdefault(key, optimiser.build(steps, batch_size)) if key not in _optimisers else _optimisers[key]
+# One optax object per setting, so that runs which share it share a compiled step.
+_built = functools.lru_cache(maxsize=8)(Optimiser.build)

@@ -9,7 +9,14 @@ from jax import lax
 
 
 def knn_scores(
-    train: np.ndarray, labels: np.ndarray, test: np.ndarray, *, neighbours: int, temperature: float, classes: int, block: int = 1000
+    train: np.ndarray,
+    labels: np.ndarray,
+    test: np.ndarray,
+    *,
+    neighbours: int,
+    temperature: float,
+    classes: int,
+    block: int = 1000,
 ) -> np.ndarray:
     """Votes for each class of the most similar training images, `[n_test, classes]`.
 

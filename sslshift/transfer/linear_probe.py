@@ -35,7 +35,13 @@ class Probe(NamedTuple):
 
 
 def fit_probe(
-    features: np.ndarray, labels: np.ndarray, *, classes: int, strengths: tuple[float, ...], iterations: int = 500, tolerance: float = 3e-4
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    classes: int,
+    strengths: tuple[float, ...],
+    iterations: int = 500,
+    tolerance: float = 3e-4,
 ) -> Probe:
     """Fits one logistic regression per strength.
 

@@ -72,7 +72,7 @@ def make_task(source: Source, test: Source | None, canvas: Canvas, *, labelled: 
 
 
 def evaluate(encode: Encoder, task: Task) -> dict[str, float]:
-    """Test accuracy in [0, 1] of kNN and linear probe, and what the validation split chose.
+    """Accuracies in [0, 1] of kNN and linear probe on the test split, and what the validation split chose and at which score.
 
     After the choice the probe is fitted, and neighbours are sought, on the training split alone.
     """
@@ -93,12 +93,22 @@ def _knn(features, labels, classes) -> dict[str, float]:
         return _accuracy(scores, labels[split])
 
     grid = [(k, t) for k in NEIGHBOURS if k <= len(labels["train"]) for t in TEMPERATURES]
-    best = max(grid, key=lambda choice: accuracy("validation", *choice))
-    return {"knn": accuracy("test", *best), "knn_neighbours": best[0], "knn_temperature": best[1]}
+    validation = {choice: accuracy("validation", *choice) for choice in grid}
+    best = max(grid, key=validation.get)
+    return {
+        "knn": accuracy("test", *best),
+        "knn_validation": validation[best],
+        "knn_neighbours": best[0],
+        "knn_temperature": best[1],
+    }
 
 
 def _linear(features, labels, classes) -> dict[str, float]:
     probe = fit_probe(features["train"], labels["train"], classes=classes, strengths=STRENGTHS)
     validation = [_accuracy(probe.scores(features["validation"], i), labels["validation"]) for i in range(len(STRENGTHS))]
     best = int(np.argmax(validation))
-    return {"linear": _accuracy(probe.scores(features["test"], best), labels["test"]), "linear_strength": STRENGTHS[best]}
+    return {
+        "linear": _accuracy(probe.scores(features["test"], best), labels["test"]),
+        "linear_validation": validation[best],
+        "linear_strength": STRENGTHS[best],
+    }
