@@ -1,8 +1,9 @@
-"""A convolution whose gradient with respect to the kernel is fast on CPUs.
+"""A convolution whose gradient with respect to the kernel is fast on every CPU.
 
-XLA's CPU backend computes that gradient as a convolution with an image-sized kernel, at a tenth of the machine's speed.
-It equals one matrix product per kernel tap, contracting batch, height and width; that runs at full speed. Elsewhere XLA's
-own gradient is used. `flax.linen.Conv(..., conv_general_dilated=convolve)` takes it; `tools/README.md` has the ratio.
+XLA computes that gradient as a convolution with an image-sized kernel, at a speed that varies tenfold between CPUs. It also
+equals (patches)^T (output gradient), a matrix product, which is fast everywhere once it is summed over groups of images
+that fit into the cache. On other devices XLA's own gradient is used. `flax.linen.Conv(..., conv_general_dilated=convolve)`
+takes it; `tools/README.md` has the ratios.
 """
 
 import functools
@@ -89,19 +90,34 @@ def _backward(strides, padding, precision, saved, gradient):
 
 
 def _kernel_gradient(images, gradient, *, kernel, strides, padding):
-    """One product per tap: `[batch * out_height * out_width, channels]` transposed, times `[..., features]`."""
+    """Sums, over groups of a few images, (patches of the group)^T (gradient of the group): `[taps * channels, features]`."""
     height, width, channels, features = kernel.shape
-    padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
     batch, out_height, out_width, _ = gradient.shape
-    flat = gradient.reshape(-1, features)
+    group = _group_size(batch, out_height * out_width)
+    padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+    stop = [(out_height - 1) * strides[0] + 1, (out_width - 1) * strides[1] + 1]
 
-    def tap(row, column):
-        stop = (batch, row + (out_height - 1) * strides[0] + 1, column + (out_width - 1) * strides[1] + 1, channels)
-        seen = lax.slice(padded, (0, row, column, 0), stop, (1, *strides, 1))
-        return jnp.matmul(seen.reshape(-1, channels).T, flat, preferred_element_type=jnp.float32)
+    def patches(some):
+        taps = [
+            lax.slice(some, (0, row, column, 0), (group, row + stop[0], column + stop[1], channels), (1, *strides, 1))
+            for row in range(height)
+            for column in range(width)
+        ]
+        return jnp.concatenate(taps, axis=-1).reshape(-1, height * width * channels)
 
-    taps = [tap(row, column) for row in range(height) for column in range(width)]
-    return jnp.stack(taps).reshape(kernel.shape).astype(kernel.dtype)
+    def add(total, some):
+        images, gradient = some
+        product = jnp.matmul(patches(images).T, gradient.reshape(-1, features), preferred_element_type=jnp.float32)
+        return total + product, None
+
+    groups = [array.reshape(batch // group, group, *array.shape[1:]) for array in (padded, gradient)]
+    total, _ = lax.scan(add, jnp.zeros((height * width * channels, features), jnp.float32), groups)
+    return total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _group_size(batch: int, positions: int) -> int:
+    """The largest divisor of the batch for which a group has at most 1,024 output positions: its patches stay in the cache."""
+    return max((size for size in range(1, batch + 1) if batch % size == 0 and size * positions <= 1024), default=1)
 
 
 _convolve.defvjp(_forward, _backward)
