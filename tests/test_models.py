@@ -22,6 +22,9 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
         ((8, 8), (8, 8), (4, 4), ((2, 2), (2, 2))),
         ((12, 12), (4, 4), (4, 4), "VALID"),
         ((10, 10), (7, 7), (2, 2), ((3, 3), (3, 3))),
+        # Larger than a block: rows are taken apart.
+        ((60, 44), (3, 3), (1, 1), "SAME"),
+        ((122, 80), (5, 3), (2, 2), ((2, 2), (1, 1))),
     ],
 )
 def test_convolution_has_the_gradients_of_xla(size, kernel, stride, padding, random):

@@ -119,6 +119,8 @@ def main(argv):
             functools.partial(convolution, side=32, channels=64, features=64, kernel=3, stride=1, batch=64),
             functools.partial(convolution, side=16, channels=128, features=128, kernel=3, stride=1, batch=64),
             functools.partial(convolution, side=32, channels=3, features=64, kernel=3, stride=1, batch=64),
+            functools.partial(convolution, side=128, channels=3, features=64, kernel=7, stride=2, batch=16),
+            functools.partial(convolution, side=128, channels=16, features=16, kernel=3, stride=1, batch=16),
             functools.partial(convolution, side=28, channels=1, features=48, kernel=4, stride=4, batch=256),
         ],
         "pipeline": [pipeline],

@@ -1,7 +1,7 @@
 """A convolution whose gradient with respect to the kernel is fast on every CPU.
 
 XLA computes that gradient as a convolution with an image-sized kernel, at a speed that varies tenfold between CPUs. It also
-equals (patches)^T (output gradient), a matrix product, which is fast everywhere once it is summed over groups of images
+equals (patches)^T (output gradient), a matrix product, which is fast everywhere once it is summed over blocks
 that fit into the cache. On other devices XLA's own gradient is used. `flax.linen.Conv(..., conv_general_dilated=convolve)`
 takes it; `tools/README.md` has the ratios.
 """
@@ -90,12 +90,14 @@ def _backward(strides, padding, precision, saved, gradient):
 
 
 def _kernel_gradient(images, gradient, *, kernel, strides, padding):
-    """Sums, over groups of a few images, (patches of the group)^T (gradient of the group): `[taps * channels, features]`."""
+    """Sums, over blocks of the output, (patches that the block saw)^T (gradient of the block): `[taps * channels, features]`."""
     height, width, channels, features = kernel.shape
     batch, out_height, out_width, _ = gradient.shape
-    group = _group_size(batch, out_height * out_width)
+    group, rows = _block(batch, out_height, out_width)
     padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
-    stop = [(out_height - 1) * strides[0] + 1, (out_width - 1) * strides[1] + 1]
+    blocks = out_height // rows
+    seen_rows = (rows - 1) * strides[0] + height
+    stop = ((rows - 1) * strides[0] + 1, (out_width - 1) * strides[1] + 1)
 
     def patches(some):
         taps = [
@@ -105,19 +107,29 @@ def _kernel_gradient(images, gradient, *, kernel, strides, padding):
         ]
         return jnp.concatenate(taps, axis=-1).reshape(-1, height * width * channels)
 
-    def add(total, some):
-        images, gradient = some
-        product = jnp.matmul(patches(images).T, gradient.reshape(-1, features), preferred_element_type=jnp.float32)
+    def add(total, number):
+        image, block = number // blocks * group, number % blocks
+        some = lax.dynamic_slice(
+            padded, (image, block * rows * strides[0], 0, 0), (group, seen_rows, padded.shape[2], channels)
+        )
+        some_gradient = lax.dynamic_slice(gradient, (image, block * rows, 0, 0), (group, rows, out_width, features))
+        product = jnp.matmul(patches(some).T, some_gradient.reshape(-1, features), preferred_element_type=jnp.float32)
         return total + product, None
 
-    groups = [array.reshape(batch // group, group, *array.shape[1:]) for array in (padded, gradient)]
-    total, _ = lax.scan(add, jnp.zeros((height * width * channels, features), jnp.float32), groups)
+    start = jnp.zeros((height * width * channels, features), jnp.float32)
+    total, _ = lax.scan(add, start, jnp.arange(batch // group * blocks))
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _group_size(batch: int, positions: int) -> int:
-    """The largest divisor of the batch for which a group has at most 1,024 output positions: its patches stay in the cache."""
-    return max((size for size in range(1, batch + 1) if batch % size == 0 and size * positions <= 1024), default=1)
+def _block(batch: int, height: int, width: int, positions: int = 1024) -> tuple[int, int]:
+    """Images and rows of a block: it divides the output evenly and has few enough positions for its patches to stay cached."""
+
+    def largest_divisor(number, limit):
+        return max((divisor for divisor in range(1, number + 1) if number % divisor == 0 and divisor <= limit), default=1)
+
+    if height * width <= positions:
+        return largest_divisor(batch, positions // (height * width)), height
+    return 1, largest_divisor(height, max(1, positions // width))
 
 
 _convolve.defvjp(_forward, _backward)

@@ -29,7 +29,7 @@ def run(study: Study) -> None:
     budget, steps = opened.budget, opened.budget.steps(study.batch_size)
     progress.note(
         f"{len(opened.runs)} runs of {budget.samples:,} samples ({steps:,} steps of {study.batch_size}), "
-        f"results in {study.out}{os.sep}"
+        f"{study.method} on {study.encoder} of {opened.parameters / 1e6:.2g} M parameters, results in {study.out}{os.sep}"
     )
     for source in opened.sources.values():
         if source.refused:

@@ -23,7 +23,9 @@ class Study:
     )
     downstream_test: str = _field("", "Labelled source of the test split; empty: a fifth of --downstream is held out.")
     labelled: int = _field(5000, "Labelled downstream images for the probes, a fifth of them for validation; 0: all.")
-    image_size: int = _field(0, "Side in pixels that every image is brought to; 0: that of the downstream images.")
+    image_size: int = _field(
+        0, "Side in pixels that every image is brought to; 0: that of the downstream images, if they are small."
+    )
     budget: int = _field(51_200, "C, the training samples seen by every run; rounded down to whole batches.")
     batch_size: int = _field(256, "Images in a training step, over all devices.")
     seeds: int = _field(3, "Runs of each kind; the seed draws the subset, the order, the weights and the views.")

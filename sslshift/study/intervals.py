@@ -34,5 +34,5 @@ def interval(values) -> Interval:
 
 
 def two_digits(value: float) -> str:
-    """0.45 for 0.447, and 0.00, never -0.00, for what rounds to nothing."""
-    return f"{round(value, 2) + 0.0:.2f}"
+    """0.45 for 0.447; 0.00, never -0.00, for what rounds to nothing; n/a for nan."""
+    return "n/a" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"

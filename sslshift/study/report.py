@@ -105,6 +105,9 @@ def _notes(results: Results) -> list[str]:
         f"The shift index is a Frechet distance on features of {runner.REFERENCE}: 0 is another sample of the downstream "
         "images, 1 is noise with their pixel values. Another encoder gives other numbers.",
     ]
+    for uri, shift in results.shifts.items():
+        if "why" in shift:
+            notes.append(f"{uri}: no shift index. {shift['why']}")
     for uri, source in opened.sources.items():
         if source.refused:
             some = "; ".join(f"{path} ({reason})" for path, reason in source.refused[:5])
@@ -120,7 +123,7 @@ def _shift_table(results: Results) -> str:
         values = (f"{shift[name]:.3g}" for name in ("distance", "floor", "ceiling"))
         span = f"{shift['low']:.3f} to {shift['high']:.3f}"
         licence = results.opened.sources[uri].licence
-        lines.append((uri, f"{shift['value']:.3f}", span, *values, f"{shift['sample_size']:,}", licence))
+        lines.append((uri, f"{shift['value']:.3f}", span, *values, f"{shift['sample_size']:,.0f}", licence))
     return _table(lines)
 
 

@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import re
 from pathlib import Path
 
 import jax
 import numpy as np
+from clu.parameter_overview import count_parameters
 
 from sslshift.budget import Budget
 from sslshift.data.decode import Canvas
@@ -18,7 +20,7 @@ from sslshift.data.sources import Source, cached, open_source
 from sslshift.data.views import ViewSettings
 from sslshift.methods import METHODS
 from sslshift.models import ENCODERS
-from sslshift.shift import noise_like, shift_index
+from sslshift.shift import ShiftIndex, noise_like, shift_index
 from sslshift.study.declare import Study, parse_sources
 from sslshift.study.progress import Progress
 from sslshift.study.records import remembered
@@ -59,9 +61,15 @@ class Opened:
         downstream = [self.task.train[0].fingerprint, self.task.test[0].fingerprint]
         return study | {"budget": self.budget.samples, "canvas": self.canvas, "downstream_fingerprints": downstream}
 
+    @functools.cached_property
+    def parameters(self) -> int:
+        """Number of the encoder's parameters; traces the networks and computes nothing."""
+        shapes = jax.eval_shape(self.training.method.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *self.canvas), np.uint8))
+        return count_parameters(shapes["params"]["encoder"])
+
     def reader(self, mixture: Mixture, seed: int) -> BatchReader:
         plan = SamplePlan(mixture, self.budget, self.study.batch_size, seed=seed, subset_seed=seed)
-        return BatchReader(plan, self.sources, self.canvas)
+        return BatchReader(plan, self.sources, self.canvas, jax.process_index(), jax.process_count())
 
 
 def open_study(study: Study) -> Opened:
@@ -76,9 +84,7 @@ def open_study(study: Study) -> Opened:
     budget = Budget(study.budget).whole_batches(study.batch_size)
     wanted = parse_sources(study.sources)
     downstream = open_source(study.downstream)
-    canvas = Canvas(*downstream[0]["image"].shape)
-    if study.image_size:
-        canvas = Canvas(study.image_size, study.image_size, canvas.channels)
+    canvas = _canvas(downstream, study.image_size)
     test = open_source(study.downstream_test) if study.downstream_test else None
     task = make_task(downstream, test, canvas, labelled=study.labelled)
     sources = {uri: cached(open_source(uri), canvas) for uri, _ in wanted}
@@ -90,6 +96,22 @@ def open_study(study: Study) -> Opened:
     # All seeds of a kind one after another would show the first source's answer long before the others': seeds go outside.
     runs.sort(key=lambda run: run.seed)
     return Opened(study, budget, canvas, sources, task, _training(study), tuple(runs))
+
+
+# Above this side the shape of one image is no sensible default for all: a forgotten flag would cost hours.
+_LARGEST_DEFAULT_SIDE = 64
+
+
+def _canvas(downstream: Source, side: int) -> Canvas:
+    """The shape that all images are brought to; colour if any of a few downstream images has it."""
+    shapes = [downstream[int(index)]["image"].shape for index in np.linspace(0, len(downstream) - 1, 16)]
+    height, width, _ = shapes[0]
+    if not side and (len(set(shapes)) > 1 or max(height, width) > _LARGEST_DEFAULT_SIDE):
+        raise ValueError(
+            f"{downstream.name}: images are large or differ in size (the first is {width} x {height}); "
+            "say to which side all are brought, e.g. --image_size=32."
+        )
+    return Canvas(side or height, side or width, max(shape[2] for shape in shapes))
 
 
 def _training(study: Study) -> Training:
@@ -191,13 +213,13 @@ def _shift(opened: Opened, encode: Encoder, source: Source, number: int) -> dict
     indices = random.permutation(indices)[: 2 * size]
     chosen = random.permutation(len(source))[:size]
     noise = noise_like(target.read(indices, opened.canvas)[:size], key=jax.random.key(number))
-    index = shift_index(
-        source_features(encode, source, chosen, opened.canvas),
-        source_features(encode, target, indices, opened.canvas),
-        key=jax.random.key(number),
-        noise=encode(noise),
-    )
-    return index._asdict()
+    features = source_features(encode, source, chosen, opened.canvas)
+    target_features = source_features(encode, target, indices, opened.canvas)
+    try:
+        return shift_index(features, target_features, key=jax.random.key(number), noise=encode(noise))._asdict()
+    except ValueError as error:
+        # Accuracies are worth having without a scale for the distance: the table says n/a and the report says why.
+        return dict.fromkeys(ShiftIndex._fields, math.nan) | {"why": str(error)}
 
 
 def _equal_shares(opened: Opened) -> Mixture:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import math
 
 from sslshift.study.intervals import Interval, interval, two_digits
 from sslshift.study.runner import Results
@@ -34,7 +35,7 @@ def rows(results: Results) -> list[Row]:
     """The table's lines, sources in the order of their shift, then unique samples, floors last."""
     budget = results.opened.budget
     kinds = sorted(
-        {(run.source, run.unique) for run, _ in results.runs}, key=lambda kind: (results.shifts[kind[0]]["value"], kind)
+        {(run.source, run.unique) for run, _ in results.runs}, key=lambda kind: (_order(results.shifts[kind[0]]), kind)
     )
     table = []
     for source, unique in kinds:
@@ -56,6 +57,11 @@ def rows(results: Results) -> list[Row]:
         knn, linear = (interval([score[what] for score in scores]) for what in ("knn", "linear"))
         table.append(Row(name, None, None, None, None, knn, linear, None))
     return table
+
+
+def _order(shift: dict) -> float:
+    """Sort key of a shift: near sources first, those without an index last."""
+    return math.inf if math.isnan(shift["value"]) else shift["value"]
 
 
 def findings(results: Results) -> list[str]:
