@@ -16,6 +16,10 @@ QUICKSTART = Study(
     ),
     downstream="bundled:fashion_mnist",
     downstream_test="bundled:fashion_mnist/test",
+    head="512,128",
+    min_crop_scale=0.2,
+    jitter=0.8,
+    blur=0.3,
     out="results/quickstart",
 )
 

@@ -1,4 +1,5 @@
 import io
+import os
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from PIL import Image
 
 from sslshift.data import ArraySource, open_source
 from sslshift.data.decode import BrokenImageError, Canvas, decode, fit
-from sslshift.data.sources import cached
+from sslshift.data.sources import PartialSource, cached, digests
 
 
 def save(path, array, **kwargs):
@@ -184,3 +185,55 @@ def test_loose_images_cannot_be_labelled_by_folder(tmp_path):
     save(tmp_path / "loose.png", np.zeros((4, 4), np.uint8))
     with pytest.raises(ValueError, match="is in none"):
         open_source(f"folder:{tmp_path}?labels=folder")
+
+
+def test_gray_levels_of_deep_images_do_not_depend_on_the_other_pixels():
+    for top in (300, 60_000):
+        out = io.BytesIO()
+        Image.fromarray(np.array([[25_700, top]], np.uint16)).save(out, "PNG")
+        assert decode(out.getvalue())[0, 0, 0] == 100
+    out = io.BytesIO()
+    Image.fromarray(np.array([[np.nan, 1]], np.float32)).save(out, "TIFF")
+    with pytest.raises(BrokenImageError, match="not finite"):
+        decode(out.getvalue())
+
+
+def test_linked_folders_are_followed_once(folder):
+    (folder / "again").symlink_to(folder / "cats")
+    (folder / "cats/loop").symlink_to(folder)
+    assert len(open_source(f"folder:{folder}")) == 3
+
+
+def test_names_that_are_not_utf8_can_be_reported(folder):
+
+    broken = os.fsencode(folder) + b"/\xff.png"
+    with open(broken, "wb") as file:
+        file.write(b"no image")
+    ((path, _),) = open_source(f"folder:{folder}").refused
+    assert path.encode().endswith(b"\\xff.png")
+
+
+def test_equal_images_are_known_by_their_digests(folder):
+    canvas = Canvas(8, 8, 3)
+    (folder / "copy.png").write_bytes((folder / "cats/a.png").read_bytes())
+    source = open_source(f"folder:{folder}")
+    found = digests(source, np.arange(4), canvas)
+    assert len(set(found)) == 3
+    part = PartialSource(source, np.array([2, 0]))
+    assert digests(part, np.arange(2), canvas) == [found[2], found[0]]
+
+
+def test_cached_source_is_sent_to_workers_without_its_images():
+    kept = cached(open_source("bundled:mnist"), Canvas(14, 14, 1))
+    before = kept.read(np.arange(5), Canvas(14, 14, 1))
+    state = kept.__getstate__()
+    assert not {"_images", "_have"} & state.keys()
+    again = kept.__class__.__new__(kept.__class__)
+    again.__setstate__(state)
+    assert (again.read(np.arange(5), Canvas(14, 14, 1)) == before).all()
+
+
+@pytest.mark.parametrize("option", ["cost_per_image=cheap", "cost_per_image=-1", "cost_per_image=inf"])
+def test_costs_are_numbers(folder, option):
+    with pytest.raises(ValueError, match=r"folder:.*cost_per_image must be a number"):
+        open_source(f"folder:{folder}?{option}")

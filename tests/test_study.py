@@ -166,7 +166,11 @@ def test_full_disk_at_a_checkpoint(tmp_path):
         (["--sources=folder:/no/such/folder"], 1, "there is no folder /no/such/folder"),
         (["--sources=bundled:mnist@5000"], 1, "5,000 unique samples asked for, but the source has 4,000"),
         (["--sources=bundled:mnist@2000"], 1, "at most 1,280"),
-        (["--sources=bundled:mnist@many"], 1, "whole numbers"),
+        (["--sources=bundled:mnist@9,9"], 1, "twice"),
+        (["--image_size=30"], 1, "30 x 30 cannot be cut into patches of 4"),
+        (["--head=32,0"], 1, "whole numbers above 0"),
+        (["--downstream_test=bundled:mnist"], 1, "a test split needs others"),
+        (["--sources=synthetic:noise?size=99999999999999999999"], 1, "at most 2^62"),
         (["--budget=63"], 1, "smaller than one batch of 64"),
         (["--method=simclear"], 1, "there is simclr, vicreg"),
         (["--downstream=synthetic:noise", "--downstream_test="], 1, "has no labels"),
@@ -211,12 +215,18 @@ def test_study_of_the_users_own_folders(tmp_path, random):
     assert done.returncode == 0, done.stderr
     assert "1 files refused, not counted in N" in done.stdout
     rows = table(tmp_path / "out")
-    assert {row["unique"] for row in rows if row["source"] == parts} == {"120"}
+    # Of 120 whole images 24 are the held-out test split; the others are pretrained on.
+    assert {row["unique"] for row in rows if row["source"] == parts} == {"96"}
+    assert "96 remain" in done.stdout
     assert "broken.jpg" in (tmp_path / "out/report.html").read_text()
 
 
 def test_sources_as_text():
-    assert parse_sources("bundled:mnist@5, 10;folder:/a b@c@3") == [("bundled:mnist", (5, 10)), ("folder:/a b@c", (3,))]
+    assert parse_sources("bundled:mnist@5, 10;folder:/a b@c@3; folder:/a@b") == [
+        ("bundled:mnist", (5, 10)),
+        ("folder:/a b@c", (3,)),
+        ("folder:/a@b", ()),
+    ]
     with pytest.raises(ValueError, match="at least one"):
         parse_sources(" ; ")
     with pytest.raises(ValueError, match="only once"):

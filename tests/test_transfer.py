@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from sslshift.data import ArraySource
+from sslshift.data import ArraySource, open_source
 from sslshift.data.decode import Canvas
 from sslshift.transfer.features import pixel_encoder, source_features
 from sslshift.transfer.knn import knn_scores
@@ -117,3 +118,34 @@ def test_tasks_that_are_none_are_refused(labels, message, random):
     source = ArraySource("memory:x", random.integers(0, 256, (50, 4, 4, 1), np.uint8), labels)
     with pytest.raises(ValueError, match=message):
         make_task(source, None, Canvas(4, 4, 1), labelled=0)
+
+
+def test_classes_are_matched_by_name(tmp_path):
+    """A test folder that lacks a class counts its labels otherwise; what is compared are the names."""
+    for part, kinds in (("train", "abc"), ("test", "bc")):
+        for number, kind in enumerate(kinds):
+            for i in range(20):
+                path = tmp_path / part / kind / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (8, 8), 60 * (ord(kind) - ord("a")) + i + number % 2).save(path)
+    train, test = (open_source(f"folder:{tmp_path / part}?labels=folder") for part in ("train", "test"))
+    task = make_task(train, test, Canvas(8, 8, 1), labelled=0)
+    assert set(task.test[0].labels.tolist()) == {1, 2}
+    assert evaluate(pixel_encoder, task)["linear"] > 0.9
+    with pytest.raises(ValueError, match="has no class a"):
+        make_task(test, train, Canvas(8, 8, 1), labelled=0)
+
+
+def test_test_split_of_the_same_images_is_refused(gray_source, canvas):
+    with pytest.raises(ValueError, match="a test split needs others"):
+        make_task(gray_source, gray_source, canvas, labelled=0)
+
+
+def test_few_labelled_images_are_enough_to_run(gray_source, canvas):
+    assert 0 <= evaluate(pixel_encoder, make_task(gray_source, None, canvas, labelled=8))["knn"] <= 1
+
+
+def test_pixel_floor_of_large_images_is_small(random):
+    assert pixel_encoder(random.integers(0, 256, (2, 200, 100, 3), np.uint8)).shape == (2, 32 * 32 * 3)
+    images = random.integers(0, 256, (2, 28, 28, 1), np.uint8)
+    np.testing.assert_allclose(pixel_encoder(images), images.reshape(2, -1) / np.float32(255), atol=1e-6)

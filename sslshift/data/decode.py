@@ -43,7 +43,8 @@ def decode(content: bytes, draft: int | None = None) -> np.ndarray:
 
 def _to_array(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
-        return _stretch(np.asarray(image, np.float64))[..., None]
+        # By the type's range, not the image's: equal grays stay equal across files. Floating images lie in [0, 1].
+        return _to_bytes(np.asarray(image, np.float64), 1.0 if image.mode == "F" else 65535.0)[..., None]
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))[..., None]
     if image.has_transparency_data:
@@ -52,9 +53,9 @@ def _to_array(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _stretch(values: np.ndarray) -> np.ndarray:
-    """Scales a 16-bit (or floating) image to 8 bits by its type's range, so that equal grays stay equal across files."""
-    top = 65535.0 if values.max() > 255 else 255.0 if values.max() > 1 else 1.0
+def _to_bytes(values: np.ndarray, top: float) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise ValueError("the image holds values that are not finite")
     return np.clip(values * (255.0 / top) + 0.5, 0, 255).astype(np.uint8)
 
 

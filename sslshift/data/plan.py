@@ -4,7 +4,7 @@ Nothing is iterated and nothing grows with N: any step is answered alone, so a r
 reading worker sees the same stream by construction.
 
 How a position becomes a sample: the stage is looked up; the stage's components are interleaved evenly, so that every
-batch holds their shares to within a sample; the component's k-th sample is element k mod N of epoch k div N, each epoch
+batch holds their shares to within a few samples; the component's k-th sample is element k mod N of epoch k div N, each epoch
 in an order of its own. Hence every unique sample is seen floor or ceil of its fair number of times in each stage.
 """
 

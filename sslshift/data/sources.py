@@ -4,9 +4,10 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -102,22 +103,16 @@ class FolderSource(Source):
     def __init__(self, name: str, folder: Path, *, labels: bool, **about):
         if not folder.is_dir():
             raise ValueError(f"{name}: there is no folder {folder}.")
-        extensions = set(Image.registered_extensions())
-        found = sorted(
-            Path(root, file)
-            for root, _, files in os.walk(folder)
-            for file in files
-            if Path(file).suffix.lower() in extensions and not file.startswith(".")
-        )
+        found = sorted(_image_files(folder))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            checks = pool.map(_why_broken, found)
-            reasons = list(track(checks, f"checking {name}", len(found), disable=len(found) < 500 or not sys.stderr.isatty()))
-        self._paths = [path for path, reason in zip(found, reasons, strict=True) if not reason]
-        digest = hashlib.sha256()
-        for path in self._paths:
-            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\n".encode(errors="surrogateescape"))
-        super().__init__(name, fingerprint=digest.hexdigest(), **about)
-        self.refused = [(str(path), reason) for path, reason in zip(found, reasons, strict=True) if reason]
+            checks = pool.map(_check, found)
+            hidden = len(found) < 500 or not sys.stderr.isatty()
+            checks = list(track(checks, "checking the images of a folder", len(found), disable=hidden))
+        whole = [(path, check.digest) for path, check in zip(found, checks, strict=True) if not check.reason]
+        self._paths = [path for path, _ in whole]
+        content = "".join(f"{_printable(path.relative_to(folder))}\0{digest}\n" for path, digest in whole)
+        super().__init__(name, fingerprint=hashlib.sha256(content.encode()).hexdigest(), **about)
+        self.refused = [(_printable(path), check.reason) for path, check in zip(found, checks, strict=True) if check.reason]
         if not self._paths:
             refused = f" ({len(found)} files were refused, the first: {self.refused[0]})" if found else ""
             raise ValueError(f"{name}: the folder {folder} holds no readable image{refused}.")
@@ -128,9 +123,11 @@ class FolderSource(Source):
         names = [path.relative_to(folder).parts[0] for path in self._paths]
         loose = next((path for path in self._paths if path.parent == folder), None)
         if loose:
-            raise ValueError(f"{self.name}: labels=folder needs each image in a class folder, but {loose} is in none.")
-        self.classes = tuple(sorted(set(names)))
-        self.labels = np.array([self.classes.index(name) for name in names], np.int64)
+            raise ValueError(
+                f"{self.name}: labels=folder needs each image in a class folder, but {_printable(loose)} is in none."
+            )
+        classes, labels = np.unique(names, return_inverse=True)
+        self.classes, self.labels = tuple(classes.tolist()), labels.astype(np.int64)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -140,16 +137,45 @@ class FolderSource(Source):
         try:
             return decode(path.read_bytes(), draft=max(canvas[:2]) if canvas else None)
         except (OSError, BrokenImageError) as error:
-            raise BrokenImageError(f"{path} could be read when the source was opened and cannot be now: {error}") from error
+            raise BrokenImageError(
+                f"{_printable(path)} could be read when the source was opened and cannot be now: {error}"
+            ) from error
 
 
-def _why_broken(path: Path) -> str:
-    """Empty if the file is a whole image. Decodes JPEGs at an eighth of their size: truncation shows there as well."""
+def _image_files(folder: Path) -> Iterator[Path]:
+    """Files with an image's extension; links to folders are followed, each folder once."""
+    extensions, visited = set(Image.registered_extensions()), {os.path.realpath(folder)}
+    for root, folders, files in os.walk(folder, followlinks=True):
+        # A folder before links to it, so that its own name is the one that counts.
+        folders.sort(key=lambda name, root=root: (os.path.islink(os.path.join(root, name)), name))
+        for name in list(folders):
+            real = os.path.realpath(os.path.join(root, name))
+            if real in visited:
+                folders.remove(name)
+            visited.add(real)
+        for file in files:
+            if Path(file).suffix.lower() in extensions and not file.startswith("."):
+                yield Path(root, file)
+
+
+class _Check(NamedTuple):
+    digest: str
+    reason: str
+
+
+def _check(path: Path) -> _Check:
+    """A file's digest, and why it is no image if it is none. JPEGs are decoded at an eighth: truncation shows there as well."""
     try:
-        decode(path.read_bytes(), draft=1)
+        content = path.read_bytes()
+        decode(content, draft=1)
     except (OSError, BrokenImageError) as error:
-        return str(error)
-    return ""
+        return _Check("", str(error))
+    return _Check(hashlib.sha256(content).hexdigest(), "")
+
+
+def _printable(path: Path) -> str:
+    """A path as text that can be written anywhere, also where its name is not UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 class CachedSource(Source):
@@ -159,8 +185,19 @@ class CachedSource(Source):
         super().__init__(source.name, fingerprint=source.fingerprint)
         self.__dict__.update({key: value for key, value in vars(source).items() if not key.startswith("_")})
         self._source, self._canvas = source, canvas
-        self._images = np.empty((len(source), *canvas), np.uint8)
-        self._have = np.zeros(len(source), bool)
+        self._allocate()
+
+    def _allocate(self) -> None:
+        self._images = np.empty((len(self._source), *self._canvas), np.uint8)
+        self._have = np.zeros(len(self._source), bool)
+
+    def __getstate__(self) -> dict:
+        # A reading worker gets the source and fills a cache of its own: the images are not sent along.
+        return {name: value for name, value in vars(self).items() if name not in ("_images", "_have")}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._allocate()
 
     def __len__(self) -> int:
         return len(self._source)
@@ -178,6 +215,35 @@ class CachedSource(Source):
         return self._images[indices]
 
 
+class PartialSource(Source):
+    """Some of the images of a source, in their order there."""
+
+    def __init__(self, source: Source, indices: np.ndarray):
+        super().__init__(source.name, fingerprint=f"{source.fingerprint}, {len(indices)} of {len(source)}")
+        self.licence, self.cost_per_image, self.refused = source.licence, source.cost_per_image, source.refused
+        self.classes = source.classes
+        self.labels = None if source.labels is None else source.labels[indices]
+        self._source, self._indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
+        return self._source.image(int(self._indices[index]), canvas)
+
+    def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
+        return self._source.read(self._indices[indices], canvas)
+
+
+def digests(source: Source, indices: np.ndarray, canvas: Canvas) -> list[bytes]:
+    """A digest of each image as it is seen on the canvas: equal images have equal ones, whatever their files are called."""
+    result = []
+    for start in range(0, len(indices), 1000):
+        images = source.read(indices[start : start + 1000], canvas)
+        result += [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
+    return result
+
+
 def cached(source: Source, canvas: Canvas, limit: int = 1 << 29) -> Source:
     """The source, kept in memory as it is read if all of it fits into `limit` bytes on this canvas."""
     in_memory = isinstance(source, ArraySource) and source.image(0).shape == canvas
@@ -193,21 +259,23 @@ def _open_bundled(uri: str, name: str, options: dict[str, str]) -> Source:
     split = _known(uri, split or "train", entry["splits"], "split")
     sheet = entry["splits"][split]
     images, labels = bundled.read_sheet(bundled.FOLDER / f"{name}-{split}.png", sheet)
-    return ArraySource(uri, images, labels, licence=entry["licence"], fingerprint=sheet["sha256"], **_about(options))
+    return ArraySource(uri, images, labels, licence=entry["licence"], fingerprint=sheet["sha256"], **_about(uri, options))
 
 
 def _open_synthetic(uri: str, name: str, options: dict[str, str]) -> Source:
     make = synthetic.GENERATORS[_known(uri, name, synthetic.GENERATORS, "generated source")]
     size, seed = (_whole(uri, key, options.pop(key, default)) for key, default in (("size", "20000"), ("seed", "0")))
-    if size < 1:
-        raise ValueError(f"{uri}: size must be at least 1.")
+    if not (1 <= size <= 1 << 62 and seed < 1 << 63):
+        raise ValueError(f"{uri}: size must be at least 1, and size and seed at most 2^62.")
     return SyntheticSource(uri, make, size, seed)
 
 
 def _open_folder(uri: str, name: str, options: dict[str, str]) -> Source:
     labels = options.pop("labels", "none")
     _known(uri, labels, ("none", "folder"), "value of labels")
-    return FolderSource(uri, Path(name).expanduser(), labels=labels == "folder", **_about(options))
+    if not name:
+        raise ValueError(f"{uri}: name a folder, as in folder:/data/parts.")
+    return FolderSource(uri, Path(name).expanduser(), labels=labels == "folder", **_about(uri, options))
 
 
 SCHEMES = {"bundled": _open_bundled, "folder": _open_folder, "synthetic": _open_synthetic}
@@ -253,9 +321,15 @@ def _whole(uri: str, key: str, text: str) -> int:
     return int(text)
 
 
-def _about(options: dict[str, str]) -> dict:
+def _about(uri: str, options: dict[str, str]) -> dict:
     """Licence and cost per image out of a URI's options, where given."""
     about: dict = {"licence": options.pop("licence")} if "licence" in options else {}
     if "cost_per_image" in options:
-        about["cost_per_image"] = float(options.pop("cost_per_image"))
+        text = options.pop("cost_per_image")
+        try:
+            about["cost_per_image"] = float(text)
+        except ValueError:
+            about["cost_per_image"] = -1.0
+        if not 0 <= about["cost_per_image"] < float("inf"):
+            raise ValueError(f"{uri}: cost_per_image must be a number of at least 0, not {text!r}.")
     return about

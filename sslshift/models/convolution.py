@@ -90,7 +90,7 @@ def _backward(strides, padding, precision, saved, gradient):
 
 
 def _kernel_gradient(images, gradient, *, kernel, strides, padding):
-    """Sums, over blocks of the output, (patches that the block saw)^T (gradient of the block): `[taps * channels, features]`."""
+    """Sums, over blocks of the output, (patches the block saw)^T (its gradient): `[taps * channels, features]`."""
     height, width, channels, features = kernel.shape
     batch, out_height, out_width, _ = gradient.shape
     group, rows = _block(batch, out_height, out_width)

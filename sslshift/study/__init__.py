@@ -18,6 +18,7 @@ __all__ = ["Study", "run", "run_experiment"]
 
 def run(study: Study) -> None:
     """Runs a study to its end and shows what it found; goes on where an earlier call was stopped."""
+    from sslshift.data.sources import PartialSource
     from sslshift.study.progress import Progress
     from sslshift.study.report import print_table, write_results
     from sslshift.study.runner import open_study, run_study
@@ -32,10 +33,13 @@ def run(study: Study) -> None:
         f"{study.method} on {study.encoder} of {opened.parameters / 1e6:.2g} M parameters, results in {study.out}{os.sep}"
     )
     for source in opened.sources.values():
+        if isinstance(source, PartialSource):
+            progress.note(f"{source.name}: images of the held-out test split are left out; {len(source):,} remain")
         if source.refused:
             path, reason = source.refused[0]
             progress.note(f"{source.name}: {len(source.refused)} files refused, not counted in N, e.g. {path} ({reason})")
     results = run_study(opened, progress)
+    written = write_results(results)
     print_table(results, console)
-    for path in write_results(results):
+    for path in written:
         progress.note(f"wrote {Path(path)}")

@@ -1,6 +1,7 @@
 """The declaration of a study: which sources, how many different images of each, at which budget, judged on what."""
 
 import dataclasses
+import re
 
 
 def _field(default, what: str):
@@ -31,14 +32,16 @@ class Study:
     seeds: int = _field(3, "Runs of each kind; the seed draws the subset, the order, the weights and the views.")
     method: str = _field("simclr", "SSL method.")
     encoder: str = _field("patch_mlp", "Encoder.")
-    head: str = _field("512,128", "Widths of the head that stands on the encoder during pretraining.")
+    head: str = _field("", "Widths of the head during pretraining, e.g. 512,128; empty: the method's own.")
     optimiser: str = _field("adamw", "Optimiser: adamw, lars or sgd.")
     learning_rate: float = _field(5e-3, "Peak learning rate at a batch of 256; scaled in proportion to the batch.")
     weight_decay: float = _field(1e-4, "Weight decay, on weights alone.")
     warmup: float = _field(0.1, "Share of the steps in which the learning rate rises.")
-    min_crop_scale: float = _field(0.2, "Smallest share of an image's area that a view shows.")
-    jitter: float = _field(0.8, "Strength of brightness, contrast and saturation jitter; hue gets a quarter of it.")
-    blur: float = _field(0.3, "Probability of a blurred view.")
+    min_crop_scale: float = _field(-1.0, "Smallest share of an image's area that a view shows; -1: the method's own.")
+    jitter: float = _field(
+        -1.0, "Strength of brightness, contrast and saturation jitter, hue a quarter of it; -1: the method's own."
+    )
+    blur: float = _field(-1.0, "Probability of a blurred view; -1: the method's own.")
     shift_images: int = _field(2000, "Images of each side in the shift index, at most.")
     checkpoint_every: int = _field(100, "Steps between checkpoints.")
     workers: int = _field(0, "Processes that read images; 0: threads.")
@@ -61,18 +64,17 @@ def parse_sources(text: str) -> list[tuple[str, tuple[int, ...]]]:
       [('bundled:mnist', (10, 4000)), ('synthetic:noise?size=100', ())]
 
     Raises:
-      ValueError: nothing is named, a source is named twice, or a number is none.
+      ValueError: nothing is named, or a source or one of its numbers is named twice.
     """
     parsed = []
     for part in filter(None, (part.strip() for part in text.split(";"))):
-        uri, at, numbers = part.rpartition("@")
-        if not at:
-            uri, numbers = part, ""
-        try:
-            unique = tuple(int(number) for number in numbers.split(",")) if at else ()
-        except ValueError:
-            raise ValueError(f"--sources: {part!r}: after '@' come whole numbers separated by ',', not {numbers!r}.") from None
-        parsed.append((uri.strip(), unique))
+        # An '@' before anything but numbers belongs to the URI: folders may have one in their names.
+        match = re.fullmatch(r"(?P<uri>.*?)\s*@(?P<numbers>[0-9_]+(\s*,\s*[0-9_]+)*)", part)
+        uri, numbers = match.group("uri", "numbers") if match else (part, "")
+        unique = tuple(int(number) for number in filter(None, numbers.split(",")))
+        if len(set(unique)) < len(unique):
+            raise ValueError(f"--sources: {part!r} asks for one number of unique samples twice.")
+        parsed.append((uri, unique))
     names = [uri for uri, _ in parsed]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"--sources must name at least one source, and each only once; got {text!r}.")

@@ -47,8 +47,10 @@ def _run(argv: list[str], run: Callable[[Study], None]) -> int:
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         return 130
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"\nError: {error}{_keep_traceback(Path(values['out']))}", file=sys.stderr)
+    except Exception as error:
+        # What the library raises on purpose is a sentence already; anything else at least gets its kind.
+        known = isinstance(error, ValueError | RuntimeError | OSError)
+        print(f"\nError: {error if known else repr(error)}{_keep_traceback(Path(values['out']))}", file=sys.stderr)
         return 1
     return 0
 

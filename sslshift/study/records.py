@@ -31,7 +31,7 @@ def remembered(folder: Path, record: dict, compute: Callable[[], dict]) -> dict:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file that is either the old one or the whole new one, also when the process is killed or the disk full."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 

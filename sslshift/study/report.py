@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sslshift.data.permutation import permute
+from sslshift.data.sources import PartialSource
 from sslshift.study import runner
 from sslshift.study.figure import as_svg, figure
 from sslshift.study.intervals import Interval, two_digits
@@ -34,12 +36,12 @@ def write_results(results: Results) -> list[Path]:
 
 
 def print_table(results: Results, console: Console) -> None:
-    table = Table(*HEAD, title=_caption(results), title_justify="left", title_style="", box=None, pad_edge=False)
+    table = Table(*HEAD, title=Text(_caption(results)), title_justify="left", title_style="", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
         column.no_wrap = True
     for row in rows(results):
-        table.add_row(*_cells(row))
+        table.add_row(*(Text(cell) for cell in _cells(row)))
     console.print(table)
     for sentence in findings(results):
         console.print(f"- {sentence}", highlight=False, soft_wrap=True, markup=False)
@@ -70,7 +72,11 @@ def _caption(results: Results) -> str:
     return (
         f"Test accuracy on {opened.study.downstream} after pretraining on each source at one budget of "
         f"C = {opened.budget.samples:,} samples ({opened.study.method}, {opened.study.encoder}); "
-        f"mean and 95% interval over {opened.study.seeds} seeds."
+        + (
+            f"mean and 95% interval over {opened.study.seeds} seeds."
+            if opened.study.seeds > 1
+            else "one seed, hence no interval."
+        )
     )
 
 
@@ -108,7 +114,14 @@ def _notes(results: Results) -> list[str]:
     for uri, shift in results.shifts.items():
         if "why" in shift:
             notes.append(f"{uri}: no shift index. {shift['why']}")
+        elif shift["sample_size"] < 2 * shift["dimensions"]:
+            notes.append(
+                f"{uri}: its shift index rests on {shift['sample_size']} images a side for {shift['dimensions']} features, too "
+                "few for a steady value; do not compare it with one of another number of images."
+            )
     for uri, source in opened.sources.items():
+        if isinstance(source, PartialSource):
+            notes.append(f"{uri}: images that are also in the held-out test split are left out; {len(source):,} remain.")
         if source.refused:
             some = "; ".join(f"{path} ({reason})" for path, reason in source.refused[:5])
             notes.append(f"{uri}: {len(source.refused)} files are no readable images and not counted in N, e.g. {some}.")

@@ -14,10 +14,10 @@ from clu.parameter_overview import count_parameters
 from sslshift.budget import Budget
 from sslshift.data.decode import Canvas
 from sslshift.data.mixture import Component, Mixture, Stage, single
+from sslshift.data.permutation import permute
 from sslshift.data.pipeline import BatchReader
 from sslshift.data.plan import SamplePlan
-from sslshift.data.sources import Source, cached, open_source
-from sslshift.data.views import ViewSettings
+from sslshift.data.sources import PartialSource, Source, SyntheticSource, cached, digests, open_source
 from sslshift.methods import METHODS
 from sslshift.models import ENCODERS
 from sslshift.shift import ShiftIndex, noise_like, shift_index
@@ -69,7 +69,8 @@ class Opened:
 
     def reader(self, mixture: Mixture, seed: int) -> BatchReader:
         plan = SamplePlan(mixture, self.budget, self.study.batch_size, seed=seed, subset_seed=seed)
-        return BatchReader(plan, self.sources, self.canvas, jax.process_index(), jax.process_count())
+        sources = {name: self.sources[name] for name in plan.sources}
+        return BatchReader(plan, sources, self.canvas, jax.process_index(), jax.process_count())
 
 
 def open_study(study: Study) -> Opened:
@@ -81,13 +82,18 @@ def open_study(study: Study) -> Opened:
     for name, known in (("method", METHODS), ("encoder", ENCODERS)):
         if getattr(study, name) not in known:
             raise ValueError(f"--{name}={getattr(study, name)} is unknown; there is {', '.join(known)}.")
+    if study.batch_size % jax.device_count():
+        raise ValueError(f"--batch_size={study.batch_size} cannot be divided among {jax.device_count()} devices.")
     budget = Budget(study.budget).whole_batches(study.batch_size)
     wanted = parse_sources(study.sources)
     downstream = open_source(study.downstream)
     canvas = _canvas(downstream, study.image_size)
-    test = open_source(study.downstream_test) if study.downstream_test else None
+    downstream = cached(downstream, canvas)
+    test = cached(open_source(study.downstream_test), canvas) if study.downstream_test else None
     task = make_task(downstream, test, canvas, labelled=study.labelled)
     sources = {uri: cached(open_source(uri), canvas) for uri, _ in wanted}
+    if test is None:
+        sources = {uri: _without(source, task) for uri, source in sources.items()}
     runs = []
     for uri, numbers in wanted:
         for unique in numbers or (min(len(sources[uri]), budget.samples),):
@@ -95,7 +101,23 @@ def open_study(study: Study) -> Opened:
             runs += [Run(uri, unique, seed) for seed in range(study.seeds)]
     # All seeds of a kind one after another would show the first source's answer long before the others': seeds go outside.
     runs.sort(key=lambda run: run.seed)
-    return Opened(study, budget, canvas, sources, task, _training(study), tuple(runs))
+    opened = Opened(study, budget, canvas, sources, task, _training(study), tuple(runs))
+    # Counting traces the networks: an encoder that does not take images of this size says so now.
+    _ = opened.parameters
+    return opened
+
+
+def _without(source: Source, task: Task) -> Source:
+    """The source less the images of a held-out test split: they must not be pretrained on."""
+    if isinstance(source, SyntheticSource):
+        return source
+    test, held_out = task.test
+    known = set(digests(test, held_out, task.canvas))
+    own = digests(source, np.arange(len(source)), task.canvas)
+    kept = np.flatnonzero([digest not in known for digest in own])
+    if not len(kept):
+        raise ValueError(f"{source.name} holds nothing but images of the test split, which must not be pretrained on.")
+    return source if len(kept) == len(source) else PartialSource(source, kept)
 
 
 # Above this side the shape of one image is no sensible default for all: a forgotten flag would cost hours.
@@ -115,20 +137,17 @@ def _canvas(downstream: Source, side: int) -> Canvas:
 
 
 def _training(study: Study) -> Training:
-    strength = study.jitter
-    view = ViewSettings(
-        min_crop_scale=study.min_crop_scale,
-        brightness=strength,
-        contrast=strength,
-        saturation=strength,
-        hue=strength / 4,
-        blur_probability=study.blur,
-    )
+    given = {"min_crop_scale": study.min_crop_scale, "blur_probability": study.blur}
+    given |= dict.fromkeys(("brightness", "contrast", "saturation"), study.jitter) | {"hue": study.jitter / 4}
+    given = {name: value for name, value in given.items() if value >= 0}
     try:
-        widths = tuple(int(width) for width in study.head.split(","))
+        widths = tuple(int(width) for width in study.head.split(",")) if study.head else None
     except ValueError:
-        raise ValueError(f"--head takes whole numbers separated by ',', not {study.head!r}.") from None
-    method = METHODS[study.method](ENCODERS[study.encoder], view, widths=widths)
+        widths = (0,)
+    if widths and min(widths) < 1:
+        raise ValueError(f"--head takes whole numbers above 0 separated by ',', not {study.head!r}.")
+    method = METHODS[study.method](ENCODERS[study.encoder], **({"widths": widths} if widths else {}))
+    method = dataclasses.replace(method, views=tuple(dataclasses.replace(view, **given) for view in method.views))
     optimiser = Optimiser(study.optimiser, study.learning_rate, study.weight_decay, study.warmup)
     return Training(method, optimiser, study.checkpoint_every, study.workers)
 
@@ -189,7 +208,8 @@ def _measure_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, 
     """The shift index of each source, by features that no single source has shaped."""
     fingerprints = {uri: source.fingerprint for uri, source in opened.sources.items()}
     record = opened.record | {"mixture": "equal shares", "fingerprints": fingerprints, "seed": 0}
-    uris = list(opened.sources)
+    # In an order that does not depend on how they were typed.
+    uris = sorted(opened.sources)
     folder = out / "shift" / "reference"
 
     def compute() -> dict:
@@ -208,22 +228,24 @@ def _measure_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, 
 def _shift(opened: Opened, encode: Encoder, source: Source, number: int) -> dict:
     """Index of one source. The target is the test split: a source that is the training split shares no image with it."""
     target, indices = opened.task.test
-    size = opened.study.shift_images
-    random = np.random.default_rng(number)
-    indices = random.permutation(indices)[: 2 * size]
-    chosen = random.permutation(len(source))[:size]
-    noise = noise_like(target.read(indices, opened.canvas)[:size], key=jax.random.key(number))
+    # Twice as many as are compared at a time, so that repeats draw different ones.
+    count = 2 * opened.study.shift_images
+    indices = indices[permute(np.arange(min(count, len(indices))), len(indices), number)]
+    chosen = permute(np.arange(min(count, len(source))), len(source), number)
+    noise = noise_like(target.read(indices, opened.canvas), key=jax.random.key(number))
     features = source_features(encode, source, chosen, opened.canvas)
     target_features = source_features(encode, target, indices, opened.canvas)
     try:
-        return shift_index(features, target_features, key=jax.random.key(number), noise=encode(noise))._asdict()
+        size = min(opened.study.shift_images, len(chosen), len(indices) // 2)
+        index = shift_index(features, target_features, key=jax.random.key(number), noise=encode(noise), sample_size=size)
+        return index._asdict() | {"dimensions": features.shape[1]}
     except ValueError as error:
         # Accuracies are worth having without a scale for the distance: the table says n/a and the report says why.
         return dict.fromkeys(ShiftIndex._fields, math.nan) | {"why": str(error)}
 
 
 def _equal_shares(opened: Opened) -> Mixture:
-    sources = opened.sources
+    sources = dict(sorted(opened.sources.items()))
     share = 1 / len(sources)
     part = opened.budget.samples // len(sources)
     components = (Component(uri, len(source), min(len(source), part), share) for uri, source in sources.items())

@@ -99,7 +99,7 @@ def train(
             good = f"step {checkpoints.latest:,} in {folder}" if checkpoints.latest else "none yet"
             raise NonFiniteError(
                 f"Step {step:,} of {folder} gave {scalars}, which is not finite; training stopped. "
-                f"The last good checkpoint: {good}. Lower the learning rate, or look at the batch of step {step - 1:,}."
+                f"The last good checkpoint: {good}. Try a lower learning rate, in another folder."
             )
         metrics_file.write_scalars(step, scalars)
         on_step(step, scalars)

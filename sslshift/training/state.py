@@ -15,7 +15,7 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
-    """An optimiser and its schedule: linear warm-up from 0, then cosine to 0, per step.
+    """An optimiser and its schedule, per step: a linear warm-up to the peak, then a cosine that ends at 0 after the last step.
 
     Args:
       name: `adamw`, `lars` or `sgd` (both with momentum 0.9).
@@ -32,13 +32,15 @@ class Optimiser:
     def __post_init__(self):
         if self.name not in ("adamw", "lars", "sgd"):
             raise ValueError(f"No optimiser is called {self.name!r}; there is adamw, lars, sgd.")
-        if not self.learning_rate > 0 or not 0 <= self.warmup < 1 or not self.weight_decay >= 0:
+        if not 0 < self.learning_rate < float("inf") or not 0 <= self.warmup < 1 or not self.weight_decay >= 0:
             raise ValueError(f"Learning rate > 0, weight decay >= 0 and warm-up in [0, 1) are needed, not {self}.")
 
     def build(self, steps: int, batch_size: int) -> optax.GradientTransformation:
         peak = self.learning_rate * batch_size / 256
-        warmup = max(1, round(self.warmup * steps))
-        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1))
+        # Neither the first nor the last step has a rate of 0, which would waste its samples.
+        warmup = min(round(self.warmup * steps), steps - 1)
+        rise = optax.linear_schedule(peak / max(1, warmup), peak, warmup - 1)
+        schedule = optax.join_schedules([rise, optax.cosine_decay_schedule(peak, steps - warmup)], [warmup])
         if self.name == "adamw":
             return optax.adamw(schedule, weight_decay=self.weight_decay, mask=_weights)
         if self.name == "lars":

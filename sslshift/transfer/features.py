@@ -14,6 +14,9 @@ from sslshift.data.views import normalise
 from sslshift.methods import Method
 from sslshift.training.step import make_mesh, replicate, shard_batch
 
+_PIXEL_SIDE = 32
+_READ_AT_ONCE = 5000
+
 # A pure function from uint8 images [n, height, width, channels] to float32 features [n, dim].
 Encoder = Callable[[np.ndarray], np.ndarray]
 
@@ -48,8 +51,14 @@ def network_encoder(method: Method, variables, batch_size: int = 500) -> Encoder
 
 
 def pixel_encoder(images: np.ndarray) -> np.ndarray:
-    """The floor that needs no network: pixels in [0, 1], flattened to `[n, height * width * channels]`."""
-    return jnp.asarray(images, jnp.float32).reshape(len(images), -1).__array__() / 255
+    """The floor that needs no network: pixels in [0, 1], flattened; images beyond 32 x 32 are first averaged down to that.
+
+    More pixels would make a probe of ten thousands of dimensions, slow to fit and no better a floor.
+    """
+    height, width, channels = images.shape[1:]
+    shape = (len(images), min(height, _PIXEL_SIDE), min(width, _PIXEL_SIDE), channels)
+    small = jax.image.resize(jnp.asarray(images, jnp.float32) / 255, shape, "linear", antialias=True)
+    return np.asarray(small).reshape(len(images), -1)
 
 
 def source_features(encode: Encoder, source: Source, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
@@ -58,7 +67,8 @@ def source_features(encode: Encoder, source: Source, indices: np.ndarray, canvas
     Raises:
       ValueError: a feature is not finite, which would make every number computed from it meaningless.
     """
-    features = encode(source.read(indices, canvas))
+    blocks = [indices[start : start + _READ_AT_ONCE] for start in range(0, len(indices), _READ_AT_ONCE)]
+    features = np.concatenate([encode(source.read(block, canvas)) for block in blocks])
     if not np.isfinite(features).all():
         bad = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise ValueError(f"{source.name}: image {int(indices[bad])} has features that are not finite; the encoder is broken.")

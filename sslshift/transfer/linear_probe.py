@@ -4,6 +4,7 @@ A whole grid of regularisation strengths is solved at once, as one vmapped L-BFG
 """
 
 import functools
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -74,6 +75,8 @@ def fit_probe(
         iterations=iterations,
         tolerance=tolerance,
     )
+    if np.max(gradient_norm) > 10 * tolerance:
+        warnings.warn(f"The linear probe stopped after {iterations} iterations, short of its optimum.", stacklevel=2)
     rotated, bias = (np.asarray(part, np.float64) for part in solution)
     return Probe(mean, scale, axes @ (rotated * steps[..., None]), bias, np.asarray(gradient_norm))
 

@@ -1,5 +1,6 @@
 """How an encoder is judged downstream: hyperparameters are chosen on a validation split, the test split is reported once."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -48,16 +49,20 @@ def make_task(source: Source, test: Source | None, canvas: Canvas, *, labelled: 
     Raises:
       ValueError: no labels, fewer than two classes, or a split that lacks a class to learn.
     """
+    if test is not None:
+        if test.fingerprint == source.fingerprint:
+            raise ValueError(
+                f"{test.name} holds the images of {source.name}: a test split needs others (or none: it is held out)."
+            )
+        test = _with_classes_of(source, test)
     for each in filter(None, (source, test)):
         if each.labels is None:
             raise ValueError(f"{each.name} has no labels, which a downstream task needs (for folders: ?labels=folder).")
-    order = permute(np.arange(len(source)), len(source), _SPLIT_KEY)
-    if test is None:
-        held_out = len(source) // 5
-        test_split, order = (source, np.sort(order[:held_out])), order[held_out:]
-    else:
-        test_split = (test, np.arange(len(test)))
-    order = order[: labelled or len(order)]
+    held_out = len(source) // 5 if test is None else 0
+    wanted = min(len(source), held_out + labelled) if labelled else len(source)
+    order = permute(np.arange(wanted), len(source), _SPLIT_KEY)
+    test_split = (source, np.sort(order[:held_out])) if test is None else (test, np.arange(len(test)))
+    order = order[held_out:]
     validation, train = np.sort(order[: len(order) // 5]), np.sort(order[len(order) // 5 :])
     known = set(source.labels[train].tolist())
     if len(known) < 2:
@@ -69,6 +74,21 @@ def make_task(source: Source, test: Source | None, canvas: Canvas, *, labelled: 
             raise ValueError(f"{each.name}: the {name} split holds {what}; label more images.")
     classes = max(known) + 1
     return Task((source, train), (source, validation), test_split, classes, canvas)
+
+
+def _with_classes_of(source: Source, test: Source) -> Source:
+    """The test source with its labels counted as the other source counts them, by the names of the classes."""
+    if source.classes is None or test.classes is None or source.classes == test.classes:
+        return test
+    unknown = sorted(set(test.classes) - set(source.classes))
+    if unknown:
+        raise ValueError(
+            f"{test.name}: {source.name} has no class {', '.join(unknown)}; the classes of both must be called alike."
+        )
+    renamed = copy.copy(test)
+    renamed.labels = np.array([source.classes.index(name) for name in test.classes])[test.labels]
+    renamed.classes = source.classes
+    return renamed
 
 
 def evaluate(encode: Encoder, task: Task) -> dict[str, float]:
@@ -92,7 +112,7 @@ def _knn(features, labels, classes) -> dict[str, float]:
         )
         return _accuracy(scores, labels[split])
 
-    grid = [(k, t) for k in NEIGHBOURS if k <= len(labels["train"]) for t in TEMPERATURES]
+    grid = [(k, t) for k in sorted({min(k, len(labels["train"])) for k in NEIGHBOURS}) for t in TEMPERATURES]
     validation = {choice: accuracy("validation", *choice) for choice in grid}
     best = max(grid, key=validation.get)
     return {
