@@ -16,6 +16,8 @@ QUICKSTART = Study(
     ),
     downstream="bundled:fashion_mnist",
     downstream_test="bundled:fashion_mnist/test",
+    budget=40_960,
+    seeds=4,
     head="512,128",
     min_crop_scale=0.2,
     jitter=0.8,

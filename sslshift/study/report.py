@@ -37,6 +37,7 @@ def write_results(results: Results) -> list[Path]:
 
 def print_table(results: Results, console: Console) -> None:
     table = Table(*HEAD, title=Text(_caption(results)), title_justify="left", title_style="", box=None, pad_edge=False)
+    table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
         column.justify = "right"
         column.no_wrap = True
@@ -44,7 +45,7 @@ def print_table(results: Results, console: Console) -> None:
         table.add_row(*(Text(cell) for cell in _cells(row)))
     console.print(table)
     for sentence in findings(results):
-        console.print(f"- {sentence}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"- {sentence}", highlight=False, soft_wrap=not console.is_terminal, markup=False)
 
 
 def _cells(row: Row) -> list[str]:

@@ -92,7 +92,8 @@ def _solve(features, labels, strengths, steps, *, classes, iterations, tolerance
 
     def solve(strength, step):
         value_of = functools.partial(objective, strength=strength, step=step)
-        search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=20, store_grad=True)
+        # rtol: near the optimum float32 cannot show a decrease, and each solved strength would halve its step to the end.
+        search = optax.scale_by_backtracking_linesearch(10, decrease_factor=0.5, rtol=1e-6, store_grad=True)
         solver = optax.lbfgs(memory_size=10, linesearch=search)
         value_and_gradient = optax.value_and_grad_from_state(value_of)
         start = (jnp.zeros((features.shape[1], classes)), jnp.zeros(classes))

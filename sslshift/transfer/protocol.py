@@ -14,7 +14,7 @@ from sslshift.transfer.linear_probe import fit_probe
 
 NEIGHBOURS = (5, 20, 50)
 TEMPERATURES = (0.02, 0.07, 0.2)
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 # Which seeded order draws the labelled images: the same for every run and every seed, so that scores are comparable.
 _SPLIT_KEY = 3
