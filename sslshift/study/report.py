@@ -20,7 +20,7 @@ from sslshift.study.figure import as_svg, figure
 from sslshift.study.intervals import Interval, two_digits
 from sslshift.study.records import write_atomically
 from sslshift.study.runner import Opened, Results
-from sslshift.study.summary import Row, findings, results_csv, rows
+from sslshift.study.summary import Row, findings, results_csv, rows, shift_order
 
 HEAD = ("source", "N", "D", "E", "shift index", "kNN %", "linear %", "gain over untrained")
 
@@ -130,14 +130,11 @@ def _notes(results: Results) -> list[str]:
 
 
 def _shift_table(results: Results) -> str:
-    lines = [
-        ("source", "shift index", "95% interval", "distance", "floor (other half)", "ceiling (noise)", "images", "licence")
-    ]
-    for uri, shift in sorted(results.shifts.items(), key=lambda item: item[1]["value"]):
+    lines = [("source", "shift index", "95% interval", "distance", "floor (other half)", "ceiling (noise)", "images a side")]
+    for uri, shift in sorted(results.shifts.items(), key=lambda item: shift_order(item[1])):
         values = (f"{shift[name]:.3g}" for name in ("distance", "floor", "ceiling"))
-        span = f"{shift['low']:.3f} to {shift['high']:.3f}"
-        licence = results.opened.sources[uri].licence
-        lines.append((uri, f"{shift['value']:.3f}", span, *values, f"{shift['sample_size']:,.0f}", licence))
+        span = f"{two_digits(shift['low'])} to {two_digits(shift['high'])}"
+        lines.append((uri, two_digits(shift["value"]), span, *values, f"{shift['sample_size']:,.0f}"))
     return _table(lines)
 
 
@@ -158,7 +155,7 @@ def _sample_strip(opened: Opened, uri: str, count: int = 12) -> str:
     out = io.BytesIO()
     picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(out, "PNG")
     data = base64.b64encode(out.getvalue()).decode()
-    name = html.escape(f"{uri}: {len(source):,} images")
+    name = html.escape(f"{uri}: {len(source):,} images, licence: {source.licence}")
     return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
 
 

@@ -35,7 +35,7 @@ def rows(results: Results) -> list[Row]:
     """The table's lines, sources in the order of their shift, then unique samples, floors last."""
     budget = results.opened.budget
     kinds = sorted(
-        {(run.source, run.unique) for run, _ in results.runs}, key=lambda kind: (_order(results.shifts[kind[0]]), kind)
+        {(run.source, run.unique) for run, _ in results.runs}, key=lambda kind: (shift_order(results.shifts[kind[0]]), kind)
     )
     table = []
     for source, unique in kinds:
@@ -59,7 +59,7 @@ def rows(results: Results) -> list[Row]:
     return table
 
 
-def _order(shift: dict) -> float:
+def shift_order(shift: dict) -> float:
     """Sort key of a shift: near sources first, those without an index last."""
     return math.inf if math.isnan(shift["value"]) else shift["value"]
 
