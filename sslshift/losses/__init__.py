@@ -1,10 +1,30 @@
 """Self-supervised losses as pure functions of arrays: `[batch, dim]` in, a scalar out, hyperparameters by keyword.
 
 They import nothing of ours, work under `jit`, `grad` and `vmap`, under `jit` over a sharded batch, and with `axis_name=`
-inside `shard_map`, where they return the loss of the global batch.
+inside `shard_map`, where they return the loss of the global batch (`negative_cosine`, `dino` and `masked_reconstruction` are
+means over images and take none). `alignment`, `uniformity`, `effective_rank` and `collapse` are not minimised but watched.
 """
 
+from sslshift.losses.barlow_twins import barlow_twins
+from sslshift.losses.diagnostics import alignment, collapse, effective_rank, uniformity
+from sslshift.losses.dino import dino, dino_center
+from sslshift.losses.info_nce import info_nce
+from sslshift.losses.masked_reconstruction import masked_reconstruction
+from sslshift.losses.negative_cosine import negative_cosine
 from sslshift.losses.nt_xent import nt_xent
 from sslshift.losses.vicreg import vicreg
 
-__all__ = ["nt_xent", "vicreg"]
+__all__ = [
+    "alignment",
+    "barlow_twins",
+    "collapse",
+    "dino",
+    "dino_center",
+    "effective_rank",
+    "info_nce",
+    "masked_reconstruction",
+    "negative_cosine",
+    "nt_xent",
+    "uniformity",
+    "vicreg",
+]

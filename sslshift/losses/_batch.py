@@ -26,6 +26,16 @@ def batch_size(array: jax.Array, axis_name: str | None) -> int:
     return len(array) * (1 if axis_name is None else lax.axis_size(axis_name))
 
 
+def unit(z: jax.Array) -> jax.Array:
+    """Rows of length 1; zero rows stay zero and keep a finite gradient."""
+    return z * lax.rsqrt(jnp.maximum(jnp.sum(z * z, axis=-1, keepdims=True), 1e-12))
+
+
+def similarity(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Inner products of all rows, in full precision on every device."""
+    return jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
+
+
 def require_positive(**values) -> None:
     """Raises ValueError for a hyperparameter that is a plain number and not above zero (a traced one cannot be read)."""
     for name, value in values.items():

@@ -36,7 +36,7 @@ def nt_xent(z1: jax.Array, z2: jax.Array, *, temperature: float, axis_name: str 
     """
     _batch.require_pairs(z1, z2)
     _batch.require_positive(temperature=temperature)
-    z1, z2 = (_unit(z) for z in _batch.accumulated(z1, z2))
+    z1, z2 = (_batch.unit(z) for z in _batch.accumulated(z1, z2))
     all1, all2 = _batch.gathered(z1, axis_name), _batch.gathered(z2, axis_name)
     first = 0 if axis_name is None else lax.axis_index(axis_name) * len(z1)
     positives = first + jnp.arange(len(z1))
@@ -44,18 +44,9 @@ def nt_xent(z1: jax.Array, z2: jax.Array, *, temperature: float, axis_name: str 
 
     def anchors(z, same, other):
         """Cross-entropy of each anchor; `same` holds its own view's embeddings, `other` the other view's."""
-        within = jnp.where(itself, -jnp.inf, _similarity(z, same) / temperature)
-        across = _similarity(z, other) / temperature
+        within = jnp.where(itself, -jnp.inf, _batch.similarity(z, same) / temperature)
+        across = _batch.similarity(z, other) / temperature
         positive = jnp.take_along_axis(across, positives[:, None], axis=1)[:, 0]
         return jax.nn.logsumexp(jnp.concatenate([across, within], axis=1), axis=1) - positive
 
     return _batch.batch_mean((anchors(z1, all1, all2) + anchors(z2, all2, all1)) / 2, axis_name)
-
-
-def _unit(z: jax.Array) -> jax.Array:
-    # Zero vectors stay zero and keep a finite gradient.
-    return z * lax.rsqrt(jnp.maximum(jnp.sum(z * z, axis=-1, keepdims=True), 1e-12))
-
-
-def _similarity(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)

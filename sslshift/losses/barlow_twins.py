@@ -1,0 +1,61 @@
+"""The loss of Barlow Twins."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sslshift.losses import _batch
+
+# As in the authors' batch norm.
+EPSILON = 1e-5
+
+
+def barlow_twins(
+    z1: jax.Array, z2: jax.Array, *, off_diagonal_weight: float, scale: float = 1.0, axis_name: str | None = None
+) -> jax.Array:
+    """Redundancy reduction: the views' cross-correlation matrix should be the identity.
+
+    Each dimension is standardised over the batch (variance divided by batch, plus 1e-5); c = z1' z2 / batch; the loss is
+    scale * (sum of (c_ii - 1)^2 + off_diagonal_weight * sum of c_ij^2).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> z = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])  # decorrelated, views agree
+      >>> round(float(barlow_twins(z, z, off_diagonal_weight=5e-3)), 6)
+      0.0
+
+    Args:
+      z1: embeddings of the first views, `[batch, dim]`, any floating dtype.
+      z2: embeddings of the second views of the same images, same shape.
+      off_diagonal_weight: weight of the redundancy term (5e-3 in the paper).
+      scale: multiplies the loss (0.1 in solo-learn's recipes).
+      axis_name: the mapped axis over which the batch is split, inside `shard_map`; statistics are then global.
+
+    Returns:
+      Scalar loss of the global batch, in float32 or better.
+
+    Raises:
+      ValueError: shapes differ, or the global batch holds a single image, which has no variance.
+
+    References:
+      Zbontar et al., `Barlow Twins: Self-Supervised Learning via Redundancy Reduction
+      <https://arxiv.org/abs/2103.03230>`_, 2021
+    """
+    _batch.require_pairs(z1, z2)
+    count = _batch.batch_size(z1, axis_name)
+    if count < 2:
+        raise ValueError("Barlow Twins needs at least two images in a batch: one alone has no variance.")
+    z1, z2 = (_standardised(z, axis_name) for z in _batch.accumulated(z1, z2))
+    correlation = jnp.matmul(z1.T, z2, precision=lax.Precision.HIGHEST)
+    if axis_name is not None:
+        correlation = lax.psum(correlation, axis_name)
+    correlation = correlation / count
+    diagonal = jnp.diagonal(correlation)
+    redundancy = jnp.square(correlation).sum() - jnp.square(diagonal).sum()
+    return scale * (jnp.square(diagonal - 1).sum() + off_diagonal_weight * redundancy)
+
+
+def _standardised(z: jax.Array, axis_name: str | None) -> jax.Array:
+    centred = z - _batch.batch_mean(z, axis_name)
+    variance = _batch.batch_mean(jnp.square(centred), axis_name)
+    return centred * lax.rsqrt(variance + EPSILON)

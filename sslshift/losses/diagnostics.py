@@ -1,0 +1,118 @@
+"""Signals without labels: what embeddings look like while a loss is being minimised."""
+
+import jax
+import jax.numpy as jnp
+
+from sslshift.losses import _batch
+
+
+def alignment(z1: jax.Array, z2: jax.Array) -> jax.Array:
+    """Mean squared distance of the two views' unit vectors: 0 = views agree, 2 = unrelated, 4 = opposite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(alignment(jnp.eye(3), jnp.eye(3)))
+      0.0
+
+    Args:
+      z1: embeddings of the first views, `[batch, dim]`, any floating dtype; normalised here.
+      z2: embeddings of the second views of the same images, same shape.
+
+    Returns:
+      Scalar in [0, 4], in float32 or better.
+
+    References:
+      Wang & Isola, `Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere
+      <https://arxiv.org/abs/2005.10242>`_, 2020
+    """
+    _batch.require_pairs(z1, z2)
+    z1, z2 = (_batch.unit(z) for z in _batch.accumulated(z1, z2))
+    return jnp.square(z1 - z2).sum(axis=1).mean()
+
+
+def uniformity(z: jax.Array) -> jax.Array:
+    """Log of the mean of exp(-2 * squared distance) over pairs of unit vectors: 0 = all equal, lower = spread.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> z = jnp.array([[1.0, 0.0], [-1.0, 0.0]])  # one pair at squared distance 4
+      >>> round(float(uniformity(z)), 4)
+      -8.0
+
+    Args:
+      z: embeddings `[batch, dim]`, any floating dtype, batch at least 2; normalised here.
+
+    Returns:
+      Scalar in [-8, 0], in float32 or better.
+
+    Raises:
+      ValueError: not a matrix, or a single row.
+
+    References:
+      Wang & Isola, `Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere
+      <https://arxiv.org/abs/2005.10242>`_, 2020
+    """
+    _require_rows(z, 2)
+    (z,) = (_batch.unit(part) for part in _batch.accumulated(z))
+    squared = jnp.maximum(2 - 2 * _batch.similarity(z, z), 0.0)
+    others = ~jnp.eye(len(z), dtype=bool)
+    return jax.nn.logsumexp(-2 * squared, where=others) - jnp.log(len(z) * (len(z) - 1.0))
+
+
+def effective_rank(z: jax.Array) -> jax.Array:
+    """RankMe: the exponential of the entropy of the singular values of the uncentred embeddings.
+
+    It grows with the number of rows: compare at equal batch.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> round(float(effective_rank(jnp.eye(5))), 3), round(float(effective_rank(jnp.ones((5, 5)))), 3)
+      (5.0, 1.0)
+
+    Args:
+      z: embeddings `[batch, dim]`, any floating dtype.
+
+    Returns:
+      Scalar from 1 to min(batch, dim), in float32 or better.
+
+    Raises:
+      ValueError: not a matrix.
+
+    References:
+      Garrido et al., `RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by Their Rank
+      <https://arxiv.org/abs/2210.02885>`_, 2023
+    """
+    _require_rows(z, 1)
+    (z,) = _batch.accumulated(z)
+    values = jnp.linalg.svd(z, compute_uv=False)
+    share = values / jnp.maximum(values.sum(), jnp.finfo(z.dtype).tiny) + 1e-7
+    return jnp.exp(-jnp.sum(share * jnp.log(share)))
+
+
+def collapse(z: jax.Array) -> jax.Array:
+    """How much of the embeddings is one common direction: the squared length of the mean unit vector.
+
+    0 = directions spread evenly, 1 = all embeddings point the same way.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(collapse(jnp.ones((4, 3))).round(4)), float(collapse(jnp.array([[1.0], [-1.0]])))
+      (1.0, 0.0)
+
+    Args:
+      z: embeddings `[batch, dim]`, any floating dtype; normalised here.
+
+    Returns:
+      Scalar in [0, 1], in float32 or better. For independent random directions its mean is 1 / batch.
+
+    Raises:
+      ValueError: not a matrix.
+    """
+    _require_rows(z, 1)
+    (z,) = (_batch.unit(part) for part in _batch.accumulated(z))
+    return jnp.square(z.mean(axis=0)).sum()
+
+
+def _require_rows(z: jax.Array, least: int) -> None:
+    if z.ndim != 2 or len(z) < least:
+        raise ValueError(f"Embeddings [batch, dim] with at least {least} rows are needed, not {z.shape}.")

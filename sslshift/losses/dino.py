@@ -1,0 +1,100 @@
+"""The loss of DINO and its centre."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sslshift.losses import _batch
+
+
+def dino(
+    student_logits: jax.Array,
+    teacher_logits: jax.Array,
+    *,
+    center: jax.Array,
+    student_temperature: float,
+    teacher_temperature: float,
+) -> jax.Array:
+    """Self-distillation: the student's distribution over prototypes follows the teacher's for other views of the image.
+
+    Mean cross-entropy over all pairs of a teacher view and a different student view. The first teacher views are the first
+    student views (the global crops); pairs of one view are skipped. No gradient reaches the teacher or the centre.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.zeros((2, 4, 8))
+      >>> center = jnp.zeros(8)
+      >>> loss = dino(logits, logits, center=center, student_temperature=0.1, teacher_temperature=0.04)
+      >>> round(float(loss), 4)  # log(prototypes): nothing is preferred
+      2.0794
+
+    Args:
+      student_logits: `[student views, batch, prototypes]`, any floating dtype; at least two views.
+      teacher_logits: `[teacher views, batch, prototypes]`, not more views than the student's.
+      center: taken off the teacher's logits, `[prototypes]`; see `dino_center`.
+      student_temperature: above 0 (0.1 in the paper).
+      teacher_temperature: above 0 (0.04 to 0.07 in the paper).
+
+    Returns:
+      Scalar, in float32 or better. It is a mean over images: inside `shard_map` take `lax.pmean` of it.
+
+    Raises:
+      ValueError: shapes do not fit, there is no pair of different views, or a temperature is not above 0.
+
+    References:
+      Caron et al., `Emerging Properties in Self-Supervised Vision Transformers <https://arxiv.org/abs/2104.14294>`_, 2021
+    """
+    if student_logits.ndim != 3 or teacher_logits.ndim != 3 or student_logits.shape[1:] != teacher_logits.shape[1:]:
+        raise ValueError(
+            "Logits of one batch and one number of prototypes are needed, [views, batch, prototypes], not "
+            f"{student_logits.shape} and {teacher_logits.shape}."
+        )
+    if not 1 <= len(teacher_logits) <= len(student_logits) or len(student_logits) < 2:
+        raise ValueError(
+            f"At least two student views, and 1 to as many teacher views, are needed, not {len(student_logits)} and "
+            f"{len(teacher_logits)}."
+        )
+    if center.shape != student_logits.shape[-1:]:
+        raise ValueError(f"The centre must have one entry per prototype, [{student_logits.shape[-1]}], not {center.shape}.")
+    _batch.require_positive(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
+    student, teacher, center = _batch.accumulated(student_logits, *lax.stop_gradient((teacher_logits, center)))
+    log_student = jax.nn.log_softmax(student / student_temperature)
+    teacher = jax.nn.softmax((teacher - center) / teacher_temperature)
+    # [teacher views, student views]: mean over the batch of each pair's cross-entropy.
+    pairs = -jnp.einsum("tbk,sbk->ts", teacher, log_student, precision=lax.Precision.HIGHEST) / student.shape[1]
+    different = 1 - jnp.eye(*pairs.shape, dtype=pairs.dtype)
+    return jnp.sum(pairs * different) / (pairs.size - len(teacher))
+
+
+def dino_center(center: jax.Array, teacher_logits: jax.Array, *, momentum: float, axis_name: str | None = None) -> jax.Array:
+    """The centre after a step: an exponential moving average of the teacher's mean logits.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> dino_center(jnp.zeros(2), jnp.full((2, 4, 2), 10.0), momentum=0.9).round(3).tolist()
+      [1.0, 1.0]
+
+    Args:
+      center: before the step, `[prototypes]`.
+      teacher_logits: `[views, batch, prototypes]`.
+      momentum: share that stays of the old centre, in [0, 1].
+      axis_name: the mapped axis over which the batch is split, inside `shard_map`.
+
+    Returns:
+      `[prototypes]`, in float32 or better, without gradient.
+
+    Raises:
+      ValueError: shapes do not fit, or the momentum is outside [0, 1].
+
+    References:
+      Caron et al., `Emerging Properties in Self-Supervised Vision Transformers <https://arxiv.org/abs/2104.14294>`_, 2021
+    """
+    if teacher_logits.ndim != 3 or center.shape != teacher_logits.shape[-1:]:
+        raise ValueError(
+            f"A centre [prototypes] and logits [views, batch, prototypes], not {center.shape}, {teacher_logits.shape}."
+        )
+    if isinstance(momentum, int | float) and not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must lie in [0, 1], not {momentum}.")
+    center, logits = _batch.accumulated(*lax.stop_gradient((center, teacher_logits)))
+    mean = _batch.batch_mean(logits.mean(axis=0), axis_name)
+    return momentum * center + (1 - momentum) * mean

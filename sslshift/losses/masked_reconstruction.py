@@ -1,0 +1,50 @@
+"""The loss of MAE."""
+
+import jax
+import jax.numpy as jnp
+
+from sslshift.losses import _batch
+
+EPSILON = 1e-6
+
+
+def masked_reconstruction(prediction: jax.Array, patches: jax.Array, mask: jax.Array, *, normalize: bool = True) -> jax.Array:
+    """Mean squared error of the hidden patches.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> patches = jnp.zeros((1, 2, 3))
+      >>> prediction = jnp.array([[[2.0, 2.0, 2.0], [9.0, 9.0, 9.0]]])
+      >>> float(masked_reconstruction(prediction, patches, jnp.array([[1, 0]]), normalize=False))
+      4.0
+
+    Args:
+      prediction: `[batch, tokens, pixels]`, any floating dtype.
+      patches: the image's patches, same shape.
+      mask: `[batch, tokens]`, 1 (or True) = hidden. Visible patches do not count.
+      normalize: whether each patch is standardised by its own mean and unbiased variance (plus 1e-6) to be the target.
+
+    Returns:
+      Scalar in float32 or better: the mean over hidden patches. With equally many hidden in each image, as MAE hides them, it
+      is a mean over images: inside `shard_map` take `lax.pmean` of it.
+
+    Raises:
+      ValueError: shapes do not fit, or patches of one pixel are to be normalised.
+
+    References:
+      He et al., `Masked Autoencoders Are Scalable Vision Learners <https://arxiv.org/abs/2111.06377>`_, 2022
+    """
+    if prediction.ndim != 3 or prediction.shape != patches.shape or mask.shape != patches.shape[:2]:
+        raise ValueError(
+            "Prediction and patches [batch, tokens, pixels] and a mask [batch, tokens] are needed, not "
+            f"{prediction.shape}, {patches.shape} and {mask.shape}."
+        )
+    if normalize and patches.shape[-1] < 2:
+        raise ValueError("A patch of one pixel has no variance to be normalised by.")
+    prediction, patches = _batch.accumulated(prediction, patches)
+    if normalize:
+        centred = patches - patches.mean(axis=-1, keepdims=True)
+        patches = centred / jnp.sqrt(jnp.var(patches, axis=-1, keepdims=True, ddof=1) + EPSILON)
+    error = jnp.square(prediction - patches).mean(axis=-1)
+    hidden = mask.astype(error.dtype)
+    return jnp.sum(error * hidden) / jnp.maximum(jnp.sum(hidden), 1)
