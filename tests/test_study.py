@@ -241,7 +241,7 @@ def test_interval_is_students_t():
 
 @pytest.mark.parametrize(
     ("mean", "half", "verdict"),
-    [(2, 1, "better"), (-2, 1, "worse"), (1, 2, "no difference shown"), (1, np.nan, "no difference shown")],
+    [(2, 1, "better"), (-2, 1, "worse"), (1, 2, "no difference shown"), (1, np.nan, "one seed, nothing shown")],
 )
 def test_verdicts_claim_no_more_than_the_interval(mean, half, verdict):
     assert Interval(mean, half).verdict == verdict

@@ -19,7 +19,9 @@ class Interval(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """What a difference shows: `better`, `worse` or `no difference shown`."""
+        """What a difference shows: `better`, `worse`, `no difference shown`, or that a single seed shows nothing."""
+        if np.isnan(self.half):
+            return "one seed, nothing shown"
         if not abs(self.mean) > self.half:
             return "no difference shown"
         return "better" if self.mean > 0 else "worse"

@@ -78,7 +78,7 @@ def findings(results: Results) -> list[str]:
         )
         if first.unique != last.unique:
             step = _paired(results, source, first.unique, last.unique)
-            shown = step.verdict if step.verdict == "no difference shown" else f"more diversity is {step.verdict}"
+            shown = f"more diversity is {step.verdict}" if step.verdict in ("better", "worse") else step.verdict
             sentences.append(
                 f"{place}: from {first.unique:,} to {last.unique:,} different images at the same budget "
                 f"(D {first.diversity:.2g} to {last.diversity:.2g}): {step.points}: {shown}."
