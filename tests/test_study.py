@@ -261,6 +261,15 @@ def test_records_compute_once_and_only_for_their_own_question(tmp_path):
         remembered(tmp_path, {"a": 3}, compute)
 
 
+def test_a_record_whose_computation_failed_binds_nobody(tmp_path):
+    def fail():
+        raise ValueError("wrong setting")
+
+    with pytest.raises(ValueError, match="wrong setting"):
+        remembered(tmp_path, {"a": 1}, fail)
+    assert remembered(tmp_path, {"a": 2}, lambda: {"answer": 42}) == {"answer": 42}
+
+
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomically(path, "old")

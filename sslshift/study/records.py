@@ -14,7 +14,8 @@ def remembered(folder: Path, record: dict, compute: Callable[[], dict]) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     record = json.loads(json.dumps(record))
     asked = folder / "record.json"
-    if asked.exists():
+    # A record alone holds no work: its computation failed before anything was kept, perhaps for a setting mended since.
+    if asked.exists() and any(path != asked for path in folder.iterdir()):
         difference = _difference(json.loads(asked.read_text()), record)
         if difference:
             raise ValueError(

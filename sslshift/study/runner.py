@@ -254,7 +254,6 @@ def _equal_shares(opened: Opened) -> Mixture:
 
 def _slug(uri: str) -> str:
     """A folder name for a URI: readable, and unlike that of any other URI."""
-
     digest = hashlib.sha256(uri.encode()).hexdigest()[:8]
     words = re.sub(r"[^A-Za-z0-9]+", "_", uri.partition(":")[2].partition("?")[0]).strip("_")
     return f"{words[-40:]}-{digest}"
