@@ -152,6 +152,7 @@ def test_full_disk_at_a_checkpoint(tmp_path):
     assert done.returncode == 1
     assert "The checkpoint of step 5 could not be written to" in done.stderr
     assert "give the same command again" in done.stderr
+    assert "Traceback" not in done.stderr
     assert (tmp_path / "floors/pixels/result.json").exists()
     assert quickstart(tmp_path).returncode == 0
 

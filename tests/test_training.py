@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 
 import chex
@@ -137,6 +138,23 @@ def test_non_finite_loss_stops_and_names_step_and_checkpoint(training, reader, t
 
 def short(plan, samples):
     return SamplePlan(plan.mixture, Budget(samples), plan.batch_size, plan.seed, plan.subset_seed)
+
+
+def test_disk_that_fills_up_leaves_the_last_good_checkpoint(reader, tmp_path, capfd):
+    training = Training(METHODS["simclr"](ENCODER, widths=(512, 256)), Optimiser(), checkpoint_every=4)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step, scalars):
+        if step == 6:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+
+    try:
+        with pytest.raises(CheckpointError, match=r"step 8 could not be written .*last good one is step 4"):
+            train(training, reader, 0, tmp_path / "full", fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "Traceback" not in capfd.readouterr().err
+    assert equal(train(training, reader, 0, tmp_path / "full"), train(training, reader, 0, tmp_path / "whole"))
 
 
 def test_damaged_checkpoint_is_named(training, reader, tmp_path):

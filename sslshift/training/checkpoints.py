@@ -1,6 +1,8 @@
 """Checkpoints of a run's training state. The only file that knows orbax."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -17,15 +19,14 @@ class Checkpoints:
     """The two latest checkpoints in a folder. A checkpoint appears under its name only when it is complete."""
 
     def __init__(self, folder: Path):
-        # Orbax reports every save and every absent optional file; a person watching a run needs neither.
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        self._folder = folder
-        self._orbax = ocp.training.Checkpointer(
-            folder.absolute(),
-            save_decision_policy=ocp.training.save_decision_policies.AnySavePolicy(()),
-            preservation_policy=ocp.training.preservation_policies.LatestN(2),
-            cleanup_tmp_directories=True,
-        )
+        self._folder, self._failed = folder, False
+        with _quiet():
+            self._orbax = ocp.training.Checkpointer(
+                folder.absolute(),
+                save_decision_policy=ocp.training.save_decision_policies.AnySavePolicy(()),
+                preservation_policy=ocp.training.preservation_policies.LatestN(2),
+                cleanup_tmp_directories=True,
+            )
 
     @property
     def latest(self) -> int | None:
@@ -40,11 +41,13 @@ class Checkpoints:
         """
         last = self.latest
         try:
-            self._orbax.save_checkpointables(step, {"state": state}, force=True)
+            with _quiet():
+                self._orbax.save_checkpointables(step, {"state": state}, force=True)
         except Exception as error:  # Orbax and tensorstore raise many kinds; all mean the same here.
+            self._failed = True
             kept = "there is no earlier one" if last is None else f"the last good one is step {last:,}"
             raise CheckpointError(
-                f"The checkpoint of step {step:,} could not be written to {self._folder} ({_first_line(error)}); {kept}. "
+                f"The checkpoint of step {step:,} could not be written to {self._folder} ({_reason(error)}); {kept}. "
                 "Free some space and give the same command again: the run goes on from there."
             ) from error
 
@@ -56,17 +59,33 @@ class Checkpoints:
         """
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         try:
-            return self._orbax.load_checkpointables(self.latest, {"state": abstract})["state"]
+            with _quiet():
+                return self._orbax.load_checkpointables(self.latest, {"state": abstract})["state"]
         except Exception as error:
             raise CheckpointError(
-                f"The checkpoint of step {self.latest:,} in {self._folder} cannot be read ({_first_line(error)}); "
+                f"The checkpoint of step {self.latest:,} in {self._folder} cannot be read ({_reason(error)}); "
                 "delete its folder to go on from the one before."
             ) from error
 
     def close(self) -> None:
-        self._orbax.close()
+        # After a failed save orbax raises the same error again, which would hide the sentence that was raised for it.
+        with _quiet(), contextlib.suppress(Exception) if self._failed else contextlib.nullcontext():
+            self._orbax.close()
 
 
-def _first_line(error: BaseException) -> str:
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs every save, and a failure some dozen times with its traceback; errors are raised all the same."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """The error in one line; of a long one the end, where the operating system's own words stand."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"
+    return f"{type(error).__name__}: {text if len(text) <= 160 else '... ' + text[-150:]}"
