@@ -288,7 +288,7 @@ def open_source(uri: str) -> Source:
     - `folder:PATH`: every image below a folder; `?labels=folder` makes the first folder level the label.
     - `synthetic:NAME?size=N&seed=S`: generated images (`dead_leaves`, `noise`).
 
-    Every URI takes `&licence=TEXT&cost_per_image=NUMBER`, except generated ones, which have neither.
+    Every URI but a generated one takes `?licence=TEXT&cost_per_image=NUMBER`.
 
     Example:
       >>> source = open_source("synthetic:noise?size=1000&seed=3")
