@@ -186,6 +186,14 @@ def test_misuse_gets_one_sentence(tmp_path, flags, code, message):
     assert "Traceback" not in done.stderr
 
 
+def test_out_that_is_a_file_is_left_alone(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    done = quickstart(tmp_path / "out")
+    assert done.returncode == 1
+    assert "is a file; name a folder" in done.stderr
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_help_lists_every_flag_with_its_default(tmp_path):
     done = subprocess.run([sys.executable, "-m", "experiments.quickstart", "--help"], capture_output=True, text=True)
     for name in Study.__dataclass_fields__:

@@ -138,10 +138,6 @@ class SamplePlan:
         # The source's name stays out of the key: a folder that moves keeps its subset.
         return permute(member, component.size, _SUBSET, self.subset_seed)
 
-    def subset(self, component: Component) -> np.ndarray:
-        """Indices in its source of the component's unique samples, int64 `[unique]`; holds N numbers."""
-        return permute(np.arange(component.unique), component.size, _SUBSET, self.subset_seed)
-
     def audit(self) -> list[Seen]:
         """Recounts, from the rows alone, how often each image is seen in each stage; holds one number per image seen."""
         result = []

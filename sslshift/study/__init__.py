@@ -26,6 +26,8 @@ def run(study: Study) -> None:
     # A terminal's width is taken as it is; in a file the table must not be folded to 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 140)
     progress = Progress(console)
+    if Path(study.out).exists() and not Path(study.out).is_dir():
+        raise ValueError(f"--out={study.out} is a file; name a folder, new or of an earlier call.")
     opened = open_study(study)
     budget, steps = opened.budget, opened.budget.steps(study.batch_size)
     progress.note(
