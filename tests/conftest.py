@@ -16,6 +16,8 @@ from absl import flags
 
 from sslshift.data.decode import Canvas
 from sslshift.data.sources import ArraySource
+from sslshift.methods import METHODS, Method
+from sslshift.models import PatchMLP, ViT
 
 flags.FLAGS([sys.argv[0]])
 
@@ -36,3 +38,26 @@ def gray_source(random):
 @pytest.fixture
 def canvas():
     return Canvas(12, 12, 1)
+
+
+SMALL = {
+    "projector": (32, 16),
+    "predictor": (24,),
+    "prototypes": 32,
+    "queue": 64,
+    "decoder_width": 16,
+    "decoder_depth": 1,
+    "decoder_heads": 2,
+}
+
+
+@pytest.fixture
+def small_method():
+    """Builds a method for images of 12 x 12 that compiles in seconds; its hyperparameters are the recipe's, its widths not."""
+
+    def build(name: str, encoder=None, **changes) -> Method:
+        recipe = METHODS[name]
+        encoder = encoder or (ViT(16, 2, 2, 4) if name == "mae" else PatchMLP(width=8, features=16))
+        return recipe.build(encoder, **{key: value for key, value in SMALL.items() if key in recipe.options} | changes)
+
+    return build

@@ -1,7 +1,9 @@
 """The whole of it, as typed: small studies in processes of their own, killed, repeated, and misused."""
 
 import csv
+import dataclasses
 import html.parser
+import json
 import os
 import resource
 import signal
@@ -13,9 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sslshift.methods import METHODS
+from sslshift.study.build import build_training, method_options
+from sslshift.study.commands import run_methods
 from sslshift.study.declare import Study, parse_sources
 from sslshift.study.intervals import Interval, interval
 from sslshift.study.records import remembered, write_atomically
+from sslshift.training.state import Optimiser
 
 TINY = (
     "--sources=bundled:mnist@40,400; synthetic:noise?size=300@300",
@@ -139,7 +145,7 @@ def test_folder_of_another_configuration_is_refused_and_kept(finished):
     before = (out / "results.csv").read_bytes()
     done = quickstart(out, "--learning_rate=0.1")
     assert done.returncode == 1
-    assert "was made by another configuration (learning_rate: 0.005 there, 0.1 now)" in done.stderr
+    assert "was made by another configuration (optimiser.learning_rate: 0.005 there, 0.1 now)" in done.stderr
     assert "Traceback" not in done.stderr
     assert (out / "results.csv").read_bytes() == before
 
@@ -173,9 +179,15 @@ def test_full_disk_at_a_checkpoint(tmp_path):
         (["--downstream_test=bundled:mnist"], 1, "a test split needs others"),
         (["--sources=synthetic:noise?size=99999999999999999999"], 1, "at most 2^62"),
         (["--budget=63"], 1, "smaller than one batch of 64"),
-        (["--method=simclear"], 1, "there is simclr, vicreg"),
+        (["--method=simclear"], 1, "there is simclr, moco_v3, byol"),
+        (["--method=mae"], 1, "needs a ViT (vit_*) as encoder, not PatchMLP"),
+        (["--method_options=local_views=4"], 1, "simclr has no option 'local_views'; dino has"),
+        (["--method_options=temperature=warm"], 1, "--method_options: temperature takes a number, not 'warm'"),
+        (["--method_options=temperature=0"], 1, "temperature must be above 0, not 0.0"),
+        (["--method_options=temperature"], 1, "are written name=value"),
+        (["--dtype=float16"], 1, "there is float32, bfloat16"),
         (["--downstream=synthetic:noise", "--downstream_test="], 1, "has no labels"),
-        (["--min_crop_scale=0"], 1, "min_crop_scale"),
+        (["--min_crop_scale=0"], 1, "needs crop scales above 0"),
         (["--seeds=0"], 1, "--seeds must be at least 1"),
     ],
 )
@@ -199,6 +211,64 @@ def test_help_lists_every_flag_with_its_default(tmp_path):
     for name in Study.__dataclass_fields__:
         assert f"--{name}:" in done.stdout or f"--[no]{name}:" in done.stdout
     assert "default: 'results/quickstart'" in done.stdout
+
+
+def test_flags_change_the_recipe_and_nothing_else():
+    recipe = build_training(Study(method="dino", encoder="resnet18_cifar"))
+    assert recipe.optimiser == Optimiser("lars", 0.3, 1e-6, 0.01)
+    assert [view.solarise_probability for view in recipe.method.views] == [0.0, 0.2]
+    assert method_options(Study(method="dino"))["momentum"] == 0.9995
+    assert method_options(Study(method="dino", encoder="vit_s8"))["momentum"] == 0.996
+    assert build_training(Study(method="simclr", encoder="vit_s8")).optimiser == Optimiser("adamw", 1.5e-4, 0.1, 0.1)
+    changed = Study(method="dino", head="64,8", method_options="local_views=2; momentum=0.9;", blur=0.25, weight_decay=0.0)
+    options = method_options(changed)
+    assert (options["projector"], options["local_views"], options["momentum"]) == ((64, 8), 2, 0.9)
+    training = build_training(changed)
+    assert [view.blur_probability for view in training.method.views] == [0.25] * 4
+    assert training.optimiser == Optimiser("lars", 0.3, 0.0, 0.01)
+    # Another optimiser than the recipe's starts from its own defaults.
+    assert build_training(Study(method="dino", optimiser="adamw")).optimiser == Optimiser("adamw")
+    assert method_options(Study(method="moco_v3", method_options="prediction_norm=true"))["prediction_norm"] is True
+
+
+@pytest.mark.slow
+def test_every_method_runs_by_one_flag(tmp_path):
+    defaults = dataclasses.replace(
+        Study(),
+        sources="bundled:mnist@50",
+        downstream="bundled:mnist",
+        downstream_test="bundled:mnist/test",
+        labelled=100,
+        budget=64,
+        batch_size=32,
+        seeds=2,
+        head="32,16",
+        shift_images=0,
+        out=str(tmp_path / "out"),
+    )
+    study = dataclasses.replace(defaults, method=",".join(METHODS))
+    small = {"encoder": "vit_nano4", "method_options": "decoder_width=16; decoder_depth=1; decoder_heads=2"}
+    run_methods(study, study, {"mae": small})
+    lines = (tmp_path / "out/methods.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in METHODS]
+    with (tmp_path / "out/methods.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == list(METHODS)
+    assert all("points ±" in row["gain over untrained"] for row in rows)
+    for name in METHODS:
+        (run,) = (tmp_path / f"out/{name}/runs").glob("*-n50-s0")
+        result, record = (json.loads((run / f"{what}.json").read_text()) for what in ("result", "record"))
+        assert 1 <= result["effective_rank"] <= 256
+        assert np.isfinite([result["loss_first"], result["loss_last"]]).all()
+        # What the recipe says now, whatever it may say later.
+        declared = Study(**{"method": name, "head": "32,16"} | (small if name == "mae" else {}))
+        assert record["method_options"] == json.loads(json.dumps(method_options(declared)))
+        assert record["optimiser"]["name"] == ("adamw" if name == "mae" else "sgd" if name == "simsiam" else "lars")
+    # A flag given by hand wins over what is the method's own.
+    with pytest.raises(ValueError, match=r"needs a ViT .* not ResNet"):
+        run_methods(dataclasses.replace(study, method="mae", encoder="resnet18"), study, {"mae": small})
+    with pytest.raises(ValueError, match="compared on one source with one number"):
+        run_methods(dataclasses.replace(study, sources="bundled:mnist@5,10"), study, {})
 
 
 @pytest.mark.slow
@@ -268,6 +338,14 @@ def test_records_compute_once_and_only_for_their_own_question(tmp_path):
     assert len(calls) == 1
     with pytest.raises(ValueError, match=r"a: \[1, 2\] there, 3 now"):
         remembered(tmp_path, {"a": 3}, compute)
+
+
+def test_the_setting_that_differs_is_named(tmp_path):
+    remembered(tmp_path, {"views": [{"hue": 0.1, "size": 0}, {"hue": 0.2, "size": 0}], "b": {"c": (1, 2)}}, dict)
+    with pytest.raises(
+        ValueError, match=r"configuration \(views\.1\.hue: 0\.2 there, 0\.3 now; b\.c: \[1, 2\] there, \[1\] now\)"
+    ):
+        remembered(tmp_path, {"views": [{"hue": 0.1, "size": 0}, {"hue": 0.3, "size": 0}], "b": {"c": (1,)}}, dict)
 
 
 def test_a_record_whose_computation_failed_binds_nobody(tmp_path):

@@ -75,32 +75,36 @@ def test_grayscale_makes_channels_equal(images):
     np.testing.assert_allclose(view[..., 0], view[..., 2], atol=1e-6)
 
 
-def test_crop_is_that_of_pillow(images, monkeypatch):
-    # The middle half of each side, enlarged; Pillow reads beyond a box given by `box` as ours does beyond a crop.
+QUARTER = dataclasses.replace(NOTHING, min_crop_scale=0.25, max_crop_scale=0.25)
+
+
+@pytest.mark.parametrize(("size", "inner"), [(0, slice(4, 28)), (48, slice(6, 42)), (20, slice(3, 17))])
+def test_crop_is_that_of_pillow(size, inner, images, monkeypatch):
+    # The middle half of each side; Pillow reads beyond a box given by `box` as ours does beyond a crop.
     monkeypatch.setattr(
         jax.random, "uniform", lambda key, shape=(), minval=0.0, maxval=1.0: jnp.full(shape, (minval + maxval) / 2)
     )
-    ours = views._random_resized_crop(jax.random.key(0), jnp.asarray(images[0] / np.float32(255)), 0.25 * 2 - 1)
-    side = np.sqrt(0.25)
-    low, high = 16 - 16 * side, 16 + 16 * side
-    theirs = Image.fromarray(images[0]).resize((32, 32), Image.Resampling.BICUBIC, box=(low, low, high, high))
-    inner = slice(4, 28)
-    np.testing.assert_allclose(ours[inner, inner], np.asarray(theirs)[inner, inner] / 255, atol=0.01)
+    ours = pixels(make_view(jax.random.key(0), images, dataclasses.replace(QUARTER, size=size)))
+    side = size or 32
+    assert ours.shape == (6, side, side, 3)
+    theirs = Image.fromarray(images[2]).resize((side, side), Image.Resampling.BICUBIC, box=(8, 8, 24, 24))
+    np.testing.assert_allclose(ours[2, inner, inner], np.asarray(theirs)[inner, inner] / 255, atol=0.02)
 
 
-def test_crop_areas_are_uniform_between_their_bounds():
+@pytest.mark.parametrize(("low", "high"), [(0.25, 1.0), (0.1, 0.4)])
+def test_crop_areas_are_uniform_between_their_bounds(low, high):
     # A horizontal ramp: its range in the view, relative to the image's, is the crop's width; area = width * height.
     ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], (64, 1, 3))
     ramp[..., 1] = ramp[..., 0].T
     batch = np.repeat(ramp[None], 400, axis=0)
-    settings = dataclasses.replace(NOTHING, min_crop_scale=0.25)
+    settings = dataclasses.replace(NOTHING, min_crop_scale=low, max_crop_scale=high)
     view = pixels(make_view(jax.random.key(0), batch, settings))
     width = view[:, 32, -1, 0] - view[:, 32, 0, 0]
     height = view[:, -1, 32, 1] - view[:, 0, 32, 1]
     area = width * height
     # Sides cut at the image's edge make large areas a little smaller than drawn.
-    assert 0.2 < area.min() < 0.3
-    assert 0.55 < area.mean() < 0.65
+    assert low - 0.05 < area.min() < low + 0.05
+    assert -0.075 < area.mean() - (low + high) / 2 < 0.025
     assert np.abs(np.corrcoef(area, np.log(width / height))[0, 1]) < 0.15
 
 
@@ -137,5 +141,6 @@ def test_probabilities_are_met(images):
 def test_settings_out_of_range_are_refused():
     with pytest.raises(ValueError, match="brightness must lie in"):
         ViewSettings(brightness=1.5)
-    with pytest.raises(ValueError, match="min_crop_scale"):
-        ViewSettings(min_crop_scale=0)
+    for wrong in ({"min_crop_scale": 0}, {"min_crop_scale": 0.5, "max_crop_scale": 0.4}, {"size": -1}):
+        with pytest.raises(ValueError, match="crop scales above 0, the largest not below the smallest"):
+            ViewSettings(**wrong)

@@ -17,10 +17,12 @@ class ViewSettings:
     """How one view is made, in this order: crop, jitter, grayscale, blur, solarise, flip.
 
     Strengths are the half-widths of uniform factors around 1 (hue: of a turn around 0). On gray images saturation, hue and
-    grayscale do nothing.
+    grayscale do nothing. A crop shows a share of the image's area between the two scales and is brought to `size` x `size`
+    pixels; 0 keeps the image's own shape.
     """
 
     min_crop_scale: float = 0.08
+    max_crop_scale: float = 1.0
     jitter_probability: float = 0.8
     brightness: float = 0.0
     contrast: float = 0.0
@@ -30,11 +32,17 @@ class ViewSettings:
     blur_probability: float = 0.0
     solarise_probability: float = 0.0
     flip_probability: float = 0.5
+    size: int = 0
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
-            if not 0 <= value <= 1 or (name == "min_crop_scale" and value == 0):
-                raise ValueError(f"View setting {name} must lie in [0, 1] (a crop scale above 0), not {value}.")
+            if name != "size" and not 0 <= value <= 1:
+                raise ValueError(f"View setting {name} must lie in [0, 1], not {value}.")
+        if not 0 < self.min_crop_scale <= self.max_crop_scale or self.size < 0:
+            raise ValueError(
+                "A view needs crop scales above 0, the largest not below the smallest, and a size of at least 0, not "
+                f"{self.min_crop_scale}, {self.max_crop_scale} and {self.size}."
+            )
 
 
 def normalise(images: jax.Array) -> jax.Array:
@@ -43,24 +51,29 @@ def normalise(images: jax.Array) -> jax.Array:
     return (scaled - MEAN) / STD
 
 
-def make_view(key: jax.Array, images: jax.Array, settings: ViewSettings) -> jax.Array:
+def image_keys(key: jax.Array, count: int, first: int | jax.Array = 0) -> jax.Array:
+    """A key per image, `[count]`: it depends on the image's number in the global batch alone, not on who holds it."""
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(count))
+
+
+def make_view(key: jax.Array, images: jax.Array, settings: ViewSettings, *, first: int | jax.Array = 0) -> jax.Array:
     """One random view of each image.
 
     Args:
       key: a PRNG key; image i's view depends on it and i alone, not on the batch's size or place.
       images: uint8 `[batch, height, width, 1 or 3]`.
       settings: how views are made.
+      first: number of the first image in the global batch, where `images` are a part of it.
 
     Returns:
-      Normalised float32 views of the same shape.
+      Normalised float32 views, of the same shape or of `settings.size`.
     """
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(images)))
-    return jax.vmap(functools.partial(_view, settings=settings))(keys, images)
+    return jax.vmap(functools.partial(_view, settings=settings))(image_keys(key, len(images), first), images)
 
 
 def _view(key: jax.Array, image: jax.Array, settings: ViewSettings) -> jax.Array:
     keys = dict(zip(("crop", "jitter", "gray", "blur", "solarise", "flip"), jax.random.split(key, 6), strict=True))
-    x = _random_resized_crop(keys["crop"], image.astype(jnp.float32) / 255, settings.min_crop_scale)
+    x = _random_resized_crop(keys["crop"], image.astype(jnp.float32) / 255, settings)
     if settings.jitter_probability:
         x = _sometimes(keys["jitter"], settings.jitter_probability, functools.partial(_jitter, settings=settings), x)
     if settings.grayscale_probability and image.shape[-1] == 3:
@@ -79,17 +92,18 @@ def _sometimes(key, probability, transform, x):
     return jnp.where(jax.random.bernoulli(choice, probability), transform(inner, x), x)
 
 
-def _random_resized_crop(key, x, min_scale):
-    """A crop of a random area in [min_scale, 1] and aspect ratio in [3/4, 4/3], resized (bicubic) to the image's shape."""
+def _random_resized_crop(key, x, settings):
+    """A crop of a random area and an aspect ratio in [3/4, 4/3], resized (bicubic) to the view's shape."""
     size = jnp.array(x.shape[:2], jnp.float32)
+    shape = (settings.size, settings.size, x.shape[2]) if settings.size else x.shape
     area, ratio, place = jax.random.split(key, 3)
-    side = jnp.sqrt(jax.random.uniform(area, minval=min_scale, maxval=1.0))
+    side = jnp.sqrt(jax.random.uniform(area, minval=settings.min_crop_scale, maxval=settings.max_crop_scale))
     stretch = jnp.exp(jax.random.uniform(ratio, minval=-1.0, maxval=1.0) * jnp.log(4 / 3) / 2)
     # A side longer than the image is cut to it.
     crop = jnp.minimum(side * jnp.stack([1 / stretch, stretch]), 1.0) * size
     corner = jax.random.uniform(place, (2,)) * (size - crop)
-    scale = size / crop
-    resized = jax.image.scale_and_translate(x, x.shape, (0, 1), scale, -corner * scale, "cubic", antialias=True)
+    scale = jnp.array(shape[:2], jnp.float32) / crop
+    resized = jax.image.scale_and_translate(x, shape, (0, 1), scale, -corner * scale, "cubic", antialias=True)
     return jnp.clip(resized, 0.0, 1.0)
 
 

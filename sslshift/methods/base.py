@@ -7,34 +7,41 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from sslshift.data.views import ViewSettings, make_view
+from sslshift.data.views import ViewSettings, image_keys, make_view
 
 PyTree = Any
+Views = tuple[jax.Array, ...]
 
 
-class Siamese(nn.Module):
-    """An encoder with a head on it, applied to each view in turn, so that batch norm sees one view at a time."""
+class Moment(NamedTuple):
+    """When a loss is computed.
 
-    encoder: nn.Module
-    head: nn.Module
+    Attributes:
+      keys: one per image, for what is random beside the views; others in each step.
+      progress: share of the run's steps that are done, in [0, 1).
+    """
 
-    def __call__(self, views: tuple[jax.Array, ...], *, train: bool) -> tuple[jax.Array, ...]:
-        return tuple(self.head(self.encoder(view, train=train), train=train) for view in views)
-
-    def features(self, images: jax.Array) -> jax.Array:
-        return self.encoder(images, train=False)
+    keys: jax.Array
+    progress: jax.Array
 
 
 class Output(NamedTuple):
-    """What a loss returns beside its value: the new batch statistics, and scalars to log."""
+    """What a loss returns beside its value.
+
+    Attributes:
+      batch_stats: the networks' new batch statistics.
+      target: what the forward pass changes in the target: its batch statistics, a centre, a queue.
+      metrics: scalars to log.
+    """
 
     batch_stats: PyTree
-    metrics: dict[str, jax.Array]
+    target: PyTree = ()
+    metrics: dict[str, jax.Array] = {}  # noqa: RUF012
 
 
 def no_target(variables: PyTree) -> PyTree:
-    """The target of a method that has none."""
     del variables
     return ()
 
@@ -44,32 +51,70 @@ def keep_target(target: PyTree, variables: PyTree, progress: jax.Array) -> PyTre
     return target
 
 
+def freeze_nothing(gradient: PyTree, progress: jax.Array) -> PyTree:
+    del progress
+    return gradient
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """An SSL algorithm as data and pure functions.
 
     Args:
       views: settings of the views made of each image, one per view.
-      networks: the module that is trained; it has a method `features(images)`, the encoder's output.
-      loss: `(networks, variables, target, views) -> (scalar, Output)`; `variables` holds params and batch_stats.
-      init_target: `variables -> target`, state that the gradient does not update.
-      update_target: `(target, variables, progress) -> target` after each step; progress runs from 0 to 1.
+      networks: the module that is trained; called with the views and `train=`, it has a submodule `encoder` and a method
+        `features(images)`, the encoder's output.
+      loss: `(variables, target, views, moment) -> (scalar, Output)`; `variables` holds params and batch_stats.
+      init_target: `(variables) -> target`, state that the gradient does not update.
+      update_target: `(target, variables, progress) -> target` after each step; progress is then in (0, 1].
+      freeze: `(gradient, progress) -> gradient` with zeros for parameters that must not move yet.
+      constant_rate: names of networks whose learning rate stays at its peak.
+      least_batch: the smallest batch whose statistics are defined.
     """
 
     views: tuple[ViewSettings, ...]
     networks: nn.Module
-    loss: Callable[[nn.Module, PyTree, PyTree, tuple[jax.Array, ...]], tuple[jax.Array, Output]]
+    loss: Callable[[PyTree, PyTree, Views, Moment], tuple[jax.Array, Output]]
     init_target: Callable[[PyTree], PyTree] = no_target
     update_target: Callable[[PyTree, PyTree, jax.Array], PyTree] = keep_target
+    freeze: Callable[[PyTree, jax.Array], PyTree] = freeze_nothing
+    constant_rate: tuple[str, ...] = ()
+    least_batch: int = 2
+
+    @property
+    def axis_name(self) -> str | None:
+        """The mapped axis over which the batch is split inside `shard_map`, as the encoder has it; None under plain jit."""
+        return getattr(self.networks.encoder, "axis_name", None)
 
     def init(self, key: jax.Array, images: jax.Array) -> PyTree:
         """Variables of the networks for images of this shape, with `batch_stats` even where there are none."""
         views = self.make_views(key, images)
         return {"batch_stats": {}} | self.networks.init(key, views, train=False)
 
-    def make_views(self, key: jax.Array, images: jax.Array) -> tuple[jax.Array, ...]:
-        """The views of a uint8 batch `[batch, height, width, channels]`."""
-        return tuple(make_view(jax.random.fold_in(key, i), images, view) for i, view in enumerate(self.views))
+    def make_views(self, key: jax.Array, images: jax.Array) -> Views:
+        """The views of a uint8 batch `[batch, height, width, channels]`.
+
+        Raises:
+          ValueError: it is no such batch, or too small a one for a statistic over the batch.
+        """
+        if images.ndim != 4 or images.dtype != jnp.uint8:
+            raise ValueError(
+                f"A uint8 batch [batch, height, width, channels] is needed, not {images.dtype} of shape {images.shape}."
+            )
+        if len(images) < self.least_batch:
+            raise ValueError(
+                f"This method compares images within a batch: it needs at least {self.least_batch}, not {len(images)}."
+            )
+        first = self._first(images)
+        return tuple(make_view(jax.random.fold_in(key, i), images, view, first=first) for i, view in enumerate(self.views))
+
+    def moment(self, key: jax.Array, images: jax.Array, progress: jax.Array) -> Moment:
+        """When the loss of these images is computed; `key` is the one that their views are made with."""
+        own = jax.random.fold_in(key, len(self.views))
+        return Moment(image_keys(own, len(images), self._first(images)), progress)
+
+    def _first(self, images: jax.Array) -> int | jax.Array:
+        return lax.axis_index(self.axis_name) * len(images) if self.axis_name else 0
 
     def features(self, variables: PyTree, images: jax.Array) -> jax.Array:
         """Features `[batch, dim]` of normalised images, in evaluation mode."""

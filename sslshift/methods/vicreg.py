@@ -5,38 +5,38 @@ References:
   <https://arxiv.org/abs/2105.04906>`_, 2022
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 
+from sslshift import losses
 from sslshift.data.views import ViewSettings
-from sslshift.losses import vicreg as vicreg_loss
-from sslshift.methods.base import Method, Output, Siamese
-from sslshift.models.heads import MLPHead
-
-# solo-learn's views for 32x32 images.
-VIEW = ViewSettings(min_crop_scale=0.2, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, solarise_probability=0.1)
+from sslshift.methods.base import Method, Output
+from sslshift.methods.siamese import Siamese, forward, settings_of
+from sslshift.models import MLPHead
 
 
 def vicreg(
     encoder: nn.Module,
-    view: ViewSettings = VIEW,
+    views: tuple[ViewSettings, ViewSettings],
     *,
-    widths=(2048, 2048, 2048),
-    invariance_weight: float = 25.0,
-    variance_weight: float = 25.0,
-    covariance_weight: float = 1.0,
+    projector: Sequence[int],
+    invariance_weight: float,
+    variance_weight: float,
+    covariance_weight: float,
 ) -> Method:
-    """VICReg on an encoder; `widths` are those of its expander."""
+    """VICReg on an encoder; `projector` gives the widths of its head, the three weights are those of the loss's terms."""
+    settings = settings_of(encoder)
+    networks = Siamese(encoder, MLPHead(projector, batch_norm=True, **settings))
+    weights = {
+        "invariance_weight": invariance_weight,
+        "variance_weight": variance_weight,
+        "covariance_weight": covariance_weight,
+    }
 
-    def loss(networks, variables, target, views):
-        del target
-        (z1, z2), updated = networks.apply(variables, views, train=True, mutable=["batch_stats"])
-        value = vicreg_loss(
-            z1,
-            z2,
-            invariance_weight=invariance_weight,
-            variance_weight=variance_weight,
-            covariance_weight=covariance_weight,
-        )
-        return value, Output(updated.get("batch_stats", {}), {})
+    def loss(variables, target, views, moment):
+        del target, moment
+        (z1, z2), batch_stats = forward(networks, variables, views)
+        return losses.vicreg(z1, z2, **weights, axis_name=settings["axis_name"]), Output(batch_stats)
 
-    return Method((view, view), Siamese(encoder, MLPHead(widths, batch_norm=True)), loss)
+    return Method(views, networks, loss)

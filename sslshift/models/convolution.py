@@ -32,9 +32,11 @@ def convolve(
       lhs: images `[batch, height, width, channels]`.
       rhs: kernel `[height, width, channels, features]`.
       window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision: as in lax;
-        dilated, grouped and otherwise laid out convolutions pass through to lax unchanged.
+        dilated, grouped and otherwise laid out convolutions, and those inside `shard_map`, pass through to lax unchanged.
     """
     plain = feature_group_count == 1 and all(d in (None, (1, 1)) for d in (_pair(lhs_dilation), _pair(rhs_dilation)))
+    # A custom gradient would have to sum over the devices of a shard_map by itself.
+    plain = plain and not jax.sharding.get_abstract_mesh().manual_axes
     if not plain or lhs.ndim != 4 or not _is_nhwc(dimension_numbers, lhs, rhs):
         return lax.conv_general_dilated(
             lhs,

@@ -1,27 +1,72 @@
 """Heads that stand on an encoder while it is pretrained and are dropped afterwards."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 
 class MLPHead(nn.Module):
-    """Linear layers with ReLU between them, `[batch, dim]` to `[batch, widths[-1]]`.
+    """Linear layers with an activation between them, `[batch, dim]` to `[batch, widths[-1]]`.
 
     Args:
       widths: of the layers, the output's last.
-      batch_norm: whether batch norm stands between a linear layer and its ReLU.
+      batch_norm: whether batch norm stands between a linear layer and its activation.
+      output_norm: batch norm of the output: `none`, `plain` (without scale and offset) or `affine`.
+      activation: between the layers.
+      dtype: of the computation; parameters stay in float32.
+      axis_name: the mapped axis over which the batch is split, inside `shard_map`.
     """
 
     widths: Sequence[int]
     batch_norm: bool = False
+    output_norm: str = "none"
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    dtype: Any = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        def norm(x, affine=True):
+            settings = {"momentum": 0.9, "dtype": self.dtype, "axis_name": self.axis_name}
+            return nn.BatchNorm(not train, use_scale=affine, use_bias=affine, **settings)(x)
+
+        # A bias in front of a batch norm would be taken off again by it.
         for width in self.widths[:-1]:
-            x = nn.Dense(width, use_bias=not self.batch_norm)(x)
-            if self.batch_norm:
-                x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
-            x = nn.relu(x)
-        return nn.Dense(self.widths[-1])(x)
+            x = nn.Dense(width, use_bias=not self.batch_norm, dtype=self.dtype)(x)
+            x = self.activation(norm(x) if self.batch_norm else x)
+        x = nn.Dense(self.widths[-1], use_bias=self.output_norm == "none", dtype=self.dtype)(x)
+        return x if self.output_norm == "none" else norm(x, affine=self.output_norm == "affine")
+
+
+class PrototypeHead(nn.Module):
+    """DINO's head: a GELU network to a bottleneck of length 1, then its cosines with the prototypes.
+
+    Args:
+      widths: of the network, the bottleneck last.
+      prototypes: number of outputs, `[batch, prototypes]`.
+      dtype: of the computation; parameters stay in float32.
+
+    References:
+      Caron et al., `Emerging Properties in Self-Supervised Vision Transformers <https://arxiv.org/abs/2104.14294>`_, 2021
+    """
+
+    widths: Sequence[int]
+    prototypes: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        z = MLPHead(self.widths, activation=nn.gelu, dtype=self.dtype, name="mlp")(x, train=train)
+        weights = self.param("prototypes", nn.initializers.normal(1.0), (self.widths[-1], self.prototypes))
+        return _unit(z, axis=-1) @ _unit(weights, axis=0).astype(z.dtype)
+
+
+def _unit(x: jax.Array, axis: int) -> jax.Array:
+    """Vectors of length 1 along an axis, the length summed in float32 or better."""
+    wide = x.astype(jnp.result_type(x.dtype, jnp.float32))
+    length = lax.rsqrt(jnp.maximum(jnp.sum(wide * wide, axis=axis, keepdims=True), 1e-12))
+    return (wide * length).astype(x.dtype)

@@ -1,9 +1,13 @@
 """A small encoder that a CPU trains at thousands of images a second."""
 
+import functools
+from typing import Any
+
 import flax.linen as nn
 import jax
 
 from sslshift.models.convolution import convolve
+from sslshift.models.patches import require_patches
 
 
 class PatchMLP(nn.Module):
@@ -15,20 +19,22 @@ class PatchMLP(nn.Module):
       patch: side of a patch in pixels.
       width: features of a patch.
       features: of the image.
+      dtype: of the computation, e.g. `jax.numpy.bfloat16`; parameters stay in float32.
+      axis_name: the mapped axis over which the batch is split, inside `shard_map`.
     """
 
     patch: int = 4
     width: int = 48
     features: int = 256
+    dtype: Any = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        if x.shape[1] % self.patch or x.shape[2] % self.patch:
-            raise ValueError(
-                f"Images of {x.shape[1]} x {x.shape[2]} cannot be cut into patches of {self.patch}; use another size."
-            )
+        require_patches(x.shape[1], x.shape[2], self.patch)
+        norm = functools.partial(nn.BatchNorm, not train, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name)
         size = (self.patch, self.patch)
-        x = nn.Conv(self.width, size, size, use_bias=False, conv_general_dilated=convolve)(x)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
-        x = nn.Dense(self.features, use_bias=False)(x.reshape(len(x), -1))
-        return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+        x = nn.Conv(self.width, size, size, use_bias=False, dtype=self.dtype, conv_general_dilated=convolve)(x)
+        x = nn.relu(norm()(x))
+        x = nn.Dense(self.features, use_bias=False, dtype=self.dtype)(x.reshape(len(x), -1))
+        return nn.relu(norm()(x))

@@ -1,7 +1,8 @@
 """Residual networks."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,56 +10,98 @@ import jax.numpy as jnp
 
 from sslshift.models.convolution import convolve
 
-_Conv = functools.partial(
-    nn.Conv,
-    use_bias=False,
-    conv_general_dilated=convolve,
-    kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-)
+
+class _Settings(NamedTuple):
+    """What all parts of one network share, beside its shape."""
+
+    dtype: Any = None
+    axis_name: str | None = None
+    convolution: Callable = convolve
+
+    @property
+    def conv(self) -> Callable[..., nn.Module]:
+        initial = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        shared = {"use_bias": False, "dtype": self.dtype, "conv_general_dilated": self.convolution, "kernel_init": initial}
+        return functools.partial(nn.Conv, **shared)
+
+    def norm(self, train: bool, **options) -> nn.Module:
+        return nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name, **options)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut."""
+    """Two 3x3 convolutions around a shortcut, to `[..., features]`."""
 
     features: int
     stride: int = 1
+    settings: _Settings = _Settings()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        norm = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
-        y = _Conv(self.features, (3, 3), self.stride, padding=1)(x)
-        y = nn.relu(norm()(y))
-        y = norm(scale_init=nn.initializers.zeros)(_Conv(self.features, (3, 3), padding=1)(y))
-        if x.shape != y.shape:
-            x = norm()(_Conv(self.features, (1, 1), self.stride)(x))
-        return nn.relu(x + y)
+        conv, norm = self.settings.conv, functools.partial(self.settings.norm, train)
+        y = nn.relu(norm()(conv(self.features, (3, 3), self.stride, padding=1)(x)))
+        y = conv(self.features, (3, 3), padding=1)(y)
+        return _add_shortcut(x, norm(scale_init=nn.initializers.zeros)(y), self.stride, conv, norm)
+
+
+class Bottleneck(nn.Module):
+    """A 3x3 convolution between two 1x1 ones around a shortcut, to `[..., 4 * features]`; the 3x3 one has the stride."""
+
+    features: int
+    stride: int = 1
+    settings: _Settings = _Settings()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        conv, norm = self.settings.conv, functools.partial(self.settings.norm, train)
+        y = nn.relu(norm()(conv(self.features, (1, 1))(x)))
+        y = nn.relu(norm()(conv(self.features, (3, 3), self.stride, padding=1)(y)))
+        y = conv(4 * self.features, (1, 1))(y)
+        return _add_shortcut(x, norm(scale_init=nn.initializers.zeros)(y), self.stride, conv, norm)
+
+
+def _add_shortcut(x: jax.Array, y: jax.Array, stride: int, conv: Callable, norm: Callable) -> jax.Array:
+    if x.shape != y.shape:
+        x = norm()(conv(y.shape[-1], (1, 1), stride)(x))
+    return nn.relu(x + y)
 
 
 class ResNet(nn.Module):
-    """Images `[batch, height, width, channels]` to features `[batch, 8 * width]`.
+    """Images `[batch, height, width, channels]` to features: 8 * width of them, four times as many with bottlenecks.
 
     Args:
-      depths: blocks in each of the four stages; (2, 2, 2, 2) is ResNet-18.
+      depths: blocks in each of the four stages; (2, 2, 2, 2) is ResNet-18, (3, 4, 6, 3) ResNet-34 and, with bottlenecks, -50.
+      block: `BasicBlock` or `Bottleneck`.
       width: features of the first stage.
       small_images: the CIFAR stem (3x3, stride 1, no pooling) in place of ImageNet's (7x7, stride 2, max-pool).
+      dtype: of the computation, e.g. `jax.numpy.bfloat16`; parameters and batch statistics stay in float32.
+      axis_name: the mapped axis over which the batch is split, inside `shard_map`.
+      convolution: as `lax.conv_general_dilated`; the default's gradient is fast on a CPU.
 
     References:
       He et al., `Deep Residual Learning for Image Recognition <https://arxiv.org/abs/1512.03385>`_, 2016
     """
 
     depths: Sequence[int] = (2, 2, 2, 2)
+    block: type[nn.Module] = BasicBlock
     width: int = 64
-    small_images: bool = True
+    small_images: bool = False
+    dtype: Any = None
+    axis_name: str | None = None
+    convolution: Callable = convolve
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        settings = _Settings(self.dtype, self.axis_name, self.convolution)
         side, stride, padding = (3, 1, 1) if self.small_images else (7, 2, 3)
-        x = _Conv(self.width, (side, side), stride, padding=padding)(x)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+        x = settings.conv(self.width, (side, side), stride, padding=padding, name="stem")(x)
+        x = nn.relu(settings.norm(train, name="stem_norm")(x))
         if not self.small_images:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        number = 0
         for stage, depth in enumerate(self.depths):
-            for block in range(depth):
-                stride = 2 if stage > 0 and block == 0 else 1
-                x = BasicBlock(self.width * 2**stage, stride)(x, train=train)
+            for place in range(depth):
+                stride = 2 if stage > 0 and place == 0 else 1
+                block = self.block(self.width * 2**stage, stride, settings, name=f"block{number}")
+                x = block(x, train=train)
+                number += 1
         return jnp.mean(x, axis=(1, 2))

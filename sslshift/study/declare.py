@@ -3,6 +3,9 @@
 import dataclasses
 import re
 
+from sslshift.methods import METHODS
+from sslshift.models import ENCODERS
+
 
 def _field(default, what: str):
     return dataclasses.field(default=default, metadata={"help": what})
@@ -30,28 +33,34 @@ class Study:
     budget: int = _field(51_200, "C, the training samples seen by every run; rounded down to whole batches.")
     batch_size: int = _field(256, "Images in a training step, over all devices.")
     seeds: int = _field(3, "Runs of each kind; the seed draws the subset, the order, the weights and the views.")
-    method: str = _field("simclr", "SSL method.")
-    encoder: str = _field("patch_mlp", "Encoder.")
-    head: str = _field("", "Widths of the head during pretraining, e.g. 512,128; empty: the method's own.")
-    optimiser: str = _field("adamw", "Optimiser: adamw, lars or sgd.")
-    learning_rate: float = _field(5e-3, "Peak learning rate at a batch of 256; scaled in proportion to the batch.")
-    weight_decay: float = _field(1e-4, "Weight decay, on weights alone.")
-    warmup: float = _field(0.1, "Share of the steps in which the learning rate rises.")
-    min_crop_scale: float = _field(-1.0, "Smallest share of an image's area that a view shows; -1: the method's own.")
-    jitter: float = _field(
-        -1.0, "Strength of brightness, contrast and saturation jitter, hue a quarter of it; -1: the method's own."
+    method: str = _field("simclr", f"SSL method: {', '.join(METHODS)}.")
+    encoder: str = _field("patch_mlp", f"Encoder: {', '.join(ENCODERS)}.")
+    dtype: str = _field("float32", "Of the networks' arithmetic: float32 or bfloat16; parameters are float32 in either case.")
+    head: str = _field("", "Widths of the projector, e.g. 512,128; empty: the recipe's. Without effect on mae, which has none.")
+    method_options: str = _field(
+        "", "Hyperparameters of the method in place of its recipe's, e.g. 'temperature=0.1; predictor=512,512'."
     )
-    blur: float = _field(-1.0, "Probability of a blurred view; -1: the method's own.")
-    shift_images: int = _field(2000, "Images of each side in the shift index, at most.")
+    optimiser: str = _field("", "Optimiser: adamw, lars or sgd; empty: that of the method's recipe, with its settings.")
+    learning_rate: float = _field(
+        -1.0, "Peak learning rate at a batch of 256, scaled in proportion to the batch; -1: the recipe's."
+    )
+    weight_decay: float = _field(-1.0, "Weight decay, on weights alone; -1: the recipe's.")
+    warmup: float = _field(-1.0, "Share of the steps in which the learning rate rises; -1: the recipe's.")
+    min_crop_scale: float = _field(-1.0, "Smallest share of an image's area that a view shows; -1: the recipe's.")
+    jitter: float = _field(
+        -1.0, "Strength of brightness, contrast and saturation jitter, hue a quarter of it; -1: the recipe's."
+    )
+    blur: float = _field(-1.0, "Probability of a blurred view; -1: the recipe's.")
+    shift_images: int = _field(2000, "Images of each side in the shift index, at most; 0: no shift index.")
     checkpoint_every: int = _field(100, "Steps between checkpoints.")
     workers: int = _field(0, "Processes that read images; 0: threads.")
     out: str = _field("results", "Folder for runs, results.csv, the figure and the report; the same command goes on there.")
 
     def __post_init__(self):
-        for name in ("budget", "batch_size", "seeds", "checkpoint_every", "shift_images"):
+        for name in ("budget", "batch_size", "seeds", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("labelled", "image_size", "workers"):
+        for name in ("labelled", "image_size", "workers", "shift_images"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, but is {getattr(self, name)}.")
 

@@ -37,5 +37,16 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _difference(old: dict, new: dict) -> str:
+    old, new = _flat(old), _flat(new)
     names = [name for name in old | new if old.get(name) != new.get(name)]
     return "; ".join(f"{name}: {old.get(name)} there, {new.get(name)} now" for name in names)
+
+
+def _flat(record: dict, prefix: str = "") -> dict:
+    """Nested objects, and lists of them, as one level of dotted names: a difference names the setting and not all around it."""
+    flat = {}
+    for name, value in record.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            value = dict(enumerate(value))
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+    return flat

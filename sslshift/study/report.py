@@ -60,10 +60,10 @@ def _cells(row: Row) -> list[str]:
             "{} [{}, {}]".format(*map(two_digits, row.shift)),
         ]
     )
-    return [row.source, *numbers, _percent(row.knn), _percent(row.linear), "" if floor else _percent(row.gain, signed=True)]
+    return [row.source, *numbers, percent(row.knn), percent(row.linear), "" if floor else percent(row.gain, signed=True)]
 
 
-def _percent(value: Interval, signed: bool = False) -> str:
+def percent(value: Interval, signed: bool = False) -> str:
     mean = f"{value.mean * 100:+.1f}" if signed else f"{value.mean * 100:.1f}"
     return mean if np.isnan(value.half) else f"{mean} ± {value.half * 100:.1f}"
 

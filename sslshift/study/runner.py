@@ -18,14 +18,13 @@ from sslshift.data.permutation import permute
 from sslshift.data.pipeline import BatchReader
 from sslshift.data.plan import SamplePlan
 from sslshift.data.sources import PartialSource, Source, SyntheticSource, cached, digests, open_source
-from sslshift.methods import METHODS
-from sslshift.models import ENCODERS
 from sslshift.shift import ShiftIndex, noise_like, shift_index
+from sslshift.study.build import build_training, method_options
 from sslshift.study.declare import Study, parse_sources
 from sslshift.study.progress import Progress
 from sslshift.study.records import remembered
-from sslshift.training.loop import Training, initial_state, train
-from sslshift.training.state import Optimiser
+from sslshift.training.loop import Training, initial_state, traced_step, train
+from sslshift.training.metrics import loss_trend
 from sslshift.transfer.features import Encoder, network_encoder, pixel_encoder, source_features
 from sslshift.transfer.protocol import Task, evaluate, make_task
 
@@ -37,6 +36,10 @@ class Run:
     source: str
     unique: int
     seed: int
+
+
+# Of a study's fields those that change a run and are recorded as they are given; what a recipe resolves is recorded so.
+_RECORDED = ("downstream", "downstream_test", "labelled", "batch_size", "method", "encoder", "dtype")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +57,22 @@ class Opened:
     @functools.cached_property
     def record(self) -> dict:
         """What every run of the study shares."""
-        study = dataclasses.asdict(self.study)
-        # Where results lie, how they are read and which other runs there are does not change a run.
-        for name in ("out", "workers", "checkpoint_every", "sources", "seeds", "budget", "shift_images"):
-            del study[name]
-        downstream = [self.task.train[0].fingerprint, self.task.test[0].fingerprint]
-        return study | {"budget": self.budget.samples, "canvas": self.canvas, "downstream_fingerprints": downstream}
+        settings = {name: getattr(self.study, name) for name in _RECORDED}
+        resolved = {
+            "budget": self.budget.samples,
+            "canvas": self.canvas,
+            "method_options": method_options(self.study),
+            "optimiser": dataclasses.asdict(self.training.optimiser),
+            "views": [dataclasses.asdict(view) for view in self.training.method.views],
+            "downstream_fingerprints": [self.task.train[0].fingerprint, self.task.test[0].fingerprint],
+        }
+        return settings | resolved
 
     @functools.cached_property
     def parameters(self) -> int:
-        """Number of the encoder's parameters; traces the networks and computes nothing."""
-        shapes = jax.eval_shape(self.training.method.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *self.canvas), np.uint8))
-        return count_parameters(shapes["params"]["encoder"])
+        """Number of the encoder's parameters; traces a training step and computes nothing."""
+        state = traced_step(self.training, self.canvas, self.study.batch_size)
+        return count_parameters(state.params["encoder"])
 
     def reader(self, mixture: Mixture, seed: int) -> BatchReader:
         plan = SamplePlan(mixture, self.budget, self.study.batch_size, seed=seed, subset_seed=seed)
@@ -79,9 +86,7 @@ def open_study(study: Study) -> Opened:
     Raises:
       ValueError: a source, method or encoder is unknown, or numbers do not fit each other.
     """
-    for name, known in (("method", METHODS), ("encoder", ENCODERS)):
-        if getattr(study, name) not in known:
-            raise ValueError(f"--{name}={getattr(study, name)} is unknown; there is {', '.join(known)}.")
+    training = build_training(study)
     if study.batch_size % jax.device_count():
         raise ValueError(f"--batch_size={study.batch_size} cannot be divided among {jax.device_count()} devices.")
     budget = Budget(study.budget).whole_batches(study.batch_size)
@@ -101,8 +106,8 @@ def open_study(study: Study) -> Opened:
             runs += [Run(uri, unique, seed) for seed in range(study.seeds)]
     # All seeds of a kind one after another would show the first source's answer long before the others': seeds go outside.
     runs.sort(key=lambda run: run.seed)
-    opened = Opened(study, budget, canvas, sources, task, _training(study), tuple(runs))
-    # Counting traces the networks: an encoder that does not take images of this size says so now.
+    opened = Opened(study, budget, canvas, sources, task, training, tuple(runs))
+    # Counting traces a step: an encoder that does not take images of this size, or a loss its batch, says so now.
     _ = opened.parameters
     return opened
 
@@ -136,22 +141,6 @@ def _canvas(downstream: Source, side: int) -> Canvas:
     return Canvas(side or height, side or width, max(shape[2] for shape in shapes))
 
 
-def _training(study: Study) -> Training:
-    given = {"min_crop_scale": study.min_crop_scale, "blur_probability": study.blur}
-    given |= dict.fromkeys(("brightness", "contrast", "saturation"), study.jitter) | {"hue": study.jitter / 4}
-    given = {name: value for name, value in given.items() if value >= 0}
-    try:
-        widths = tuple(int(width) for width in study.head.split(",")) if study.head else None
-    except ValueError:
-        widths = (0,)
-    if widths and min(widths) < 1:
-        raise ValueError(f"--head takes whole numbers above 0 separated by ',', not {study.head!r}.")
-    method = METHODS[study.method](ENCODERS[study.encoder], **({"widths": widths} if widths else {}))
-    method = dataclasses.replace(method, views=tuple(dataclasses.replace(view, **given) for view in method.views))
-    optimiser = Optimiser(study.optimiser, study.learning_rate, study.weight_decay, study.warmup)
-    return Training(method, optimiser, study.checkpoint_every, study.workers)
-
-
 @dataclasses.dataclass(frozen=True)
 class Results:
     """What a study found: `runs` in the order of the grid, `untrained` by seed, `shifts` by source."""
@@ -175,7 +164,7 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     )
     for seed, result in enumerate(untrained):
         progress.say(f"floor: untrained encoder, seed {seed}", result)
-    shifts = _measure_shifts(opened, out, progress)
+    shifts = _measure_shifts(opened, out, progress) if opened.study.shift_images else _no_shifts(opened)
     finished = []
     for number, run in enumerate(opened.runs, 1):
         source = opened.sources[run.source]
@@ -198,7 +187,9 @@ def _judge_untrained(opened: Opened, seed: int) -> dict:
 
 def _train_and_judge(opened: Opened, mixture: Mixture, seed: int, folder: Path, on_step) -> dict:
     state = train(opened.training, opened.reader(mixture, seed), seed, folder, on_step)
-    return evaluate(network_encoder(opened.training.method, state.variables), opened.task)
+    first, last = loss_trend(folder / "metrics.jsonl")
+    scores = evaluate(network_encoder(opened.training.method, state.variables), opened.task)
+    return scores | {"loss_first": first, "loss_last": last}
 
 
 REFERENCE = "the study's own encoder, trained on an equal share of every candidate source"
@@ -241,7 +232,15 @@ def _shift(opened: Opened, encode: Encoder, source: Source, number: int) -> dict
         return index._asdict() | {"dimensions": features.shape[1]}
     except ValueError as error:
         # Accuracies are worth having without a scale for the distance: the table says n/a and the report says why.
-        return dict.fromkeys(ShiftIndex._fields, math.nan) | {"why": str(error)}
+        return _unknown_shift(str(error))
+
+
+def _no_shifts(opened: Opened) -> dict[str, dict]:
+    return {uri: _unknown_shift("--shift_images=0 asks for none") for uri in opened.sources}
+
+
+def _unknown_shift(why: str) -> dict:
+    return dict.fromkeys(ShiftIndex._fields, math.nan) | {"why": why}
 
 
 def _equal_shares(opened: Opened) -> Mixture:

@@ -117,6 +117,9 @@ def results_csv(results: Results) -> str:
         "knn_temperature",
         "linear_validation",
         "linear_strength",
+        "effective_rank",
+        "loss_first",
+        "loss_last",
         "licence",
     ]
     out = io.StringIO()

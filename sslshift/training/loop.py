@@ -8,12 +8,13 @@ from pathlib import Path
 
 import jax
 
+from sslshift.data.decode import Canvas
 from sslshift.data.pipeline import BatchReader, batches
 from sslshift.methods import Method
 from sslshift.training.checkpoints import Checkpoints
 from sslshift.training.metrics import MetricsWriter
-from sslshift.training.state import Optimiser, TrainState
-from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch
+from sslshift.training.state import Optimiser, TrainState, init_state
+from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch, train_step
 
 
 class NonFiniteError(RuntimeError):
@@ -44,10 +45,21 @@ def no_progress(step: int, scalars: dict[str, float]) -> None:
 def initial_state(training: Training, reader: BatchReader, seed: int) -> TrainState:
     """The untrained state of a run."""
     plan = reader.plan
-    optimiser = _built(training.optimiser, plan.budget.steps(plan.batch_size), plan.batch_size)
+    optimiser = _built(training.optimiser, plan.budget.steps(plan.batch_size), plan.batch_size, training.method.constant_rate)
     image = jax.numpy.zeros(reader.canvas, jax.numpy.uint8)
     state = compiled_init(training.method, optimiser)(jax.random.key(seed), image)
     return replicate(make_mesh(), state)
+
+
+def traced_step(training: Training, canvas: Canvas, batch_size: int) -> TrainState:
+    """The shapes of the state after a step on batches of this size: finds settings that do not fit, computes nothing."""
+    method, key = training.method, jax.random.key(0)
+    optimiser = _built(training.optimiser, 1, batch_size, method.constant_rate)
+    image = jax.ShapeDtypeStruct(tuple(canvas), jax.numpy.uint8)
+    images = jax.ShapeDtypeStruct((batch_size, *canvas), jax.numpy.uint8)
+    state = jax.eval_shape(functools.partial(init_state, method, optimiser), key, image)
+    step = functools.partial(train_step, method=method, optimiser=optimiser, steps=1)
+    return jax.eval_shape(step, state, images, key)[0]
 
 
 def train(
@@ -84,7 +96,8 @@ def train(
     if plan.batch_size % jax.device_count():
         raise ValueError(f"A batch of {plan.batch_size} cannot be divided among {jax.device_count()} devices.")
     mesh = make_mesh()
-    step_fn = compiled_step(training.method, _built(training.optimiser, steps, plan.batch_size), steps, mesh)
+    optimiser = _built(training.optimiser, steps, plan.batch_size, training.method.constant_rate)
+    step_fn = compiled_step(training.method, optimiser, steps, mesh)
     state = initial_state(training, reader, seed)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(folder / "checkpoints")

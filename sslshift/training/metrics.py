@@ -1,6 +1,7 @@
 """Training metrics as JSON lines, one object per step. The only file that writes them."""
 
 import json
+import statistics
 from pathlib import Path
 
 
@@ -22,6 +23,13 @@ class MetricsWriter:
 
     def close(self) -> None:
         self._file.close()
+
+
+def loss_trend(path: Path) -> tuple[float, float]:
+    """Mean loss over the first and over the last twentieth (at least one) of the steps in a metrics file."""
+    losses = [line["loss"] for line in _whole_lines(path)]
+    count = max(1, len(losses) // 20)
+    return statistics.fmean(losses[:count]), statistics.fmean(losses[-count:])
 
 
 def _whole_lines(path: Path) -> list[dict]:

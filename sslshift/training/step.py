@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import optax
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sslshift.methods import Method
@@ -30,22 +31,25 @@ def train_step(
     Returns:
       The state after the step, and scalars: the loss, the gradient's norm and the method's own.
     """
-    views = method.make_views(jax.random.fold_in(key, state.step), images)
+    key = jax.random.fold_in(key, state.step)
+    views, moment = method.make_views(key, images), method.moment(key, images, state.step / steps)
 
     def loss_of(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        return method.loss(method.networks, variables, state.target, views)
+        loss, output = method.loss({"params": params, "batch_stats": state.batch_stats}, state.target, views, moment)
+        # Inside shard_map some losses are means over a device's own images.
+        return (lax.pmean(loss, method.axis_name) if method.axis_name else loss), output
 
     (loss, output), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    gradient = method.freeze(gradient, moment.progress)
     updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
-    params = optax.apply_updates(state.params, updates)
-    new = state.replace(
+    # Weight decay moves what has no gradient.
+    params = optax.apply_updates(state.params, method.freeze(updates, moment.progress))
+    variables = {"params": params, "batch_stats": output.batch_stats}
+    new = TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=output.batch_stats,
-        target=method.update_target(
-            state.target, {"params": params, "batch_stats": output.batch_stats}, (state.step + 1) / steps
-        ),
+        target=method.update_target(output.target, variables, (state.step + 1) / steps),
         optimiser=optimiser_state,
     )
     return new, {"loss": loss, "gradient_norm": optax.global_norm(gradient), **output.metrics}

@@ -1,0 +1,109 @@
+"""DINO: a student's distribution over prototypes follows that of a teacher which sees other, larger crops.
+
+References:
+  Caron et al., `Emerging Properties in Self-Supervised Vision Transformers <https://arxiv.org/abs/2104.14294>`_, 2021
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sslshift import losses
+from sslshift.data.views import ViewSettings
+from sslshift.methods.base import Method, Output
+from sslshift.methods.siamese import Siamese, copy_networks, follow, forward, settings_of
+from sslshift.models import PrototypeHead
+
+
+def dino(
+    encoder: nn.Module,
+    views: tuple[ViewSettings, ViewSettings],
+    *,
+    projector: Sequence[int],
+    prototypes: int,
+    student_temperature: float,
+    teacher_temperature: float,
+    first_teacher_temperature: float,
+    temperature_warmup: float,
+    center_momentum: float,
+    momentum: float,
+    frozen: float,
+    local_views: int,
+    local_size: int,
+    local_crop_scale: float,
+) -> Method:
+    """DINO on an encoder.
+
+    Args:
+      encoder: any encoder; with a `local_size`, one that takes images of that size too.
+      views: of an image; the teacher sees these.
+      projector: widths of the head, its bottleneck last.
+      prototypes: outputs of the head.
+      student_temperature: of the student's softmax.
+      teacher_temperature: of the teacher's, reached linearly from `first_teacher_temperature` over the share
+        `temperature_warmup` of the run.
+      first_teacher_temperature: at the start.
+      temperature_warmup: in [0, 1].
+      center_momentum: of the centre that is taken off the teacher's outputs.
+      momentum: of the teacher, rising to 1 over the run.
+      frozen: share of the run during which the prototypes stay as they are.
+      local_views: further views for the student alone (multi-crop).
+      local_size: their side in pixels; 0: that of the images.
+      local_crop_scale: the largest share of an image's area in a local view, and then the smallest in the others.
+
+    Raises:
+      ValueError: a share is outside [0, 1], a temperature not above 0, or a number negative.
+    """
+    shares = {"temperature_warmup": temperature_warmup, "frozen": frozen, "center_momentum": center_momentum}
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], not {value}.")
+    if min(student_temperature, teacher_temperature, first_teacher_temperature) <= 0:
+        raise ValueError("DINO's temperatures must be above 0.")
+    if min(local_views, local_size) < 0:
+        raise ValueError(f"local_views and local_size must not be negative, but are {local_views} and {local_size}.")
+    settings = settings_of(encoder)
+    networks = Siamese(encoder, PrototypeHead(projector, prototypes, settings["dtype"]))
+    teacher_views = len(views)
+    if local_views:
+        smallest = min(0.05, local_crop_scale)
+        local = dataclasses.replace(
+            views[0], min_crop_scale=smallest, max_crop_scale=local_crop_scale, size=local_size, solarise_probability=0.0
+        )
+        views = (*(dataclasses.replace(view, min_crop_scale=local_crop_scale) for view in views), *[local] * local_views)
+
+    def temperature(progress):
+        warm = jnp.clip(progress / max(temperature_warmup, 1e-9), 0, 1)
+        return first_teacher_temperature + (teacher_temperature - first_teacher_temperature) * warm
+
+    def loss(variables, target, views, moment):
+        student, batch_stats = forward(networks, variables, views)
+        networks_target = {name: target[name] for name in ("params", "batch_stats")}
+        teacher, target_stats = forward(networks, networks_target, views[:teacher_views], "project")
+        student, teacher = jnp.stack(student), jnp.stack(teacher)
+        value = losses.dino(
+            student,
+            teacher,
+            center=target["center"],
+            student_temperature=student_temperature,
+            teacher_temperature=temperature(moment.progress),
+        )
+        center = losses.dino_center(target["center"], teacher, momentum=center_momentum, axis_name=settings["axis_name"])
+        metrics = {"teacher_temperature": temperature(moment.progress)}
+        return value, Output(batch_stats, target | {"batch_stats": target_stats, "center": center}, metrics)
+
+    def init_target(variables):
+        return copy_networks(variables) | {"center": jnp.zeros(prototypes)}
+
+    def freeze(gradient, progress):
+        moving = (progress >= frozen).astype(jnp.float32)
+
+        def scaled(path, leaf):
+            return leaf * moving if path[-1].key == "prototypes" else leaf
+
+        return jax.tree_util.tree_map_with_path(scaled, gradient)
+
+    return Method(views, networks, loss, init_target, follow(momentum), freeze)

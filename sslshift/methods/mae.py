@@ -1,0 +1,87 @@
+"""MAE: from the few patches of an image that the encoder sees, a decoder reconstructs the hidden ones.
+
+References:
+  He et al., `Masked Autoencoders Are Scalable Vision Learners <https://arxiv.org/abs/2111.06377>`_, 2022
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sslshift.data.views import ViewSettings
+from sslshift.losses import masked_reconstruction
+from sslshift.methods.base import Method, Output
+from sslshift.models import MAEDecoder, ViT, patchify
+
+
+class MaskedAutoencoder(nn.Module):
+    """A ViT that sees the kept patches, and a decoder of all patches."""
+
+    encoder: ViT
+    decoder: MAEDecoder
+
+    def __call__(self, views: tuple[jax.Array], keep: jax.Array | None = None, *, train: bool) -> jax.Array:
+        """Patches `[batch, tokens, pixels]` as decoded from those numbered in `keep`, `[batch, kept]`; None: the first."""
+        del train
+        (images,) = views
+        patch = self.encoder.patch
+        rows, columns, pixels = images.shape[1] // patch, images.shape[2] // patch, patch * patch * images.shape[3]
+        keep = jnp.zeros((len(images), 1), jnp.int32) if keep is None else keep
+        return self.decoder(self.encoder.tokens(images, keep), keep, rows=rows, columns=columns, pixels=pixels)
+
+    def features(self, images: jax.Array) -> jax.Array:
+        return self.encoder(images, train=False)
+
+
+def mae(
+    encoder: ViT,
+    views: tuple[ViewSettings],
+    *,
+    mask_ratio: float,
+    decoder_width: int,
+    decoder_depth: int,
+    decoder_heads: int,
+    normalize: bool,
+) -> Method:
+    """MAE on a vision transformer.
+
+    Args:
+      encoder: a ViT.
+      views: the one view of an image.
+      mask_ratio: share of the patches that are hidden, rounded up to whole patches.
+      decoder_width, decoder_depth, decoder_heads: of the decoder.
+      normalize: whether each patch is standardised to be the target.
+
+    Raises:
+      ValueError: the encoder is no ViT, or the ratio leaves nothing to see or nothing to reconstruct.
+    """
+    if not isinstance(encoder, ViT):
+        raise ValueError(f"mae hides tokens: it needs a ViT (vit_*) as encoder, not {type(encoder).__name__}.")
+    if not 0 < mask_ratio < 1:
+        raise ValueError(f"mask_ratio must lie between 0 and 1, not {mask_ratio}.")
+    networks = MaskedAutoencoder(encoder, MAEDecoder(decoder_width, decoder_depth, decoder_heads, encoder.dtype))
+
+    def loss(variables, target, views, moment):
+        del target
+        patches = patchify(views[0], encoder.patch)
+        keep = visible_patches(moment.keys, patches.shape[1], mask_ratio)
+        prediction = networks.apply(variables, views, keep, train=True)
+        hidden = jnp.ones(patches.shape[:2]).at[jnp.arange(len(keep))[:, None], keep].set(0)
+        return masked_reconstruction(prediction, patches, hidden, normalize=normalize), Output(variables["batch_stats"])
+
+    return Method(views, networks, loss, least_batch=1)
+
+
+def visible_patches(keys: jax.Array, tokens: int, mask_ratio: float) -> jax.Array:
+    """Numbers of the patches that stay visible, `[batch, kept]`, a random choice by the key of each image.
+
+    Raises:
+      ValueError: no patch would be visible.
+    """
+    # A ratio such as 0.9 is not exact in binary.
+    kept = int(tokens * (1 - mask_ratio) + 1e-9)
+    if not 0 < kept < tokens:
+        raise ValueError(
+            f"Hiding {mask_ratio:.0%} of {tokens} patches leaves {kept} visible; use smaller patches or another ratio."
+        )
+    return jax.vmap(lambda key: jax.random.permutation(key, tokens)[:kept])(keys)

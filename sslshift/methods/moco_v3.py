@@ -1,0 +1,55 @@
+"""MoCo v3: predictions of one view find the target's projection of the other among those of the batch.
+
+References:
+  Chen et al., `An Empirical Study of Training Self-Supervised Vision Transformers <https://arxiv.org/abs/2104.02057>`_, 2021
+"""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+
+from sslshift.data.views import ViewSettings
+from sslshift.losses import info_nce
+from sslshift.methods.base import Method, Output
+from sslshift.methods.siamese import Siamese, copy_networks, follow, forward, settings_of
+from sslshift.models import MLPHead
+
+
+def moco_v3(
+    encoder: nn.Module,
+    views: tuple[ViewSettings, ViewSettings],
+    *,
+    projector: Sequence[int],
+    predictor: Sequence[int],
+    prediction_norm: bool,
+    temperature: float,
+    momentum: float,
+) -> Method:
+    """MoCo v3 on an encoder.
+
+    Args:
+      encoder: any encoder.
+      views: of an image.
+      projector: widths of the projector.
+      predictor: hidden widths of the predictor, whose output is as wide as the projector's.
+      prediction_norm: whether the predictor ends in a batch norm, as it does for ViTs.
+      temperature: of the softmax over the batch.
+      momentum: of the target network, rising to 1 over the run.
+    """
+    output_norm = "plain" if prediction_norm else "none"
+    settings = settings_of(encoder)
+    networks = Siamese(
+        encoder,
+        MLPHead(projector, batch_norm=True, output_norm="plain", **settings),
+        MLPHead((*predictor, projector[-1]), batch_norm=True, output_norm=output_norm, **settings),
+    )
+
+    def loss(variables, target, views, moment):
+        del moment
+        (_, (p1, p2)), batch_stats = forward(networks, variables, views)
+        (k1, k2), target_stats = forward(networks, target, views, "project")
+        one_way = functools.partial(info_nce, temperature=temperature, axis_name=settings["axis_name"])
+        return one_way(p1, k2) + one_way(p2, k1), Output(batch_stats, target | {"batch_stats": target_stats})
+
+    return Method(views, networks, loss, copy_networks, follow(momentum))

@@ -1,0 +1,175 @@
+"""Vision transformers: the encoder, and the decoder with which MAE trains it."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sslshift.models.patches import patchify
+
+# Fixed positions are defined over this many patches a side, ViT's grid at 224 pixels in patches of 16; another grid is sampled
+# from the same extent, so that an image means the same at any size.
+_EXTENT = 14
+
+
+def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
+    """Fixed positions `[rows, columns, width]`: sines and cosines of the row, then of the column, from fast to slow.
+
+    Raises:
+      ValueError: the width is not a multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"Sine-cosine positions need a width that 4 divides, not {width}.")
+    rates = 10_000.0 ** -(np.arange(width // 4) / (width // 4))
+
+    def along(count):
+        angles = np.outer((np.arange(count) + 0.5) * _EXTENT / count - 0.5, rates)
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    half = (rows, columns, width // 2)
+    of_rows, of_columns = np.broadcast_to(along(rows)[:, None], half), np.broadcast_to(along(columns)[None], half)
+    return np.concatenate([of_rows, of_columns], axis=2).astype(np.float32)
+
+
+def _dense(width: int, dtype: Any, name: str) -> nn.Dense:
+    return nn.Dense(width, dtype=dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
+
+
+def _norm(dtype: Any, name: str) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)
+
+
+class Block(nn.Module):
+    """Pre-norm self-attention and a dense layer of four times the width; tokens `[batch, tokens, width]`."""
+
+    heads: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, tokens, width = x.shape
+        qkv = _dense(3 * width, self.dtype, "qkv")(_norm(self.dtype, "norm1")(x))
+        query, key, value = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, width // self.heads), 2, 0)
+        attended = jax.nn.dot_product_attention(query, key, value).reshape(batch, tokens, width)
+        x = x + _dense(width, self.dtype, "out")(attended)
+        hidden = nn.gelu(_dense(4 * width, self.dtype, "up")(_norm(self.dtype, "norm2")(x)), approximate=False)
+        return x + _dense(width, self.dtype, "down")(hidden)
+
+
+class ViT(nn.Module):
+    """Images `[batch, height, width, channels]` whose sides the patch divides, to features `[batch, width]`.
+
+    Applied to images of another size than it was made with, it interpolates its positions.
+
+    Args:
+      width: features of a token; `heads` divides it.
+      depth: number of blocks.
+      heads: attention heads of a block.
+      patch: side of a patch in pixels.
+      pool: features are those of the class `token`, or the `mean` of the patches'.
+      positions: fixed `sincos`, or `learned`.
+      dtype: of the computation, e.g. `jax.numpy.bfloat16`; parameters stay in float32. None: that of the images.
+      axis_name: without effect here; as for other encoders, heads on it take it over.
+
+    Raises:
+      ValueError: the patch does not divide a side of the images, or a setting is none of those above.
+
+    References:
+      Dosovitskiy et al., `An Image is Worth 16x16 Words <https://arxiv.org/abs/2010.11929>`_, 2021
+    """
+
+    width: int = 192
+    depth: int = 12
+    heads: int = 3
+    patch: int = 16
+    pool: str = "token"
+    positions: str = "sincos"
+    dtype: Any = None
+    axis_name: str | None = None
+
+    def __post_init__(self):
+        if self.pool not in ("token", "mean") or self.positions not in ("sincos", "learned") or self.width % self.heads:
+            raise ValueError(
+                "A ViT pools by 'token' or 'mean', has 'sincos' or 'learned' positions and a width that its heads divide, not "
+                f"{self.pool!r}, {self.positions!r} and {self.width} by {self.heads}."
+            )
+        super().__post_init__()
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        del train
+        tokens = self.tokens(x)
+        return tokens[:, 0] if self.pool == "token" else tokens[:, 1:].mean(axis=1)
+
+    @nn.compact
+    def tokens(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+        """The class token, then the patches', after the last norm: `[batch, 1 + tokens, width]`.
+
+        Args:
+          images: `[batch, height, width, channels]`.
+          keep: numbers of the patches that are seen, `[batch, kept]`, row by row; None: all of them.
+        """
+        patches = patchify(images, self.patch)
+        places = self._places(images.shape[1] // self.patch, images.shape[2] // self.patch)[None]
+        if keep is not None:
+            patches = jnp.take_along_axis(patches, keep[..., None], axis=1)
+            places = places[0][keep]
+        x = _dense(self.width, self.dtype, "embed")(patches)
+        token = self.param("class_token", nn.initializers.normal(0.02), (self.width,))
+        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)).astype(x.dtype), x + places.astype(x.dtype)], 1)
+        for i in range(self.depth):
+            x = Block(self.heads, self.dtype, name=f"block{i}")(x)
+        return _norm(self.dtype, "norm")(x)
+
+    def _places(self, rows: int, columns: int) -> jax.Array:
+        """Positions of all patches, `[rows * columns, width]`."""
+        if self.positions == "sincos":
+            return jnp.asarray(sincos_positions(rows, columns, self.width)).reshape(-1, self.width)
+        if self.has_variable("params", "positions"):
+            table = self.get_variable("params", "positions")
+        else:
+            table = self.param("positions", nn.initializers.normal(0.02), (rows, columns, self.width))
+        if table.shape[:2] != (rows, columns):
+            table = jax.image.resize(table, (rows, columns, self.width), "bicubic", antialias=False)
+        return table.reshape(-1, self.width)
+
+
+class MAEDecoder(nn.Module):
+    """From the tokens that an encoder gave for the visible patches to the pixels of all patches.
+
+    Args:
+      width, depth, heads: as of a ViT; the published decoder has 512, 8 and 16.
+      dtype: of the computation, as of a ViT.
+
+    References:
+      He et al., `Masked Autoencoders Are Scalable Vision Learners <https://arxiv.org/abs/2111.06377>`_, 2022
+    """
+
+    width: int = 512
+    depth: int = 8
+    heads: int = 16
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, keep: jax.Array, *, rows: int, columns: int, pixels: int) -> jax.Array:
+        """Reconstructs patches.
+
+        Args:
+          tokens: class token and visible patches, `[batch, 1 + kept, dim]`.
+          keep: numbers of the visible patches, `[batch, kept]`.
+          rows, columns: patches of an image.
+          pixels: values of a patch.
+
+        Returns:
+          `[batch, rows * columns, pixels]`, in float32.
+        """
+        x = _dense(self.width, self.dtype, "embed")(tokens)
+        hidden = self.param("mask_token", nn.initializers.normal(0.02), (self.width,)).astype(x.dtype)
+        patches = jnp.broadcast_to(hidden, (len(x), rows * columns, self.width))
+        patches = patches.at[jnp.arange(len(x))[:, None], keep].set(x[:, 1:])
+        places = sincos_positions(rows, columns, self.width).reshape(-1, self.width)
+        x = jnp.concatenate([x[:, :1], patches + jnp.asarray(places, x.dtype)], axis=1)
+        for i in range(self.depth):
+            x = Block(self.heads, self.dtype, name=f"block{i}")(x)
+        return _dense(pixels, self.dtype, "pixels")(_norm(self.dtype, "norm")(x)[:, 1:]).astype(jnp.float32)

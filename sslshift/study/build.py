@@ -1,0 +1,83 @@
+"""From a declaration to what is trained: encoder, method, optimiser."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from sslshift.methods import METHODS
+from sslshift.models import ENCODERS
+from sslshift.study.declare import Study
+from sslshift.training.loop import Training
+from sslshift.training.state import Optimiser
+
+
+def build_training(study: Study) -> Training:
+    """Method and optimiser: the method's recipe, and what the study says otherwise.
+
+    Raises:
+      ValueError: a name is unknown, or a value is out of its range.
+    """
+    choices = {"method": METHODS, "encoder": ENCODERS, "dtype": ("float32", "bfloat16")}
+    for name, known in choices.items():
+        if getattr(study, name) not in known:
+            raise ValueError(f"--{name}={getattr(study, name)} is unknown; there is {', '.join(known)}.")
+    recipe, encoder = METHODS[study.method], ENCODERS[study.encoder]
+    if study.dtype == "bfloat16":
+        encoder = encoder.clone(dtype=jnp.bfloat16)
+    method = recipe.build(encoder, **method_options(study))
+    changes = _view_changes(study)
+    method = dataclasses.replace(method, views=tuple(dataclasses.replace(view, **changes) for view in method.views))
+    optimiser = _optimiser(study, recipe.optimiser_for(encoder))
+    return Training(method, optimiser, study.checkpoint_every, study.workers)
+
+
+def method_options(study: Study) -> dict[str, Any]:
+    """All hyperparameters of the study's method: its recipe's for the encoder, and what the flags say otherwise."""
+    options = METHODS[study.method].options_for(ENCODERS[study.encoder])
+    defaults = dict(options)
+    if study.head:
+        # An unreadable width is an error also where it would not be used.
+        projector = _parsed("--head", study.head, (0,))
+        options |= {"projector": projector} if "projector" in options else {}
+    for part in filter(None, (part.strip() for part in study.method_options.split(";"))):
+        name, equals, text = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ValueError(f"--method_options are written name=value and separated by ';', not {part!r}.")
+        options[name] = _parsed(f"--method_options: {name}", text, defaults.get(name, ""))
+    return options
+
+
+def _parsed(name: str, text: str, default: Any) -> Any:
+    """A value of the default's type."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(default, tuple):
+            widths = tuple(int(width) for width in text.split(","))
+            if min(widths) < 1:
+                raise ValueError
+            return widths
+        return type(default)(text)
+    except (ValueError, KeyError):
+        kinds = {
+            bool: "true or false",
+            tuple: "whole numbers above 0 separated by ','",
+            int: "a whole number",
+            float: "a number",
+        }
+        raise ValueError(f"{name} takes {kinds[type(default)]}, not {text!r}.") from None
+
+
+def _view_changes(study: Study) -> dict[str, float]:
+    given = {"min_crop_scale": study.min_crop_scale, "blur_probability": study.blur}
+    given |= dict.fromkeys(("brightness", "contrast", "saturation"), study.jitter) | {"hue": study.jitter / 4}
+    return {name: value for name, value in given.items() if value >= 0}
+
+
+def _optimiser(study: Study, recipe: Mapping[str, Any]) -> Optimiser:
+    # Another optimiser than the recipe's has its own defaults: LARS's learning rates are no good to AdamW.
+    settings = dict(recipe) if study.optimiser in ("", recipe["name"]) else {"name": study.optimiser}
+    given = {name: getattr(study, name) for name in ("learning_rate", "weight_decay", "warmup")}
+    return Optimiser(**settings | {name: value for name, value in given.items() if value != -1})

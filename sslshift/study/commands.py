@@ -1,0 +1,127 @@
+"""What an experiment's `main` runs: one study, or a study of each of several methods."""
+
+import csv
+import dataclasses
+import io
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sslshift.data.sources import PartialSource
+from sslshift.study.declare import Study, parse_sources
+from sslshift.study.intervals import interval
+from sslshift.study.progress import Progress
+from sslshift.study.records import write_atomically
+from sslshift.study.report import percent, print_table, write_results
+from sslshift.study.runner import Opened, Results, open_study, run_study
+
+
+def run(study: Study) -> None:
+    """Runs a study to its end and shows what it found; goes on where an earlier call was stopped."""
+    console = _console()
+    progress = Progress(console)
+    results = run_study(_open(study, progress), progress)
+    written = write_results(results)
+    print_table(results, console)
+    for path in written:
+        progress.note(f"wrote {Path(path)}")
+
+
+def _console() -> Console:
+    # A terminal's width is taken as it is; in a file the table must not be folded to 80 columns.
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def _open(study: Study, progress: Progress) -> Opened:
+    if Path(study.out).exists() and not Path(study.out).is_dir():
+        raise ValueError(f"--out={study.out} is a file; name a folder, new or of an earlier call.")
+    opened = open_study(study)
+    budget, steps = opened.budget, opened.budget.steps(study.batch_size)
+    progress.note(
+        f"{len(opened.runs)} runs of {budget.samples:,} samples ({steps:,} steps of {study.batch_size}), "
+        f"{study.method} on {study.encoder} of {opened.parameters / 1e6:.2g} M parameters, results in {study.out}{os.sep}"
+    )
+    for source in opened.sources.values():
+        if isinstance(source, PartialSource):
+            progress.note(f"{source.name}: images of the held-out test split are left out; {len(source):,} remain")
+        if source.refused:
+            path, reason = source.refused[0]
+            progress.note(f"{source.name}: {len(source.refused)} files refused, not counted in N, e.g. {path} ({reason})")
+    return opened
+
+
+METHODS_HEAD = (
+    "method",
+    "encoder",
+    "loss, first -> last",
+    "effective rank",
+    "untrained",
+    "kNN %",
+    "linear %",
+    "gain over untrained",
+)
+
+
+def run_methods(study: Study, defaults: Study, own: Mapping[str, Mapping[str, Any]]) -> None:
+    """Runs a study once per method and shows what each found, in `OUT/methods.md`, `OUT/methods.csv` and on the terminal.
+
+    Args:
+      study: names the methods in `method`, separated by ','; each gets a folder below `out`.
+      defaults: the study before flags changed it.
+      own: fields of the study that differ for a method. A flag given by hand wins.
+    """
+    names = [name.strip() for name in study.method.split(",")]
+    if len(parse_sources(study.sources)) > 1 or len(parse_sources(study.sources)[0][1]) > 1:
+        raise ValueError("--sources: methods are compared on one source with one number of unique samples.")
+    studies = []
+    for name in names:
+        # A flag given by hand differs from the default.
+        mine = {key: value for key, value in own.get(name, {}).items() if getattr(study, key) == getattr(defaults, key)}
+        studies.append(dataclasses.replace(study, **mine | {"method": name, "out": str(Path(study.out) / name)}))
+    console = _console()
+    progress = Progress(console)
+    # All are opened before the first is run: a mistake in the last shows now.
+    opened = [_open(one, progress) for one in studies]
+    results = []
+    for one in opened:
+        results.append(run_study(one, progress))
+        write_results(results[-1])
+        _show(results, Path(study.out), console if one is opened[-1] else None)
+    progress.note(f"wrote {Path(study.out) / 'methods.md'}")
+
+
+def _show(results: Sequence[Results], out: Path, console: Console | None) -> None:
+    lines = [_line(one) for one in results]
+    rule = ["---"] * len(METHODS_HEAD)
+    write_atomically(out / "methods.md", "".join(f"| {' | '.join(line)} |\n" for line in (METHODS_HEAD, rule, *lines)))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([METHODS_HEAD, *lines])
+    write_atomically(out / "methods.csv", text.getvalue())
+    if console:
+        table = Table(*METHODS_HEAD)
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+
+
+def _line(results: Results) -> tuple[str, ...]:
+    def mean(name, scores):
+        return sum(score[name] for score in scores) / len(scores)
+
+    study, runs = results.opened.study, [result for _, result in results.runs]
+    gain = interval([result["linear"] - results.untrained[run.seed]["linear"] for run, result in results.runs])
+    return (
+        study.method,
+        study.encoder,
+        f"{mean('loss_first', runs):.3g} -> {mean('loss_last', runs):.3g}",
+        f"{mean('effective_rank', runs):.1f}",
+        f"{mean('effective_rank', results.untrained):.1f}",
+        percent(interval([result["knn"] for result in runs])),
+        percent(interval([result["linear"] for result in runs])),
+        f"{gain.points}: {gain.verdict}",
+    )

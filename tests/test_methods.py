@@ -1,0 +1,360 @@
+"""What each method does in a training step: the same on one device, on eight and inside shard_map, and what its paper says."""
+
+import dataclasses
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from sslshift.data.views import ViewSettings
+from sslshift.methods import METHODS, Method, Moment
+from sslshift.methods.mae import visible_patches
+from sslshift.models import ENCODERS, PatchMLP, ResNet, ViT, patchify
+from sslshift.training.state import Optimiser, init_state
+from sslshift.training.step import compiled_step, replicate, shard_batch, train_step
+
+STEPS = 10
+
+
+@pytest.fixture
+def images(random, canvas):
+    return random.integers(0, 256, (16, *canvas), np.uint8)
+
+
+def start(method, canvas, optimiser=None):
+    optimiser = optimiser or Optimiser("sgd", learning_rate=0.1).build(STEPS, 16, method.constant_rate)
+    return optimiser, init_state(method, optimiser, jax.random.key(0), jnp.zeros(canvas, jnp.uint8))
+
+
+def views_of(method, images, number=0):
+    key = jax.random.key(number)
+    return method.make_views(key, jnp.asarray(images)), method.moment(key, images, jnp.float32(0.5))
+
+
+def value_of(method, state, views, moment):
+    return method.loss(state.variables, state.target, views, moment)[0]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_step_is_the_same_on_one_device_on_eight_and_inside_shard_map(name, small_method, images, canvas):
+    """Loss, gradients, batch statistics, target and update agree: negatives and statistics are those of the global batch."""
+    method = small_method(name)
+    encoder = method.networks.encoder.clone(axis_name="data")
+    outcomes = []
+    for devices, mapped in ((1, False), (8, False), (8, True)):
+        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+        optimiser, state = start(method, canvas)
+        if mapped:
+            step = functools.partial(train_step, method=small_method(name, encoder), optimiser=optimiser, steps=STEPS)
+            split, everywhere = PartitionSpec("data"), PartitionSpec()
+            step = jax.jit(
+                jax.shard_map(step, mesh=mesh, in_specs=(everywhere, split, everywhere), out_specs=everywhere),
+                donate_argnums=0,
+            )
+        else:
+            step = compiled_step(method, optimiser, STEPS, mesh)
+        state, first = step(replicate(mesh, state), shard_batch(mesh, images), replicate(mesh, jax.random.key(5)))
+        first = jax.device_get(first)
+        for _ in range(2):
+            state, _ = step(state, shard_batch(mesh, images), replicate(mesh, jax.random.key(5)))
+        outcomes.append((first, jax.device_get(state)))
+    for first, state in outcomes[1:]:
+        chex.assert_trees_all_close(first, outcomes[0][0], rtol=1e-5)
+        chex.assert_trees_all_close(state, outcomes[0][1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_permuting_the_batch_and_swapping_views_change_nothing(name, small_method, images, canvas, random):
+    method = small_method(name)
+    _, state = start(method, canvas)
+    views, moment = views_of(method, images)
+    loss = jax.jit(functools.partial(value_of, method))
+    expected = float(loss(state, views, moment))
+    order = random.permutation(len(images))
+    permuted = Moment(moment.keys[order], moment.progress)
+    assert float(loss(state, tuple(view[order] for view in views), permuted)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    if len(views) == 2:
+        assert float(loss(state, views[::-1], moment)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        # It does see which views belong together.
+        assert abs(float(loss(state, (views[0], views[1][order]), moment)) - expected) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["moco_v3", "byol", "dino"])
+def test_no_gradient_reaches_the_target(name, small_method, images, canvas):
+    method = small_method(name)
+    _, state = start(method, canvas)
+
+    def loss(weights):
+        return value_of(method, state.replace(target=state.target | {"params": weights}), *views_of(method, images))
+
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(state.target["params"])))
+
+
+@pytest.mark.parametrize("name", ["moco_v3", "byol", "dino"])
+def test_target_follows_by_a_momentum_that_rises_to_one(name, small_method, canvas):
+    method = small_method(name, momentum=0.9)
+    _, state = start(method, canvas)
+    moved = jax.tree.map(lambda x: x + 1.0, state.variables)
+    assert "predictor" not in state.target["params"]
+    for progress, share in ((0.0, 0.1), (0.5, 0.05), (1.0, 0.0)):
+        target = method.update_target(state.target, moved, progress)
+        difference = jax.tree.map(jnp.subtract, target["params"], state.target["params"])
+        for leaf in jax.tree.leaves(difference):
+            np.testing.assert_allclose(leaf, share, atol=1e-6)
+        chex.assert_trees_all_equal(target["batch_stats"], state.target["batch_stats"])
+
+
+@pytest.mark.parametrize("name", ["moco_v3", "byol", "dino"])
+def test_target_has_batch_statistics_of_its_own(name, small_method, images, canvas):
+    method = small_method(name)
+    _, state = start(method, canvas)
+    other = jax.tree.map(lambda x: 2 * x, state.target["params"])
+    state = state.replace(target=state.target | {"params": other})
+    _, output = method.loss(state.variables, state.target, *views_of(method, images))
+    mean = output.target["batch_stats"]["encoder"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(mean, 2 * output.batch_stats["encoder"]["BatchNorm_0"]["mean"], rtol=1e-4)
+
+
+def test_byol_and_simsiam_by_their_definition(small_method, images, canvas):
+    """The two losses recomputed in NumPy from projections and predictions."""
+
+    def cosine(a, b):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        return np.mean(np.sum(a * b, 1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+
+    for name in ("byol", "simsiam"):
+        method = small_method(name)
+        _, state = start(method, canvas)
+        views, moment = views_of(method, images)
+        (z, p), _ = method.networks.apply(state.variables, views, train=True, mutable=["batch_stats"])
+        similarity = cosine(p[0], z[1]) + cosine(p[1], z[0])
+        expected = 4 - 2 * similarity if name == "byol" else -similarity / 2
+        # At the start the target is the network itself.
+        assert float(value_of(method, state, views, moment)) == pytest.approx(expected, rel=1e-4)
+    assert small_method("simsiam").constant_rate == ("predictor",)
+
+
+def test_dino_frozen_prototypes_move_only_after_their_share_of_the_run(small_method, images, canvas):
+    method = small_method("dino", frozen=0.3)
+    # Weight decay and momentum must not move them either.
+    optimiser = Optimiser("sgd", learning_rate=1.0, weight_decay=0.1).build(STEPS, 16)
+    _, state = start(method, canvas, optimiser)
+    step = jax.jit(functools.partial(train_step, method=method, optimiser=optimiser, steps=STEPS))
+    prototypes = [state.params["projector"]["prototypes"]]
+    for _ in range(5):
+        mlp = state.params["projector"]["mlp"]["Dense_0"]["kernel"]
+        state, _ = step(state, images, jax.random.key(1))
+        prototypes.append(state.params["projector"]["prototypes"])
+        assert (state.params["projector"]["mlp"]["Dense_0"]["kernel"] != mlp).any()
+    moved = [bool((a != b).any()) for a, b in itertools.pairwise(prototypes)]
+    assert moved == [False, False, False, True, True]
+
+
+def test_dino_temperature_and_centre_by_step(small_method, images, canvas):
+    method = small_method("dino", first_teacher_temperature=0.04, teacher_temperature=0.08, temperature_warmup=0.4)
+    _, state = start(method, canvas)
+    views, moment = views_of(method, images)
+    temperatures = []
+    for progress in (0.0, 0.1, 0.2, 0.4, 0.9):
+        _, output = method.loss(state.variables, state.target, views, Moment(moment.keys, progress))
+        temperatures.append(float(output.metrics["teacher_temperature"]))
+    assert temperatures == pytest.approx([0.04, 0.05, 0.06, 0.08, 0.08])
+    teacher, _ = method.networks.apply(state.variables, views, train=True, mutable=["batch_stats"], method="project")
+    mean = np.mean([np.asarray(logits).mean(axis=0) for logits in teacher], axis=0)
+    np.testing.assert_allclose(output.target["center"], 0.1 * mean, atol=1e-6)
+
+
+def test_dino_multi_crop_shows_small_views_to_the_student_alone(small_method, images, canvas):
+    method = small_method("dino", ViT(16, 2, 2, 4), local_views=3, local_size=8, local_crop_scale=0.3)
+    _, state = start(method, canvas)
+    views, moment = views_of(method, images)
+    assert [view.shape[1:3] for view in views] == [(12, 12)] * 2 + [(8, 8)] * 3
+    assert [(view.min_crop_scale, view.max_crop_scale) for view in method.views] == [(0.3, 1.0)] * 2 + [(0.05, 0.3)] * 3
+    loss, output = method.loss(state.variables, state.target, views, moment)
+    changed = (*views[:2], views[2] + 1, *views[3:])
+    other, other_output = method.loss(state.variables, state.target, changed, moment)
+    assert float(other) != float(loss)
+    chex.assert_trees_all_equal(other_output.target, output.target)
+    # Whole-size local views are for encoders that take one size only.
+    whole = small_method("dino", local_views=1)
+    assert [view.shape[1:3] for view in views_of(whole, images)[0]] == [(12, 12)] * 3
+
+
+def test_mae_sees_visible_patches_and_judges_hidden_ones(small_method, images, canvas):
+    method = small_method("mae", ViT(16, 2, 2, 4, positions="learned"), mask_ratio=0.5)
+    _, state = start(method, canvas)
+    views, moment = views_of(method, images)
+    keep = np.asarray(visible_patches(moment.keys, 9, 0.5))
+    assert keep.shape == (16, 4)
+    assert all(len(set(row)) == 4 for row in keep)
+    assert len({tuple(sorted(row)) for row in keep}) > 8
+    patches = np.asarray(patchify(views[0], 4))
+    hidden = np.ones((16, 9), bool)
+    hidden[np.arange(16)[:, None], keep] = False
+
+    def predict(patches):
+        image = patches.reshape(16, 3, 3, 4, 4, 1).swapaxes(2, 3).reshape(16, 12, 12, 1)
+        return np.asarray(method.networks.apply(state.variables, (image,), keep, train=True))
+
+    prediction = predict(patches)
+    np.testing.assert_array_equal(predict(np.where(hidden[..., None], 7.0, patches)), prediction)
+    assert (predict(np.where(hidden[..., None], patches, patches + 1)) != prediction).any()
+    target = (patches - patches.mean(-1, keepdims=True)) / np.sqrt(patches.var(-1, ddof=1, keepdims=True) + 1e-6)
+    expected = np.mean(np.square(prediction - target)[hidden])
+    assert float(value_of(method, state, views, moment)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("tokens", "ratio", "kept"), [(196, 0.75, 49), (10, 0.9, 1), (49, 0.75, 12), (20, 0.55, 9)])
+def test_number_of_visible_patches(tokens, ratio, kept):
+    keys = jax.random.split(jax.random.key(0), 3)
+    assert visible_patches(keys, tokens, ratio).shape == (3, kept)
+
+
+def test_cost_of_the_mae_encoder_falls_with_the_mask_ratio():
+    encoder = ViT(32, 2, 2, 4)
+    images = jnp.zeros((4, 32, 32, 3))
+    variables = encoder.init(jax.random.key(0), images, train=False)
+
+    def flops(ratio):
+        keep = visible_patches(jax.random.split(jax.random.key(0), 4), 64, ratio)
+        lowered = jax.jit(functools.partial(encoder.apply, method="tokens")).lower(variables, images, keep)
+        return lowered.cost_analysis()["flops"]
+
+    costs = [flops(ratio) for ratio in (0.25, 0.5, 0.75, 0.9)]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[2] < 0.4 * costs[0]
+
+
+def test_nnclr_finds_neighbours_in_a_queue_of_past_projections(small_method, images, canvas):
+    method = small_method("nnclr", queue=24, temperature=0.5)
+    _, state = start(method, canvas)
+    queue = np.asarray(state.target["queue"], np.float64)
+    np.testing.assert_allclose(np.linalg.norm(queue, axis=1), 1, rtol=1e-5)
+    views, moment = views_of(method, images)
+    (z, p), _ = method.networks.apply(state.variables, views, train=True, mutable=["batch_stats"])
+    z, p = (
+        [np.asarray(x, np.float64) / np.linalg.norm(np.asarray(x, np.float64), axis=1, keepdims=True) for x in part]
+        for part in (z, p)
+    )
+    expected = 0
+    for here, there in ((0, 1), (1, 0)):
+        for i in range(16):
+            neighbour = queue[np.argmax(queue @ z[here][i])]
+            logits = p[there] @ neighbour / 0.5
+            expected += (np.log(np.exp(logits).sum()) - logits[i]) / 32
+    loss, output = method.loss(state.variables, state.target, views, moment)
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(output.target["queue"], np.concatenate([z[0], queue[:8]]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_recipe_builds_on_every_kind_of_encoder(name):
+    for encoder in (ENCODERS["resnet18_cifar"], ENCODERS["vit_ti4"]):
+        if name == "mae" and not isinstance(encoder, ViT):
+            continue
+        method = METHODS[name].build(encoder.clone(dtype=jnp.bfloat16))
+        batch = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.uint8)
+        variables = jax.eval_shape(method.init, jax.random.key(0), batch)
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+        target = jax.eval_shape(method.init_target, variables)
+        views, moment = (
+            jax.eval_shape(method.make_views, jax.random.key(0), batch),
+            jax.eval_shape(method.moment, jax.random.key(0), batch, jax.ShapeDtypeStruct((), jnp.float32)),
+        )
+        loss, output = jax.eval_shape(method.loss, variables, target, views, moment)
+        assert (loss.shape, loss.dtype) == ((), jnp.float32)
+        chex.assert_trees_all_equal_shapes_and_dtypes(output.batch_stats, variables["batch_stats"])
+        chex.assert_trees_all_equal_shapes_and_dtypes(output.target, target)
+        Optimiser(**METHODS[name].optimiser_for(encoder)).build(10, 256, method.constant_rate)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bfloat16_gives_nearly_the_same_loss(name, small_method, images, canvas):
+    losses = []
+    for dtype in (None, jnp.bfloat16):
+        encoder = ViT(16, 2, 2, 4, dtype=dtype) if name == "mae" else PatchMLP(width=8, features=16, dtype=dtype)
+        method = small_method(name, encoder)
+        _, state = start(method, canvas)
+        losses.append(float(jax.jit(functools.partial(value_of, method))(state, *views_of(method, images))))
+    assert losses[1] == pytest.approx(losses[0], rel=0.05, abs=1e-3)
+    assert losses[0] != losses[1]
+
+
+def test_an_encoder_of_others_needs_no_settings_of_ours(images):
+    import flax.linen as nn
+
+    class Mean(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            return nn.Dense(8)(x.mean(axis=(1, 2)))
+
+    method = METHODS["simclr"].build(Mean(), projector=(8, 4))
+    variables = method.init(jax.random.key(0), images)
+    assert method.features(variables, jnp.ones((3, 12, 12, 1))).shape == (3, 8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: METHODS["simclr"].build(PatchMLP(), local_views=4), r"simclr has no option 'local_views'; dino has"),
+        (lambda: METHODS["byol"].build(PatchMLP(), temprature=1), r"no option 'temprature'\. Its options: projector"),
+        (lambda: METHODS["simclr"].build(PatchMLP(), (ViewSettings(),)), r"simclr takes settings of 2 view\(s\), not 1"),
+        (lambda: METHODS["mae"].build(PatchMLP()), r"mae .*needs a ViT \(vit_\*\) as encoder, not PatchMLP"),
+        (lambda: METHODS["mae"].build(ViT(), mask_ratio=1.0), r"mask_ratio must lie between 0 and 1, not 1\.0"),
+        (lambda: METHODS["byol"].build(PatchMLP(), momentum=1.5), r"momentum must lie in \[0, 1\], not 1\.5"),
+        (lambda: METHODS["dino"].build(PatchMLP(), teacher_temperature=0.0), "temperatures must be above 0"),
+        (lambda: METHODS["dino"].build(PatchMLP(), frozen=2.0), r"frozen must lie in \[0, 1\], not 2\.0"),
+        (lambda: METHODS["nnclr"].build(PatchMLP(), queue=0), "queue of at least 1"),
+        (lambda: visible_patches(jax.random.split(jax.random.key(0)), 2, 0.75), "leaves 0 visible"),
+        (lambda: ViT(pool="max"), "pools by 'token' or 'mean'"),
+        (lambda: ViT(100, heads=3), "100 by 3"),
+    ],
+)
+def test_impossible_methods_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_bad_batches_are_refused_before_anything_is_computed(small_method, canvas):
+    method = small_method("byol")
+    _, state = start(method, canvas)
+    step = functools.partial(train_step, method=method, optimiser=None, steps=1)
+    with pytest.raises(ValueError, match="compares images within a batch: it needs at least 2, not 1"):
+        step(state, jnp.zeros((1, 12, 12, 1), jnp.uint8), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"uint8 batch .* needed, not float32 of shape \(4, 12, 12, 1\)"):
+        step(state, jnp.zeros((4, 12, 12, 1)), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"14 x 14 cannot be cut into patches of 4; use .* such as 12 or 16"):
+        small_method("mae").init(jax.random.key(0), jnp.zeros((2, 14, 14, 1), jnp.uint8))
+    broken = small_method("simclr", temperature=0.0)
+    with pytest.raises(ValueError, match="temperature must be above 0, not 0"):
+        value_of(broken, start(broken, canvas)[1], *views_of(broken, jnp.zeros((4, 12, 12, 1), jnp.uint8)))
+
+
+def test_one_image_is_enough_for_mae(small_method):
+    method = small_method("mae")
+    assert len(method.make_views(jax.random.key(0), jnp.zeros((1, 12, 12, 1), jnp.uint8))) == 1
+
+
+def test_resnet_runs_in_a_step_on_eight_devices(images, canvas, small_method):
+    """Convolutions with our own gradient, under a mesh."""
+    method = small_method("simclr", ResNet((1, 1), width=8, small_images=True))
+    optimiser, state = start(method, canvas)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    step = compiled_step(method, optimiser, STEPS, mesh)
+    expected, _ = jax.jit(functools.partial(train_step, method=method, optimiser=optimiser, steps=STEPS))(
+        state, images, jax.random.key(5)
+    )
+    found, _ = step(replicate(mesh, state), shard_batch(mesh, images), replicate(mesh, jax.random.key(5)))
+    chex.assert_trees_all_close(jax.device_get(found), jax.device_get(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_method_is_data(small_method):
+    method = small_method("vicreg")
+    weaker = dataclasses.replace(method, views=tuple(dataclasses.replace(view, hue=0.0) for view in method.views))
+    assert isinstance(weaker, Method)
+    assert weaker.networks is method.networks
