@@ -3,7 +3,7 @@
     python -m experiments.quickstart
 
 Repeats the setting of the paper's first two findings (https://arxiv.org/abs/2403.13808) at the size of a laptop: one budget,
-Fashion-MNIST downstream, one near source and three far ones, several diversities, three seeds. The result that it got
+Fashion-MNIST downstream, one near source and three far ones, several diversities, several seeds. The result that it got
 here, and what it cost, stand in experiments/README.md.
 """
 

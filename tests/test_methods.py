@@ -308,6 +308,7 @@ def test_an_encoder_of_others_needs_no_settings_of_ours(images):
         (lambda: METHODS["mae"].build(ViT(), mask_ratio=1.0), r"mask_ratio must lie between 0 and 1, not 1\.0"),
         (lambda: METHODS["byol"].build(PatchMLP(), momentum=1.5), r"momentum must lie in \[0, 1\], not 1\.5"),
         (lambda: METHODS["dino"].build(PatchMLP(), teacher_temperature=0.0), "temperatures must be above 0"),
+        (lambda: METHODS["dino"].build(PatchMLP(), local_views=2, local_size=8), "patch_mlp takes images of one size only"),
         (lambda: METHODS["dino"].build(PatchMLP(), frozen=2.0), r"frozen must lie in \[0, 1\], not 2\.0"),
         (lambda: METHODS["nnclr"].build(PatchMLP(), queue=0), "queue of at least 1"),
         (lambda: visible_patches(jax.random.split(jax.random.key(0)), 2, 0.75), "leaves 0 visible"),

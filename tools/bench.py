@@ -3,6 +3,8 @@ r"""Benchmarks: JSON lines of medians, with the ratios that matter, measured in 
     python -m tools.bench                       # everything
     python -m tools.bench --what=convolution    # the CPU remedy of sslshift/models/convolution.py
     python -m tools.bench --what=pipeline       # what the pipeline delivers against what the training step consumes
+    python -m tools.bench --what=step --method=all
+    python -m tools.bench --what=step --method=all --encoder=vit_b16 --image_size=224 --batch_size=256 --dtype=bfloat16
 
 Figures and the machine they come from stand in tools/README.md.
 """
@@ -25,19 +27,21 @@ from sslshift.data.mixture import single
 from sslshift.data.pipeline import BatchReader, batches
 from sslshift.data.plan import SamplePlan
 from sslshift.data.sources import cached, open_source
-from sslshift.methods import METHODS
+from sslshift.methods import METHODS, Method
 from sslshift.models import ENCODERS
 from sslshift.models.convolution import convolve
 from sslshift.training.state import Optimiser, init_state
-from sslshift.training.step import compiled_step, make_mesh, replicate, shard_batch
+from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch, train_step
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("what", "all", ["all", "convolution", "pipeline"], "What to measure.")
+flags.DEFINE_enum("what", "all", ["all", "convolution", "pipeline", "step"], "What to measure.")
 flags.DEFINE_string("source", "bundled:fashion_mnist", "Source that the pipeline reads.")
-flags.DEFINE_string("method", "simclr", "Method of the training step.")
+flags.DEFINE_string("method", "simclr", "Method of the training step; all: every one.")
 flags.DEFINE_string("encoder", "patch_mlp", "Encoder of the training step.")
+flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the networks' arithmetic in --what=step.")
+flags.DEFINE_integer("image_size", 32, "Side of the colour images in --what=step.")
 flags.DEFINE_integer("batch_size", 256, "Images in a batch.")
-flags.DEFINE_integer("steps", 50, "Batches of one timing.")
+flags.DEFINE_integer("steps", 50, "Batches of one timing, at most.")
 flags.DEFINE_integer("repeats", 5, "Timings of which the median is taken.")
 
 
@@ -76,6 +80,89 @@ def convolution(side: int, channels: int, features: int, kernel: int, stride: in
     show("convolution", shape=shape, xla_ms=xla * 1e3, ours_ms=ours * 1e3, speedup=xla / ours)
 
 
+def seconds_a_step(method: Method, optimiser: Optimiser, images: np.ndarray) -> float:
+    """Median time of a training step on one batch, in stretches of about a second (at most --steps steps)."""
+    mesh = make_mesh()
+    built = optimiser.build(FLAGS.steps, len(images), method.constant_rate)
+    step = compiled_step(method, built, FLAGS.steps, mesh)
+    batch, key = shard_batch(mesh, images), replicate(mesh, jax.random.key(0))
+    image = jnp.zeros(images.shape[1:], jnp.uint8)
+    # A list, since a step takes its state's buffers away.
+    states = [replicate(mesh, compiled_init(method, built)(jax.random.key(0), image))]
+
+    def train(steps):
+        for _ in range(steps):
+            state, metrics = step(states.pop(), batch, key)
+            states.append(state)
+        jax.block_until_ready(metrics)
+
+    train(1)
+    started = time.perf_counter()
+    train(1)
+    steps = min(FLAGS.steps, 1 + int(1 / (time.perf_counter() - started)))
+    return seconds(lambda: train(steps)) / steps
+
+
+def step_flops(method: Method, optimiser: Optimiser, shape: tuple[int, ...]) -> float:
+    """Of one training step, views included, as XLA counts them before it optimises."""
+    built = optimiser.build(FLAGS.steps, shape[0], method.constant_rate)
+    image, key = jax.ShapeDtypeStruct(shape[1:], jnp.uint8), jax.random.key(0)
+    state = jax.eval_shape(functools.partial(init_state, method, built), key, image)
+    step = functools.partial(train_step, method=method, optimiser=built, steps=FLAGS.steps)
+    return jax.jit(step).lower(state, jax.ShapeDtypeStruct(shape, jnp.uint8), key).cost_analysis()["flops"]
+
+
+# Dense peaks in FLOP/s by device and dtype, from the vendors' data sheets; float32 products run as TF32 on these GPUs.
+PEAKS = {
+    "H200": {"bfloat16": 989e12, "float32": 494e12},
+    "H100": {"bfloat16": 989e12, "float32": 494e12},
+    "A100": {"bfloat16": 312e12, "float32": 156e12},
+    "TPU v4": {"bfloat16": 275e12},
+    "TPU v5 lite": {"bfloat16": 197e12},
+    "TPU v5p": {"bfloat16": 459e12},
+    "TPU v6 lite": {"bfloat16": 918e12},
+}
+
+
+def steps_of(name: str) -> None:
+    """One method's training step by its recipe: speed, FLOPs, share of the device's peak, and what the CPU remedy gains."""
+    # A ViT of about its size stands in where a method cannot use the small encoder.
+    encoder_name = "vit_nano4" if name == "mae" and FLAGS.encoder == "patch_mlp" else FLAGS.encoder
+    encoder = ENCODERS[encoder_name].clone(dtype=jnp.dtype(FLAGS.dtype))
+    recipe = METHODS[name]
+    try:
+        method = recipe.build(encoder)
+    except ValueError as error:
+        show("step", method=name, encoder=encoder_name, skipped=str(error))
+        return
+    optimiser = Optimiser(**recipe.optimiser_for(encoder))
+    shape = (FLAGS.batch_size, FLAGS.image_size, FLAGS.image_size, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    time_of_step = seconds_a_step(method, optimiser, images)
+    has_convolutions = hasattr(encoder, "convolution")
+    # XLA does not see how often the remedy's loop runs: the plain convolution's FLOPs count.
+    plain = recipe.build(encoder.clone(convolution=lax.conv_general_dilated)) if has_convolutions else method
+    flops = step_flops(plain, optimiser, shape)
+    device = jax.devices()[0].device_kind
+    peak = next((by_dtype.get(FLAGS.dtype) for name, by_dtype in PEAKS.items() if name in device), None)
+    figures = {"share_of_peak": flops / time_of_step / jax.device_count() / peak} if peak else {}
+    if jax.default_backend() == "cpu" and has_convolutions:
+        figures["conv_remedy_speedup"] = seconds_a_step(plain, optimiser, images) / time_of_step
+    show(
+        "step",
+        method=name,
+        encoder=encoder_name,
+        dtype=FLAGS.dtype,
+        side=FLAGS.image_size,
+        batch=FLAGS.batch_size,
+        samples_per_s=FLAGS.batch_size / time_of_step,
+        views_per_s=FLAGS.batch_size * len(method.views) / time_of_step,
+        step_ms=time_of_step * 1e3,
+        mflops_per_sample=flops / FLAGS.batch_size / 1e6,
+        **figures,
+    )
+
+
 def pipeline() -> None:
     """Samples a second of the pipeline alone and of the training step alone, on the same batches."""
     canvas = Canvas(*open_source(FLAGS.source)[0]["image"].shape)
@@ -84,23 +171,12 @@ def pipeline() -> None:
     plan = SamplePlan(single(source.name, len(source), min(len(source), samples)), Budget(samples), FLAGS.batch_size, 0, 0)
     reader = BatchReader(plan, {source.name: source}, canvas)
     read = seconds(lambda: [None for _ in batches(reader, 0, FLAGS.steps)])
-    method, mesh = METHODS[FLAGS.method](ENCODERS[FLAGS.encoder], widths=(512, 128)), make_mesh()
-    optimiser = Optimiser().build(FLAGS.steps, FLAGS.batch_size)
-    step = compiled_step(method, optimiser, FLAGS.steps, mesh)
-    batch, key = shard_batch(mesh, reader(0)), replicate(mesh, jax.random.key(0))
-    start = jax.device_get(init_state(method, optimiser, jax.random.key(0), jnp.zeros(canvas, jnp.uint8)))
-
-    def train():
-        state = replicate(mesh, start)
-        for _ in range(FLAGS.steps):
-            state, metrics = step(state, batch, key)
-        jax.block_until_ready(metrics)
-
-    trained = seconds(train)
+    method = METHODS["simclr"].build(ENCODERS[FLAGS.encoder], projector=(512, 128))
+    trained = seconds_a_step(method, Optimiser(), reader(0)) * FLAGS.steps
     show(
         "pipeline",
         source=FLAGS.source,
-        method=FLAGS.method,
+        method="simclr",
         encoder=FLAGS.encoder,
         batch=FLAGS.batch_size,
         pipeline_samples_per_s=samples / read,
@@ -114,6 +190,10 @@ def pipeline() -> None:
 def main(argv):
     del argv
     logging.set_verbosity(logging.WARNING)
+    if FLAGS.method not in (*METHODS, "all"):
+        raise app.UsageError(f"--method={FLAGS.method} is unknown; there is all, {', '.join(METHODS)}.")
+    if FLAGS.encoder not in ENCODERS:
+        raise app.UsageError(f"--encoder={FLAGS.encoder} is unknown; there is {', '.join(ENCODERS)}.")
     work = {
         "convolution": [
             functools.partial(convolution, side=32, channels=64, features=64, kernel=3, stride=1, batch=64),
@@ -124,6 +204,7 @@ def main(argv):
             functools.partial(convolution, side=28, channels=1, features=48, kernel=4, stride=4, batch=256),
         ],
         "pipeline": [pipeline],
+        "step": [functools.partial(steps_of, name) for name in (METHODS if FLAGS.method == "all" else [FLAGS.method])],
     }
     for name, parts in work.items():
         for part in parts if FLAGS.what in ("all", name) else ():

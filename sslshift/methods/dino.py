@@ -15,7 +15,7 @@ from sslshift import losses
 from sslshift.data.views import ViewSettings
 from sslshift.methods.base import Method, Output
 from sslshift.methods.siamese import Siamese, copy_networks, follow, forward, settings_of
-from sslshift.models import PrototypeHead
+from sslshift.models import PatchMLP, PrototypeHead
 
 
 def dino(
@@ -55,7 +55,8 @@ def dino(
       local_crop_scale: the largest share of an image's area in a local view, and then the smallest in the others.
 
     Raises:
-      ValueError: a share is outside [0, 1], a temperature not above 0, or a number negative.
+      ValueError: a share is outside [0, 1], a temperature not above 0, a number negative, or local views are of a size that the
+        encoder does not take.
     """
     shares = {"temperature_warmup": temperature_warmup, "frozen": frozen, "center_momentum": center_momentum}
     for name, value in shares.items():
@@ -65,6 +66,8 @@ def dino(
         raise ValueError("DINO's temperatures must be above 0.")
     if min(local_views, local_size) < 0:
         raise ValueError(f"local_views and local_size must not be negative, but are {local_views} and {local_size}.")
+    if local_views and local_size and isinstance(encoder, PatchMLP):
+        raise ValueError("patch_mlp takes images of one size only: leave local_size at 0, or use a ResNet or a ViT.")
     settings = settings_of(encoder)
     networks = Siamese(encoder, PrototypeHead(projector, prototypes, settings["dtype"]))
     teacher_views = len(views)

@@ -49,7 +49,9 @@ def mae(
       encoder: a ViT.
       views: the one view of an image.
       mask_ratio: share of the patches that are hidden, rounded up to whole patches.
-      decoder_width, decoder_depth, decoder_heads: of the decoder.
+      decoder_width: of the decoder; 0: two thirds of the encoder's, at most 512, which are the paper's for ViT-B.
+      decoder_depth: blocks of the decoder.
+      decoder_heads: attention heads of the decoder; 0: one per 32 features, as in the paper.
       normalize: whether each patch is standardised to be the target.
 
     Raises:
@@ -59,7 +61,8 @@ def mae(
         raise ValueError(f"mae hides tokens: it needs a ViT (vit_*) as encoder, not {type(encoder).__name__}.")
     if not 0 < mask_ratio < 1:
         raise ValueError(f"mask_ratio must lie between 0 and 1, not {mask_ratio}.")
-    networks = MaskedAutoencoder(encoder, MAEDecoder(decoder_width, decoder_depth, decoder_heads, encoder.dtype))
+    width = decoder_width or min(512, max(1, encoder.width * 2 // 3 // 32) * 32)
+    networks = MaskedAutoencoder(encoder, MAEDecoder(width, decoder_depth, decoder_heads or max(1, width // 32), encoder.dtype))
 
     def loss(variables, target, views, moment):
         del target

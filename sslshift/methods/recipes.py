@@ -158,7 +158,7 @@ METHODS = {
     "mae": Recipe(
         mae,
         (_RECONSTRUCTION,),
-        {"mask_ratio": 0.75, "decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16, "normalize": True},
+        {"mask_ratio": 0.75, "decoder_width": 0, "decoder_depth": 8, "decoder_heads": 0, "normalize": True},
         _MAE_OPTIMISER,
         "solo-learn; the paper (https://arxiv.org/abs/2111.06377)",
         vit_optimiser=_MAE_OPTIMISER,

@@ -1,6 +1,7 @@
 """A small encoder that a CPU trains at thousands of images a second."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ class PatchMLP(nn.Module):
       features: of the image.
       dtype: of the computation, e.g. `jax.numpy.bfloat16`; parameters stay in float32.
       axis_name: the mapped axis over which the batch is split, inside `shard_map`.
+      convolution: as `lax.conv_general_dilated`; the default's gradient is fast on a CPU.
     """
 
     patch: int = 4
@@ -28,13 +30,14 @@ class PatchMLP(nn.Module):
     features: int = 256
     dtype: Any = None
     axis_name: str | None = None
+    convolution: Callable = convolve
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         require_patches(x.shape[1], x.shape[2], self.patch)
         norm = functools.partial(nn.BatchNorm, not train, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name)
         size = (self.patch, self.patch)
-        x = nn.Conv(self.width, size, size, use_bias=False, dtype=self.dtype, conv_general_dilated=convolve)(x)
+        x = nn.Conv(self.width, size, size, use_bias=False, dtype=self.dtype, conv_general_dilated=self.convolution)(x)
         x = nn.relu(norm()(x))
         x = nn.Dense(self.features, use_bias=False, dtype=self.dtype)(x.reshape(len(x), -1))
         return nn.relu(norm()(x))
