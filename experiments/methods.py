@@ -37,7 +37,6 @@ OWN = {
         "encoder": "vit_nano4",
         "learning_rate": 1e-3,
         "min_crop_scale": 0.5,
-        "blur": 0.0,
         "method_options": "decoder_depth=2",
     },
     "nnclr": {"method_options": "predictor=512; queue=4096"},

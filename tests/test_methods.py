@@ -14,7 +14,7 @@ from jax.sharding import AxisType, PartitionSpec
 from sslshift.data.views import ViewSettings
 from sslshift.methods import METHODS, Method, Moment
 from sslshift.methods.mae import visible_patches
-from sslshift.models import ENCODERS, PatchMLP, ResNet, ViT, patchify
+from sslshift.models import ENCODERS, PatchMLP, PrototypeHead, ResNet, ViT, patchify
 from sslshift.training.state import Optimiser, init_state
 from sslshift.training.step import compiled_step, replicate, shard_batch, train_step
 
@@ -44,13 +44,13 @@ def value_of(method, state, views, moment):
 def test_step_is_the_same_on_one_device_on_eight_and_inside_shard_map(name, small_method, images, canvas):
     """Loss, gradients, batch statistics, target and update agree: negatives and statistics are those of the global batch."""
     method = small_method(name)
-    encoder = method.networks.encoder.clone(axis_name="data")
+    mapped_method = small_method(name, method.networks.encoder.clone(axis_name="data"))
     outcomes = []
     for devices, mapped in ((1, False), (8, False), (8, True)):
         mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
-        optimiser, state = start(method, canvas)
+        optimiser, state = start(mapped_method if mapped else method, canvas)
         if mapped:
-            step = functools.partial(train_step, method=small_method(name, encoder), optimiser=optimiser, steps=STEPS)
+            step = functools.partial(train_step, method=mapped_method, optimiser=optimiser, steps=STEPS)
             split, everywhere = PartitionSpec("data"), PartitionSpec()
             step = jax.jit(
                 jax.shard_map(step, mesh=mesh, in_specs=(everywhere, split, everywhere), out_specs=everywhere),
@@ -93,6 +93,9 @@ def test_no_gradient_reaches_the_target(name, small_method, images, canvas):
         return value_of(method, state.replace(target=state.target | {"params": weights}), *views_of(method, images))
 
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(state.target["params"])))
+    # Not because the loss would not depend on it.
+    other = method.init_target(method.init(jax.random.key(9), images))["params"]
+    assert abs(float(loss(other)) - float(loss(state.target["params"]))) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["moco_v3", "byol", "dino"])
@@ -120,23 +123,128 @@ def test_target_has_batch_statistics_of_its_own(name, small_method, images, canv
     np.testing.assert_allclose(mean, 2 * output.batch_stats["encoder"]["BatchNorm_0"]["mean"], rtol=1e-4)
 
 
-def test_byol_and_simsiam_by_their_definition(small_method, images, canvas):
-    """The two losses recomputed in NumPy from projections and predictions."""
+def cosines(a, b):
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    return (a / np.linalg.norm(a, axis=1, keepdims=True)) @ (b / np.linalg.norm(b, axis=1, keepdims=True)).T
 
-    def cosine(a, b):
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        return np.mean(np.sum(a * b, 1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
 
-    for name in ("byol", "simsiam"):
-        method = small_method(name)
-        _, state = start(method, canvas)
-        views, moment = views_of(method, images)
-        (z, p), _ = method.networks.apply(state.variables, views, train=True, mutable=["batch_stats"])
-        similarity = cosine(p[0], z[1]) + cosine(p[1], z[0])
-        expected = 4 - 2 * similarity if name == "byol" else -similarity / 2
-        # At the start the target is the network itself.
-        assert float(value_of(method, state, views, moment)) == pytest.approx(expected, rel=1e-4)
-    assert small_method("simsiam").constant_rate == ("predictor",)
+def with_another_target(method, state, images):
+    target = method.init_target(method.init(jax.random.key(9), images))
+    return state.replace(target=state.target | {name: target[name] for name in ("params", "batch_stats")})
+
+
+@pytest.mark.parametrize("name", ["byol", "simsiam", "moco_v3"])
+def test_loss_by_its_definition(name, small_method, images, canvas):
+    """Recomputed in NumPy from predictions and projections, those of a target that is not the network."""
+    method = small_method(name)
+    _, state = start(method, canvas)
+    if name != "simsiam":
+        state = with_another_target(method, state, images)
+    views, moment = views_of(method, images)
+    apply = functools.partial(method.networks.apply, train=True, mutable=["batch_stats"])
+    (z, p), _ = apply(state.variables, views)
+    if name != "simsiam":
+        z, _ = apply(state.target, views, method="project")
+    expected = 0
+    for similarity in (cosines(p[0], z[1]), cosines(p[1], z[0])):
+        own = np.diag(similarity)
+        if name == "byol":
+            expected += np.mean(2 - 2 * own)
+        elif name == "simsiam":
+            expected -= np.mean(own) / 2
+        else:
+            expected += 2 * 0.2 * np.mean(np.log(np.exp(similarity / 0.2).sum(axis=1)) - own / 0.2)
+    assert float(value_of(method, state, views, moment)) == pytest.approx(expected, rel=1e-4)
+    assert method.constant_rate == (("predictor",) if name == "simsiam" else ())
+
+
+def test_dino_by_its_definition(small_method, images, canvas):
+    method = small_method("dino", teacher_temperature=0.05)
+    _, state = start(method, canvas)
+    state = with_another_target(method, state, images)
+    center = np.linspace(-0.1, 0.1, 32)
+    state = state.replace(target=state.target | {"center": jnp.asarray(center, jnp.float32)})
+    views, moment = views_of(method, images)
+    apply = functools.partial(method.networks.apply, train=True, mutable=["batch_stats"])
+    student, _ = apply(state.variables, views)
+    teacher, _ = apply({name: state.target[name] for name in ("params", "batch_stats")}, views, method="project")
+
+    def softmax(x):
+        return np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+
+    expected = 0
+    for here, there in ((0, 1), (1, 0)):
+        wanted = softmax((np.asarray(teacher[here], np.float64) - center) / 0.05)
+        given = np.log(softmax(np.asarray(student[there], np.float64) / 0.1))
+        expected -= np.mean(np.sum(wanted * given, axis=1)) / 2
+    assert float(value_of(method, state, views, moment)) == pytest.approx(expected, rel=1e-4)
+
+
+def heads_of(name, encoder):
+    """Of each head the widths of its layers, with `b` for a bias, `n` for a norm behind it and `a` for one with scale."""
+    method = METHODS[name].build(encoder)
+    batch = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.uint8)
+    variables = jax.eval_shape(method.init, jax.random.key(0), batch)
+    found = {}
+    for head in ("projector", "predictor"):
+        layers, stats = variables["params"].get(head, {}), variables["batch_stats"].get(head, {})
+        dense = [layers[f"Dense_{i}"] for i in range(sum(key.startswith("Dense") for key in layers))]
+        marks = [str(layer["kernel"].shape[1]) + "b" * ("bias" in layer) for layer in dense]
+        for i in range(len(stats)):
+            marks[i] += "a" if f"BatchNorm_{i}" in layers else "n"
+        found[head] = " ".join(marks)
+    return found["projector"], found["predictor"]
+
+
+@pytest.mark.parametrize(
+    ("name", "projector", "predictor"),
+    [
+        ("simclr", "2048b 256b", ""),
+        ("moco_v3", "4096a 256n", "4096a 256"),
+        ("byol", "4096a 256b", "4096a 256b"),
+        ("simsiam", "2048a 2048a 2048n", "512a 2048b"),
+        ("barlow_twins", "2048a 2048a 2048b", ""),
+        ("vicreg", "2048a 2048a 2048b", ""),
+        ("nnclr", "2048a 2048a 256a", "4096a 256b"),
+    ],
+)
+def test_heads_are_those_of_the_recipes(name, projector, predictor):
+    assert heads_of(name, PatchMLP()) == (projector, predictor)
+
+
+def test_moco_v3_on_a_vit_has_its_own_heads_and_leaves_the_embedding_alone(canvas, images):
+    assert heads_of("moco_v3", ViT(16, 1, 2, 4)) == ("4096a 4096a 256n", "4096a 256n")
+    method = METHODS["moco_v3"].build(ViT(16, 1, 2, 4), projector=(32, 16), predictor=(24,))
+    optimiser = Optimiser("sgd", learning_rate=1.0, weight_decay=0.1).build(STEPS, 16)
+    _, state = start(method, canvas, optimiser)
+    new, _ = jax.jit(functools.partial(train_step, method=method, optimiser=optimiser, steps=STEPS))(
+        state, images, jax.random.key(0)
+    )
+    before, after = state.params["encoder"], new.params["encoder"]
+    chex.assert_trees_all_equal(after["embed"], before["embed"])
+    assert (after["block0"]["qkv"]["kernel"] != before["block0"]["qkv"]["kernel"]).any()
+
+
+def test_optimisers_are_those_of_the_recipes():
+    keys = ("name", "learning_rate", "weight_decay")
+    assert {name: tuple(recipe.optimiser[key] for key in keys) for name, recipe in METHODS.items()} == {
+        "simclr": ("lars", 0.4, 1e-4),
+        "moco_v3": ("lars", 0.3, 1e-6),
+        "byol": ("lars", 1.0, 1e-5),
+        "simsiam": ("sgd", 0.5, 1e-5),
+        "barlow_twins": ("lars", 0.3, 1e-4),
+        "vicreg": ("lars", 0.3, 1e-4),
+        "dino": ("lars", 0.3, 1e-6),
+        "mae": ("adamw", 2e-4, 0.05),
+        "nnclr": ("lars", 0.4, 1e-5),
+    }
+
+
+def test_dino_prototypes_start_at_the_length_of_a_linear_layer():
+    # Ten times as long, they would turn ten times as slowly.
+    head = PrototypeHead((512, 256), 1000)
+    prototypes = head.init(jax.random.key(0), jnp.ones((2, 8)), train=False)["params"]["prototypes"]
+    np.testing.assert_allclose(jnp.linalg.norm(prototypes, axis=0).mean(), 1 / np.sqrt(3), rtol=0.01)
 
 
 def test_dino_frozen_prototypes_move_only_after_their_share_of_the_run(small_method, images, canvas):
@@ -183,6 +291,14 @@ def test_dino_multi_crop_shows_small_views_to_the_student_alone(small_method, im
     # Whole-size local views are for encoders that take one size only.
     whole = small_method("dino", local_views=1)
     assert [view.shape[1:3] for view in views_of(whole, images)[0]] == [(12, 12)] * 3
+
+
+def test_dino_without_a_warm_up_starts_at_its_temperature(small_method, images, canvas):
+    method = small_method("dino", first_teacher_temperature=0.01, teacher_temperature=0.06, temperature_warmup=0.0)
+    _, state = start(method, canvas)
+    views, moment = views_of(method, images)
+    _, output = method.loss(state.variables, state.target, views, Moment(moment.keys, jnp.float32(0)))
+    assert float(output.metrics["teacher_temperature"]) == pytest.approx(0.06)
 
 
 def test_mae_sees_visible_patches_and_judges_hidden_ones(small_method, images, canvas):
@@ -309,6 +425,12 @@ def test_an_encoder_of_others_needs_no_settings_of_ours(images):
         (lambda: METHODS["byol"].build(PatchMLP(), momentum=1.5), r"momentum must lie in \[0, 1\], not 1\.5"),
         (lambda: METHODS["dino"].build(PatchMLP(), teacher_temperature=0.0), "temperatures must be above 0"),
         (lambda: METHODS["dino"].build(PatchMLP(), local_views=2, local_size=8), "patch_mlp takes images of one size only"),
+        (lambda: METHODS["dino"].build(ViT(), local_size=8), "local_size without local_views would change nothing"),
+        (lambda: METHODS["byol"].build(PatchMLP(), projector=512), r"projector takes widths such as \(512, 128\), .* not 512"),
+        (lambda: METHODS["byol"].build(PatchMLP(), projector=()), r"projector takes widths"),
+        (lambda: METHODS["mae"].build(ViT(), decoder_width=100, decoder_heads=3), "not 100 with 3 heads"),
+        (lambda: METHODS["moco_v3"].build(PatchMLP(), frozen_embedding=True), "for ViTs, whose patches are embedded"),
+        (lambda: ViT(heads=0), "192 by 0"),
         (lambda: METHODS["dino"].build(PatchMLP(), frozen=2.0), r"frozen must lie in \[0, 1\], not 2\.0"),
         (lambda: METHODS["nnclr"].build(PatchMLP(), queue=0), "queue of at least 1"),
         (lambda: visible_patches(jax.random.split(jax.random.key(0)), 2, 0.75), "leaves 0 visible"),
@@ -355,7 +477,8 @@ def test_resnet_runs_in_a_step_on_eight_devices(images, canvas, small_method):
 
 
 def test_method_is_data(small_method):
-    method = small_method("vicreg")
+    method = small_method("vicreg", projector=[32, 16])
+    assert hash(method) == hash(method)
     weaker = dataclasses.replace(method, views=tuple(dataclasses.replace(view, hue=0.0) for view in method.views))
     assert isinstance(weaker, Method)
     assert weaker.networks is method.networks

@@ -209,6 +209,10 @@ def test_vit_takes_images_of_another_size_than_it_was_made_with(positions, rando
     variables = model.init(jax.random.key(0), small, train=False)
     features = [np.asarray(model.apply(variables, images, train=False)) for images in (small, large)]
     assert features[1].shape == (4, 32)
+    # Nearer to itself at another size than to any other image; the common offset of all features left aside.
+    a, b = (part - part.mean(axis=0) for part in features)
+    similarity = (a @ b.T) / np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
+    assert (similarity.argmax(axis=1) == np.arange(4)).all()
     if positions == "learned":
         # A constant table stays constant at every size.
         flat = {"params": variables["params"] | {"positions": jnp.ones((4, 4, 32))}}

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from sslshift.methods import METHODS
-from sslshift.study.build import build_training, method_options
+from sslshift.study.build import build_training, describe_training, method_options
 from sslshift.study.commands import run_methods
 from sslshift.study.declare import Study, parse_sources
 from sslshift.study.intervals import Interval, interval
@@ -220,14 +220,43 @@ def test_flags_change_the_recipe_and_nothing_else():
     assert method_options(Study(method="dino"))["momentum"] == 0.9995
     assert method_options(Study(method="dino", encoder="vit_s8"))["momentum"] == 0.996
     assert build_training(Study(method="simclr", encoder="vit_s8")).optimiser == Optimiser("adamw", 1.5e-4, 0.1, 0.1)
-    changed = Study(method="dino", head="64,8", method_options="local_views=2; momentum=0.9;", blur=0.25, weight_decay=0.0)
+    changed = Study(
+        method="dino",
+        head="64,8",
+        method_options="local_views=2; momentum=0.9;",
+        blur=0.25,
+        min_crop_scale=0.2,
+        weight_decay=0.0,
+    )
     options = method_options(changed)
     assert (options["projector"], options["local_views"], options["momentum"]) == ((64, 8), 2, 0.9)
     training = build_training(changed)
     assert [view.blur_probability for view in training.method.views] == [0.25] * 4
+    assert [view.min_crop_scale for view in training.method.views] == [0.4, 0.4, 0.05, 0.05]
     assert training.optimiser == Optimiser("lars", 0.3, 0.0, 0.01)
-    # Another optimiser than the recipe's starts from its own defaults.
-    assert build_training(Study(method="dino", optimiser="adamw")).optimiser == Optimiser("adamw")
+    # Of another optimiser than the recipe's the learning rate must be given.
+    other = Study(method="dino", optimiser="adamw", learning_rate=1e-3)
+    assert build_training(other).optimiser == Optimiser("adamw", 1e-3)
+    with pytest.raises(ValueError, match="dino on patch_mlp has a learning rate for lars, not for adamw: give --learning_rate"):
+        build_training(dataclasses.replace(other, learning_rate=-1.0))
+    # Images to be reconstructed keep their colours.
+    mae = Study(method="mae", encoder="vit_nano4", jitter=0.8, blur=0.5, min_crop_scale=0.5)
+    assert build_training(mae).method.views == (dataclasses.replace(METHODS["mae"].views[0], min_crop_scale=0.5),)
+
+
+def test_what_differs_from_the_recipe_is_said():
+    study = Study(method="byol", optimiser="adamw", learning_rate=5e-3, head="64,8", method_options="momentum=0.9")
+    assert describe_training(study) == (
+        "optimiser adamw (recipe: lars), learning rate 0.005 (recipe: 1), weight decay 0.0001 (recipe: 1e-05), "
+        "projector 64-8 (recipe: 4096-256), momentum 0.9 (recipe: 0.99)"
+    )
+    assert (
+        describe_training(Study(method="simclr"))
+        == "optimiser lars, learning rate 0.4, weight decay 0.0001, projector 2048-256"
+    )
+
+
+def test_booleans_are_words():
     assert method_options(Study(method="moco_v3", method_options="prediction_norm=true"))["prediction_norm"] is True
 
 

@@ -88,7 +88,8 @@ class Method:
 
     def init(self, key: jax.Array, images: jax.Array) -> PyTree:
         """Variables of the networks for images of this shape, with `batch_stats` even where there are none."""
-        views = self.make_views(key, images)
+        # As outside of shard_map, also where the encoder names an axis: every device draws the same weights.
+        views = self._views(key, images, 0)
         return {"batch_stats": {}} | self.networks.init(key, views, train=False)
 
     def make_views(self, key: jax.Array, images: jax.Array) -> Views:
@@ -101,11 +102,12 @@ class Method:
             raise ValueError(
                 f"A uint8 batch [batch, height, width, channels] is needed, not {images.dtype} of shape {images.shape}."
             )
-        if len(images) < self.least_batch:
-            raise ValueError(
-                f"This method compares images within a batch: it needs at least {self.least_batch}, not {len(images)}."
-            )
-        first = self._first(images)
+        batch = len(images) * (lax.axis_size(self.axis_name) if self.axis_name else 1)
+        if batch < self.least_batch:
+            raise ValueError(f"This method compares images within a batch: it needs at least {self.least_batch}, not {batch}.")
+        return self._views(key, images, self._first(images))
+
+    def _views(self, key: jax.Array, images: jax.Array, first: int | jax.Array) -> Views:
         return tuple(make_view(jax.random.fold_in(key, i), images, view, first=first) for i, view in enumerate(self.views))
 
     def moment(self, key: jax.Array, images: jax.Array, progress: jax.Array) -> Moment:

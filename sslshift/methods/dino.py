@@ -66,7 +66,9 @@ def dino(
         raise ValueError("DINO's temperatures must be above 0.")
     if min(local_views, local_size) < 0:
         raise ValueError(f"local_views and local_size must not be negative, but are {local_views} and {local_size}.")
-    if local_views and local_size and isinstance(encoder, PatchMLP):
+    if local_size and not local_views:
+        raise ValueError("A local_size without local_views would change nothing: say how many local views there are.")
+    if local_size and isinstance(encoder, PatchMLP):
         raise ValueError("patch_mlp takes images of one size only: leave local_size at 0, or use a ResNet or a ViT.")
     settings = settings_of(encoder)
     networks = Siamese(encoder, PrototypeHead(projector, prototypes, settings["dtype"]))
@@ -79,7 +81,7 @@ def dino(
         views = (*(dataclasses.replace(view, min_crop_scale=local_crop_scale) for view in views), *[local] * local_views)
 
     def temperature(progress):
-        warm = jnp.clip(progress / max(temperature_warmup, 1e-9), 0, 1)
+        warm = jnp.clip(progress / temperature_warmup, 0, 1) if temperature_warmup else 1.0
         return first_teacher_temperature + (teacher_temperature - first_teacher_temperature) * warm
 
     def loss(variables, target, views, moment):
@@ -95,7 +97,7 @@ def dino(
             teacher_temperature=temperature(moment.progress),
         )
         center = losses.dino_center(target["center"], teacher, momentum=center_momentum, axis_name=settings["axis_name"])
-        metrics = {"teacher_temperature": temperature(moment.progress)}
+        metrics = {"teacher_temperature": jnp.float32(temperature(moment.progress))}
         return value, Output(batch_stats, target | {"batch_stats": target_stats, "center": center}, metrics)
 
     def init_target(variables):

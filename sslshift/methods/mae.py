@@ -55,14 +55,18 @@ def mae(
       normalize: whether each patch is standardised to be the target.
 
     Raises:
-      ValueError: the encoder is no ViT, or the ratio leaves nothing to see or nothing to reconstruct.
+      ValueError: the encoder is no ViT, the decoder's heads do not divide its width, or the ratio leaves nothing to see or
+        nothing to reconstruct.
     """
     if not isinstance(encoder, ViT):
         raise ValueError(f"mae hides tokens: it needs a ViT (vit_*) as encoder, not {type(encoder).__name__}.")
     if not 0 < mask_ratio < 1:
         raise ValueError(f"mask_ratio must lie between 0 and 1, not {mask_ratio}.")
     width = decoder_width or min(512, max(1, encoder.width * 2 // 3 // 32) * 32)
-    networks = MaskedAutoencoder(encoder, MAEDecoder(width, decoder_depth, decoder_heads or max(1, width // 32), encoder.dtype))
+    heads = decoder_heads or max(1, width // 32)
+    if width % 4 or width % heads:
+        raise ValueError(f"A decoder needs a width that 4 and its heads divide, not {width} with {heads} heads.")
+    networks = MaskedAutoencoder(encoder, MAEDecoder(width, decoder_depth, heads, encoder.dtype))
 
     def loss(variables, target, views, moment):
         del target

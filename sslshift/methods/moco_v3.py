@@ -8,12 +8,14 @@ import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from sslshift.data.views import ViewSettings
 from sslshift.losses import info_nce
 from sslshift.methods.base import Method, Output
 from sslshift.methods.siamese import Siamese, copy_networks, follow, forward, settings_of
-from sslshift.models import MLPHead
+from sslshift.models import MLPHead, ViT
 
 
 def moco_v3(
@@ -23,6 +25,7 @@ def moco_v3(
     projector: Sequence[int],
     predictor: Sequence[int],
     prediction_norm: bool,
+    frozen_embedding: bool,
     temperature: float,
     momentum: float,
 ) -> Method:
@@ -34,15 +37,21 @@ def moco_v3(
       projector: widths of the projector.
       predictor: hidden widths of the predictor, whose output is as wide as the projector's.
       prediction_norm: whether the predictor ends in a batch norm, as it does for ViTs.
+      frozen_embedding: whether a ViT's embedding of patches stays as it was drawn, which keeps its training stable.
       temperature: of the softmax over the batch.
       momentum: of the target network, rising to 1 over the run.
+
+    Raises:
+      ValueError: the embedding of an encoder that has none is to be frozen.
     """
+    if frozen_embedding and not isinstance(encoder, ViT):
+        raise ValueError(f"frozen_embedding is for ViTs, whose patches are embedded, not for {type(encoder).__name__}.")
     output_norm = "plain" if prediction_norm else "none"
     settings = settings_of(encoder)
     networks = Siamese(
         encoder,
         MLPHead(projector, batch_norm=True, output_norm="plain", **settings),
-        MLPHead((*predictor, projector[-1]), batch_norm=True, output_norm=output_norm, **settings),
+        MLPHead((*predictor, projector[-1]), batch_norm=True, output_norm=output_norm, output_bias=False, **settings),
     )
 
     def loss(variables, target, views, moment):
@@ -52,4 +61,12 @@ def moco_v3(
         one_way = functools.partial(info_nce, temperature=temperature, axis_name=settings["axis_name"])
         return one_way(p1, k2) + one_way(p2, k1), Output(batch_stats, target | {"batch_stats": target_stats})
 
-    return Method(views, networks, loss, copy_networks, follow(momentum))
+    def freeze(gradient, progress):
+        del progress
+        if not frozen_embedding:
+            return gradient
+        encoder_gradient = gradient["encoder"]
+        still = jax.tree.map(jnp.zeros_like, encoder_gradient["embed"])
+        return gradient | {"encoder": encoder_gradient | {"embed": still}}
+
+    return Method(views, networks, loss, copy_networks, follow(momentum), freeze)

@@ -64,6 +64,7 @@ def nnclr(
 
     def init_target(variables):
         del variables
+        # The same for every run: all of it has left the queue after queue / batch steps.
         return {"queue": _unit(jax.random.normal(jax.random.key(0), (queue, projector[-1])))}
 
     return Method(views, networks, loss, init_target)

@@ -5,7 +5,7 @@ Where a recipe names solo-learn, its numbers are those of the CIFAR configuratio
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -65,10 +65,20 @@ class Recipe:
                 others = [other for other, recipe in METHODS.items() if name in recipe.options]
                 hint = f"; {', '.join(others)} has" if others else ""
                 raise ValueError(f"{self.make.__name__} has no option {name!r}{hint}. Its options: {', '.join(options)}.")
+            if isinstance(options[name], tuple):
+                changes[name] = _widths(name, changes[name])
         views = self.views if views is None else views
         if len(views) != len(self.views):
             raise ValueError(f"{self.make.__name__} takes settings of {len(self.views)} view(s), not {len(views)}.")
         return self.make(encoder, tuple(views), **(options | changes))
+
+
+def _widths(name: str, value: Any) -> tuple[int, ...]:
+    # A tuple, since a module's fields are hashed when its step is compiled.
+    widths = tuple(value) if isinstance(value, Sequence) else ()
+    if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
+        raise ValueError(f"{name} takes widths such as (512, 128), whole numbers above 0, not {value!r}.")
+    return widths
 
 
 _SYMMETRIC = ViewSettings(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_probability=0.5)
@@ -99,10 +109,17 @@ METHODS = {
     "moco_v3": Recipe(
         moco_v3,
         _ASYMMETRIC,
-        {"projector": (4096, 256), "predictor": (4096,), "prediction_norm": False, "temperature": 0.2, "momentum": 0.99},
+        {
+            "projector": (4096, 256),
+            "predictor": (4096,),
+            "prediction_norm": False,
+            "frozen_embedding": False,
+            "temperature": 0.2,
+            "momentum": 0.99,
+        },
         _lars(0.3, 1e-6),
         "solo-learn; for ViTs the paper (https://arxiv.org/abs/2104.02057)",
-        {"projector": (4096, 4096, 256), "prediction_norm": True},
+        {"projector": (4096, 4096, 256), "prediction_norm": True, "frozen_embedding": True},
     ),
     "byol": Recipe(
         byol,
@@ -151,7 +168,7 @@ METHODS = {
         },
         _lars(0.3, 1e-6),
         "solo-learn (its first epoch of 1,000 with frozen prototypes is a share of 0.001); for ViTs the paper "
-        "(https://arxiv.org/abs/2104.14294)",
+        "(https://arxiv.org/abs/2104.14294), without its clipping of gradients and its rising weight decay",
         {"first_teacher_temperature": 0.04, "temperature_warmup": 0.3, "momentum": 0.996, "frozen": 0.01},
         {"name": "adamw", "learning_rate": 5e-4, "weight_decay": 0.04, "warmup": 0.1},
     ),

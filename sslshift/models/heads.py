@@ -1,5 +1,6 @@
 """Heads that stand on an encoder while it is pretrained and are dropped afterwards."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ class MLPHead(nn.Module):
       widths: of the layers, the output's last.
       batch_norm: whether batch norm stands between a linear layer and its activation.
       output_norm: batch norm of the output: `none`, `plain` (without scale and offset) or `affine`.
+      output_bias: whether the last layer has a bias where no batch norm follows it.
       activation: between the layers.
       dtype: of the computation; parameters stay in float32.
       axis_name: the mapped axis over which the batch is split, inside `shard_map`.
@@ -24,6 +26,7 @@ class MLPHead(nn.Module):
     widths: Sequence[int]
     batch_norm: bool = False
     output_norm: str = "none"
+    output_bias: bool = True
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     dtype: Any = None
     axis_name: str | None = None
@@ -38,7 +41,7 @@ class MLPHead(nn.Module):
         for width in self.widths[:-1]:
             x = nn.Dense(width, use_bias=not self.batch_norm, dtype=self.dtype)(x)
             x = self.activation(norm(x) if self.batch_norm else x)
-        x = nn.Dense(self.widths[-1], use_bias=self.output_norm == "none", dtype=self.dtype)(x)
+        x = nn.Dense(self.widths[-1], use_bias=self.output_bias and self.output_norm == "none", dtype=self.dtype)(x)
         return x if self.output_norm == "none" else norm(x, affine=self.output_norm == "affine")
 
 
@@ -47,7 +50,7 @@ class PrototypeHead(nn.Module):
 
     Args:
       widths: of the network, the bottleneck last.
-      prototypes: number of outputs, `[batch, prototypes]`.
+      prototypes: number of outputs, `[batch, prototypes]`, in float32 or better.
       dtype: of the computation; parameters stay in float32.
 
     References:
@@ -60,9 +63,14 @@ class PrototypeHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        z = MLPHead(self.widths, activation=nn.gelu, dtype=self.dtype, name="mlp")(x, train=train)
-        weights = self.param("prototypes", nn.initializers.normal(1.0), (self.widths[-1], self.prototypes))
-        return _unit(z, axis=-1) @ _unit(weights, axis=0).astype(z.dtype)
+        exact_gelu = functools.partial(nn.gelu, approximate=False)
+        z = MLPHead(self.widths, activation=exact_gelu, dtype=self.dtype, name="mlp")(x, train=train)
+        # Their length does not enter the output, but how fast they turn: a linear layer's usual one (1 / sqrt(3)) lets them.
+        initial = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        weights = self.param("prototypes", initial, (self.widths[-1], self.prototypes))
+        # A temperature of a few hundredths would enlarge a rounded cosine's error.
+        wide = jnp.result_type(z.dtype, jnp.float32)
+        return jnp.matmul(_unit(z, axis=-1), _unit(weights, axis=0).astype(z.dtype), preferred_element_type=wide)
 
 
 def _unit(x: jax.Array, axis: int) -> jax.Array:

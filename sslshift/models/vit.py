@@ -90,7 +90,8 @@ class ViT(nn.Module):
     axis_name: str | None = None
 
     def __post_init__(self):
-        if self.pool not in ("token", "mean") or self.positions not in ("sincos", "learned") or self.width % self.heads:
+        known = self.pool in ("token", "mean") and self.positions in ("sincos", "learned")
+        if not known or self.heads < 1 or self.width % self.heads:
             raise ValueError(
                 "A ViT pools by 'token' or 'mean', has 'sincos' or 'learned' positions and a width that its heads divide, not "
                 f"{self.pool!r}, {self.positions!r} and {self.width} by {self.heads}."

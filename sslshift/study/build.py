@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from sslshift.data.views import ViewSettings
 from sslshift.methods import METHODS
 from sslshift.models import ENCODERS
 from sslshift.study.declare import Study
@@ -26,9 +27,9 @@ def build_training(study: Study) -> Training:
     recipe, encoder = METHODS[study.method], ENCODERS[study.encoder]
     if study.dtype == "bfloat16":
         encoder = encoder.clone(dtype=jnp.bfloat16)
-    method = recipe.build(encoder, **method_options(study))
-    changes = _view_changes(study)
-    method = dataclasses.replace(method, views=tuple(dataclasses.replace(view, **changes) for view in method.views))
+    # What a method makes of its views itself, such as local crops, comes after the flags.
+    views = tuple(_changed_view(study, view) for view in recipe.views)
+    method = recipe.build(encoder, views, **method_options(study))
     optimiser = _optimiser(study, recipe.optimiser_for(encoder))
     return Training(method, optimiser, study.checkpoint_every, study.workers)
 
@@ -70,14 +71,45 @@ def _parsed(name: str, text: str, default: Any) -> Any:
         raise ValueError(f"{name} takes {kinds[type(default)]}, not {text!r}.") from None
 
 
-def _view_changes(study: Study) -> dict[str, float]:
-    given = {"min_crop_scale": study.min_crop_scale, "blur_probability": study.blur}
-    given |= dict.fromkeys(("brightness", "contrast", "saturation"), study.jitter) | {"hue": study.jitter / 4}
-    return {name: value for name, value in given.items() if value >= 0}
+def _changed_view(study: Study, view: ViewSettings) -> ViewSettings:
+    given = {"min_crop_scale": study.min_crop_scale}
+    # A view without jitter is one to be reconstructed: its colours are left alone.
+    if view.jitter_probability:
+        given |= dict.fromkeys(("brightness", "contrast", "saturation"), study.jitter) | {"blur_probability": study.blur}
+        given |= {"hue": study.jitter / 4 if study.jitter != -1 else -1}
+    return dataclasses.replace(view, **{name: value for name, value in given.items() if value != -1})
 
 
 def _optimiser(study: Study, recipe: Mapping[str, Any]) -> Optimiser:
-    # Another optimiser than the recipe's has its own defaults: LARS's learning rates are no good to AdamW.
+    if study.optimiser not in ("", recipe["name"]) and study.learning_rate == -1:
+        raise ValueError(
+            f"The recipe of {study.method} on {study.encoder} has a learning rate for {recipe['name']}, not for "
+            f"{study.optimiser}: give --learning_rate too."
+        )
     settings = dict(recipe) if study.optimiser in ("", recipe["name"]) else {"name": study.optimiser}
     given = {name: getattr(study, name) for name in ("learning_rate", "weight_decay", "warmup")}
     return Optimiser(**settings | {name: value for name, value in given.items() if value != -1})
+
+
+def describe_training(study: Study) -> str:
+    """Optimiser and head as they will be used, and what the recipe says otherwise, in one line for people."""
+    recipe, encoder = METHODS[study.method], ENCODERS[study.encoder]
+    used, meant = build_training(study).optimiser, Optimiser(**recipe.optimiser_for(encoder))
+    options, defaults = method_options(study), recipe.options_for(encoder)
+    parts = [
+        _compared("optimiser", used.name, meant.name),
+        _compared("learning rate", f"{used.learning_rate:g}", f"{meant.learning_rate:g}"),
+        _compared("weight decay", f"{used.weight_decay:g}", f"{meant.weight_decay:g}"),
+    ]
+    for name in options:
+        if name == "projector" or options[name] != defaults[name]:
+            parts.append(_compared(name, _text(options[name]), _text(defaults[name])))
+    return ", ".join(parts)
+
+
+def _compared(name: str, used: str, meant: str) -> str:
+    return f"{name} {used}" if used == meant else f"{name} {used} (recipe: {meant})"
+
+
+def _text(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from sslshift.data.sources import PartialSource
+from sslshift.study.build import build_training, describe_training
 from sslshift.study.declare import Study, parse_sources
 from sslshift.study.intervals import interval
 from sslshift.study.progress import Progress
 from sslshift.study.records import write_atomically
 from sslshift.study.report import percent, print_table, write_results
 from sslshift.study.runner import Opened, Results, open_study, run_study
+from sslshift.training.loop import traced_step
 
 
 def run(study: Study) -> None:
@@ -46,6 +48,7 @@ def _open(study: Study, progress: Progress) -> Opened:
         f"{len(opened.runs)} runs of {budget.samples:,} samples ({steps:,} steps of {study.batch_size}), "
         f"{study.method} on {study.encoder} of {opened.parameters / 1e6:.2g} M parameters, results in {study.out}{os.sep}"
     )
+    progress.note(describe_training(study))
     for source in opened.sources.values():
         if isinstance(source, PartialSource):
             progress.note(f"{source.name}: images of the held-out test split are left out; {len(source):,} remain")
@@ -85,28 +88,32 @@ def run_methods(study: Study, defaults: Study, own: Mapping[str, Mapping[str, An
         studies.append(dataclasses.replace(study, **mine | {"method": name, "out": str(Path(study.out) / name)}))
     console = _console()
     progress = Progress(console)
-    # All are opened before the first is run: a mistake in the last shows now.
-    opened = [_open(one, progress) for one in studies]
-    results = []
-    for one in opened:
-        results.append(run_study(one, progress))
-        write_results(results[-1])
-        _show(results, Path(study.out), console if one is opened[-1] else None)
+    # A mistake in the last study shows before the first is run.
+    for one in studies:
+        build_training(one)
+    canvas = open_study(studies[0]).canvas
+    for one in studies[1:]:
+        traced_step(build_training(one), canvas, one.batch_size)
+    lines = []
+    for one in studies:
+        results = run_study(_open(one, progress), progress)
+        write_results(results)
+        lines.append(_line(results))
+        _write_lines(lines, Path(study.out))
+    table = Table(*METHODS_HEAD)
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
     progress.note(f"wrote {Path(study.out) / 'methods.md'}")
 
 
-def _show(results: Sequence[Results], out: Path, console: Console | None) -> None:
-    lines = [_line(one) for one in results]
+def _write_lines(lines: Sequence[Sequence[str]], out: Path) -> None:
+    """What is known so far, as Markdown and CSV."""
     rule = ["---"] * len(METHODS_HEAD)
     write_atomically(out / "methods.md", "".join(f"| {' | '.join(line)} |\n" for line in (METHODS_HEAD, rule, *lines)))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([METHODS_HEAD, *lines])
     write_atomically(out / "methods.csv", text.getvalue())
-    if console:
-        table = Table(*METHODS_HEAD)
-        for line in lines:
-            table.add_row(*line)
-        console.print(table)
 
 
 def _line(results: Results) -> tuple[str, ...]:

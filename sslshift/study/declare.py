@@ -46,11 +46,16 @@ class Study:
     )
     weight_decay: float = _field(-1.0, "Weight decay, on weights alone; -1: the recipe's.")
     warmup: float = _field(-1.0, "Share of the steps in which the learning rate rises; -1: the recipe's.")
-    min_crop_scale: float = _field(-1.0, "Smallest share of an image's area that a view shows; -1: the recipe's.")
-    jitter: float = _field(
-        -1.0, "Strength of brightness, contrast and saturation jitter, hue a quarter of it; -1: the recipe's."
+    min_crop_scale: float = _field(
+        -1.0,
+        "Smallest share of an image's area that a view shows (dino's local views have bounds of their own); -1: the recipe's.",
     )
-    blur: float = _field(-1.0, "Probability of a blurred view; -1: the recipe's.")
+    jitter: float = _field(
+        -1.0,
+        "Strength of brightness, contrast and saturation jitter, hue a quarter of it; -1: the recipe's. Not for mae, whose "
+        "views keep their colours.",
+    )
+    blur: float = _field(-1.0, "Probability of a blurred view; -1: the recipe's. Not for mae either.")
     shift_images: int = _field(2000, "Images of each side in the shift index, at most; 0: no shift index.")
     checkpoint_every: int = _field(100, "Steps between checkpoints.")
     workers: int = _field(0, "Processes that read images; 0: threads.")
