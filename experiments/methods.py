@@ -31,7 +31,7 @@ OWN = {
     "vicreg": {"learning_rate": 2e-3},
     "dino": {
         "learning_rate": 3e-3,
-        "method_options": "prototypes=2048; momentum=0.99; first_teacher_temperature=0.04; teacher_temperature=0.04",
+        "method_options": "prototypes=2048; momentum=0.99; teacher_temperature=0.04",
     },
     "mae": {
         "encoder": "vit_nano4",

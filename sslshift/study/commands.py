@@ -86,16 +86,16 @@ def run_methods(study: Study, defaults: Study, own: Mapping[str, Mapping[str, An
         # A flag given by hand differs from the default.
         mine = {key: value for key, value in own.get(name, {}).items() if getattr(study, key) == getattr(defaults, key)}
         studies.append(dataclasses.replace(study, **mine | {"method": name, "out": str(Path(study.out) / name)}))
-    console = _console()
-    progress = Progress(console)
     # A mistake in the last study shows before the first is run.
     for one in studies:
         build_training(one)
     canvas = open_study(studies[0]).canvas
     for one in studies[1:]:
         traced_step(build_training(one), canvas, one.batch_size)
-    lines = []
+    console, lines = _console(), []
     for one in studies:
+        # Its own, since the time left is estimated from runs of the same method.
+        progress = Progress(console)
         results = run_study(_open(one, progress), progress)
         write_results(results)
         lines.append(_line(results))
