@@ -261,7 +261,7 @@ def test_booleans_are_words():
 
 
 @pytest.mark.slow
-def test_every_method_runs_by_one_flag(tmp_path):
+def test_methods_are_compared_in_one_table(tmp_path):
     defaults = dataclasses.replace(
         Study(),
         sources="bundled:mnist@50",
@@ -275,16 +275,18 @@ def test_every_method_runs_by_one_flag(tmp_path):
         shift_images=0,
         out=str(tmp_path / "out"),
     )
-    study = dataclasses.replace(defaults, method=",".join(METHODS))
+    # Those with the most to keep besides weights; all nine train in tests/test_training.py.
+    names = ["byol", "dino", "mae", "nnclr"]
+    study = dataclasses.replace(defaults, method=",".join(names))
     small = {"encoder": "vit_nano4", "method_options": "decoder_width=16; decoder_depth=1; decoder_heads=2"}
     run_methods(study, study, {"mae": small})
     lines = (tmp_path / "out/methods.md").read_text().splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in METHODS]
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in names]
     with (tmp_path / "out/methods.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows] == list(METHODS)
+    assert [row["method"] for row in rows] == names
     assert all("points ±" in row["gain over untrained"] for row in rows)
-    for name in METHODS:
+    for name in names:
         (run,) = (tmp_path / f"out/{name}/runs").glob("*-n50-s0")
         result, record = (json.loads((run / f"{what}.json").read_text()) for what in ("result", "record"))
         assert 1 <= result["effective_rank"] <= 256
@@ -292,7 +294,7 @@ def test_every_method_runs_by_one_flag(tmp_path):
         # What the recipe says now, whatever it may say later.
         declared = Study(**{"method": name, "head": "32,16"} | (small if name == "mae" else {}))
         assert record["method_options"] == json.loads(json.dumps(method_options(declared)))
-        assert record["optimiser"]["name"] == ("adamw" if name == "mae" else "sgd" if name == "simsiam" else "lars")
+        assert record["optimiser"]["name"] == ("adamw" if name == "mae" else "lars")
     # A flag given by hand wins over what is the method's own.
     with pytest.raises(ValueError, match=r"needs a ViT .* not ResNet"):
         run_methods(dataclasses.replace(study, method="mae", encoder="resnet18"), study, {"mae": small})
