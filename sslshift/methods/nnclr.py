@@ -17,7 +17,7 @@ from jax import lax
 from sslshift.data.views import ViewSettings
 from sslshift.methods.base import Method, Output
 from sslshift.methods.siamese import Siamese, forward, settings_of
-from sslshift.models import MLPHead
+from sslshift.models import MLPHead, unit
 
 
 def nnclr(
@@ -54,7 +54,7 @@ def nnclr(
     def loss(variables, target, views, moment):
         del moment
         ((z1, z2), (p1, p2)), batch_stats = forward(networks, variables, views)
-        z1, z2, p1, p2 = (_unit(x.astype(jnp.float32)) for x in (z1, z2, p1, p2))
+        z1, z2, p1, p2 = (unit(x.astype(jnp.float32)) for x in (z1, z2, p1, p2))
         past = target["queue"]
         contrast = functools.partial(_contrast, temperature=temperature, axis_name=settings["axis_name"])
         value = (contrast(_nearest(z1, past), p2) + contrast(_nearest(z2, past), p1)) / 2
@@ -65,13 +65,9 @@ def nnclr(
     def init_target(variables):
         del variables
         # The same for every run: all of it has left the queue after queue / batch steps.
-        return {"queue": _unit(jax.random.normal(jax.random.key(0), (queue, projector[-1])))}
+        return {"queue": unit(jax.random.normal(jax.random.key(0), (queue, projector[-1])))}
 
     return Method(views, networks, loss, init_target)
-
-
-def _unit(x):
-    return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
 def _nearest(z, past):

@@ -5,7 +5,7 @@ Every encoder is called with normalised images `[batch, height, width, channels]
 bfloat16.
 """
 
-from sslshift.models.heads import MLPHead, PrototypeHead
+from sslshift.models.heads import MLPHead, PrototypeHead, unit
 from sslshift.models.layers import layer_numbers
 from sslshift.models.patch_mlp import PatchMLP
 from sslshift.models.patches import patchify, unpatchify
@@ -40,5 +40,6 @@ __all__ = [
     "layer_numbers",
     "patchify",
     "sincos_positions",
+    "unit",
     "unpatchify",
 ]

@@ -70,11 +70,11 @@ class PrototypeHead(nn.Module):
         weights = self.param("prototypes", initial, (self.widths[-1], self.prototypes))
         # A temperature of a few hundredths would enlarge a rounded cosine's error.
         wide = jnp.result_type(z.dtype, jnp.float32)
-        return jnp.matmul(_unit(z, axis=-1), _unit(weights, axis=0).astype(z.dtype), preferred_element_type=wide)
+        return jnp.matmul(unit(z, axis=-1), unit(weights, axis=0).astype(z.dtype), preferred_element_type=wide)
 
 
-def _unit(x: jax.Array, axis: int) -> jax.Array:
-    """Vectors of length 1 along an axis, the length summed in float32 or better."""
+def unit(x: jax.Array, axis: int = -1) -> jax.Array:
+    """Vectors of length 1 along an axis, the length summed in float32 or better; zero stays zero with a finite gradient."""
     wide = x.astype(jnp.result_type(x.dtype, jnp.float32))
     length = lax.rsqrt(jnp.maximum(jnp.sum(wide * wide, axis=axis, keepdims=True), 1e-12))
     return (wide * length).astype(x.dtype)
