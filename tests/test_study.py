@@ -298,6 +298,9 @@ def test_methods_are_compared_in_one_table(tmp_path):
     # A flag given by hand wins over what is the method's own.
     with pytest.raises(ValueError, match=r"needs a ViT .* not ResNet"):
         run_methods(dataclasses.replace(study, method="mae", encoder="resnet18"), study, {"mae": small})
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        run_methods(dataclasses.replace(study, out=str(tmp_path / "file")), study, {})
     with pytest.raises(ValueError, match="compared on one source with one number"):
         run_methods(dataclasses.replace(study, sources="bundled:mnist@5,10"), study, {})
 

@@ -39,9 +39,13 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 140)
 
 
+def _require_folder(out: str) -> None:
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"--out={out} is a file; name a folder, new or of an earlier call.")
+
+
 def _open(study: Study, progress: Progress) -> Opened:
-    if Path(study.out).exists() and not Path(study.out).is_dir():
-        raise ValueError(f"--out={study.out} is a file; name a folder, new or of an earlier call.")
+    _require_folder(study.out)
     opened = open_study(study)
     budget, steps = opened.budget, opened.budget.steps(study.batch_size)
     progress.note(
@@ -78,6 +82,7 @@ def run_methods(study: Study, defaults: Study, own: Mapping[str, Mapping[str, An
       defaults: the study before flags changed it.
       own: fields of the study that differ for a method. A flag given by hand wins.
     """
+    _require_folder(study.out)
     names = [name.strip() for name in study.method.split(",")]
     if len(parse_sources(study.sources)) > 1 or len(parse_sources(study.sources)[0][1]) > 1:
         raise ValueError("--sources: methods are compared on one source with one number of unique samples.")
