@@ -18,7 +18,7 @@ def reader(gray_source, random, canvas):
 
 
 def test_batch_holds_what_the_plan_says(reader):
-    rows, batch = reader.plan.batch(3), reader(3)
+    rows, batch = reader.plan.batch(3), reader(3).images
     assert batch.shape == (32, 12, 12, 1)
     assert batch.dtype == np.uint8
     for source, index, image in zip(*rows, batch, strict=True):
@@ -30,17 +30,17 @@ def test_batch_holds_what_the_plan_says(reader):
 def test_stream_is_the_same_for_any_number_of_workers(reader, workers):
     stream = list(batches(reader, 0, 10, workers=workers))
     assert len(stream) == 10
-    assert all((batch == reader(step)).all() for step, batch in enumerate(stream))
+    assert all((batch.images == reader(step).images).all() for step, batch in enumerate(stream))
 
 
 def test_stream_starts_at_any_step(reader):
-    assert all((batch == reader(step)).all() for step, batch in zip(itertools.count(7), batches(reader, 7, 10)))
+    assert all((batch.images == reader(step).images).all() for step, batch in zip(itertools.count(7), batches(reader, 7, 10)))
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_together_read_the_global_batch(reader, hosts):
-    parts = [BatchReader(reader.plan, reader.sources, reader.canvas, host, hosts)(5) for host in range(hosts)]
-    assert (np.concatenate(parts) == reader(5)).all()
+    parts = [BatchReader(reader.plan, reader.sources, reader.canvas, host, hosts)(5).images for host in range(hosts)]
+    assert (np.concatenate(parts) == reader(5).images).all()
 
 
 def test_hosts_that_do_not_divide_the_batch_are_refused(reader):

@@ -172,7 +172,7 @@ def pipeline() -> None:
     reader = BatchReader(plan, {source.name: source}, canvas)
     read = seconds(lambda: [None for _ in batches(reader, 0, FLAGS.steps)])
     method = METHODS["simclr"].build(ENCODERS[FLAGS.encoder], projector=(512, 128))
-    trained = seconds_a_step(method, Optimiser(), reader(0)) * FLAGS.steps
+    trained = seconds_a_step(method, Optimiser(), reader(0).images) * FLAGS.steps
     show(
         "pipeline",
         source=FLAGS.source,

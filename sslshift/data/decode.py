@@ -1,11 +1,23 @@
 """From an image file's bytes to a uint8 array on the run's canvas. Files are hostile: every failure is one exception."""
 
 import io
-import warnings
+import os
+import stat
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Formats that Pillow decodes by itself; others, such as EPS, would be handed to programs of the system.
+Image.init()
+FORMATS = tuple(
+    name for name in ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000") if name in Image.OPEN
+)
+# A file above this size is no photograph, and would be held in memory whole.
+LARGEST_FILE = 1 << 28
+# A side this many times the other leaves nothing to see after a crop to a canvas.
+LARGEST_ASPECT = 64
 
 
 class Canvas(NamedTuple):
@@ -20,37 +32,74 @@ class BrokenImageError(ValueError):
     """A file that is not a usable image; the message says why."""
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+      BrokenImageError: it cannot be read, is empty, too large, or no regular file (reading a pipe would never end).
+    """
+    try:
+        info = os.stat(path)
+        if not stat.S_ISREG(info.st_mode):
+            raise BrokenImageError("it is no regular file")
+        require_size(info.st_size)
+        return path.read_bytes()
+    except OSError as error:
+        raise BrokenImageError(error.strerror or str(error)) from error
+
+
+def require_size(size: int) -> None:
+    """Raises BrokenImageError where a file of so many bytes is no image worth reading."""
+    if size == 0:
+        raise BrokenImageError("the file is empty")
+    if size > LARGEST_FILE:
+        raise BrokenImageError(f"the file's {size / 2**20:,.0f} MiB are more than an image of {LARGEST_FILE >> 20} MiB at most")
+
+
 def decode(content: bytes, draft: int | None = None) -> np.ndarray:
     """Decodes an image file to uint8 `[height, width, channels]`, 1 channel if it is gray and 3 otherwise.
+
+    JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF, JPEG 2000; turned as EXIF says; transparency on white; 16 bits to 8 by the
+    type's range; CMYK and palettes to RGB; of several frames the first.
 
     Args:
       content: the file's bytes.
       draft: a JPEG may be decoded at a reduced size of which both sides are at least this many pixels.
 
     Raises:
-      BrokenImageError: truncated, not an image, or so large that it is a decompression bomb.
+      BrokenImageError: truncated, not an image, a sliver, or so large that it is a decompression bomb.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as image:
-                if draft:
-                    image.draft(None, (draft, draft))
-                return _to_array(ImageOps.exif_transpose(image))
+        require_size(len(content))
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _require_shape(*image.size)
+            if draft:
+                image.draft(None, (draft, draft))
+            return _to_array(ImageOps.exif_transpose(image))
+    except BrokenImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise BrokenImageError("no image of a known format, or cut short at its start") from error
     except Exception as error:  # Pillow's decoders raise almost anything on hostile input.
         raise BrokenImageError(f"{type(error).__name__}: {error}") from error
+
+
+def _require_shape(width: int, height: int) -> None:
+    if width * height > Image.MAX_IMAGE_PIXELS:
+        raise BrokenImageError(f"decompression bomb: {width:,} x {height:,} pixels")
+    if max(width, height) > LARGEST_ASPECT * min(width, height):
+        raise BrokenImageError(f"a sliver: {width:,} x {height:,} pixels")
 
 
 def _to_array(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
         # By the type's range, not the image's: equal grays stay equal across files. Floating images lie in [0, 1].
         return _to_bytes(np.asarray(image, np.float64), 1.0 if image.mode == "F" else 65535.0)[..., None]
-    if image.mode in ("1", "L"):
-        return np.asarray(image.convert("L"))[..., None]
+    gray = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image.convert("L"))[..., None] if gray else np.asarray(image.convert("RGB"))
 
 
 def _to_bytes(values: np.ndarray, top: float) -> np.ndarray:
@@ -59,15 +108,23 @@ def _to_bytes(values: np.ndarray, top: float) -> np.ndarray:
     return np.clip(values * (255.0 / top) + 0.5, 0, 255).astype(np.uint8)
 
 
+def to_image(image: np.ndarray) -> Image.Image:
+    """Pillow's form of uint8 `[height, width, 1 or 3]`."""
+    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+
+
+def from_image(image: Image.Image) -> np.ndarray:
+    """uint8 `[height, width, 1 or 3]` of a Pillow image in mode L or RGB."""
+    array = np.asarray(image)
+    return array[..., None] if array.ndim == 2 else array
+
+
 def fit(image: np.ndarray, canvas: Canvas) -> np.ndarray:
     """Brings uint8 `[height, width, 1 or 3]` to the canvas: scaled to cover it, cropped at the centre, channels converted."""
     if image.shape == canvas:
         return image
     if image.shape[:2] != canvas[:2]:
-        gray = image.shape[2] == 1
-        picture = Image.fromarray(image[..., 0] if gray else image)
-        picture = ImageOps.fit(picture, (canvas.width, canvas.height), Image.Resampling.BICUBIC)
-        image = np.asarray(picture).reshape(canvas.height, canvas.width, image.shape[2])
+        image = from_image(ImageOps.fit(to_image(image), (canvas.width, canvas.height), Image.Resampling.BICUBIC))
     if image.shape[2] == canvas.channels:
         return image
     if canvas.channels == 3:

@@ -11,10 +11,14 @@ import jax
 from sslshift.data.decode import Canvas
 from sslshift.data.pipeline import BatchReader, batches
 from sslshift.methods import Method
+from sslshift.training.broken import BrokenImages
 from sslshift.training.checkpoints import Checkpoints
 from sslshift.training.metrics import MetricsWriter
 from sslshift.training.state import Optimiser, TrainState, init_state
 from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch, train_step
+
+
+BROKEN = "broken.csv"
 
 
 class NonFiniteError(RuntimeError):
@@ -30,12 +34,14 @@ class Training:
       optimiser: optimiser and schedule.
       checkpoint_every: steps between checkpoints; the end is always one.
       workers: processes that read batches; 0 reads in threads.
+      max_broken: share of the run's different images that may turn out to be unreadable; above it the run stops.
     """
 
     method: Method
     optimiser: Optimiser
     checkpoint_every: int = 1000
     workers: int = 0
+    max_broken: float = 0.01
 
 
 def no_progress(step: int, scalars: dict[str, float]) -> None:
@@ -75,7 +81,7 @@ def train(
       training: method, optimiser and bookkeeping.
       reader: reads the batches of the plan.
       seed: of the initial weights and of all views.
-      folder: gets `checkpoints/` and `metrics.jsonl`.
+      folder: gets `checkpoints/`, `metrics.jsonl`, and `broken.csv` if an image could not be read and another stood in.
       on_step: called with the number of steps done and that step's metrics, one step late.
 
     Returns:
@@ -84,6 +90,7 @@ def train(
     Raises:
       NonFiniteError: loss or gradient is not finite; no later state is saved.
       CheckpointError: a checkpoint cannot be written or read.
+      BrokenDataError: more than `max_broken` of the images cannot be read.
       ValueError: the budget is not a whole number of batches, or the devices do not divide the batch.
     """
     plan = reader.plan
@@ -104,6 +111,7 @@ def train(
     done = checkpoints.latest or 0
     if done:
         state = checkpoints.restore(state)
+    broken = BrokenImages(folder / BROKEN, plan.mixture.unique, training.max_broken)
     metrics_file = MetricsWriter(folder / "metrics.jsonl", keep_steps=done)
 
     def observe(step, metrics):
@@ -123,7 +131,8 @@ def train(
         pending = None
         with jax.transfer_guard("disallow"):
             for step, batch in enumerate(batches(reader, done, steps, workers=training.workers), done + 1):
-                state, metrics = step_fn(state, shard_batch(mesh, batch), key)
+                broken.add(batch.broken)
+                state, metrics = step_fn(state, shard_batch(mesh, batch.images), key)
                 # Metrics of the step before: reading this step's would leave the device idle.
                 if pending:
                     observe(*pending)

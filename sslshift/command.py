@@ -1,0 +1,63 @@
+"""From the command line to a `main`: unknown flags name the nearest, and what a user can cause is one sentence."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags, logging
+
+# --help of a command lists its own flags.
+flags.disclaim_key_flags()
+
+
+def run_command(main: Callable[[], None], folder: Callable[[], str] | None = None) -> None:
+    """Runs a command whose flags are defined.
+
+    Exit codes: 0 done, 1 it could not be done (one sentence on stderr), 2 flags, 130 interrupted.
+
+    Args:
+      main: does the work; it reads the flags.
+      folder: names where `error.log` is to keep the traceback of an error; None: only an unforeseen error shows it.
+    """
+    app.run(lambda argv: sys.exit(_run(argv, main, folder)), flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage(argv) if set(argv) & {"--help", "--helpfull", "-h", "-help"} else flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"{error}\n(--help lists the flags and their defaults.)", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(argv: list[str], main: Callable[[], None], folder: Callable[[], str] | None) -> int:
+    if len(argv) > 1:
+        print(f"{argv[1]!r} is no flag; flags are written --name=value.", file=sys.stderr)
+        return 2
+    # JAX and matplotlib tell absl's log about every backend and font that they did not find.
+    logging.set_verbosity(logging.WARNING)
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        # What the library raises on purpose is a sentence already; anything else at least gets its kind.
+        known = isinstance(error, ValueError | RuntimeError | OSError)
+        details = _keep_traceback(Path(folder())) if folder else ""
+        print(f"\nError: {error if known else repr(error)}{details}", file=sys.stderr)
+        if not known and not details:
+            traceback.print_exc()
+        return 1
+    return 0
+
+
+def _keep_traceback(folder: Path) -> str:
+    """Where the traceback was written, as a remark; empty if it could not be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.log").write_text(traceback.format_exc())
+    except OSError:
+        return ""
+    return f" (Details: {folder / 'error.log'})"

@@ -1,0 +1,77 @@
+"""From an image file as it was found to the record that is stored, and its row of the manifest."""
+
+import dataclasses
+import hashlib
+import io
+from typing import Any
+
+from PIL import Image
+
+from sslshift.data.curation.perceptual_hash import perceptual_hash
+from sslshift.data.decode import FORMATS, BrokenImageError, decode, from_image, require_size, to_image
+from sslshift.data.records.shards import Refused, Stored
+
+ENCODINGS = ("jpeg", "png", "webp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How images are stored: re-encoded, so that nothing but their pixels is kept (no EXIF places, no appended files).
+
+    Args:
+      size: pixels of the shorter side, at most; smaller images keep their size.
+      format: "jpeg", "png" (no loss, several times as large) or "webp".
+      quality: of JPEG and WebP, 1 to 100.
+    """
+
+    size: int = 256
+    format: str = "jpeg"
+    quality: int = 95
+
+    def __post_init__(self):
+        if self.size < 8:
+            raise ValueError(f"Images are stored with a shorter side of at least 8 pixels, not {self.size}.")
+        if self.format not in ENCODINGS:
+            raise ValueError(f"Images are stored as {', '.join(ENCODINGS)}, not {self.format!r}.")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"A quality lies between 1 and 100, not at {self.quality}.")
+
+
+def store(content: bytes, row: dict[str, Any], encoding: Encoding) -> Stored | Refused:
+    """The record of an image file, with `row` for what else is known of it (`origin` at least)."""
+    try:
+        require_size(len(content))
+        # A JPEG is decoded near the wanted size, which is quicker; twice as large, so that resizing still averages.
+        image = decode(content, draft=2 * encoding.size)
+        width, height = _size(content)
+    except BrokenImageError as error:
+        return Refused(row["origin"], str(error))
+    picture = to_image(image)
+    scale = encoding.size / min(picture.size)
+    if scale < 1:
+        shape = tuple(max(1, round(side * scale)) for side in picture.size)
+        picture = picture.resize(shape, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    stored = io.BytesIO()
+    picture.save(stored, encoding.format, **_options(encoding))
+    about = {
+        "digest": hashlib.sha256(content).hexdigest(),
+        "perceptual_hash": int(perceptual_hash(from_image(picture))),
+        "original_width": width,
+        "original_height": height,
+        "width": picture.width,
+        "height": picture.height,
+    }
+    return Stored(stored.getvalue(), row | about)
+
+
+def _size(content: bytes) -> tuple[int, int]:
+    """As stored in the file, before EXIF turns it."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        return image.size
+
+
+def _options(encoding: Encoding) -> dict[str, Any]:
+    # Colours at full resolution: at small sizes halved ones are visible.
+    return {"jpeg": {"quality": encoding.quality, "subsampling": 0}, "png": {}, "webp": {"quality": encoding.quality}}[
+        encoding.format
+    ]

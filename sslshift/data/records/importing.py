@@ -1,0 +1,226 @@
+"""Imports a collection into a source: list, encode in parallel, join. Any call goes on where an earlier one was stopped."""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import json
+import multiprocessing
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sslshift.data.decode import BrokenImageError
+from sslshift.data.records.containers import Container, find_containers
+from sslshift.data.records.encode import Encoding, store
+from sslshift.data.records.listing import Listing, list_container, read_entry, read_group
+from sslshift.data.records.manifest import SUMMARY, Summary, read_summary
+from sslshift.data.records.shards import Part, Refused, Stored, finish, parts_folder, write_shard
+from sslshift.data.sources.base import printable
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """What is imported, and how.
+
+    Args:
+      input: a folder, archive or list.
+      output: folder of the new source.
+      encoding: how images are stored.
+      labels: "folder" takes an image's first folder as its label, "none" what lists and sidecars say.
+      licence: of images of which nothing else is said.
+      cost_per_image: of images of which nothing else is said.
+      shard_size: images in a shard, at most.
+    """
+
+    input: Path
+    output: Path
+    encoding: Encoding = dataclasses.field(default_factory=Encoding)
+    labels: str = "none"
+    licence: str = "unknown"
+    cost_per_image: float = 0.0
+    shard_size: int = 1024
+
+    def __post_init__(self):
+        if self.labels not in ("none", "folder"):
+            raise ValueError(f"labels is none or folder, not {self.labels!r}.")
+        if self.shard_size < 1:
+            raise ValueError(f"A shard holds at least one image, not {self.shard_size}.")
+        if not 0 <= self.cost_per_image < float("inf"):
+            raise ValueError(f"cost_per_image must be a number of at least 0, not {self.cost_per_image}.")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What decides the result, as JSON."""
+        values = dataclasses.asdict(self)
+        del values["output"]
+        return values | {"input": printable(self.input.resolve())}
+
+
+class Task(NamedTuple):
+    """One group of a container's listing: it becomes one shard."""
+
+    container: int
+    group: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.container:05d}-{self.group:05d}"
+
+
+class Result(NamedTuple):
+    """The source that an import made, and the files that it left alone, by extension."""
+
+    summary: Summary
+    others: dict[str, int]
+
+
+def run_import(
+    job: Import,
+    *,
+    workers: int | None = None,
+    on_listed: Callable[[int, int], None] | None = None,
+    on_shard: Callable[[Part], None] | None = None,
+) -> Result:
+    """Imports images into `job.output`.
+
+    Args:
+      job: what and how.
+      workers: processes; None: as many as there are cores, 0: none but this one.
+      on_listed: called with the numbers of containers listed and of images found so far.
+      on_shard: called with every shard that is done.
+
+    Raises:
+      ValueError: nothing to import, or the folder was made with other settings.
+      OSError: the disk is full; repeat the call.
+    """
+    done = begin(job)
+    if done:
+        return Result(done, {})
+    with _locked(job.output), _pool(workers) as run:
+        listings: list[Listing] = []
+        for listing in run(functools.partial(list_task, job), find_containers(job.input)):
+            listings.append(listing)
+            if on_listed:
+                on_listed(len(listings), sum(each.images for each in listings))
+        for part in run(functools.partial(import_group, job), tasks_of(listings)):
+            if on_shard:
+                on_shard(part)
+        return join(job, listings)
+
+
+def begin(job: Import) -> Summary | None:
+    """Checks the output folder, and makes it; the summary if all is done already.
+
+    Raises:
+      ValueError: it holds something else, or was made with other settings.
+    """
+    asked = job.output / "import.json"
+    if job.output.exists() and not job.output.is_dir():
+        raise ValueError(f"{printable(job.output)} is a file; name a folder, new or of an earlier call.")
+    if asked.exists():
+        before = json.loads(asked.read_text(encoding="utf-8"))
+        different = [key for key in job.record if before.get(key) != job.record[key]]
+        if different:
+            told = "; ".join(f"{key}: {before.get(key)} there, {job.record[key]} now" for key in different)
+            raise ValueError(
+                f"{printable(job.output)} was made with other settings ({told}); give another output, or delete it."
+            )
+        if not (job.output / SUMMARY).exists():
+            return None
+        shutil.rmtree(parts_folder(job.output), ignore_errors=True)
+        return read_summary(job.output, printable(job.output))
+    if job.output.exists() and any(job.output.iterdir()):
+        raise ValueError(f"{printable(job.output)} is not empty and holds no import; give a new folder.")
+    # A mistake in the input shows before anything is made.
+    find_containers(job.input)
+    job.output.mkdir(parents=True, exist_ok=True)
+    part = asked.with_suffix(".part")
+    part.write_text(json.dumps(job.record, indent=1) + "\n", encoding="utf-8")
+    part.replace(asked)
+    return None
+
+
+def list_task(job: Import, container: Container) -> Listing:
+    """Lists a container, or reads what an earlier call listed."""
+    return list_container(container, job.output, job.shard_size, job.labels)
+
+
+def tasks_of(listings: Iterable[Listing]) -> list[Task]:
+    return [Task(listing.container, group) for listing in listings for group in range(listing.groups)]
+
+
+def import_group(job: Import, task: Task) -> Part:
+    """Encodes the images of a task into their shard; a pure function of what the files hold."""
+    return write_shard(job.output, task.name, (_stored(job, row) for row in read_group(job.output, *task)))
+
+
+def _stored(job: Import, row: dict[str, Any]) -> Stored | Refused:
+    about = {key: row[key] for key in ("origin", "class", "licence", "cost", "caption", "url")}
+    try:
+        content = read_entry(row)
+    except BrokenImageError as error:
+        return Refused(row["origin"], str(error))
+    return store(content, about, job.encoding)
+
+
+def join(job: Import, listings: Sequence[Listing]) -> Result:
+    """The source of finished shards.
+
+    Raises:
+      ValueError: there is not one readable image.
+    """
+    listings = sorted(listings, key=lambda listing: listing.container)
+    names = [task.name for task in tasks_of(listings)]
+    refused = [each for listing in listings for each in listing.refused]
+    summary = finish(
+        job.output, names, licence=job.licence, cost_per_image=job.cost_per_image, made=job.record, refused=refused
+    )
+    read_summary(job.output, printable(job.input))  # Says so if there is not one readable image.
+    others = sum((Counter(listing.others) for listing in listings), Counter())
+    return Result(summary, dict(others))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps a second import out of the folder; the lock goes with the process, however it ends."""
+    parts_folder(folder).mkdir(parents=True, exist_ok=True)
+    with open(parts_folder(folder) / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"Another import is writing {printable(folder)}; wait for it, or give another output.") from error
+        yield
+
+
+@contextlib.contextmanager
+def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
+    """A `map` over processes that yields results in the order in which they are done."""
+    workers = os.cpu_count() if workers is None else workers
+    if not workers:
+        yield map
+        return
+    # Not forked: a process with threads cannot be copied safely.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+
+        def run(function: Callable, items: Sequence) -> Iterator:
+            waiting, items = set(), iter(items)
+            try:
+                while True:
+                    # Few at a time: a list of 10^5 waiting tasks would be held, and finished first on an interrupt.
+                    while len(waiting) < 2 * workers and (item := next(items, None)) is not None:
+                        waiting.add(pool.submit(function, item))
+                    if not waiting:
+                        return
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+        yield run

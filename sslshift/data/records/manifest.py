@@ -1,0 +1,125 @@
+"""The format of an imported source: `source.json`, which opening reads, and `manifest.parquet`, of which nothing is held."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+MANIFEST, SUMMARY, REFUSED, PARTS = "manifest.parquet", "source.json", "refused.csv", "parts"
+VERSION = 1
+
+# A row of the manifest; `record` is the index in the source. Widths and heights in pixels, `bytes` of the stored record.
+SCHEMA = pa.schema(
+    [
+        pa.field("record", pa.int64()),
+        pa.field("shard", pa.string()),
+        pa.field("origin", pa.string()),
+        pa.field("digest", pa.string()),
+        pa.field("perceptual_hash", pa.uint64()),
+        pa.field("original_width", pa.int32()),
+        pa.field("original_height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("bytes", pa.int64()),
+        pa.field("licence", pa.string()),
+        pa.field("cost", pa.float64()),
+        pa.field("label", pa.int64()),
+        pa.field("class", pa.string()),
+        pa.field("caption", pa.string()),
+        pa.field("url", pa.string()),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One ArrayRecord file: its name, how many records it holds, and its size in bytes."""
+
+    file: str
+    records: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What `source.json` says.
+
+    Attributes:
+      shards: in the order of the records.
+      classes: names of the labels, or None.
+      licence: of all images, or the commonest with their counts.
+      cost_per_image: mean over the images.
+      fingerprint: digest of all stored records in their order.
+      refused: how many images were refused.
+      made: how the source was made, for people and for a repeated command.
+    """
+
+    shards: tuple[Shard, ...]
+    classes: tuple[str, ...] | None
+    licence: str
+    cost_per_image: float
+    fingerprint: str
+    refused: int
+    made: dict[str, Any]
+
+    @property
+    def records(self) -> int:
+        return sum(shard.records for shard in self.shards)
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Written last of all: a folder with it is whole."""
+    part = folder / f"{SUMMARY}.part"
+    part.write_text(json.dumps({"version": VERSION, **dataclasses.asdict(summary)}, indent=1) + "\n", encoding="utf-8")
+    part.replace(folder / SUMMARY)
+
+
+def read_summary(folder: Path, name: str) -> Summary:
+    """What `source.json` of a folder says.
+
+    Raises:
+      ValueError: it is of another version, or was edited into something else.
+    """
+    try:
+        values = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        if values.pop("version") != VERSION:
+            raise ValueError(f"it is not of version {VERSION}; import the images anew")
+        values["shards"] = tuple(Shard(**shard) for shard in values["shards"])
+        if any(not shard.records > 0 or Path(shard.file).name != shard.file for shard in values["shards"]):
+            raise ValueError("a shard has no records, or lies outside of the folder")
+        values["classes"] = values["classes"] and tuple(values["classes"])
+        summary = Summary(**values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{name}: {folder / SUMMARY} cannot be used: {error}") from error
+    if not summary.shards:
+        raise ValueError(f"{name}: {folder} holds no image: all {summary.refused:,} were refused, see {folder / REFUSED}.")
+    return summary
+
+
+def require_match(summary: Summary, folder: Path, name: str) -> None:
+    """Raises ValueError where shards or manifest are not those of the summary."""
+    for shard in summary.shards:
+        path = folder / shard.file
+        size = path.stat().st_size if path.exists() else None
+        if size != shard.bytes:
+            found = "is missing" if size is None else f"has {size:,} bytes instead of {shard.bytes:,}"
+            raise ValueError(f"{name}: {path} {found}; the folder was copied in part or changed. Copy or import it anew.")
+    try:
+        rows = pq.read_metadata(folder / MANIFEST).num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{name}: {folder / MANIFEST} cannot be read ({error}); copy or import it anew.") from error
+    if rows != summary.records:
+        raise ValueError(
+            f"{name}: {MANIFEST} has {rows:,} rows for {summary.records:,} records; they are of different imports. "
+            "Copy or import it anew."
+        )
+
+
+def read_columns(folder: Path, names: Sequence[str]) -> list[pa.ChunkedArray]:
+    """Columns of the manifest, each as long as the source."""
+    table = pq.read_table(folder / MANIFEST, columns=list(names))
+    return [table.column(name) for name in names]

@@ -1,0 +1,123 @@
+"""What every source is, and how a problem with a file is told."""
+
+import functools
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sslshift.data.decode import Canvas, fit
+
+
+class Source:
+    """A named, random-access collection of images.
+
+    `source[i]` is a dict with `image` (uint8 `[height, width, channels]`) and, where labels exist, `label` (int).
+
+    Attributes:
+      name: the URI that opens it.
+      licence: licence of the images, or "unknown".
+      cost_per_image: what one more image costs, in any currency; 0 where nothing was said.
+      classes: names of the labels, or None.
+      fingerprint: changes when the content does; it goes into the record of every run.
+      refused: (path, reason) of files that looked like images and are not counted in `len`.
+    """
+
+    def __init__(self, name: str, *, licence: str = "unknown", cost_per_image: float = 0.0, fingerprint: str):
+        self.name, self.licence, self.cost_per_image, self.fingerprint = name, licence, cost_per_image, fingerprint
+        self.classes: tuple[str, ...] | None = None
+        self.refused: Sequence[tuple[str, str]] = []
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """int64 `[len]`, or None. Read when first asked for: only a downstream task or a stratified subset needs them."""
+        return None
+
+    def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
+        """One image as stored; with a canvas it may come smaller than stored, if not smaller than the canvas.
+
+        Raises:
+          BrokenImageError: it cannot be read or decoded; the message says where it is and why.
+        """
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> dict:
+        index = range(len(self))[index]
+        sample = {"image": self.image(index)}
+        return sample if self.labels is None else sample | {"label": int(self.labels[index])}
+
+    def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
+        """Many images on one canvas: uint8 `[n, height, width, channels]`. Raises like `image`."""
+        return np.stack([fit(self.image(int(index), canvas), canvas) for index in indices])
+
+    def origin(self, index: int) -> str:
+        """Where an image comes from, for people: its path or address if there is one."""
+        return f"{self.name}, image {index}"
+
+    def stored_identities(self) -> tuple[list[bytes], np.ndarray] | None:
+        """Content digests and perceptual hashes (uint64 `[len]`) if they were stored with the images; None: to be computed."""
+        return None
+
+
+class PartialSource(Source):
+    """Some of the images of a source, in their order there."""
+
+    def __init__(self, source: Source, indices: np.ndarray):
+        indices = np.asarray(indices, np.int64)
+        chosen = hashlib.sha256(indices.tobytes()).hexdigest()[:16]
+        super().__init__(
+            source.name,
+            licence=source.licence,
+            cost_per_image=source.cost_per_image,
+            fingerprint=f"{source.fingerprint}, {len(indices)} of {len(source)} ({chosen})",
+        )
+        self.refused, self.classes = source.refused, source.classes
+        self._source, self._indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        return None if self._source.labels is None else self._source.labels[self._indices]
+
+    def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
+        return self._source.image(int(self._indices[index]), canvas)
+
+    def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
+        return self._source.read(self._indices[indices], canvas)
+
+    def origin(self, index: int) -> str:
+        return self._source.origin(int(self._indices[index]))
+
+    def stored_identities(self) -> tuple[list[bytes], np.ndarray] | None:
+        stored = self._source.stored_identities()
+        return stored and ([stored[0][index] for index in self._indices.tolist()], stored[1][self._indices])
+
+
+def digests(source: Source, indices: np.ndarray, canvas: Canvas) -> list[bytes]:
+    """A digest of each image as it is seen on the canvas: equal images have equal ones, whatever their files are called."""
+    result = []
+    for start in range(0, len(indices), 1000):
+        images = source.read(indices[start : start + 1000], canvas)
+        result += [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
+    return result
+
+
+def printable(path: str | bytes | Path) -> str:
+    """A path as text that can be written anywhere, also where its name is not UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def licence_text(counts: Counter[str], default: str) -> str:
+    """One text for the licences of many images: the one they share, or the commonest with their counts."""
+    if len(counts) < 2:
+        return next(iter(counts), default)
+    some = ", ".join(f"{licence} ({count:,})" for licence, count in counts.most_common(5))
+    return f"mixed: {some}" + (f" and {len(counts) - 5} more" if len(counts) > 5 else "")

@@ -1,0 +1,234 @@
+"""Sources that are image files: those below a folder, or those that a CSV or Parquet list names."""
+
+import csv
+import hashlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+from sslshift.data.decode import BrokenImageError, Canvas, decode, read_file
+from sslshift.data.sources.base import Source, licence_text, printable
+
+
+class FileSource(Source):
+    """Image files.
+
+    Every file is decoded once when the source is opened, so that N counts what can be seen: what cannot be decoded is
+    listed in `refused`. A collection for which that takes too long is one for `tools.import_images`.
+
+    Args:
+      name: the URI.
+      root: the folder that paths are told relative to.
+      paths: the files, in order.
+      about: licence and cost_per_image.
+
+    Raises:
+      ValueError: none of the files is an image.
+    """
+
+    def __init__(self, name: str, root: Path, paths: Sequence[Path], about: Mapping):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            checks = pool.map(_check, paths)
+            hidden = len(paths) < 500 or not sys.stderr.isatty()
+            checks = list(track(checks, f"checking the images of {name}", len(paths), disable=hidden))
+        # Positions among `paths` of the files that count.
+        self._whole = np.flatnonzero([not check.reason for check in checks])
+        self._paths = [paths[i] for i in self._whole]
+        content = "".join(f"{printable(os.path.relpath(paths[i], root))}\0{checks[i].digest}\n" for i in self._whole)
+        super().__init__(name, fingerprint=hashlib.sha256(content.encode()).hexdigest(), **about)
+        self._digests = [bytes.fromhex(checks[i].digest) for i in self._whole]
+        self.refused = [(printable(path), check.reason) for path, check in zip(paths, checks, strict=True) if check.reason]
+        if not self._paths:
+            refused = f" ({len(paths)} files were refused, the first: {self.refused[0]})" if paths else ""
+            raise ValueError(f"{name}: {root} holds no readable image{refused}.")
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
+        path = self._paths[index]
+        try:
+            return decode(read_file(path), draft=max(canvas[:2]) if canvas else None)
+        except BrokenImageError as error:
+            raise BrokenImageError(
+                f"{printable(path)} could be read when the source was opened and cannot be now: {error}"
+            ) from error
+
+    def origin(self, index: int) -> str:
+        return printable(self._paths[index])
+
+
+class FolderSource(FileSource):
+    """The image files below a folder, in the order of their paths."""
+
+    def __init__(self, name: str, folder: Path, *, labels: bool, **about):
+        if not folder.is_dir():
+            raise ValueError(f"{name}: there is no folder {printable(folder)}.")
+        unreadable: list[tuple[str, str]] = []
+        super().__init__(name, folder, sorted(image_files(folder, unreadable)), about)
+        self.refused = [*self.refused, *unreadable]
+        if labels:
+            self._label(folder)
+
+    def _label(self, folder: Path) -> None:
+        names = [printable(path.relative_to(folder).parts[0]) for path in self._paths]
+        loose = next((path for path in self._paths if path.parent == folder), None)
+        if loose:
+            raise ValueError(
+                f"{self.name}: labels=folder needs each image in a class folder, but {printable(loose)} is in none."
+            )
+        classes, labels = np.unique(names, return_inverse=True)
+        self.classes, self.labels = tuple(classes.tolist()), labels.astype(np.int64)
+
+
+class ListSource(FileSource):
+    """The image files that a list names, in its order.
+
+    The list is a CSV file with a header or a Parquet file. Column `path` is relative to the list's folder; columns `label`,
+    `licence` (or `license`) and `cost` (or `cost_per_image`) are optional.
+    """
+
+    def __init__(self, name: str, file: Path, **about):
+        rows = read_list(file, name)
+        paths = [file.parent / path for path in rows["path"]]
+        super().__init__(name, file.parent, paths, about)
+        columns = {key: [values[i] for i in self._whole] for key, values in rows.items()}
+        if "licence" in columns:
+            self.licence = licence_text(Counter(value or self.licence for value in columns["licence"]), self.licence)
+        if "cost" in columns:
+            self.cost_per_image = _mean_cost(columns["cost"], self.cost_per_image, name)
+        if "label" in columns:
+            self.classes, self.labels = encode_labels(columns["label"], name)
+
+
+def image_files(folder: Path, unreadable: list | None = None) -> Iterator[Path]:
+    """Those of `walk` that have an image's extension."""
+    extensions = set(Image.registered_extensions())
+    for path in walk(folder, unreadable):
+        if path.suffix.lower() in extensions:
+            yield path
+
+
+def walk(folder: Path, unreadable: list | None = None) -> Iterator[Path]:
+    """Files below a folder that are not hidden; links to folders are followed, each folder once.
+
+    Folders that may not be read are added to `unreadable` as (path, reason).
+    """
+    visited = {os.path.realpath(folder)}
+
+    def note(error: OSError) -> None:
+        if unreadable is not None:
+            unreadable.append((printable(error.filename), error.strerror))
+
+    for root, folders, files in os.walk(folder, onerror=note, followlinks=True):
+        # A folder before links to it, so that its own name is the one that counts.
+        folders.sort(key=lambda name, root=root: (os.path.islink(os.path.join(root, name)), name))
+        for name in list(folders):
+            real = os.path.realpath(os.path.join(root, name))
+            if real in visited:
+                folders.remove(name)
+            visited.add(real)
+        yield from (Path(root, file) for file in files if not file.startswith("."))
+
+
+# Other people's names of the columns.
+_ALIASES = {"license": "licence", "cost_per_image": "cost"}
+_COLUMNS = ("path", "label", "licence", "cost")
+
+
+def read_list(file: Path, name: str) -> dict[str, list]:
+    """The columns `path`, `label`, `licence`, `cost` of a CSV or Parquet list that are there; each path once.
+
+    Raises:
+      ValueError: the list cannot be read, has no column `path` or no row, or names an image twice.
+    """
+    if not file.is_file():
+        raise ValueError(f"{name}: there is no file {printable(file)}.")
+    try:
+        columns = _parquet_columns(file) if file.suffix.lower() == ".parquet" else _csv_columns(file)
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"{name}: {printable(file)} cannot be read as a list of images: {error}") from error
+    if not columns.get("path"):
+        what = "lists no image" if "path" in columns else "has no column 'path'"
+        raise ValueError(f"{name}: {printable(file)} {what}; its columns are {', '.join(columns) or 'none'}.")
+    columns = {key: columns[key] for key in _COLUMNS if key in columns}
+    empty = next((row for row, path in enumerate(columns["path"], 1) if not isinstance(path, str) or not path), None)
+    if empty:
+        raise ValueError(f"{name}: row {empty:,} of {printable(file)} has no path.")
+    if len(set(columns["path"])) < len(columns["path"]):
+        seen: set[str] = set()
+        twice = next(path for path in columns["path"] if path in seen or seen.add(path))
+        raise ValueError(
+            f"{name}: {printable(file)} names {printable(twice)} twice; N counts different images: list each once."
+        )
+    return columns
+
+
+def _csv_columns(file: Path) -> dict[str, list]:
+    with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+        reader = csv.DictReader(lines, restkey="", strict=True)
+        fields = [(field, _ALIASES.get(field.strip().lower(), field.strip().lower())) for field in reader.fieldnames or ()]
+        columns: dict[str, list] = {short: [] for _, short in fields}
+        for row in reader:
+            for field, short in fields:
+                columns[short].append(row[field])
+    return columns
+
+
+def _parquet_columns(file: Path) -> dict[str, list]:
+    import pyarrow.parquet as pq
+
+    names = {_ALIASES.get(name.lower(), name.lower()): name for name in pq.read_schema(file).names}
+    wanted = {short: names[short] for short in _COLUMNS if short in names}
+    if "path" not in wanted:
+        return {key: [] for key in names}
+    table = pq.read_table(file, columns=list(wanted.values()))
+    return {short: table[name].to_pylist() for short, name in wanted.items()}
+
+
+def encode_labels(values: Sequence, name: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names of the classes in their order (numbers in that of numbers), and each image's label as its class's place in it.
+
+    Raises:
+      ValueError: an image has no label.
+    """
+    texts = ["" if value is None else str(value).strip() for value in values]
+    if "" in texts:
+        raise ValueError(f"{name}: image {texts.index(''):,} has no label; give all images one, or leave the column out.")
+    numeric = all(text.lstrip("-").isdigit() for text in texts)
+    classes = sorted(set(texts), key=int if numeric else None)
+    place = {text: label for label, text in enumerate(classes)}
+    return tuple(classes), np.array([place[text] for text in texts], np.int64)
+
+
+def _mean_cost(values: Sequence, default: float, name: str) -> float:
+    try:
+        costs = np.array([default if value in (None, "") else float(value) for value in values])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: a cost is no number: {error}.") from error
+    if not (np.isfinite(costs) & (costs >= 0)).all():
+        raise ValueError(f"{name}: costs must be numbers of at least 0.")
+    return float(costs.mean())
+
+
+class _Check(NamedTuple):
+    digest: str
+    reason: str
+
+
+def _check(path: Path) -> _Check:
+    """A file's digest, and why it is no image if it is none. JPEGs are decoded at an eighth: truncation shows there as well."""
+    try:
+        content = read_file(path)
+        decode(content, draft=1)
+    except BrokenImageError as error:
+        return _Check("", str(error))
+    return _Check(hashlib.sha256(content).hexdigest(), "")

@@ -1,0 +1,116 @@
+"""Images that are in memory, or kept there once they were read, or computed from nothing."""
+
+import functools
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+from sslshift.data import synthetic
+from sslshift.data.decode import Canvas
+from sslshift.data.sources.base import Source
+
+
+class ArraySource(Source):
+    """Images that are in memory: uint8 `[n, height, width, channels]`, labels `[n]` if there are any.
+
+    Args:
+      name: what tables call it.
+      images: uint8 `[n, height, width, 1 or 3]`.
+      labels: whole numbers `[n]`, or None.
+      **about: licence, cost_per_image, and fingerprint if it is known already.
+
+    Raises:
+      ValueError: the arrays are of another type or shape.
+    """
+
+    def __init__(self, name: str, images: np.ndarray, labels: np.ndarray | None = None, **about):
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+            raise ValueError(f"{name}: images must be uint8 [n, height, width, 1 or 3], not {images.dtype} {images.shape}.")
+        if labels is not None and np.shape(labels) != (len(images),):
+            raise ValueError(f"{name}: {len(images):,} images need labels [{len(images)}], not {list(np.shape(labels))}.")
+        digest = about.pop("fingerprint", None) or hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+        super().__init__(name, fingerprint=digest, **about)
+        self._images = images
+        self.labels = None if labels is None else np.asarray(labels, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
+        return self._images[index]
+
+    def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
+        if self._images.shape[1:] == canvas:
+            return self._images[indices]
+        return super().read(indices, canvas)
+
+
+class SyntheticSource(Source):
+    """Generated images of any number; image i is a pure function of (seed, i)."""
+
+    def __init__(self, name: str, make: Callable[[int, int], np.ndarray], size: int, seed: int):
+        super().__init__(name, licence="CC0-1.0 (generated)", fingerprint=f"{name}, generator {synthetic.VERSION}")
+        self._make, self._size, self._seed = make, size, seed
+
+    def __len__(self) -> int:
+        return self._size
+
+    def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
+        return self._make(self._seed, index)
+
+
+class CachedSource(Source):
+    """A source whose images are kept on one canvas in memory once they were read."""
+
+    def __init__(self, source: Source, canvas: Canvas):
+        about = {"licence": source.licence, "cost_per_image": source.cost_per_image, "fingerprint": source.fingerprint}
+        super().__init__(source.name, **about)
+        self.classes, self.refused = source.classes, source.refused
+        self._source, self._canvas = source, canvas
+        self._allocate()
+
+    def _allocate(self) -> None:
+        self._images = np.empty((len(self._source), *self._canvas), np.uint8)
+        self._have = np.zeros(len(self._source), bool)
+
+    def __getstate__(self) -> dict:
+        # A reading worker gets the source and fills a cache of its own: the images are not sent along.
+        return {name: value for name, value in vars(self).items() if name not in ("_images", "_have")}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._allocate()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        return self._source.labels
+
+    def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
+        return self._source.image(index, canvas)
+
+    def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
+        if canvas != self._canvas:
+            return self._source.read(indices, canvas)
+        missing = np.unique(indices[~self._have[indices]])
+        if missing.size:
+            self._images[missing] = self._source.read(missing, canvas)
+            self._have[missing] = True
+        return self._images[indices]
+
+    def origin(self, index: int) -> str:
+        return self._source.origin(index)
+
+    def stored_identities(self) -> tuple[list[bytes], np.ndarray] | None:
+        return self._source.stored_identities()
+
+
+def cached(source: Source, canvas: Canvas, limit: int = 1 << 29) -> Source:
+    """The source, kept in memory as it is read if all of it fits into `limit` bytes on this canvas."""
+    in_memory = isinstance(source, ArraySource) and source.image(0).shape == canvas
+    if in_memory or len(source) * int(np.prod(canvas)) > limit:
+        return source
+    return CachedSource(source, canvas)

@@ -1,0 +1,103 @@
+"""Sources that TensorFlow Datasets prepared, read without TensorFlow."""
+
+import functools
+import hashlib
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from sslshift.data.decode import BrokenImageError, Canvas, decode
+from sslshift.data.sources.base import Source
+
+
+class PreparedSource(Source):
+    """A split of a dataset that lies prepared in ArrayRecord format; nothing is downloaded.
+
+    Args:
+      name: the URI.
+      dataset: TFDS's name, with `/CONFIG` and `:VERSION` if wanted.
+      split: TFDS's name of the split; a slice such as `train[:10%]` is one.
+      data_dir: where datasets lie; None: TFDS's own place.
+      about: licence and cost_per_image where the URI gave them.
+
+    Raises:
+      ValueError: no such dataset or split, it is not prepared, or has no image.
+    """
+
+    def __init__(self, name: str, dataset: str, split: str, data_dir: str | None, about: Mapping):
+        # Half a second that the other sources need not wait for.
+        import tensorflow_datasets as tfds
+
+        try:
+            builder = tfds.builder(dataset, data_dir=data_dir)
+            data = builder.as_data_source(split)
+        except tfds.core.DatasetNotFoundError as error:
+            raise ValueError(f"{name}: TFDS knows no dataset {dataset!r}{_near(tfds, dataset)}.") from error
+        except Exception as error:  # TFDS's own errors are of many kinds.
+            where = f" in {data_dir}" if data_dir else ""
+            raise ValueError(
+                f"{name}: split {split!r} of {dataset} cannot be read{where} ({_first_line(error)}); prepare it with "
+                f'tfds.builder({dataset!r}).download_and_prepare(file_format="array_record").'
+            ) from error
+        features = builder.info.features
+        if "image" not in features:
+            raise ValueError(f"{name}: {dataset} has no feature 'image'; it has {', '.join(features)}.")
+        # The encoded image: it is decoded as every other source's is.
+        data.decoders = {"image": tfds.decode.SkipDecoding()}
+        self._data = data
+        licence = builder.info.redistribution_info.get("license") if builder.info.redistribution_info else None
+        about = {"licence": " ".join(licence.split())} | about if licence else about
+        super().__init__(name, fingerprint=_fingerprint(builder.info, split, len(data)), **about)
+        label = features.get("label")
+        self._labelled = label is not None and hasattr(label, "names")
+        self.classes = tuple(label.names) if self._labelled else None
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        if not self._labelled:
+            return None
+        return np.array([int(self._data[index]["label"]) for index in range(len(self))], np.int64)
+
+    def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
+        try:
+            image = self._data[index]["image"]
+            # Features that TFDS does not store encoded come as arrays.
+            return image if isinstance(image, np.ndarray) else decode(image, draft=max(canvas[:2]) if canvas else None)
+        except BrokenImageError as error:
+            raise BrokenImageError(f"{self.origin(index)}: {error}") from error
+        except Exception as error:
+            raise BrokenImageError(f"{self.origin(index)}: {_first_line(error)}") from error
+
+
+def parse_prepared(uri: str, name: str) -> tuple[str, str]:
+    """Dataset and split of `NAME/SPLIT`.
+
+    Raises:
+      ValueError: it is written otherwise.
+    """
+    match = re.fullmatch(r"(?P<dataset>[\w./-]+?(:[\d.*]+)?)/(?P<split>[\w-]+(\[[^\]]*\])?)", name)
+    if not match:
+        raise ValueError(f"{uri}: a prepared dataset is written tfds:NAME/SPLIT, as in tfds:cifar10/train.")
+    return match["dataset"], match["split"]
+
+
+def _near(tfds, dataset: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(dataset, tfds.list_builders(), 3)
+    return f"; did you mean {' or '.join(near)}?" if near else " and none is prepared in its folder"
+
+
+def _fingerprint(info, split: str, size: int) -> str:
+    """Of name, version and what TFDS recorded of the shards when it prepared them."""
+    base = info.splits.get(split.partition("[")[0]) if info.splits else None
+    shards = f"{base.num_bytes}, {base.shard_lengths}" if base else ""
+    return hashlib.sha256(f"{info.full_name}/{split}: {size}, {shards}".encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,87 @@
+r"""Imports images once, to be opened at once ever after: a folder, archive or list becomes ArrayRecord shards with a manifest.
+
+    python -m tools.import_images --input=/data/photos --output=/data/photos256 --size=256
+    python -m tools.import_images --input=/data/crawl --output=/data/crawl256     # tar shards, as img2dataset writes them
+    python -m tools.import_images --input=parts.zip --output=parts256 --labels=folder --licence=CC-BY-4.0
+    python -m tools.import_images --input=list.csv --output=list256                # columns path, label, licence, cost
+    python -m tools.import_images --input=/mnt/crawl --output=/mnt/crawl256 --beam --beam_options="--runner=DirectRunner"
+
+Then `arrayrecord:OUTPUT` is a source. What was refused, and why, stands in OUTPUT/refused.csv. Stop it whenever you like; the
+same command goes on where it was. The format is described in sslshift/data/records/__init__.py.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sslshift.command import run_command
+from sslshift.data.records.encode import ENCODINGS, Encoding
+from sslshift.data.records.importing import Import, Result, run_import
+from sslshift.data.records.manifest import REFUSED
+from sslshift.data.records.on_beam import run_on_beam
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string(
+    "input", None, "Folder (with archives in it or without), tar or zip archive, or CSV or Parquet list.", required=True
+)
+flags.DEFINE_string("output", None, "Folder of the new source; the same command goes on there.", required=True)
+flags.DEFINE_integer("size", 256, "Pixels of the shorter side, at most.")
+flags.DEFINE_enum("encoding", "jpeg", ENCODINGS, "How images are stored; png keeps every pixel and is several times as large.")
+flags.DEFINE_integer("quality", 95, "Of JPEG and WebP, 1 to 100.")
+flags.DEFINE_enum(
+    "labels", "none", ["none", "folder"], "folder: an image's first folder is its label; none: lists and sidecars say."
+)
+flags.DEFINE_string("licence", "unknown", "Licence of images of which nothing else is said.")
+flags.DEFINE_float("cost_per_image", 0.0, "Cost of an image of which nothing else is said, in any currency.")
+flags.DEFINE_integer("shard_size", 1024, "Images in a shard, at most.")
+flags.DEFINE_integer("workers", -1, "Processes; -1: as many as there are cores, 0: none but this one.")
+flags.DEFINE_boolean("beam", False, "Run as an Apache Beam pipeline (pip install 'sslshift[beam]').")
+flags.DEFINE_string("beam_options", "", "Options of the pipeline, separated by spaces, e.g. '--runner=DirectRunner'.")
+
+
+def main() -> None:
+    console = Console()
+    encoding = Encoding(FLAGS.size, FLAGS.encoding, FLAGS.quality)
+    paths = Path(FLAGS.input).expanduser(), Path(FLAGS.output).expanduser()
+    job = Import(*paths, encoding, FLAGS.labels, FLAGS.licence, FLAGS.cost_per_image, FLAGS.shard_size)
+    result = run_on_beam(job, FLAGS.beam_options.split()) if FLAGS.beam else _run(job, console)
+    for line in told(result, job):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _run(job: Import, console: Console) -> Result:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("listing images", total=None)
+
+        def on_listed(containers: int, images: int) -> None:
+            bars.update(bar, description=f"listing images, {containers:,} containers", total=images)
+
+        def on_shard(part) -> None:
+            bars.update(bar, description="importing images", advance=part.records + len(part.refused))
+
+        return run_import(job, workers=None if FLAGS.workers < 0 else FLAGS.workers, on_listed=on_listed, on_shard=on_shard)
+
+
+def told(result: Result, job: Import) -> list[str]:
+    """What was imported, in lines for people."""
+    summary, others = result
+    mebibytes = sum(shard.bytes for shard in summary.shards) / 2**20
+    labelled = f", {len(summary.classes)} classes" if summary.classes else ""
+    lines = [
+        f"{summary.records:,} images in {len(summary.shards):,} shards ({mebibytes:,.0f} MiB){labelled}, "
+        f"licence: {summary.licence}. Open them as arrayrecord:{job.output}"
+    ]
+    if summary.refused:
+        lines.append(f"{summary.refused:,} refused, each with its reason in {job.output / REFUSED}")
+    if others:
+        some = sorted(others.items(), key=lambda item: -item[1])[:5]
+        kinds = ", ".join(f"{count:,} {extension}" for extension, count in some)
+        lines.append(f"{sum(others.values()):,} files of other kinds were left alone: {kinds}")
+    return lines
+
+
+if __name__ == "__main__":
+    run_command(main)
