@@ -1,8 +1,14 @@
+import csv
 import io
 import os
+import pickle
+import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from sslshift.data import ArraySource, open_source
@@ -237,3 +243,203 @@ def test_cached_source_is_sent_to_workers_without_its_images():
 def test_costs_are_numbers(folder, option):
     with pytest.raises(ValueError, match=r"folder:.*cost_per_image must be a number"):
         open_source(f"folder:{folder}?{option}")
+
+
+def write_list(file, rows):
+    with open(file, "w", newline="") as out:
+        csv.writer(out).writerows(rows)
+    return f"csv:{file}"
+
+
+def test_csv_and_parquet_lists_carry_labels_licences_and_costs(folder):
+    rows = [("cats/b.jpg", "10", "CC0", "2"), ("dogs/deep/c.png", "9", "", "")]
+    uri = write_list(folder / "list.csv", [("path", "label", "license", "cost_per_image"), *rows])
+    columns = dict(zip(("path", "label", "licence", "cost"), zip(*rows, strict=True), strict=True))
+    columns["cost"], columns["label"] = (2.0, None), (10, 9)
+    pq.write_table(pa.table(columns), folder / "list.parquet")
+    for source in (
+        open_source(f"{uri}?licence=mine&cost_per_image=1"),
+        open_source(f"parquet:{folder / 'list.parquet'}?licence=mine&cost_per_image=1"),
+    ):
+        assert len(source) == 2
+        assert source.classes == ("9", "10")
+        assert [source[i]["label"] for i in range(2)] == [1, 0]
+        assert source.licence == "mixed: CC0 (1), mine (1)"
+        assert source.cost_per_image == 1.5
+        assert (source[0]["image"] == decode((folder / "cats/b.jpg").read_bytes())).all()
+        assert source.origin(0) == str(folder / "cats/b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("file",), ("a.png",)], "has no column 'path'; its columns are file"),
+        ([("path",)], "lists no image"),
+        ([], "has no column 'path'; its columns are none"),
+        ([("path",), ("cats/a.png",), ("cats/a.png",)], "names cats/a.png twice"),
+        ([("path", "label"), ("cats/a.png", "x"), ("cats/b.jpg", "")], "image 1 has no label"),
+        ([("path", "cost"), ("cats/a.png", "cheap")], "a cost is no number"),
+        ([("path", "cost"), ("cats/a.png", "-1")], "at least 0"),
+        ([("path",), ("nowhere.png",)], "no readable image.*No such file"),
+        ([("path", "label"), ("", "x")], "row 1 .* has no path"),
+    ],
+)
+def test_lists_that_make_no_sense_are_named(folder, rows, message):
+    with pytest.raises(ValueError, match=message):
+        open_source(write_list(folder / "list.csv", rows))
+    (folder / "bad.parquet").write_text("no parquet")
+    with pytest.raises(ValueError, match="cannot be read as a list"):
+        open_source(f"parquet:{folder / 'bad.parquet'}")
+
+
+def test_listed_files_that_are_broken_are_counted_out(folder):
+    (folder / "empty.png").touch()
+    source = open_source(write_list(folder / "list.csv", [("path", "label"), ("empty.png", "a"), ("cats/a.png", "b")]))
+    assert len(source) == 1
+    assert source.refused == [(str(folder / "empty.png"), "the file is empty")]
+    assert source.classes == ("b",)
+
+
+def array_record(path, contents):
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for content in contents:
+        writer.write(content)
+    writer.close()
+
+
+def encoded(value, form="PNG"):
+    out = io.BytesIO()
+    Image.new("L", (8, 6), value).save(out, form)
+    return out.getvalue()
+
+
+def test_array_records_of_others_are_read(tmp_path):
+    array_record(tmp_path / "a.array_record-00000-of-00002", [encoded(i) for i in range(5)])
+    array_record(tmp_path / "a.array_record-00001-of-00002", [encoded(i) for i in range(5, 8)])
+    source = open_source(f"arrayrecord:{tmp_path}?licence=mine")
+    assert len(source) == 8
+    assert [int(source[i]["image"][0, 0, 0]) for i in range(8)] == list(range(8))
+    assert source.read(np.array([7, 0, 6, 7]), Canvas(6, 8, 1))[:, 0, 0, 0].tolist() == [7, 0, 6, 7]
+    assert (source.licence, source.labels, source.stored_identities()) == ("mine", None, None)
+    again = pickle.loads(pickle.dumps(source))
+    assert (again[3]["image"] == source[3]["image"]).all()
+    assert len(open_source(f"arrayrecord:{tmp_path / 'a.array_record-00001-of-00002'}")) == 3
+    before = source.fingerprint
+    array_record(tmp_path / "a.array_record-00001-of-00002", [encoded(i) for i in range(6, 9)])
+    assert open_source(f"arrayrecord:{tmp_path}").fingerprint != before
+
+
+def test_array_records_that_are_none_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no \.array_record file; python -m tools.import_images"):
+        open_source(f"arrayrecord:{tmp_path}")
+    with pytest.raises(ValueError, match="there is no folder or file"):
+        open_source(f"arrayrecord:{tmp_path / 'nothing'}")
+    (tmp_path / "a.array_record").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a\.array_record (holds no record|cannot be read)"):
+        open_source(f"arrayrecord:{tmp_path}")
+    array_record(tmp_path / "a.array_record", [encoded(1), b"no image"])
+    source = open_source(f"arrayrecord:{tmp_path}")
+    with pytest.raises(BrokenImageError, match=r"a\.array_record, record 1: no image"):
+        source[1]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A dataset that TFDS wrote in ArrayRecord format, without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    names = {"image": tfds.features.Image(shape=(None, None, 1)), "label": tfds.features.ClassLabel(names=["ok", "scratch"])}
+
+    class Parts(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(names), license="CC0")
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(7), "test": self._generate_examples(3)}
+
+        def _generate_examples(self, count):
+            for i in range(count):
+                yield i, {"image": io.BytesIO(encoded(10 * i)), "label": i % 2}
+
+    folder = tmp_path_factory.mktemp("tfds")
+    Parts(data_dir=folder, file_format="array_record").download_and_prepare(file_format="array_record")
+    return folder
+
+
+def test_prepared_datasets_are_read_without_tensorflow(prepared):
+    source = open_source(f"tfds:parts/train?data_dir={prepared}")
+    assert len(source) == 7
+    assert source.classes == ("ok", "scratch")
+    assert "CC0" in source.licence
+    # TFDS shuffles when it writes: value and label still belong together.
+    values = [int(source[i]["image"][0, 0, 0]) for i in range(7)]
+    assert sorted(values) == list(range(0, 70, 10))
+    assert [source[i]["label"] for i in range(7)] == [value // 10 % 2 for value in values]
+    assert source.read(np.arange(7), Canvas(6, 8, 1))[:, 0, 0, 0].tolist() == values
+    assert len(open_source(f"tfds:parts:1.0.0/train[:2]?data_dir={prepared}")) == 2
+    assert source.fingerprint != open_source(f"tfds:parts/test?data_dir={prepared}").fingerprint
+    assert source.fingerprint == pickle.loads(pickle.dumps(source)).fingerprint
+    assert "tensorflow" not in sys.modules
+
+
+def test_mocked_datasets_are_read():
+    import tensorflow_datasets as tfds
+
+    with tfds.testing.mock_data(num_examples=5):
+        source = open_source("tfds:cifar10/train")
+    assert len(source) == 5
+    assert source[2]["image"].shape == (32, 32, 3)
+    assert len(source.labels) == 5
+    assert len(source.classes) == 10
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("tfds:cifar10", "written tfds:NAME/SPLIT"),
+        ("tfds:cifar11/train", "knows no dataset 'cifar11'; did you mean cifar10"),
+        ("tfds:parts/val", "split 'val' of parts cannot be read"),
+        ("tfds:mnist/train", r"prepare it with tfds.builder\('mnist'\)"),
+    ],
+)
+def test_datasets_that_are_not_there_are_named(prepared, uri, message):
+    with pytest.raises(ValueError, match=message):
+        open_source(f"{uri}?data_dir={prepared}" if "/" in uri else uri)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
+def test_every_format_decodes(form):
+    image, out = Image.fromarray(np.full((6, 9, 3), (10, 120, 240), np.uint8)), io.BytesIO()
+    image.save(out, form)
+    assert np.abs(decode(out.getvalue()).astype(int) - (10, 120, 240)).max() < 12
+
+
+def test_transparency_lies_on_white_and_gray_stays_gray():
+    for mode, channels in (("LA", 1), ("RGBA", 3)):
+        image, out = Image.new(mode, (4, 4), 0), io.BytesIO()
+        image.putpixel((1, 2), (50, 255) if mode == "LA" else (50, 50, 50, 255))
+        image.save(out, "PNG")
+        array = decode(out.getvalue())
+        assert array.shape == (4, 4, channels)
+        assert (array[0, 0] == 255).all()
+        assert (array[2, 1] == 50).all()
+
+
+def test_canvas_is_covered_by_the_shorter_side_and_cropped_at_the_centre():
+    image = np.zeros((10, 40, 1), np.uint8)
+    image[:, 15:25] = 200
+    out = fit(image, Canvas(10, 10, 1))
+    assert (out == 200).all()
+
+
+def test_arrays_of_a_library_user_are_a_source(random):
+    images = random.integers(0, 256, (4, 5, 6, 3), np.uint8)
+    source = ArraySource("mine", images, np.array([1, 0, 1, 0]), licence="MIT", cost_per_image=0.25)
+    assert (source[2]["image"] == images[2]).all()
+    assert source[2]["label"] == 1
+    assert (source.licence, source.cost_per_image) == ("MIT", 0.25)
+    assert source.fingerprint != ArraySource("mine", 255 - images).fingerprint
+    with pytest.raises(ValueError, match=r"need labels \[4\], not \[3\]"):
+        ArraySource("mine", images, np.zeros(3))

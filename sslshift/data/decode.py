@@ -69,13 +69,25 @@ def decode(content: bytes, draft: int | None = None) -> np.ndarray:
     Raises:
       BrokenImageError: truncated, not an image, a sliver, or so large that it is a decompression bomb.
     """
+    return from_image(decode_image(content, draft))
+
+
+def decode_onto(canvas: Canvas, content: bytes) -> np.ndarray:
+    """An image file on a canvas: what `fit` makes of `decode`, in fewer steps. Raises like `decode`."""
+    return _fitted(decode_image(content, max(canvas.height, canvas.width)), canvas)
+
+
+def decode_image(content: bytes, draft: int | None = None) -> Image.Image:
+    """What `decode` decodes, as a Pillow image in mode L or RGB."""
     try:
         require_size(len(content))
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _require_shape(*image.size)
             if draft:
                 image.draft(None, (draft, draft))
-            return _to_array(ImageOps.exif_transpose(image))
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return _as_gray_or_colour(image)
     except BrokenImageError:
         raise
     except UnidentifiedImageError as error:
@@ -91,15 +103,15 @@ def _require_shape(width: int, height: int) -> None:
         raise BrokenImageError(f"a sliver: {width:,} x {height:,} pixels")
 
 
-def _to_array(image: Image.Image) -> np.ndarray:
+def _as_gray_or_colour(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # By the type's range, not the image's: equal grays stay equal across files. Floating images lie in [0, 1].
-        return _to_bytes(np.asarray(image, np.float64), 1.0 if image.mode == "F" else 65535.0)[..., None]
-    gray = image.mode in ("1", "L", "LA", "La")
+        return Image.fromarray(_to_bytes(np.asarray(image, np.float64), 1.0 if image.mode == "F" else 65535.0))
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("L"))[..., None] if gray else np.asarray(image.convert("RGB"))
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _to_bytes(values: np.ndarray, top: float) -> np.ndarray:
@@ -121,13 +133,12 @@ def from_image(image: Image.Image) -> np.ndarray:
 
 def fit(image: np.ndarray, canvas: Canvas) -> np.ndarray:
     """Brings uint8 `[height, width, 1 or 3]` to the canvas: scaled to cover it, cropped at the centre, channels converted."""
-    if image.shape == canvas:
-        return image
-    if image.shape[:2] != canvas[:2]:
-        image = from_image(ImageOps.fit(to_image(image), (canvas.width, canvas.height), Image.Resampling.BICUBIC))
-    if image.shape[2] == canvas.channels:
-        return image
-    if canvas.channels == 3:
-        return np.repeat(image, 3, axis=2)
-    # Rec. 601 luma, the weights of every "grayscale" in this field.
-    return (image @ np.array([0.299, 0.587, 0.114]) + 0.5).astype(np.uint8)[..., None]
+    return image if image.shape == canvas else _fitted(to_image(image), canvas)
+
+
+def _fitted(image: Image.Image, canvas: Canvas) -> np.ndarray:
+    if image.size != (canvas.width, canvas.height):
+        image = ImageOps.fit(image, (canvas.width, canvas.height), Image.Resampling.BICUBIC)
+    # Pillow's gray is Rec. 601 luma, that of every "grayscale" in this field.
+    mode = "L" if canvas.channels == 1 else "RGB"
+    return from_image(image if image.mode == mode else image.convert(mode))

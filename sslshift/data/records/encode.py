@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from sslshift.data.curation.perceptual_hash import perceptual_hash
-from sslshift.data.decode import FORMATS, BrokenImageError, decode, from_image, require_size, to_image
+from sslshift.data.decode import FORMATS, BrokenImageError, decode_image, from_image, require_size
 from sslshift.data.records.shards import Refused, Stored
 
 ENCODINGS = ("jpeg", "png", "webp")
@@ -42,11 +42,10 @@ def store(content: bytes, row: dict[str, Any], encoding: Encoding) -> Stored | R
     try:
         require_size(len(content))
         # A JPEG is decoded near the wanted size, which is quicker; twice as large, so that resizing still averages.
-        image = decode(content, draft=2 * encoding.size)
+        picture = decode_image(content, draft=2 * encoding.size)
         width, height = _size(content)
     except BrokenImageError as error:
         return Refused(row["origin"], str(error))
-    picture = to_image(image)
     scale = encoding.size / min(picture.size)
     if scale < 1:
         shape = tuple(max(1, round(side * scale)) for side in picture.size)

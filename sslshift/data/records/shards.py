@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sslshift.data.records.manifest import MANIFEST, PARTS, REFUSED, SCHEMA, Shard, Summary, write_summary
+from sslshift.data.sources.array_record import open_shard
 from sslshift.data.sources.base import licence_text
 from sslshift.data.sources.files import encode_labels
 
 # Records of one image each, so that any of them is read alone; images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
+_ROW_GROUP = 1 << 17
 
 
 class Stored(NamedTuple):
@@ -115,9 +117,7 @@ def write_shard(folder: Path, name: str, items: Iterable[Stored | Refused], extr
 
 def _require_whole(shard: Path, records: int) -> None:
     """The writer does not always say that a disk was full: what was written is counted again."""
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    reader = ArrayRecordReader(str(shard), options="readahead_buffer_size:0")
+    reader = open_shard(str(shard))
     found = reader.num_records()
     reader.close()
     if found != records:
@@ -207,8 +207,15 @@ def _write_manifest(folder, tables, classes, licence, cost_per_image, licences) 
 
 
 def _read(tables: Sequence[Path]) -> Iterator[pa.Table]:
+    """The rows of the tables, many at a time: the manifest's own index would be large with a row group for each shard."""
+    gathered: list[pa.Table] = []
     for table in tables:
-        yield pq.read_table(table)
+        gathered.append(pq.read_table(table))
+        if sum(map(len, gathered)) >= _ROW_GROUP:
+            yield pa.concat_tables(gathered)
+            gathered = []
+    if gathered:
+        yield pa.concat_tables(gathered)
 
 
 def _write_refused(folder: Path, refused: Sequence[Refused]) -> None:

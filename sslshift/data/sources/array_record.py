@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sslshift.data.decode import BrokenImageError, Canvas, decode, fit
+from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto
 from sslshift.data.records.manifest import MANIFEST, PARTS, SUMMARY, read_columns, read_summary, require_match
 from sslshift.data.sources.base import Source, printable
 
@@ -57,10 +57,6 @@ class ArrayRecordSource(Source):
         self.classes = summary.classes if summary else None
         # Index after the last of each shard.
         self._ends = list(itertools.accumulate(counts))
-        self._readers: dict[int, ArrayRecordReader] = {}
-
-    def __getstate__(self) -> dict:
-        return vars(self) | {"_readers": {}}
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -79,11 +75,11 @@ class ArrayRecordSource(Source):
     def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
         indices = np.asarray(indices).tolist()
         pairs = zip(indices, self._contents(indices), strict=True)
-        return np.stack([fit(self._decoded(index, content, canvas), canvas) for index, content in pairs])
+        return np.stack([self._decoded(index, content, canvas) for index, content in pairs])
 
     def _decoded(self, index: int, content: bytes, canvas: Canvas | None) -> np.ndarray:
         try:
-            return decode(content, draft=max(canvas[:2]) if canvas else None)
+            return decode_onto(canvas, content) if canvas else decode(content)
         except BrokenImageError as error:
             raise BrokenImageError(f"{self.origin(index)}: {error}") from error
 
@@ -96,19 +92,13 @@ class ArrayRecordSource(Source):
         for shard, chosen in places.items():
             first = self._ends[shard - 1] if shard else 0
             try:
-                records = self._reader(shard).read([indices[place] - first for place in chosen])
+                reader = _reader(str(self._shards[shard]), self.fingerprint)
+                records = reader.read([indices[place] - first for place in chosen])
             except (OSError, RuntimeError, ValueError, IndexError) as error:
                 raise BrokenImageError(f"{printable(self._shards[shard])} cannot be read: {error}") from error
             for place, record in zip(chosen, records, strict=True):
                 contents[place] = record
         return contents
-
-    def _reader(self, shard: int) -> "ArrayRecordReader":
-        reader = self._readers.get(shard)
-        if reader is None:
-            # Of two threads that open one shard at once, one's reader is dropped.
-            reader = self._readers.setdefault(shard, open_shard(self._shards[shard]))
-        return reader
 
     def origin(self, index: int) -> str:
         shard = bisect.bisect_right(self._ends, index)
@@ -121,12 +111,20 @@ class ArrayRecordSource(Source):
         return [bytes.fromhex(digest) for digest in digests.to_pylist()], hashes.to_numpy()
 
 
-def open_shard(path: Path) -> "ArrayRecordReader":
+# Over all sources of a process: systems allow about a thousand open files. Opening one again takes half a millisecond.
+@functools.lru_cache(maxsize=400)
+def _reader(path: str, fingerprint: str) -> "ArrayRecordReader":
+    del fingerprint  # A file that was replaced belongs to another source.
+    return open_shard(path)
+
+
+def open_shard(path: str) -> "ArrayRecordReader":
+    """Opens a shard for random access."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     # The reader says nothing of a file that is not there: it has no records.
     os.stat(path)
-    return ArrayRecordReader(str(path), options=_READER_OPTIONS)
+    return ArrayRecordReader(path, options=_READER_OPTIONS)
 
 
 def _shards(path: Path, name: str) -> list[Path]:
@@ -144,7 +142,7 @@ def _shards(path: Path, name: str) -> list[Path]:
 
 def _count(shard: Path, name: str) -> int:
     try:
-        records = open_shard(shard).num_records()
+        records = open_shard(str(shard)).num_records()
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{name}: {printable(shard)} cannot be read: {error}") from error
     if not records:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sslshift.data.decode import Canvas, fit
+from sslshift.data.decode import Canvas
 
 
 class Source:
@@ -40,7 +40,7 @@ class Source:
         return None
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
-        """One image as stored; with a canvas it may come smaller than stored, if not smaller than the canvas.
+        """One image as stored, or brought to a canvas (`decode.fit`): uint8 `[height, width, channels]`.
 
         Raises:
           BrokenImageError: it cannot be read or decoded; the message says where it is and why.
@@ -54,7 +54,7 @@ class Source:
 
     def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
         """Many images on one canvas: uint8 `[n, height, width, channels]`. Raises like `image`."""
-        return np.stack([fit(self.image(int(index), canvas), canvas) for index in indices])
+        return np.stack([self.image(int(index), canvas) for index in indices])
 
     def origin(self, index: int) -> str:
         """Where an image comes from, for people: its path or address if there is one."""

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from sslshift.data.decode import BrokenImageError, Canvas, decode, read_file
+from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto, read_file
 from sslshift.data.sources.base import Source, licence_text, printable
 
 
@@ -56,7 +56,8 @@ class FileSource(Source):
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         path = self._paths[index]
         try:
-            return decode(read_file(path), draft=max(canvas[:2]) if canvas else None)
+            content = read_file(path)
+            return decode_onto(canvas, content) if canvas else decode(content)
         except BrokenImageError as error:
             raise BrokenImageError(
                 f"{printable(path)} could be read when the source was opened and cannot be now: {error}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sslshift.data import synthetic
-from sslshift.data.decode import Canvas
+from sslshift.data.decode import Canvas, fit
 from sslshift.data.sources.base import Source
 
 
@@ -38,7 +38,7 @@ class ArraySource(Source):
         return len(self._images)
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
-        return self._images[index]
+        return fit(self._images[index], canvas) if canvas else self._images[index]
 
     def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
         if self._images.shape[1:] == canvas:
@@ -57,7 +57,8 @@ class SyntheticSource(Source):
         return self._size
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
-        return self._make(self._seed, index)
+        image = self._make(self._seed, index)
+        return fit(image, canvas) if canvas else image
 
 
 class CachedSource(Source):

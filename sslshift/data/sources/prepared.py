@@ -1,13 +1,15 @@
 """Sources that TensorFlow Datasets prepared, read without TensorFlow."""
 
+import difflib
 import functools
 import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from sslshift.data.decode import BrokenImageError, Canvas, decode
+from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto, fit
 from sslshift.data.sources.base import Source
 
 
@@ -26,14 +28,18 @@ class PreparedSource(Source):
     """
 
     def __init__(self, name: str, dataset: str, split: str, data_dir: str | None, about: Mapping):
+        self._arguments = (name, dataset, split, data_dir, about)
         # Half a second that the other sources need not wait for.
         import tensorflow_datasets as tfds
 
+        base, known = re.split(r"[/:]", dataset)[0], tfds.list_builders(with_community_datasets=False)
+        # A name that is neither known nor prepared would be looked for on the network.
+        if base not in known and not Path(data_dir or tfds.core.constants.DATA_DIR, base).is_dir():
+            near = " or ".join(difflib.get_close_matches(base, known, 3))
+            raise ValueError(f"{name}: TFDS knows no dataset {base!r}" + (f"; did you mean {near}?" if near else "."))
         try:
             builder = tfds.builder(dataset, data_dir=data_dir)
             data = builder.as_data_source(split)
-        except tfds.core.DatasetNotFoundError as error:
-            raise ValueError(f"{name}: TFDS knows no dataset {dataset!r}{_near(tfds, dataset)}.") from error
         except Exception as error:  # TFDS's own errors are of many kinds.
             where = f" in {data_dir}" if data_dir else ""
             raise ValueError(
@@ -46,12 +52,15 @@ class PreparedSource(Source):
         # The encoded image: it is decoded as every other source's is.
         data.decoders = {"image": tfds.decode.SkipDecoding()}
         self._data = data
-        licence = builder.info.redistribution_info.get("license") if builder.info.redistribution_info else None
+        licence = getattr(builder.info.redistribution_info, "license", "")
         about = {"licence": " ".join(licence.split())} | about if licence else about
         super().__init__(name, fingerprint=_fingerprint(builder.info, split, len(data)), **about)
-        label = features.get("label")
-        self._labelled = label is not None and hasattr(label, "names")
-        self.classes = tuple(label.names) if self._labelled else None
+        self._labelled = "label" in features and hasattr(features["label"], "names")
+        self.classes = tuple(features["label"].names) if self._labelled else None
+
+    def __reduce__(self) -> tuple:
+        # A reading worker opens the dataset anew: TFDS's builders do not all travel.
+        return PreparedSource, self._arguments
 
     def __len__(self) -> int:
         return len(self._data)
@@ -66,10 +75,10 @@ class PreparedSource(Source):
         try:
             image = self._data[index]["image"]
             # Features that TFDS does not store encoded come as arrays.
-            return image if isinstance(image, np.ndarray) else decode(image, draft=max(canvas[:2]) if canvas else None)
-        except BrokenImageError as error:
-            raise BrokenImageError(f"{self.origin(index)}: {error}") from error
-        except Exception as error:
+            if isinstance(image, np.ndarray):
+                return fit(image, canvas) if canvas else image
+            return decode_onto(canvas, image) if canvas else decode(image)
+        except Exception as error:  # TFDS's own errors are of many kinds.
             raise BrokenImageError(f"{self.origin(index)}: {_first_line(error)}") from error
 
 
@@ -83,13 +92,6 @@ def parse_prepared(uri: str, name: str) -> tuple[str, str]:
     if not match:
         raise ValueError(f"{uri}: a prepared dataset is written tfds:NAME/SPLIT, as in tfds:cifar10/train.")
     return match["dataset"], match["split"]
-
-
-def _near(tfds, dataset: str) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(dataset, tfds.list_builders(), 3)
-    return f"; did you mean {' or '.join(near)}?" if near else " and none is prepared in its folder"
 
 
 def _fingerprint(info, split: str, size: int) -> str:
