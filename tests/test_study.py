@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import html.parser
+import io
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -13,13 +15,16 @@ import time
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
+from scipy import stats
 
 from sslshift.methods import METHODS
 from sslshift.study.build import build_training, describe_training, method_options
 from sslshift.study.commands import run_methods
 from sslshift.study.declare import Study, parse_sources
-from sslshift.study.intervals import Interval, interval
+from sslshift.study.intervals import Interval, crossed, interval
+from sslshift.study.opened import open_study
 from sslshift.study.records import remembered, write_atomically
 from sslshift.training.state import Optimiser
 
@@ -119,7 +124,7 @@ def test_repeated_command_computes_nothing_and_gives_the_same_files(finished):
 def test_study_killed_again_and_again_ends_with_the_same_numbers(finished, tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     # Killed first within the reference run, then within the third run, by what is on disk.
-    for sign in ("shift/reference/metrics.jsonl", "runs/*n40*-s0/result.json", "runs/*n300-s0/checkpoints/5*"):
+    for sign in ("shift/reference/metrics.jsonl", "runs/*n40*-s0/result.json", "runs/*n300-d0-s0/checkpoints/5*"):
         process = subprocess.Popen(command(tmp_path), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob(sign)) and process.poll() is None and time.monotonic() < deadline:
@@ -169,26 +174,7 @@ def test_full_disk_at_a_checkpoint(tmp_path):
         (["--budgte=5"], 2, "Did you mean: budget"),
         (["--budget=many"], 2, "budget"),
         (["results"], 2, "'results' is no flag"),
-        (["--sources=bundled:cifar"], 1, "there is fashion_mnist, mnist"),
         (["--sources=folder:/no/such/folder"], 1, "there is no folder /no/such/folder"),
-        (["--sources=bundled:mnist@5000"], 1, "5,000 unique samples asked for, but the source has 4,000"),
-        (["--sources=bundled:mnist@2000"], 1, "at most 1,280"),
-        (["--sources=bundled:mnist@9,9"], 1, "twice"),
-        (["--image_size=30"], 1, "30 x 30 cannot be cut into patches of 4"),
-        (["--head=32,0"], 1, "whole numbers above 0"),
-        (["--downstream_test=bundled:mnist"], 1, "a test split needs others"),
-        (["--sources=synthetic:noise?size=99999999999999999999"], 1, "at most 2^62"),
-        (["--budget=63"], 1, "smaller than one batch of 64"),
-        (["--method=simclear"], 1, "there is simclr, moco_v3, byol"),
-        (["--method=mae"], 1, "needs a ViT (vit_*) as encoder, not PatchMLP"),
-        (["--method_options=local_views=4"], 1, "simclr has no option 'local_views'; dino has"),
-        (["--method_options=temperature=warm"], 1, "--method_options: temperature takes a number, not 'warm'"),
-        (["--method_options=temperature=0"], 1, "temperature must be above 0, not 0.0"),
-        (["--method_options=temperature"], 1, "are written name=value"),
-        (["--dtype=float16"], 1, "there is float32, bfloat16"),
-        (["--downstream=synthetic:noise", "--downstream_test="], 1, "has no labels"),
-        (["--min_crop_scale=0"], 1, "needs crop scales above 0"),
-        (["--seeds=0"], 1, "--seeds must be at least 1"),
     ],
 )
 def test_misuse_gets_one_sentence(tmp_path, flags, code, message):
@@ -196,6 +182,50 @@ def test_misuse_gets_one_sentence(tmp_path, flags, code, message):
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def tiny(*flags) -> Study:
+    """The study that these flags declare."""
+    kinds = {field.name: field.type for field in dataclasses.fields(Study)}
+    values = {}
+    for flag in (*TINY, *flags):
+        name, _, text = flag.removeprefix("--").partition("=")
+        values[name] = (*values.get(name, ()), text) if kinds[name] == tuple[str, ...] else kinds[name](text)
+    return Study(**values)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sources=bundled:cifar"], "there is fashion_mnist, mnist"),
+        (["--sources=bundled:mnist@5000"], "5,000 unique samples asked for, but the source has 4,000"),
+        (["--sources=bundled:mnist@2000"], "at most 1,280"),
+        (["--sources=bundled:mnist@9,9"], "twice"),
+        (["--image_size=30"], "30 x 30 cannot be cut into patches of 4"),
+        (["--head=32,0"], "whole numbers above 0"),
+        (["--downstream_test=bundled:mnist"], "a test split needs others"),
+        (["--sources=synthetic:noise?size=99999999999999999999"], "at most 2^62"),
+        (["--budget=63"], "smaller than one batch of 64"),
+        (["--method=simclear"], "there is simclr, moco_v3, byol"),
+        (["--method=mae"], "needs a ViT (vit_*) as encoder, not PatchMLP"),
+        (["--method_options=local_views=4"], "simclr has no option 'local_views'; dino has"),
+        (["--method_options=temperature=warm"], "--method_options: temperature takes a number, not 'warm'"),
+        (["--method_options=temperature=0"], "temperature must be above 0, not 0.0"),
+        (["--method_options=temperature"], "are written name=value"),
+        (["--dtype=float16"], "there is float32, bfloat16"),
+        (["--downstream=synthetic:noise", "--downstream_test="], "has no labels"),
+        (["--min_crop_scale=0"], "needs crop scales above 0"),
+        (["--seeds=0"], "--seeds must be at least 1"),
+        (["--mixture=bundled:mnist@40*0.7 + synthetic:noise*0.7"], "sums to 140%"),
+        (["--mixture=bundled:minst"], "there is fashion_mnist, mnist"),
+        (["--mixture=synthetic:noise@40/balanced"], "has no labels to draw a subset by"),
+        (["--mixture=a = bundled:mnist@40", "--mixture=a = bundled:mnist@50"], "each mixture needs a name of its own"),
+        (["--max_broken=-1"], "--max_broken must not be negative"),
+    ],
+)
+def test_studies_that_cannot_be_are_refused_before_anything_is_trained(flags, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        open_study(tiny(*flags))
 
 
 def test_out_that_is_a_file_is_left_alone(tmp_path):
@@ -287,7 +317,7 @@ def test_methods_are_compared_in_one_table(tmp_path):
     assert [row["method"] for row in rows] == names
     assert all("points ±" in row["gain over untrained"] for row in rows)
     for name in names:
-        (run,) = (tmp_path / f"out/{name}/runs").glob("*-n50-s0")
+        (run,) = (tmp_path / f"out/{name}/runs").glob("*-n50-d0-s0")
         result, record = (json.loads((run / f"{what}.json").read_text()) for what in ("result", "record"))
         assert 1 <= result["effective_rank"] <= 256
         assert np.isfinite([result["loss_first"], result["loss_last"]]).all()
@@ -398,3 +428,82 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
+
+
+def test_mixtures_and_draws_are_compared(tmp_path):
+    flags = (
+        "--sources=bundled:mnist@40",
+        "--mixture=near_first = near:bundled:mnist@40 for 50%; near*10% + noise:synthetic:noise?size=300@100",
+        "--mixture=bundled:mnist@40/balanced -> noise:synthetic:noise?size=300@100",
+        "--draws=2",
+        "--budget=640",
+    )
+    done = quickstart(tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    runs = [row for row in table(tmp_path) if row["kind"] == "run"]
+    assert len(runs) == 3 * 2 * 2
+    assert {(row["draw"], row["seed"]) for row in runs} == {(draw, seed) for draw in "01" for seed in "01"}
+    assert {row["source"]: row["unique"] for row in runs}["near_first"] == "140"
+    assert all(
+        row["licence"].startswith("CC-BY-SA-3.0") and "generated" in row["licence"] for row in runs if row["unique"] == "140"
+    )
+    assert all(0 <= float(row["linear"]) <= 1 and row["broken"] == "0" for row in runs)
+    # The same seed starts from the same weights whatever the draw: only the subset's scores differ.
+    alone = {(row["draw"], row["seed"]): row["linear"] for row in runs if row["source"] == "bundled:mnist"}
+    assert alone["0", "0"] != alone["1", "0"]
+    assert "points between draws of the subset" in done.stdout
+    page = (tmp_path / "report.html").read_text()
+    assert "What the mixtures show" in page
+    assert "10% to" not in page
+    assert "100% to 0%" in page
+
+
+def test_crossed_intervals_tell_draws_from_seeds():
+    # By hand: draws differ by 2, seeds by 1, nothing else does.
+    exact = crossed([[0.0, 1.0], [2.0, 3.0]])
+    assert exact.mean.mean == 1.5
+    assert exact.draws == pytest.approx(2 / np.sqrt(2))
+    assert exact.seeds == pytest.approx(1 / np.sqrt(2))
+    # Mean squares 4, 1 and 0: variance of the mean (4 + 1) / 4, degrees of freedom 25 / (16 + 1).
+    assert exact.mean.half == pytest.approx(stats.t.ppf(0.975, 25 / 17) * np.sqrt(5 / 4))
+    assert np.isnan(crossed([[1.0, 2.0]]).draws)
+    assert crossed([[1.0, 2.0, 4.0]]).mean == interval([1.0, 2.0, 4.0])
+    assert crossed(np.ones((2, 3))) == ((1.0, 0.0), 0.0, 0.0)
+
+
+def test_crossed_intervals_cover_what_they_should():
+    random, hits, trials = np.random.default_rng(0), 0, 2000
+    for _ in range(trials):
+        draws, seeds, rest = random.normal(0, 1, (4, 1)), random.normal(0, 0.5, (1, 3)), random.normal(0, 0.3, (4, 3))
+        found = crossed(draws + seeds + rest).mean
+        hits += abs(found.mean) <= found.half
+    assert 0.93 < hits / trials < 0.99
+
+
+def array_records(path, broken):
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    random = np.random.default_rng(0)
+    for number in range(60):
+        out = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, (28, 28), np.uint8)).save(out, "PNG")
+        writer.write(b"broken" if number in broken else out.getvalue())
+    writer.close()
+    return f"arrayrecord:{path}"
+
+
+def test_broken_images_are_replaced_counted_and_limited(tmp_path):
+    uri = array_records(tmp_path / "a.array_record", {3, 30})
+    flags = (f"--sources={uri}@60", "--budget=640", "--seeds=1", "--shift_images=100")
+    done = quickstart(tmp_path / "out", *flags)
+    assert done.returncode == 1
+    assert "2 of 60 different images (3.3%) could not be read, more than the 1.0% that max_broken allows" in done.stderr
+    assert "record 3: no image" in done.stderr or "record 30: no image" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = quickstart(tmp_path / "out", *flags, "--max_broken=0.05")
+    assert done.returncode == 0, done.stderr
+    (run,) = (row for row in table(tmp_path / "out") if row["kind"] == "run")
+    assert (run["unique"], run["broken"]) == ("58", "2")
+    assert float(run["diversity"]) == pytest.approx(58 / 640, abs=1e-6)
+    assert "up to 2 of 60 different images could not be read in a run" in (tmp_path / "out/report.html").read_text()
+    (listed,) = (tmp_path / "out/runs").glob("*/broken.csv")
+    assert {row["index"] for row in csv.DictReader(listed.open())} == {"3", "30"}

@@ -31,7 +31,7 @@ def build_training(study: Study) -> Training:
     views = tuple(_changed_view(study, view) for view in recipe.views)
     method = recipe.build(encoder, views, **method_options(study))
     optimiser = _optimiser(study, recipe.optimiser_for(encoder))
-    return Training(method, optimiser, study.checkpoint_every, study.workers)
+    return Training(method, optimiser, study.checkpoint_every, study.workers, study.max_broken)
 
 
 def method_options(study: Study) -> dict[str, Any]:

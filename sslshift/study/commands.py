@@ -16,10 +16,11 @@ from sslshift.data.sources import PartialSource
 from sslshift.study.build import build_training, describe_training
 from sslshift.study.declare import Study, parse_sources
 from sslshift.study.intervals import interval
+from sslshift.study.opened import Opened, open_study
 from sslshift.study.progress import Progress
 from sslshift.study.records import write_atomically
 from sslshift.study.report import percent, print_table, write_results
-from sslshift.study.runner import Opened, Results, open_study, run_study
+from sslshift.study.runner import Results, run_study
 from sslshift.training.loop import traced_step
 
 
@@ -53,6 +54,9 @@ def _open(study: Study, progress: Progress) -> Opened:
         f"{study.method} on {study.encoder} of {opened.parameters / 1e6:.2g} M parameters, results in {study.out}{os.sep}"
     )
     progress.note(describe_training(study))
+    for candidate in opened.candidates:
+        if candidate.text:
+            progress.note(f"mixture {candidate.text}: N = {candidate.unique:,} (python -m tools.plan_samples shows it in full)")
     for source in opened.sources.values():
         if isinstance(source, PartialSource):
             progress.note(f"{source.name}: images of the held-out test split are left out; {len(source):,} remain")
@@ -84,7 +88,7 @@ def run_methods(study: Study, defaults: Study, own: Mapping[str, Mapping[str, An
     """
     _require_folder(study.out)
     names = [name.strip() for name in study.method.split(",")]
-    if len(parse_sources(study.sources)) > 1 or len(parse_sources(study.sources)[0][1]) > 1:
+    if study.mixture or len(parse_sources(study.sources)) > 1 or len(parse_sources(study.sources)[0][1]) > 1:
         raise ValueError("--sources: methods are compared on one source with one number of unique samples.")
     studies = []
     for name in names:

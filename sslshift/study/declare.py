@@ -22,6 +22,11 @@ class Study:
         "",
         "Candidate sources, separated by ';'. Each is a URI, with '@N,N,...' for its numbers of unique samples (without: all).",
     )
+    mixture: tuple[str, ...] = _field(
+        (),
+        "A mixture to compare with them; may be given many times. 'near:URI@N*0.7 + web:URI@N*0.3', with ';' between stages "
+        "and perhaps 'NAME = ' in front; python -m tools.plan_samples shows what it means.",
+    )
     downstream: str = _field(
         "bundled:fashion_mnist", "Labelled source that encoders are judged on (and distances measured to)."
     )
@@ -32,7 +37,10 @@ class Study:
     )
     budget: int = _field(51_200, "C, the training samples seen by every run; rounded down to whole batches.")
     batch_size: int = _field(256, "Images in a training step, over all devices.")
-    seeds: int = _field(3, "Runs of each kind; the seed draws the subset, the order, the weights and the views.")
+    seeds: int = _field(3, "Training seeds of each kind of run: the order, the weights and the views.")
+    draws: int = _field(
+        0, "Draws of each subset, every one with every training seed, so that both variances show; 0: one for each seed."
+    )
     method: str = _field("simclr", f"SSL method: {', '.join(METHODS)}.")
     encoder: str = _field("patch_mlp", f"Encoder: {', '.join(ENCODERS)}.")
     dtype: str = _field("float32", "Of the networks' arithmetic: float32 or bfloat16; parameters are float32 in either case.")
@@ -58,6 +66,9 @@ class Study:
     blur: float = _field(-1.0, "Probability of a blurred view; -1: the recipe's. Not for mae either.")
     shift_images: int = _field(2000, "Images of each side in the shift index, at most; 0: no shift index.")
     checkpoint_every: int = _field(100, "Steps between checkpoints.")
+    max_broken: float = _field(
+        0.01, "Share of a run's different images that may be unreadable and are replaced; above it the run stops."
+    )
     workers: int = _field(0, "Processes that read images; 0: threads.")
     out: str = _field("results", "Folder for runs, results.csv, the figure and the report; the same command goes on there.")
 
@@ -65,7 +76,7 @@ class Study:
         for name in ("budget", "batch_size", "seeds", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("labelled", "image_size", "workers", "shift_images"):
+        for name in ("labelled", "image_size", "workers", "shift_images", "draws", "max_broken"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, but is {getattr(self, name)}.")
 

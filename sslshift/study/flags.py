@@ -11,7 +11,12 @@ from sslshift.study.declare import Study
 # --help of an experiment lists its flags, though they are defined here.
 flags.disclaim_key_flags()
 
-_DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+_DEFINE = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    tuple[str, ...]: flags.DEFINE_multi_string,
+}
 
 
 def run_experiment(defaults: Study, run: Callable[[Study], None]) -> None:
@@ -20,6 +25,7 @@ def run_experiment(defaults: Study, run: Callable[[Study], None]) -> None:
         _DEFINE[field.type](field.name, getattr(defaults, field.name), field.metadata["help"])
 
     def main() -> None:
-        run(Study(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Study)}))
+        values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Study)}
+        run(Study(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}))
 
     run_command(main, folder=lambda: flags.FLAGS.out)

@@ -14,12 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from sslshift.data.permutation import permute
-from sslshift.data.sources import PartialSource
-from sslshift.study import runner
+from sslshift.data.sources import PartialSource, readable
+from sslshift.study.candidates import sample_plan
 from sslshift.study.figure import as_svg, figure
 from sslshift.study.intervals import Interval, two_digits
+from sslshift.study.opened import Opened
 from sslshift.study.records import write_atomically
-from sslshift.study.runner import Opened, Results
+from sslshift.study.runner import Results
+from sslshift.study.shifts import REFERENCE
 from sslshift.study.summary import Row, findings, results_csv, rows, shift_order
 
 HEAD = ("source", "N", "D", "E", "shift index", "kNN %", "linear %", "gain over untrained")
@@ -74,7 +76,8 @@ def _caption(results: Results) -> str:
         f"Test accuracy on {opened.study.downstream} after pretraining on each source at one budget of "
         f"C = {opened.budget.samples:,} samples ({opened.study.method}, {opened.study.encoder}); "
         + (
-            f"mean and 95% interval over {opened.study.seeds} seeds."
+            f"mean and 95% interval over {opened.study.seeds} seeds"
+            + (f" and {opened.study.draws} draws of each subset." if opened.study.draws else ".")
             if opened.study.seeds > 1
             else "one seed, hence no interval."
         )
@@ -90,6 +93,7 @@ def report(results: Results, svg: str) -> str:
         "findings": "".join(f"<li>{html.escape(sentence)}</li>" for sentence in findings(results)),
         "figure": svg,
         "table": _table([HEAD, *(_cells(row) for row in rows(results))]),
+        "mixtures": _mixtures(opened),
         "shifts": _shift_table(results),
         "samples": "".join(_sample_strip(opened, uri) for uri in opened.sources),
         "notes": "".join(f"<li>{html.escape(note)}</li>" for note in _notes(results)),
@@ -103,13 +107,19 @@ def _notes(results: Results) -> list[str]:
     images = len(opened.task.test[1])
     accuracy = max(row.linear.mean for row in rows(results))
     error = 1.96 * np.sqrt(accuracy * (1 - accuracy) / images)
+    over = (
+        "The interval adds what draws of the subset and training seeds contribute (a two-way analysis of variance); a seed "
+        "names the order, the initial weights and the views. "
+        if opened.study.draws
+        else "The interval is Student's t over seeds; a seed draws the subset, the order, the initial weights and the views. "
+    )
     notes = [
-        "The interval is Student's t over seeds; a seed draws the subset, the order, the initial weights and the views. "
-        f"All rows share the same {images:,} test images, whose own sampling error of about ± {error:.1%} is common to them.",
+        over
+        + f"All rows share the same {images:,} test images, whose own sampling error of about ± {error:.1%} is common to them.",
         f"Probes learn from {len(opened.task.train[1]):,} labelled images; hyperparameters are chosen on "
         f"{len(opened.task.validation[1]):,} others; the test split is reported once. "
         "Encoders are finished and frozen (offline).",
-        f"The shift index is a Frechet distance on features of {runner.REFERENCE}: 0 is another sample of the downstream "
+        f"The shift index is a Frechet distance on features of {REFERENCE}: 0 is another sample of the downstream "
         "images, 1 is noise with their pixel values. Another encoder gives other numbers.",
     ]
     for uri, shift in results.shifts.items():
@@ -120,6 +130,14 @@ def _notes(results: Results) -> list[str]:
                 f"{uri}: its shift index rests on {shift['sample_size']} images a side for {shift['dimensions']} features, too "
                 "few for a steady value; do not compare it with one of another number of images."
             )
+    for candidate in opened.candidates:
+        kind = (candidate.name, candidate.unique)
+        broken = max(result["broken"] for run, result in results.runs if (run.source, run.unique) == kind)
+        if broken:
+            notes.append(
+                f"{candidate.name}: up to {broken:,} of {candidate.unique:,} different images could not be read in a run; "
+                "another one stood in for each, and N counts those that could. broken.csv in the run's folder lists them."
+            )
     for uri, source in opened.sources.items():
         if isinstance(source, PartialSource):
             notes.append(f"{uri}: images that are also in the held-out test split are left out; {len(source):,} remain.")
@@ -127,6 +145,23 @@ def _notes(results: Results) -> list[str]:
             some = "; ".join(f"{path} ({reason})" for path, reason in source.refused[:5])
             notes.append(f"{uri}: {len(source.refused)} files are no readable images and not counted in N, e.g. {some}.")
     return notes
+
+
+def _mixtures(opened: Opened) -> str:
+    """What each mixture shows, stage by stage; nothing if there is none."""
+    lines = []
+    for candidate in (each for each in opened.candidates if each.text):
+        plan = sample_plan(candidate.mixture, opened.budget, opened.study.batch_size, opened.sources, seed=0, draw=0)
+        for number, (stage, counts) in enumerate(zip(candidate.mixture.stages, plan.counts, strict=True), 1):
+            for part, count in zip(stage.components, counts, strict=True):
+                share = " to ".join(dict.fromkeys(f"{end:.0%}" for end in part.ends))
+                epochs = f"{count / part.unique:.3g}"
+                cost = f"{part.unique * opened.sources[part.source].cost_per_image:,.6g}"
+                lines.append((candidate.name, str(number), part.source, f"{part.unique:,}", f"{count:,}", share, epochs, cost))
+    if not lines:
+        return ""
+    head = ("mixture", "stage", "source", "N", "samples", "share", "E", "cost")
+    return f"<h2>What the mixtures show</h2>\n{_table([head, *lines])}\n"
 
 
 def _shift_table(results: Results) -> str:
@@ -148,7 +183,8 @@ def _table(lines) -> str:
 def _sample_strip(opened: Opened, uri: str, count: int = 12) -> str:
     source = opened.sources[uri]
     count = min(count, len(source))
-    images = source.read(permute(np.arange(count), len(source), 0), opened.canvas)
+    indices = permute(np.arange(count), len(source), 0)
+    images = source.read(readable(source, indices, opened.canvas), opened.canvas)
     strip = np.concatenate(list(images), axis=1)
     picture = Image.fromarray(strip[..., 0] if strip.shape[-1] == 1 else strip)
     scale = max(1, 64 // opened.canvas.height)
@@ -184,7 +220,7 @@ figure { margin: .6rem 0; } figcaption { font-size: .85rem; color: #566; } li { 
 $figure
 <h2>All runs</h2>
 $table
-<h2>How far each source is from the downstream images</h2>
+$mixtures<h2>How far each source is from the downstream images</h2>
 $shifts
 <h2>What the sources look like</h2>
 $samples

@@ -4,8 +4,11 @@ import csv
 import dataclasses
 import io
 import math
+from collections.abc import Sequence
 
-from sslshift.study.intervals import Interval, interval, two_digits
+import numpy as np
+
+from sslshift.study.intervals import Interval, crossed, interval, two_digits
 from sslshift.study.runner import Results
 
 
@@ -15,7 +18,7 @@ class Row:
 
     Attributes:
       source: URI, or the floor's name.
-      unique, diversity, epochs: N, D, E; None for a floor.
+      unique, diversity, epochs: N, D, E, of what could be read (the mean over draws, rounded); None for a floor.
       shift: the source's shift index as (value, low, high); None for a floor.
       knn, linear: test accuracy over seeds.
       gain: linear accuracy less that of the same seed's untrained encoder; None for a floor.
@@ -40,23 +43,30 @@ def rows(results: Results) -> list[Row]:
     table = []
     for source, unique in kinds:
         chosen = [(run.seed, result) for run, result in results.runs if (run.source, run.unique) == (source, unique)]
+        read = round(sum(result["unique_read"] for _, result in chosen) / len(chosen))
         shift = results.shifts[source]
         table.append(
             Row(
                 source,
-                unique,
-                budget.diversity(unique),
-                budget.epochs(unique),
+                read,
+                budget.diversity(read),
+                budget.epochs(read),
                 (shift["value"], shift["low"], shift["high"]),
-                interval([result["knn"] for _, result in chosen]),
-                interval([result["linear"] for _, result in chosen]),
-                interval([result["linear"] - results.untrained[seed]["linear"] for seed, result in chosen]),
+                over_runs(results, [result["knn"] for _, result in chosen]),
+                over_runs(results, [result["linear"] for _, result in chosen]),
+                over_runs(results, [result["linear"] - results.untrained[seed]["linear"] for seed, result in chosen]),
             )
         )
     for name, scores in (("untrained encoder", results.untrained), ("raw pixels", (results.pixels,))):
         knn, linear = (interval([score[what] for score in scores]) for what in ("knn", "linear"))
         table.append(Row(name, None, None, None, None, knn, linear, None))
     return table
+
+
+def over_runs(results: Results, values: Sequence[float]) -> Interval:
+    """Mean and interval over the runs of one kind, in their order: seeds, or every draw with every seed."""
+    study = results.opened.study
+    return crossed(np.reshape(values, (study.draws, study.seeds))).mean if study.draws else interval(values)
 
 
 def shift_order(shift: dict) -> float:
@@ -76,20 +86,39 @@ def findings(results: Results) -> list[str]:
             f"{place}: pretrained on {last.unique:,} different images, the encoder's linear probe is "
             f"{last.gain.points} from the untrained encoder's: {last.gain.verdict}."
         )
-        if first.unique != last.unique:
-            step = _paired(results, source, first.unique, last.unique)
+        numbers = [run.unique for run, _ in results.runs if run.source == source]
+        if min(numbers) != max(numbers):
+            step = _paired(results, source, min(numbers), max(numbers))
             shown = f"more diversity is {step.verdict}" if step.verdict in ("better", "worse") else step.verdict
             sentences.append(
                 f"{place}: from {first.unique:,} to {last.unique:,} different images at the same budget "
                 f"(D {first.diversity:.2g} to {last.diversity:.2g}): {step.points}: {shown}."
             )
-    return sentences
+    return sentences + _scatter(results)
 
 
 def _paired(results: Results, source: str, fewer: int, more: int) -> Interval:
-    """Linear accuracy with more unique samples less that with fewer, seed by seed."""
-    linear = {(run.unique, run.seed): result["linear"] for run, result in results.runs if run.source == source}
-    return interval([linear[more, seed] - linear[fewer, seed] for seed in range(results.opened.study.seeds)])
+    """Linear accuracy with more unique samples less that with fewer, run by run of the same seed and draw."""
+    linear = {(run.unique, run.draw, run.seed): result["linear"] for run, result in results.runs if run.source == source}
+    pairs = [(run.draw, run.seed) for run, _ in results.runs if (run.source, run.unique) == (source, more)]
+    return over_runs(results, [linear[more, *pair] - linear[fewer, *pair] for pair in pairs])
+
+
+def _scatter(results: Results) -> list[str]:
+    """How much of the differences between runs comes from the draw of the subset, and how much from the training seed."""
+    study = results.opened.study
+    if min(study.draws, study.seeds) < 2:
+        return []
+    kinds = dict.fromkeys((run.source, run.unique) for run, _ in results.runs)
+    parts = []
+    for kind in kinds:
+        values = [result["linear"] for run, result in results.runs if (run.source, run.unique) == kind]
+        parts.append(crossed(np.reshape(values, (study.draws, study.seeds))))
+    draws, seeds = (100 * np.sqrt(np.mean([getattr(part, what) ** 2 for part in parts])) for what in ("draws", "seeds"))
+    return [
+        f"Runs of one kind differ by {draws:.2f} points between draws of the subset and by {seeds:.2f} points between training "
+        f"seeds (standard deviations of linear accuracy; {study.draws} draws x {study.seeds} seeds)."
+    ]
 
 
 def results_csv(results: Results) -> str:
@@ -106,6 +135,9 @@ def results_csv(results: Results) -> str:
         "method",
         "encoder",
         "seed",
+        "draw",
+        "broken",
+        "cost",
         "shift_index",
         "shift_low",
         "shift_high",
@@ -127,21 +159,24 @@ def results_csv(results: Results) -> str:
     writer.writeheader()
     shared = {"budget": budget.samples, "batch_size": study.batch_size, "method": study.method, "encoder": study.encoder}
     for run, result in results.runs:
-        shift = results.shifts[run.source]
+        shift, facts = results.shifts[run.source], results.opened.facts(results.opened.candidate(run))
         own = {
             "kind": "run",
             "source": run.source,
             "unique": run.unique,
             "seed": run.seed,
-            "diversity": round(budget.diversity(run.unique), 6),
-            "epochs": round(budget.epochs(run.unique), 6),
+            "draw": run.draw,
+            "cost": round(results.opened.cost(results.opened.candidate(run)), 6),
+            "diversity": round(budget.diversity(result["unique_read"]), 6),
+            "epochs": round(budget.epochs(result["unique_read"]), 6),
             "shift_index": shift["value"],
             "shift_low": shift["low"],
             "shift_high": shift["high"],
             "linear_gain_over_untrained": round(result["linear"] - results.untrained[run.seed]["linear"], 6),
-            "licence": results.opened.sources[run.source].licence,
+            "licence": "; ".join(dict.fromkeys(fact["licence"] for fact in facts.values())),
         }
-        writer.writerow(shared | own | result)
+        scores = {name: value for name, value in result.items() if name in columns}
+        writer.writerow(shared | own | scores | {"unique": result["unique_read"]})
     for seed, result in enumerate(results.untrained):
         writer.writerow({"kind": "floor", "source": "untrained encoder", "encoder": study.encoder, "seed": seed} | result)
     writer.writerow({"kind": "floor", "source": "raw pixels"} | results.pixels)

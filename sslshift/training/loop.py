@@ -17,7 +17,7 @@ from sslshift.training.metrics import MetricsWriter
 from sslshift.training.state import Optimiser, TrainState, init_state
 from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch, train_step
 
-
+# What a run's folder lists of images that it could not read.
 BROKEN = "broken.csv"
 
 

@@ -7,12 +7,22 @@ from urllib.parse import parse_qsl
 
 from sslshift.data import bundled, synthetic
 from sslshift.data.sources.array_record import ArrayRecordSource
-from sslshift.data.sources.base import PartialSource, Source, digests
+from sslshift.data.sources.base import PartialSource, Source, digests, readable
 from sslshift.data.sources.files import FolderSource, ListSource
 from sslshift.data.sources.memory import ArraySource, CachedSource, SyntheticSource, cached
 from sslshift.data.sources.prepared import PreparedSource, parse_prepared
 
-__all__ = ["ArraySource", "CachedSource", "PartialSource", "Source", "SyntheticSource", "cached", "digests", "open_source"]
+__all__ = [
+    "ArraySource",
+    "CachedSource",
+    "PartialSource",
+    "Source",
+    "SyntheticSource",
+    "cached",
+    "digests",
+    "open_source",
+    "readable",
+]
 
 
 def _open_bundled(uri: str, name: str, options: dict[str, str]) -> Source:

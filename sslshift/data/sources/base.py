@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sslshift.data.decode import Canvas
+from sslshift.data.decode import BrokenImageError, Canvas
 
 
 class Source:
@@ -102,12 +102,26 @@ class PartialSource(Source):
 
 
 def digests(source: Source, indices: np.ndarray, canvas: Canvas) -> list[bytes]:
-    """A digest of each image as it is seen on the canvas: equal images have equal ones, whatever their files are called."""
+    """A digest of each image as it is seen on the canvas: equal images have equal ones, whatever their files are called.
+
+    An image that cannot be read has the empty digest.
+    """
     result = []
-    for start in range(0, len(indices), 1000):
-        images = source.read(indices[start : start + 1000], canvas)
-        result += [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
+    for index in indices:
+        try:
+            image = source.read(np.array([index]), canvas)[0]
+        except BrokenImageError:
+            result.append(b"")
+        else:
+            result.append(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
     return result
+
+
+def readable(source: Source, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
+    """Those of the indices whose images can be read."""
+    return np.array(
+        [index for index, digest in zip(indices, digests(source, indices, canvas), strict=True) if digest], np.int64
+    )
 
 
 def printable(path: str | bytes | Path) -> str:
