@@ -491,3 +491,40 @@ def test_command_says_in_a_sentence_what_is_wrong(photos, tmp_path, flags, messa
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+OPEN_AND_READ = """
+import resource, sys, time
+from sslshift import Budget
+from sslshift.data import Component, Mixture, SamplePlan, Stage, open_source
+from sslshift.data.decode import Canvas
+from sslshift.data.pipeline import BatchReader, batches
+
+started = time.perf_counter()
+web, noise = open_source(f"arrayrecord:{sys.argv[1]}"), open_source("synthetic:noise?size=1000")
+parts = (Component("web", len(web), len(web), 0.9), Component("noise", len(noise), 500, 0.1))
+plan = SamplePlan(Mixture((Stage(parts),)), Budget(2 * len(web)), 256, seed=0, subset_seed=0)
+batch = next(batches(BatchReader(plan, {"web": web, "noise": noise}, Canvas(8, 8, 1)), 10, 20))
+assert batch.images.shape == (256, 8, 8, 1)
+print(len(web), time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_a_million_records_open_at_once_in_no_more_memory(tmp_path):
+    def opened(records):
+        folder, names = tmp_path / str(records), [f"00000-{shard:05d}" for shard in range(100)]
+        content = picture(0, 8, 8)
+        row = {"origin": "x", "digest": "0" * 64, "perceptual_hash": 1, "class": "a"}
+        for name in names:
+            shards.write_shard(folder, name, (shards.Stored(content, row) for _ in range(records // 100)))
+        shards.finish(folder, names, licence="CC0", cost_per_image=0, made={})
+        done = subprocess.run([sys.executable, "-c", OPEN_AND_READ, folder], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found, seconds, mebibytes = map(float, done.stdout.split())
+        assert found == records
+        return seconds, mebibytes
+
+    (_, few), (seconds, many) = opened(10_000), opened(1_000_000)
+    assert seconds < 2
+    # The indices of the shards that a batch touched, 8 bytes a record, are all that grows.
+    assert many - few < 25
