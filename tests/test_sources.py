@@ -443,3 +443,22 @@ def test_arrays_of_a_library_user_are_a_source(random):
     assert source.fingerprint != ArraySource("mine", 255 - images).fingerprint
     with pytest.raises(ValueError, match=r"need labels \[4\], not \[3\]"):
         ArraySource("mine", images, np.zeros(3))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
+def test_damaged_files_decode_or_are_refused_and_nothing_else(form, random):
+    out = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (20, 30, 3), np.uint8)).save(out, form)
+    reasons = []
+    for trial in range(150):
+        content = bytearray(out.getvalue())
+        for place in random.integers(0, len(content), random.integers(1, 8)):
+            content[place] = random.integers(0, 256)
+        content = bytes(content[: random.integers(0, len(content))] if trial % 3 == 0 else content)
+        try:
+            assert decode(content).dtype == np.uint8
+        except BrokenImageError as error:
+            reasons.append(str(error))
+    assert reasons
+    assert all(reasons)

@@ -19,6 +19,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from scipy import stats
 
+from sslshift.data import open_source
 from sslshift.methods import METHODS
 from sslshift.study.build import build_training, describe_training, method_options
 from sslshift.study.commands import run_methods
@@ -507,3 +508,25 @@ def test_broken_images_are_replaced_counted_and_limited(tmp_path):
     assert "up to 2 of 60 different images could not be read in a run" in (tmp_path / "out/report.html").read_text()
     (listed,) = (tmp_path / "out/runs").glob("*/broken.csv")
     assert {row["index"] for row in csv.DictReader(listed.open())} == {"3", "30"}
+
+
+def test_test_images_among_the_pretraining_images_are_told(tmp_path):
+    test = open_source("bundled:mnist/test")
+    (tmp_path / "web").mkdir()
+    for index in range(40):
+        image = Image.fromarray(test[index]["image"][..., 0])
+        # Ten as they are, ten twice as large; the other twenty upside down, which makes them other images.
+        image = image if index < 10 else image.resize((56, 56)) if index < 20 else image.transpose(Image.Transpose.ROTATE_180)
+        image.save(tmp_path / f"web/{index:02d}.png")
+    done = quickstart(tmp_path / "out", f"--sources=folder:{tmp_path / 'web'}", "--budget=640", "--seeds=1", "--shift_images=0")
+    assert done.returncode == 0, done.stderr
+    warning = "20 of the 1,000 test images are also in"
+    assert warning in done.stdout
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Test images among the pretraining images" in page
+    assert warning in page
+    with (tmp_path / "out/leaks.csv").open() as file:
+        pairs = list(csv.DictReader(file))
+    assert [(pair["source_index"], pair["test_index"]) for pair in pairs] == [(str(i), str(i)) for i in range(20)]
+    assert [pair["how"] for pair in pairs] == ["same pixels"] * 10 + ["near"] * 10
+    assert pairs[3]["source_image"].endswith("03.png")

@@ -14,6 +14,9 @@ Image.init()
 FORMATS = tuple(
     name for name in ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000") if name in Image.OPEN
 )
+# Names of files that are meant as images, also of formats that are not decoded: they are refused, not overlooked.
+_OTHERS = (".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".psd", ".svg")
+EXTENSIONS = frozenset(Image.registered_extensions()).union(_OTHERS)
 # A file above this size is no photograph, and would be held in memory whole.
 LARGEST_FILE = 1 << 28
 # A side this many times the other leaves nothing to see after a crop to a canvas.

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import re
 
 import jax
 import numpy as np
@@ -59,6 +61,13 @@ class Opened:
             "downstream_fingerprints": [self.task.train[0].fingerprint, self.task.test[0].fingerprint],
         }
         return settings | resolved
+
+    @staticmethod
+    def slug(name: str) -> str:
+        """A folder's name for a source or candidate: readable, and unlike that of any other."""
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        words = re.sub(r"[^A-Za-z0-9]+", "_", (name.partition(":")[2] or name).partition("?")[0]).strip("_")
+        return f"{words[-40:]}-{digest}"
 
     def facts(self, candidate: Candidate) -> dict[str, dict]:
         """What a run's record keeps of its sources."""

@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sslshift.data.decode import to_image
 from sslshift.data.permutation import permute
 from sslshift.data.sources import PartialSource, readable
 from sslshift.study.candidates import sample_plan
 from sslshift.study.figure import as_svg, figure
 from sslshift.study.intervals import Interval, two_digits
+from sslshift.study.leaks import told
 from sslshift.study.opened import Opened
 from sslshift.study.records import write_atomically
 from sslshift.study.runner import Results
@@ -95,6 +97,7 @@ def report(results: Results, svg: str) -> str:
         "table": _table([HEAD, *(_cells(row) for row in rows(results))]),
         "mixtures": _mixtures(opened),
         "shifts": _shift_table(results),
+        "leaks": _leaks(results),
         "samples": "".join(_sample_strip(opened, uri) for uri in opened.sources),
         "notes": "".join(f"<li>{html.escape(note)}</li>" for note in _notes(results)),
         "settings": _table([("flag", "value"), *((f"--{name}", str(value)) for name, value in settings.items())]),
@@ -138,6 +141,9 @@ def _notes(results: Results) -> list[str]:
                 f"{candidate.name}: up to {broken:,} of {candidate.unique:,} different images could not be read in a run; "
                 "another one stood in for each, and N counts those that could. broken.csv in the run's folder lists them."
             )
+    for uri, leaks in results.leaks.items():
+        if "why" in leaks:
+            notes.append(f"{uri}: not searched for test images, since {leaks['why']}.")
     for uri, source in opened.sources.items():
         if isinstance(source, PartialSource):
             notes.append(f"{uri}: images that are also in the held-out test split are left out; {len(source):,} remain.")
@@ -180,18 +186,42 @@ def _table(lines) -> str:
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{rest}</tbody></table></div>'
 
 
+def _leaks(results: Results, shown: int = 12) -> str:
+    """A warning, and some of the pairs, for every source that holds test images; nothing if none does."""
+    opened, parts = results.opened, []
+    for uri, leaks in results.leaks.items():
+        if not leaks.get("count"):
+            continue
+        pairs = leaks["pairs"][:shown]
+        columns = [
+            np.concatenate([source.read(np.array([pair[side]]), opened.canvas)[0] for side, source in sides], axis=0)
+            for pair in pairs
+            for sides in [((0, opened.sources[uri]), (1, opened.task.test[0]))]
+        ]
+        lines = [(str(first), str(second), f"{distance:.2g}", how) for first, second, distance, how, *_ in pairs]
+        parts.append(
+            f"<p>{html.escape(told(uri, leaks, opened))}. Above each test image stands the one of the source:</p>"
+            + _picture(np.concatenate(columns, axis=1), "pairs of a source's image and a test image", opened.canvas.height)
+            + _table([("in the source", "in the test source", "distance", "how"), *lines])
+            + ("" if len(leaks["pairs"]) == len(pairs) else f"<p>All {len(leaks['pairs']):,} pairs are in leaks.csv.</p>")
+        )
+    return f"<h2>Test images among the pretraining images</h2>\n{''.join(parts)}\n" if parts else ""
+
+
 def _sample_strip(opened: Opened, uri: str, count: int = 12) -> str:
     source = opened.sources[uri]
     count = min(count, len(source))
     indices = permute(np.arange(count), len(source), 0)
     images = source.read(readable(source, indices, opened.canvas), opened.canvas)
-    strip = np.concatenate(list(images), axis=1)
-    picture = Image.fromarray(strip[..., 0] if strip.shape[-1] == 1 else strip)
-    scale = max(1, 64 // opened.canvas.height)
-    out = io.BytesIO()
+    name = f"{uri}: {len(source):,} images, licence: {source.licence}"
+    return _picture(np.concatenate(list(images), axis=1), name, opened.canvas.height)
+
+
+def _picture(pixels: np.ndarray, name: str, height: int) -> str:
+    """A picture with its name below; small ones are enlarged: `height` of its pixels are at least 64 of the screen's."""
+    picture, scale, out = to_image(pixels), max(1, 64 // height), io.BytesIO()
     picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(out, "PNG")
-    data = base64.b64encode(out.getvalue()).decode()
-    name = html.escape(f"{uri}: {len(source):,} images, licence: {source.licence}")
+    data, name = base64.b64encode(out.getvalue()).decode(), html.escape(name)
     return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
 
 
@@ -207,7 +237,8 @@ h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-
 .wide { overflow-x: auto; } svg, img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .25rem .7rem; border-bottom: 1px solid #d8dce4; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { background: #f3f5f9; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9rem; overflow-wrap: anywhere; }
+th { background: #f3f5f9; }
 figure { margin: .6rem 0; } figcaption { font-size: .85rem; color: #566; } li { margin: .25rem 0; }
 </style>
 </head>
@@ -224,7 +255,7 @@ $mixtures<h2>How far each source is from the downstream images</h2>
 $shifts
 <h2>What the sources look like</h2>
 $samples
-<h2>How to read this</h2>
+$leaks<h2>How to read this</h2>
 <ul>$notes</ul>
 <details><summary>Settings</summary>$settings</details>
 </body>

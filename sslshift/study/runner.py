@@ -2,11 +2,10 @@
 
 import dataclasses
 import functools
-import hashlib
-import re
 from pathlib import Path
 
 from sslshift.data.mixture import Mixture
+from sslshift.study.leaks import search_leaks
 from sslshift.study.opened import Opened, Run
 from sslshift.study.progress import Progress
 from sslshift.study.records import remembered
@@ -20,19 +19,21 @@ from sslshift.transfer.protocol import evaluate
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What a study found: `runs` in the order of the grid, `untrained` by seed, `shifts` by source."""
+    """What a study found: `runs` in the order of the grid, `untrained` by seed, `shifts` by candidate, `leaks` by source."""
 
     opened: Opened
     runs: tuple[tuple[Run, dict], ...]
     untrained: tuple[dict, ...]
     pixels: dict
     shifts: dict[str, dict]
+    leaks: dict[str, dict]
 
 
 def run_study(opened: Opened, progress: Progress) -> Results:
     """Floors, shifts, then every run; what a folder already holds is read, not computed."""
     out = Path(opened.study.out)
     record = opened.record
+    leaks = search_leaks(opened, out, progress)
     pixels = remembered(out / "floors" / "pixels", record, lambda: evaluate(pixel_encoder, opened.task))
     progress.say("floor: raw pixels", pixels)
     untrained = tuple(
@@ -45,7 +46,7 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     finished = []
     for number, run in enumerate(opened.runs, 1):
         candidate = opened.candidate(run)
-        folder = out / "runs" / f"{_slug(run.source)}-n{run.unique}-d{run.draw}-s{run.seed}"
+        folder = out / "runs" / f"{opened.slug(run.source)}-n{run.unique}-d{run.draw}-s{run.seed}"
         own = {
             "run": dataclasses.asdict(run),
             "mixture": dataclasses.asdict(candidate.mixture),
@@ -56,7 +57,7 @@ def run_study(opened: Opened, progress: Progress) -> Results:
             judge = functools.partial(_train_and_judge, opened, candidate.mixture, run, folder, on_step)
             finished.append((run, remembered(folder, record | own, judge)))
         progress.say(what, finished[-1][1])
-    return Results(opened, tuple(finished), untrained, pixels, shifts)
+    return Results(opened, tuple(finished), untrained, pixels, shifts, leaks)
 
 
 def _judge_untrained(opened: Opened, seed: int) -> dict:
@@ -70,10 +71,3 @@ def _train_and_judge(opened: Opened, mixture: Mixture, run: Run, folder: Path, o
     scores = evaluate(network_encoder(opened.training.method, state.variables), opened.task)
     broken = len(read_broken(folder / BROKEN))
     return scores | {"loss_first": first, "loss_last": last, "broken": broken, "unique_read": mixture.unique - broken}
-
-
-def _slug(uri: str) -> str:
-    """A folder name for a candidate: readable, and unlike that of any other."""
-    digest = hashlib.sha256(uri.encode()).hexdigest()[:8]
-    words = re.sub(r"[^A-Za-z0-9]+", "_", (uri.partition(":")[2] or uri).partition("?")[0]).strip("_")
-    return f"{words[-40:]}-{digest}"

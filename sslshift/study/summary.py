@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sslshift.study.intervals import Interval, crossed, interval, two_digits
+from sslshift.study.leaks import told
 from sslshift.study.runner import Results
 
 
@@ -94,7 +95,12 @@ def findings(results: Results) -> list[str]:
                 f"{place}: from {first.unique:,} to {last.unique:,} different images at the same budget "
                 f"(D {first.diversity:.2g} to {last.diversity:.2g}): {step.points}: {shown}."
             )
-    return sentences + _scatter(results)
+    leaked = [
+        f"Warning: {told(uri, leaks, results.opened)}; accuracies after pretraining on it may be too high."
+        for uri, leaks in results.leaks.items()
+        if leaks.get("count")
+    ]
+    return sentences + _scatter(results) + leaked
 
 
 def _paired(results: Results, source: str, fewer: int, more: int) -> Interval:

@@ -16,9 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from sslshift.data.decode import LARGEST_FILE, BrokenImageError, read_file
+from sslshift.data.decode import EXTENSIONS, LARGEST_FILE, BrokenImageError, read_file
 from sslshift.data.records.containers import Container, kind_of, member_fault
 from sslshift.data.records.shards import Refused, parts_folder
 from sslshift.data.sources.base import printable
@@ -186,7 +185,6 @@ def _text(value: Any) -> str | None:
 
 def _member_rows(members: Iterable[_Member], container: Path, labels: str, refused, others) -> Iterator[dict]:
     """Images among the members, each with what stands in the sidecars of its name."""
-    extensions = set(Image.registered_extensions())
     prefix = "" if container.is_dir() else f"{printable(container.name)}/"
     images, sidecars, seen = [], {}, set()
     for member in members:
@@ -197,7 +195,7 @@ def _member_rows(members: Iterable[_Member], container: Path, labels: str, refus
         seen.add(member.name)
         if fault:
             refused.append(Refused(prefix + printable(member.name), fault))
-        elif suffix in extensions and not hidden:
+        elif suffix in EXTENSIONS and not hidden:
             images.append(member)
         elif suffix in _SIDECARS and member.size <= _LARGEST_SIDECAR:
             sidecars[_key(name), suffix] = member

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from rich.progress import track
 
-from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto, read_file
+from sslshift.data.decode import EXTENSIONS, BrokenImageError, Canvas, decode, decode_onto, read_file
 from sslshift.data.sources.base import Source, licence_text, printable
 
 
@@ -112,10 +111,7 @@ class ListSource(FileSource):
 
 def image_files(folder: Path, unreadable: list | None = None) -> Iterator[Path]:
     """Those of `walk` that have an image's extension."""
-    extensions = set(Image.registered_extensions())
-    for path in walk(folder, unreadable):
-        if path.suffix.lower() in extensions:
-            yield path
+    return (path for path in walk(folder, unreadable) if path.suffix.lower() in EXTENSIONS)
 
 
 def walk(folder: Path, unreadable: list | None = None) -> Iterator[Path]:
