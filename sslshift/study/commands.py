@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sslshift.data.sources import PartialSource
 from sslshift.study.build import build_training, describe_training
 from sslshift.study.declare import Study, parse_sources
 from sslshift.study.intervals import interval
@@ -58,7 +57,7 @@ def _open(study: Study, progress: Progress) -> Opened:
         if candidate.text:
             progress.note(f"mixture {candidate.text}: N = {candidate.unique:,} (python -m tools.plan_samples shows it in full)")
     for source in opened.sources.values():
-        if isinstance(source, PartialSource):
+        if opened.withheld.get(source.name):
             progress.note(f"{source.name}: images of the held-out test split are left out; {len(source):,} remain")
         if source.refused:
             path, reason = source.refused[0]

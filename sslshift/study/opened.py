@@ -37,7 +37,13 @@ _RECORDED = ("downstream", "downstream_test", "labelled", "batch_size", "method"
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A study with everything that it names opened, checked and built."""
+    """A study with everything that it names opened, checked and built.
+
+    Attributes:
+      sources: by URI, less the images of a test split that was held out of the downstream images; `withheld` counts those.
+      candidates: what is compared.
+      runs: the grid.
+    """
 
     study: Study
     budget: Budget
@@ -47,6 +53,7 @@ class Opened:
     training: Training
     candidates: tuple[Candidate, ...]
     runs: tuple[Run, ...]
+    withheld: dict[str, int]
 
     @functools.cached_property
     def record(self) -> dict:
@@ -118,16 +125,22 @@ def open_study(study: Study) -> Opened:
     test = cached(open_source(study.downstream_test), canvas) if study.downstream_test else None
     task = make_task(downstream, test, canvas, labelled=study.labelled)
 
+    withheld: dict[str, int] = {}
+
     def open_(uri: str) -> Source:
         source = cached(open_source(uri), canvas)
-        return source if test else _without(source, task)
+        if test:
+            return source
+        rest = _without(source, task)
+        withheld[uri] = len(source) - len(rest)
+        return rest
 
     sources, candidates = open_candidates(study, budget, open_)
     # All seeds of a kind one after another would show the first source's answer long before the others': seeds go outside.
     pairs = [(draw, seed) for draw in range(study.draws) for seed in range(study.seeds)]
     pairs = pairs or [(seed, seed) for seed in range(study.seeds)]
     runs = tuple(Run(each.name, each.unique, seed, draw) for draw, seed in pairs for each in candidates)
-    opened = Opened(study, budget, canvas, sources, task, training, tuple(candidates), runs)
+    opened = Opened(study, budget, canvas, sources, task, training, tuple(candidates), runs, withheld)
     # Counting traces a step: an encoder that does not take images of this size, or a loss its batch, says so now.
     _ = opened.parameters
     return opened
@@ -138,8 +151,12 @@ def _without(source: Source, task: Task) -> Source:
     if isinstance(source, SyntheticSource):
         return source
     test, held_out = task.test
-    known = set(digests(test, held_out, task.canvas))
-    own = digests(source, np.arange(len(source)), task.canvas)
+    stored, test_stored = source.stored_identities(), test.stored_identities()
+    if stored and test_stored:
+        known, own = {test_stored[0][index] for index in held_out.tolist()}, stored[0]
+    else:
+        known = set(digests(test, held_out, task.canvas)) - {b""}
+        own = digests(source, np.arange(len(source)), task.canvas)
     kept = np.flatnonzero([digest not in known for digest in own])
     if not len(kept):
         raise ValueError(f"{source.name} holds nothing but images of the test split, which must not be pretrained on.")

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from sslshift.data.decode import to_image
 from sslshift.data.permutation import permute
-from sslshift.data.sources import PartialSource, readable
+from sslshift.data.sources import readable
 from sslshift.study.candidates import sample_plan
 from sslshift.study.figure import as_svg, figure
 from sslshift.study.intervals import Interval, two_digits
@@ -145,7 +145,7 @@ def _notes(results: Results) -> list[str]:
         if "why" in leaks:
             notes.append(f"{uri}: not searched for test images, since {leaks['why']}.")
     for uri, source in opened.sources.items():
-        if isinstance(source, PartialSource):
+        if opened.withheld.get(uri):
             notes.append(f"{uri}: images that are also in the held-out test split are left out; {len(source):,} remain.")
         if source.refused:
             some = "; ".join(f"{path} ({reason})" for path, reason in source.refused[:5])
