@@ -26,6 +26,7 @@ from sslshift.data.curation.perceptual_hash import perceptual_hash
 from sslshift.data.decode import Canvas
 from sslshift.data.records import importing, shards
 from sslshift.data.records.encode import Encoding
+from sslshift.data.records.folder import locked
 from sslshift.data.records.importing import Import, run_import
 from sslshift.data.records.manifest import MANIFEST, SCHEMA
 from sslshift.data.records.on_beam import run_on_beam
@@ -472,7 +473,7 @@ def test_records_that_rot_are_named(photos, tmp_path):
 def test_second_import_into_a_folder_waits_for_the_first(photos, tmp_path):
     job_ = job(photos, tmp_path / "out")
     assert importing.begin(job_) is None
-    with importing._locked(job_.output), pytest.raises(ValueError, match="Another import is writing"):
+    with locked(job_.output), pytest.raises(ValueError, match="Another process is writing"):
         run_import(job_, workers=0)
 
 

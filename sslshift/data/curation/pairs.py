@@ -36,8 +36,8 @@ def exact_pairs_between(a: Sequence[Hashable], b: Sequence[Hashable]) -> Pairs:
 def near_pairs_by_hash(hashes: np.ndarray, max_distance: int) -> Pairs:
     """Pairs of perceptual hashes, uint64 `[n]`, that differ in at most so many bits; exact.
 
-    They link the groups that all such pairs would make, and are at most n - 1. 10^5 hashes take 3 seconds on 2 cores; 10^6 at a
-    distance of 4 some 40. Flat images are in no pair.
+    They link the groups that all such pairs would make, and are at most n - 1. On 2 cores 10^5 hashes take up to 3 seconds;
+    10^6 within 7 bits 40 seconds, or some minutes where pictures are much alike. Flat images are in no pair.
     """
     index = HashIndex(hashes)
     return linked(len(hashes), lambda wanted: index.near_itself(max_distance, wanted), max_distance).pairs
@@ -52,7 +52,8 @@ def near_pairs_between_by_hash(a: np.ndarray, b: np.ndarray, max_distance: int) 
 def near_pairs_by_features(features: np.ndarray, min_cosine: float, *, exact: int = EXACT, seed: int = 0) -> Pairs:
     """Pairs of feature vectors `[n, dim]` of at least this cosine.
 
-    They link the groups that all such pairs would make, and are at most n - 1.
+    They link the groups that all such pairs would make, and are at most n - 1. On 2 cores 10^5 vectors of 128 numbers take 13
+    seconds exactly and 1.5 clustered, 10^6 clustered 40 seconds.
 
     Args:
       features: `[n, dim]`, any float dtype; may be a memory map.

@@ -1,8 +1,10 @@
 """Making a source once, to be opened at once ever after: images of any container as sharded ArrayRecord with a manifest.
 
-`containers` finds what there is to import (files, archives, lists) and `listing` writes down every image in it, `encode` brings
+Importing: `containers` finds what there is to import (files, archives, lists) and `listing` writes down every image in it, `encode` brings
 an image to its stored form, `shards` writes stored images so that a kill or a full disk leaves nothing half, `importing` does
-all of it in parallel and `on_beam` on many machines. `manifest` is the format, the only part that reading needs:
+all of it in parallel and `on_beam` on many machines. Generating: `prompts` reads what is asked for, `diffusion` loads a
+text-to-image pipeline, `generating` makes a source of its images. `folder` is the folder in the making for both. `manifest` is
+the format, the only part that reading needs:
 
     DIR/images-00000-00000.array_record   each record an encoded image
     DIR/manifest.parquet                  a row per record: origin, sizes, digest, perceptual hash, licence, label, ...

@@ -2,12 +2,9 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
-import json
 import multiprocessing
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -17,10 +14,13 @@ from typing import Any, NamedTuple
 from sslshift.data.decode import BrokenImageError
 from sslshift.data.records.containers import Container, find_containers
 from sslshift.data.records.encode import Encoding, store
+from sslshift.data.records.folder import find_finished, keep_settings, locked, remove_parts
 from sslshift.data.records.listing import Listing, list_container, read_entry, read_group
-from sslshift.data.records.manifest import SUMMARY, Summary, read_summary
-from sslshift.data.records.shards import Part, Refused, Stored, finish, parts_folder, write_shard
+from sslshift.data.records.manifest import Summary, read_summary
+from sslshift.data.records.shards import Part, Refused, Stored, finish, write_shard
 from sslshift.data.sources.base import printable
+
+SETTINGS = "import.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def run_import(
     done = begin(job)
     if done:
         return Result(done, {})
-    with _locked(job.output), _pool(workers) as run:
+    with locked(job.output), _pool(workers) as run:
         listings: list[Listing] = []
         for listing in run(functools.partial(list_task, job), find_containers(job.input)):
             listings.append(listing)
@@ -119,30 +119,15 @@ def begin(job: Import) -> Summary | None:
     Raises:
       ValueError: it holds something else, or was made with other settings.
     """
-    asked = job.output / "import.json"
-    if job.output.exists() and not job.output.is_dir():
-        raise ValueError(f"{printable(job.output)} is a file; name a folder, new or of an earlier call.")
-    if asked.exists():
-        before = json.loads(asked.read_text(encoding="utf-8"))
-        different = [key for key in job.record if before.get(key) != job.record[key]]
-        if different:
-            told = "; ".join(f"{key}: {before.get(key)} there, {job.record[key]} now" for key in different)
-            raise ValueError(
-                f"{printable(job.output)} was made with other settings ({told}); give another output, or delete it."
-            )
-        if not (job.output / SUMMARY).exists():
-            return None
-        shutil.rmtree(parts_folder(job.output), ignore_errors=True)
-        return read_summary(job.output, printable(job.output))
-    if job.output.exists() and any(job.output.iterdir()):
-        raise ValueError(f"{printable(job.output)} is not empty and holds no import; give a new folder.")
-    # A mistake in the input shows before anything is made.
-    find_containers(job.input)
-    job.output.mkdir(parents=True, exist_ok=True)
-    part = asked.with_suffix(".part")
-    part.write_text(json.dumps(job.record, indent=1) + "\n", encoding="utf-8")
-    part.replace(asked)
-    return None
+    done = find_finished(job.output, SETTINGS, job.record)
+    if done:
+        remove_parts(job.output)
+    elif not (job.output / SETTINGS).exists():
+        # A mistake in the input shows before anything is made.
+        find_containers(job.input)
+        job.output.mkdir(parents=True, exist_ok=True)
+        keep_settings(job.output, SETTINGS, job.record)
+    return done
 
 
 def list_task(job: Import, container: Container) -> Listing:
@@ -183,18 +168,6 @@ def join(job: Import, listings: Sequence[Listing]) -> Result:
     read_summary(job.output, printable(job.input))  # Says so if there is not one readable image.
     others = sum((Counter(listing.others) for listing in listings), Counter())
     return Result(summary, dict(others))
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps a second import out of the folder; the lock goes with the process, however it ends."""
-    parts_folder(folder).mkdir(parents=True, exist_ok=True)
-    with open(parts_folder(folder) / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"Another import is writing {printable(folder)}; wait for it, or give another output.") from error
-        yield
 
 
 @contextlib.contextmanager

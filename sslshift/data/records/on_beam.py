@@ -1,7 +1,7 @@
 """The same import as an Apache Beam pipeline, for collections beyond one machine: the same steps, the same records.
 
 Input and output must be paths that every worker sees (a network file system or a mounted bucket). Beam is an optional extra:
-pip install "sslshift[beam]".
+pip install -e ".[beam]".
 """
 
 import functools
@@ -25,7 +25,7 @@ def run_on_beam(job: Import, options: Sequence[str] = ()) -> Result:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
-        raise ValueError('Apache Beam is not installed: pip install "sslshift[beam]".') from error
+        raise ValueError('Apache Beam is not installed: pip install -e ".[beam]".') from error
     done = begin(job)
     if done:
         return Result(done, {})

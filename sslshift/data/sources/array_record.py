@@ -49,7 +49,9 @@ class ArrayRecordSource(Source):
             fingerprint = summary.fingerprint
         else:
             if (path / PARTS).exists():
-                raise ValueError(f"{name}: the import into {printable(path)} was stopped half-way; repeat its command.")
+                raise ValueError(
+                    f"{name}: {printable(path)} was stopped half-way while it was made; repeat the command that makes it."
+                )
             self._shards = _shards(path, name)
             counts = [_count(shard, name) for shard in self._shards]
             fingerprint = _fingerprint(self._shards, counts)
