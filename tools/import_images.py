@@ -37,7 +37,7 @@ flags.DEFINE_string("licence", "unknown", "Licence of images of which nothing el
 flags.DEFINE_float("cost_per_image", 0.0, "Cost of an image of which nothing else is said, in any currency.")
 flags.DEFINE_integer("shard_size", 1024, "Images in a shard, at most.")
 flags.DEFINE_integer("workers", -1, "Processes; -1: as many as there are cores, 0: none but this one.")
-flags.DEFINE_boolean("beam", False, "Run as an Apache Beam pipeline (pip install -e ".[beam]").")
+flags.DEFINE_boolean("beam", False, "Run as an Apache Beam pipeline; needs the extra 'beam'.")
 flags.DEFINE_string("beam_options", "", "Options of the pipeline, separated by spaces, e.g. '--runner=DirectRunner'.")
 
 
