@@ -1,6 +1,6 @@
 """Making a source once, to be opened at once ever after: images of any container as sharded ArrayRecord with a manifest.
 
-Importing: `containers` finds what there is (folders, archives, lists) and `listing` writes down every image in it, `encode` brings
+Importing: `containers` finds what there is (folders, archives, lists), `listing` writes down every image in it, `encode` brings
 an image to its stored form, `shards` writes stored images so that a kill or a full disk leaves nothing half, `importing` does
 all of it in parallel and `on_beam` on many machines. Generating: `prompts` reads what is asked for, `diffusion` loads a
 text-to-image pipeline, `generating` makes a source of its images. `folder` is the folder in the making for both. `manifest` is
