@@ -90,10 +90,12 @@ def test_folder_becomes_a_source(photos, tmp_path):
         assert row["perceptual_hash"] == perceptual_hash(image)
         assert len(row["digest"]) == 64
     digests, hashes = source.stored_identities()
-    assert [digest.hex() if isinstance(digest, bytes) else digest for digest in digests] == [row["digest"] for row in rows]
+    assert [digest.hex() for digest in digests] == [row["digest"] for row in rows]
     assert hashes.dtype == np.uint64
-    # The sources agree on what an image file's digest is.
-    assert before.stored_identities() is None or before.stored_identities()[0] == digests
+    # Hashes of another version are not compared with today's.
+    summary = tmp_path / "out/source.json"
+    summary.write_text(summary.read_text().replace('"hashes": 1', '"hashes": 0'))
+    assert open_source(f"arrayrecord:{tmp_path / 'out'}").stored_identities() is None
 
 
 def test_images_smaller_than_the_size_keep_theirs_and_colours_their_number(tmp_path):

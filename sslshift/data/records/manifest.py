@@ -55,6 +55,7 @@ class Summary:
       cost_per_image: mean over the images.
       fingerprint: digest of all stored records in their order.
       refused: how many images were refused.
+      hashes: version of the perceptual hashes in the manifest; others are not compared with them.
       made: how the source was made, for people and for a repeated command.
     """
 
@@ -64,6 +65,7 @@ class Summary:
     cost_per_image: float
     fingerprint: str
     refused: int
+    hashes: int
     made: dict[str, Any]
 
     @property

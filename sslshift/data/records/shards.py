@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sslshift.data.curation.perceptual_hash import VERSION as HASH_VERSION
 from sslshift.data.records.manifest import MANIFEST, PARTS, REFUSED, SCHEMA, Shard, Summary, write_summary
 from sslshift.data.sources.array_record import open_shard
 from sslshift.data.sources.base import licence_text
@@ -163,6 +164,7 @@ def finish(
         cost_per_image=cost,
         fingerprint=fingerprint,
         refused=len(refused),
+        hashes=HASH_VERSION,
         made=made,
     )
     write_summary(folder, summary)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto
-from sslshift.data.records.manifest import MANIFEST, PARTS, SUMMARY, read_columns, read_summary, require_match
+from sslshift.data.records.manifest import PARTS, SUMMARY, read_columns, read_summary, require_match
 from sslshift.data.sources.base import Source, printable
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class ArrayRecordSource(Source):
             counts = [_count(shard, name) for shard in self._shards]
             fingerprint = _fingerprint(self._shards, counts)
         super().__init__(name, fingerprint=fingerprint, **about)
-        self.classes = summary.classes if summary else None
+        self.classes, self._hashes = (summary.classes, summary.hashes) if summary else (None, None)
         # Index after the last of each shard.
         self._ends = list(itertools.accumulate(counts))
 
@@ -107,7 +107,9 @@ class ArrayRecordSource(Source):
         return f"{printable(self._shards[shard])}, record {index - (self._ends[shard - 1] if shard else 0)}"
 
     def stored_identities(self) -> tuple[list[bytes], np.ndarray] | None:
-        if not (self._folder / MANIFEST).exists():
+        from sslshift.data.curation.perceptual_hash import VERSION  # Curation reads sources.
+
+        if self._hashes != VERSION:
             return None
         digests, hashes = read_columns(self._folder, ["digest", "perceptual_hash"])
         return [bytes.fromhex(digest) for digest in digests.to_pylist()], hashes.to_numpy()
