@@ -13,14 +13,10 @@ smaller --per_prompt makes a source of what is there. Images that the pipeline's
 counted: OUTPUT/refused.csv lists them.
 """
 
-import datetime
-import time
 from pathlib import Path
 
 from absl import flags
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from sslshift.command import run_command
 from sslshift.data.records.diffusion import DTYPES, Model, find_model, hush, load_model, versions
@@ -28,6 +24,7 @@ from sslshift.data.records.encode import ENCODINGS, Encoding
 from sslshift.data.records.generating import Generation, count_kept, find_generated, run_generation
 from sslshift.data.records.manifest import REFUSED, Summary
 from sslshift.data.records.prompts import read_prompts
+from tools.progress import counting_images
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -80,24 +77,7 @@ def _run(job: Generation, model: Model, console: Console) -> Summary:
     )
     generate = load_model(model)
     kept = count_kept(job)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn()
-    # A batch may take minutes: the speed is that of the last hour, not of half a minute.
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal, speed_estimate_period=3600
-    ) as bars:
-        bar = bars.add_task("generating images", total=len(job), completed=kept)
-        (task,) = bars.tasks
-        said = time.monotonic()
-
-        def on_progress(done: int, total: int) -> None:
-            nonlocal said
-            bars.update(bar, completed=done)
-            # A log gets a line a minute in place of the bar.
-            if not console.is_terminal and task.speed and time.monotonic() > said + 60:
-                said = time.monotonic()
-                left = datetime.timedelta(seconds=round(task.time_remaining or 0))
-                print(f"{done:,} of {total:,} images, {speed_text(task.speed)}, {left} left", flush=True)
-
+    with counting_images(console, "generating images", kept) as on_progress:
         try:
             return run_generation(
                 job, generate, batch_size=FLAGS.batch_size, on_progress=on_progress, about={"versions": versions()}
@@ -110,17 +90,6 @@ def _run(job: Generation, model: Model, console: Console) -> Summary:
                 )
                 console.print(told, highlight=False, soft_wrap=True)
             raise
-
-
-class _Speed(ProgressColumn):
-    """Images per second; the first batch is not counted, since it warms up."""
-
-    def render(self, task: Task) -> Text:
-        return Text(speed_text(task.speed) if task.speed else "")
-
-
-def speed_text(speed: float) -> str:
-    return f"{speed:,.2f} images/s" if speed >= 0.1 else f"{1 / speed:,.0f} s/image"
 
 
 def told(summary: Summary, output: Path) -> list[str]:

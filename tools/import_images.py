@@ -14,13 +14,14 @@ from pathlib import Path
 
 from absl import flags
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sslshift.command import run_command
 from sslshift.data.records.encode import ENCODINGS, Encoding
 from sslshift.data.records.importing import Import, Result, run_import
 from sslshift.data.records.manifest import REFUSED
 from sslshift.data.records.on_beam import run_on_beam
+from sslshift.data.records.shards import Part
+from tools.progress import counting_images
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -52,15 +53,18 @@ def main() -> None:
 
 
 def _run(job: Import, console: Console) -> Result:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("listing images", total=None)
+    found = done = 0
+    with counting_images(console, "importing images") as on_progress:
 
         def on_listed(containers: int, images: int) -> None:
-            bars.update(bar, description=f"listing images, {containers:,} containers", total=images)
+            nonlocal found
+            found = images
+            on_progress(0, found)
 
-        def on_shard(part) -> None:
-            bars.update(bar, description="importing images", advance=part.records + len(part.refused))
+        def on_shard(part: Part) -> None:
+            nonlocal done
+            done += part.records + len(part.refused)
+            on_progress(done, found)
 
         return run_import(job, workers=None if FLAGS.workers < 0 else FLAGS.workers, on_listed=on_listed, on_shard=on_shard)
 

@@ -1,0 +1,50 @@
+"""What a person sees while images are counted up: a bar with speed and time left, or in a log a line a minute."""
+
+import contextlib
+import datetime
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+@contextlib.contextmanager
+def counting_images(console: Console, what: str, done: int = 0) -> Iterator[Callable[[int, int], None]]:
+    """Yields what is called with the numbers of images done and wanted.
+
+    Args:
+      console: where it is shown.
+      what: is being done.
+      done: images of earlier calls, which say nothing of the speed.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn()
+    # A step may take minutes: the speed is that of the last hour, not of half a minute.
+    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal, speed_estimate_period=3600)
+    with bars:
+        bar = bars.add_task(what, total=None, completed=done)
+        (task,) = bars.tasks
+        said = time.monotonic()
+
+        def on_progress(done: int, total: int) -> None:
+            nonlocal said
+            bars.update(bar, completed=done, total=total)
+            if not console.is_terminal and task.speed and time.monotonic() > said + 60:
+                said = time.monotonic()
+                left = datetime.timedelta(seconds=round(task.time_remaining or 0))
+                print(f"{what}: {done:,} of {total:,}, {speed_text(task.speed)}, {left} left", flush=True)
+
+        yield on_progress
+
+
+class _Speed(ProgressColumn):
+    """Images per second; the first step is not counted, since it warms up."""
+
+    def render(self, task: Task) -> Text:
+        return Text(speed_text(task.speed) if task.speed else "")
+
+
+def speed_text(speed: float) -> str:
+    """A speed in images per second, or in seconds per image if it is low."""
+    return f"{speed:,.2f} images/s" if speed >= 0.1 else f"{1 / speed:,.0f} s/image"
