@@ -6,7 +6,7 @@ import functools
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,6 +170,22 @@ def join(job: Import, listings: Sequence[Listing]) -> Result:
     return Result(summary, dict(others))
 
 
+# Processes that each used all cores for their small matrix products would wait for each other: half the speed on two cores.
+_ONE_THREAD = dict.fromkeys(("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables for processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
 @contextlib.contextmanager
 def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
     """A `map` over processes that yields results in the order in which they are done."""
@@ -178,7 +194,7 @@ def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterat
         yield map
         return
     # Not forked: a process with threads cannot be copied safely.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with _environment(_ONE_THREAD), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
 
         def run(function: Callable, items: Sequence) -> Iterator:
             waiting, items = set(), iter(items)
