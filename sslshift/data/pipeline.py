@@ -75,7 +75,10 @@ class BatchReader:
             places = np.flatnonzero(which == number)
             name = self.plan.sources[number]
             try:
-                images[places] = self.sources[name].read(index[places], self.canvas)
+                read = self.sources[name].read(index[places], self.canvas)
+                if len(places) == local:
+                    return Batch(read)
+                images[places] = read
             except BrokenImageError:
                 for place in places.tolist():
                     position = step * self.plan.batch_size + first + place

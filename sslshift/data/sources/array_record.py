@@ -76,8 +76,10 @@ class ArrayRecordSource(Source):
 
     def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
         indices = np.asarray(indices).tolist()
-        pairs = zip(indices, self._contents(indices), strict=True)
-        return np.stack([self._decoded(index, content, canvas) for index, content in pairs])
+        images = np.empty((len(indices), *canvas), np.uint8)
+        for place, (index, content) in enumerate(zip(indices, self._contents(indices), strict=True)):
+            images[place] = self._decoded(index, content, canvas)
+        return images
 
     def _decoded(self, index: int, content: bytes, canvas: Canvas | None) -> np.ndarray:
         try:

@@ -54,7 +54,10 @@ class Source:
 
     def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
         """Many images on one canvas: uint8 `[n, height, width, channels]`. Raises like `image`."""
-        return np.stack([self.image(int(index), canvas) for index in indices])
+        images = np.empty((len(indices), *canvas), np.uint8)
+        for place, index in enumerate(np.asarray(indices).tolist()):
+            images[place] = self.image(index, canvas)
+        return images
 
     def origin(self, index: int) -> str:
         """Where an image comes from, for people: its path or address if there is one."""
