@@ -30,6 +30,7 @@ from sslshift.data.records.folder import locked
 from sslshift.data.records.importing import Import, run_import
 from sslshift.data.records.manifest import MANIFEST, SCHEMA
 from sslshift.data.records.on_beam import run_on_beam
+from tools.import_images import told
 
 
 def picture(seed: int, width: int = 40, height: int = 30, form: str = "PNG") -> bytes:
@@ -96,6 +97,15 @@ def test_folder_becomes_a_source(photos, tmp_path):
     summary = tmp_path / "out/source.json"
     summary.write_text(summary.read_text().replace('"hashes": 1', '"hashes": 0'))
     assert open_source(f"arrayrecord:{tmp_path / 'out'}").stored_identities() is None
+
+
+def test_labels_that_some_images_lack_are_told(photos, tmp_path):
+    (photos / "loose.png").write_bytes(picture(7))
+    wanted = job(photos, tmp_path / "out", labels="folder")
+    result = run_import(wanted, workers=0)
+    assert result.summary.classes is None
+    assert open_source(f"arrayrecord:{tmp_path / 'out'}").labels is None
+    assert any("No labels: some images are in no class folder" in line for line in told(result, wanted))
 
 
 def test_images_smaller_than_the_size_keep_theirs_and_colours_their_number(tmp_path):

@@ -78,6 +78,8 @@ def told(result: Result, job: Import) -> list[str]:
         f"{summary.records:,} images in {len(summary.shards):,} shards ({mebibytes:,.0f} MiB){labelled}, "
         f"licence: {summary.licence}. Open them as arrayrecord:{job.output}"
     ]
+    if job.labels == "folder" and not summary.classes:
+        lines.append("No labels: some images are in no class folder; the manifest's column 'class' is null for those")
     if summary.refused:
         lines.append(f"{summary.refused:,} refused, each with its reason in {job.output / REFUSED}")
     if others:
