@@ -293,6 +293,20 @@ def test_hostile_zips_are_refused_and_listed(tmp_path):
         run_import(job(tmp_path / "cut.zip", tmp_path / "none"), workers=0)
 
 
+def test_input_without_a_readable_image_is_named_and_looked_at_again(tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    (folder / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"in holds no image that can be read; it has 1 files of other kinds\."):
+        run_import(job(folder, output), workers=0)
+    (folder / "a.png").touch()
+    with pytest.raises(ValueError, match=r"1 were refused, e\.g\. a\.png \(the file is empty\); .*refused\.csv lists them\."):
+        run_import(job(folder, output), workers=0)
+    (folder / "a.png").write_bytes(picture(0))
+    rows, refused = imported(folder, output)
+    assert (len(rows), refused) == (1, {})
+
+
 def test_archives_that_are_cut_keep_what_can_be_read(tmp_path):
     crawl(tmp_path / "a.tar")
     whole = (tmp_path / "a.tar").read_bytes()

@@ -16,8 +16,8 @@ from sslshift.data.records.containers import Container, find_containers
 from sslshift.data.records.encode import Encoding, store
 from sslshift.data.records.folder import find_finished, keep_settings, locked, remove_parts
 from sslshift.data.records.listing import Listing, list_container, read_entry, read_group
-from sslshift.data.records.manifest import Summary, read_summary
-from sslshift.data.records.shards import Part, Refused, Stored, finish, write_shard
+from sslshift.data.records.manifest import REFUSED, Summary
+from sslshift.data.records.shards import Part, Refused, Stored, finish, finished_part, write_refused, write_shard
 from sslshift.data.sources.base import printable
 
 SETTINGS = "import.json"
@@ -162,12 +162,26 @@ def join(job: Import, listings: Sequence[Listing]) -> Result:
     listings = sorted(listings, key=lambda listing: listing.container)
     names = [task.name for task in tasks_of(listings)]
     refused = [each for listing in listings for each in listing.refused]
+    others = sum((Counter(listing.others) for listing in listings), Counter())
+    parts = [finished_part(job.output, name) for name in names]
+    if not any(part.records for part in parts):
+        refused += [each for part in parts for each in part.refused]
+        write_refused(job.output, refused)
+        # What was listed goes, so that the command looks again once the input is mended.
+        remove_parts(job.output)
+        raise ValueError(_nothing(job, refused, others))
     summary = finish(
         job.output, names, licence=job.licence, cost_per_image=job.cost_per_image, made=job.record, refused=refused
     )
-    read_summary(job.output, printable(job.input))  # Says so if there is not one readable image.
-    others = sum((Counter(listing.others) for listing in listings), Counter())
     return Result(summary, dict(others))
+
+
+def _nothing(job: Import, refused: Sequence[Refused], others: Counter[str]) -> str:
+    told = f"{printable(job.input)} holds no image that can be read"
+    if refused:
+        path, reason = refused[0]
+        return f"{told}: {len(refused):,} were refused, e.g. {path} ({reason}); {job.output / REFUSED} lists them."
+    return f"{told}; it has {sum(others.values()):,} files of other kinds."
 
 
 # Processes that each used all cores for their small matrix products would wait for each other: half the speed on two cores.

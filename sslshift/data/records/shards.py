@@ -154,7 +154,7 @@ def finish(
     licences: Counter[str] = Counter()
     cost = _write_manifest(folder, tables, classes, licence, cost_per_image, licences)
     refused = [*refused, *(each for part in parts for each in part.refused)]
-    _write_refused(folder, refused)
+    write_refused(folder, refused)
     shards = tuple(Shard(shard_file(part.name), part.records, part.bytes) for part in filled)
     fingerprint = hashlib.sha256("".join(part.content for part in filled).encode()).hexdigest()
     summary = Summary(
@@ -220,7 +220,8 @@ def _read(tables: Sequence[Path]) -> Iterator[pa.Table]:
         yield pa.concat_tables(gathered)
 
 
-def _write_refused(folder: Path, refused: Sequence[Refused]) -> None:
+def write_refused(folder: Path, refused: Sequence[Refused]) -> None:
+    """Writes refused.csv."""
     unfinished = folder / f"{REFUSED}.part"
     with open(unfinished, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
