@@ -2,6 +2,7 @@ r"""Benchmarks: JSON lines of medians, with the ratios that matter, measured in 
 
     python -m tools.bench                       # everything
     python -m tools.bench --what=convolution    # the CPU remedy of sslshift/models/convolution.py
+    python -m tools.bench --what=curation       # planted leaks found, and the time of searches for near pairs
     python -m tools.bench --what=data           # reading and importing JPEG files beside Pillow and torch
     python -m tools.bench --what=pipeline       # what the pipeline delivers against what the training step consumes
     python -m tools.bench --what=step --method=all
@@ -33,10 +34,10 @@ from sslshift.models import ENCODERS
 from sslshift.models.convolution import convolve
 from sslshift.training.state import Optimiser, init_state
 from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch, train_step
-from tools import bench_data
+from tools import bench_curation, bench_data
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("what", "all", ["all", "convolution", "data", "pipeline", "step"], "What to measure.")
+flags.DEFINE_enum("what", "all", ["all", "convolution", "curation", "data", "pipeline", "step"], "What to measure.")
 flags.DEFINE_string("source", "bundled:fashion_mnist", "Source that the pipeline reads.")
 flags.DEFINE_string("method", "simclr", "Method of the training step; all: every one.")
 flags.DEFINE_string("encoder", "patch_mlp", "Encoder of the training step.")
@@ -206,6 +207,7 @@ def main(argv):
             functools.partial(convolution, side=128, channels=16, features=16, kernel=3, stride=1, batch=16),
             functools.partial(convolution, side=28, channels=1, features=48, kernel=4, stride=4, batch=256),
         ],
+        "curation": [lambda: bench_curation.measure(show, seconds)],
         "data": [lambda: bench_data.measure(show, seconds, FLAGS.images, FLAGS.repeats)],
         "pipeline": [pipeline],
         "step": [functools.partial(steps_of, name) for name in (METHODS if FLAGS.method == "all" else [FLAGS.method])],
