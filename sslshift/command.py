@@ -1,9 +1,10 @@
-"""From the command line to a `main`: unknown flags name the nearest, and what a user can cause is one sentence."""
+"""From the command line to a `main`: flags and settings out of text; what a user can get wrong is told in one sentence."""
 
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -61,3 +62,35 @@ def _keep_traceback(folder: Path) -> str:
     except OSError:
         return ""
     return f" (Details: {folder / 'error.log'})"
+
+
+def parsed(name: str, text: str, default: Any) -> Any:
+    """A setting's value out of text, of its default's type.
+
+    Example:
+      >>> parsed("--head", "512,128", (0,)), parsed("rate", "1e-3", 0.1), parsed("norm", "true", False)
+      ((512, 128), 0.001, True)
+
+    Args:
+      name: of the setting, for the error.
+      text: what somebody typed.
+      default: true or false, a number, text, or a tuple, whose values are of the type of its first; whole numbers of a tuple
+        are widths or counts and lie above 0.
+
+    Raises:
+      ValueError: the text is no such value.
+    """
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.strip().lower()]
+        if isinstance(default, tuple):
+            kind = type(default[0])
+            values = tuple(kind(part) for part in text.split(","))
+            if kind is int and min(values) < 1:
+                raise ValueError
+            return values
+        return type(default)(text)
+    except (ValueError, KeyError):
+        several = "whole numbers above 0" if isinstance(default, tuple) and isinstance(default[0], int) else "numbers"
+        kinds = {bool: "true or false", tuple: f"{several} separated by ','", int: "a whole number", float: "a number"}
+        raise ValueError(f"{name} takes {kinds[type(default)]}, not {text!r}.") from None

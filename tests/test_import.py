@@ -510,6 +510,7 @@ def test_second_import_into_a_folder_waits_for_the_first(photos, tmp_path):
         (["--quality=0"], "between 1 and 100"),
         (["--input=/no/such"], "There is no folder or file"),
         (["--shard_size=0"], "at least one image"),
+        (["--labels=multi"], "reads a CSV or Parquet list"),
         (["--sise=4"], "size"),
     ],
 )

@@ -175,6 +175,8 @@ def test_array_source_refuses_other_than_uint8_images():
         ("synthetic:noise?size=0", "at least 1"),
         ("synthetic:noise?sise=5", "unknown option sise"),
         ("folder:/no/such/place", "there is no folder"),
+        ("folder:/no/such/place?labels=multi", "there is none, folder"),
+        ("csv:list.csv?labels=folder", "there is single, multi"),
     ],
 )
 def test_unknown_names_are_refused_with_what_there_is(uri, message):

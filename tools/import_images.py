@@ -4,6 +4,7 @@ r"""Imports images once, to be opened at once ever after: a folder, archive or l
     python -m tools.import_images --input=/data/crawl --output=/data/crawl256     # tar shards, as img2dataset writes them
     python -m tools.import_images --input=parts.zip --output=parts256 --labels=folder --licence=CC-BY-4.0
     python -m tools.import_images --input=list.csv --output=list256                # columns path, label, licence, cost
+    python -m tools.import_images --input=list.csv --output=list256 --labels=multi # several labels of an image: cat;dog
     python -m tools.import_images --input=/mnt/crawl --output=/mnt/crawl256 --beam --beam_options="--runner=DirectRunner"
 
 Then `arrayrecord:OUTPUT` is a source. What was refused, and why, stands in OUTPUT/refused.csv. Stop it whenever you like; the
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from sslshift.command import run_command
 from sslshift.data.records.encode import ENCODINGS, Encoding
-from sslshift.data.records.importing import Import, Result, run_import
+from sslshift.data.records.importing import LABELS, Import, Result, run_import
 from sslshift.data.records.manifest import REFUSED
 from sslshift.data.records.on_beam import run_on_beam
 from sslshift.data.records.shards import Part
@@ -32,7 +33,10 @@ flags.DEFINE_integer("size", 256, "Pixels of the shorter side, at most.")
 flags.DEFINE_enum("encoding", "jpeg", ENCODINGS, "How images are stored; png keeps every pixel and is several times as large.")
 flags.DEFINE_integer("quality", 95, "Of JPEG and WebP, 1 to 100.")
 flags.DEFINE_enum(
-    "labels", "none", ["none", "folder"], "folder: an image's first folder is its label; none: lists and sidecars say."
+    "labels",
+    "none",
+    LABELS,
+    "folder: an image's first folder is its label; none: lists and sidecars say; multi: a list says several, as in 'cat;dog'.",
 )
 flags.DEFINE_string("licence", "unknown", "Licence of images of which nothing else is said.")
 flags.DEFINE_float("cost_per_image", 0.0, "Cost of an image of which nothing else is said, in any currency.")
@@ -74,12 +78,15 @@ def told(result: Result, job: Import) -> list[str]:
     summary, others = result
     mebibytes = sum(shard.bytes for shard in summary.shards) / 2**20
     labelled = f", {len(summary.classes)} classes" if summary.classes else ""
+    labelled += ", any number of them to an image" if summary.multi_label else ""
     lines = [
         f"{summary.records:,} images in {len(summary.shards):,} shards ({mebibytes:,.0f} MiB){labelled}, "
         f"licence: {summary.licence}. Open them as arrayrecord:{job.output}"
     ]
     if job.labels == "folder" and not summary.classes:
         lines.append("No labels: some images are in no class folder; the manifest's column 'class' is null for those")
+    if job.labels == "multi" and not summary.classes:
+        lines.append("No labels: no image that was stored has one")
     if summary.refused:
         lines.append(f"{summary.refused:,} refused, each with its reason in {job.output / REFUSED}")
     if others:

@@ -328,6 +328,11 @@ def _checked_labels(component: Component, labels: np.ndarray | None) -> np.ndarr
             "name a labelled one (a folder's labels come with ?labels=folder), or ask for an ordinary subset."
         )
     labels = np.asarray(labels)
+    if labels.ndim == 2:
+        raise ValueError(
+            f"{component.source}: a {component.subset} subset needs one label of each image, and these may have several "
+            "(multi-label); ask for an ordinary subset."
+        )
     if labels.shape != (component.size,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"{component.source}: labels must be one whole number for each of its {component.size:,} images, "

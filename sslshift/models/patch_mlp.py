@@ -39,5 +39,6 @@ class PatchMLP(nn.Module):
         size = (self.patch, self.patch)
         x = nn.Conv(self.width, size, size, use_bias=False, dtype=self.dtype, conv_general_dilated=self.convolution)(x)
         x = nn.relu(norm()(x))
+        self.sow("intermediates", "map", x)
         x = nn.Dense(self.features, use_bias=False, dtype=self.dtype)(x.reshape(len(x), -1))
         return nn.relu(norm()(x))

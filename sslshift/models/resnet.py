@@ -104,4 +104,5 @@ class ResNet(nn.Module):
                 block = self.block(self.width * 2**stage, stride, settings, name=f"block{number}")
                 x = block(x, train=train)
                 number += 1
+        self.sow("intermediates", "map", x)
         return jnp.mean(x, axis=(1, 2))

@@ -42,20 +42,31 @@ def _norm(dtype: Any, name: str) -> nn.LayerNorm:
 
 
 class Block(nn.Module):
-    """Pre-norm self-attention and a dense layer of four times the width; tokens `[batch, tokens, width]`."""
+    """Pre-norm self-attention and a dense layer of four times the width; tokens `[batch, tokens, width]`.
+
+    In training each of the two is left out for a share `drop_path` of the images, see `ViT`.
+    """
 
     heads: int
     dtype: Any = None
+    drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         batch, tokens, width = x.shape
         qkv = _dense(3 * width, self.dtype, "qkv")(_norm(self.dtype, "norm1")(x))
         query, key, value = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, width // self.heads), 2, 0)
         attended = jax.nn.dot_product_attention(query, key, value).reshape(batch, tokens, width)
-        x = x + _dense(width, self.dtype, "out")(attended)
+        x = x + self._sometimes(_dense(width, self.dtype, "out")(attended), train)
         hidden = nn.gelu(_dense(4 * width, self.dtype, "up")(_norm(self.dtype, "norm2")(x)), approximate=False)
-        return x + _dense(width, self.dtype, "down")(hidden)
+        return x + self._sometimes(_dense(width, self.dtype, "down")(hidden), train)
+
+    def _sometimes(self, branch: jax.Array, train: bool) -> jax.Array:
+        """The branch or 0, image by image; scaled up where it stays, so that the expectation does."""
+        if not train or not self.drop_path:
+            return branch
+        stays = jax.random.bernoulli(self.make_rng("drop_path"), 1 - self.drop_path, (len(branch), 1, 1))
+        return jnp.where(stays, branch / (1 - self.drop_path), 0)
 
 
 class ViT(nn.Module):
@@ -72,12 +83,15 @@ class ViT(nn.Module):
       positions: fixed `sincos`, or `learned`.
       dtype: of the computation, e.g. `jax.numpy.bfloat16`; parameters stay in float32. None: that of the images.
       axis_name: without effect here; as for other encoders, heads on it take it over.
+      drop_path: share of the images for which the last block's branches are left out in training (stochastic depth), rising
+        from 0 in the first block in a line; it then needs random numbers, `rngs={"drop_path": key}`.
 
     Raises:
       ValueError: the patch does not divide a side of the images, or a setting is none of those above.
 
     References:
       Dosovitskiy et al., `An Image is Worth 16x16 Words <https://arxiv.org/abs/2010.11929>`_, 2021
+      Huang et al., `Deep Networks with Stochastic Depth <https://arxiv.org/abs/1603.09382>`_, 2016
     """
 
     width: int = 192
@@ -88,6 +102,7 @@ class ViT(nn.Module):
     positions: str = "sincos"
     dtype: Any = None
     axis_name: str | None = None
+    drop_path: float = 0.0
 
     def __post_init__(self):
         known = self.pool in ("token", "mean") and self.positions in ("sincos", "learned")
@@ -96,20 +111,25 @@ class ViT(nn.Module):
                 "A ViT pools by 'token' or 'mean', has 'sincos' or 'learned' positions and a width that its heads divide, not "
                 f"{self.pool!r}, {self.positions!r} and {self.width} by {self.heads}."
             )
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"A ViT's drop_path is a share in [0, 1), not {self.drop_path}.")
         super().__post_init__()
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        del train
-        tokens = self.tokens(x)
-        return tokens[:, 0] if self.pool == "token" else tokens[:, 1:].mean(axis=1)
+        tokens = self.tokens(x, train=train)
+        token, patches = tokens[:, 0], tokens[:, 1:]
+        self.sow("intermediates", "token", token)
+        self.sow("intermediates", "map", patches)
+        return token if self.pool == "token" else patches.mean(axis=1)
 
     @nn.compact
-    def tokens(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+    def tokens(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> jax.Array:
         """The class token, then the patches', after the last norm: `[batch, 1 + tokens, width]`.
 
         Args:
           images: `[batch, height, width, channels]`.
           keep: numbers of the patches that are seen, `[batch, kept]`, row by row; None: all of them.
+          train: whether branches are dropped.
         """
         patches = patchify(images, self.patch)
         places = self._places(images.shape[1] // self.patch, images.shape[2] // self.patch)[None]
@@ -119,8 +139,8 @@ class ViT(nn.Module):
         x = _dense(self.width, self.dtype, "embed")(patches)
         token = self.param("class_token", nn.initializers.normal(0.02), (self.width,))
         x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)).astype(x.dtype), x + places.astype(x.dtype)], 1)
-        for i in range(self.depth):
-            x = Block(self.heads, self.dtype, name=f"block{i}")(x)
+        for i, share in enumerate(np.linspace(0, self.drop_path, self.depth).tolist()):
+            x = Block(self.heads, self.dtype, share, name=f"block{i}")(x, train=train)
         return _norm(self.dtype, "norm")(x)
 
     def _places(self, rows: int, columns: int) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from sslshift.command import parsed
 from sslshift.data.views import ViewSettings
 from sslshift.methods import METHODS
 from sslshift.models import ENCODERS
@@ -40,35 +41,14 @@ def method_options(study: Study) -> dict[str, Any]:
     defaults = dict(options)
     if study.head:
         # An unreadable width is an error also where it would not be used.
-        projector = _parsed("--head", study.head, (0,))
+        projector = parsed("--head", study.head, (0,))
         options |= {"projector": projector} if "projector" in options else {}
     for part in filter(None, (part.strip() for part in study.method_options.split(";"))):
         name, equals, text = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise ValueError(f"--method_options are written name=value and separated by ';', not {part!r}.")
-        options[name] = _parsed(f"--method_options: {name}", text, defaults.get(name, ""))
+        options[name] = parsed(f"--method_options: {name}", text, defaults.get(name, ""))
     return options
-
-
-def _parsed(name: str, text: str, default: Any) -> Any:
-    """A value of the default's type."""
-    try:
-        if isinstance(default, bool):
-            return {"true": True, "false": False}[text.lower()]
-        if isinstance(default, tuple):
-            widths = tuple(int(width) for width in text.split(","))
-            if min(widths) < 1:
-                raise ValueError
-            return widths
-        return type(default)(text)
-    except (ValueError, KeyError):
-        kinds = {
-            bool: "true or false",
-            tuple: "whole numbers above 0 separated by ','",
-            int: "a whole number",
-            float: "a number",
-        }
-        raise ValueError(f"{name} takes {kinds[type(default)]}, not {text!r}.") from None
 
 
 def _changed_view(study: Study, view: ViewSettings) -> ViewSettings:

@@ -14,12 +14,12 @@ from rich.table import Table
 
 from sslshift.study.build import build_training, describe_training
 from sslshift.study.declare import Study, parse_sources
-from sslshift.study.intervals import interval
 from sslshift.study.opened import Opened, open_study
 from sslshift.study.progress import Progress
 from sslshift.study.records import write_atomically
 from sslshift.study.report import percent, print_table, write_results
 from sslshift.study.runner import Results, run_study
+from sslshift.study.summary import rows
 from sslshift.training.loop import traced_step
 
 
@@ -53,6 +53,9 @@ def _open(study: Study, progress: Progress) -> Opened:
         f"{study.method} on {study.encoder} of {opened.parameters / 1e6:.2g} M parameters, results in {study.out}{os.sep}"
     )
     progress.note(describe_training(study))
+    for task in opened.tasks:
+        for note in task.notes:
+            progress.note(f"{task.name}: {note}")
     for candidate in opened.candidates:
         if candidate.text:
             progress.note(f"mixture {candidate.text}: N = {candidate.unique:,} (python -m tools.plan_samples shows it in full)")
@@ -125,18 +128,21 @@ def _write_lines(lines: Sequence[Sequence[str]], out: Path) -> None:
 
 
 def _line(results: Results) -> tuple[str, ...]:
-    def mean(name, scores):
-        return sum(score[name] for score in scores) / len(scores)
+    def mean(name, values):
+        return sum(value[name] for value in values) / len(values)
 
-    study, runs = results.opened.study, [result for _, result in results.runs]
-    gain = interval([result["linear"] - results.untrained[run.seed]["linear"] for run, result in results.runs])
+    study, task = results.opened.study, results.opened.task.name
+    trained = [judged.trained for _, judged in results.runs]
+    ranks = [[judged.scores[task] for judged in each] for each in ([judged for _, judged in results.runs], results.untrained)]
+    # Methods are compared on one source and one number of unique samples: the first line is theirs.
+    row = rows(results)[0]
+    gain, knn = row.gains[task], row.scores[task].get("knn")
     return (
         study.method,
         study.encoder,
-        f"{mean('loss_first', runs):.3g} -> {mean('loss_last', runs):.3g}",
-        f"{mean('effective_rank', runs):.1f}",
-        f"{mean('effective_rank', results.untrained):.1f}",
-        percent(interval([result["knn"] for result in runs])),
-        percent(interval([result["linear"] for result in runs])),
+        f"{mean('loss_first', trained):.3g} -> {mean('loss_last', trained):.3g}",
+        *(f"{mean('effective_rank', scores):.1f}" for scores in ranks),
+        percent(knn) if knn else "",
+        percent(row.scores[task]["linear"]),
         f"{gain.points}: {gain.verdict}",
     )

@@ -4,7 +4,8 @@ import dataclasses
 import re
 
 from sslshift.methods import METHODS
-from sslshift.models import ENCODERS
+from sslshift.models import ENCODERS, FEATURES
+from sslshift.transfer.protocol import DEFAULT, EVALUATIONS
 
 
 def _field(default, what: str):
@@ -28,10 +29,30 @@ class Study:
         "and perhaps 'NAME = ' in front; python -m tools.plan_samples shows what it means.",
     )
     downstream: str = _field(
-        "bundled:fashion_mnist", "Labelled source that encoders are judged on (and distances measured to)."
+        "bundled:fashion_mnist",
+        "Labelled source that encoders are judged on (and distances measured to), or a whole task as in --task.",
     )
     downstream_test: str = _field("", "Labelled source of the test split; empty: a fifth of --downstream is held out.")
-    labelled: int = _field(5000, "Labelled downstream images for the probes, a fifth of them for validation; 0: all.")
+    labelled: int = _field(
+        5000, "Labelled images of each task for the probes, a fifth of them for validation; 0: all. A task may say otherwise."
+    )
+    task: tuple[str, ...] = _field(
+        (),
+        "A further downstream task that every encoder is judged on; may be given many times. 'NAME = URI; test=URI; "
+        "validation=URI; metric=NAME; labelled=N', of which only the URI is needed. Metrics: accuracy, mean_class_accuracy, "
+        "macro_f1, average_precision.",
+    )
+    evaluations: str = _field(
+        DEFAULT, f"How encoders are judged: linear, on which gains rest, and others of {', '.join(EVALUATIONS)}."
+    )
+    evaluation_options: str = _field(
+        "", "Settings of the evaluations, e.g. 'few_shot.draws=10; finetune.epochs=20; knn.neighbours=10,20'."
+    )
+    features: str = _field("pooled", f"Which features are judged: {', '.join(FEATURES)}.")
+    online_every: int = _field(
+        0,
+        "Steps between reports of a probe and of label-free signals while encoders are trained, in metrics.jsonl; 0: none.",
+    )
     image_size: int = _field(
         0, "Side in pixels that every image is brought to; 0: that of the downstream images, if they are small."
     )
@@ -76,7 +97,7 @@ class Study:
         for name in ("budget", "batch_size", "seeds", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("labelled", "image_size", "workers", "shift_images", "draws", "max_broken"):
+        for name in ("labelled", "image_size", "workers", "shift_images", "draws", "max_broken", "online_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, but is {getattr(self, name)}.")
 

@@ -11,27 +11,31 @@ import matplotlib.pyplot as plt
 from sslshift.study.intervals import two_digits
 from sslshift.study.runner import Results
 from sslshift.study.summary import rows
+from sslshift.transfer.metrics import METRICS
 
 STYLE = {"svg.hashsalt": "sslshift", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
 
 
 def figure(results: Results) -> plt.Figure:
-    """Linear-probe and kNN accuracy on the test split against D = N / C, with 95% intervals over seeds and both floors."""
+    """Linear-probe and kNN accuracy on the test split against D = N / C, with 95% intervals and both floors."""
     table = rows(results)
     with plt.rc_context(STYLE):
-        drawing, panels = plt.subplots(1, 2, figsize=(10, 4.4), sharex=True, layout="constrained")
-        for panel, what in zip(panels, ("linear", "knn"), strict=True):
-            _panel(panel, table, what)
-        panels[0].set_ylabel(f"test accuracy on {results.opened.study.downstream} (%)")
+        task = results.opened.task
+        shown = [name for name in ("linear", "knn") if name in table[0].scores[task.name]]
+        drawing, panels = plt.subplots(1, len(shown), figsize=(10, 4.4), sharex=True, layout="constrained", squeeze=False)
+        panels = panels[0]
+        for panel, what in zip(panels, shown, strict=True):
+            _panel(panel, table, task.name, what)
+        panels[0].set_ylabel(f"test {METRICS[task.metric].text} on {task.name} (%)")
         handles, labels = panels[0].get_legend_handles_labels()
         drawing.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return drawing
 
 
-def _panel(panel, table, what: str) -> None:
+def _panel(panel, table, task: str, what: str) -> None:
     for number, source in enumerate(dict.fromkeys(row.source for row in table if row.unique)):
         ladder = [row for row in table if row.source == source]
-        scores = [getattr(row, what) for row in ladder]
+        scores = [row.scores[task][what] for row in ladder]
         panel.errorbar(
             [row.diversity for row in ladder],
             [score.mean * 100 for score in scores],
@@ -42,7 +46,7 @@ def _panel(panel, table, what: str) -> None:
             label=f"{source} (shift {two_digits(ladder[0].shift[0])})",
         )
     for row, line in zip((row for row in table if not row.unique), ("--", ":"), strict=True):
-        panel.axhline(getattr(row, what).mean * 100, color="0.4", linestyle=line, label=row.source)
+        panel.axhline(row.scores[task][what].mean * 100, color="0.4", linestyle=line, label=row.source)
     panel.set_xscale("log")
     panel.set_xlabel("diversity D = unique samples / budget")
     panel.set_title({"linear": "linear probe", "knn": "kNN"}[what])

@@ -7,6 +7,7 @@ from pathlib import Path
 from sslshift.data.curation import find_leaks
 from sslshift.data.decode import BrokenImageError
 from sslshift.data.sources import Source, SyntheticSource
+from sslshift.study.judged import slug
 from sslshift.study.opened import Opened
 from sslshift.study.progress import Progress
 from sslshift.study.records import remembered, write_atomically
@@ -33,7 +34,7 @@ def search_leaks(opened: Opened, out: Path, progress: Progress) -> dict[str, dic
             continue
         test, indices = opened.task.test
         record = {"source": source.fingerprint, "test": test.fingerprint, "test_images": len(indices), "search": 1}
-        folder = out / "leaks" / opened.slug(uri)
+        folder = out / "leaks" / slug(uri)
         found[uri] = remembered(folder, record, lambda source=source: _searched(source, opened))
         if "why" not in found[uri] and found[uri]["count"]:
             progress.note(f"WARNING: {told(uri, found[uri], opened)} (leaks.csv lists the pairs)")
@@ -43,7 +44,7 @@ def search_leaks(opened: Opened, out: Path, progress: Progress) -> dict[str, dic
 
 def told(uri: str, leaks: dict, opened: Opened) -> str:
     """What was found in a source, in a sentence without its full stop."""
-    images = len(opened.task.test[1])
+    images = len(opened.task.test.indices)
     return (
         f"{leaks['count']:,} of the {images:,} test images are also in {uri}: {leaks['same']:,} pairs of the same pixels, "
         f"{leaks['near']:,} that look alike"

@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import hashlib
-import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,12 +12,15 @@ from sslshift.budget import Budget
 from sslshift.data.decode import Canvas
 from sslshift.data.mixture import Component, Mixture, Stage
 from sslshift.data.pipeline import BatchReader
-from sslshift.data.sources import PartialSource, Source, SyntheticSource, cached, digests, open_source
+from sslshift.data.sources import PartialSource, Source, SyntheticSource, cached, digests, open_source, readable
+from sslshift.models import FEATURES
 from sslshift.study.build import build_training, method_options
 from sslshift.study.candidates import Candidate, open_candidates, sample_plan
 from sslshift.study.declare import Study
 from sslshift.training.loop import Training, traced_step
-from sslshift.transfer.protocol import Task, make_task
+from sslshift.training.online import Labelled, Online
+from sslshift.transfer.protocol import parse_evaluations
+from sslshift.transfer.tasks import Declaration, Task, open_task, own_canvas, parse_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +33,11 @@ class Run:
     draw: int
 
 
+# Labelled images that an online probe learns from and is tested on, at most, and images of the signals without labels.
+_ONLINE_IMAGES, _SIGNAL_IMAGES = 5000, 512
+
 # Of a study's fields those that change a run and are recorded as they are given; what a recipe resolves is recorded so.
-_RECORDED = ("downstream", "downstream_test", "labelled", "batch_size", "method", "encoder", "dtype")
+_RECORDED = ("batch_size", "method", "encoder", "dtype")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Opened:
 
     Attributes:
       sources: by URI, less the images of a test split that was held out of the downstream images; `withheld` counts those.
+      tasks: what encoders are judged on; distances are measured to the first.
+      evaluations: how, by name.
       candidates: what is compared.
       runs: the grid.
     """
@@ -49,15 +56,21 @@ class Opened:
     budget: Budget
     canvas: Canvas
     sources: dict[str, Source]
-    task: Task
+    tasks: tuple[Task, ...]
+    evaluations: dict[str, Any]
     training: Training
     candidates: tuple[Candidate, ...]
     runs: tuple[Run, ...]
     withheld: dict[str, int]
 
+    @property
+    def task(self) -> Task:
+        """The task that the study is about: gains and distances are those to it."""
+        return self.tasks[0]
+
     @functools.cached_property
     def record(self) -> dict:
-        """What every run of the study shares."""
+        """What the training of every run of the study shares; how encoders are judged is recorded with each judgement."""
         settings = {name: getattr(self.study, name) for name in _RECORDED}
         resolved = {
             "budget": self.budget.samples,
@@ -65,16 +78,8 @@ class Opened:
             "method_options": method_options(self.study),
             "optimiser": dataclasses.asdict(self.training.optimiser),
             "views": [dataclasses.asdict(view) for view in self.training.method.views],
-            "downstream_fingerprints": [self.task.train[0].fingerprint, self.task.test[0].fingerprint],
         }
         return settings | resolved
-
-    @staticmethod
-    def slug(name: str) -> str:
-        """A folder's name for a source or candidate: readable, and unlike that of any other."""
-        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-        words = re.sub(r"[^A-Za-z0-9]+", "_", (name.partition(":")[2] or name).partition("?")[0]).strip("_")
-        return f"{words[-40:]}-{digest}"
 
     def facts(self, candidate: Candidate) -> dict[str, dict]:
         """What a run's record keeps of its sources."""
@@ -103,6 +108,17 @@ class Opened:
         components = (Component(uri, len(source), min(len(source), part), share) for uri, source in sources.items())
         return Mixture((Stage(tuple(components)),))
 
+    @functools.cached_property
+    def online(self) -> Online | None:
+        """What is reported of an encoder while it is trained, on images of the first task; None if nothing is."""
+        if not self.study.online_every:
+            return None
+        parts = []
+        for part in (self.task.train, self.task.validation):
+            some = readable(part.source, part.indices[:_ONLINE_IMAGES], self.canvas)
+            parts.append(Labelled(part.source.read(some, self.canvas), part.source.labels[some]))
+        return Online(self.study.online_every, parts[0].images[:_SIGNAL_IMAGES], *parts, self.task.classes)
+
     def reader(self, mixture: Mixture, seed: int, draw: int) -> BatchReader:
         plan = sample_plan(mixture, self.budget, self.study.batch_size, self.sources, seed=seed, draw=draw)
         sources = {name: self.sources[name] for name in plan.sources}
@@ -119,20 +135,23 @@ def open_study(study: Study) -> Opened:
     if study.batch_size % jax.device_count():
         raise ValueError(f"--batch_size={study.batch_size} cannot be divided among {jax.device_count()} devices.")
     budget = Budget(study.budget).whole_batches(study.batch_size)
-    downstream = open_source(study.downstream)
-    canvas = _canvas(downstream, study.image_size)
-    downstream = cached(downstream, canvas)
-    test = cached(open_source(study.downstream_test), canvas) if study.downstream_test else None
-    task = make_task(downstream, test, canvas, labelled=study.labelled)
+    evaluations = _evaluations(study)
+    declared = _declared_tasks(study)
+    # A folder is decoded whenever it is opened: each URI once.
+    open_once = functools.cache(open_source)
+    canvas = _canvas(open_once(declared[0].source), study.image_size)
+    kept = functools.cache(lambda uri: cached(open_once(uri), canvas))
+    tasks = tuple(open_task(each, canvas, kept) for each in declared)
+    held_out = [task for task, each in zip(tasks, declared, strict=True) if not each.test]
 
     withheld: dict[str, int] = {}
 
     def open_(uri: str) -> Source:
-        source = cached(open_source(uri), canvas)
-        if test:
-            return source
-        rest = _without(source, task)
-        withheld[uri] = len(source) - len(rest)
+        rest = source = kept(uri)
+        for task in held_out:
+            rest = _without(rest, task)
+        if held_out:
+            withheld[uri] = len(source) - len(rest)
         return rest
 
     sources, candidates = open_candidates(study, budget, open_)
@@ -140,10 +159,32 @@ def open_study(study: Study) -> Opened:
     pairs = [(draw, seed) for draw in range(study.draws) for seed in range(study.seeds)]
     pairs = pairs or [(seed, seed) for seed in range(study.seeds)]
     runs = tuple(Run(each.name, each.unique, seed, draw) for draw, seed in pairs for each in candidates)
-    opened = Opened(study, budget, canvas, sources, task, training, tuple(candidates), runs, withheld)
+    opened = Opened(study, budget, canvas, sources, tasks, evaluations, training, tuple(candidates), runs, withheld)
     # Counting traces a step: an encoder that does not take images of this size, or a loss its batch, says so now.
     _ = opened.parameters
     return opened
+
+
+def _evaluations(study: Study) -> dict[str, Any]:
+    evaluations = parse_evaluations(study.evaluations, study.evaluation_options)
+    if "linear" not in evaluations:
+        raise ValueError(f"--evaluations={study.evaluations} must have linear among them: gains and verdicts rest on it.")
+    if study.features not in FEATURES:
+        raise ValueError(f"--features={study.features} is unknown; there is {', '.join(FEATURES)}.")
+    return evaluations
+
+
+def _declared_tasks(study: Study) -> list[Declaration]:
+    """The tasks that a study names, --downstream first."""
+    first, *others = (parse_task(text) for text in (study.downstream, *study.task))
+    if study.downstream_test:
+        first = dataclasses.replace(first, test=parse_task(study.downstream_test).source)
+    declared = [dataclasses.replace(each, labelled=each.labelled or study.labelled) for each in (first, *others)]
+    names = [each.name or each.source for each in declared]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ValueError(f"--task: two tasks are called {twice}; write 'NAME = URI' to tell them apart.")
+    return declared
 
 
 def _without(source: Source, task: Task) -> Source:
@@ -169,11 +210,7 @@ _LARGEST_DEFAULT_SIDE = 64
 
 def _canvas(downstream: Source, side: int) -> Canvas:
     """The shape that all images are brought to; colour if any of a few downstream images has it."""
-    shapes = [downstream[int(index)]["image"].shape for index in np.linspace(0, len(downstream) - 1, 16)]
-    height, width, _ = shapes[0]
-    if not side and (len(set(shapes)) > 1 or max(height, width) > _LARGEST_DEFAULT_SIDE):
-        raise ValueError(
-            f"{downstream.name}: images are large or differ in size (the first is {width} x {height}); "
-            "say to which side all are brought, e.g. --image_size=32."
-        )
-    return Canvas(side or height, side or width, max(shape[2] for shape in shapes))
+    if not side:
+        return own_canvas(downstream, largest=_LARGEST_DEFAULT_SIDE)
+    channels = max(downstream[int(index)]["image"].shape[2] for index in np.linspace(0, len(downstream) - 1, 16))
+    return Canvas(side, side, channels)

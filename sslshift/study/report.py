@@ -5,6 +5,8 @@ import dataclasses
 import html
 import io
 import string
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,47 +26,86 @@ from sslshift.study.opened import Opened
 from sslshift.study.records import write_atomically
 from sslshift.study.runner import Results
 from sslshift.study.shifts import REFERENCE
-from sslshift.study.summary import Row, findings, results_csv, rows, shift_order
+from sslshift.study.summary import Row, findings, rows, runs_of, shift_order
+from sslshift.study.tables import results_csv, scores_csv
+from sslshift.transfer.metrics import METRICS
+from sslshift.transfer.tasks import Task
 
-HEAD = ("source", "N", "D", "E", "shift index", "kNN %", "linear %", "gain over untrained")
+# How tables call an evaluation; others by their own name, with spaces.
+_CALLED = {
+    "knn": "kNN",
+    "linear": "linear",
+    "sgd": "SGD probe",
+    "finetune": "fine-tuned",
+    "finetune_frozen_bn": "fine-tuned, BN frozen",
+}
+
+
+def called(evaluation: str) -> str:
+    return _CALLED.get(evaluation) or evaluation.replace("few_shot", "few-shot").replace("_", " ")
 
 
 def write_results(results: Results) -> list[Path]:
-    """Writes results.csv, the figure and the report into the study's folder, and returns their paths."""
+    """Writes results.csv, scores.csv, the figure and the report into the study's folder, and returns their paths."""
     out = Path(results.opened.study.out)
     drawing = figure(results)
     drawing.savefig(out / "accuracy_vs_diversity.png", dpi=150)
     write_atomically(out / "results.csv", results_csv(results))
+    write_atomically(out / "scores.csv", scores_csv(results))
     write_atomically(out / "report.html", report(results, as_svg(drawing)))
-    return [out / name for name in ("results.csv", "accuracy_vs_diversity.png", "report.html")]
+    return [out / name for name in ("results.csv", "scores.csv", "accuracy_vs_diversity.png", "report.html")]
 
 
 def print_table(results: Results, console: Console) -> None:
-    table = Table(*HEAD, title=Text(_caption(results)), title_justify="left", title_style="", box=None, pad_edge=False)
-    table.columns[0].overflow = "fold"
-    for column in table.columns[1:]:
-        column.justify = "right"
-        column.no_wrap = True
-    for row in rows(results):
-        table.add_row(*(Text(cell) for cell in _cells(row)))
-    console.print(table)
+    _print(_main_table(results), _caption(results), console)
+    if len(results.opened.tasks) > 1:
+        _print(_task_table(results), _TASKS, console)
     for sentence in findings(results):
         console.print(f"- {sentence}", highlight=False, soft_wrap=not console.is_terminal, markup=False)
 
 
-def _cells(row: Row) -> list[str]:
-    floor = row.unique is None
-    numbers = (
-        ["", "", "", ""]
-        if floor
-        else [
-            f"{row.unique:,}",
-            f"{row.diversity:.3g}",
-            f"{row.epochs:,.0f}" if row.epochs >= 100 else f"{row.epochs:.3g}",
-            "{} [{}, {}]".format(*map(two_digits, row.shift)),
-        ]
-    )
-    return [row.source, *numbers, percent(row.knn), percent(row.linear), "" if floor else percent(row.gain, signed=True)]
+def _print(lines: Sequence[Sequence[str]], title: str, console: Console) -> None:
+    table = Table(*lines[0], title=Text(title), title_justify="left", title_style="", box=None, pad_edge=False)
+    table.columns[0].overflow = "fold"
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.no_wrap = True
+    for cells in lines[1:]:
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)
+
+
+def _main_table(results: Results) -> list[list[str]]:
+    task, table = results.opened.task.name, rows(results)
+    # Fine-tuning is not for raw pixels: a floor may lack what the others have.
+    evaluations = list(table[0].scores[task])
+    lines = [["source", "N", "D", "E", "shift index", *(f"{called(name)} %" for name in evaluations), "gain over untrained"]]
+    for row in table:
+        scores = [percent(row.scores[task][name]) if name in row.scores[task] else "" for name in evaluations]
+        lines.append([row.source, *_numbers(row), *scores, percent(row.gains[task], signed=True) if row.gains else ""])
+    return lines
+
+
+def _numbers(row: Row) -> list[str]:
+    if row.unique is None:
+        return ["", "", "", ""]
+    epochs = f"{row.epochs:,.0f}" if row.epochs >= 100 else f"{row.epochs:.3g}"
+    return [f"{row.unique:,}", f"{row.diversity:.3g}", epochs, "{} [{}, {}]".format(*map(two_digits, row.shift))]
+
+
+_TASKS = "Every source on every task: linear probe, and its gain over the untrained encoder."
+
+
+def _task_table(results: Results) -> list[list[str]]:
+    tasks = results.opened.tasks
+    lines = [["source", "N", *(f"{task.name}: {METRICS[task.metric].text} %" for task in tasks)]]
+    for row in rows(results):
+        cells = []
+        for task in tasks:
+            gain = f" ({percent(row.gains[task.name], signed=True)}: {row.gains[task.name].verdict})" if row.gains else ""
+            cells.append(percent(row.scores[task.name]["linear"]) + gain)
+        lines.append([row.source, "" if row.unique is None else f"{row.unique:,}", *cells])
+    return lines
 
 
 def percent(value: Interval, signed: bool = False) -> str:
@@ -75,13 +116,14 @@ def percent(value: Interval, signed: bool = False) -> str:
 def _caption(results: Results) -> str:
     opened = results.opened
     return (
-        f"Test accuracy on {opened.study.downstream} after pretraining on each source at one budget of "
+        f"Test {METRICS[opened.task.metric].text} on {opened.task.name} after pretraining on each source at one budget of "
         f"C = {opened.budget.samples:,} samples ({opened.study.method}, {opened.study.encoder}); "
         + (
             f"mean and 95% interval over {opened.study.seeds} seeds"
-            + (f" and {opened.study.draws} draws of each subset." if opened.study.draws else ".")
+            + (f", {opened.study.draws} draws of each subset" if opened.study.draws else "")
+            + " and the test images."
             if opened.study.seeds > 1
-            else "one seed, hence no interval."
+            else "one seed: intervals are over the test images alone."
         )
     )
 
@@ -94,7 +136,8 @@ def report(results: Results, svg: str) -> str:
         "caption": html.escape(_caption(results)),
         "findings": "".join(f"<li>{html.escape(sentence)}</li>" for sentence in findings(results)),
         "figure": svg,
-        "table": _table([HEAD, *(_cells(row) for row in rows(results))]),
+        "table": _table(_main_table(results)),
+        "tasks": f"<h2>All tasks</h2>\n<p>{_TASKS}</p>\n{_table(_task_table(results))}\n" if len(opened.tasks) > 1 else "",
         "mixtures": _mixtures(opened),
         "shifts": _shift_table(results),
         "leaks": _leaks(results),
@@ -107,23 +150,16 @@ def report(results: Results, svg: str) -> str:
 
 def _notes(results: Results) -> list[str]:
     opened = results.opened
-    images = len(opened.task.test[1])
-    accuracy = max(row.linear.mean for row in rows(results))
-    error = 1.96 * np.sqrt(accuracy * (1 - accuracy) / images)
-    over = (
-        "The interval adds what draws of the subset and training seeds contribute (a two-way analysis of variance); a seed "
-        "names the order, the initial weights and the views. "
-        if opened.study.draws
-        else "The interval is Student's t over seeds; a seed draws the subset, the order, the initial weights and the views. "
-    )
+    sampled = "draws of the subset, training seeds" if opened.study.draws else "seeds"
     notes = [
-        over
-        + f"All rows share the same {images:,} test images, whose own sampling error of about ± {error:.1%} is common to them.",
-        f"Probes learn from {len(opened.task.train[1]):,} labelled images; hyperparameters are chosen on "
-        f"{len(opened.task.validation[1]):,} others; the test split is reported once. "
-        "Encoders are finished and frozen (offline).",
+        f"Intervals count what {sampled} and test images contribute (Student's t and a bootstrap). A seed names the order, the "
+        f"initial weights and the views{'' if opened.study.draws else ', and draws the subset'}. All rows share their test "
+        "images: differences and gains are taken seed by seed on the same images, and are surer than two intervals side by "
+        "side suggest.",
+        *(_about_task(task) for task in opened.tasks),
         f"The shift index is a Frechet distance on features of {REFERENCE}: 0 is another sample of the downstream "
         "images, 1 is noise with their pixel values. Another encoder gives other numbers.",
+        *_remarks(results),
     ]
     for uri, shift in results.shifts.items():
         if "why" in shift:
@@ -135,7 +171,7 @@ def _notes(results: Results) -> list[str]:
             )
     for candidate in opened.candidates:
         kind = (candidate.name, candidate.unique)
-        broken = max(result["broken"] for run, result in results.runs if (run.source, run.unique) == kind)
+        broken = max(judged.trained["broken"] for _, judged in runs_of(results, *kind))
         if broken:
             notes.append(
                 f"{candidate.name}: up to {broken:,} of {candidate.unique:,} different images could not be read in a run; "
@@ -151,6 +187,25 @@ def _notes(results: Results) -> list[str]:
             some = "; ".join(f"{path} ({reason})" for path, reason in source.refused[:5])
             notes.append(f"{uri}: {len(source.refused)} files are no readable images and not counted in N, e.g. {some}.")
     return notes
+
+
+def _about_task(task: Task) -> str:
+    return (
+        f"{task.name}: probes learn from {len(task.train.indices):,} labelled images; hyperparameters are chosen on "
+        f"{len(task.validation.indices):,} others; {METRICS[task.metric].text} of the {len(task.test.indices):,} test images "
+        "is reported once. Encoders are finished and frozen (offline), unless it says fine-tuned."
+    )
+
+
+def _remarks(results: Results) -> list[str]:
+    """What the tasks have to say, each once whatever the number of runs that said it."""
+    everyone = [results.pixels, *results.untrained, *(judged for _, judged in results.runs)]
+    said = [f"{task}: {note}." for judged in everyone for task, scores in judged.scores.items() for note in scores["notes"]]
+    counts = Counter(said)
+    return [
+        note if count == len(everyone) else f"{note} (so for {count} of {len(everyone)} encoders)"
+        for note, count in counts.items()
+    ]
 
 
 def _mixtures(opened: Opened) -> str:
@@ -251,7 +306,7 @@ figure { margin: .6rem 0; } figcaption { font-size: .85rem; color: #566; } li { 
 $figure
 <h2>All runs</h2>
 $table
-$mixtures<h2>How far each source is from the downstream images</h2>
+$tasks$mixtures<h2>How far each source is from the downstream images</h2>
 $shifts
 <h2>What the sources look like</h2>
 $samples

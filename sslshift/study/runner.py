@@ -2,9 +2,12 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
-from sslshift.data.mixture import Mixture
+from sslshift.models import ENCODER, load_encoder, save_encoder
+from sslshift.study.card import encoder_card
+from sslshift.study.judged import Judged, judge, slug
 from sslshift.study.leaks import search_leaks
 from sslshift.study.opened import Opened, Run
 from sslshift.study.progress import Progress
@@ -13,18 +16,17 @@ from sslshift.study.shifts import measure_shifts
 from sslshift.training.broken import read_broken
 from sslshift.training.loop import BROKEN, initial_state, train
 from sslshift.training.metrics import loss_trend
-from sslshift.transfer.features import network_encoder, pixel_encoder
-from sslshift.transfer.protocol import evaluate
+from sslshift.transfer.features import Encoder, NetworkEncoder, encoder_of, pixel_encoder
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Results:
     """What a study found: `runs` in the order of the grid, `untrained` by seed, `shifts` by candidate, `leaks` by source."""
 
     opened: Opened
-    runs: tuple[tuple[Run, dict], ...]
-    untrained: tuple[dict, ...]
-    pixels: dict
+    runs: tuple[tuple[Run, Judged], ...]
+    untrained: tuple[Judged, ...]
+    pixels: Judged
     shifts: dict[str, dict]
     leaks: dict[str, dict]
 
@@ -34,40 +36,52 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     out = Path(opened.study.out)
     record = opened.record
     leaks = search_leaks(opened, out, progress)
-    pixels = remembered(out / "floors" / "pixels", record, lambda: evaluate(pixel_encoder, opened.task))
-    progress.say("floor: raw pixels", pixels)
-    untrained = tuple(
-        remembered(out / "floors" / f"untrained-s{seed}", record | {"seed": seed}, lambda s=seed: _judge_untrained(opened, s))
-        for seed in range(opened.study.seeds)
-    )
-    for seed, result in enumerate(untrained):
-        progress.say(f"floor: untrained encoder, seed {seed}", result)
+    pixels = _judge(opened, lambda: pixel_encoder, out / "floors" / "pixels")
+    progress.say("floor: raw pixels", pixels.scores[opened.task.name])
+    untrained = []
+    for seed in range(opened.study.seeds):
+        folder = out / "floors" / f"untrained-s{seed}"
+        remembered(folder, record | {"seed": seed}, dict)
+        untrained.append(_judge(opened, functools.partial(_untrained, opened, seed), folder))
+        progress.say(f"floor: untrained encoder, seed {seed}", untrained[-1].scores[opened.task.name])
     shifts = measure_shifts(opened, out, progress)
     finished = []
     for number, run in enumerate(opened.runs, 1):
-        candidate = opened.candidate(run)
-        folder = out / "runs" / f"{opened.slug(run.source)}-n{run.unique}-d{run.draw}-s{run.seed}"
-        own = {
-            "run": dataclasses.asdict(run),
-            "mixture": dataclasses.asdict(candidate.mixture),
-            "sources": opened.facts(candidate),
-        }
         what = f"{run.source} N={run.unique:,} seed {run.seed}" + (f" draw {run.draw}" if opened.study.draws else "")
         with progress.run(what, number, len(opened.runs), opened.budget.steps(opened.study.batch_size)) as on_step:
-            judge = functools.partial(_train_and_judge, opened, candidate.mixture, run, folder, on_step)
-            finished.append((run, remembered(folder, record | own, judge)))
-        progress.say(what, finished[-1][1])
-    return Results(opened, tuple(finished), untrained, pixels, shifts, leaks)
+            finished.append((run, _run(opened, run, shifts[run.source], on_step)))
+        progress.say(what, finished[-1][1].scores[opened.task.name])
+    return Results(opened, tuple(finished), tuple(untrained), pixels, shifts, leaks)
 
 
-def _judge_untrained(opened: Opened, seed: int) -> dict:
-    state = initial_state(opened.training, opened.reader(opened.equal_shares, seed, seed), seed)
-    return evaluate(network_encoder(opened.training.method, state.variables), opened.task)
+def _run(opened: Opened, run: Run, shift: dict, on_step: Callable) -> Judged:
+    candidate = opened.candidate(run)
+    folder = Path(opened.study.out) / "runs" / f"{slug(run.source)}-n{run.unique}-d{run.draw}-s{run.seed}"
+    own = {
+        "run": dataclasses.asdict(run),
+        "mixture": dataclasses.asdict(candidate.mixture),
+        "sources": opened.facts(candidate),
+    }
+    trained = remembered(folder, opened.record | own, lambda: _train(opened, run, shift, folder, on_step))
+    return _judge(opened, lambda: NetworkEncoder(load_encoder(folder / ENCODER)), folder, trained)
 
 
-def _train_and_judge(opened: Opened, mixture: Mixture, run: Run, folder: Path, on_step) -> dict:
-    state = train(opened.training, opened.reader(mixture, run.seed, run.draw), run.seed, folder, on_step)
+def _train(opened: Opened, run: Run, shift: dict, folder: Path, on_step: Callable) -> dict:
+    candidate, method = opened.candidate(run), opened.training.method
+    reader = opened.reader(candidate.mixture, run.seed, run.draw)
+    state = train(opened.training, reader, run.seed, folder, on_step, online=opened.online)
     first, last = loss_trend(folder / "metrics.jsonl")
-    scores = evaluate(network_encoder(opened.training.method, state.variables), opened.task)
     broken = len(read_broken(folder / BROKEN))
-    return scores | {"loss_first": first, "loss_last": last, "broken": broken, "unique_read": mixture.unique - broken}
+    trained = {"loss_first": first, "loss_last": last, "broken": broken, "unique_read": candidate.mixture.unique - broken}
+    card = encoder_card(opened, candidate, run, shift, trained)
+    save_encoder(encoder_of(method, state.variables, opened.canvas, card), folder / ENCODER)
+    return trained
+
+
+def _untrained(opened: Opened, seed: int) -> Encoder:
+    state = initial_state(opened.training, opened.reader(opened.equal_shares, seed, seed), seed)
+    return NetworkEncoder(encoder_of(opened.training.method, state.variables, opened.canvas))
+
+
+def _judge(opened: Opened, encoder: Callable[[], Encoder], folder: Path, trained: dict | None = None) -> Judged:
+    return judge(encoder, opened.tasks, opened.evaluations, opened.study.features, folder, trained=trained)

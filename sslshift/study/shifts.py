@@ -16,7 +16,7 @@ from sslshift.study.opened import Opened
 from sslshift.study.progress import Progress
 from sslshift.study.records import remembered
 from sslshift.training.loop import train
-from sslshift.transfer.features import Encoder, network_encoder, source_features
+from sslshift.transfer.features import Encoder, NetworkEncoder, encoder_of, source_features
 
 REFERENCE = "the study's own encoder, trained on an equal share of every candidate source"
 
@@ -26,7 +26,13 @@ def measure_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, d
     if not opened.study.shift_images:
         return {each.name: _unknown_shift("--shift_images=0 asks for none") for each in opened.candidates}
     fingerprints = {uri: source.fingerprint for uri, source in opened.sources.items()}
-    record = opened.record | {"mixture": "equal shares", "fingerprints": fingerprints, "seed": 0}
+    target, indices = opened.task.test
+    record = opened.record | {
+        "mixture": "equal shares",
+        "fingerprints": fingerprints,
+        "target": [target.fingerprint, len(indices)],
+        "seed": 0,
+    }
     # In an order that does not depend on how they were typed.
     names = sorted({candidate.name for candidate in opened.candidates})
     mixtures = {candidate.name: dataclasses.asdict(candidate.mixture) for candidate in opened.candidates if candidate.text}
@@ -36,7 +42,7 @@ def measure_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, d
         steps = opened.budget.steps(opened.study.batch_size)
         with progress.run("reference encoder of the shift index", 1, 1, steps) as on_step:
             state = train(opened.training, opened.reader(opened.equal_shares, 0, 0), 0, folder, on_step)
-        encode = network_encoder(opened.training.method, state.variables)
+        encode = NetworkEncoder(encoder_of(opened.training.method, state.variables, opened.canvas))
         return {name: _shift(opened, encode, name, number) for number, name in enumerate(names)}
 
     shifts = remembered(folder, record | {"shift_images": opened.study.shift_images, "mixtures": mixtures}, compute)

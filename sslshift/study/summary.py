@@ -1,15 +1,15 @@
 """From runs to rows and sentences."""
 
-import csv
 import dataclasses
-import io
+import functools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
-from sslshift.study.intervals import Interval, crossed, interval, two_digits
+from sslshift.study.intervals import Interval, crossed, two_digits
+from sslshift.study.judged import Judged, Kind, difference, score
 from sslshift.study.leaks import told
+from sslshift.study.opened import Run
 from sslshift.study.runner import Results
 
 
@@ -21,8 +21,8 @@ class Row:
       source: URI, or the floor's name.
       unique, diversity, epochs: N, D, E, of what could be read (the mean over draws, rounded); None for a floor.
       shift: the source's shift index as (value, low, high); None for a floor.
-      knn, linear: test accuracy over seeds.
-      gain: linear accuracy less that of the same seed's untrained encoder; None for a floor.
+      scores: the metric on the test split by task and evaluation, over seeds, draws and test images.
+      gains: what the linear probe gains over that of the same seeds' untrained encoders, by task; empty for a floor.
     """
 
     source: str
@@ -30,21 +30,22 @@ class Row:
     diversity: float | None
     epochs: float | None
     shift: tuple[float, float, float] | None
-    knn: Interval
-    linear: Interval
-    gain: Interval | None
+    scores: dict[str, dict[str, Interval]]
+    gains: dict[str, Interval]
 
 
-def rows(results: Results) -> list[Row]:
+@functools.lru_cache(maxsize=4)
+def rows(results: Results) -> tuple[Row, ...]:
     """The table's lines, sources in the order of their shift, then unique samples, floors last."""
     budget = results.opened.budget
     kinds = sorted(
         {(run.source, run.unique) for run, _ in results.runs}, key=lambda kind: (shift_order(results.shifts[kind[0]]), kind)
     )
     table = []
+    untrained = list(enumerate(results.untrained))
     for source, unique in kinds:
-        chosen = [(run.seed, result) for run, result in results.runs if (run.source, run.unique) == (source, unique)]
-        read = round(sum(result["unique_read"] for _, result in chosen) / len(chosen))
+        kind = _kind(results, source, unique)
+        read = round(sum(judged.trained["unique_read"] for _, judged in kind) / len(kind))
         shift = results.shifts[source]
         table.append(
             Row(
@@ -53,21 +54,37 @@ def rows(results: Results) -> list[Row]:
                 budget.diversity(read),
                 budget.epochs(read),
                 (shift["value"], shift["low"], shift["high"]),
-                over_runs(results, [result["knn"] for _, result in chosen]),
-                over_runs(results, [result["linear"] for _, result in chosen]),
-                over_runs(results, [result["linear"] - results.untrained[seed]["linear"] for seed, result in chosen]),
+                _scores(results, kind),
+                {task.name: _difference(results, kind, untrained, task.name) for task in results.opened.tasks},
             )
         )
-    for name, scores in (("untrained encoder", results.untrained), ("raw pixels", (results.pixels,))):
-        knn, linear = (interval([score[what] for score in scores]) for what in ("knn", "linear"))
-        table.append(Row(name, None, None, None, None, knn, linear, None))
-    return table
+    for name, floor in (("untrained encoder", untrained), ("raw pixels", [(0, results.pixels)])):
+        table.append(Row(name, None, None, None, None, _scores(results, floor), {}))
+    return tuple(table)
 
 
-def over_runs(results: Results, values: Sequence[float]) -> Interval:
-    """Mean and interval over the runs of one kind, in their order: seeds, or every draw with every seed."""
-    study = results.opened.study
-    return crossed(np.reshape(values, (study.draws, study.seeds))).mean if study.draws else interval(values)
+def runs_of(results: Results, source: str, unique: int) -> list[tuple[Run, Judged]]:
+    return [(run, judged) for run, judged in results.runs if (run.source, run.unique) == (source, unique)]
+
+
+def _kind(results: Results, source: str, unique: int) -> Kind:
+    return [(run.seed, judged) for run, judged in runs_of(results, source, unique)]
+
+
+def _scores(results: Results, kind: Kind) -> dict[str, dict[str, Interval]]:
+    found: dict[str, dict[str, Interval]] = {}
+    for task in results.opened.tasks:
+        scores = {name: score(kind, task.name, name) for name in kind[0][1].evaluations(task.name)}
+        found[task.name] = {name: Interval(each.value, (each.high - each.low) / 2) for name, each in scores.items() if each}
+    return found
+
+
+def _difference(results: Results, a: Kind, b: Kind, task: str) -> Interval:
+    """What the linear probe gets on `a` less what it gets on `b`."""
+    found = difference(a, b, task, "linear")
+    # Of one run a side the test images' own interval says nothing of what other seeds would give.
+    alone = results.opened.study.seeds == 1 and results.opened.study.draws < 2
+    return Interval(found.difference, math.nan if alone else (found.high - found.low) / 2)
 
 
 def shift_order(shift: dict) -> float:
@@ -78,18 +95,18 @@ def shift_order(shift: dict) -> float:
 def findings(results: Results) -> list[str]:
     """What the study shows, in sentences that claim no more than the intervals do."""
     table = [row for row in rows(results) if row.unique is not None]
-    sentences = []
+    task, sentences = results.opened.task.name, []
     for source in dict.fromkeys(row.source for row in table):
         ladder = [row for row in table if row.source == source]
         first, last = ladder[0], ladder[-1]
         place = f"{source} (shift index {two_digits(first.shift[0])})"
         sentences.append(
             f"{place}: pretrained on {last.unique:,} different images, the encoder's linear probe is "
-            f"{last.gain.points} from the untrained encoder's: {last.gain.verdict}."
+            f"{last.gains[task].points} from the untrained encoder's: {last.gains[task].verdict}."
         )
         numbers = [run.unique for run, _ in results.runs if run.source == source]
         if min(numbers) != max(numbers):
-            step = _paired(results, source, min(numbers), max(numbers))
+            step = _step(results, source, min(numbers), max(numbers), task)
             shown = f"more diversity is {step.verdict}" if step.verdict in ("better", "worse") else step.verdict
             sentences.append(
                 f"{place}: from {first.unique:,} to {last.unique:,} different images at the same budget "
@@ -103,87 +120,23 @@ def findings(results: Results) -> list[str]:
     return sentences + _scatter(results) + leaked
 
 
-def _paired(results: Results, source: str, fewer: int, more: int) -> Interval:
-    """Linear accuracy with more unique samples less that with fewer, run by run of the same seed and draw."""
-    linear = {(run.unique, run.draw, run.seed): result["linear"] for run, result in results.runs if run.source == source}
-    pairs = [(run.draw, run.seed) for run, _ in results.runs if (run.source, run.unique) == (source, more)]
-    return over_runs(results, [linear[more, *pair] - linear[fewer, *pair] for pair in pairs])
+@functools.lru_cache(maxsize=64)
+def _step(results: Results, source: str, fewer: int, more: int, task: str) -> Interval:
+    return _difference(results, _kind(results, source, more), _kind(results, source, fewer), task)
 
 
 def _scatter(results: Results) -> list[str]:
     """How much of the differences between runs comes from the draw of the subset, and how much from the training seed."""
-    study = results.opened.study
+    study, task = results.opened.study, results.opened.task.name
     if min(study.draws, study.seeds) < 2:
         return []
     kinds = dict.fromkeys((run.source, run.unique) for run, _ in results.runs)
     parts = []
     for kind in kinds:
-        values = [result["linear"] for run, result in results.runs if (run.source, run.unique) == kind]
+        values = [judged.scores[task]["linear"] for _, judged in runs_of(results, *kind)]
         parts.append(crossed(np.reshape(values, (study.draws, study.seeds))))
     draws, seeds = (100 * np.sqrt(np.mean([getattr(part, what) ** 2 for part in parts])) for what in ("draws", "seeds"))
     return [
         f"Runs of one kind differ by {draws:.2f} points between draws of the subset and by {seeds:.2f} points between training "
         f"seeds (standard deviations of linear accuracy; {study.draws} draws x {study.seeds} seeds)."
     ]
-
-
-def results_csv(results: Results) -> str:
-    """One line per run and floor, as CSV; accuracies in [0, 1]."""
-    study, budget = results.opened.study, results.opened.budget
-    columns = [
-        "kind",
-        "source",
-        "unique",
-        "diversity",
-        "epochs",
-        "budget",
-        "batch_size",
-        "method",
-        "encoder",
-        "seed",
-        "draw",
-        "broken",
-        "cost",
-        "shift_index",
-        "shift_low",
-        "shift_high",
-        "knn",
-        "linear",
-        "linear_gain_over_untrained",
-        "knn_validation",
-        "knn_neighbours",
-        "knn_temperature",
-        "linear_validation",
-        "linear_strength",
-        "effective_rank",
-        "loss_first",
-        "loss_last",
-        "licence",
-    ]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    shared = {"budget": budget.samples, "batch_size": study.batch_size, "method": study.method, "encoder": study.encoder}
-    for run, result in results.runs:
-        shift, facts = results.shifts[run.source], results.opened.facts(results.opened.candidate(run))
-        own = {
-            "kind": "run",
-            "source": run.source,
-            "unique": run.unique,
-            "seed": run.seed,
-            "draw": run.draw,
-            "cost": round(results.opened.cost(results.opened.candidate(run)), 6),
-            "diversity": round(budget.diversity(result["unique_read"]), 6),
-            "epochs": round(budget.epochs(result["unique_read"]), 6),
-            "shift_index": shift["value"],
-            "shift_low": shift["low"],
-            "shift_high": shift["high"],
-            "linear_gain_over_untrained": round(result["linear"] - results.untrained[run.seed]["linear"], 6),
-            "licence": "; ".join(dict.fromkeys(fact["licence"] for fact in facts.values())),
-        }
-        scores = {name: value for name, value in result.items() if name in columns}
-        writer.writerow(shared | own | scores | {"unique": result["unique_read"]})
-    for seed, result in enumerate(results.untrained):
-        writer.writerow({"kind": "floor", "source": "untrained encoder", "encoder": study.encoder, "seed": seed} | result)
-    writer.writerow({"kind": "floor", "source": "raw pixels"} | results.pixels)
-    return out.getvalue()

@@ -4,11 +4,14 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
 from sslshift.training.state import TrainState
+
+PyTree = Any
 
 
 class CheckpointError(RuntimeError):
@@ -33,8 +36,8 @@ class Checkpoints:
         """Number of steps done at the latest complete checkpoint."""
         return self._orbax.latest.step if self._orbax.latest else None
 
-    def save(self, state: TrainState, step: int) -> None:
-        """Writes the state after `step` steps.
+    def save(self, state: TrainState, step: int, online: PyTree = None) -> None:
+        """Writes the state after `step` steps, and beside it that of an online probe if there is one.
 
         Raises:
           CheckpointError: e.g. the disk is full; earlier checkpoints stay as they are.
@@ -42,7 +45,8 @@ class Checkpoints:
         last = self.latest
         try:
             with _quiet():
-                self._orbax.save_checkpointables(step, {"state": state}, force=True)
+                parts = {"state": state} | ({} if online is None else {"online": online})
+                self._orbax.save_checkpointables(step, parts, force=True)
         except Exception as error:  # Orbax and tensorstore raise many kinds; all mean the same here.
             self._failed = True
             kept = "there is no earlier one" if last is None else f"the last good one is step {last:,}"
@@ -57,10 +61,28 @@ class Checkpoints:
         Raises:
           CheckpointError: it does not fit `like`, or cannot be read.
         """
+        with self._reading():
+            return self._load("state", like)
+
+    def restore_online(self, like: PyTree) -> PyTree:
+        """The latest state of an online probe, placed as `like` is; `like` itself where none of its shapes was written.
+
+        Raises:
+          CheckpointError: it cannot be read.
+        """
+        with self._reading():
+            written = self._orbax.checkpointables_metadata(self.latest).metadata.get("online")
+            return self._load("online", like) if _shapes(written) == _shapes(like) else like
+
+    def _load(self, name: str, like: PyTree) -> PyTree:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+        return self._orbax.load_checkpointables(self.latest, {name: abstract})[name]
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
             with _quiet():
-                return self._orbax.load_checkpointables(self.latest, {"state": abstract})["state"]
+                yield
         except Exception as error:
             raise CheckpointError(
                 f"The checkpoint of step {self.latest:,} in {self._folder} cannot be read ({_reason(error)}); "
@@ -83,6 +105,12 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _shapes(tree: PyTree) -> list[tuple[int, ...]]:
+    """Of a tree's arrays, or of what orbax says of them: it turns named fields into keys, and so their order."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return sorted((jax.tree_util.keystr(path, simple=True), leaf.shape) for path, leaf in leaves)
 
 
 def _reason(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from sslshift.methods import Method
 from sslshift.training.broken import BrokenImages
 from sslshift.training.checkpoints import Checkpoints
 from sslshift.training.metrics import MetricsWriter
+from sslshift.training.online import Online, Watch
 from sslshift.training.state import Optimiser, TrainState, init_state
 from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch, train_step
 
@@ -74,6 +75,7 @@ def train(
     seed: int,
     folder: Path,
     on_step: Callable[[int, dict[str, float]], None] = no_progress,
+    online: Online | None = None,
 ) -> TrainState:
     """Trains a run to the end of its budget, from its latest checkpoint if it has one.
 
@@ -83,15 +85,18 @@ def train(
       seed: of the initial weights and of all views.
       folder: gets `checkpoints/`, `metrics.jsonl`, and `broken.csv` if an image could not be read and another stood in.
       on_step: called with the number of steps done and that step's metrics, one step late.
+      online: a probe and signals reported on the way (see `online.py`). The probe is kept in the checkpoints; where a run goes
+        on from one without, or with one of other shapes, it starts there.
 
     Returns:
-      The trained state; the same bits whether or not the run was interrupted on the way.
+      The trained state; the same bits whether or not the run was interrupted on the way, and with or without `online`.
 
     Raises:
       NonFiniteError: loss or gradient is not finite; no later state is saved.
       CheckpointError: a checkpoint cannot be written or read.
       BrokenDataError: more than `max_broken` of the images cannot be read.
-      ValueError: the budget is not a whole number of batches, or the devices do not divide the batch.
+      ValueError: the budget is not a whole number of batches, the devices do not divide the batch, or images of `online` are of
+        another shape than the run's.
     """
     plan = reader.plan
     steps = plan.budget.steps(plan.batch_size)
@@ -102,6 +107,8 @@ def train(
         )
     if plan.batch_size % jax.device_count():
         raise ValueError(f"A batch of {plan.batch_size} cannot be divided among {jax.device_count()} devices.")
+    if online:
+        online.require_shape(reader.canvas)
     mesh = make_mesh()
     optimiser = _built(training.optimiser, steps, plan.batch_size, training.method.constant_rate)
     step_fn = compiled_step(training.method, optimiser, steps, mesh)
@@ -113,8 +120,12 @@ def train(
         state = checkpoints.restore(state)
     broken = BrokenImages(folder / BROKEN, plan.mixture.unique, training.max_broken)
     metrics_file = MetricsWriter(folder / "metrics.jsonl", keep_steps=done)
+    watch = Watch(online, training.method, mesh) if online else None
+    probe = watch.start(state.variables) if watch else None
+    if done and probe is not None:
+        probe = checkpoints.restore_online(probe)
 
-    def observe(step, metrics):
+    def observe(step, metrics, signals):
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not all(math.isfinite(value) for value in scalars.values()):
             good = f"step {checkpoints.latest:,} in {folder}" if checkpoints.latest else "none yet"
@@ -122,6 +133,8 @@ def train(
                 f"Step {step:,} of {folder} gave {scalars}, which is not finite; training stopped. "
                 f"The last good checkpoint: {good}. Try a lower learning rate, in another folder."
             )
+        signals = {name: float(value) for name, value in jax.device_get(signals).items()}
+        scalars |= {name: value for name, value in signals.items() if math.isfinite(value)}
         metrics_file.write_scalars(step, scalars)
         on_step(step, scalars)
 
@@ -133,14 +146,19 @@ def train(
             for step, batch in enumerate(batches(reader, done, steps, workers=training.workers), done + 1):
                 broken.add(batch.broken)
                 state, metrics = step_fn(state, shard_batch(mesh, batch.images), key)
+                signals = {}
+                if watch:
+                    probe = watch.learn(probe, state.variables, step)
+                    if step % online.every == 0 or step == steps:
+                        signals = watch.report(probe, state.variables)
                 # Metrics of the step before: reading this step's would leave the device idle.
                 if pending:
                     observe(*pending)
-                pending = (step, metrics)
+                pending = (step, metrics, signals)
                 if step % training.checkpoint_every == 0 or step == steps:
                     observe(*pending)
                     pending = None
-                    checkpoints.save(state, step)
+                    checkpoints.save(state, step, probe)
     finally:
         metrics_file.close()
         checkpoints.close()

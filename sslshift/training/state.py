@@ -43,15 +43,18 @@ class Optimiser:
         if not 0 <= self.beta2 < 1 or not 0 < self.layer_decay <= 1:
             raise ValueError(f"A beta2 in [0, 1) and a layer decay in (0, 1] are needed, not {self}.")
 
-    def build(self, steps: int, batch_size: int, constant_rate: tuple[str, ...] = ()) -> optax.GradientTransformation:
+    def build(
+        self, steps: int, batch_size: int, constant_rate: tuple[str, ...] = (), rate: jax.Array | None = None
+    ) -> optax.GradientTransformation:
         """The optax transformation for a run.
 
         Args:
           steps: of the run.
           batch_size: over all devices.
           constant_rate: networks (first level of the parameters) whose learning rate stays at its peak.
+          rate: in place of `learning_rate`; it may be traced, so that one compiled step serves many of them.
         """
-        peak = self.learning_rate * batch_size / 256
+        peak = (self.learning_rate if rate is None else rate) * batch_size / 256
         # Neither the first nor the last step has a rate of 0, which would waste its samples.
         warmup = min(round(self.warmup * steps), steps - 1)
         rise = optax.linear_schedule(peak / max(1, warmup), peak, warmup - 1)

@@ -1,143 +1,267 @@
 """How an encoder is judged downstream: hyperparameters are chosen on a validation split, the test split is reported once."""
 
-import copy
 import dataclasses
+import difflib
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from sslshift.data.decode import Canvas
-from sslshift.data.permutation import permute
-from sslshift.data.sources import Source
+from sslshift.command import parsed
 from sslshift.losses import effective_rank
-from sslshift.transfer.features import Encoder, source_features
-from sslshift.transfer.knn import knn_scores
-from sslshift.transfer.linear_probe import fit_probe
+from sslshift.transfer.evaluation import Outcome, Split, Splits
+from sslshift.transfer.features import Encoder, Extracted, extract
+from sslshift.transfer.few_shot import FewShot
+from sslshift.transfer.finetune import FineTune
+from sslshift.transfer.intervals import Interval, bootstrap_interval
+from sslshift.transfer.knn import KNN
+from sslshift.transfer.linear_probe import LinearProbe
+from sslshift.transfer.metrics import METRICS, metric_for
+from sslshift.transfer.sgd_probe import SGDProbe
+from sslshift.transfer.tasks import Part, Task, require_classes
 
-NEIGHBOURS = (5, 20, 50)
-TEMPERATURES = (0.02, 0.07, 0.2)
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+EVALUATIONS = {
+    "knn": KNN(),
+    "linear": LinearProbe(),
+    "few_shot": FewShot(),
+    "sgd": SGDProbe(),
+    "finetune": FineTune(),
+    "finetune_frozen_bn": FineTune(batch_norm="frozen"),
+}
+DEFAULT = "knn,linear"
 
 # The effective rank grows with the number of images: always this many, if there are as many.
 _RANK_IMAGES = 1000
-
-# Which seeded order draws the labelled images: the same for every run and every seed, so that scores are comparable.
-_SPLIT_KEY = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A downstream task: labelled images in three splits that share no image.
-
-    Attributes:
-      train, validation, test: the source and the indices of each split.
-      classes: number of classes.
-      canvas: what images are brought to.
-    """
-
-    train: tuple[Source, np.ndarray]
-    validation: tuple[Source, np.ndarray]
-    test: tuple[Source, np.ndarray]
-    classes: int
-    canvas: Canvas
+# A test split of which more than this share is also in another split is no test split.
+_LARGEST_OVERLAP = 0.5
 
 
-def make_task(source: Source, test: Source | None, canvas: Canvas, *, labelled: int) -> Task:
-    """The splits of a task: a fifth of the labelled images is the validation split.
+def parse_evaluations(names: str, options: str = "") -> dict[str, Any]:
+    """Evaluations by name, some of their settings changed.
+
+    Example:
+      >>> parse_evaluations("few_shot", "few_shot.draws=5; few_shot.shots=1,5")["few_shot"].draws
+      5
 
     Args:
-      source: labelled images to learn from.
-      test: labelled images of the test split; None: a fifth of `source`, drawn first.
-      canvas: what images are brought to.
-      labelled: training and validation images together, at most; 0: all there are.
+      names: of `EVALUATIONS`, separated by ','.
+      options: `EVALUATION.SETTING=VALUE`, separated by ';'.
 
     Raises:
-      ValueError: no labels, fewer than two classes, or a split that lacks a class to learn.
+      ValueError: a name is unknown, or a value is none for its setting.
     """
-    if test is not None:
-        if test.fingerprint == source.fingerprint:
-            raise ValueError(
-                f"{test.name} holds the images of {source.name}: a test split needs others (or none: it is held out)."
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted:
+        if name not in EVALUATIONS:
+            near = difflib.get_close_matches(name, EVALUATIONS, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"No evaluation is called {name!r}; there is {', '.join(EVALUATIONS)}.{hint}")
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ValueError(f"Name at least one evaluation, and each once; got {names!r}.")
+    chosen = {name: EVALUATIONS[name] for name in wanted}
+    for part in filter(None, (part.strip() for part in options.split(";"))):
+        path, equals, text = (piece.strip() for piece in part.partition("="))
+        name, _, setting = path.partition(".")
+        settings = {field.name for field in dataclasses.fields(chosen[name])} if name in chosen else ()
+        if not equals or setting not in settings:
+            known = ", ".join(f"{each}.{field.name}" for each in chosen for field in dataclasses.fields(chosen[each]))
+            raise ValueError(f"Evaluation options are written EVALUATION.SETTING=VALUE, not {part!r}; there is {known}.")
+        value = parsed(path, text, getattr(chosen[name], setting))
+        chosen[name] = dataclasses.replace(chosen[name], **{setting: value})
+    return chosen
+
+
+class Evaluated(NamedTuple):
+    """What a task says of an encoder.
+
+    Attributes:
+      task, metric: their names.
+      outcomes: of the evaluations, by name.
+      labels: of the test images that could be read.
+      indices: of these images in their source.
+      effective_rank: of the centred features of up to 1,000 test images: a few where an encoder has collapsed.
+      broken: images that could not be read: the source's name, index, reason.
+      notes: sentences that a reader of the numbers must know.
+    """
+
+    task: str
+    metric: str
+    outcomes: dict[str, Outcome]
+    labels: np.ndarray
+    indices: np.ndarray
+    effective_rank: float
+    broken: tuple[tuple[str, int, str], ...]
+    notes: tuple[str, ...]
+
+    def scores(self) -> dict[str, Any]:
+        """Flat values for tables and JSON.
+
+        For each evaluation NAME its metric on the test split as `NAME`, the 95% interval over test images as `NAME_low` and
+        `NAME_high`, `NAME_validation`, and what was chosen.
+        """
+        flat: dict[str, Any] = {"metric": self.metric, "test_images": len(self.labels), "effective_rank": self.effective_rank}
+        metric = metric_for(self.metric, self.labels)
+        for name, outcome in self.outcomes.items():
+            shown = len(outcome.predictions) > 0
+            value = (
+                bootstrap_interval(metric, outcome.predictions, self.labels)
+                if shown
+                else Interval(math.nan, math.nan, math.nan)
             )
-        test = _with_classes_of(source, test)
-    for each in filter(None, (source, test)):
-        if each.labels is None:
-            raise ValueError(f"{each.name} has no labels, which a downstream task needs (for folders: ?labels=folder).")
-    held_out = len(source) // 5 if test is None else 0
-    wanted = min(len(source), held_out + labelled) if labelled else len(source)
-    order = permute(np.arange(wanted), len(source), _SPLIT_KEY)
-    test_split = (source, np.sort(order[:held_out])) if test is None else (test, np.arange(len(test)))
-    order = order[held_out:]
-    validation, train = np.sort(order[: len(order) // 5]), np.sort(order[len(order) // 5 :])
-    known = set(source.labels[train].tolist())
-    if len(known) < 2:
-        raise ValueError(f"{source.name}: the training split holds {len(known)} class; a task needs at least two.")
-    for name, (each, indices) in (("validation", (source, validation)), ("test", test_split)):
-        unknown = sorted(set(each.labels[indices].tolist()) - known)
-        if unknown or not len(indices):
-            what = f"classes {unknown} that no training image has" if unknown else "no image"
-            raise ValueError(f"{each.name}: the {name} split holds {what}; label more images.")
-    classes = max(known) + 1
-    return Task((source, train), (source, validation), test_split, classes, canvas)
+            flat |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+            flat |= {f"{name}_{key}": each for key, each in outcome.chosen.items()}
+            flat[f"{name}_validation"] = outcome.validation
+        chosen = {name: outcome.chosen for name, outcome in self.outcomes.items()}
+        return flat | {"chosen": chosen, "notes": list(self.notes), "unreadable": [list(each) for each in self.broken]}
 
 
-def _with_classes_of(source: Source, test: Source) -> Source:
-    """The test source with its labels counted as the other source counts them, by the names of the classes."""
-    if source.classes is None or test.classes is None or source.classes == test.classes:
-        return test
-    unknown = sorted(set(test.classes) - set(source.classes))
-    if unknown:
-        raise ValueError(
-            f"{test.name}: {source.name} has no class {', '.join(unknown)}; the classes of both must be called alike."
-        )
-    renamed = copy.copy(test)
-    renamed.labels = np.array([source.classes.index(name) for name in test.classes])[test.labels]
-    renamed.classes = source.classes
-    return renamed
+def evaluate(
+    encode: Encoder,
+    task: Task,
+    evaluations: Mapping[str, Any] | None = None,
+    *,
+    cache: Path | None = None,
+    on_images: Callable[[str, int, int], None] = lambda split, done, total: None,
+) -> Evaluated:
+    """Judges an encoder by a task.
 
+    Features are computed once for all evaluations. Images that cannot be read are left out and listed. A training or
+    validation image that is also a test image, pixel for pixel, is left out, and so is a training image that is also a
+    validation image; notes count them.
 
-def evaluate(encode: Encoder, task: Task) -> dict[str, float]:
-    """Accuracies in [0, 1] of kNN and linear probe on the test split, and what the validation split chose and at which score.
+    Args:
+      encode: from images to features; `features.NetworkEncoder` or `features.pixel_encoder`.
+      task: the task.
+      evaluations: what to judge by; None: kNN and linear probe by their default settings.
+      cache: folder that keeps features, see `features.extract`.
+      on_images: called with the split's name and the numbers of its images done and wanted.
 
-    After the choice the probe is fitted, and neighbours are sought, on the training split alone. With the accuracies comes the
-    effective rank of the centred features of up to 1,000 test images: a few where an encoder has collapsed.
+    Raises:
+      ValueError: features are not finite, most test images are also training images, or too little is left of a split.
     """
-    features = {name: source_features(encode, *getattr(task, name), task.canvas) for name in ("train", "validation", "test")}
-    labels = {name: getattr(task, name)[0].labels[getattr(task, name)[1]] for name in features}
-    some = jnp.asarray(features["test"][:_RANK_IMAGES])
+    evaluations = parse_evaluations(DEFAULT) if evaluations is None else evaluations
+    parts, extracted = task.parts, {}
+    for name, part in parts.items():
+        seen = extract(
+            encode,
+            part.source,
+            part.indices,
+            task.canvas,
+            cache=cache,
+            on_images=lambda done, total, name=name: on_images(name, done, total),
+        )
+        extracted[name] = seen
+    left, notes = _apart(extracted, parts)
+    cleaned = {name: Part(part.source, part.indices[extracted[name].kept][left[name]]) for name, part in parts.items()}
+    require_classes(cleaned, task.train.source.classes)
+    splits = {name: Split(extracted[name].features[left[name]], part.labels) for name, part in cleaned.items()}
+    metric, outcomes = metric_for(task.metric, splits["test"].labels), {}
+    for name, evaluation in evaluations.items():
+        if isinstance(evaluation, FineTune):
+            pretrained = getattr(encode, "pretrained", None)
+            if pretrained is None:
+                notes.append(f"{name}: needs an encoder with weights, which raw pixels have not")
+                continue
+            outcomes |= evaluation(pretrained, dataclasses.replace(task, **cleaned), metric)
+        else:
+            outcomes |= evaluation(Splits(**splits, classes=task.classes), metric)
+    broken = tuple((parts[name].source.name, *each) for name, seen in extracted.items() for each in seen.broken)
+    notes += [f"{name}: {note}" for name, outcome in outcomes.items() for note in outcome.notes]
+    some = jnp.asarray(splits["test"].features[:_RANK_IMAGES])
     # Centred: a direction that all features share separates nothing.
     rank = float(effective_rank(some - some.mean(axis=0)))
-    return _knn(features, labels, task.classes) | _linear(features, labels, task.classes) | {"effective_rank": rank}
+    return Evaluated(
+        task.name, task.metric, outcomes, splits["test"].labels, cleaned["test"].indices, rank, broken, (*task.notes, *notes)
+    )
 
 
-def _accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    return float(np.mean(scores.argmax(axis=1) == labels))
+def _apart(extracted: dict[str, Extracted], parts: dict[str, Part]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Which of the images that could be read remain in each split, and notes on the others."""
+    digests = {name: [digest.tobytes() for digest in seen.digests] for name, seen in extracted.items()}
+    left = {"test": np.ones(len(digests["test"]), bool)}
+    notes = [
+        f"{len(seen.broken):,} of {len(seen.kept):,} images of the {name} split cannot be read and are left out, e.g. "
+        f"{seen.broken[0][1]}"
+        for name, seen in extracted.items()
+        if seen.broken
+    ]
+    for name, others in (("validation", ("test",)), ("train", ("test", "validation"))):
+        left[name] = np.ones(len(digests[name]), bool)
+        for other in others:
+            taken = set(digests[other])
+            shared = np.array([digest in taken for digest in digests[name]], bool) & left[name]
+            held = {digest for digest, is_shared in zip(digests[name], shared, strict=True) if is_shared}
+            overlap = sum(digest in held for digest in digests[other])
+            if overlap > _LARGEST_OVERLAP * len(digests[other]):
+                raise ValueError(
+                    f"{overlap:,} of {len(digests[other]):,} {other} images of {parts[other].source.name} are also {name} "
+                    f"images of {parts[name].source.name}: the splits must hold different images."
+                )
+            if overlap:
+                notes.append(
+                    f"{int(shared.sum()):,} {name} images are also {other} images, pixel for pixel, and are left out of the "
+                    f"{name} split"
+                )
+            left[name] &= ~shared
+    return left, notes
 
 
-def _knn(features, labels, classes) -> dict[str, float]:
-    def accuracy(split, neighbours, temperature):
-        scores = knn_scores(
-            features["train"], labels["train"], features[split], neighbours=neighbours, temperature=temperature, classes=classes
-        )
-        return _accuracy(scores, labels[split])
-
-    grid = [(k, t) for k in sorted({min(k, len(labels["train"])) for k in NEIGHBOURS}) for t in TEMPERATURES]
-    validation = {choice: accuracy("validation", *choice) for choice in grid}
-    best = max(grid, key=validation.get)
-    return {
-        "knn": accuracy("test", *best),
-        "knn_validation": validation[best],
-        "knn_neighbours": best[0],
-        "knn_temperature": best[1],
-    }
+PREDICTIONS = "predictions.npz"
 
 
-def _linear(features, labels, classes) -> dict[str, float]:
-    probe = fit_probe(features["train"], labels["train"], classes=classes, strengths=STRENGTHS)
-    validation = [_accuracy(probe.scores(features["validation"], i), labels["validation"]) for i in range(len(STRENGTHS))]
-    best = int(np.argmax(validation))
-    return {
-        "linear": _accuracy(probe.scores(features["test"], best), labels["test"]),
-        "linear_validation": validation[best],
-        "linear_strength": STRENGTHS[best],
-    }
+def save_predictions(evaluated: Evaluated, folder: Path) -> None:
+    """Writes what every evaluation predicted of the test images, for comparisons later, to `predictions.npz` in a folder."""
+    arrays = {f"of_{name}": outcome.predictions for name, outcome in evaluated.outcomes.items()}
+    part = folder / f"{PREDICTIONS}.part"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(part, "wb") as out:
+        about = np.array(json.dumps({"task": evaluated.task, "metric": evaluated.metric}))
+        np.savez_compressed(out, labels=evaluated.labels, indices=evaluated.indices, about=about, **arrays)
+    part.replace(folder / PREDICTIONS)
+
+
+class Predictions(NamedTuple):
+    """What `save_predictions` kept: `predictions` by the name of the evaluation."""
+
+    metric: str
+    labels: np.ndarray
+    indices: np.ndarray
+    predictions: dict[str, np.ndarray]
+
+    def at(self, indices: np.ndarray) -> "Predictions":
+        """Of some of these test images alone, in the order of their indices, each once."""
+        places = np.searchsorted(self.indices, indices)
+        # Images are the last axis of predicted classes, the last but one of scores.
+        axis = -METRICS[self.metric].axes
+        chosen = {name: np.take(each, places, axis) for name, each in self.predictions.items()}
+        return Predictions(self.metric, self.labels[places], self.indices[places], chosen)
+
+
+def on_common_images(several: Sequence[Predictions]) -> list[Predictions]:
+    """Predictions brought to the test images that all of them are of: an image may have become unreadable between two runs.
+
+    Raises:
+      ValueError: they are of different tasks.
+    """
+    common = functools.reduce(np.intersect1d, (each.indices for each in several))
+    several = [each.at(common) for each in several]
+    first = several[0]
+    if not len(common) or any(each.metric != first.metric or not np.array_equal(each.labels, first.labels) for each in several):
+        raise ValueError("Predictions of different tasks cannot be compared; evaluate the runs on one task.")
+    return several
+
+
+def load_predictions(folder: Path) -> Predictions:
+    """Raises ValueError where a folder has no predictions, or unreadable ones."""
+    try:
+        with np.load(folder / PREDICTIONS, allow_pickle=False) as arrays:
+            metric = json.loads(str(arrays["about"]))["metric"]
+            predictions = {name.removeprefix("of_"): arrays[name] for name in arrays.files if name.startswith("of_")}
+            return Predictions(metric, arrays["labels"], arrays["indices"], predictions)
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise ValueError(f"{folder / PREDICTIONS} cannot be read ({error}); delete the folder and evaluate again.") from error

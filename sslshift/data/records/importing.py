@@ -16,11 +16,12 @@ from sslshift.data.records.containers import Container, find_containers
 from sslshift.data.records.encode import Encoding, store
 from sslshift.data.records.folder import find_finished, keep_settings, locked, remove_parts
 from sslshift.data.records.listing import Listing, list_container, read_entry, read_group
-from sslshift.data.records.manifest import REFUSED, Summary
+from sslshift.data.records.manifest import CLASSES, REFUSED, Summary
 from sslshift.data.records.shards import Part, Refused, Stored, finish, finished_part, write_refused, write_shard
 from sslshift.data.sources.base import printable
 
 SETTINGS = "import.json"
+LABELS = ("none", "folder", "multi")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Import:
       input: a folder, archive or list.
       output: folder of the new source.
       encoding: how images are stored.
-      labels: "folder" takes an image's first folder as its label, "none" what lists and sidecars say.
+      labels: "folder" takes an image's first folder as its label, "none" what lists and sidecars say; "multi" any number of
+        labels of a list, as `csv:FILE?labels=multi` (a Parquet column of lists is multi-label with "none" as well).
       licence: of images of which nothing else is said.
       cost_per_image: of images of which nothing else is said.
       shard_size: images in a shard, at most.
@@ -46,8 +48,8 @@ class Import:
     shard_size: int = 1024
 
     def __post_init__(self):
-        if self.labels not in ("none", "folder"):
-            raise ValueError(f"labels is none or folder, not {self.labels!r}.")
+        if self.labels not in LABELS:
+            raise ValueError(f"labels is one of {', '.join(LABELS)}, not {self.labels!r}.")
         if self.shard_size < 1:
             raise ValueError(f"A shard holds at least one image, not {self.shard_size}.")
         if not 0 <= self.cost_per_image < float("inf"):
@@ -124,7 +126,9 @@ def begin(job: Import) -> Summary | None:
         remove_parts(job.output)
     elif not (job.output / SETTINGS).exists():
         # A mistake in the input shows before anything is made.
-        find_containers(job.input)
+        containers = find_containers(job.input)
+        if job.labels == "multi" and containers[0].kind != "list":
+            raise ValueError(f"labels=multi reads a CSV or Parquet list, and {printable(job.input)} is none; import a list.")
         job.output.mkdir(parents=True, exist_ok=True)
         keep_settings(job.output, SETTINGS, job.record)
     return done
@@ -141,11 +145,15 @@ def tasks_of(listings: Iterable[Listing]) -> list[Task]:
 
 def import_group(job: Import, task: Task) -> Part:
     """Encodes the images of a task into their shard; a pure function of what the files hold."""
-    return write_shard(job.output, task.name, (_stored(job, row) for row in read_group(job.output, *task)))
+    rows = read_group(job.output, *task)
+    extra = [CLASSES] if any(row.get(CLASSES.name) is not None for row in rows) else []
+    return write_shard(job.output, task.name, (_stored(job, row) for row in rows), extra)
 
 
 def _stored(job: Import, row: dict[str, Any]) -> Stored | Refused:
     about = {key: row[key] for key in ("origin", "class", "licence", "cost", "caption", "url")}
+    if row.get(CLASSES.name) is not None:
+        about[CLASSES.name] = row[CLASSES.name]
     try:
         content = read_entry(row)
     except BrokenImageError as error:

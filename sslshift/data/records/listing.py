@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 
 from sslshift.data.decode import EXTENSIONS, LARGEST_FILE, BrokenImageError, read_file
 from sslshift.data.records.containers import Container, kind_of, member_fault
+from sslshift.data.records.manifest import CLASSES
 from sslshift.data.records.shards import Refused, parts_folder
 from sslshift.data.sources.base import printable
 from sslshift.data.sources.files import read_list, walk
+from sslshift.data.sources.labels import is_multi_label, split_labels
 
 # An image of a container: where its bytes are (a file's path, or an archive's with what finds the member), and what is known.
 _ROW = pa.schema(
@@ -32,6 +34,8 @@ _ROW = pa.schema(
         pa.field("offset", pa.int64()),
         pa.field("size", pa.int64()),
         pa.field("class", pa.string()),
+        # Null but in multi-label lists.
+        CLASSES,
         pa.field("licence", pa.string()),
         pa.field("cost", pa.float64()),
         pa.field("caption", pa.string()),
@@ -81,7 +85,8 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
       container: the container.
       output: the source in the making.
       group_size: images in a shard, at most.
-      labels: "folder" takes the first folder of an image's name as its label; "none" what lists and sidecars say.
+      labels: "folder" takes the first folder of an image's name as its label; "none" what lists and sidecars say; "multi" any
+        number of labels of a list.
     """
     marker = parts_folder(output) / f"listing-{container.number:05d}.json"
     if marker.exists():
@@ -95,7 +100,7 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
     others: Counter[str] = Counter()
     path = Path(os.fsdecode(container.path))
     if container.kind == "list":
-        rows = _list_rows(path)
+        rows = _list_rows(path, labels)
     else:
         members = {"folder": _folder_members, "tar": _tar_members, "zip": _zip_members}[container.kind]
         rows = _member_rows(members(path, output, container.number, refused), path, labels, refused, others)
@@ -164,16 +169,20 @@ def _grouped(rows: Iterable[dict], size: int) -> Iterator[list[dict]]:
         yield group
 
 
-def _list_rows(path: Path) -> Iterator[dict]:
+def _list_rows(path: Path, labels: str) -> Iterator[dict]:
     columns = read_list(path, printable(path))
     count = len(columns["path"])
+    label = columns.get("label", [None] * count)
+    multi_label = is_multi_label(columns, labels, printable(path))
+    classes = split_labels(label, printable(path)) if multi_label else None
     costs = [None if value in (None, "") else float(value) for value in columns.get("cost", [None] * count)]
     for i, name in enumerate(columns["path"]):
         yield {
             "origin": printable(name),
             "kind": "file",
             "path": os.fsencode(path.parent / name),
-            "class": _text(columns.get("label", [None] * count)[i]),
+            "class": None if classes else _text(label[i]),
+            CLASSES.name: classes[i] if classes else None,
             "licence": _text(columns.get("licence", [None] * count)[i]),
             "cost": costs[i],
         }

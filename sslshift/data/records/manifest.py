@@ -34,6 +34,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+# A further column of multi-label sources, instead of `label` and `class`, which are null: the names of an image's classes.
+CLASSES = pa.field("classes", pa.list_(pa.string()))
+
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
@@ -57,6 +60,7 @@ class Summary:
       refused: how many images were refused.
       hashes: version of the perceptual hashes in the manifest; others are not compared with them.
       made: how the source was made, for people and for a repeated command.
+      multi_label: an image may have several of the classes, or none; they stand in the manifest's column `CLASSES`.
     """
 
     shards: tuple[Shard, ...]
@@ -67,6 +71,7 @@ class Summary:
     refused: int
     hashes: int
     made: dict[str, Any]
+    multi_label: bool = False
 
     @property
     def records(self) -> int:
@@ -76,7 +81,11 @@ class Summary:
 def write_summary(folder: Path, summary: Summary) -> None:
     """Written last of all: a folder with it is whole."""
     part = folder / f"{SUMMARY}.part"
-    part.write_text(json.dumps({"version": VERSION, **dataclasses.asdict(summary)}, indent=1) + "\n", encoding="utf-8")
+    values = {"version": VERSION, **dataclasses.asdict(summary)}
+    if not summary.multi_label:
+        # Versions that know nothing of it read all other sources, and refuse these.
+        del values["multi_label"]
+    part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     part.replace(folder / SUMMARY)
 
 

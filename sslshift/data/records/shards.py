@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sslshift.data.curation.perceptual_hash import VERSION as HASH_VERSION
-from sslshift.data.records.manifest import MANIFEST, PARTS, REFUSED, SCHEMA, Shard, Summary, write_summary
+from sslshift.data.records.manifest import CLASSES, MANIFEST, PARTS, REFUSED, SCHEMA, Shard, Summary, write_summary
 from sslshift.data.sources.array_record import open_shard
 from sslshift.data.sources.base import licence_text
-from sslshift.data.sources.files import encode_labels
+from sslshift.data.sources.labels import sort_classes
 
 # Records of one image each, so that any of them is read alone; images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -150,7 +151,8 @@ def finish(
     parts = [finished_part(folder, name) for name in names]
     filled = [part for part in parts if part.records]
     tables = [parts_folder(folder) / f"{part.name}.parquet" for part in filled]
-    classes = _classes(tables)
+    multi_label = bool(tables) and CLASSES.name in pq.read_schema(tables[0]).names
+    classes = _classes(tables, multi_label)
     licences: Counter[str] = Counter()
     cost = _write_manifest(folder, tables, classes, licence, cost_per_image, licences)
     refused = [*refused, *(each for part in parts for each in part.refused)]
@@ -166,18 +168,21 @@ def finish(
         refused=len(refused),
         hashes=HASH_VERSION,
         made=made,
+        multi_label=multi_label and classes is not None,
     )
     write_summary(folder, summary)
     shutil.rmtree(parts_folder(folder), ignore_errors=True)
     return summary
 
 
-def _classes(tables: Sequence[Path]) -> tuple[str, ...] | None:
-    """Names of the classes in order; None unless every image has one."""
+def _classes(tables: Sequence[Path], multi_label: bool) -> tuple[str, ...] | None:
+    """Names of the classes in order; None unless every image has one, or in a multi-label source any image."""
+    name = CLASSES.name if multi_label else "class"
     names: set[str | None] = set()
     for table in tables:
-        names.update(pq.read_table(table, columns=["class"]).column("class").unique().to_pylist())
-    return None if None in names or not names else encode_labels(sorted(names), "import")[0]
+        column = pq.read_table(table, columns=[name]).column(name)
+        names.update((pc.list_flatten(column) if multi_label else column).unique().to_pylist())
+    return None if None in names or not names else sort_classes(names)
 
 
 def _write_manifest(folder, tables, classes, licence, cost_per_image, licences) -> float:

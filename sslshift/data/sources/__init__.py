@@ -51,7 +51,10 @@ def _open_folder(uri: str, name: str, options: dict[str, str]) -> Source:
 
 
 def _open_list(uri: str, name: str, options: dict[str, str]) -> Source:
-    return ListSource(uri, _path(uri, name), **_about(uri, options))
+    labels = options.pop("labels", None)
+    if labels is not None:
+        _known(uri, labels, ("single", "multi"), "value of labels")
+    return ListSource(uri, _path(uri, name), labels=labels, **_about(uri, options))
 
 
 def _open_array_record(uri: str, name: str, options: dict[str, str]) -> Source:
@@ -78,7 +81,8 @@ def open_source(uri: str) -> Source:
     """Opens a source by name.
 
     - `folder:PATH`: every image below a folder; `?labels=folder` makes the first folder level the label.
-    - `csv:FILE`, `parquet:FILE`: a list with a column `path`, relative to the list, and perhaps `label`, `licence`, `cost`.
+    - `csv:FILE`, `parquet:FILE`: a list with a column `path`, relative to the list, and perhaps `label`, `licence`, `cost`;
+      `?labels=multi`: an image may have several labels, as in `cat;dog`, or none (a Parquet column of lists needs no option).
     - `arrayrecord:PATH`: a folder of ArrayRecord shards (`tools.import_images` writes them), or one.
     - `tfds:NAME/SPLIT`: what TFDS prepared in ArrayRecord format, `?data_dir=PATH` if not at its own place.
     - `bundled:NAME` or `bundled:NAME/SPLIT`: images that ship with the package (`fashion_mnist`, `mnist`).

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto
-from sslshift.data.records.manifest import PARTS, SUMMARY, read_columns, read_summary, require_match
+from sslshift.data.records.manifest import CLASSES, PARTS, SUMMARY, read_columns, read_summary, require_match
 from sslshift.data.sources.base import Source, printable
+from sslshift.data.sources.labels import indicators
 
 if TYPE_CHECKING:
     from array_record.python.array_record_module import ArrayRecordReader
@@ -57,6 +60,7 @@ class ArrayRecordSource(Source):
             fingerprint = _fingerprint(self._shards, counts)
         super().__init__(name, fingerprint=fingerprint, **about)
         self.classes, self._hashes = (summary.classes, summary.hashes) if summary else (None, None)
+        self._multi_label = bool(summary and summary.multi_label)
         # Index after the last of each shard.
         self._ends = list(itertools.accumulate(counts))
 
@@ -67,8 +71,13 @@ class ArrayRecordSource(Source):
     def labels(self) -> np.ndarray | None:
         if self.classes is None:
             return None
-        (labels,) = read_columns(self._folder, ["label"])
-        return labels.to_numpy().astype(np.int64)
+        if not self._multi_label:
+            (labels,) = read_columns(self._folder, ["label"])
+            return labels.to_numpy().astype(np.int64)
+        (names,) = read_columns(self._folder, [CLASSES.name])
+        names = names.combine_chunks()
+        places = pc.index_in(pc.list_flatten(names), value_set=pa.array(self.classes))
+        return indicators(pc.list_parent_indices(names).to_numpy(), places.to_numpy(), (len(self), len(self.classes)))
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         (content,) = self._contents([index])

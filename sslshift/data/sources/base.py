@@ -15,13 +15,14 @@ from sslshift.data.decode import BrokenImageError, Canvas
 class Source:
     """A named, random-access collection of images.
 
-    `source[i]` is a dict with `image` (uint8 `[height, width, channels]`) and, where labels exist, `label` (int).
+    `source[i]` is a dict with `image` (uint8 `[height, width, channels]`) and, where labels exist, `label`: an int, or uint8
+    0/1 `[classes]` where an image may have several labels or none.
 
     Attributes:
       name: the URI that opens it.
       licence: licence of the images, or "unknown".
       cost_per_image: what one more image costs, in any currency; 0 where nothing was said.
-      classes: names of the labels, or None.
+      classes: names of the labels, or of the columns of multi-label `labels`; None where there are none.
       fingerprint: changes when the content does; it goes into the record of every run.
       refused: (path, reason) of files that looked like images and are not counted in `len`.
     """
@@ -36,7 +37,10 @@ class Source:
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """int64 `[len]`, or None. Read when first asked for: only a downstream task or a stratified subset needs them."""
+        """int64 `[len]`, or uint8 0/1 `[len, classes]` where an image may have several (multi-label), or None.
+
+        Read when first asked for: only a downstream task or a stratified subset needs them.
+        """
         return None
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
@@ -50,7 +54,9 @@ class Source:
     def __getitem__(self, index: int) -> dict:
         index = range(len(self))[index]
         sample = {"image": self.image(index)}
-        return sample if self.labels is None else sample | {"label": int(self.labels[index])}
+        if self.labels is None:
+            return sample
+        return sample | {"label": int(self.labels[index]) if self.labels.ndim == 1 else self.labels[index].copy()}
 
     def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
         """Many images on one canvas: uint8 `[n, height, width, channels]`. Raises like `image`."""

@@ -15,6 +15,7 @@ from rich.progress import track
 
 from sslshift.data.decode import EXTENSIONS, BrokenImageError, Canvas, decode, decode_onto, read_file
 from sslshift.data.sources.base import Source, licence_text, printable
+from sslshift.data.sources.labels import encode_labels, encode_multi_labels, is_multi_label
 
 
 class FileSource(Source):
@@ -94,10 +95,21 @@ class ListSource(FileSource):
 
     The list is a CSV file with a header or a Parquet file. Column `path` is relative to the list's folder; columns `label`,
     `licence` (or `license`) and `cost` (or `cost_per_image`) are optional.
+
+    Args:
+      name: the URI.
+      file: the list.
+      labels: "multi": column `label` holds any number of classes of each image, as `split_labels` reads them; "single": one;
+        None: a Parquet column of lists is multi-label, another column is not.
+      **about: licence and cost_per_image.
+
+    Raises:
+      ValueError: the list is none, or its columns do not hold what they should.
     """
 
-    def __init__(self, name: str, file: Path, **about):
+    def __init__(self, name: str, file: Path, *, labels: str | None = None, **about):
         rows = read_list(file, name)
+        encode = encode_multi_labels if is_multi_label(rows, labels, name) else encode_labels
         paths = [file.parent / path for path in rows["path"]]
         super().__init__(name, file.parent, paths, about)
         columns = {key: [values[i] for i in self._whole] for key, values in rows.items()}
@@ -106,7 +118,7 @@ class ListSource(FileSource):
         if "cost" in columns:
             self.cost_per_image = _mean_cost(columns["cost"], self.cost_per_image, name)
         if "label" in columns:
-            self.classes, self.labels = encode_labels(columns["label"], name)
+            self.classes, self.labels = encode(columns["label"], name)
 
 
 def image_files(folder: Path, unreadable: list | None = None) -> Iterator[Path]:
@@ -189,21 +201,6 @@ def _parquet_columns(file: Path) -> dict[str, list]:
         return {key: [] for key in names}
     table = pq.read_table(file, columns=list(wanted.values()))
     return {short: table[name].to_pylist() for short, name in wanted.items()}
-
-
-def encode_labels(values: Sequence, name: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the classes in their order (numbers in that of numbers), and each image's label as its class's place in it.
-
-    Raises:
-      ValueError: an image has no label.
-    """
-    texts = ["" if value is None else str(value).strip() for value in values]
-    if "" in texts:
-        raise ValueError(f"{name}: image {texts.index(''):,} has no label; give all images one, or leave the column out.")
-    numeric = all(text.lstrip("-").isdigit() for text in texts)
-    classes = sorted(set(texts), key=int if numeric else None)
-    place = {text: label for label, text in enumerate(classes)}
-    return tuple(classes), np.array([place[text] for text in texts], np.int64)
 
 
 def _mean_cost(values: Sequence, default: float, name: str) -> float:

@@ -12,12 +12,12 @@ from sslshift.data.sources.base import Source
 
 
 class ArraySource(Source):
-    """Images that are in memory: uint8 `[n, height, width, channels]`, labels `[n]` if there are any.
+    """Images that are in memory, with labels if there are any.
 
     Args:
       name: what tables call it.
       images: uint8 `[n, height, width, 1 or 3]`.
-      labels: whole numbers `[n]`, or None.
+      labels: whole numbers `[n]`; 0/1 `[n, classes]` where an image may have several (multi-label); or None.
       **about: licence, cost_per_image, and fingerprint if it is known already.
 
     Raises:
@@ -27,12 +27,10 @@ class ArraySource(Source):
     def __init__(self, name: str, images: np.ndarray, labels: np.ndarray | None = None, **about):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
             raise ValueError(f"{name}: images must be uint8 [n, height, width, 1 or 3], not {images.dtype} {images.shape}.")
-        if labels is not None and np.shape(labels) != (len(images),):
-            raise ValueError(f"{name}: {len(images):,} images need labels [{len(images)}], not {list(np.shape(labels))}.")
         digest = about.pop("fingerprint", None) or hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
         super().__init__(name, fingerprint=digest, **about)
         self._images = images
-        self.labels = None if labels is None else np.asarray(labels, np.int64)
+        self.labels = None if labels is None else _checked_labels(np.asarray(labels), len(images), name)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -44,6 +42,22 @@ class ArraySource(Source):
         if self._images.shape[1:] == canvas:
             return self._images[indices]
         return super().read(indices, canvas)
+
+
+def _checked_labels(labels: np.ndarray, size: int, name: str) -> np.ndarray:
+    if labels.shape[:1] != (size,) or labels.ndim > 2 or 0 in labels.shape[1:]:
+        raise ValueError(
+            f"{name}: {size:,} images need labels [{size}], not {list(labels.shape)}; or [{size}, classes], multi-label."
+        )
+    if labels.ndim == 1:
+        return labels.astype(np.int64)
+    wrong = ~np.isin(labels, (0, 1))
+    if wrong.any():
+        image, column = np.argwhere(wrong)[0].tolist()
+        raise ValueError(
+            f"{name}: multi-label labels are 0 or 1, and that of image {image:,} in column {column} is {labels[image, column]}."
+        )
+    return labels.astype(np.uint8)
 
 
 class SyntheticSource(Source):

@@ -4,13 +4,14 @@ import difflib
 import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto, fit
 from sslshift.data.sources.base import Source
+from sslshift.data.sources.labels import indicators
 
 
 class PreparedSource(Source):
@@ -55,8 +56,7 @@ class PreparedSource(Source):
         licence = getattr(builder.info.redistribution_info, "license", "")
         about = {"licence": " ".join(licence.split())} | about if licence else about
         super().__init__(name, fingerprint=_fingerprint(builder.info, split, len(data)), **about)
-        self._labelled = "label" in features and hasattr(features["label"], "names")
-        self.classes = tuple(features["label"].names) if self._labelled else None
+        self._label, self._multi_label, self.classes = label_feature(dict(features.items()))
 
     def __reduce__(self) -> tuple:
         # A reading worker opens the dataset anew: TFDS's builders do not all travel.
@@ -67,9 +67,19 @@ class PreparedSource(Source):
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        if not self._labelled:
+        if self._label is None:
             return None
-        return np.array([int(self._data[index]["label"]) for index in range(len(self))], np.int64)
+        found = [self._data[index][self._label] for index in range(len(self))]
+        return self._indicators(found) if self._multi_label else np.array([int(label) for label in found], np.int64)
+
+    def _indicators(self, found: Sequence[Sequence[int]]) -> np.ndarray:
+        images = np.repeat(np.arange(len(self)), [len(labels) for labels in found])
+        labels = np.array([label for labels in found for label in labels], np.int64)
+        # TFDS writes -1 where a label is not known.
+        unknown = images[(labels < 0) | (labels >= len(self.classes))]
+        if unknown.size:
+            raise ValueError(f"{self.origin(int(unknown[0]))} has a label that is none of the {len(self.classes)} classes.")
+        return indicators(images, labels, (len(self), len(self.classes)))
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         try:
@@ -80,6 +90,19 @@ class PreparedSource(Source):
             return decode_onto(canvas, image) if canvas else decode(image)
         except Exception as error:  # TFDS's own errors are of many kinds.
             raise BrokenImageError(f"{self.origin(index)}: {_first_line(error)}") from error
+
+
+def label_feature(features: Mapping) -> tuple[str | None, bool, tuple[str, ...] | None]:
+    """The feature that holds labels, whether there are several of them to an image, and the names of the classes."""
+    for name in ("label", "labels"):
+        feature = features.get(name)
+        # A sequence has the attributes of what it is a sequence of, too.
+        inner = getattr(feature, "feature", None)
+        multi_label = inner is not None
+        nested = hasattr(inner, "feature")
+        if hasattr(feature, "names") and not nested and (multi_label or name == "label"):
+            return name, multi_label, tuple(feature.names)
+    return None, False, None
 
 
 def parse_prepared(uri: str, name: str) -> tuple[str, str]:

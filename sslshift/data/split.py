@@ -1,0 +1,138 @@
+"""Holds out a share of labelled images, with every class on both sides where it has images enough: for validation and test."""
+
+import numpy as np
+
+from sslshift.data.permutation import Order, permute, permute_each
+
+# What a key is for; 1 to 4 are the sample plan's and the subsets'.
+_MEMBERS, _CLASSES, _IMAGES = 5, 6, 7
+
+
+def stratified_split(labels: np.ndarray, share: float, *key: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits labelled images into a part that is held out and the rest; a function of the arguments alone.
+
+    With one label of each image the split is proportional: as many of each class as its share, rounded down or up. A class of
+    two or more images has at least one on each side, and a class of a single image leaves it in the rest. As many images as
+    are nearest to `share` of all are held out; where small classes have to give more or less than their share, the others make
+    up for it in proportion to their sizes.
+
+    Multi-label, the images are held out in a seeded order, whatever their labels. Then, from the rarest class on, a class that
+    lacks an image on one side has one moved there, if one can be spared: no move takes the last image of any class from a side
+    that needs one. As above, the rest needs one of every class, the held out part of every class of two or more. At last
+    images that can be spared go back until the share is met again. The repair is greedy: where classes are few images that they
+    share with others, one may stay without an image on a side, or the share be missed.
+
+    Args:
+      labels: whole numbers `[n]`; or 0/1 `[n, classes]`, multi-label. Of the images that are to be split, which may be a part
+        of a source: what is returned are places in this array.
+      share: of the images to hold out, between 0 and 1.
+      *key: non-negative whole numbers that name the draw, e.g. a purpose and a seed.
+
+    Returns:
+      int64 `[held_out]` and `[n - held_out]`, both sorted; together every index once. Nothing is held out of images that all
+      are the only one of their class.
+
+    Raises:
+      ValueError: the share is not between 0 and 1, or the labels are of another shape or type, or there are none.
+
+    Example:
+      >>> labels = np.array([0, 0, 0, 0, 1, 1, 2])
+      >>> held_out, rest = stratified_split(labels, 0.3, 0)
+      >>> labels[held_out].tolist(), labels[rest].tolist()
+      ([0, 1], [0, 0, 0, 1, 2])
+
+    References:
+      Sechidis et al., `On the Stratification of Multi-Label Data <https://doi.org/10.1007/978-3-642-23808-6_10>`_, 2011,
+      have a method that also keeps the proportions of the classes
+    """
+    labels = np.asarray(labels)
+    if not 0 < share < 1:
+        raise ValueError(f"The share to hold out lies between 0 and 1, not at {share}.")
+    if labels.ndim not in (1, 2) or not len(labels) or labels.dtype.kind not in "iub":
+        raise ValueError(
+            f"A split needs labels of at least one image, whole numbers [n] or 0/1 [n, classes], not {labels.dtype} "
+            f"{list(labels.shape)}."
+        )
+    if labels.ndim == 2 and not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"Multi-label labels are 0 or 1, not between {labels.min()} and {labels.max()}.")
+    held = (_proportional if labels.ndim == 1 else _multi_label)(labels, share, key)
+    return np.flatnonzero(held), np.flatnonzero(~held)
+
+
+def _proportional(labels: np.ndarray, share: float, key: tuple[int, ...]) -> np.ndarray:
+    """Bool `[n]`: which are held out, the first of each class in a seeded order of its own."""
+    _, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    counts = _counts(sizes, share, permute(np.arange(len(sizes)), len(sizes), _CLASSES, 0, *key))
+    orders = tuple(Order(size, (_MEMBERS, k, *key)) for k, size in enumerate(sizes.tolist()))
+    classes = np.repeat(np.arange(len(sizes)), counts)
+    rank = np.arange(len(classes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    by_class = np.argsort(class_of, kind="stable")
+    held = np.zeros(len(labels), bool)
+    held[by_class[(np.cumsum(sizes) - sizes)[classes] + permute_each(rank, classes, orders)]] = True
+    return held
+
+
+def _counts(sizes: np.ndarray, share: float, turn: np.ndarray) -> np.ndarray:
+    """How many to hold out of classes of these sizes: shares between bounds, rounded by largest remainders; ties by `turn`."""
+    least, most = (sizes > 1).astype(np.int64), sizes - 1
+    wanted = float(np.clip(share * sizes.sum(), least.sum(), most.sum()))
+    exact = np.clip(_common_share(sizes, least, most, wanted) * sizes, least, most)
+    # What differs only by rounding of the arithmetic is a tie.
+    counts = np.floor(exact + 1e-9).astype(np.int64)
+    remainder = np.round(exact - counts, 9)
+    missing = int(np.floor(wanted + 0.5)) - counts.sum()
+    first = np.lexsort((turn, -remainder, counts >= most))
+    counts[first[:missing]] += 1
+    return counts
+
+
+def _common_share(sizes: np.ndarray, least: np.ndarray, most: np.ndarray, wanted: float) -> float:
+    """The share s at which `clip(s * sizes, least, most)` sums to `wanted`: linear between the shares where a bound bends."""
+    bends = np.unique(np.concatenate([[0.0], least / sizes, most / sizes, [1.0]]))
+    # Classes of a size are alike: distinct sizes are few, however many classes there are.
+    different, first, alike = np.unique(sizes, return_index=True, return_counts=True)
+    sums = np.clip(bends[:, None] * different, least[first], most[first]) @ alike
+    # Rounding must not make the sums fall.
+    return float(np.interp(wanted, np.maximum.accumulate(sums), bends))
+
+
+def _multi_label(labels: np.ndarray, share: float, key: tuple[int, ...]) -> np.ndarray:
+    """Bool `[n]`: which are held out."""
+    n = len(labels)
+    order = permute(np.arange(n), n, _IMAGES, 0, *key)
+    wanted = min(max(int(np.floor(share * n + 0.5)), 1), n - 1)
+    # Side 1 is held out.
+    side = np.zeros(n, np.int64)
+    side[order[:wanted]] = 1
+    parts = _Sides(labels.astype(bool), side)
+    for column in np.argsort(parts.total, kind="stable").tolist():
+        for lacking in (0, 1):
+            if parts.needs[lacking, column] and not parts.held[lacking, column]:
+                having = order[labels[order, column].astype(bool)]
+                parts.move(having, lacking, 1)
+    surplus = int(side.sum()) - wanted
+    # The latest of those held out go first, and the first of the rest: as in the order itself.
+    parts.move(order[::-1] if surplus > 0 else order, int(surplus < 0), abs(surplus))
+    return side.astype(bool)
+
+
+class _Sides:
+    """How many images of each class are on each side, kept while images are moved; `needs` says where one has to stay."""
+
+    def __init__(self, labels: np.ndarray, side: np.ndarray):
+        self._columns, self._side = [np.flatnonzero(row) for row in labels], side
+        self.held = np.stack([labels[side == 0].sum(axis=0), labels[side == 1].sum(axis=0)])
+        self.total = self.held.sum(axis=0)
+        self.needs = np.stack([self.total >= 1, self.total >= 2])
+
+    def move(self, images: np.ndarray, to: int, count: int) -> None:
+        """Moves the first `count` of the images that are on the other side and can be spared there."""
+        for image in images[self._side[images] != to].tolist():
+            if not count:
+                return
+            columns, source = self._columns[image], 1 - to
+            if (self.held[source, columns] > self.needs[source, columns]).all():
+                self.held[source, columns] -= 1
+                self.held[to, columns] += 1
+                self._side[image] = to
+                count -= 1

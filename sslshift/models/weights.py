@@ -1,0 +1,147 @@
+"""Pretrained encoders in files: weights as safetensors, all else as a JSON card in the file's header and beside it."""
+
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from sslshift.models.description import describe, from_description
+from sslshift.models.pretrained import PretrainedEncoder, flat_tensors, nested
+
+# What a run's folder calls its encoder.
+ENCODER = "encoder.safetensors"
+_VERSION = 1
+_LARGEST_SIDE = 1 << 14
+
+
+def save_encoder(encoder: PretrainedEncoder, file: str | os.PathLike) -> Path:
+    """Writes an encoder to a safetensors file, and its card to a JSON file of the same name for people to read.
+
+    Loading needs the first file alone: the card also stands in its header.
+
+    Args:
+      encoder: any of our encoders with its weights.
+      file: path that ends in `.safetensors`.
+
+    Returns:
+      The path.
+
+    Raises:
+      ValueError: the name ends otherwise, or the encoder's class is not one that a file can describe.
+      OSError: the file cannot be written; an earlier one stays as it is.
+    """
+    file = Path(file).expanduser()
+    if file.suffix != ".safetensors":
+        raise ValueError(f"An encoder's file ends in .safetensors, not as {file.name!r}.")
+    card = {
+        "format": "sslshift encoder",
+        "version": _VERSION,
+        "architecture": describe(encoder.module),
+        "image": {"shape": list(encoder.shape), "mean": encoder.mean, "std": encoder.std},
+        "features": encoder.features,
+    } | {"about": dict(encoder.card)}
+    text = json.dumps(card, indent=2)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = save(flat_tensors(encoder.variables), metadata={"card": text})
+    for path, data in ((file, content), (file.with_suffix(".json"), text.encode() + b"\n")):
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(data)
+        part.replace(path)
+    return file
+
+
+def load_encoder(path: str | os.PathLike) -> PretrainedEncoder:
+    """The encoder of a finished run, or of a file that `save_encoder` wrote.
+
+    In one line: `apply, params = load_encoder("results/quickstart/runs/...")`; then `apply(images)` are its features, and
+    `apply(images, params)` is the same as a function of the parameters.
+
+    Args:
+      path: a run's folder, or a `.safetensors` file.
+
+    Raises:
+      ValueError: there is none, the run is not finished, or the file is damaged or does not hold what its card says.
+    """
+    path = Path(path).expanduser()
+    file = path / ENCODER if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(_missing(path))
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            card = json.loads((opened.metadata() or {}).get("card", "null"))
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{file} cannot be read as an encoder: {error}.") from error
+    return _checked(file, card, tensors)
+
+
+def _missing(path: Path) -> str:
+    if not path.is_dir():
+        return f"There is no run folder or file {path}."
+    if (path / "runs").is_dir():
+        some = ", ".join(sorted(str(each) for each in (path / "runs").iterdir() if (each / ENCODER).exists())[:3])
+        return f"{path} is the folder of a whole study; name one of its runs, such as {some or 'none, since none is finished'}."
+    if (path / "record.json").exists() or (path / "checkpoints").exists():
+        return f"The run in {path} is not finished: it has no {ENCODER}. Give its command again, it goes on where it was."
+    return f"{path} is no run's folder: it has no {ENCODER}."
+
+
+def _checked(file: Path, card: Any, tensors: dict[str, np.ndarray]) -> PretrainedEncoder:
+    """The encoder of a card and tensors that may be anything."""
+    if not isinstance(card, dict) or card.get("format") != "sslshift encoder":
+        raise ValueError(f"{file} holds weights, but no card of sslshift's: save_encoder writes files with one.")
+    if card.get("version") != _VERSION:
+        raise ValueError(f"{file} is of version {card.get('version')} of the format; this sslshift reads {_VERSION}.")
+    try:
+        image = card["image"]
+        shape = tuple(int(side) for side in image["shape"])
+        if len(shape) != 3 or not all(0 < side <= _LARGEST_SIDE for side in shape):
+            raise ValueError(f"images of shape {shape} are none")
+        mean, std = (_normaliser(image[name], shape[2]) for name in ("mean", "std"))
+        if np.min(std) <= 0:
+            raise ValueError("std must be above 0")
+        module = from_description(card["architecture"])
+        encoder = PretrainedEncoder(module, nested(tensors), shape, mean, std, card["features"], dict(card["about"]))
+        _require_tensors(module, shape, tensors)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file}: the card and the weights are not those of one encoder: {error}") from error
+    return dataclasses.replace(encoder, variables=jax.tree.map(jnp.asarray, encoder.variables))
+
+
+def _normaliser(value: Any, channels: int) -> float | tuple[float, ...]:
+    values = [float(each) for each in value] if isinstance(value, list) else [float(value)]
+    if len(values) not in (1, channels) or not all(map(math.isfinite, values)):
+        raise ValueError(f"{value} does not normalise images of {channels} channels")
+    return tuple(values) if isinstance(value, list) else values[0]
+
+
+def _require_tensors(module: nn.Module, shape: tuple[int, ...], tensors: dict[str, np.ndarray]) -> None:
+    """Raises ValueError that names the first tensors that are missing, too many, of another shape, or not finite."""
+    images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    expected = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+    shapes = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(expected, sep="/").items()}
+    problems = {
+        "missing": sorted(set(shapes) - set(tensors)),
+        "extra": sorted(set(tensors) - set(shapes)),
+        "of another shape": [
+            f"{name} ({tensors[name].shape} in place of {shapes[name]})"
+            for name in sorted(set(shapes) & set(tensors))
+            if tensors[name].shape != shapes[name]
+        ],
+        "not floating-point": [name for name, tensor in tensors.items() if not np.issubdtype(tensor.dtype, np.floating)],
+        "not finite": [name for name, tensor in tensors.items() if tensor.dtype.kind == "f" and not np.isfinite(tensor).all()],
+    }
+    for what, names in problems.items():
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            raise ValueError(f"tensors are {what}: {', '.join(names[:5])}{more}.")

@@ -1,0 +1,345 @@
+"""What is seen of an encoder while it is pretrained: a linear probe that learns beside it, and signals without labels.
+
+The training does not notice: its compiled step is the same with and without, and everything here is a program of its own that
+reads the encoder's variables between two steps. A run with an `Online` ends with the same bits as one without.
+
+What it adds to the line of every k-th step, and of the last, in `metrics.jsonl`:
+
+| name | of | what |
+|---|---|---|
+| `online_loss` | validation images | the probe's cross-entropy; of several labels the mean of the binary ones |
+| `online_accuracy` | validation images | share classified correctly; left out where an image may have several labels |
+| `effective_rank` | signal images | RankMe of the centred features |
+| `alignment` | two views of the signal images | mean squared distance of an image's two unit vectors; 0 = views agree |
+| `uniformity` | signal images | how the unit vectors spread; 0 = all equal, lower = spread |
+
+All features are in evaluation mode. Images and views are the same in every report, so that what moves is the encoder. A number
+that is not finite is left out of its line; it does not stop the run. Alignment and uniformity are also left out where all
+features are zero, since such vectors have no direction. The probe's accuracy lags behind that of a probe fitted to the finished
+encoder: it has seen few images, under an encoder that moved meanwhile. It ranks and warns; tables report the offline one.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sslshift.data.permutation import permute
+from sslshift.data.views import make_view, normalise
+from sslshift.losses import alignment, effective_rank, uniformity
+from sslshift.methods import Method
+from sslshift.training.step import Metrics, replicate
+
+PyTree = Any
+
+# Images that the encoder is given at a time in a report: its memory does not grow with their number.
+_CHUNK = 256
+
+# Weight of a batch in the running statistics of the features, once there were this many: they follow the encoder.
+_STATISTICS_SHARE = 0.1
+
+
+class Labelled(NamedTuple):
+    """Images uint8 `[n, height, width, channels]`, and labels: int `[n]`, or 0/1 `[n, classes]` if one may have several."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Online:
+    """What is reported while an encoder is pretrained; without labelled images the signals alone.
+
+    Args:
+      every: steps between reports, k.
+      signal_images: for the signals without labels, uint8 `[n, height, width, channels]`, n at least 2. The effective rank and
+        the uniformity grow and fall with n: compare at equal n.
+      train: labelled images that the probe learns from, a batch in every step.
+      validation: labelled images that its loss and accuracy are of.
+      classes: their number.
+      learning_rate: of the probe's Adam, constant.
+      batch_size: of the probe. Its forward pass is most of what an `Online` costs: of SimCLR's step at batch B about
+        batch_size / 6B.
+      seed: of the order of the labelled images and of the views of the signal images.
+
+    Raises:
+      ValueError: arrays or numbers do not fit each other.
+    """
+
+    every: int
+    signal_images: np.ndarray
+    train: Labelled | None = None
+    validation: Labelled | None = None
+    classes: int = 0
+    learning_rate: float = 3e-3
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.every < 1 or self.batch_size < 1 or self.seed < 0 or not 0 < self.learning_rate < float("inf"):
+            raise ValueError(
+                "An online probe needs every and batch_size of at least 1, a seed of at least 0 and a learning rate above 0, "
+                f"not {self.every}, {self.batch_size}, {self.seed} and {self.learning_rate}."
+            )
+        _require_images("signal_images", self.signal_images, 2)
+        if (self.train is None) != (self.validation is None):
+            raise ValueError("An online probe needs labelled images for both training and validation; one of them is missing.")
+        for name in ("train", "validation") if self.train else ():
+            _require_images(name, getattr(self, name).images, 1)
+            _require_labels(name, getattr(self, name), self.classes)
+        if self.train and self.train.labels.ndim != self.validation.labels.ndim:
+            raise ValueError("Labels of training and validation must be of one kind: [n] each, or [n, classes] each.")
+
+    def require_shape(self, shape: Sequence[int]) -> None:
+        """Raises ValueError unless all images are `[height, width, channels]` of this shape: that of the run's."""
+        parts = {"signal_images": self.signal_images}
+        parts |= {"train": self.train.images, "validation": self.validation.images} if self.train else {}
+        for name, images in parts.items():
+            if images.shape[1:] != tuple(shape):
+                raise ValueError(
+                    f"Online images must be of the run's shape {tuple(shape)}, but those of {name} are {images.shape[1:]}."
+                )
+
+    def rows(self, step: int) -> np.ndarray:
+        """Numbers of the labelled images that the probe learns from after a training step, int64 `[batch_size]`.
+
+        A function of the step alone, which is counted from 1; every image comes once before any comes again.
+        """
+        count = len(self.train.labels)
+        position = (step - 1) * self.batch_size + np.arange(self.batch_size)
+        return permute(position % count, count, self.seed, tweak=position // count)
+
+
+def _require_images(name: str, images: np.ndarray, least: int) -> None:
+    if images.ndim != 4 or images.dtype != np.uint8 or len(images) < least:
+        raise ValueError(
+            f"Online: {name} must hold at least {least} uint8 image(s) [n, height, width, channels], not {images.dtype} of "
+            f"shape {images.shape}."
+        )
+
+
+def _require_labels(name: str, part: Labelled, classes: int) -> None:
+    images, labels = part
+    if classes < 2 or labels.dtype.kind not in "iub" or labels.shape not in {(len(images),), (len(images), classes)}:
+        raise ValueError(
+            f"Online: labels of {name} must be whole numbers [n] or [n, classes] for {len(images)} images and at least 2 "
+            f"classes, not {labels.dtype} of shape {labels.shape} for {classes} classes."
+        )
+    top = classes - 1 if labels.ndim == 1 else 1
+    if labels.min() < 0 or labels.max() > top:
+        raise ValueError(f"Online: labels of {name} must lie in [0, {top}], not in [{labels.min()}, {labels.max()}].")
+
+
+class OnlineProbe(flax.struct.PyTreeNode):
+    """A linear classifier on features that are standardised by their running statistics.
+
+    Features of different encoders differ in scale by orders of magnitude, and drift during training; standardised, one learning
+    rate serves all. The statistics are plain means over the first batches and then follow, each batch with a share of a tenth.
+
+    Attributes:
+      count: batches seen.
+      mean, variance: running statistics of the features, `[dim]`.
+      params: weights `[dim, classes]` and bias `[classes]`, zero at first.
+      optimiser: Adam's state.
+    """
+
+    count: jax.Array
+    mean: jax.Array
+    variance: jax.Array
+    params: dict[str, jax.Array]
+    optimiser: PyTree
+
+    def logits(self, params: dict[str, jax.Array], features: jax.Array) -> jax.Array:
+        """Of features `[n, dim]` under these parameters, `[n, classes]`."""
+        deviation = jnp.sqrt(self.variance)
+        # What varies less than float32 resolves is constant; dividing by it would blow up noise.
+        scale = jnp.where(deviation > 1e-5 * (jnp.abs(self.mean) + 1e-6), deviation, 1.0)
+        return (features - self.mean) / scale @ params["weights"] + params["bias"]
+
+    def follow(self, features: jax.Array) -> "OnlineProbe":
+        """With a batch's features `[n, dim]` in the running statistics."""
+        share = jnp.maximum(1 / (self.count + 1), _STATISTICS_SHARE)
+        change = features.mean(axis=0) - self.mean
+        variance = (1 - share) * (self.variance + share * jnp.square(change)) + share * features.var(axis=0)
+        return self.replace(count=self.count + 1, mean=self.mean + share * change, variance=variance)
+
+
+def init_probe(dim: int, classes: int, learning_rate: float) -> OnlineProbe:
+    """The probe before its first step: equal scores for all classes."""
+    params = {"weights": jnp.zeros((dim, classes)), "bias": jnp.zeros(classes)}
+    optimiser = optax.adam(learning_rate).init(params)
+    return OnlineProbe(jnp.zeros((), jnp.int32), jnp.zeros(dim), jnp.zeros(dim), params, optimiser)
+
+
+def probe_step(
+    probe: OnlineProbe, variables: PyTree, images: jax.Array, labels: jax.Array, *, method: Method, learning_rate: float
+) -> OnlineProbe:
+    """One step of the probe on a batch; no gradient reaches the encoder.
+
+    Args:
+      probe: before the step.
+      variables: of the method's networks.
+      images: uint8 `[batch or more, height, width, channels]`; those beyond the labels only fill the devices up.
+      labels: int32 `[batch]`, or 0/1 float32 `[batch, classes]`.
+      method: whose encoder it is.
+      learning_rate: of Adam.
+    """
+    features = lax.stop_gradient(method.features(variables, normalise(images))[: len(labels)])
+    # With the batch's own part in them, a unit that was constant so far cannot be divided by almost nothing.
+    probe = probe.follow(features)
+    gradient = jax.grad(lambda params: _cross_entropy(probe.logits(params, features), labels))(probe.params)
+    updates, optimiser = optax.adam(learning_rate).update(gradient, probe.optimiser)
+    return probe.replace(params=optax.apply_updates(probe.params, updates), optimiser=optimiser)
+
+
+def probe_metrics(probe: OnlineProbe, features: jax.Array, labels: jax.Array) -> Metrics:
+    """`online_loss` and, with one label per image, `online_accuracy`, of features `[n, dim]` and labels as in `probe_step`."""
+    logits = probe.logits(probe.params, features)
+    found = {"online_loss": _cross_entropy(logits, labels)}
+    return found if labels.ndim == 2 else found | {"online_accuracy": jnp.mean(logits.argmax(axis=1) == labels)}
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    if labels.ndim == 2:
+        return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def signals(features: jax.Array, first: jax.Array, second: jax.Array) -> Metrics:
+    """The signals without labels.
+
+    Args:
+      features: of images, `[n, dim]`.
+      first: of a view of each image, `[n, dim]`.
+      second: of another view of each.
+
+    Returns:
+      `effective_rank`, `alignment` and `uniformity`; the last two NaN where all features are zero.
+    """
+    # Zero vectors count as unrelated to each other: what has collapsed to zero would look well spread.
+    directed = jnp.where(jnp.any(features != 0), 0.0, jnp.nan)
+    return {
+        # Centred: a direction that all features share separates nothing.
+        "effective_rank": effective_rank(features - features.mean(axis=0)),
+        "alignment": alignment(first, second) + directed,
+        "uniformity": uniformity(features) + directed,
+    }
+
+
+def view_pair(method: Method, key: jax.Array, images: jax.Array, first: int | jax.Array = 0) -> tuple[jax.Array, jax.Array]:
+    """Two views of each image by the method's first two settings, or by its only one; `first` numbers the first image."""
+    settings = (method.views * 2)[:2]
+    one, other = (make_view(jax.random.fold_in(key, i), images, view, first=first) for i, view in enumerate(settings))
+    return one, other
+
+
+class Watch:
+    """An `Online` at work on a mesh: holds its images on the devices (labelled training images stay on the host)."""
+
+    def __init__(self, online: Online, method: Method, mesh: Mesh):
+        self._online, self._method, self._mesh = online, method, mesh
+        self._functions = _compiled(method, mesh, online.learning_rate)
+        self._key = replicate(mesh, jax.random.key(online.seed))
+        self._signal_chunks = self._chunks(online.signal_images)
+        if online.train:
+            self._validation_chunks = self._chunks(online.validation.images)
+            self._labels = self._everywhere(_targets(online.validation.labels))
+
+    def start(self, variables: PyTree) -> OnlineProbe | None:
+        """The probe before its first step; None without labels."""
+        if not self._online.train:
+            return None
+        image = jax.ShapeDtypeStruct((1, *self._online.signal_images.shape[1:]), jnp.float32)
+        dim = jax.eval_shape(self._method.features, variables, image).shape[1]
+        return replicate(self._mesh, init_probe(dim, self._online.classes, self._online.learning_rate))
+
+    def learn(self, probe: OnlineProbe | None, variables: PyTree, step: int) -> OnlineProbe | None:
+        """The probe after it learnt from the batch that belongs to a training step; the one given is used up."""
+        if probe is None:
+            return None
+        rows = self._online.rows(step)
+        images, labels = self._online.train
+        batch = self._split(images[_filled(rows, self._mesh.size)])
+        return self._functions.learn(probe, variables, batch, self._everywhere(_targets(labels[rows])))
+
+    def report(self, probe: OnlineProbe | None, variables: PyTree) -> Metrics:
+        """Scalars on the devices, for the line of a step; waits for nothing."""
+        features, views = self._functions.features, self._functions.views
+        plain = [features(variables, images) for images, _ in self._signal_chunks]
+        pairs = [views(variables, images, self._key, first) for images, first in self._signal_chunks]
+        found = self._functions.signals(plain, *zip(*pairs, strict=True), count=len(self._online.signal_images))
+        if probe is None:
+            return found
+        validation = [features(variables, images) for images, _ in self._validation_chunks]
+        return self._functions.metrics(probe, validation, self._labels) | found
+
+    def _chunks(self, images: np.ndarray) -> list[tuple[jax.Array, jax.Array]]:
+        """The images in batches of one size, split among the devices, each with the number of its first."""
+        size = len(_filled(np.arange(min(len(images), _CHUNK)), self._mesh.size))
+        rows = _filled(np.arange(len(images)), size).reshape(-1, size)
+        return [(self._split(images[some]), self._everywhere(some[0].astype(np.int32))) for some in rows]
+
+    def _split(self, array: np.ndarray) -> jax.Array:
+        return self._place(array, PartitionSpec("data"))
+
+    def _everywhere(self, array: np.ndarray) -> jax.Array:
+        return self._place(array, PartitionSpec())
+
+    def _place(self, array: np.ndarray, spec: PartitionSpec) -> jax.Array:
+        # Every host has all of these images and labels, and hands its devices their part. JAX counts that as an implicit
+        # transfer, which the training loop forbids; here it is meant.
+        with jax.transfer_guard_host_to_device("allow"):
+            return jax.make_array_from_callback(array.shape, NamedSharding(self._mesh, spec), array.__getitem__)
+
+
+def _filled(rows: np.ndarray, multiple: int) -> np.ndarray:
+    """The rows, the last one repeated until their number is a multiple; the features of repeats are cut off again."""
+    return np.pad(rows, (0, -len(rows) % multiple), "edge")
+
+
+def _targets(labels: np.ndarray) -> np.ndarray:
+    return labels.astype(np.int32 if labels.ndim == 1 else np.float32)
+
+
+class _Functions(NamedTuple):
+    learn: Callable
+    features: Callable
+    views: Callable
+    metrics: Callable
+    signals: Callable
+
+
+# Runs of one study share them, and the training's step is none of them: it is the same program with and without.
+@functools.lru_cache(maxsize=8)
+def _compiled(method: Method, mesh: Mesh, learning_rate: float) -> _Functions:
+    """What a `Watch` runs, jitted: variables and results replicated, images split, features of filled-up batches cut."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def features_of(variables, images):
+        return method.features(variables, normalise(images))
+
+    def views_of(variables, images, key, first):
+        return tuple(method.features(variables, view) for view in view_pair(method, key, images, first))
+
+    def metrics_of(probe, features, labels):
+        return probe_metrics(probe, jnp.concatenate(features)[: len(labels)], labels)
+
+    def signals_of(features, first, second, *, count):
+        return signals(*(jnp.concatenate(parts)[:count] for parts in (features, first, second)))
+
+    compiled = functools.partial(jax.jit, out_shardings=everywhere)
+    return _Functions(
+        compiled(functools.partial(probe_step, method=method, learning_rate=learning_rate), donate_argnums=0),
+        compiled(features_of),
+        compiled(views_of),
+        compiled(metrics_of),
+        compiled(signals_of, static_argnames="count"),
+    )

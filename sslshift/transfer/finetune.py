@@ -1,0 +1,284 @@
+"""Full fine-tuning: the whole encoder and a linear head are trained on a task's labels."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.errors import ScopeParamShapeError
+
+from sslshift.budget import Budget
+from sslshift.data import SamplePlan
+from sslshift.data.decode import Canvas
+from sslshift.data.mixture import single
+from sslshift.data.pipeline import BatchReader, batches
+from sslshift.data.sources import PartialSource, cached
+from sslshift.data.views import ViewSettings
+from sslshift.models import PretrainedEncoder
+from sslshift.training.loop import NonFiniteError
+from sslshift.training.state import Optimiser
+from sslshift.training.step import make_mesh, replicate, shard_batch
+from sslshift.transfer.evaluation import Outcome
+from sslshift.transfer.finetune_step import FineTuneState, LabelledBatch, Network, compiled_scores, compiled_step
+from sslshift.transfer.metrics import Metric
+from sslshift.transfer.tasks import Part, Task
+
+
+def no_steps(done: int, total: int) -> None:
+    del done, total
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTune:
+    """Fine-tuning of all of an encoder's weights; the learning rate is chosen on the validation split after the last epoch.
+
+    The defaults are the published recipe for a ViT on a large task (MAE's, less RandAugment and random erasing, on the features
+    as the encoder pools them). For some hundred images it takes too few steps: use small batches, milder augmentation, and
+    learning rates to choose from.
+
+    Example:
+      >>> few_images = FineTune((5e-4, 2e-3, 8e-3), epochs=50, batch_size=32, mixup=0, cutmix=0, min_crop_scale=0.5)
+
+    Args:
+      learning_rates: each is used in turn; at a batch of 256, they are multiplied by batch / 256.
+      epochs: how often every training image is seen; some are seen once more, where that fills the last batch.
+      batch_size: over all devices; smaller where there are fewer images, and what the devices divide.
+      optimiser: `adamw`, `sgd` or `lars`.
+      weight_decay: on weights alone, not on biases, norms and positions.
+      layer_decay: factor on the learning rate for every layer further from the head, see `models.layer_numbers`; 1: none, as is
+        usual for a ResNet.
+      warmup: share of the steps in which the learning rate rises; it then falls to 0 as a cosine.
+      label_smoothing: see `mixing.label_vectors`.
+      mixup, cutmix: parameters of both, 0 for none, see `mixing.share_map`.
+      drop_path: of a ViT, see there; other encoders have none.
+      min_crop_scale: the smallest share of an image's area that a training crop shows.
+      flip_probability: how often a training image is mirrored; 0 where left and right mean something.
+      batch_norm: `train`: the encoder's batch norms learn and take statistics of the task. `frozen`: they stay as they came,
+        statistics, scales and offsets, which suits few images or small batches.
+      seed: of augmentation and order.
+
+    References:
+      He et al., `Masked Autoencoders Are Scalable Vision Learners <https://arxiv.org/abs/2111.06377>`_, 2022, table 9
+    """
+
+    learning_rates: tuple[float, ...] = (5e-4,)
+    epochs: int = 100
+    batch_size: int = 256
+    optimiser: str = "adamw"
+    weight_decay: float = 0.05
+    layer_decay: float = 0.75
+    warmup: float = 0.05
+    label_smoothing: float = 0.1
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    drop_path: float = 0.1
+    min_crop_scale: float = 0.08
+    flip_probability: float = 0.5
+    batch_norm: str = "train"
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.learning_rates or self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"Fine-tuning needs a learning rate, an epoch and a batch of at least one image, not {self}.")
+        if self.batch_norm not in ("train", "frozen"):
+            raise ValueError(f"Batch norm is 'train' or 'frozen' in fine-tuning, not {self.batch_norm!r}.")
+        if not (0 <= self.label_smoothing < 1 and 0 <= self.drop_path < 1 and min(self.mixup, self.cutmix) >= 0):
+            raise ValueError(f"Label smoothing and drop path in [0, 1), mixup and cutmix of at least 0 are needed, not {self}.")
+        # They have checks of their own.
+        _ = self._view, [self._optimiser(rate) for rate in self.learning_rates]
+
+    @property
+    def name(self) -> str:
+        """What the result is called."""
+        return "finetune" if self.batch_norm == "train" else "finetune_frozen_bn"
+
+    def __call__(
+        self, encoder: PretrainedEncoder, task: Task, metric: Metric, *, on_step: Callable[[int, int], None] = no_steps
+    ) -> dict[str, Outcome]:
+        """Trains with each learning rate, chooses one, and scores the test split once.
+
+        A training image that cannot be read teaches nothing: whatever stands in for it has no weight in the loss.
+
+        Args:
+          encoder: stays as it is; of its features those that it pools itself are used.
+          task: labelled images in three splits.
+          metric: chooses the learning rate on the validation split; of equally good ones the first wins.
+          on_step: called with the number of steps done and of all, over all learning rates.
+
+        Returns:
+          One outcome, called `finetune` or, with frozen batch norm, `finetune_frozen_bn`.
+
+        Raises:
+          NonFiniteError: the loss stopped being a number with every learning rate.
+          BrokenImageError: an image of the validation or test split, or every training image, cannot be read.
+          ValueError: the encoder takes images of another shape than the task's.
+        """
+        training = _Training.of(task, self)
+        network = self._network(encoder, task.classes, training)
+        total, best, lost = len(self.learning_rates) * training.steps, None, []
+        for number, rate in enumerate(self.learning_rates):
+
+            def report(step: int, before: int = number * training.steps) -> None:
+                on_step(before + step, total)
+
+            state = _trained(network, training, _start(network, encoder, task.canvas), rate, report)
+            scores = _scores(network, state, task.validation, task.canvas)
+            if not state.finite or not np.isfinite(scores).all():
+                lost.append(f"{rate:g}")
+                report(training.steps)
+                continue
+            value = float(metric.value(metric.decide(scores), task.validation.labels))
+            if best is None or value > best.validation:
+                best = _Best(state.replace(optimiser=()), rate, value)
+        if best is None:
+            raise NonFiniteError(
+                f"Fine-tuning: the loss stopped being a number with every learning rate ({', '.join(lost)}); try lower ones."
+            )
+        predictions = metric.decide(_scores(network, best.state, task.test, task.canvas))
+        notes = tuple(self._notes(encoder, training, lost))
+        return {self.name: Outcome(predictions, best.validation, {"learning_rate": best.rate}, notes)}
+
+    @property
+    def _view(self) -> ViewSettings:
+        return ViewSettings(
+            min_crop_scale=self.min_crop_scale,
+            jitter_probability=0.0,
+            grayscale_probability=0.0,
+            flip_probability=self.flip_probability,
+        )
+
+    def _optimiser(self, rate: float) -> Optimiser:
+        return Optimiser(self.optimiser, rate, self.weight_decay, self.warmup, layer_decay=self.layer_decay)
+
+    def _network(self, encoder: PretrainedEncoder, classes: int, training: "_Training") -> Network:
+        module = encoder.module
+        if hasattr(module, "drop_path"):
+            module = module.clone(drop_path=self.drop_path)
+        return Network(
+            module,
+            encoder.mean,
+            encoder.std,
+            classes,
+            self._view,
+            self._optimiser(self.learning_rates[0]),
+            training.steps,
+            training.batch_size,
+            self.label_smoothing,
+            self.mixup,
+            self.cutmix,
+            frozen_norm=self.batch_norm == "frozen" and _has_batch_norm(encoder),
+        )
+
+    def _notes(self, encoder: PretrainedEncoder, training: "_Training", lost: list[str]) -> Iterator[str]:
+        images, broken = len(training.labels), training.broken
+        if self.batch_norm == "frozen" and not _has_batch_norm(encoder):
+            yield "this encoder has no batch norm that could be frozen: all of it was trained"
+        if training.batch_size != self.batch_size:
+            yield (
+                f"batches held {training.batch_size:,} images, not {self.batch_size:,}: there are {images:,} training images, "
+                f"and {make_mesh().size} devices share every batch evenly"
+            )
+        if lost:
+            yield f"the loss stopped being a number with learning rate {', '.join(lost)}, which was left out of the choice"
+        if broken:
+            example = broken[min(broken)]
+            yield f"{len(broken):,} of {images:,} training images could not be read and taught nothing, e.g. {example}"
+
+
+class _Best(NamedTuple):
+    state: FineTuneState
+    rate: float
+    validation: float
+
+
+class _Training(NamedTuple):
+    """The training images in batches.
+
+    Attributes:
+      reader: of the batches.
+      labels: by the indices of the reader's source.
+      broken: why images could not be read, by index; filled while they are read.
+    """
+
+    reader: BatchReader
+    labels: np.ndarray
+    broken: dict[int, str]
+
+    @classmethod
+    def of(cls, task: Task, settings: FineTune) -> "_Training":
+        images, devices = len(task.train.indices), make_mesh().size
+        batch_size = max(min(settings.batch_size, images) // devices, 1) * devices
+        # Rounded up: no image is left out of the last epoch.
+        budget = Budget(-(-settings.epochs * images // batch_size) * batch_size)
+        source = cached(PartialSource(task.train.source, task.train.indices), task.canvas)
+        plan = SamplePlan(single(source.name, images, images), budget, batch_size, settings.seed, subset_seed=0)
+        labels = task.train.labels
+        # As they go to the devices.
+        labels = labels.astype(np.int32 if labels.ndim == 1 else np.uint8)
+        return cls(BatchReader(plan, {source.name: source}, task.canvas), labels, {})
+
+    @property
+    def batch_size(self) -> int:
+        return self.reader.plan.batch_size
+
+    @property
+    def steps(self) -> int:
+        return self.reader.plan.budget.steps(self.batch_size)
+
+    def batches(self) -> Iterator[LabelledBatch]:
+        """All batches, in order."""
+        for step, batch in enumerate(batches(self.reader, 0, self.steps)):
+            index = self.reader.plan.batch(step).index
+            unreadable = {one.index: one.reason for one in batch.broken}
+            self.broken.update(unreadable)
+            weights = ~np.isin(index, list(unreadable))
+            yield LabelledBatch(batch.images, self.labels[index], weights.astype(np.float32))
+
+
+def _has_batch_norm(encoder: PretrainedEncoder) -> bool:
+    return bool(encoder.variables.get("batch_stats"))
+
+
+def _start(network: Network, encoder: PretrainedEncoder, canvas: Canvas) -> FineTuneState:
+    images = jax.ShapeDtypeStruct((network.batch_size, *canvas), jnp.float32)
+    try:
+        return replicate(make_mesh(), network.init(encoder.variables, images))
+    except ScopeParamShapeError as error:
+        raise ValueError(
+            f"This {type(network.module).__name__} was made for images of another shape than {tuple(canvas)}: {error}"
+        ) from error
+
+
+def _trained(
+    network: Network, training: _Training, state: FineTuneState, rate: float, on_step: Callable[[int], None]
+) -> FineTuneState:
+    """The state after the last step, or after an epoch in which the loss stopped being a number."""
+    mesh = make_mesh()
+    step_fn, epoch = compiled_step(network, mesh), max(1, len(training.labels) // network.batch_size)
+    rate, key = replicate(mesh, jnp.float32(rate)), replicate(mesh, jax.random.key(training.reader.plan.seed))
+    before = None
+    with jax.transfer_guard("disallow"):
+        for step, batch in enumerate(training.batches(), 1):
+            state, loss = step_fn(state, LabelledBatch(*(shard_batch(mesh, part) for part in batch)), rate, key)
+            # Waiting for no step would pile batches up on the device, waiting for this one would leave it idle.
+            if before is not None:
+                before.block_until_ready()
+            before = loss
+            on_step(step)
+            if step % epoch == 0 and not jax.device_get(state.finite):
+                break
+    return state
+
+
+def _scores(network: Network, state: FineTuneState, part: Part, canvas: Canvas) -> np.ndarray:
+    """Logits of a split, `[n, classes]`, in evaluation mode."""
+    mesh = make_mesh()
+    compiled, size, parts = compiled_scores(network, mesh), network.batch_size, []
+    for start in range(0, len(part.indices), size):
+        images = part.source.read(part.indices[start : start + size], canvas)
+        # The last batch is filled up, so that one shape is compiled; its filling is cut off again.
+        filled = np.concatenate([images, np.repeat(images[-1:], size - len(images), axis=0)])
+        parts.append(jax.device_get(compiled(state.params, state.batch_stats, shard_batch(mesh, filled)))[: len(images)])
+    return np.concatenate(parts)

@@ -1,0 +1,172 @@
+"""One step of fine-tuning, and scores of what was trained: pure functions, and their compilation over a mesh of devices."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sslshift.data.views import MEAN, STD, ViewSettings, make_view, normalise
+from sslshift.training.state import Optimiser
+from sslshift.transfer.mixing import label_vectors, mix_pairs, share_map
+
+PyTree = Any
+
+
+class LabelledBatch(NamedTuple):
+    """Images and what they teach.
+
+    Attributes:
+      images: uint8 `[batch, height, width, channels]`.
+      labels: int32 `[batch]`, or 0/1 `[batch, classes]`.
+      weights: float32 `[batch]`: 0 for an image that is not the one of its label, 1 for others.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    weights: jax.Array
+
+
+class FineTuneState(flax.struct.PyTreeNode):
+    """What changes from step to step; `finite` says whether every loss so far was a number."""
+
+    step: jax.Array
+    params: PyTree
+    batch_stats: PyTree
+    optimiser: PyTree
+    finite: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """An encoder's module with a linear head, and how both are trained; runs that share it share what is compiled.
+
+    Args:
+      module: the encoder's, called with normalised images and `train=`.
+      mean, std: of its normalisation; a number, or one for each channel.
+      classes: number of classes.
+      view: how training images are augmented.
+      optimiser: its learning rate aside, which `finetune_step` is given.
+      steps: of the whole training.
+      batch_size: over all devices.
+      label_smoothing, mixup, cutmix: see `mixing`.
+      frozen_norm: whether batch norm keeps the statistics, scales and offsets with which the encoder came.
+    """
+
+    module: nn.Module
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
+    classes: int
+    view: ViewSettings
+    optimiser: Optimiser
+    steps: int
+    batch_size: int
+    label_smoothing: float
+    mixup: float
+    cutmix: float
+    frozen_norm: bool
+
+    def normalised(self, views: jax.Array) -> jax.Array:
+        """From this package's normalisation to the encoder's own."""
+        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
+        return views * (STD / std) + (MEAN - mean) / std
+
+    def logits(self, params: PyTree, batch_stats: PyTree, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, PyTree]:
+        """Logits float32 `[batch, classes]` of normalised images, and new statistics; in training there is a key."""
+        variables = {"params": params["encoder"], "batch_stats": batch_stats}
+        train, rngs = key is not None and not self.frozen_norm, None if key is None else {"drop_path": key}
+        features, changed = self.module.apply(variables, x, train=train, mutable=["batch_stats"], rngs=rngs)
+        logits = features.astype(jnp.float32) @ params["head"]["kernel"] + params["head"]["bias"]
+        return logits, changed.get("batch_stats", batch_stats)
+
+    def init(self, variables: PyTree, images: jax.ShapeDtypeStruct) -> FineTuneState:
+        """The state before step 0, on copies of the encoder's variables.
+
+        The head is 0: it takes its first step on the features as they are.
+
+        Args:
+          variables: `params` and, if there are any, `batch_stats` of the encoder.
+          images: shape of a batch.
+        """
+        # Steps donate the state, and must not take the caller's arrays with it.
+        copied = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), dict(variables))
+        features = jax.eval_shape(functools.partial(self.module.apply, train=False), variables, images)
+        head = {"kernel": jnp.zeros((features.shape[-1], self.classes)), "bias": jnp.zeros(self.classes)}
+        params = {"encoder": copied["params"], "head": head}
+        optimiser = self.optimiser.build(self.steps, self.batch_size).init(params)
+        return FineTuneState(jnp.zeros((), jnp.int32), params, copied.get("batch_stats", {}), optimiser, jnp.array(True))
+
+
+def finetune_step(
+    state: FineTuneState, batch: LabelledBatch, rate: jax.Array, key: jax.Array, *, network: Network
+) -> tuple[FineTuneState, jax.Array]:
+    """Augmentation, loss, gradient, update.
+
+    Args:
+      state: before the step.
+      batch: the global batch.
+      rate: learning rate at a batch of 256 images, at its peak.
+      key: the training's key; the step's own is folded in here.
+      network: what is trained, and how.
+
+    Returns:
+      The state after the step, and the loss: cross-entropy with one label an image, with several the mean binary one.
+    """
+    views, mixing, dropping = jax.random.split(jax.random.fold_in(key, state.step), 3)
+    x = network.normalised(make_view(views, batch.images, network.view))
+    targets, weights = label_vectors(batch.labels, network.classes, network.label_smoothing), batch.weights
+    if network.mixup or network.cutmix:
+        own = share_map(mixing, *x.shape[1:3], mixup=network.mixup, cutmix=network.cutmix)
+        x, targets = mix_pairs(x, targets, own)
+        weights = weights * weights[::-1]
+
+    def loss_of(params):
+        logits, batch_stats = network.logits(params, state.batch_stats, x, dropping)
+        if batch.labels.ndim == 1:
+            losses = optax.softmax_cross_entropy(logits, targets)
+        else:
+            losses = optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=1)
+        return jnp.sum(weights * losses) / jnp.maximum(weights.sum(), 1.0), batch_stats
+
+    (loss, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    optimiser = network.optimiser.build(network.steps, network.batch_size, rate=rate)
+    updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
+    params = optax.apply_updates(state.params, updates)
+    if network.frozen_norm:
+        params["encoder"] = _keep_norms(state.params["encoder"], params["encoder"], state.batch_stats)
+    return FineTuneState(state.step + 1, params, batch_stats, optimiser_state, state.finite & jnp.isfinite(loss)), loss
+
+
+def _keep_norms(old: PyTree, new: PyTree, batch_stats: PyTree) -> PyTree:
+    """The new parameters, but the old ones of every layer that has batch statistics."""
+    old, new = traverse_util.flatten_dict(old), traverse_util.flatten_dict(new)
+    norms = {path[:-1] for path in traverse_util.flatten_dict(batch_stats)}
+    return traverse_util.unflatten_dict({path: old[path] if path[:-1] in norms else leaf for path, leaf in new.items()})
+
+
+# Fine-tunings of one study differ in nothing that is compiled.
+@functools.lru_cache(maxsize=8)
+def compiled_step(network: Network, mesh: Mesh) -> Callable[..., tuple[FineTuneState, jax.Array]]:
+    """`finetune_step` jitted over the mesh: the state replicated and donated, the batch split."""
+    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    step = functools.partial(finetune_step, network=network)
+    shardings = (everywhere, split, everywhere, everywhere)
+    return jax.jit(step, in_shardings=shardings, out_shardings=everywhere, donate_argnums=0)
+
+
+@functools.lru_cache(maxsize=8)
+def compiled_scores(network: Network, mesh: Mesh) -> Callable[[PyTree, PyTree, jax.Array], jax.Array]:
+    """From parameters, batch statistics and uint8 images to logits, jitted over the mesh."""
+    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+    def scores(params, batch_stats, images):
+        return network.logits(params, batch_stats, network.normalised(normalise(images)), None)[0]
+
+    return jax.jit(scores, in_shardings=(everywhere, everywhere, split), out_shardings=everywhere)

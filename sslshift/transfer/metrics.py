@@ -1,0 +1,235 @@
+"""What a test split is judged by: metrics that take a weight for each image, so that a bootstrap is a few matrix products."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+
+import numpy as np
+from scipy import sparse
+
+# Numbers of a weight matrix that are worked on at a time: 8 MiB of float64.
+_AT_ONCE = 2**20
+
+# From weights float64 [n, B], a column for each of B resamples, to the metric of each, [B].
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric in [0, 1], larger is better.
+
+    Example:
+      >>> import numpy as np
+      >>> metric = METRICS["accuracy"]
+      >>> labels, predictions = np.array([0, 1, 1, 2]), metric.decide(np.eye(3)[[0, 1, 2, 2]])
+      >>> metric.value(predictions, labels)
+      0.75
+      >>> metric.value(predictions, labels, weights=np.array([[1, 1, 1, 1], [2, 2, 0, 0]])).tolist()
+      [0.75, 1.0]
+
+    Attributes:
+      name: as in `METRICS`.
+      text: what tables call it.
+      axes: of what it keeps of one run: 1 for predicted classes `[n]`, 2 for scores `[n, classes]`.
+      decide: from scores `[n, classes]` to what is kept of them, the predictions.
+      prepare: from checked predictions and labels to a `Statistic`; what does not depend on weights is done here, once.
+    """
+
+    name: str
+    text: str
+    axes: int
+    decide: Callable[[np.ndarray], np.ndarray]
+    prepare: Callable[[np.ndarray, np.ndarray], Statistic]
+
+    def value(self, predictions: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float | np.ndarray:
+        """The metric, or with weights one for each resample.
+
+        A weight counts an image so many times; a class that no image of a resample has is left out of that resample's mean.
+        Memory beyond the arguments is bounded.
+
+        Args:
+          predictions: of one run, as `decide` gives them.
+          labels: int `[n]`, or 0/1 `[n, classes]` (average precision alone).
+          weights: non-negative, `[R, n]`.
+
+        Returns:
+          A float; with weights float64 `[R]`, nan where a resample leaves nothing to average.
+
+        Raises:
+          ValueError: shapes or labels do not fit each other or the metric.
+        """
+        statistic = self.statistic(predictions, labels)
+        if weights is None:
+            return float(statistic(np.ones((len(labels), 1)))[0])
+        weights = np.asarray(weights)
+        if weights.ndim != 2 or weights.shape[1] != len(labels):
+            raise ValueError(f"{self.name}: weights [resamples, {len(labels)}] are needed, not {list(weights.shape)}.")
+        if weights.size and weights.min() < 0:
+            raise ValueError(f"{self.name}: a weight is negative; weights count how often an image is taken.")
+        block = columns_at_once(len(labels))
+        parts = [weights[start : start + block].T for start in range(0, len(weights), block)]
+        return np.concatenate([np.empty(0), *(statistic(np.ascontiguousarray(part, np.float64)) for part in parts)])
+
+    def statistic(self, predictions: np.ndarray, labels: np.ndarray) -> Statistic:
+        """The metric of these predictions as a function of weights float64 `[n, B]`, a column for each resample."""
+        predictions, labels = np.asarray(predictions), np.asarray(labels)
+        _require_fitting(self.name, self.axes, labels)
+        if not len(labels):
+            raise ValueError(f"{self.name}: there is no image to judge; give a test split with images.")
+        if predictions.ndim != self.axes or len(predictions) != len(labels):
+            what = "classes [n]" if self.axes == 1 else "scores [n, classes]"
+            raise ValueError(
+                f"{self.name}: predicted {what} for {len(labels)} labels are needed, not {list(predictions.shape)}."
+            )
+        return self.prepare(predictions, labels)
+
+
+def columns_at_once(images: int) -> int:
+    """How many resamples of so many images are worked on together."""
+    return max(1, _AT_ONCE // images)
+
+
+def metric_for(name: str, labels: np.ndarray) -> Metric:
+    """The metric of this name, if it suits the labels.
+
+    Raises:
+      ValueError: no such metric, or one for images with a single label asked for images with several.
+    """
+    if name not in METRICS:
+        near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"No metric is called {name!r}; did you mean {near} (of {', '.join(METRICS)})?")
+    _require_fitting(name, METRICS[name].axes, np.asarray(labels))
+    return METRICS[name]
+
+
+def default_metric(labels: np.ndarray) -> str:
+    """The name of the usual metric: `accuracy`, or `average_precision` where an image may have several labels."""
+    return "accuracy" if np.ndim(labels) == 1 else "average_precision"
+
+
+def _require_fitting(name: str, axes: int, labels: np.ndarray) -> None:
+    if labels.ndim not in (1, 2):
+        raise ValueError(f"{name}: labels are int [n] or 0/1 [n, classes], not of shape {list(labels.shape)}.")
+    if labels.ndim == 2 and axes == 1:
+        raise ValueError(f"{name} judges images with one label each, and these may have several; use average_precision.")
+
+
+def _checked(scores: np.ndarray) -> np.ndarray:
+    scores = np.asarray(scores)
+    if scores.ndim != 2 or np.isnan(scores).any():
+        what = "nan among them" if scores.ndim == 2 else f"an array of shape {list(scores.shape)}"
+        raise ValueError(f"Scores [n, classes] without nan are needed, not {what}; look at what made them.")
+    return scores
+
+
+def _top_class(scores: np.ndarray) -> np.ndarray:
+    return _checked(scores).argmax(axis=1)
+
+
+def _scores(scores: np.ndarray) -> np.ndarray:
+    return _checked(scores).astype(np.float32)
+
+
+def _accuracy(predictions: np.ndarray, labels: np.ndarray) -> Statistic:
+    # Sparse, as everywhere here: so thin a dense product is slowed down by the threads of BLAS, which then get in others' way.
+    correct = sparse.csr_array((predictions == labels)[None].astype(np.float64))
+    return lambda weights: _ratio((correct @ weights)[0], weights.sum(axis=0))
+
+
+def _mean_class_accuracy(predictions: np.ndarray, labels: np.ndarray) -> Statistic:
+    label, _, correct = _members(predictions, labels)
+    return lambda weights: _mean_over_classes(correct @ weights, label @ weights)
+
+
+def _macro_f1(predictions: np.ndarray, labels: np.ndarray) -> Statistic:
+    label, predicted, correct = _members(predictions, labels)
+    # F1 = 2 TP / (images of the class + images predicted as it).
+    return lambda weights: _mean_over_classes(2 * (correct @ weights), label @ weights + predicted @ weights)
+
+
+def _members(predictions: np.ndarray, labels: np.ndarray) -> list[sparse.csr_array]:
+    """Matrices `[classes, n]` of 0 and 1: a class's images by label, by prediction, and those predicted rightly."""
+    classes, codes = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
+    label, predicted = np.split(codes, 2)
+    every = np.arange(len(labels))
+    hits = np.flatnonzero(label == predicted)
+    return [
+        sparse.csr_array((np.ones(len(columns)), (rows, columns)), shape=(len(classes), len(labels)))
+        for rows, columns in ((label, every), (predicted, every), (label[hits], hits))
+    ]
+
+
+def _average_precision(scores: np.ndarray, labels: np.ndarray) -> Statistic:
+    positive = _positives(labels, _checked(scores).shape[1])
+    curves = [_curve(scores[:, i], positive[:, i]) for i in np.flatnonzero(positive.any(axis=0))]
+
+    def statistic(weights):
+        areas = np.array([_area(*curve, weights) for curve in curves])
+        return _mean_over_classes(areas[:, 0], areas[:, 1])
+
+    return statistic
+
+
+def _positives(labels: np.ndarray, classes: int) -> np.ndarray:
+    if labels.ndim == 1:
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(f"average_precision: labels up to {labels.max()} and scores of {classes} classes do not fit.")
+        return labels[:, None] == np.arange(classes)
+    if labels.shape[1] != classes:
+        raise ValueError(f"average_precision: labels of {labels.shape[1]} and scores of {classes} classes do not fit.")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            "average_precision: labels [n, classes] hold something other than 0 and 1; 1 marks what an image shows."
+        )
+    if not labels.any():
+        raise ValueError("average_precision: no image has any label, which leaves nothing to find; give labelled test images.")
+    return labels.astype(bool)
+
+
+def _curve(scores: np.ndarray, positive: np.ndarray) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """Matrices `[thresholds, n]` that add up weights from one threshold to the next: of all images, and of positive ones.
+
+    Only thresholds at which a positive image is reached are kept: the others add no recall, hence no area.
+    """
+    order = np.argsort(-scores, kind="stable")
+    scores, positive = scores[order], positive[order]
+    ends = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1) + 1
+    reached = np.concatenate([[0], np.cumsum(positive)[ends - 1]])
+    kept = np.diff(reached) > 0
+    every = np.concatenate([[0], ends[kept]])
+    among_positive = np.concatenate([[0], reached[1:][kept]])
+    return _sums(order, every), _sums(order[positive], among_positive)
+
+
+def _sums(columns: np.ndarray, bounds: np.ndarray) -> sparse.csr_array:
+    columns = columns[: bounds[-1]].astype(np.int32)
+    shape = (len(bounds) - 1, int(columns.max()) + 1)
+    return sparse.csr_array((np.ones(len(columns)), columns, bounds.astype(np.int32)), shape=shape)
+
+
+def _area(every: sparse.csr_array, positive: sparse.csr_array, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The area under precision and recall times the weight of the positive images, and that weight; `[B]` each."""
+    found = positive @ weights[: positive.shape[1]]
+    precision = _ratio(np.cumsum(found, axis=0), np.cumsum(every @ weights[: every.shape[1]], axis=0), empty=0.0)
+    return (found * precision).sum(axis=0), found.sum(axis=0)
+
+
+def _mean_over_classes(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+    """Mean of the ratios `[classes, B]` over the classes whose denominator is not 0."""
+    return _ratio(_ratio(numerators, denominators, empty=0.0).sum(axis=0), (denominators > 0).sum(axis=0))
+
+
+def _ratio(numerators: np.ndarray, denominators: np.ndarray, empty: float = np.nan) -> np.ndarray:
+    out = np.full(np.shape(numerators), empty)
+    return np.divide(numerators, denominators, out=out, where=denominators > 0)
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "accuracy", 1, _top_class, _accuracy),
+        Metric("mean_class_accuracy", "mean per-class accuracy", 1, _top_class, _mean_class_accuracy),
+        Metric("macro_f1", "macro F1", 1, _top_class, _macro_f1),
+        Metric("average_precision", "mean average precision", 2, _scores, _average_precision),
+    )
+}

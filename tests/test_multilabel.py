@@ -1,0 +1,514 @@
+"""Images with several labels or none: from lists, imports, TFDS and arrays; and splits of labelled images."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sslshift import Budget
+from sslshift.data import ArraySource, SamplePlan, open_source, parse_mixture, resolve
+from sslshift.data.decode import Canvas
+from sslshift.data.records import listing
+from sslshift.data.records.encode import Encoding
+from sslshift.data.records.importing import Import, run_import
+from sslshift.data.records.manifest import CLASSES, MANIFEST, SCHEMA
+from sslshift.data.records.on_beam import run_on_beam
+from sslshift.data.sources import PartialSource, cached
+from sslshift.data.sources.labels import encode_labels, sort_classes
+from sslshift.data.sources.prepared import label_feature
+from sslshift.data.split import stratified_split
+from tools.import_images import told
+
+LABELS = ["cat; dog", "", " dog ", "bird;cat;cat;", ";"]
+CLASS_NAMES = ("bird", "cat", "dog")
+MATRIX = [[0, 1, 1], [0, 0, 0], [0, 0, 1], [1, 1, 0], [0, 0, 0]]
+
+
+@pytest.fixture
+def pictures(tmp_path, random):
+    for i in range(5):
+        Image.fromarray(random.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def write_csv(folder, labels, name="list.csv"):
+    with open(folder / name, "w", newline="") as file:
+        csv.writer(file).writerows([("path", "label"), *((f"{i}.png", label) for i, label in enumerate(labels))])
+    return f"csv:{folder / name}"
+
+
+def write_parquet(folder, labels, kind=None):
+    table = {"path": [f"{i}.png" for i in range(len(labels))], "label": pa.array(labels, kind)}
+    pq.write_table(pa.table(table), folder / "list.parquet")
+    return f"parquet:{folder / 'list.parquet'}"
+
+
+def test_names_are_separated_by_semicolons_and_no_name_is_no_class(pictures):
+    source = open_source(f"{write_csv(pictures, LABELS)}?labels=multi&licence=CC0")
+    assert source.classes == CLASS_NAMES
+    assert source.labels.dtype == np.uint8
+    assert source.labels.tolist() == MATRIX
+    assert source.licence == "CC0"
+    label = source[3]["label"]
+    assert (label.dtype, label.tolist()) == (np.uint8, [1, 1, 0])
+    # A sample is the caller's: what is done to it does not change the source.
+    label[:] = 1
+    assert source.labels.tolist() == MATRIX
+
+
+def test_one_label_of_each_image_is_what_a_list_says_without_the_option(pictures):
+    uri = write_csv(pictures, ["cat;dog", "a", "a", "b", "cat;dog"])
+    for source in (open_source(uri), open_source(f"{uri}?labels=single")):
+        assert source.classes == ("a", "b", "cat;dog")
+        assert source.labels.tolist() == [2, 0, 0, 1, 2]
+        assert source[1]["label"] == 0
+
+
+def test_numbers_are_ordered_as_numbers(pictures):
+    source = open_source(f"{write_csv(pictures, ['10;9', '9', '', '10', '100'])}?labels=multi")
+    assert source.classes == ("9", "10", "100")
+    assert source.labels.tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
+    # Two names of one number have an order, too, and what only looks like a number is none.
+    assert sort_classes(["1", "01", "-2"]) == sort_classes(["01", "-2", "1"]) == ("-2", "01", "1")
+    assert encode_labels(["²", "--3", "-"], "x")[0] == ("-", "--3", "²")
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.large_string()), pa.list_(pa.string(), 2)])
+def test_parquet_lists_are_multi_label_by_themselves(pictures, kind):
+    labels = [["cat", "dog"], ["", ""], [" dog ", "dog"], ["a;b", "cat"], ["cat", ""]]
+    uri = write_parquet(pictures, labels, kind)
+    for source in (open_source(uri), open_source(f"{uri}?labels=multi")):
+        # Lists need no separator: names may contain it.
+        assert source.classes == ("a;b", "cat", "dog")
+        assert source.labels.tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 1], [1, 1, 0], [0, 1, 0]]
+
+
+def test_parquet_texts_follow_the_option(pictures):
+    uri = write_parquet(pictures, [*LABELS[:4], "cat"])
+    with pytest.raises(ValueError, match="image 1 has no label"):
+        open_source(uri)
+    source = open_source(f"{uri}?labels=multi")
+    assert source.classes == CLASS_NAMES
+    assert source.labels.tolist() == [*MATRIX[:4], [0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("write", "labels", "option", "message"),
+    [
+        (write_csv, LABELS, "many", "no value of labels is called 'many'; there is single, multi"),
+        (write_csv, ["", ";", " "], "multi", "no image has a label"),
+        (write_parquet, ["a;b", None, ""], "multi", "image 1 has no label; an empty text or list says: none"),
+        (write_parquet, [["a"], ["b"], None], "multi", "image 2 has no label; an empty text or list says: none"),
+        (write_parquet, [["a"], ["b"]], "single", "'label' holds lists, of which labels=single cannot take one"),
+        # One column for each class is not what a list of names means.
+        (write_parquet, [[1, 0], [0, 1]], "multi", "image 0 has 1 in its list of labels; a list holds names"),
+        (write_parquet, [["a"], ["b", None]], "multi", "image 1 has None in its list of labels"),
+    ],
+)
+def test_lists_that_make_no_sense_are_named(pictures, write, labels, option, message):
+    with pytest.raises(ValueError, match=message):
+        open_source(f"{write(pictures, labels)}?labels={option}")
+
+
+def test_labels_that_are_asked_for_must_be_there(pictures):
+    (pictures / "bare.csv").write_text("path,licence\n0.png,CC0\n")
+    with pytest.raises(ValueError, match="labels=multi needs a column 'label', and the list has path, licence"):
+        open_source(f"csv:{pictures / 'bare.csv'}?labels=multi")
+
+
+def test_classes_are_those_of_the_images_that_can_be_read(pictures):
+    (pictures / "3.png").write_bytes(b"broken")
+    uri = write_csv(pictures, LABELS)
+    source = open_source(f"{uri}?labels=multi")
+    assert source.classes == ("cat", "dog")
+    assert source.labels.tolist() == [[1, 1], [0, 0], [0, 1], [0, 0]]
+    run_import(job(pictures / "list.csv", pictures / "out"), workers=0)
+    stored = open_source(f"arrayrecord:{pictures / 'out'}")
+    assert stored.classes == source.classes
+    assert stored.labels.tolist() == source.labels.tolist()
+
+
+def job(file, output, labels="multi", **changes):
+    return Import(file, output, Encoding(8, "png"), labels=labels, **{"shard_size": 2} | changes)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in ("import.json", "source.json")}
+
+
+def test_imports_keep_the_matrix(pictures):
+    uri = write_csv(pictures, LABELS)
+    wanted = job(pictures / "list.csv", pictures / "out")
+    result = run_import(wanted, workers=0)
+    assert result.summary.multi_label
+    assert "3 classes, any number of them to an image" in told(result, wanted)[0]
+    source, listed = open_source(f"arrayrecord:{pictures / 'out'}"), open_source(f"{uri}?labels=multi")
+    assert "labels" not in vars(source)
+    assert source.classes == listed.classes == CLASS_NAMES
+    assert source.labels.dtype == np.uint8
+    assert source.labels.tolist() == listed.labels.tolist() == MATRIX
+    assert source[0]["label"].tolist() == [0, 1, 1]
+    assert (source[4]["image"] == listed[4]["image"]).all()
+    rows = pq.read_table(pictures / "out" / MANIFEST).to_pylist()
+    assert [row["classes"] for row in rows] == [["cat", "dog"], [], ["dog"], ["bird", "cat"], []]
+    assert {(row["label"], row["class"]) for row in rows} == {(None, None)}
+    # The same command finds it done.
+    assert run_import(wanted, workers=0).summary == result.summary
+
+
+def test_imports_of_parquet_lists_need_no_option(pictures):
+    write_parquet(pictures, [["cat", "a;b"], [], ["cat"], ["a;b"], []], pa.list_(pa.string()))
+    for labels in ("none", "multi"):
+        run_import(job(pictures / "list.parquet", pictures / labels, labels), workers=0)
+        source = open_source(f"arrayrecord:{pictures / labels}")
+        assert source.classes == ("a;b", "cat")
+        assert source.labels.tolist() == [[1, 1], [0, 0], [0, 1], [1, 0], [0, 0]]
+    assert contents(pictures / "none") == contents(pictures / "multi")
+
+
+def test_beam_makes_the_same_files(pictures):
+    pytest.importorskip("apache_beam")
+    write_csv(pictures, LABELS)
+    run_import(job(pictures / "list.csv", pictures / "alone"), workers=0)
+    run_on_beam(job(pictures / "list.csv", pictures / "beam"), ["--runner=DirectRunner"])
+    assert contents(pictures / "alone") == contents(pictures / "beam")
+    alone, beam = (json.loads((pictures / name / "source.json").read_text()) for name in ("alone", "beam"))
+    assert alone == beam
+    assert alone["multi_label"] is True
+
+
+# What an import has written since version 1: readers that know nothing of several labels take these keys and no other.
+VERSION_1 = {"version", "shards", "classes", "licence", "cost_per_image", "fingerprint", "refused", "hashes", "made"}
+
+
+def test_single_label_imports_are_what_they_were(pictures):
+    write_csv(pictures, ["b", "a", "a", "b", "a"])
+    run_import(job(pictures / "list.csv", pictures / "out", "none"), workers=0)
+    assert json.loads((pictures / "out/source.json").read_text()).keys() == VERSION_1
+    assert pq.read_schema(pictures / "out" / MANIFEST).equals(SCHEMA)
+    source = open_source(f"arrayrecord:{pictures / 'out'}")
+    assert source.labels.dtype == np.int64
+    assert source.labels.tolist() == [1, 0, 0, 1, 0]
+
+
+def test_imports_that_an_earlier_version_began_go_on(pictures, monkeypatch):
+    write_csv(pictures, ["b", "a", "a", "b", "a"])
+    run_import(job(pictures / "list.csv", pictures / "whole", "none"), workers=0)
+    earlier = pa.schema([field for field in listing._ROW if field.name != CLASSES.name])
+    assert len(earlier) == len(listing._ROW) - 1
+    monkeypatch.setattr(listing, "_ROW", earlier)
+    run_import(job(pictures / "list.csv", pictures / "begun", "none"), workers=0)
+    assert contents(pictures / "whole") == contents(pictures / "begun")
+
+
+def test_imports_without_a_class_say_so(pictures):
+    (pictures / "0.png").write_bytes(b"broken")
+    write_csv(pictures, ["cat", "", ""])
+    wanted = job(pictures / "list.csv", pictures / "out")
+    result = run_import(wanted, workers=0)
+    assert "No labels: no image that was stored has one" in told(result, wanted)
+    source = open_source(f"arrayrecord:{pictures / 'out'}")
+    assert (source.classes, source.labels) == (None, None)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_imports_name_what_is_wrong_with_a_list(pictures, workers):
+    write_csv(pictures, ["", ""])
+    with pytest.raises(ValueError, match=r"list\.csv: no image has a label"):
+        run_import(job(pictures / "list.csv", pictures / "out"), workers=workers)
+    # Once the list is mended the same command goes on.
+    write_csv(pictures, LABELS)
+    run_import(job(pictures / "list.csv", pictures / "out"), workers=0)
+    assert open_source(f"arrayrecord:{pictures / 'out'}").labels.tolist() == MATRIX
+
+
+def test_only_lists_say_several_labels(pictures):
+    with pytest.raises(ValueError, match=r"labels=multi reads a CSV or Parquet list, and .* is none"):
+        run_import(job(pictures, pictures / "out"), workers=0)
+    assert not (pictures / "out").exists()
+    with pytest.raises(ValueError, match="labels is one of none, folder, multi, not 'many'"):
+        job(pictures, pictures / "out", "many")
+
+
+def prepare(folder, name, feature, values):
+    """A dataset of TFDS with one gray level to an image, and `values[level]` of the feature `name`."""
+    import tensorflow_datasets as tfds
+
+    class Several(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"image": tfds.features.Image(shape=(None, None, 1)), name: feature}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for level, value in enumerate(values):
+                content = io.BytesIO()
+                Image.new("L", (8, 8), level).save(content, "PNG")
+                yield level, {"image": io.BytesIO(content.getvalue()), name: value}
+
+    Several(data_dir=folder, file_format="array_record").download_and_prepare(file_format="array_record")
+    return open_source(f"tfds:several/train?data_dir={folder}")
+
+
+@pytest.mark.parametrize("name", ["label", "labels"])
+def test_prepared_datasets_with_several_labels(tmp_path, name):
+    import tensorflow_datasets as tfds
+
+    values = [[0, 2], [], [1], [2, 2]]
+    classes = tfds.features.ClassLabel(names=["bird", "cat", "dog"])
+    source = prepare(tmp_path, name, tfds.features.Sequence(classes), values)
+    levels = [int(source[i]["image"][0, 0, 0]) for i in range(4)]
+    assert sorted(levels) == [0, 1, 2, 3]
+    assert source.classes == CLASS_NAMES
+    assert source.labels.dtype == np.uint8
+    wanted = [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert source.labels.tolist() == [wanted[level] for level in levels]
+
+
+def test_prepared_labels_that_are_unknown_are_named(tmp_path):
+    import tensorflow_datasets as tfds
+
+    classes = tfds.features.ClassLabel(names=["bird", "cat"])
+    source = prepare(tmp_path / "a", "labels", tfds.features.Sequence(classes), [[-1]])
+    with pytest.raises(ValueError, match=r"tfds:several/train.*, image 0 has a label that is none of the 2 classes"):
+        _ = source.labels
+    # Numbers without names are no classes.
+    other = prepare(tmp_path / "b", "labels", tfds.features.Sequence(np.int64), [[0]])
+    assert (other.classes, other.labels) == (None, None)
+
+
+def test_features_that_are_labels_are_known():
+    from tensorflow_datasets import features
+
+    one, several = features.ClassLabel(names=["bird", "cat"]), features.Sequence(features.ClassLabel(names=["ok", "bad"]))
+    assert label_feature({"label": one}) == ("label", False, ("bird", "cat"))
+    assert label_feature({"labels": several, "label": one}) == ("label", False, ("bird", "cat"))
+    assert label_feature({"labels": several, "label": features.Text()}) == ("labels", True, ("ok", "bad"))
+    for other in ({"labels": one}, {"labels": features.Sequence(several)}, {"label": features.Sequence({"label": one})}, {}):
+        assert label_feature(other) == (None, False, None)
+
+
+def several(n=6, classes=3):
+    images = np.random.default_rng(1).integers(0, 256, (n, 4, 4, 1), np.uint8)
+    labels = (np.arange(n)[:, None] % np.arange(2, 2 + classes) == 0).astype(np.uint8)
+    return ArraySource("memory:several", images, labels)
+
+
+def test_arrays_take_several_labels_and_parts_and_caches_pass_them_on():
+    source, canvas = several(), Canvas(2, 2, 1)
+    wanted = [[1, 1, 1], [0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 0, 0]]
+    assert source.labels.dtype == np.uint8
+    assert source.labels.tolist() == wanted
+    part = PartialSource(source, np.array([4, 1, 3]))
+    assert part.labels.tolist() == [wanted[4], wanted[1], wanted[3]]
+    assert part[0]["label"].tolist() == [1, 0, 1]
+    kept = cached(part, canvas)
+    assert kept is not part
+    assert kept.labels.tolist() == part.labels.tolist()
+    assert kept[2]["label"].tolist() == [0, 1, 0]
+    for same in (source.labels.astype(bool), source.labels.astype(float), source.labels.tolist()):
+        again = ArraySource("memory:several", np.zeros((6, 4, 4, 1), np.uint8), same).labels
+        assert (again.dtype, again.tolist()) == (np.uint8, wanted)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros((3, 2), int), r"2 images need labels \[2\], not \[3, 2\]; or \[2, classes\], multi-label"),
+        (np.zeros((2, 0), int), r"not \[2, 0\]"),
+        (np.zeros((2, 2, 1), int), r"not \[2, 2, 1\]"),
+        ([[0, 1], [2, 0]], "labels are 0 or 1, and that of image 1 in column 0 is 2"),
+        ([[0, 0.5], [1, 0]], r"that of image 0 in column 1 is 0\.5"),
+        ([[0, -1], [1, 0]], "that of image 0 in column 1 is -1"),
+        ([[0, np.nan], [1, 0]], "that of image 0 in column 1 is nan"),
+    ],
+)
+def test_arrays_that_are_no_labels_are_named(labels, message):
+    with pytest.raises(ValueError, match=message):
+        ArraySource("memory:x", np.zeros((2, 4, 4, 1), np.uint8), labels)
+
+
+@pytest.mark.parametrize("subset", ["balanced", "proportional"])
+def test_subsets_by_class_need_one_label_of_each_image(subset):
+    source = several()
+    mixture = resolve(parse_mixture(f"memory:several@3/{subset}"), {source.name: len(source)}, Budget(12))
+    with pytest.raises(ValueError, match=f"several: a {subset} subset needs one label of each image, .* may have several"):
+        SamplePlan(mixture, Budget(12), 3, seed=0, subset_seed=0, labels={source.name: source.labels})
+
+
+def require_split(labels, held_out, rest):
+    assert held_out.dtype == rest.dtype == np.int64
+    assert (np.diff(held_out) > 0).all()
+    assert (np.diff(rest) > 0).all()
+    assert sorted([*held_out, *rest]) == list(range(len(labels)))
+
+
+def counted(sizes, share):
+    """Bounds of what is held out of each class, and how many of all: a loop over the rules."""
+    least = [1 if size > 1 else 0 for size in sizes]
+    most = [size - 1 for size in sizes]
+    wanted = share * sum(sizes)
+    return least, most, min(max(wanted, sum(least)), sum(most))
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.one_of(st.integers(1, 4), st.integers(1, 60)), min_size=1, max_size=12),
+    st.one_of(st.sampled_from([0.1, 0.2, 0.25, 0.5]), st.floats(0.001, 0.999)),
+    st.integers(0, 2**40),
+)
+def test_split_keeps_every_class_on_both_sides_in_proportion(sizes, share, key):
+    labels = np.random.default_rng(key).permutation(np.repeat(7 * np.arange(len(sizes)) - 3, sizes))
+    held_out, rest = stratified_split(labels, share, key)
+    require_split(labels, held_out, rest)
+    held = [int((labels[held_out] == 7 * k - 3).sum()) for k in range(len(sizes))]
+    least, most, wanted = counted(sizes, share)
+    assert all(low <= count <= high for low, count, high in zip(least, held, most, strict=True))
+    assert abs(sum(held) - wanted) <= 0.5 + 1e-6
+    # All classes give the same share but where their bounds do not let them, and no class gives an image more or less.
+    low, high = 0.0, 1.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        total = sum(min(max(middle * n, a), b) for n, a, b in zip(sizes, least, most, strict=True))
+        low, high = (middle, high) if total < wanted else (low, middle)
+    exact = [min(max(high * n, a), b) for n, a, b in zip(sizes, least, most, strict=True)]
+    assert all(abs(count - due) < 1 + 1e-6 for count, due in zip(held, exact, strict=True))
+    if all(a <= share * n <= b for n, a, b in zip(sizes, least, most, strict=True)):
+        assert all(abs(count - share * n) < 1 + 1e-6 for n, count in zip(sizes, held, strict=True))
+
+
+def test_split_of_known_sizes():
+    labels = np.repeat([0, 1, 2, 3], [50, 30, 20, 1])
+
+    def held(share, key=0):
+        return np.bincount(labels[stratified_split(labels, share, key)[0]], minlength=4).tolist()
+
+    # 20.2 of 101 are wanted, of which the class of one gives none: the others give 20.2%.
+    assert held(0.2) == [10, 6, 4, 0]
+    assert held(0.5) in ([25, 15, 10, 0], [26, 15, 10, 0], [25, 16, 10, 0])
+    # Of the few that are wanted, each class gives one.
+    assert held(0.001) == [1, 1, 1, 0]
+    assert held(0.999) == [49, 29, 19, 0]
+    # Five classes of two have to give five of the six that are wanted: the large class gives the one that is left.
+    labels = np.repeat(np.arange(6), [2, 2, 2, 2, 2, 20])
+    assert np.bincount(labels[stratified_split(labels, 0.2, 0)[0]]).tolist() == [1, 1, 1, 1, 1, 1]
+    # Of thirty, half are wanted: as many of each class.
+    assert np.bincount(labels[stratified_split(labels, 0.5, 0)[0]]).tolist() == [1, 1, 1, 1, 1, 10]
+
+
+def test_split_is_a_function_of_labels_share_and_key():
+    labels = np.arange(200) % 7
+    first, again = stratified_split(labels, 0.2, 3, 1), stratified_split(labels.astype(np.uint8), 0.2, 3, 1)
+    assert first[0].tolist() == again[0].tolist()
+    # Names of classes do not matter, their order does not change.
+    assert stratified_split(10 * labels + 5, 0.2, 3, 1)[0].tolist() == first[0].tolist()
+    others = [stratified_split(labels, 0.2, *key)[0].tolist() for key in ((3, 2), (4, 1), (3,))]
+    assert len({tuple(each) for each in [first[0].tolist(), *others]}) == 4
+    # Every image has its chance: over many keys each of 30 is held out about as often.
+    labels = np.arange(30) % 3
+    counts = sum(np.bincount(stratified_split(labels, 0.2, key)[0], minlength=30) for key in range(500))
+    # 100 times each, with a standard deviation of 9.
+    assert abs(counts - 100).max() < 45
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=7), st.integers(0, 20), st.floats(0.001, 0.999), st.integers(0, 2**40))
+def test_split_of_multi_labels_with_one_each_follows_the_same_rules(sizes, without, share, key):
+    """Where no image has two labels the repair can always be made, and the share met as nearly as the rules allow."""
+    columns = np.repeat(np.arange(len(sizes) + 1), [*sizes, without])
+    if not len(columns):
+        return
+    labels = np.random.default_rng(key).permutation(np.eye(len(sizes) + 1, dtype=np.uint8)[columns][:, : len(sizes)])
+    held_out, rest = stratified_split(labels, share, key)
+    require_split(labels, held_out, rest)
+    for size, held, left in zip(sizes, labels[held_out].sum(axis=0), labels[rest].sum(axis=0), strict=True):
+        assert held >= (size >= 2)
+        assert left >= (size >= 1)
+    n, least = len(columns), sum(size >= 2 for size in sizes)
+    wanted = min(max(int(np.floor(share * n + 0.5)), 1), n - 1)
+    assert len(held_out) == min(max(wanted, least), n - sum(size >= 1 for size in sizes))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 40), st.integers(1, 6), st.floats(0, 0.6), st.floats(0.05, 0.95), st.integers(0, 2**40))
+def test_split_of_any_multi_labels_loses_no_image(n, classes, density, share, key):
+    labels = (np.random.default_rng(key).random((n, classes)) < density).astype(np.uint8)
+    held_out, rest = stratified_split(labels, share, key)
+    require_split(labels, held_out, rest)
+    again = stratified_split(labels, share, key)
+    assert held_out.tolist() == again[0].tolist()
+    # The share is missed only where every image that could mend that is the last of a class on its side.
+    missing = min(max(int(np.floor(share * n + 0.5)), 1), n - 1) - len(held_out)
+    giving, least = (rest, 1) if missing > 0 else (held_out, 2)
+    counts, needed = labels[giving].sum(axis=0), labels.sum(axis=0) >= least
+    spared = [image for image in giving if all(counts[c] > needed[c] for c in np.flatnonzero(labels[image]))]
+    assert not missing or not spared
+
+
+def test_split_of_multi_labels_with_rare_classes():
+    random = np.random.default_rng(0)
+    common, rare = random.random((300, 15)) < 0.2, np.zeros((300, 6), bool)
+    for column in range(5):
+        rare[random.choice(300, 2, replace=False), column] = True
+    rare[17, 5] = True
+    labels = np.concatenate([common, rare], axis=1)
+    plain = 0
+    for key in range(40):
+        held_out, rest = stratified_split(labels, 0.2, key)
+        assert len(held_out) == 60
+        assert labels[held_out].any(axis=0)[:20].all()
+        assert labels[rest].any(axis=0).all()
+        assert 17 in rest
+        # How rarely an order alone does that: a rare class lies on both sides with 0.32.
+        drawn = np.random.default_rng(key).permutation(300)
+        plain += labels[drawn[:60]].any(axis=0)[:20].all() and labels[drawn[60:]].any(axis=0).all()
+    assert plain < 5
+
+
+def test_split_of_multi_labels_without_a_repair_is_the_seeded_order():
+    labels = np.ones((50, 3), np.uint8)
+    splits = {tuple(stratified_split(labels, 0.3, key)[0].tolist()) for key in range(20)}
+    assert {len(split) for split in splits} == {15}
+    assert len(splits) == 20
+    assert stratified_split(np.zeros((50, 3), np.uint8), 0.3, 0)[0].tolist() in [list(split) for split in splits]
+
+
+@pytest.mark.parametrize(
+    ("labels", "share", "message"),
+    [
+        ([0, 1], 0, "lies between 0 and 1, not at 0"),
+        ([0, 1], 1.0, r"not at 1\.0"),
+        ([0, 1], float("nan"), "not at nan"),
+        ([], 0.5, r"at least one image.*float64 \[0\]"),
+        ([0.5, 1], 0.5, r"whole numbers .* not float64 \[2\]"),
+        ([[[0]]], 0.5, r"not int64 \[1, 1, 1\]"),
+        ([[0, 2]], 0.5, "are 0 or 1, not between 0 and 2"),
+    ],
+)
+def test_splits_that_make_no_sense_are_named(labels, share, message):
+    with pytest.raises(ValueError, match=message):
+        stratified_split(np.array(labels), share, 0)
+
+
+def test_a_single_image_is_not_held_out():
+    for labels in (np.array([4]), np.array([[1, 0]]), np.array([[0, 0]]), np.zeros((1, 0), int), np.arange(5)):
+        held_out, rest = stratified_split(labels, 0.9, 0)
+        assert (held_out.tolist(), rest.tolist()) == ([], list(range(len(labels))))
+
+
+def test_splits_of_many_classes():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(2000), np.arange(1, 2001)))[:400_000]
+    held_out, rest = stratified_split(labels, 0.1, 0)
+    assert abs(len(held_out) - 40_000) <= 1
+    assert set(labels[rest].tolist()) == set(labels.tolist())
