@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import math
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +63,13 @@ def equal(a, b):
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), a, b)))
 
 
+def seeded_views(method, images):
+    """By the method's first and last settings, which are its only two, or its only one."""
+    keys = [jax.random.fold_in(jax.random.key(5), i) for i in range(2)]
+    make = jax.jit(make_view, static_argnums=2)
+    return [make(key, images, view) for key, view in zip(keys, (method.views[0], method.views[-1]), strict=True)]
+
+
 class KilledError(Exception):
     pass
 
@@ -79,7 +85,6 @@ def test_training_is_the_same_to_the_bit_with_and_without(name, small_method, re
     training = Training(small_method(name), Optimiser(learning_rate=5e-3), checkpoint_every=4)
     without = train(training, reader, 0, tmp_path / "without")
     assert equal(train(training, reader, 0, tmp_path / "with", online=online), without)
-    assert equal(train(training, reader, 0, tmp_path / "alone", online=alone(online)), without)
     own = [{key: value for key, value in line.items() if key not in SIGNALS | PROBE} for line in lines(tmp_path / "with")]
     assert own == lines(tmp_path / "without")
 
@@ -93,6 +98,21 @@ def test_resumed_run_reports_what_an_uninterrupted_one_does(simclr, reader, onli
     # A run that is at its end reports nothing again.
     assert equal(train(simclr, reader, 0, tmp_path / "killed", online=online), whole)
     assert (tmp_path / "killed/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+
+
+def test_probe_learns_from_the_batch_of_its_step(simclr, reader, online, tmp_path):
+    steps = []
+
+    class Recorded(Online):
+        def rows(self, step):
+            steps.append(step)
+            return super().rows(step)
+
+    recorded = Recorded(**vars(online))
+    with pytest.raises(KilledError):
+        train(simclr, reader, 0, tmp_path, kill, online=recorded)
+    train(simclr, reader, 0, tmp_path, online=recorded)
+    assert steps == [*range(1, 8), *range(5, 11)]
 
 
 def test_checkpoints_serve_runs_with_and_without_a_probe(simclr, reader, online, tmp_path):
@@ -113,8 +133,8 @@ def test_checkpoints_serve_runs_with_and_without_a_probe(simclr, reader, online,
 
 def test_lines_of_metrics(simclr, reader, online, tmp_path):
     seen = []
-    train(simclr, reader, 0, tmp_path / "both", lambda step, scalars: seen.append({"step": step, **scalars}), online)
-    train(simclr, reader, 0, tmp_path / "alone", online=alone(online))
+    state = train(simclr, reader, 0, tmp_path / "both", lambda step, scalars: seen.append({"step": step, **scalars}), online)
+    assert equal(train(simclr, reader, 0, tmp_path / "alone", online=alone(online)), state)
     both, without_labels = lines(tmp_path / "both"), lines(tmp_path / "alone")
     assert both == seen
     assert [line["step"] for line in both] == list(range(1, 11))
@@ -155,8 +175,7 @@ def test_probe_of_several_labels_reports_its_loss_alone(simclr, reader, online, 
 def test_signals_are_those_of_the_final_state(simclr, reader, online, tmp_path):
     state = train(simclr, reader, 0, tmp_path, online=alone(online))
     variables, method, images = jax.device_get(state.variables), simclr.method, online.signal_images
-    keys = [jax.random.fold_in(jax.random.key(5), i) for i in range(2)]
-    pair = [make_view(key, images, view) for key, view in zip(keys, method.views, strict=True)]
+    pair = seeded_views(method, images)
     plain, first, second = (np.asarray(method.features(variables, x)) for x in (normalise(images), *pair))
     values = np.linalg.svd(plain - plain.mean(axis=0), compute_uv=False)
     share = values / values.sum()
@@ -253,9 +272,10 @@ def test_probe_does_not_care_for_the_scale_of_features(scale, offset, online):
         assert scaled[name] == pytest.approx(plain[name], abs=0.01)
 
 
-def test_constant_features_are_not_blown_up(online):
-    probe, found = watched(Pixels(), online, variables(scale=0.0, offset=1000.1), steps=20)
-    logits = probe.logits(probe.params, jnp.full((1, len(probe.mean)), 1000.1))
+@pytest.mark.parametrize("constant", [0.0, 1000.1])
+def test_constant_features_are_not_blown_up(constant, online):
+    probe, found = watched(Pixels(), online, variables(0.0, constant), steps=20)
+    logits = probe.logits(probe.params, jnp.full((1, len(probe.mean)), constant))
     assert np.abs(np.asarray(logits)).max() < 1
     assert found["online_loss"] == pytest.approx(math.log(2), abs=0.05)
 
@@ -288,8 +308,7 @@ def test_filled_up_batches_and_chunks_change_nothing(online, monkeypatch):
         probe = probe_step(probe, host, online.train.images[rows], labels[rows], method=method, learning_rate=0.03)
     for ours, other in zip(jax.tree.leaves(whole_probe), jax.tree.leaves(probe), strict=True):
         np.testing.assert_allclose(ours, other, rtol=1e-4, atol=1e-6)
-    keys = [jax.random.fold_in(jax.random.key(5), i) for i in range(2)]
-    views = [method.features(host, make_view(key, online.signal_images, method.views[0])) for key in keys]
+    views = [method.features(host, view) for view in seeded_views(method, online.signal_images)]
     by_hand = signals(method.features(host, normalise(online.signal_images)), *views)
     assert {name: whole[name] for name in SIGNALS} == pytest.approx(jax.tree.map(float, by_hand), rel=1e-4)
 
@@ -322,7 +341,6 @@ def test_every_labelled_image_comes_once_before_any_comes_again(count, batch, se
     rows = np.concatenate([online.rows(step) for step in range(1, epochs * count // batch + 2)])
     for epoch in range(epochs):
         assert sorted(rows[epoch * count : (epoch + 1) * count]) == list(range(count))
-    np.testing.assert_array_equal(online.rows(2), rows[batch : 2 * batch] if len(rows) >= 2 * batch else online.rows(2))
 
 
 def test_order_of_the_labelled_images_differs_by_seed_and_epoch(online):
@@ -331,7 +349,7 @@ def test_order_of_the_labelled_images_differs_by_seed_and_epoch(online):
     assert (one.rows(1) != other.rows(1)).any()
 
 
-def test_probe_in_checkpoints(simclr, tmp_path):
+def test_probe_in_checkpoints(tmp_path):
     state = replicate(make_mesh(), {"weights": jnp.ones(3)})
     probe = replicate(make_mesh(), init_probe(4, 2, 0.1).replace(mean=jnp.arange(4.0)))
     checkpoints = Checkpoints(tmp_path)
@@ -343,7 +361,7 @@ def test_probe_in_checkpoints(simclr, tmp_path):
     assert equal(checkpoints.restore_online(fresh), probe)
     wider = replicate(make_mesh(), init_probe(4, 3, 0.1))
     assert checkpoints.restore_online(wider) is wider
-    shutil.rmtree(tmp_path / "2/online/d")
+    (tmp_path / "2/online/_METADATA").unlink()
     with pytest.raises(CheckpointError, match=r"step 2 .* cannot be read"):
         checkpoints.restore_online(fresh)
     checkpoints.close()

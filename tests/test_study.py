@@ -165,7 +165,7 @@ def test_full_disk_at_a_checkpoint(tmp_path):
     assert "The checkpoint of step 5 could not be written to" in done.stderr
     assert "give the same command again" in done.stderr
     assert "Traceback" not in done.stderr
-    assert (tmp_path / "floors/pixels/result.json").exists()
+    assert list(tmp_path.glob("floors/pixels/tasks/*/result.json"))
     assert quickstart(tmp_path).returncode == 0
 
 
@@ -222,6 +222,13 @@ def tiny(*flags) -> Study:
         (["--mixture=synthetic:noise@40/balanced"], "has no labels to draw a subset by"),
         (["--mixture=a = bundled:mnist@40", "--mixture=a = bundled:mnist@50"], "each mixture needs a name of its own"),
         (["--max_broken=-1"], "--max_broken must not be negative"),
+        (["--evaluations=knn"], "--evaluations=knn must have linear among them"),
+        (["--evaluations=linear,kn"], "Did you mean knn?"),
+        (["--evaluation_options=linear.strength=1"], "written EVALUATION.SETTING=VALUE"),
+        (["--features=cls"], "--features=cls is unknown"),
+        (["--task=bundled:mnist; test=bundled:mnist/test"], "two tasks are called bundled:mnist"),
+        (["--task=bundled:mnist; tset=bundled:mnist/test"], "not 'tset=bundled:mnist/test'"),
+        (["--online_every=-1"], "--online_every must not be negative"),
     ],
 )
 def test_studies_that_cannot_be_are_refused_before_anything_is_trained(flags, message):
@@ -320,7 +327,8 @@ def test_methods_are_compared_in_one_table(tmp_path):
     for name in names:
         (run,) = (tmp_path / f"out/{name}/runs").glob("*-n50-d0-s0")
         result, record = (json.loads((run / f"{what}.json").read_text()) for what in ("result", "record"))
-        assert 1 <= result["effective_rank"] <= 256
+        (judged,) = run.glob("tasks/*/result.json")
+        assert 1 <= json.loads(judged.read_text())["effective_rank"] <= 256
         assert np.isfinite([result["loss_first"], result["loss_last"]]).all()
         # What the recipe says now, whatever it may say later.
         declared = Study(**{"method": name, "head": "32,16"} | (small if name == "mae" else {}))

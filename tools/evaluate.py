@@ -26,7 +26,7 @@ from rich.text import Text
 from sslshift.command import run_command
 from sslshift.data.decode import Canvas
 from sslshift.data.sources import cached, open_source
-from sslshift.models import FEATURES, PretrainedEncoder
+from sslshift.models import ENCODER, FEATURES, PretrainedEncoder
 from sslshift.study.judged import Judged, Kind, judge
 from sslshift.study.matrix import Named, architectures, by_kind, comparisons, find_encoders, score_table, untrained
 from sslshift.study.records import write_atomically
@@ -77,7 +77,11 @@ def main() -> None:
         runs = f"{len(unfinished)} of {len(unfinished) + len(files)} runs"
         _say(console, f"{runs} are not finished and are left out, e.g. {unfinished[0]}")
     named = by_kind(files)
-    jobs = [_Job(kind.name, seed, str(file), encoder) for kind in named for seed, file, encoder in kind.encoders]
+    jobs = [
+        _Job(kind.name, seed, str(file.parent if file.name == ENCODER else file), encoder)
+        for kind in named
+        for seed, file, encoder in kind.encoders
+    ]
     floors = _floors(named) if FLAGS.floors else []
     kinds: dict[str, list[tuple[int, Judged]]] = {}
     for number, job in enumerate([*jobs, *floors], 1):
@@ -163,7 +167,7 @@ def _judge(job: _Job, tasks: Sequence[Task], evaluations: Mapping[str, Any], out
             FLAGS.features,
             place,
             cache=out / "features",
-            on_images=lambda _, done, total: on_images(done, total),
+            on_progress=lambda _, done, total: on_images(done, total),
         )
 
 
@@ -217,7 +221,7 @@ def _difference(found: Comparison, a: Kind, b: Kind) -> str:
     points = f"{100 * found.difference:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
     test = "" if math.isnan(found.p_value) else f", McNemar p = {found.p_value:.2g}"
     # An interval over test images alone is no statement about other seeds.
-    alone = " (of these very networks; more seeds would tell of others)" if min(len(a), len(b)) == 1 else ""
+    alone = " (of these very networks; more seeds would tell of others)" if len(a) == 1 else ""
     return f"{points}{test}: {found.verdict}{alone}"
 
 

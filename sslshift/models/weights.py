@@ -50,7 +50,7 @@ def save_encoder(encoder: PretrainedEncoder, file: str | os.PathLike) -> Path:
         "image": {"shape": list(encoder.shape), "mean": encoder.mean, "std": encoder.std},
         "features": encoder.features,
     } | {"about": dict(encoder.card)}
-    text = json.dumps(card, indent=2)
+    text = json.dumps(card, indent=2, default=_plain)
     file.parent.mkdir(parents=True, exist_ok=True)
     content = save(flat_tensors(encoder.variables), metadata={"card": text})
     for path, data in ((file, content), (file.with_suffix(".json"), text.encode() + b"\n")):
@@ -83,6 +83,11 @@ def load_encoder(path: str | os.PathLike) -> PretrainedEncoder:
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ValueError(f"{file} cannot be read as an encoder: {error}.") from error
     return _checked(file, card, tensors)
+
+
+def _plain(value: Any) -> Any:
+    """A number or array of NumPy or JAX as JSON has it."""
+    return np.asarray(value).tolist()
 
 
 def _missing(path: Path) -> str:

@@ -11,6 +11,7 @@ from clu.parameter_overview import count_parameters
 from sslshift.budget import Budget
 from sslshift.data.decode import Canvas
 from sslshift.data.mixture import Component, Mixture, Stage
+from sslshift.data.permutation import permute
 from sslshift.data.pipeline import BatchReader
 from sslshift.data.sources import PartialSource, Source, SyntheticSource, cached, digests, open_source, readable
 from sslshift.models import FEATURES
@@ -34,7 +35,7 @@ class Run:
 
 
 # Labelled images that an online probe learns from and is tested on, at most, and images of the signals without labels.
-_ONLINE_IMAGES, _SIGNAL_IMAGES = 5000, 512
+_ONLINE_IMAGES, _SIGNAL_IMAGES, _ONLINE_KEY = 5000, 512, 6
 
 # Of a study's fields those that change a run and are recorded as they are given; what a recipe resolves is recorded so.
 _RECORDED = ("batch_size", "method", "encoder", "dtype")
@@ -115,7 +116,9 @@ class Opened:
             return None
         parts = []
         for part in (self.task.train, self.task.validation):
-            some = readable(part.source, part.indices[:_ONLINE_IMAGES], self.canvas)
+            # In a seeded order: a source sorted by class would give images of a few classes.
+            places = permute(np.arange(len(part.indices)), len(part.indices), _ONLINE_KEY)[:_ONLINE_IMAGES]
+            some = readable(part.source, part.indices[places], self.canvas)
             parts.append(Labelled(part.source.read(some, self.canvas), part.source.labels[some]))
         return Online(self.study.online_every, parts[0].images[:_SIGNAL_IMAGES], *parts, self.task.classes)
 

@@ -200,7 +200,12 @@ def _about_task(task: Task) -> str:
 def _remarks(results: Results) -> list[str]:
     """What the tasks have to say, each once whatever the number of runs that said it."""
     everyone = [results.pixels, *results.untrained, *(judged for _, judged in results.runs)]
-    said = [f"{task}: {note}." for judged in everyone for task, scores in judged.scores.items() for note in scores["notes"]]
+    said = [
+        f"{task}: {note.rstrip('.')}."
+        for judged in everyone
+        for task, scores in judged.scores.items()
+        for note in scores["notes"]
+    ]
     counts = Counter(said)
     return [
         note if count == len(everyone) else f"{note} (so for {count} of {len(everyone)} encoders)"

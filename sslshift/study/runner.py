@@ -10,7 +10,7 @@ from sslshift.study.card import encoder_card
 from sslshift.study.judged import Judged, judge, slug
 from sslshift.study.leaks import search_leaks
 from sslshift.study.opened import Opened, Run
-from sslshift.study.progress import Progress
+from sslshift.study.progress import Progress, Work
 from sslshift.study.records import remembered
 from sslshift.study.shifts import measure_shifts
 from sslshift.training.broken import read_broken
@@ -36,25 +36,31 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     out = Path(opened.study.out)
     record = opened.record
     leaks = search_leaks(opened, out, progress)
-    pixels = _judge(opened, lambda: pixel_encoder, out / "floors" / "pixels")
-    progress.say("floor: raw pixels", pixels.scores[opened.task.name])
+    pixels = _floor(opened, lambda: pixel_encoder, out / "floors" / "pixels", "floor: raw pixels", progress)
     untrained = []
     for seed in range(opened.study.seeds):
         folder = out / "floors" / f"untrained-s{seed}"
         remembered(folder, record | {"seed": seed}, dict)
-        untrained.append(_judge(opened, functools.partial(_untrained, opened, seed), folder))
-        progress.say(f"floor: untrained encoder, seed {seed}", untrained[-1].scores[opened.task.name])
+        what = f"floor: untrained encoder, seed {seed}"
+        untrained.append(_floor(opened, functools.partial(_untrained, opened, seed), folder, what, progress))
     shifts = measure_shifts(opened, out, progress)
     finished = []
     for number, run in enumerate(opened.runs, 1):
         what = f"{run.source} N={run.unique:,} seed {run.seed}" + (f" draw {run.draw}" if opened.study.draws else "")
-        with progress.run(what, number, len(opened.runs), opened.budget.steps(opened.study.batch_size)) as on_step:
-            finished.append((run, _run(opened, run, shifts[run.source], on_step)))
+        with progress.run(what, number, len(opened.runs), opened.budget.steps(opened.study.batch_size)) as work:
+            finished.append((run, _run(opened, run, shifts[run.source], work)))
         progress.say(what, finished[-1][1].scores[opened.task.name])
     return Results(opened, tuple(finished), tuple(untrained), pixels, shifts, leaks)
 
 
-def _run(opened: Opened, run: Run, shift: dict, on_step: Callable) -> Judged:
+def _floor(opened: Opened, encoder: Callable[[], Encoder], folder: Path, what: str, progress: Progress) -> Judged:
+    with progress.judging(what) as work:
+        judged = _judge(opened, encoder, folder, work, {})
+    progress.say(what, judged.scores[opened.task.name])
+    return judged
+
+
+def _run(opened: Opened, run: Run, shift: dict, work: Work) -> Judged:
     candidate = opened.candidate(run)
     folder = Path(opened.study.out) / "runs" / f"{slug(run.source)}-n{run.unique}-d{run.draw}-s{run.seed}"
     own = {
@@ -62,8 +68,13 @@ def _run(opened: Opened, run: Run, shift: dict, on_step: Callable) -> Judged:
         "mixture": dataclasses.asdict(candidate.mixture),
         "sources": opened.facts(candidate),
     }
-    trained = remembered(folder, opened.record | own, lambda: _train(opened, run, shift, folder, on_step))
-    return _judge(opened, lambda: NetworkEncoder(load_encoder(folder / ENCODER)), folder, trained)
+    trained = remembered(folder, opened.record | own, lambda: _train(opened, run, shift, folder, work.on_step))
+    return _judge(opened, lambda: NetworkEncoder(load_encoder(folder / ENCODER)), folder, work, trained)
+
+
+def _judge(opened: Opened, encoder: Callable[[], Encoder], folder: Path, work: Work, trained: dict) -> Judged:
+    how = (opened.tasks, opened.evaluations, opened.study.features)
+    return judge(encoder, *how, folder, trained=trained, on_progress=work.on_progress)
 
 
 def _train(opened: Opened, run: Run, shift: dict, folder: Path, on_step: Callable) -> dict:
@@ -81,7 +92,3 @@ def _train(opened: Opened, run: Run, shift: dict, folder: Path, on_step: Callabl
 def _untrained(opened: Opened, seed: int) -> Encoder:
     state = initial_state(opened.training, opened.reader(opened.equal_shares, seed, seed), seed)
     return NetworkEncoder(encoder_of(opened.training.method, state.variables, opened.canvas))
-
-
-def _judge(opened: Opened, encoder: Callable[[], Encoder], folder: Path, trained: dict | None = None) -> Judged:
-    return judge(encoder, opened.tasks, opened.evaluations, opened.study.features, folder, trained=trained)

@@ -40,8 +40,8 @@ def measure_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, d
 
     def compute() -> dict:
         steps = opened.budget.steps(opened.study.batch_size)
-        with progress.run("reference encoder of the shift index", 1, 1, steps) as on_step:
-            state = train(opened.training, opened.reader(opened.equal_shares, 0, 0), 0, folder, on_step)
+        with progress.run("reference encoder of the shift index", 1, 1, steps) as work:
+            state = train(opened.training, opened.reader(opened.equal_shares, 0, 0), 0, folder, work.on_step)
         encode = NetworkEncoder(encoder_of(opened.training.method, state.variables, opened.canvas))
         return {name: _shift(opened, encode, name, number) for number, name in enumerate(names)}
 

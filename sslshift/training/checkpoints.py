@@ -65,14 +65,17 @@ class Checkpoints:
             return self._load("state", like)
 
     def restore_online(self, like: PyTree) -> PyTree:
-        """The latest state of an online probe, placed as `like` is; `like` itself where none of its shapes was written.
+        """The latest state of an online probe, placed as `like` is; `like` itself where there is none of its shapes.
 
         Raises:
           CheckpointError: it cannot be read.
         """
         with self._reading():
-            written = self._orbax.checkpointables_metadata(self.latest).metadata.get("online")
-            return self._load("online", like) if _shapes(written) == _shapes(like) else like
+            parts = self._orbax.checkpointables_metadata(self.latest).metadata
+            # Of damaged arrays orbax knows no shapes and gives None: reading them says what is wrong.
+            if "online" not in parts or (parts["online"] is not None and _shapes(parts["online"]) != _shapes(like)):
+                return like
+            return self._load("online", like)
 
     def _load(self, name: str, like: PyTree) -> PyTree:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
@@ -107,8 +110,8 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _shapes(tree: PyTree) -> list[tuple[int, ...]]:
-    """Of a tree's arrays, or of what orbax says of them: it turns named fields into keys, and so their order."""
+def _shapes(tree: PyTree) -> list[tuple[str, tuple[int, ...]]]:
+    """Paths and shapes of a tree's arrays; sorted, since orbax's own trees have keys in place of fields, in another order."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return sorted((jax.tree_util.keystr(path, simple=True), leaf.shape) for path, leaf in leaves)
 

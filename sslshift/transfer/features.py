@@ -24,9 +24,9 @@ from sslshift.models import PretrainedEncoder
 from sslshift.training.step import make_mesh, replicate, shard_batch
 
 _PIXEL_SIDE = 32
-# Images are read so many bytes at a time, while the block before is being encoded.
-_BLOCK_BYTES = 1 << 26
-_CHUNK = 64
+# Images encoded at a time. They are read in blocks of whole batches, about so many bytes, while the block before is being
+# encoded; a thread reads a chunk.
+_BATCH, _BLOCK_BYTES, _CHUNK = 500, 1 << 26, 64
 
 
 class Encoder(Protocol):
@@ -58,12 +58,12 @@ pixel_encoder = PixelEncoder()
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(module, mean, std, features):
+def _compiled(module, shape, mean, std, features):
     everywhere = NamedSharding(make_mesh(), PartitionSpec())
     split = NamedSharding(make_mesh(), PartitionSpec("data"))
 
     def apply(variables, images):
-        return PretrainedEncoder(module, variables, images.shape[1:], mean, std, features).apply(images)
+        return PretrainedEncoder(module, variables, shape, mean, std, features).apply(images)
 
     return jax.jit(apply, in_shardings=(everywhere, split), out_shardings=everywhere)
 
@@ -78,7 +78,7 @@ class NetworkEncoder:
     """
 
     pretrained: PretrainedEncoder
-    batch_size: int = 500
+    batch_size: int = _BATCH
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -90,7 +90,7 @@ class NetworkEncoder:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         encoder, mesh = self.pretrained, make_mesh()
-        apply = _compiled(encoder.module, encoder.mean, encoder.std, encoder.features)
+        apply = _compiled(encoder.module, encoder.shape, encoder.mean, encoder.std, encoder.features)
         size, parts = -(-self.batch_size // mesh.size) * mesh.size, []
         for start in range(0, len(images), size):
             batch = images[start : start + size]
@@ -212,7 +212,7 @@ def _finite(features: np.ndarray, source: Source, indices: np.ndarray) -> np.nda
 
 def _blocks(source: Source, indices: np.ndarray, canvas: Canvas) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
     """Images, digests and reasons why not, block by block; a block is read while its predecessor is used."""
-    size = max(_CHUNK, _BLOCK_BYTES // int(np.prod(canvas)) // _CHUNK * _CHUNK)
+    size = max(1, _BLOCK_BYTES // int(np.prod(canvas)) // _BATCH) * _BATCH
     starts = range(0, len(indices), size)
     with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(os.cpu_count()) as readers:
 

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from sslshift.transfer.evaluation import Outcome, Splits
 from sslshift.transfer.metrics import Metric
-from sslshift.transfer.selection import best, score_on
+from sslshift.transfer.selection import best, score
 
 # Similarities held at a time (128 MiB), and at most so many training images against at most so many others.
 _AT_ONCE = 2**25
@@ -49,7 +49,7 @@ class KNN:
         found = nearest(train.features, validation.features, max(neighbours))
         grid = list(itertools.product(neighbours, self.temperatures))
         shares = _shares(*found, train.labels, neighbours, self.temperatures, classes)
-        values = {choice: score_on(metric, scores, validation.labels) for choice, scores in shares}
+        values = {choice: score(metric, scores, validation) for choice, scores in shares}
         k, temperature = grid[best([values[choice] for choice in grid])]
         found = nearest(train.features, test.features, k)
         ((_, scores),) = _shares(*found, train.labels, (k,), (temperature,), classes)

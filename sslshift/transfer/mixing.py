@@ -11,8 +11,10 @@ def label_vectors(labels: jax.Array, classes: int, smoothing: float) -> jax.Arra
     is a question of its own, and smoothing moves its answer that far from 0 or 1 towards 1/2.
 
     Example:
-      >>> label_vectors(jnp.array([2]), 4, 0.4).round(2).tolist()
-      [[0.10000000149011612, 0.10000000149011612, 0.699999988079071, 0.10000000149011612]]
+      >>> label_vectors(jnp.array([2]), 4, 0.5).tolist()
+      [[0.125, 0.125, 0.625, 0.125]]
+      >>> label_vectors(jnp.array([[1, 0, 1]]), 3, 0.5).tolist()
+      [[0.75, 0.25, 0.75]]
 
     Args:
       labels: int `[n]`, or 0/1 `[n, classes]`.

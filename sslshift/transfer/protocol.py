@@ -107,12 +107,10 @@ class Evaluated(NamedTuple):
         flat: dict[str, Any] = {"metric": self.metric, "test_images": len(self.labels), "effective_rank": self.effective_rank}
         metric = metric_for(self.metric, self.labels)
         for name, outcome in self.outcomes.items():
-            shown = len(outcome.predictions) > 0
-            value = (
-                bootstrap_interval(metric, outcome.predictions, self.labels)
-                if shown
-                else Interval(math.nan, math.nan, math.nan)
-            )
+            # Nothing was predicted where there were not enough labelled images; a note says so.
+            value = Interval(math.nan, math.nan, math.nan)
+            if len(outcome.predictions):
+                value = bootstrap_interval(metric, outcome.predictions, self.labels)
             flat |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
             flat |= {f"{name}_{key}": each for key, each in outcome.chosen.items()}
             flat[f"{name}_validation"] = outcome.validation
@@ -126,7 +124,7 @@ def evaluate(
     evaluations: Mapping[str, Any] | None = None,
     *,
     cache: Path | None = None,
-    on_images: Callable[[str, int, int], None] = lambda split, done, total: None,
+    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Evaluated:
     """Judges an encoder by a task.
 
@@ -139,7 +137,7 @@ def evaluate(
       task: the task.
       evaluations: what to judge by; None: kNN and linear probe by their default settings.
       cache: folder that keeps features, see `features.extract`.
-      on_images: called with the split's name and the numbers of its images done and wanted.
+      on_progress: called with what is being done (images of a split, steps of fine-tuning), and how much is done and wanted.
 
     Raises:
       ValueError: features are not finite, most test images are also training images, or too little is left of a split.
@@ -153,7 +151,7 @@ def evaluate(
             part.indices,
             task.canvas,
             cache=cache,
-            on_images=lambda done, total, name=name: on_images(name, done, total),
+            on_images=functools.partial(on_progress, f"{name} images"),
         )
         extracted[name] = seen
     left, notes = _apart(extracted, parts)
@@ -167,7 +165,8 @@ def evaluate(
             if pretrained is None:
                 notes.append(f"{name}: needs an encoder with weights, which raw pixels have not")
                 continue
-            outcomes |= evaluation(pretrained, dataclasses.replace(task, **cleaned), metric)
+            on_step = functools.partial(on_progress, f"{name} steps")
+            outcomes |= evaluation(pretrained, dataclasses.replace(task, **cleaned), metric, on_step=on_step)
         else:
             outcomes |= evaluation(Splits(**splits, classes=task.classes), metric)
     broken = tuple((parts[name].source.name, *each) for name, seen in extracted.items() for each in seen.broken)

@@ -1,3 +1,26 @@
+"""Choosing hyperparameters: by the metric on the validation split, of equal ones the first."""
+
+from collections.abc import Sequence
+
 import numpy as np
-def score_on(metric, scores, labels): return metric.value(metric.decide(scores), labels)
-def best(values): return int(np.argmax(values))
+
+from sslshift.transfer.evaluation import Split
+from sslshift.transfer.metrics import Metric
+
+
+def score(metric: Metric, scores: np.ndarray, split: Split) -> float:
+    """The metric of scores `[n, classes]` on a split; nan where a score is, as a model's that diverged."""
+    return metric.value(metric.decide(scores), split.labels) if np.isfinite(scores).all() else float("nan")
+
+
+def best(values: Sequence[float]) -> int:
+    """Place of the largest value, of equal ones the first; nan is less than everything."""
+    return int(np.argmax(np.nan_to_num(np.asarray(values, np.float64), nan=-np.inf)))
+
+
+def end_of_grid(name: str, grid: Sequence[float], chosen: float) -> tuple[str, ...]:
+    """A note where the grid may have been too narrow."""
+    if len(grid) == 1 or min(grid) < chosen < max(grid):
+        return ()
+    side, further = ("smallest", "smaller") if chosen == min(grid) else ("largest", "larger")
+    return (f"The chosen {name} {chosen:g} is the {side} of the grid; a {further} one might do better.",)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 import itertools
 import re
 from collections.abc import Callable, Collection
@@ -69,9 +70,12 @@ class Task:
         """What a record of results keeps of the task: all that its numbers depend on."""
         sizes = {name: len(part.indices) for name, part in self.parts.items()}
         fingerprints = {name: part.source.fingerprint for name, part in self.parts.items()}
+        # A fingerprint is of the images; the same images may be labelled otherwise, and split otherwise for that.
+        digests = [hashlib.sha256(np.ascontiguousarray(part.labels).tobytes()) for part in self.parts.values()]
         return {"name": self.name, "metric": self.metric, "canvas": list(self.canvas)} | {
             "images": sizes,
             "fingerprints": fingerprints,
+            "labels": [digest.hexdigest()[:16] for digest in digests],
         }
 
 

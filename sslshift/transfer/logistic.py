@@ -1,0 +1,277 @@
+"""Penalised logistic regressions, many at once: a grid of strengths on each of several sets of images.
+
+Each minimises mean loss + strength / 2 * |weights|^2, with the bias free. The loss of an image is the cross-entropy of its
+class, or, where it may have several labels, the sum of binary cross-entropies over the classes.
+
+The device computes the losses' gradients, in one pass over the features for all strengths; the rest is L-BFGS on small arrays.
+It works in coordinates in which the Hessian at the start is near the identity: along the principal axes of the features, scaled
+by 1 / sqrt(p (1 - p) variance + strength) with p the share of the class. That makes tens of iterations out of thousands.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sslshift.transfer.lbfgs import MEMORY, minimise
+
+# The longest side of a matrix that is decomposed: some 20 s on two CPU cores.
+_DECOMPOSED = 4096
+# Beyond, so many axes found on so many images stand for all.
+_SOME_AXES, _SOME_IMAGES = 512, 2048
+# Images whose logits are held at a time, and at most so many logits.
+_ROWS, _LOGITS = 2048, 2**22
+# Numbers that L-BFGS remembers, over all problems solved together (512 MiB).
+_REMEMBERED = 2**27
+
+
+class Regressions(NamedTuple):
+    """Logistic regressions of S strengths on each of D sets.
+
+    Attributes:
+      weights: float32 `[D, S, dim, classes]`.
+      bias: float32 `[D, S, classes]`.
+      excess: how far the objective is estimated to lie above its minimum, `[D, S]`.
+    """
+
+    weights: np.ndarray
+    bias: np.ndarray
+    excess: np.ndarray
+
+
+def fit_regressions(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    classes: int,
+    strengths: tuple[float, ...],
+    iterations: int,
+    tolerance: float,
+) -> Regressions:
+    """Fits all strengths on all sets.
+
+    Where a set has fewer images than dimensions the work depends on the images alone. Memory is bounded beside arguments and
+    results.
+
+    Args:
+      features: standardised, float32 `[D, n, dim]`.
+      labels: int `[D, n]`, or 0/1 `[D, n, classes]`.
+      classes: their number.
+      strengths: of the penalty, above 0.
+      iterations: passes over the features at most.
+      tolerance: of each objective, absolute.
+    """
+    count, size = len(features), (min(features.shape[1:]) + 1) * classes * 2 * MEMORY
+    sets = max(1, _REMEMBERED // (size * len(strengths)))
+    some = max(1, min(len(strengths), _REMEMBERED // size))
+    groups, rows = np.array_split(np.array(strengths, np.float32), -(-len(strengths) // some)), []
+    for first in range(0, count, sets):
+        part = slice(first, first + sets)
+        columns = [_fit(features[part], labels[part], classes, group, iterations, tolerance) for group in groups]
+        rows.append([np.concatenate(parts, axis=1) for parts in zip(*columns, strict=True)])
+    return Regressions(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
+
+
+def _fit(features, labels, classes, strengths, iterations, tolerance) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    coordinates = [_coordinates(each) for each in features]
+    reduced = _stacked([each.features for each in coordinates])
+    problem = _Problem(reduced, labels, classes, strengths, coordinates)
+    found = minimise(problem, problem.start(), tolerance=tolerance, iterations=iterations)
+    weights, bias = problem.parameters(found.point)
+    if coordinates[0].back is not None:
+        weights = np.stack([np.tensordot(each.back, own, (1, 1)) for each, own in zip(coordinates, weights, strict=True)])
+        weights = weights.swapaxes(1, 2)
+    return weights, bias, found.excess.reshape(len(features), len(strengths))
+
+
+class _Coordinates(NamedTuple):
+    """How a set is solved: features `[n, q]`, the variance along axes `[r]`, the rest's variance; axes `[q, r]` or None
+    where the features' own are principal; `back` `[dim, q]` maps weights to those of the features given, None: they are."""
+
+    features: np.ndarray
+    variance: np.ndarray
+    rest: float
+    axes: np.ndarray | None
+    back: np.ndarray | None
+
+
+def _coordinates(features: np.ndarray) -> _Coordinates:
+    count, dim = features.shape
+    if count < dim and count <= _DECOMPOSED:
+        return _row_space(features)
+    if dim <= _DECOMPOSED:
+        # An approximation will do: it changes the way to the solution, not the solution. Of fewer images it would be a poor one.
+        some = features[_spread(count, 64 * dim)]
+        variance, axes = np.linalg.eigh(some.T @ some / np.float32(len(some)))
+        return _Coordinates(features, np.maximum(variance, 0), 0.0, axes, None)
+    some = features[_spread(count, _SOME_IMAGES)]
+    reduced = _row_space(some)
+    largest = np.argsort(-reduced.variance, kind="stable")[:_SOME_AXES]
+    variance = reduced.variance[largest]
+    rest = max(0.0, float(np.square(some).sum(dtype=np.float64) / len(some) - variance.sum())) / (dim - len(largest))
+    return _Coordinates(features, variance, rest, reduced.back[:, largest], None)
+
+
+def _row_space(features: np.ndarray) -> _Coordinates:
+    """The span of the images, in which the penalised solution lies (weights outside it add to the penalty alone)."""
+    exact = features.astype(np.float64)
+    values, vectors = np.linalg.eigh(exact @ exact.T)
+    spanned = values > 1e-10 * max(values[-1], 1e-30)
+    root = np.sqrt(np.where(spanned, values, 0))
+    back = exact.T @ (vectors * np.where(spanned, 1 / np.where(spanned, root, 1), 0))
+    reduced = (vectors * root).astype(np.float32)
+    return _Coordinates(reduced, (root**2 / len(features)).astype(np.float32), 0.0, None, back.astype(np.float32))
+
+
+def _spread(count: int, wanted: int) -> slice:
+    """At least so many of the rows, at even distances; a view."""
+    return slice(None, None, max(1, count // wanted))
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
+    # The features of a single set are not copied.
+    return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
+
+
+class _Data(NamedTuple):
+    """What the objectives of all strengths on one set are computed from; stacked over sets.
+
+    Attributes:
+      features: `[chunks, rows, q]`, filled up with zeros.
+      labels: `[chunks, rows]` or `[chunks, rows, classes]`.
+      there: 1 for images, 0 for filling, `[chunks, rows]`.
+      axes: `[q, r]`, or None where the features' own are principal.
+      steps: of coordinates along the axes, `[S, r, classes]`.
+      rest: of coordinates across them, `[S, 1, classes]`.
+      bias_step: `[classes]`.
+    """
+
+    features: jax.Array
+    labels: jax.Array
+    there: jax.Array
+    axes: jax.Array | None
+    steps: jax.Array
+    rest: jax.Array
+    bias_step: jax.Array
+
+
+class _Problem:
+    """The objectives of all strengths on all sets as one function of scaled coordinates `[D * S, (q + 1) * classes]`."""
+
+    def __init__(self, features, labels, classes, strengths, coordinates):
+        sets, count, dim = features.shape
+        self._shape = sets, len(strengths), dim + 1, classes
+        self._strengths = jnp.asarray(strengths)
+        self._single = labels.ndim == 2
+        one_hot = np.eye(classes, dtype=bool)[labels] if self._single else labels
+        # Half an image more keeps the logarithm of a class without images finite.
+        self._share = (one_hot.sum(axis=1) + 0.5) / (count + (0.5 * classes if self._single else 1))
+        # [D, S, r, classes]
+        spread = (self._share * (1 - self._share))[:, None, None]
+        variance = np.stack([each.variance for each in coordinates])[:, None, :, None]
+        rest = np.array([each.rest for each in coordinates])[:, None, None, None]
+        steps, rest = (_inverse_root(each * spread + strengths[:, None, None]) for each in (variance, rest))
+        self._bias_step = _inverse_root(spread[:, 0, 0])
+        axes = None if coordinates[0].axes is None else np.stack([each.axes for each in coordinates])
+        chunks = -(-count // max(64, min(_ROWS, _LOGITS // (len(strengths) * classes))))
+        there = np.ones((sets, count), np.float32)
+        filled = (_chunked(each, chunks) for each in (features, labels, there))
+        self._data = jax.tree.map(jnp.asarray, _Data(*filled, axes, steps, rest, self._bias_step))
+
+    def start(self) -> np.ndarray:
+        """No weights, and the bias that gives every class its share."""
+        start = np.zeros(self._shape, np.float32)
+        odds = self._share if self._single else self._share / (1 - self._share)
+        start[:, :, -1] = (np.log(odds) / self._bias_step)[:, None]
+        return start.reshape(math.prod(self._shape[:2]), -1)
+
+    def parameters(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weights `[D, S, q, classes]` and bias `[D, S, classes]`."""
+        return tuple(np.asarray(part) for part in _parameters(self._data, points.reshape(self._shape)))
+
+    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        value, gradient = _objectives(self._data, self._strengths, points.reshape(self._shape))
+        return np.asarray(value).ravel(), np.asarray(gradient).reshape(points.shape)
+
+
+def _inverse_root(curvature: np.ndarray) -> np.ndarray:
+    return (1 / np.sqrt(curvature)).astype(np.float32)
+
+
+def _chunked(rows: np.ndarray, chunks: int) -> np.ndarray:
+    """`[D, n, ...]` as `[D, chunks, rows, ...]`, filled up with zeros."""
+    sets, count = rows.shape[:2]
+    size = -(-count // chunks)
+    if size * chunks > count:
+        rows = np.concatenate([rows, np.zeros((sets, size * chunks - count, *rows.shape[2:]), rows.dtype)], axis=1)
+    return rows.reshape(sets, chunks, size, *rows.shape[2:])
+
+
+_matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+
+
+def _scaled(data: _Data, points: jax.Array) -> jax.Array:
+    """Scales `[S, q, classes]` along the axes, and by one factor across them. It is symmetric: gradients pass alike."""
+    if data.axes is None:
+        return points * data.steps
+    along = _matmul(data.axes.T, points)
+    if data.axes.shape[0] == data.axes.shape[1]:
+        return _matmul(data.axes, along * data.steps)
+    return points * data.rest + _matmul(data.axes, along * (data.steps - data.rest))
+
+
+def _unscaled(data: _Data, points: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _scaled(data, points[:, :-1]), points[:, -1] * data.bias_step
+
+
+@jax.jit
+def _parameters(data, points):
+    return lax.map(lambda each: _unscaled(*each), (data, points))
+
+
+# One set after the other: XLA's products over a batch of sets take twice as long on CPU.
+@jax.jit
+def _objectives(data, strengths, points):
+    """Values `[D, S]` and gradients `[D, S, q + 1, classes]`."""
+    return lax.map(lambda each: _objective(each[0], strengths, each[1]), (data, points))
+
+
+def _objective(data, strengths, points):
+    weights, bias = _unscaled(data, points)
+    loss, by_weights, by_bias = (part / jnp.sum(data.there) for part in _loss_and_gradients(data, weights, bias))
+    value = loss + strengths / 2 * jnp.sum(weights * weights, axis=(1, 2))
+    by_weights = _scaled(data, by_weights + strengths[:, None, None] * weights)
+    return value, jnp.concatenate([by_weights, (by_bias * data.bias_step)[:, None]], axis=1)
+
+
+def _loss_and_gradients(data, weights, bias):
+    """Sums over images of the loss `[S]` and of its gradients by weights `[S, q, classes]` and bias `[S, classes]`."""
+    count, dim, classes = weights.shape
+    columns = weights.swapaxes(0, 1).reshape(dim, count * classes)
+
+    def add(sums, chunk):
+        features, labels, there = chunk
+        logits = _matmul(features, columns).reshape(-1, count, classes) + bias
+        loss, residual = _of_logits(logits, labels)
+        residual = residual * there[:, None, None]
+        by_weights = _matmul(features.T, residual.reshape(-1, count * classes))
+        found = jnp.sum(loss * there[:, None], axis=0), by_weights, jnp.sum(residual, axis=0)
+        return jax.tree.map(jnp.add, sums, found), None
+
+    zeros = jnp.zeros(count), jnp.zeros((dim, count * classes)), jnp.zeros((count, classes))
+    (loss, by_weights, by_bias), _ = lax.scan(add, zeros, (data.features, data.labels, data.there))
+    return loss, by_weights.reshape(dim, count, classes).swapaxes(0, 1), by_bias
+
+
+def _of_logits(logits, labels):
+    """The loss `[rows, S]` of logits `[rows, S, classes]`, and its derivative by them."""
+    if labels.ndim == 1:
+        right = (labels[:, None] == jnp.arange(logits.shape[2]))[:, None]
+        loss = jax.nn.logsumexp(logits, axis=2) - jnp.sum(logits * right, axis=2)
+        return loss, jax.nn.softmax(logits, axis=2) - right
+    loss = jnp.sum(jax.nn.softplus(logits) - logits * labels[:, None], axis=2)
+    return loss, jax.nn.sigmoid(logits) - labels[:, None]

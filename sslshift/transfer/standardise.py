@@ -1,0 +1,50 @@
+"""Features with mean 0 and variance 1 over the training split, computed in blocks: no copy in float64 is made."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+# Images worked on at a time.
+_BLOCK = 2048
+
+
+class Standard(NamedTuple):
+    """What features are standardised by: their mean, and their standard deviation (1 where constant), float64 `[dim]`."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+    def __call__(self, features: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Standardised features, float32 `[n, dim]`; into `out` if there is one."""
+        out = np.empty(features.shape, np.float32) if out is None else out
+        for start in range(0, len(features), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            out[rows] = (features[rows] - self.mean) / self.scale
+        return out
+
+
+def standard_of(features: np.ndarray) -> Standard:
+    """Mean and standard deviation of features `[n, dim]`.
+
+    Raises:
+      ValueError: not `[n, dim]`, no image, or a feature is not finite.
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or not features.size:
+        raise ValueError(f"A probe needs training features [images, dim] of at least one image, not {list(features.shape)}.")
+    count, mean, squares = 0, np.zeros(features.shape[1]), np.zeros(features.shape[1])
+    for start in range(0, len(features), _BLOCK):
+        block = features[start : start + _BLOCK].astype(np.float64)
+        finite = np.isfinite(block).all(axis=1)
+        if not finite.all():
+            raise ValueError(f"The features of training image {start + int(np.argmin(finite)):,} are not finite.")
+        # Deviations from the block's own mean, then joined (Chan et al., 1979): no cancellation at a large mean.
+        centre = block.mean(axis=0)
+        block -= centre
+        squares += np.einsum("nd,nd->d", block, block) + np.square(centre - mean) * (count * len(block) / (count + len(block)))
+        count += len(block)
+        mean += (centre - mean) * (len(block) / count)
+    deviation = np.sqrt(squares / count)
+    # A unit that varies less than rounding error is constant; dividing by it would blow up noise.
+    floor = np.maximum(1e-6 * np.abs(mean), np.finfo(np.float32).tiny)
+    return Standard(mean, np.where(deviation > floor, deviation, 1.0))
