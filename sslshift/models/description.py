@@ -14,7 +14,7 @@ _KINDS: dict[str, type[nn.Module]] = {"resnet": ResNet, "vit": ViT, "patch_mlp":
 _BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 # How an encoder is run, not what it is.
-_LEFT_OUT = ("parent", "name", "axis_name", "convolution")
+_LEFT_OUT = ("parent", "name", "axis_name", "convolution", "drop_path")
 # No published encoder comes near these; a file that asks for more is broken or hostile.
 _LARGEST_NUMBER, _LARGEST_DEPTH = 1 << 16, 1000
 

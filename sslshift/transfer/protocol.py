@@ -165,6 +165,8 @@ def evaluate(
             if pretrained is None:
                 notes.append(f"{name}: needs an encoder with weights, which raw pixels have not")
                 continue
+            if pretrained.features != "pooled":
+                notes.append(f"{name}: stands on the features that the encoder pools itself, not on {pretrained.features!r}")
             on_step = functools.partial(on_progress, f"{name} steps")
             outcomes |= evaluation(pretrained, dataclasses.replace(task, **cleaned), metric, on_step=on_step)
         else:
