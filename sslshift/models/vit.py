@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sslshift.models.patches import patchify
+from sslshift.models.positions import RESIZE, resized_positions
 
 # Fixed positions are defined over this many patches a side, ViT's grid at 224 pixels in patches of 16; another grid is sampled
 # from the same extent, so that an image means the same at any size.
@@ -37,29 +38,37 @@ def _dense(width: int, dtype: Any, name: str) -> nn.Dense:
     return nn.Dense(width, dtype=dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
 
 
-def _norm(dtype: Any, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)
+def _norm(dtype: Any, name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
 
 
 class Block(nn.Module):
     """Pre-norm self-attention and a dense layer of four times the width; tokens `[batch, tokens, width]`.
 
-    In training each of the two is left out for a share `drop_path` of the images, see `ViT`.
+    In training each of the two is left out for a share `drop_path` of the images, see `ViT`, also for the other settings.
     """
 
     heads: int
     dtype: Any = None
     drop_path: float = 0.0
+    layer_scale: float | None = None
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         batch, tokens, width = x.shape
-        qkv = _dense(3 * width, self.dtype, "qkv")(_norm(self.dtype, "norm1")(x))
+        qkv = _dense(3 * width, self.dtype, "qkv")(_norm(self.dtype, "norm1", self.epsilon)(x))
         query, key, value = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, width // self.heads), 2, 0)
         attended = jax.nn.dot_product_attention(query, key, value).reshape(batch, tokens, width)
-        x = x + self._sometimes(_dense(width, self.dtype, "out")(attended), train)
-        hidden = nn.gelu(_dense(4 * width, self.dtype, "up")(_norm(self.dtype, "norm2")(x)), approximate=False)
-        return x + self._sometimes(_dense(width, self.dtype, "down")(hidden), train)
+        x = x + self._sometimes(self._scaled(_dense(width, self.dtype, "out")(attended), "scale1"), train)
+        up = _dense(4 * width, self.dtype, "up")(_norm(self.dtype, "norm2", self.epsilon)(x))
+        hidden = nn.gelu(up, approximate=False)
+        return x + self._sometimes(self._scaled(_dense(width, self.dtype, "down")(hidden), "scale2"), train)
+
+    def _scaled(self, branch: jax.Array, name: str) -> jax.Array:
+        if self.layer_scale is None:
+            return branch
+        return branch * self.param(name, nn.initializers.constant(self.layer_scale), branch.shape[-1:]).astype(branch.dtype)
 
     def _sometimes(self, branch: jax.Array, train: bool) -> jax.Array:
         """The branch or 0, image by image; scaled up where it stays, so that the expectation does."""
@@ -85,6 +94,11 @@ class ViT(nn.Module):
       axis_name: without effect here; as for other encoders, heads on it take it over.
       drop_path: share of the images for which the last block's branches are left out in training (stochastic depth), rising
         from 0 in the first block in a line; it then needs random numbers, `rngs={"drop_path": key}`.
+      registers: further tokens beside the class token, learned, without positions, and left out of all features; None: none.
+      layer_scale: what learned scales of the branches start from, e.g. 1e-5; None: branches have none.
+      grid: patches a side of the table of learned positions; None: those of the images that it is made with.
+      resize: how learned positions are brought to other images' grid, one of `sslshift.models.positions.RESIZE`.
+      epsilon: what the layer norms add to a variance.
 
     Raises:
       ValueError: the patch does not divide a side of the images, or a setting is none of those above.
@@ -92,6 +106,8 @@ class ViT(nn.Module):
     References:
       Dosovitskiy et al., `An Image is Worth 16x16 Words <https://arxiv.org/abs/2010.11929>`_, 2021
       Huang et al., `Deep Networks with Stochastic Depth <https://arxiv.org/abs/1603.09382>`_, 2016
+      Touvron et al., `Going deeper with Image Transformers <https://arxiv.org/abs/2103.17239>`_, 2021 (scales of the branches)
+      Darcet et al., `Vision Transformers Need Registers <https://arxiv.org/abs/2309.16588>`_, 2023
     """
 
     width: int = 192
@@ -103,6 +119,11 @@ class ViT(nn.Module):
     dtype: Any = None
     axis_name: str | None = None
     drop_path: float = 0.0
+    registers: int | None = None
+    layer_scale: float | None = None
+    grid: int | None = None
+    resize: str = "bicubic"
+    epsilon: float = 1e-6
 
     def __post_init__(self):
         known = self.pool in ("token", "mean") and self.positions in ("sincos", "learned")
@@ -113,6 +134,11 @@ class ViT(nn.Module):
             )
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"A ViT's drop_path is a share in [0, 1), not {self.drop_path}.")
+        if self.resize not in RESIZE or (self.grid is not None and self.positions != "learned"):
+            raise ValueError(
+                f"A ViT resizes its positions by {', '.join(RESIZE)}, not {self.resize!r}, and has a grid where they are "
+                f"'learned', not {self.positions!r}."
+            )
         super().__post_init__()
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -137,11 +163,21 @@ class ViT(nn.Module):
             patches = jnp.take_along_axis(patches, keep[..., None], axis=1)
             places = places[0][keep]
         x = _dense(self.width, self.dtype, "embed")(patches)
-        token = self.param("class_token", nn.initializers.normal(0.02), (self.width,))
-        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)).astype(x.dtype), x + places.astype(x.dtype)], 1)
+        extra = self._extra_tokens()
+        first = jnp.broadcast_to(extra, (len(x), *extra.shape)).astype(x.dtype)
+        x = jnp.concatenate([first, x + places.astype(x.dtype)], 1)
         for i, share in enumerate(np.linspace(0, self.drop_path, self.depth).tolist()):
-            x = Block(self.heads, self.dtype, share, name=f"block{i}")(x, train=train)
-        return _norm(self.dtype, "norm")(x)
+            block = Block(self.heads, self.dtype, share, self.layer_scale, self.epsilon, name=f"block{i}")
+            x = block(x, train=train)
+        x = _norm(self.dtype, "norm", self.epsilon)(x)
+        return x if self.registers is None else jnp.concatenate([x[:, :1], x[:, len(extra) :]], axis=1)
+
+    def _extra_tokens(self) -> jax.Array:
+        """The class token and the registers, `[1 + registers, width]`."""
+        token = self.param("class_token", nn.initializers.normal(0.02), (self.width,))[None]
+        if self.registers is None:
+            return token
+        return jnp.concatenate([token, self.param("registers", nn.initializers.normal(0.02), (self.registers, self.width))])
 
     def _places(self, rows: int, columns: int) -> jax.Array:
         """Positions of all patches, `[rows * columns, width]`."""
@@ -150,10 +186,9 @@ class ViT(nn.Module):
         if self.has_variable("params", "positions"):
             table = self.get_variable("params", "positions")
         else:
-            table = self.param("positions", nn.initializers.normal(0.02), (rows, columns, self.width))
-        if table.shape[:2] != (rows, columns):
-            table = jax.image.resize(table, (rows, columns, self.width), "bicubic", antialias=False)
-        return table.reshape(-1, self.width)
+            shape = (self.grid or rows, self.grid or columns, self.width)
+            table = self.param("positions", nn.initializers.normal(0.02), shape)
+        return resized_positions(table, rows, columns, self.resize).reshape(-1, self.width)
 
 
 class MAEDecoder(nn.Module):

@@ -1,0 +1,92 @@
+"""Tensors out of files that may hold anything: safetensors and npz, never pickles."""
+
+import hashlib
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+# Several times the largest encoder that is read; a file of more is another thing, or hostile.
+LARGEST_FILE = 8 << 30
+_MOST_TENSORS = 20_000
+_PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".tar")
+# Checkpoints of training hold the weights under a name of their own.
+_CONVERSION = (
+    "import sys, torch; from safetensors.torch import save_file; "
+    "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d.get('model', d)); "
+    "save_file({k: v.clone().contiguous() for k, v in d.items()}, sys.argv[2])"
+)
+
+
+def read_tensors(file: Path) -> dict[str, np.ndarray]:
+    """All tensors of a `.safetensors` or `.npz` file by name.
+
+    Raises:
+      ValueError: there is no such file, it is of another kind (how to convert it is said), too large, or damaged.
+    """
+    if file.suffix.lower() in _PICKLES:
+        command = f'python -c "{_CONVERSION}" {file.name} {file.with_suffix(".safetensors").name}'
+        raise ValueError(
+            f"{file} is a pickle, which could run any code and is not opened; make a safetensors file of it, with PyTorch: "
+            f"{command}"
+        )
+    if file.suffix.lower() not in _READERS:
+        raise ValueError(f"Weights are read from .safetensors and .npz files, not from {file}.")
+    if not file.is_file():
+        raise ValueError(f"There is no file {file}; python -m tools.fetch_encoder fetches the best-known ones.")
+    if file.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{file} has {file.stat().st_size / 2**30:,.1f} GiB, more than any encoder that can be read.")
+    try:
+        return _READERS[file.suffix.lower()](file)
+    except (SafetensorError, zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"{file} cannot be read as tensors: {error}.") from error
+
+
+def sha256(file: Path) -> str:
+    """A file's digest."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _from_safetensors(file: Path) -> dict[str, np.ndarray]:
+    with safe_open(file, framework="numpy") as opened:
+        names = opened.keys()
+        _require_number(len(names))
+        return {name: opened.get_tensor(name) for name in names}
+
+
+def _from_npz(file: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        _require_number(len(members))
+        # A member never unpacks to more than its entry says, so the sum bounds the memory.
+        if sum(member.file_size for member in members) > LARGEST_FILE:
+            raise ValueError("its arrays are larger than any encoder's")
+        tensors = {}
+        for member in members:
+            with archive.open(member) as opened:
+                tensors[member.filename.removesuffix(".npy")] = _array(opened)
+        return tensors
+
+
+def _array(opened: IO[bytes]) -> np.ndarray:
+    """An array of NumPy's format. NumPy's own reader would allocate what the header says before it reads a byte."""
+    version = np.lib.format.read_magic(opened)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version} of NumPy's format is not read")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read_header(opened)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are pickles")
+    return np.frombuffer(opened.read(), dtype).reshape(shape, order="F" if by_columns else "C")
+
+
+def _require_number(number: int) -> None:
+    if number > _MOST_TENSORS:
+        raise ValueError(f"its {number:,} tensors are more than any encoder has")
+
+
+_READERS = {".safetensors": _from_safetensors, ".npz": _from_npz}

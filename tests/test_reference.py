@@ -1,0 +1,497 @@
+"""Published encoders from local files: their own outputs, refusals of other files, activations of all blocks, and fetching."""
+
+import hashlib
+import http.server
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from reference_originals import HEADS, ORIGINALS, PAIRS, SIDE, normalised, projected, random_images, random_tensors
+from safetensors.numpy import save_file
+
+from sslshift.data.decode import Canvas, fit
+from sslshift.models import PatchMLP, PretrainedEncoder, ResNet, ViT, load_encoder, save_encoder
+from sslshift.models.description import describe, from_description
+from sslshift.models.positions import RESIZE, resized_positions
+from sslshift.models.reference import CHECKPOINTS, layer_activations, load_reference, loading
+from tools.fetch_encoder import fetch
+
+TOLERANCE = 1e-4
+VIT = "timm/vit"
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    with np.load(PAIRS, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+@pytest.fixture(scope="module")
+def tensors(pairs):
+    """The random weights of an original by its name, and its heads."""
+
+    def build(name):
+        about = json.loads(str(pairs[f"{name}/about"]))
+        return random_tensors(about["shapes"]), about["heads"]
+
+    return build
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to_file(tensors, name="weights.safetensors"):
+        file = tmp_path / name
+        if file.suffix == ".npz":
+            np.savez(file, **tensors)
+        else:
+            save_file(tensors, file)
+        return file
+
+    return to_file
+
+
+@pytest.fixture
+def vit(tensors, write):
+    return load_reference(write(tensors(VIT)[0], "tiny.safetensors"), heads=HEADS)
+
+
+def require_close(got, expected):
+    np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE * max(1.0, np.abs(expected).max()))
+
+
+def sizes_of(pairs, name):
+    prefix = f"{name}/pooled/"
+    return [tuple(map(int, key.removeprefix(prefix).split("x"))) for key in pairs if key.startswith(prefix)]
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_every_naming_gives_what_its_original_gave_at_every_size(name, pairs, tensors, write):
+    weights, heads = tensors(name)
+    encoder = load_reference(write(weights, "x.npz" if "basic" in name else "x.safetensors"), heads=heads)
+    places = encoder.with_features("map")
+    assert len(sizes_of(pairs, name)) > 1
+    for size in sizes_of(pairs, name):
+        images, key = random_images(size), f"{size[0]}x{size[1]}"
+        pooled = encoder.apply(images)
+        require_close(pooled, pairs[f"{name}/pooled/{key}"])
+        expected = pairs[f"{name}/places/{key}"]
+        require_close(projected(np.asarray(places.apply(images)).reshape(*expected.shape, pooled.shape[1])), expected)
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_the_stored_pairs_are_those_of_the_original_code(name, pairs, tensors, write):
+    pytest.importorskip("torch")
+    package = name.split("/")[0]
+    if package != "dinov2":
+        pytest.importorskip(package, exc_type=ImportError)
+    original = ORIGINALS[name]()
+    weights, heads = tensors(name)
+    assert {key: tensor.shape for key, tensor in weights.items()} == {key: tuple(s) for key, s in original.shapes.items()}
+    assert heads == original.heads
+    encoder = load_reference(write(weights), heads=heads)
+    for size in original.sizes:
+        images, key = random_images(size), f"{size[0]}x{size[1]}"
+        pooled, places = original.forward(weights, normalised(images))
+        require_close(pooled, pairs[f"{name}/pooled/{key}"])
+        require_close(projected(places), pairs[f"{name}/places/{key}"])
+        require_close(encoder.apply(images), pooled)
+        require_close(encoder.with_features("map").apply(images), places.reshape(len(images), -1))
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov2_registers"])
+def test_activations_are_the_hidden_states_of_the_original(kind, tensors, write):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    weights, heads = tensors(f"transformers/{kind}")
+    images = random_images((SIDE, SIDE))
+    hidden = ORIGINALS[f"transformers/{kind}"]().forward(weights, normalised(images), hidden=True)
+    seen = layer_activations(load_reference(write(weights), heads=heads), images)
+    assert list(seen) == ["block0", "block1"]
+    for ours, theirs in zip(seen.values(), hidden[1:], strict=True):
+        require_close(ours, theirs)
+
+
+def test_activations_of_a_vit_lead_to_its_features(tensors, write):
+    weights, heads = tensors("transformers/dinov2_registers")
+    encoder, images = load_reference(write(weights), heads=heads), random_images((20, 12))
+    seen = jax.jit(lambda images: layer_activations(encoder, images))(images)
+    assert {name: layer.shape for name, layer in seen.items()} == dict.fromkeys(["block0", "block1"], (2, 1 + 4 + 15, 24))
+    last = np.asarray(seen["block1"], np.float64)
+    scaled = (last - last.mean(-1, keepdims=True)) / np.sqrt(last.var(-1, keepdims=True) + 1e-6)
+    tokens = scaled * weights["layernorm.weight"] + weights["layernorm.bias"]
+    require_close(encoder.apply(images), tokens[:, 0])
+    require_close(encoder.with_features("map").apply(images), tokens[:, 5:].reshape(2, -1))
+
+
+def test_activations_of_a_resnet_and_of_an_encoder_without_blocks(tensors, write):
+    encoder = load_reference(write(tensors("torchvision/basic")[0]))
+    images = random_images((40, 72))
+    seen = layer_activations(encoder, images)
+    expected = {
+        "block0": (10 * 18, 64),
+        "block1": (5 * 9, 128),
+        "block2": (5 * 9, 128),
+        "block3": (15, 256),
+        "block4": (6, 512),
+    }
+    assert {name: layer.shape[1:] for name, layer in seen.items()} == expected
+    np.testing.assert_allclose(seen["block4"].mean(axis=1), encoder.apply(images), rtol=1e-5)
+    module = PatchMLP(width=8, features=16)
+    variables = module.init(jax.random.key(0), jnp.zeros((2, 12, 12, 3)), train=False)
+    seen = layer_activations(PretrainedEncoder(module, variables, (12, 12, 3)), random_images((12, 12)))
+    assert {name: layer.shape for name, layer in seen.items()} == {"map": (2, 9, 8)}
+    with pytest.raises(ValueError, match="Images \\[batch"):
+        layer_activations(encoder, images[..., :1])
+
+
+@pytest.mark.parametrize("precision", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_precisions_are_widened(precision, tensors, write, vit):
+    half = {name: tensor.astype(precision) for name, tensor in tensors(VIT)[0].items()}
+    encoder = load_reference(write(half), heads=HEADS)
+    assert {leaf.dtype for leaf in jax.tree.leaves(encoder.variables)} == {jnp.dtype(jnp.float32)}
+    np.testing.assert_allclose(encoder.apply(random_images((28, 28))), vit.apply(random_images((28, 28))), atol=0.1)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "backbone.", "module.backbone."])
+def test_prefixes_and_what_is_no_encoder_are_left_out(prefix, tensors, write, vit):
+    weights = {prefix + name: tensor for name, tensor in tensors(VIT)[0].items() if not name.startswith("head")}
+    more = {"head.mlp.0.weight": (5, 5), "decoder_embed.weight": (7, 24), "decoder_blocks.0.norm1.weight": (7,)}
+    weights |= random_tensors(more | {"mask_token": (1, 1, 24), "decoder_pos_embed": (1, 50, 7)})
+    # The key of a mask token alone does not make a ViT without scaled branches a DINOv2.
+    assert load_reference(write(weights), heads=HEADS).fingerprint == vit.fingerprint
+
+
+def test_a_classifier_of_transformers_is_its_encoder(tensors, write):
+    weights, _ = tensors("transformers/dinov2")
+    inner = {f"dinov2.{name}": tensor for name, tensor in weights.items()} | random_tensors({"classifier.weight": (5, 48)})
+    fingerprints = [load_reference(write(each), heads=HEADS).fingerprint for each in (weights, inner)]
+    assert fingerprints[0] == fingerprints[1]
+
+
+def test_the_card_says_what_a_file_is(vit, tensors, write, monkeypatch):
+    file = write(tensors(VIT)[0], "tiny.safetensors")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert vit.card == {
+        "name": "tiny",
+        "architecture": "ViT-24/4 under the names of timm",
+        "file": "tiny.safetensors",
+        "sha256": digest,
+        "licence": None,
+        "source": None,
+        "positions": RESIZE["antialias"],
+    }
+    known = CHECKPOINTS["dinov2-small"]._replace(sha256=digest)
+    monkeypatch.setattr(loading, "CHECKPOINTS", {"dinov2-small": known})
+    card = load_reference(file, heads=HEADS).card
+    assert (card["name"], card["licence"], card["source"]) == ("dinov2-small", "Apache-2.0", known.url)
+
+
+def test_a_reference_goes_to_a_file_of_ours_and_back(tensors, write, tmp_path):
+    weights, heads = tensors("dinov2/registers")
+    encoder = load_reference(write(weights), heads=heads, size=20, features="token_mean")
+    back = load_encoder(save_encoder(encoder, tmp_path / "ours.safetensors"))
+    assert (back.fingerprint, back.shape, back.card) == (encoder.fingerprint, (20, 20, 3), encoder.card)
+    np.testing.assert_array_equal(back.apply(random_images((36, 32))), encoder.apply(random_images((36, 32))))
+    with pytest.raises(ValueError, match="it is an encoder of a run; load_encoder loads it"):
+        load_reference(tmp_path / "ours.safetensors")
+
+
+def test_sizes_heads_normalisation_and_features(tensors, write):
+    shapes = json.loads(json.dumps({name: tensor.shape for name, tensor in tensors("dinov2/plain")[0].items()}))
+    shapes |= {"patch_embed.proj.weight": [24, 3, 14, 14], "pos_embed": [1, 1 + 37 * 37, 24]}
+    file = write(random_tensors(shapes))
+    assert load_reference(file, heads=2).shape == (224, 224, 3)
+    assert load_reference(file, heads=2, size=518).shape == (518, 518, 3)
+    encoder = load_reference(file, heads=2, size=28, mean=0.5, std=(0.5, 0.4, 0.3), features="map")
+    assert (encoder.mean, encoder.std, encoder.module.heads, encoder.features) == (0.5, (0.5, 0.4, 0.3), 2, "map")
+    for settings, message in (
+        ({}, "its width of 24 does not tell the number of attention heads; say it with heads="),
+        ({"heads": 5}, "cannot be divided among 5"),
+        ({"heads": 2, "size": 225}, "side is a multiple of 14"),
+        ({"heads": 2, "std": 0.0}, "std is above 0"),
+        ({"heads": 2, "mean": (0.1, 0.2)}, "numbers, or three of them"),
+        ({"heads": 2, "features": "cls"}, "No features are called 'cls'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_reference(file, **settings)
+
+
+def test_heads_are_one_for_every_64_features(tensors, write):
+    def widened(shape):
+        return tuple({24: 128, 72: 384, 96: 512}.get(side, side) for side in shape)
+
+    file = write(random_tensors({name: widened(tensor.shape) for name, tensor in tensors(VIT)[0].items()}))
+    assert load_reference(file).module.heads == 2
+
+
+def test_gray_images_come_to_three_channels_on_the_canvas(vit, random):
+    gray = random.integers(0, 256, (40, 30, 1), np.uint8)
+    image = fit(gray, Canvas(*vit.shape))
+    assert image.shape == (28, 28, 3)
+    assert np.array_equal(image[..., 0], image[..., 2])
+    assert np.isfinite(vit.apply(image[None])).all()
+
+
+def without(*names):
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if name not in names}
+
+
+def with_tensor(name, tensor):
+    return lambda tensors: tensors | {name: tensor}
+
+
+@pytest.mark.parametrize(
+    ("original", "change", "message"),
+    [
+        (VIT, without("norm.bias", "blocks.1.mlp.fc2.weight"), r"missing: blocks\.1\.mlp\.fc2\.weight, norm\.bias\)"),
+        (VIT, without("cls_token"), r"ViT under the names of timm, .*missing: cls_token"),
+        (VIT, with_tensor("norm_pre.weight", np.ones(24)), r"extra: norm_pre\.weight\)"),
+        (VIT, with_tensor("dist_token", np.ones((1, 1, 24))), "extra: dist_token"),
+        (VIT, with_tensor("pos_embed", np.ones((1, 51, 24))), r"pos_embed \(1 x 51 x 24 in place of 1 x 50 x 24\)"),
+        (VIT, with_tensor("blocks.0.mlp.fc1.weight", np.ones((80, 24))), r"fc1\.weight \(80 x 24 in place of 96 x 24\)"),
+        (VIT, with_tensor("blocks.900000000.norm1.weight", np.ones(24)), "missing: blocks.2.*extra: blocks.900000000"),
+        (VIT, with_tensor("patch_embed.proj.weight", np.ones((24, 3, 4, 5))), r"patch_embed\.proj\.weight of shape"),
+        (VIT, with_tensor("patch_embed.proj.weight", np.ones((24, 1, 4, 4))), "24 x 1 x 4 x 4 in place of 24 x 3 x 4 x 4"),
+        (VIT, with_tensor("pos_embed", np.ones(3)), "are no ViT's"),
+        (VIT, with_tensor("norm.bias", np.full(24, np.nan)), r"norm\.bias holds values that are not finite"),
+        (VIT, with_tensor("norm.bias", np.ones(24, np.int64)), r"norm\.bias holds int64"),
+        ("dinov2/plain", with_tensor("blocks.0.mlp.w12.weight", np.ones((96, 24))), r"DINOv2.*extra: blocks\.0\.mlp\.w12"),
+        ("transformers/dinov2", without("encoder.layer.1.layer_scale2.lambda1"), r"missing: encoder\.layer\.1\.layer_scale2"),
+        ("transformers/vit", without("encoder.layer.0.attention.attention.key.bias"), "missing: .*key.bias"),
+        ("torchvision/basic", without("layer2.0.downsample.1.running_var"), r"missing: layer2\.0\.downsample\.1\.running_var"),
+        ("torchvision/basic", with_tensor("layer1.0.se.fc1.weight", np.ones((4, 64))), r"extra: layer1\.0\.se\.fc1\.weight"),
+        (
+            "torchvision/basic",
+            with_tensor("conv1.weight", np.ones((64, 3, 3, 3))),
+            r"64 x 3 x 3 x 3 in place of 64 x 3 x 7 x 7",
+        ),
+        (
+            "torchvision/basic",
+            with_tensor("conv1.weight", np.array(1.0)),
+            r"conv1\.weight \(a number in place of 64 x 3 x 7 x 7",
+        ),
+        ("torchvision/basic", without("layer1.0.conv1.weight"), r"ResNet.*missing: layer1\.0\.conv1\.weight"),
+        (
+            VIT,
+            lambda tensors: {"features.0.weight": np.ones(3)},
+            r"\(features\.0\.weight, 1 in all\) are of no known architecture",
+        ),
+        (VIT, lambda tensors: {}, r"its tensors \(none, 0 in all\)"),
+    ],
+)
+def test_wrong_architectures_are_refused_with_the_tensors_that_do_not_fit(original, change, message, tensors, write):
+    file = write(change(tensors(original)[0]))
+    with pytest.raises(ValueError, match=message) as raised:
+        load_reference(file, heads=HEADS)
+    assert len(str(raised.value).splitlines()) == 1
+    assert str(file) in str(raised.value)
+
+
+def npz_with(name, content):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def npy_of(dtype, shape):
+    return (
+        b"\x93NUMPY\x01\x00\x80\x00"
+        + f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}}}".ljust(127).encode()
+        + b"\n"
+    )
+
+
+def pickled_npz():
+    buffer = io.BytesIO()
+    np.savez(buffer, cls_token=np.array([{"a": 1}], object))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.pth", b"", r"is a pickle, which could run any code .* torch\.load.*weights_only=True.* x\.pth x\.safetensors$"),
+        ("x.ckpt", b"", "is a pickle"),
+        ("x.h5", b"", r"read from \.safetensors and \.npz files"),
+        ("x.safetensors", b"", "cannot be read as tensors"),
+        ("x.safetensors", b"\xff" * 100, "cannot be read as tensors"),
+        ("x.npz", b"no zip", "cannot be read as tensors"),
+        ("x.npz", npz_with("a.npy", b"no array"), "cannot be read as tensors"),
+        ("x.npz", npz_with("a.npy", npy_of("<f4", (1 << 40,))), "cannot be read as tensors"),
+        ("x.npz", npz_with("a.npy", npy_of("<f4", (-1,)) + bytes(6)), "cannot be read as tensors"),
+        ("x.npz", npz_with("a.npy", b"\x93NUMPY\x03\x00" + bytes(64)), "version"),
+        ("x.npz", pickled_npz(), "holds Python objects"),
+        ("x.npz", npz_with("a.npy", npy_of("<f4", (4,)) + bytes(16))[:-30], "cannot be read as tensors"),
+    ],
+)
+def test_other_and_damaged_files_are_refused(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_reference(tmp_path / name)
+
+
+def test_missing_and_huge_files_are_refused(tmp_path, monkeypatch, tensors, write):
+    with pytest.raises(ValueError, match=r"There is no file .*; python -m tools.fetch_encoder"):
+        load_reference(tmp_path / "x.safetensors")
+    (tmp_path / "x.npz").mkdir()
+    with pytest.raises(ValueError, match="There is no file"):
+        load_reference(tmp_path / "x.npz")
+    huge = tmp_path / "huge.safetensors"
+    with huge.open("wb") as opened:
+        opened.truncate(9 << 30)
+    with pytest.raises(ValueError, match=r"9\.0 GiB, more than any encoder"):
+        load_reference(huge)
+    huge.unlink()
+    # Zeros pack a thousandfold; what an archive says it unpacks to is looked at first.
+    bomb = npz_with("a.npy", npy_of("<f4", (1 << 20,)) + bytes(4 << 20))
+    (tmp_path / "bomb.npz").write_bytes(bomb)
+    monkeypatch.setattr("sslshift.models.reference.files.LARGEST_FILE", 2 << 20)
+    with pytest.raises(ValueError, match="its arrays are larger than any encoder's"):
+        load_reference(tmp_path / "bomb.npz")
+    monkeypatch.setattr("sslshift.models.reference.files.LARGEST_FILE", 8 << 30)
+    many = {f"blocks.{i}.x": np.float32([0]) for i in range(20_001)}
+    with pytest.raises(ValueError, match="20,001 tensors are more than any encoder has"):
+        load_reference(write(many))
+
+
+@pytest.mark.parametrize("how", RESIZE)
+def test_resized_positions_keep_what_every_rule_keeps(how, random):
+    table = jnp.asarray(random.normal(size=(7, 7, 4)), jnp.float32)
+    assert resized_positions(table, 7, 7, how) is table
+    for rows, columns in ((3, 5), (16, 7), (9, 1)):
+        assert resized_positions(table, rows, columns, how).shape == (rows, columns, 4)
+        np.testing.assert_allclose(resized_positions(jnp.ones((7, 7, 2)), rows, columns, how), 1, atol=1e-5)
+    turned = resized_positions(table.swapaxes(0, 1), 5, 9, how).swapaxes(0, 1)
+    np.testing.assert_allclose(resized_positions(table, 9, 5, how), turned, atol=1e-5)
+
+
+def test_rules_of_resizing_differ_enough_to_be_told_apart(random):
+    table = jnp.asarray(random.normal(size=(7, 7, 4)), jnp.float32)
+    resized = {how: np.asarray(resized_positions(table, 5, 3, how)) for how in RESIZE}
+    for one in RESIZE:
+        for other in RESIZE:
+            assert one == other or np.abs(resized[one] - resized[other]).max() > 100 * TOLERANCE
+
+
+def initialised(module, images):
+    return jax.jit(lambda key: module.init(key, images, train=False))(jax.random.key(0))["params"]
+
+
+def test_new_settings_of_a_vit_are_described_and_its_default_is_as_before():
+    module = ViT(16, 1, 2, 4, positions="learned", registers=2, layer_scale=1e-5, grid=3, resize="torch", epsilon=1e-5)
+    assert from_description(json.loads(json.dumps(describe(module)))) == module
+    images = jnp.zeros((1, 8, 8, 3))
+    params = initialised(module, images)
+    assert params["positions"].shape == (3, 3, 16)
+    assert params["registers"].shape == (2, 16)
+    np.testing.assert_allclose(params["block0"]["scale1"], 1e-5)
+    assert module.apply({"params": params}, images, method="tokens").shape == (1, 1 + 4, 16)
+    plain = initialised(ViT(16, 1, 2, 4), images)
+    assert set(plain) == {"embed", "class_token", "block0", "norm"}
+    assert set(plain["block0"]) == {"norm1", "qkv", "out", "norm2", "up", "down"}
+    for settings in ({"resize": "nearest"}, {"grid": 3}):
+        with pytest.raises(ValueError, match="resizes its positions by bicubic, torch"):
+            ViT(16, 1, 2, 4, **settings)
+
+
+def test_a_resnet_of_torchvision_is_ours(tensors, write):
+    encoder = load_reference(write(tensors("torchvision/bottleneck")[0]))
+    assert isinstance(encoder.module, ResNet)
+    assert (encoder.module.depths, encoder.shape) == ((2, 1, 1, 1), (224, 224, 3))
+    assert encoder.apply(random_images((64, 64))).shape == (2, 2048)
+
+
+def test_known_checkpoints_are_pinned():
+    for name, each in CHECKPOINTS.items():
+        assert re.fullmatch(r"https://huggingface\.co/\w+/[\w.-]+/resolve/[0-9a-f]{40}/model\.safetensors", each.url), name
+        assert re.fullmatch(r"[0-9a-f]{64}", each.sha256), name
+        assert each.size > 1e7
+        assert each.licence in ("Apache-2.0", "BSD-3-Clause")
+    assert len({each.sha256 for each in CHECKPOINTS.values()}) == len(CHECKPOINTS)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The address of a server on this machine that gives the files of a folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=folder)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+        thread.join()
+
+
+def test_a_file_is_fetched_only_with_its_digest(server, tmp_path):
+    folder, address = server
+    content = bytes(range(256)) * 9000
+    (folder / "x.safetensors").write_bytes(content)
+    digest, url, file = hashlib.sha256(content).hexdigest(), f"{address}/x.safetensors", tmp_path / "new" / "x.safetensors"
+    steps = []
+    fetch(url, digest, file, len(content), steps.append)
+    assert file.read_bytes() == content
+    assert steps[-1] == len(content)
+    assert len(steps) > 1
+    file.unlink()
+    for wrong, size, message in (("0" * 64, None, "they were deleted"), (digest, 1000, "more than the 1,000 bytes")):
+        with pytest.raises(ValueError, match=message):
+            fetch(url, wrong, file, size)
+        assert list(file.parent.iterdir()) == []
+    with pytest.raises(OSError, match="cannot be fetched: File not found"):
+        fetch(f"{address}/y.safetensors", digest, file, None)
+    assert list(file.parent.iterdir()) == []
+
+
+def fetch_command(*arguments):
+    return subprocess.run([sys.executable, "-m", "tools.fetch_encoder", *arguments], capture_output=True, text=True)
+
+
+def test_the_command_fetches_names_what_it_knows_and_overwrites_nothing(tensors, write, tmp_path):
+    file = write(tensors(VIT)[0], "tiny.safetensors")
+    digest, out = hashlib.sha256(file.read_bytes()).hexdigest(), tmp_path / "out"
+    done = fetch_command("mine", f"--out={out}", f"--url={file.as_uri()}", f"--sha256={digest}")
+    assert done.returncode == 0, done.stderr
+    assert "fetched" in done.stdout
+    assert load_reference(out / "mine.safetensors", heads=HEADS).card["sha256"] == digest
+    wrong = fetch_command("dinov2-small", f"--out={out}", f"--url={file.as_uri()}")
+    assert wrong.returncode == 1
+    assert CHECKPOINTS["dinov2-small"].sha256 in wrong.stderr
+    assert [path.name for path in out.iterdir()] == ["mine.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "digest", "message"),
+    [
+        ("", "", "", "Name what to fetch: dinov2-small"),
+        ("../x", "", "", "Name what to fetch"),
+        ("unknown", "", "", "--url and --sha256 are needed; known are dinov2-small"),
+        ("unknown", "https://example.org/x.safetensors", "abc", "64 hexadecimal digits"),
+        ("unknown", "https://example.org/x.pth", "0" * 64, r"ends in \.safetensors or \.npz"),
+        ("unknown", "ftp://example.org/x.npz", "0" * 64, "begins with https, http, file"),
+        ("dinov2-small", "", "0" * 64, "give another file another name"),
+    ],
+)
+def test_what_cannot_be_fetched_is_told(name, url, digest, message):
+    from tools.fetch_encoder import _wanted
+
+    with pytest.raises(ValueError, match=message):
+        _wanted(name, url, digest)
