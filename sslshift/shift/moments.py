@@ -4,10 +4,15 @@ import dataclasses
 
 import numpy as np
 
+from sslshift.shift._features import blocks, matrix, require_one_dimension, require_one_encoder
+from sslshift.shift._storage import Stored
 
-@dataclasses.dataclass(frozen=True)
-class Moments:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Moments(Stored):
     """Count, mean `[dim]` and centred scatter `[dim, dim]` of features seen so far.
+
+    `save(path)` and `Moments.load(path)` keep them in a file.
 
     Example:
       >>> import numpy as np
@@ -15,37 +20,46 @@ class Moments:
       >>> halves = Moments.of(x[:2]).merge(Moments.of(x[2:]))
       >>> bool(np.allclose(halves.covariance, np.cov(x, rowvar=False)))
       True
+
+    Attributes:
+      count: images.
+      mean: float64 `[dim]`.
+      scatter: float64 `[dim, dim]`, the sum of the outer products of centred features.
+      encoder: name or fingerprint of the encoder; those of different encoders are not merged or compared.
     """
 
     count: int
     mean: np.ndarray
     scatter: np.ndarray
+    encoder: str = ""
 
     @classmethod
-    def of(cls, features: np.ndarray) -> "Moments":
-        """Moments of an array `[n, dim]` of any real dtype.
+    def of(cls, features: np.ndarray, *, encoder: str = "") -> "Moments":
+        """Moments of an array `[n, dim]` of any real dtype, read block by block.
 
         Raises:
           ValueError: not a matrix, empty, or not finite.
         """
-        features = np.asarray(features, np.float64)
-        if features.ndim != 2 or not features.size:
-            raise ValueError(f"Features must be a non-empty matrix [n, dim], not of shape {features.shape}.")
-        if not np.isfinite(features).all():
-            raise ValueError("Features must be finite; at least one is NaN or infinite.")
-        mean = features.mean(axis=0)
-        centred = features - mean
-        return cls(len(features), mean, centred.T @ centred)
+        features = matrix(features)
+        mean = sum(block.sum(axis=0) for block in blocks(features)) / len(features)
+        scatter = np.zeros((len(mean), len(mean)))
+        for block in blocks(features):
+            centred = block - mean
+            scatter += centred.T @ centred
+        return cls(len(features), mean, scatter, encoder)
 
     def merge(self, other: "Moments") -> "Moments":
         """Moments of both sets together (Chan, Golub & LeVeque, 1979)."""
-        if self.mean.shape != other.mean.shape:
-            raise ValueError(f"Features of {len(self.mean)} and {len(other.mean)} dimensions cannot be merged.")
+        require_one_encoder(self.encoder, other.encoder)
+        require_one_dimension(len(self.mean), len(other.mean))
         count = self.count + other.count
         difference = other.mean - self.mean
         mean = self.mean + difference * (other.count / count)
-        between = np.outer(difference, difference) * (self.count * other.count / count)
-        return Moments(count, mean, self.scatter + other.scatter + between)
+        between = np.outer(difference, difference * (self.count * other.count / count))
+        # Summed in place: at thousands of dimensions each temporary matrix is tens of megabytes.
+        between += self.scatter
+        between += other.scatter
+        return Moments(count, mean, between, self.encoder)
 
     @property
     def covariance(self) -> np.ndarray:
@@ -53,3 +67,8 @@ class Moments:
         if self.count < 2:
             raise ValueError("A covariance needs at least two images.")
         return self.scatter / (self.count - 1)
+
+    @property
+    def second_moment(self) -> np.ndarray:
+        """Mean outer product of the features, not centred, `[dim, dim]`."""
+        return self.scatter / self.count + np.outer(self.mean, self.mean)

@@ -1,0 +1,117 @@
+"""Feature arrays as every distance takes them: checked once, then read as blocks of float64, so that memory stays bounded."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Numbers held at a time (16 MiB in float64).
+AT_ONCE = 1 << 21
+# Beyond it the cube of an inner product would leave the range of float64; no float32 lies there.
+_LARGEST = 1e50
+
+
+def matrix(features: np.ndarray) -> np.ndarray:
+    """Features `[n, dim]` in their own dtype.
+
+    Raises:
+      ValueError: not a matrix of real numbers, empty, or not finite.
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or not features.size:
+        raise ValueError(f"Features must be a non-empty matrix [n, dim], not of shape {features.shape}.")
+    if not any(jnp.issubdtype(features.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise ValueError(f"Features must be real numbers, not of dtype {features.dtype}.")
+    for rows in slices(len(features), features.shape[1]):
+        # A comparison with NaN is false.
+        good = (np.abs(float64(features, rows)) < _LARGEST).all(axis=1)
+        if not good.all():
+            bad = rows.start + int(np.argmin(good))
+            raise ValueError(f"Features must be finite; those of image {bad:,} are NaN, infinite, or beyond {_LARGEST:g}.")
+    return features
+
+
+def pair(x: np.ndarray, y: np.ndarray, what: str, least: int, least_y: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Two matrices of features of one dimension, of at least so many rows.
+
+    Raises:
+      ValueError: as `matrix` does, dimensions differ, or there are too few rows.
+    """
+    x, y = matrix(x), matrix(y)
+    require_one_dimension(x.shape[1], y.shape[1])
+    least_y = least if least_y is None else least_y
+    if len(x) < least or len(y) < least_y:
+        needed = f"at least {least} images on each side" if least == least_y else f"at least {least} and {least_y} images"
+        raise ValueError(f"{what} needs {needed}, not {len(x)} and {len(y)}.")
+    return x, y
+
+
+def require_one_dimension(x: int, y: int) -> None:
+    if x != y:
+        raise ValueError(f"Features of {x} and {y} dimensions cannot be compared.")
+
+
+def require_one_encoder(x: str, y: str) -> None:
+    """Raises ValueError where two sketches are of features of different encoders (`""`: one without a name)."""
+    if x != y:
+        raise ValueError(f"Features of different encoders cannot be compared: one is {x!r}, the other {y!r}.")
+
+
+def slices(rows: int, width: int) -> Iterator[slice]:
+    """Blocks of rows of so many numbers each."""
+    size = max(1, AT_ONCE // max(1, width))
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def tiles(rows: int, size: int = 1024) -> list[slice]:
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def float64(features: np.ndarray, rows: slice) -> np.ndarray:
+    return np.asarray(features[rows], np.float64)
+
+
+def blocks(features: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows in order, in float64."""
+    return (float64(features, rows) for rows in slices(*features.shape))
+
+
+def unit_rows(features: np.ndarray) -> np.ndarray:
+    """Features divided by their length.
+
+    Example:
+      >>> import numpy as np
+      >>> unit_rows(np.array([[3.0, 4.0]])).tolist()
+      [[0.6, 0.8]]
+
+    Args:
+      features: `[n, dim]`.
+
+    Returns:
+      float64 `[n, dim]`.
+
+    Raises:
+      ValueError: features are not a finite matrix, or a row of zeros has no direction.
+    """
+    return normalised(np.asarray(with_directions(matrix(features)), np.float64))
+
+
+def with_directions(features: np.ndarray) -> np.ndarray:
+    """The same features; raises ValueError if a row is all zeros."""
+    for rows in slices(*features.shape):
+        zero = ~np.any(features[rows], axis=1)
+        if zero.any():
+            raise ValueError(f"The features of image {rows.start + int(np.argmax(zero)):,} are all 0 and have no direction.")
+    return features
+
+
+def normalised(block: np.ndarray) -> np.ndarray:
+    # By the largest entry first: squares of tiny ones would be 0.
+    block = block / np.abs(block).max(axis=1, keepdims=True)
+    return block / np.linalg.norm(block, axis=1, keepdims=True)
+
+
+def generator(key: jax.Array) -> np.random.Generator:
+    """NumPy's random numbers, fixed by a JAX key."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())

@@ -1,0 +1,148 @@
+"""One histogram for each neuron, with 64-bit counts: additive, so that it streams, and merges over hosts exactly."""
+
+import dataclasses
+
+import numpy as np
+
+from sslshift.shift._features import AT_ONCE, blocks, float64, matrix, require_one_dimension, require_one_encoder, tiles
+from sslshift.shift._storage import Stored
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ranges(Stored):
+    """The least and the greatest value of each neuron, learned once on a reference pool and then kept with every histogram.
+
+    `save(path)` and `Ranges.load(path)` keep them in a file.
+
+    Example:
+      >>> import numpy as np
+      >>> ranges = Ranges.of(np.array([[0.0, 5.0]])).merge(Ranges.of(np.array([[2.0, 4.0]])))
+      >>> ranges.minimum.tolist(), ranges.maximum.tolist()
+      ([0.0, 4.0], [2.0, 5.0])
+
+    Attributes:
+      minimum, maximum: float64 `[dim]`.
+      encoder: name or fingerprint of the encoder that the neurons are of, such as `PretrainedEncoder.fingerprint`.
+    """
+
+    minimum: np.ndarray
+    maximum: np.ndarray
+    encoder: str = ""
+
+    def __post_init__(self):
+        shapes = np.shape(self.minimum), np.shape(self.maximum)
+        if len(shapes[0]) != 1 or shapes[0] != shapes[1] or not np.all(np.asarray(self.minimum) <= self.maximum):
+            raise ValueError(
+                f"Ranges are minima [dim] and maxima [dim], none of them smaller; shapes are {shapes[0]} and {shapes[1]}."
+            )
+
+    @classmethod
+    def of(cls, features: np.ndarray, *, encoder: str = "") -> "Ranges":
+        """Of an array `[n, dim]`, read block by block.
+
+        Raises:
+          ValueError: not a matrix, empty, or not finite.
+        """
+        features = matrix(features)
+        extremes = [(block.min(axis=0), block.max(axis=0)) for block in blocks(features)]
+        lows, highs = zip(*extremes, strict=True)
+        return cls(np.min(lows, axis=0), np.max(highs, axis=0), encoder)
+
+    def merge(self, other: "Ranges") -> "Ranges":
+        """Of both pools together."""
+        require_one_encoder(self.encoder, other.encoder)
+        require_one_dimension(len(self.minimum), len(other.minimum))
+        return Ranges(np.minimum(self.minimum, other.minimum), np.maximum(self.maximum, other.maximum), self.encoder)
+
+    def place(self, block: np.ndarray, bins: int) -> np.ndarray:
+        """The bin of every value, int64 of the block's shape: values outside in the end bins, constant neurons in the first."""
+        width = self.maximum - self.minimum
+        # Values far outside a very narrow range are infinitely many widths away, which is the last bin too.
+        with np.errstate(over="ignore"):
+            where = (block - self.minimum) / np.where(width > 0, width, np.inf)
+            where *= bins
+        return np.clip(where, 0, bins - 1, out=where).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Histograms(Stored):
+    """How often each neuron's values lie in each of its bins.
+
+    Where every place of a feature map is a sample, make it a row: `features.reshape(-1, channels)`. `save(path)` and
+    `Histograms.load(path)` keep them, with their ranges, in a file.
+
+    Example:
+      >>> import numpy as np
+      >>> ranges = Ranges(np.array([0.0]), np.array([1.0]))
+      >>> parts = [Histograms.of(np.array(values)[:, None], ranges, bins=4) for values in ([0.0, 0.3], [0.9, 7.0])]
+      >>> parts[0].merge(parts[1]).counts.tolist()
+      [[1, 1, 0, 2]]
+
+    Attributes:
+      counts: int64 `[dim, bins]`.
+      ranges: of the neurons, which the bins divide evenly.
+    """
+
+    counts: np.ndarray
+    ranges: Ranges
+
+    def __post_init__(self):
+        counts = np.asarray(self.counts)
+        if counts.ndim != 2 or counts.dtype != np.int64 or len(counts) != len(self.ranges.minimum) or not counts.size:
+            raise ValueError(
+                f"Histograms of {len(self.ranges.minimum)} neurons are int64 counts [dim, bins], not {counts.dtype} of shape "
+                f"{counts.shape}."
+            )
+
+    @classmethod
+    def of(cls, features: np.ndarray, ranges: Ranges, *, bins: int = 1000, encoder: str | None = None) -> "Histograms":
+        """Histograms of an array `[n, dim]`, read block by block.
+
+        Args:
+          features: `[n, dim]`.
+          ranges: of the same neurons.
+          bins: of each.
+          encoder: name or fingerprint of the encoder that the features are of; None: that of the ranges, unchecked.
+
+        Raises:
+          ValueError: the ranges are of other neurons, or the features are not a finite matrix.
+        """
+        features = matrix(features)
+        if encoder is not None:
+            require_one_encoder(encoder, ranges.encoder)
+        dim = features.shape[1]
+        if dim != len(ranges.minimum):
+            raise ValueError(f"Ranges of {len(ranges.minimum)} neurons do not fit features of {dim} dimensions.")
+        if bins < 1:
+            raise ValueError(f"A histogram needs at least one bin, not {bins}.")
+        counts = np.zeros(dim * bins, np.int64)
+        first = np.arange(dim) * bins
+        # Not fewer values than bins at a time: each block adds to all of these.
+        for rows in tiles(len(features), max(bins, AT_ONCE // dim)):
+            counts += np.bincount((ranges.place(float64(features, rows), bins) + first).ravel(), minlength=dim * bins)
+        return cls(counts.reshape(dim, bins), ranges)
+
+    def merge(self, other: "Histograms") -> "Histograms":
+        """Of both sets together."""
+        self.require_comparable(other)
+        return Histograms(self.counts + other.counts, self.ranges)
+
+    @property
+    def count(self) -> int:
+        """Rows counted."""
+        return int(self.counts[0].sum())
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Share of the values in each bin or one below it, `[dim, bins]`."""
+        return self.counts.cumsum(axis=1) / self.count
+
+    def require_comparable(self, other: "Histograms") -> None:
+        """Raises ValueError unless encoder, neurons, ranges and bins are the same."""
+        mine, others = self.ranges, other.ranges
+        require_one_encoder(mine.encoder, others.encoder)
+        require_one_dimension(len(self.counts), len(other.counts))
+        if not (np.array_equal(mine.minimum, others.minimum) and np.array_equal(mine.maximum, others.maximum)):
+            raise ValueError("Histograms over different ranges cannot be compared; make both with the same Ranges.")
+        if self.counts.shape != other.counts.shape:
+            raise ValueError(f"Histograms of {self.counts.shape[1]} and {other.counts.shape[1]} bins cannot be compared.")

@@ -1,0 +1,105 @@
+"""The squared MMD under a Gaussian kernel on embeddings of length 1 (CMMD)."""
+
+import functools
+
+import numpy as np
+from scipy import special
+
+from sslshift.shift._features import (
+    normalised,
+    pair,
+    require_one_dimension,
+    require_one_encoder,
+    with_directions,
+)
+from sslshift.shift._kernels import sums_between, sums_within
+from sslshift.shift.estimate import Estimate
+from sslshift.shift.moments import Moments
+
+SCALE = 1000.0
+
+
+def rbf_mmd(x: np.ndarray, y: np.ndarray, *, sigma: float = 10.0) -> float:
+    """1000 times the squared MMD under a Gaussian kernel, on embeddings brought to length 1; on CLIP embeddings: CMMD.
+
+    On unit vectors a sigma of 10 makes the kernel almost linear: the value is about 10 |mean_x - mean_y|^2. It is nearly
+    blind to a change of covariance alone, such as a collapse of diversity around the same mean; ask another distance too. It
+    is the biased form, which is above 0 for two samples of one distribution, by up to 10 (1/n + 1/m): compare at equal n.
+
+    Example:
+      >>> import numpy as np
+      >>> round(rbf_mmd(np.array([[2.0, 0.0]]), np.array([[0.0, 3.0]])), 6)  # 2000 * (1 - exp(-0.01))
+      19.900333
+
+    Args:
+      x: features `[n, dim]`.
+      y: features `[m, dim]`.
+      sigma: width of the kernel exp(-|a - b|^2 / (2 sigma^2)).
+
+    Returns:
+      1000 (mean k(x, x') + mean k(y, y') - 2 mean k(x, y)), each image against itself included, in float64 and tile by tile.
+
+    Raises:
+      ValueError: shapes do not fit, features are not finite, a row of zeros has no direction, or sigma is not above 0.
+
+    References:
+      Jayasumana et al., `Rethinking FID: Towards a Better Evaluation Metric for Image Generation
+      <https://arxiv.org/abs/2401.09603>`_, 2024
+    """
+    _require_width(sigma)
+    x, y = (with_directions(features) for features in pair(x, y, "An RBF MMD", 1))
+    kernel = functools.partial(_less_one, sigma=sigma)
+    within = sum(sums_within(each, kernel, normalised).sum() / len(each) ** 2 for each in (x, y))
+    between = sums_between(x, y, kernel, normalised)[0].sum() / (len(x) * len(y))
+    return float(SCALE * (within - 2 * between))
+
+
+def _require_width(sigma: float) -> None:
+    if not sigma > 0:
+        raise ValueError(f"The width sigma of an RBF kernel must be above 0, not {sigma}.")
+
+
+def _less_one(cosines: np.ndarray, sigma: float) -> np.ndarray:
+    """The kernel less 1: the three means, all near 1, cancel before digits are lost, and an image against itself counts 0."""
+    cosines -= 1.0
+    cosines /= sigma**2
+    return np.expm1(cosines, out=cosines)
+
+
+def rbf_mmd_of_moments(x: Moments, y: Moments, *, sigma: float = 10.0) -> Estimate:
+    """`rbf_mmd` from streamed moments of unit vectors, `Moments.of(unit_rows(features))`, with a bound of what is left out.
+
+    In powers of the cosine c the kernel is exp(-s) (1 + s c + s^2 c^2 / 2 + ...) with s = 1 / sigma^2. Means give the first
+    power's part, second moments the second's; at a sigma of 10 all others together add less than 0.0007.
+
+    Example:
+      >>> import numpy as np
+      >>> from sslshift.shift import unit_rows
+      >>> x, y = np.random.default_rng(0).normal(size=(2, 100, 4))
+      >>> value, _, bound = rbf_mmd_of_moments(Moments.of(unit_rows(x)), Moments.of(unit_rows(y)))
+      >>> bool(abs(value - rbf_mmd(x, y)) < bound), round(bound, 5)
+      (True, 0.00033)
+
+    Args:
+      x, y: of rows of length 1.
+      sigma: width of the kernel.
+
+    Returns:
+      The value and its bound; the standard error is not estimated.
+
+    Raises:
+      ValueError: the rows were not of length 1, dimensions or encoders differ, or sigma is not above 0.
+    """
+    _require_width(sigma)
+    require_one_encoder(x.encoder, y.encoder)
+    require_one_dimension(len(x.mean), len(y.mean))
+    for each in (x, y):
+        if abs(np.trace(each.scatter) / each.count + np.square(each.mean).sum() - 1) > 1e-5:
+            raise ValueError("An RBF MMD needs moments of rows of length 1: Moments.of(unit_rows(features)).")
+    s = 1 / sigma**2
+    first, second = (np.square(a - b).sum() for a, b in ((x.mean, y.mean), (x.second_moment, y.second_moment)))
+    # Means of tensor powers of unit vectors are at most 1 long, their difference at most 2; the powers from the third on
+    # weigh exp(-s) (s^3 / 3! + s^4 / 4! + ...), a Poisson tail.
+    rest = 4 * SCALE * special.gammainc(3, s)
+    known = SCALE * np.exp(-s) * (s * first + s**2 / 2 * second)
+    return Estimate(float(known + rest / 2), bound=float(rest / 2))
