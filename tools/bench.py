@@ -5,8 +5,10 @@ r"""Benchmarks: JSON lines of medians, with the ratios that matter, measured in 
     python -m tools.bench --what=curation       # planted leaks found, and the time of searches for near pairs
     python -m tools.bench --what=data           # reading and importing JPEG files beside Pillow and torch
     python -m tools.bench --what=pipeline       # what the pipeline delivers against what the training step consumes
+    python -m tools.bench --what=shift          # distances and sketches against the number of images
     python -m tools.bench --what=step --method=all
     python -m tools.bench --what=step --method=all --encoder=vit_b16 --image_size=224 --batch_size=256 --dtype=bfloat16
+    python -m tools.bench --what=transfer       # kNN beside a bare matrix product, the linear probe beside scikit-learn
 
 Figures and the machine they come from stand in tools/README.md.
 """
@@ -34,10 +36,12 @@ from sslshift.models import ENCODERS
 from sslshift.models.convolution import convolve
 from sslshift.training.state import Optimiser, init_state
 from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch, train_step
-from tools import bench_curation, bench_data
+from tools import bench_curation, bench_data, bench_shift, bench_transfer
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("what", "all", ["all", "convolution", "curation", "data", "pipeline", "step"], "What to measure.")
+flags.DEFINE_enum(
+    "what", "all", ["all", "convolution", "curation", "data", "pipeline", "shift", "step", "transfer"], "What to measure."
+)
 flags.DEFINE_string("source", "bundled:fashion_mnist", "Source that the pipeline reads.")
 flags.DEFINE_string("method", "simclr", "Method of the training step; all: every one.")
 flags.DEFINE_string("encoder", "patch_mlp", "Encoder of the training step.")
@@ -46,6 +50,7 @@ flags.DEFINE_integer("image_size", 32, "Side of the colour images in --what=step
 flags.DEFINE_integer("batch_size", 256, "Images in a batch.")
 flags.DEFINE_integer("steps", 50, "Batches of one timing, at most.")
 flags.DEFINE_integer("images", 2048, "JPEG files of --what=data.")
+flags.DEFINE_integer("largest", 1_000_000, "Most images of --what=shift.")
 flags.DEFINE_integer("repeats", 5, "Timings of which the median is taken.")
 
 
@@ -210,7 +215,9 @@ def main(argv):
         "curation": [lambda: bench_curation.measure(show, seconds)],
         "data": [lambda: bench_data.measure(show, seconds, FLAGS.images, FLAGS.repeats)],
         "pipeline": [pipeline],
+        "shift": [lambda: bench_shift.measure(show, seconds, FLAGS.largest)],
         "step": [functools.partial(steps_of, name) for name in (METHODS if FLAGS.method == "all" else [FLAGS.method])],
+        "transfer": [lambda: bench_transfer.measure(show, seconds, FLAGS.repeats)],
     }
     for name, parts in work.items():
         for part in parts if FLAGS.what in ("all", name) else ():

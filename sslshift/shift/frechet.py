@@ -79,6 +79,4 @@ def _from_squares(factor: np.ndarray, covariance: np.ndarray) -> tuple[float, fl
 def _cholesky(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
     """A lower factor `[dim, rank]` of the covariance, and the order of the dimensions in which it is one."""
     triangle, pivots, rank, _ = lapack.dpstrf(moments.covariance, lower=1)
-    # The images allow no more dimensions; what the decomposition finds beyond is rounding.
-    rank = min(rank, moments.count - 1)
     return np.asfortranarray(np.tril(triangle[:, :rank])), pivots - 1

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -221,7 +222,7 @@ def _blocks(source: Source, indices: np.ndarray, canvas: Canvas) -> Iterator[tup
             chunks = [block[first : first + _CHUNK] for first in range(0, len(block), _CHUNK)]
             parts = list(readers.map(functools.partial(_read, source, canvas), chunks))
             images, digests, reasons = zip(*parts, strict=True)
-            return np.concatenate(images), np.concatenate(digests), sum(reasons, [])
+            return np.concatenate(images), np.concatenate(digests), list(itertools.chain(*reasons))
 
         coming = ahead.submit(read, starts[0]) if starts else None
         for start in starts:

@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 
-from sslshift.data.permutation import permute
+from sslshift.data.permutation import Order, permute_each
 from sslshift.transfer.evaluation import Outcome, Splits
+from sslshift.transfer.inputs import standard_of
 from sslshift.transfer.linear_probe import ITERATIONS, TOLERANCE, require_strengths, unfinished
 from sslshift.transfer.logistic import Regressions, fit_regressions
 from sslshift.transfer.metrics import Metric
-from sslshift.transfer.selection import best, end_of_grid, score
-from sslshift.transfer.standardise import standard_of
+from sslshift.transfer.selection import best, end_of_grid, nothing, score
 
 # Which seeded orders draw the images: the same for every encoder, so that all see the same ones.
 _DRAW_KEY = 5
@@ -52,8 +52,7 @@ class FewShot:
         train, validation, test, classes = splits
         missing = _missing(shots, train.labels)
         if missing:
-            nothing = np.zeros((0, len(test.labels), *([classes] if metric.axes == 2 else [])))
-            return Outcome(nothing, float("nan"), {}, (missing,))
+            return nothing(metric, splits, missing)
         standard = standard_of(train.features)
         chosen = draw_shots(train.labels, shots, self.draws)
         found = fit_regressions(
@@ -65,8 +64,12 @@ class FewShot:
             tolerance=TOLERANCE,
         )
         features = standard(validation.features)
-        values = np.array([[score(metric, each, validation) for each in _scores(found, features, place)] for place in
-                          range(len(self.strengths))]).mean(axis=1)
+        values = np.array(
+            [
+                [score(metric, each, validation) for each in _scores(found, features, place)]
+                for place in range(len(self.strengths))
+            ]
+        ).mean(axis=1)
         choice = best(values)
         strength = self.strengths[choice]
         notes = end_of_grid("strength", self.strengths, strength) + unfinished(found.excess[:, choice].max(), ITERATIONS)
@@ -79,12 +82,14 @@ def draw_shots(labels: np.ndarray, shots: int, draws: int) -> np.ndarray:
 
     A draw depends on its number and the labels alone; with fewer shots it is a part of the same draw with more.
     """
-    members = [np.flatnonzero(labels == each) for each in np.unique(labels)]
-    drawn = [
-        [own[permute(np.arange(shots), len(own), _DRAW_KEY, place, draw)] for place, own in enumerate(members)]
-        for draw in range(draws)
-    ]
-    return np.array(drawn).reshape(draws, -1)
+    there, counts = np.unique(labels, return_counts=True)
+    orders = tuple(Order(int(count), (_DRAW_KEY, int(each))) for each, count in zip(there, counts, strict=True))
+    which, draw = np.arange(len(there))[:, None], np.arange(draws)[:, None, None]
+    position = np.broadcast_to(np.arange(shots), (draws, len(there), shots))
+    drawn = permute_each(position, which, orders, tweak=draw)
+    # Of the images in order of their labels, where each class begins.
+    begins = (np.cumsum(counts) - counts)[:, None]
+    return np.argsort(labels, kind="stable")[begins + drawn].reshape(draws, -1)
 
 
 def _missing(shots: int, labels: np.ndarray) -> str:
@@ -98,6 +103,4 @@ def _missing(shots: int, labels: np.ndarray) -> str:
 
 def _scores(found: Regressions, features: np.ndarray, strength: int):
     """Logits `[n, classes]` of each draw in turn."""
-    return (
-        features @ weights[strength] + bias[strength] for weights, bias in zip(found.weights, found.bias, strict=True)
-    )
+    return (features @ weights[strength] + bias[strength] for weights, bias in zip(found.weights, found.bias, strict=True))

@@ -12,6 +12,7 @@ from jax import lax
 from scipy import sparse
 
 from sslshift.transfer.evaluation import Outcome, Splits
+from sslshift.transfer.inputs import require_labels
 from sslshift.transfer.metrics import Metric
 from sslshift.transfer.selection import best, score
 
@@ -91,14 +92,14 @@ def knn_scores(
       Wu et al., `Unsupervised Feature Learning via Non-Parametric Instance Discrimination
       <https://arxiv.org/abs/1805.01978>`_, 2018
     """
-    found, labels = nearest(train, test, neighbours, block=block), np.asarray(labels)
+    labels = np.asarray(labels)
+    require_labels(labels, len(train), classes)
+    found = nearest(train, test, neighbours, block=block)
     ((_, votes, total),) = _votes(*found, labels, (neighbours,), (temperature,), classes)
-    return votes if labels.ndim == 1 else votes / total
+    return votes if labels.ndim == 1 else _share(votes, total)
 
 
-def nearest(
-    train: np.ndarray, test: np.ndarray, neighbours: int, *, block: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def nearest(train: np.ndarray, test: np.ndarray, neighbours: int, *, block: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The most similar training images of each test image by cosine, exactly.
 
     Of equally similar images the earlier one comes first. A feature vector of zeros has similarity 0 with everything. Memory
@@ -209,7 +210,8 @@ def _ordered(bits: np.ndarray) -> np.ndarray:
 
 
 def _unit(features: np.ndarray, what: str) -> np.ndarray:
-    features = np.asarray(features, np.float32)
+    with np.errstate(over="ignore"):
+        features = np.asarray(features).astype(np.float32, copy=False)
     if features.ndim != 2 or not len(features):
         raise ValueError(f"kNN needs {what} features [images, dim] of at least one image, not {list(features.shape)}.")
     # By the largest entry first: squares of huge or tiny ones would leave the range of float32.
@@ -226,9 +228,14 @@ def _filled(rows: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)]) if len(rows) < count else rows
 
 
+def _share(votes: np.ndarray, total: np.ndarray) -> np.ndarray:
+    # Rounding may leave a sum of weights a trifle above their total.
+    return np.minimum(votes / total, 1)
+
+
 def _shares(*search_and_grid) -> Iterator[tuple[tuple[int, float], np.ndarray]]:
     for choice, votes, total in _votes(*search_and_grid):
-        yield choice, votes / total
+        yield choice, _share(votes, total)
 
 
 def _votes(
@@ -245,7 +252,7 @@ def _votes(
         weight = np.exp((similarity - similarity[:, :1]).astype(np.float64) / temperature)
         votes, counted = np.zeros((len(index), classes)), 0
         for k in sorted(neighbours):
-            votes = votes + _tally(weight[:, counted:k], index[:, counted:k], labels, classes)
+            votes += _tally(weight[:, counted:k], index[:, counted:k], labels, classes)
             counted = k
             yield (k, temperature), votes, weight[:, :k].sum(axis=1, keepdims=True)
 
@@ -257,5 +264,3 @@ def _tally(weight: np.ndarray, index: np.ndarray, labels: np.ndarray, classes: i
         return np.bincount(cell.ravel(), weight.ravel(), minlength=count * classes).reshape(count, classes)
     rows = sparse.csr_array((weight.ravel(), index.ravel(), np.arange(count + 1) * voters), shape=(count, len(labels)))
     return rows @ labels.astype(np.float64)
-
-

@@ -49,17 +49,18 @@ def minimise(objective: Objective, start: np.ndarray, *, tolerance: float, itera
     direction = -gradient
     slope = np.vecdot(gradient, direction)
     for _ in range(iterations - 1):
-        open_ = (_excess(slope) > tolerance) & (shortened < _SHORTENINGS)
-        if not open_.any():
+        unsolved = (_excess(slope) > tolerance) & (shortened < _SHORTENINGS)
+        if not unsolved.any():
             break
         move = step[:, None] * direction
         trial = point + move
         trial_value, trial_gradient = objective(trial)
         trial_slope = np.vecdot(trial_gradient, direction)
         right = _far_enough_down(value, trial_value, slope, trial_slope, step)
-        accepted = open_ & right
+        accepted = unsolved & right
         if accepted.any():
-            change = trial_gradient - gradient
+            # A step that was not taken may have left the range of float32.
+            change = np.where(accepted[:, None], trial_gradient, gradient) - gradient
             curvature = step * (trial_slope - slope)
             kept = accepted & (curvature > 0)
             divisor = np.where(kept, curvature, 1)

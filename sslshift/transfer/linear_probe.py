@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from sslshift.transfer.evaluation import Outcome, Splits
+from sslshift.transfer.inputs import Standard, require_labels, standard_of
 from sslshift.transfer.logistic import fit_regressions
 from sslshift.transfer.metrics import Metric
 from sslshift.transfer.selection import best, end_of_grid, score
-from sslshift.transfer.standardise import Standard, standard_of
 
-ITERATIONS, TOLERANCE = 500, 1e-5
+ITERATIONS, TOLERANCE = 500, 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LinearProbe:
       iterations: passes over the training features at most.
     """
 
-    strengths: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
+    strengths: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
     iterations: int = ITERATIONS
 
     def __post_init__(self):
@@ -111,6 +111,7 @@ def fit_probe(
 
 def _fit(features, labels, classes, strengths, iterations, tolerance) -> Probe:
     standard, labels = standard_of(features), np.asarray(labels)
+    require_labels(labels, len(features), classes)
     found = fit_regressions(
         standard(features)[None],
         labels[None],
@@ -132,4 +133,4 @@ def unfinished(excess: float, iterations: int, tolerance: float = TOLERANCE) -> 
     # Twice: where float32 shows no further decrease, the search ends a little short.
     if excess <= 2 * tolerance:
         return ()
-    return (f"The fit ended short of its optimum: its loss is estimated to lie {excess:.1g} above (of {iterations} iterations).",)
+    return (f"The fit ended short of its optimum, its loss an estimated {excess:.1g} above (at most {iterations} iterations).",)

@@ -89,8 +89,15 @@ def _fit(features, labels, classes, strengths, iterations, tolerance) -> tuple[n
 
 
 class _Coordinates(NamedTuple):
-    """How a set is solved: features `[n, q]`, the variance along axes `[r]`, the rest's variance; axes `[q, r]` or None
-    where the features' own are principal; `back` `[dim, q]` maps weights to those of the features given, None: they are."""
+    """How a set is solved.
+
+    Attributes:
+      features: `[n, q]`, those given or fewer.
+      variance: along each axis, `[r]`.
+      rest: the variance in every direction across the axes.
+      axes: `[q, r]`; None where the features' own are principal.
+      back: from weights of these features to weights of those given, `[dim, q]`; None where they are the same.
+    """
 
     features: np.ndarray
     variance: np.ndarray
@@ -104,16 +111,19 @@ def _coordinates(features: np.ndarray) -> _Coordinates:
     if count < dim and count <= _DECOMPOSED:
         return _row_space(features)
     if dim <= _DECOMPOSED:
-        # An approximation will do: it changes the way to the solution, not the solution. Of fewer images it would be a poor one.
+        # An approximation will do: it changes the way to the solution, not the solution. Of too few images it is a poor one.
         some = features[_spread(count, 64 * dim)]
         variance, axes = np.linalg.eigh(some.T @ some / np.float32(len(some)))
         return _Coordinates(features, np.maximum(variance, 0), 0.0, axes, None)
-    some = features[_spread(count, _SOME_IMAGES)]
+    # Axes by some images, the variance along them by others: by the same ones none would be left across them.
+    spread = _spread(count, _SOME_IMAGES)
+    some, others = features[spread], features[1:][spread]
     reduced = _row_space(some)
     largest = np.argsort(-reduced.variance, kind="stable")[:_SOME_AXES]
-    variance = reduced.variance[largest]
-    rest = max(0.0, float(np.square(some).sum(dtype=np.float64) / len(some) - variance.sum())) / (dim - len(largest))
-    return _Coordinates(features, variance, rest, reduced.back[:, largest], None)
+    axes = reduced.back[:, largest]
+    variance = np.square(others @ axes).mean(axis=0)
+    rest = float(np.square(others).sum(dtype=np.float64) / len(others) - variance.sum()) / (dim - len(largest))
+    return _Coordinates(features, variance, max(rest, 0.0), axes, None)
 
 
 def _row_space(features: np.ndarray) -> _Coordinates:
@@ -128,8 +138,8 @@ def _row_space(features: np.ndarray) -> _Coordinates:
 
 
 def _spread(count: int, wanted: int) -> slice:
-    """At least so many of the rows, at even distances; a view."""
-    return slice(None, None, max(1, count // wanted))
+    """So many of the rows at most, at even distances; a view."""
+    return slice(None, None, -(-count // wanted))
 
 
 def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
@@ -167,9 +177,9 @@ class _Problem:
         self._shape = sets, len(strengths), dim + 1, classes
         self._strengths = jnp.asarray(strengths)
         self._single = labels.ndim == 2
-        one_hot = np.eye(classes, dtype=bool)[labels] if self._single else labels
+        shown = np.stack([np.bincount(each, minlength=classes) if self._single else each.sum(axis=0) for each in labels])
         # Half an image more keeps the logarithm of a class without images finite.
-        self._share = (one_hot.sum(axis=1) + 0.5) / (count + (0.5 * classes if self._single else 1))
+        self._share = (shown + 0.5) / (count + (0.5 * classes if self._single else 1))
         # [D, S, r, classes]
         spread = (self._share * (1 - self._share))[:, None, None]
         variance = np.stack([each.variance for each in coordinates])[:, None, :, None]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sslshift.transfer.evaluation import Split
+from sslshift.transfer.evaluation import Outcome, Split, Splits
 from sslshift.transfer.metrics import Metric
 
 
@@ -24,3 +24,9 @@ def end_of_grid(name: str, grid: Sequence[float], chosen: float) -> tuple[str, .
         return ()
     side, further = ("smallest", "smaller") if chosen == min(grid) else ("largest", "larger")
     return (f"The chosen {name} {chosen:g} is the {side} of the grid; a {further} one might do better.",)
+
+
+def nothing(metric: Metric, splits: Splits, why: str) -> Outcome:
+    """An outcome without predictions, `[0, n]` or `[0, n, classes]`, and the reason."""
+    shape = (0, len(splits.test.labels), splits.classes)[: 1 + metric.axes]
+    return Outcome(np.zeros(shape, np.int64 if metric.axes == 1 else np.float32), float("nan"), {}, (why,))

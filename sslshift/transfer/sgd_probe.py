@@ -9,16 +9,17 @@ import numpy as np
 from jax import lax
 
 from sslshift.transfer.evaluation import Outcome, Splits
+from sslshift.transfer.inputs import require_labels
 from sslshift.transfer.metrics import Metric
-from sslshift.transfer.selection import best, end_of_grid, score
+from sslshift.transfer.selection import best, end_of_grid, nothing, score
 
 
 @dataclasses.dataclass(frozen=True)
 class SGDProbe:
     """A linear classifier trained by SGD on features as they are; its learning rate is chosen on the validation split.
 
-    The recipe of solo-learn's offline evaluation on ImageNet-100: momentum, no weight decay, batches of 256 from a fresh order in
-    each epoch with the last incomplete one left out, 100 epochs, the learning rate divided by 10 at two of them. Unlike it:
+    The recipe of solo-learn's offline evaluation on ImageNet-100: momentum, no weight decay, batches of 256 in a new order each
+    epoch without the last incomplete one, 100 epochs, the learning rate divided by 10 at two of them. Unlike it:
 
     - features are of unaugmented images and are computed once; the recipe crops and flips anew in every epoch, which gains it
       some accuracy;
@@ -40,7 +41,7 @@ class SGDProbe:
       <https://jmlr.org/papers/v23/21-1155.html>`_, 2022
     """
 
-    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
     batch_size: int = 256
     epochs: int = 100
     decay_epochs: tuple[int, ...] = (60, 80)
@@ -61,8 +62,7 @@ class SGDProbe:
         fitted = list(zip(weights, bias, strict=True))
         values = [score(metric, validation.features @ w + b, validation) for w, b in fitted]
         if np.isnan(values).all():
-            nothing = np.zeros((0, len(test.labels), *([classes] if metric.axes == 2 else [])))
-            return {"sgd": Outcome(nothing, float("nan"), {}, ("Left out: training diverged at every learning rate.",))}
+            return {"sgd": nothing(metric, splits, "Left out: training diverged at every learning rate.")}
         choice = best(values)
         rate = self.learning_rates[choice]
         w, b = fitted[choice]
@@ -72,6 +72,7 @@ class SGDProbe:
 
     def fit(self, features: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Weights `[rates, dim, classes]` and bias `[rates, classes]` after the last epoch; not finite where one diverged."""
+        require_labels(np.asarray(labels), len(features), classes)
         batch = min(self.batch_size, len(features))
         decays = np.sum(np.arange(self.epochs)[:, None] >= np.array(self.decay_epochs, int), axis=1)
         rates = np.array(self.learning_rates)[None] * 0.1 ** decays[:, None]

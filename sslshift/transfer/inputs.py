@@ -1,4 +1,4 @@
-"""Features with mean 0 and variance 1 over the training split, computed in blocks: no copy in float64 is made."""
+"""What probes fit on: features with mean 0 and variance 1 over the training split, and labels that fit them."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,10 @@ _BLOCK = 2048
 
 
 class Standard(NamedTuple):
-    """What features are standardised by: their mean, and their standard deviation (1 where constant), float64 `[dim]`."""
+    """What features are standardised by: their mean, and their standard deviation (1 where constant), float64 `[dim]`.
+
+    It works in blocks: no copy of the features in float64 is made.
+    """
 
     mean: np.ndarray
     scale: np.ndarray
@@ -48,3 +51,13 @@ def standard_of(features: np.ndarray) -> Standard:
     # A unit that varies less than rounding error is constant; dividing by it would blow up noise.
     floor = np.maximum(1e-6 * np.abs(mean), np.finfo(np.float32).tiny)
     return Standard(mean, np.where(deviation > floor, deviation, 1.0))
+
+
+def require_labels(labels: np.ndarray, images: int, classes: int) -> None:
+    """Raises ValueError unless labels are int `[images]` below `classes`, or 0/1 `[images, classes]`."""
+    shape, several = labels.shape, labels.ndim == 2
+    if shape != ((images, classes) if several else (images,)):
+        raise ValueError(f"Labels [{images:,}] or [{images:,}, {classes:,}] are needed for these features, not {list(shape)}.")
+    if labels.dtype.kind not in "iub" or labels.min() < 0 or labels.max() >= (2 if several else classes):
+        allowed = "0 and 1" if several else f"whole numbers from 0 to {classes - 1:,}"
+        raise ValueError(f"Labels must be {allowed}, not {labels.dtype} from {labels.min()} to {labels.max()}.")
