@@ -47,22 +47,21 @@ def frechet_distance_of_moments(x: Moments, y: Moments) -> float:
         raise ValueError(f"A Frechet distance needs at least two images on each side, not {x.count} and {y.count}.")
     means = np.square(x.mean - y.mean).sum()
     apart = means + np.trace(x.scatter) / (x.count - 1) + np.trace(y.scatter) / (y.count - 1)
+    # With S_x = A A' and S_y = B B', tr (S_x S_y)^(1/2) is the sum of the singular values of A' B.
     factor, order = _cholesky(x)
     cross, error = _from_squares(factor, y.covariance[np.ix_(order, order)])
-    # Not "error > ...": of sets that are equal but for rounding the quick way may find less than nothing.
-    if not error <= _ENOUGH * (apart - 2 * cross):
+    if error > _ENOUGH * (apart - 2 * cross):
         other, other_order = _cholesky(y)
-        # With S_x = A A' and S_y = B B', tr (S_x S_y)^(1/2) is the sum of the singular values of A' B.
         product = factor[np.argsort(order)].T @ other[np.argsort(other_order)]
         cross = np.linalg.svd(product, compute_uv=False).sum()
     return max(0.0, float(apart - 2 * cross))
 
 
 def _from_squares(factor: np.ndarray, covariance: np.ndarray) -> tuple[float, float]:
-    """The same sum in a third of the time, and twice how wrong rounding may have made it.
+    """Sum of the singular values in a third of the time, and twice how wrong rounding may have made it.
 
-    Singular values are the roots of the eigenvalues of A' S_y A: small ones keep half their digits, and one that is 0 becomes
-    1e-8 of the largest. Where dimensions are missing it is not even tried.
+    They are the roots of the eigenvalues of A' S_y A: small ones keep half their digits, and one that is 0 becomes 1e-8 of the
+    largest. Where dimensions are missing it is not even tried.
     """
     dim, rank = factor.shape
     if rank < dim:

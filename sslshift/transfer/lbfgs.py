@@ -37,11 +37,14 @@ def minimise(objective: Objective, start: np.ndarray, *, tolerance: float, itera
     The estimate is half the slope along the quasi-Newton direction, times a factor for its being too small early on.
 
     Args:
-      objective: gives values and gradients of all problems.
+      objective: gives values and gradients of all problems. If it has a method `narrow`, this is told before every
+        evaluation which problems are unsolved, and may return an objective of some of them, all unsolved ones among them,
+        and their places: the others are then no longer evaluated.
       start: float32 `[problems, size]`, in coordinates in which the Hessian is near the identity.
       tolerance: of the value, absolute.
       iterations: evaluations at most.
     """
+    points, excess, places = start.copy(), np.zeros(len(start)), np.arange(len(start))
     point, (value, gradient) = start, objective(start)
     memory: collections.deque = collections.deque(maxlen=MEMORY)
     scale, step = np.ones(len(start), np.float32), np.ones(len(start), np.float32)
@@ -52,6 +55,14 @@ def minimise(objective: Objective, start: np.ndarray, *, tolerance: float, itera
         unsolved = (_excess(slope) > tolerance) & (shortened < _SHORTENINGS)
         if not unsolved.any():
             break
+        narrowed = getattr(objective, "narrow", lambda _: None)(unsolved)
+        if narrowed:
+            points[places], excess[places] = point, _excess(slope)
+            objective, some = narrowed
+            places, unsolved = places[some], unsolved[some]
+            point, value, gradient, direction, slope = (each[some] for each in (point, value, gradient, direction, slope))
+            scale, step, shortened = (each[some] for each in (scale, step, shortened))
+            memory = collections.deque((tuple(part[some] for part in pair) for pair in memory), MEMORY)
         move = step[:, None] * direction
         trial = point + move
         trial_value, trial_gradient = objective(trial)
@@ -73,7 +84,8 @@ def minimise(objective: Objective, start: np.ndarray, *, tolerance: float, itera
             direction = np.where(accepted[:, None], _direction(gradient, memory, scale), direction)
         step, shortened = _next_steps(step, shortened, slope, trial_slope, accepted)
         slope = np.vecdot(gradient, direction)
-    return Minimum(point, _excess(slope))
+    points[places], excess[places] = point, _excess(slope)
+    return Minimum(points, excess)
 
 
 def _excess(slope: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ It works in coordinates in which the Hessian at the start is near the identity: 
 by 1 / sqrt(p (1 - p) variance + strength) with p the share of the class. That makes tens of iterations out of thousands.
 """
 
+import copy
 import functools
 import math
 from typing import NamedTuple
@@ -206,6 +207,24 @@ class _Problem:
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         value, gradient = _objectives(self._data, self._strengths, points.reshape(self._shape))
         return np.asarray(value).ravel(), np.asarray(gradient).reshape(points.shape)
+
+    def narrow(self, unsolved: np.ndarray) -> tuple["_Problem", np.ndarray] | None:
+        """The problem of half as many strengths or fewer, once no more are unsolved: weak penalties take the longest.
+
+        Halves, so that few shapes are compiled.
+        """
+        sets, count = self._shape[:2]
+        waiting = unsolved.reshape(sets, count).any(axis=0)
+        size = count
+        while size > 1 and waiting.sum() <= size // 2:
+            size //= 2
+        if size == count:
+            return None
+        some = np.sort(np.argsort(~waiting, kind="stable")[:size])
+        narrower = copy.copy(self)
+        narrower._shape, narrower._strengths = (sets, size, *self._shape[2:]), self._strengths[some]
+        narrower._data = self._data._replace(steps=self._data.steps[:, some], rest=self._data.rest[:, some])
+        return narrower, np.arange(sets * count).reshape(sets, count)[:, some].ravel()
 
 
 def _inverse_root(curvature: np.ndarray) -> np.ndarray:
