@@ -168,6 +168,7 @@ def test_unfinished_runs_are_left_out_and_told(study, tmp_path):
     (runs[0] / "encoder.safetensors").unlink()
     files, unfinished = find_encoders([copy])
     assert unfinished == [runs[0]]
+    assert find_encoders([copy.parent]) == (files, unfinished)
     assert [kind.name for kind in by_kind(files)] == ["bundled:mnist N=40", "synthetic:noise?size=300 N=300"]
     assert [len(kind.encoders) for kind in by_kind(files)] == [1, 2]
     for run_folder in runs[1:]:

@@ -33,14 +33,15 @@ def find_encoders(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Files of encoders, and runs that are not finished.
 
     Args:
-      paths: each a run's folder, a whole study's, or a file.
+      paths: each a run's folder, that of a whole study or of several, or a file.
 
     Raises:
       ValueError: a path is none of these, or no run of a study is finished.
     """
     files, unfinished = [], []
     for path in paths:
-        runs = sorted(path.glob("runs/*/")) if path.is_dir() and not (path / ENCODER).exists() else []
+        # Also of a folder of several studies, as a comparison of methods writes.
+        runs = sorted(path.glob("**/runs/*/")) if path.is_dir() and not (path / ENCODER).exists() else []
         finished = [run / ENCODER for run in runs if (run / ENCODER).exists()]
         unfinished += [run for run in runs if run / ENCODER not in finished]
         if runs and not finished:
