@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sslshift.transfer.blas import one_thread
 from sslshift.transfer.lbfgs import MEMORY, minimise
 
 # The longest side of a matrix that is decomposed: some 20 s on two CPU cores.
@@ -78,14 +79,16 @@ def fit_regressions(
 
 
 def _fit(features, labels, classes, strengths, iterations, tolerance) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    coordinates = [_coordinates(each) for each in features]
+    with one_thread():
+        coordinates = [_coordinates(each) for each in features]
     reduced = _stacked([each.features for each in coordinates])
     problem = _Problem(reduced, labels, classes, strengths, coordinates)
     found = minimise(problem, problem.start(), tolerance=tolerance, iterations=iterations)
     weights, bias = problem.parameters(found.point)
     if coordinates[0].back is not None:
-        weights = np.stack([np.tensordot(each.back, own, (1, 1)) for each, own in zip(coordinates, weights, strict=True)])
-        weights = weights.swapaxes(1, 2)
+        with one_thread():
+            back = [np.tensordot(each.back, own, (1, 1)) for each, own in zip(coordinates, weights, strict=True)]
+        weights = np.stack(back).swapaxes(1, 2)
     return weights, bias, found.excess.reshape(len(features), len(strengths))
 
 
