@@ -325,6 +325,28 @@ def test_probe_solved_in_parts_is_the_same(random, monkeypatch, several):
     np.testing.assert_allclose(parts.bias - parts.bias.mean(), whole.bias - whole.bias.mean(), atol=3e-4)
 
 
+def test_solved_regressions_are_left_out_and_keep_their_solution(random, monkeypatch):
+    """Of six strengths three, then one remain; each is the same as if all had been evaluated to the end."""
+    features, labels = rare(random)
+    settings = {"classes": 4, "strengths": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
+    together = fit_probe(features, labels, **settings)
+    sizes = []
+    evaluate = logistic._Problem.__call__
+
+    def watched(problem, points):
+        sizes.append(len(points))
+        return evaluate(problem, points)
+
+    monkeypatch.setattr(lbfgs, "NARROWED", 1)
+    monkeypatch.setattr(logistic._Problem, "__call__", watched)
+    apart = fit_probe(features, labels, **settings)
+    assert set(sizes) == {6, 3, 1}
+    assert sizes == sorted(sizes, reverse=True)
+    for place, strength in enumerate(settings["strengths"]):
+        values = [objective(probe, features, labels, strength, place) for probe in (together, apart)]
+        assert values[0] == pytest.approx(values[1], abs=3e-5)
+
+
 @pytest.mark.parametrize("dim", [12, 200])
 @pytest.mark.parametrize("several", [False, True])
 def test_objectives_and_their_gradients(random, monkeypatch, several, dim):

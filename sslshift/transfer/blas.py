@@ -7,17 +7,14 @@ work takes the cores the several wait for each other without rest, and the same 
 import contextlib
 import functools
 
-try:
-    from threadpoolctl import ThreadpoolController
-except ImportError:
-    ThreadpoolController = None
+from threadpoolctl import ThreadpoolController
 
 
 @functools.cache
-def _controller():
+def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
 def one_thread() -> contextlib.AbstractContextManager:
-    """Within it NumPy and SciPy use one thread for linear algebra; without the package threadpoolctl as many as ever."""
-    return _controller().limit(limits=1, user_api="blas") if ThreadpoolController else contextlib.nullcontext()
+    """Within it NumPy and SciPy use one thread for linear algebra."""
+    return _controller().limit(limits=1, user_api="blas")

@@ -17,6 +17,8 @@ import numpy as np
 
 # Pairs of (step, change of the gradient) remembered.
 MEMORY = 10
+# Evaluations after which solved problems may be left out: a narrower objective is compiled anew, which most never earn back.
+NARROWED = 32
 # So many shortenings in a row mean that float32 shows no further decrease.
 _SHORTENINGS = 12
 
@@ -37,9 +39,9 @@ def minimise(objective: Objective, start: np.ndarray, *, tolerance: float, itera
     The estimate is half the slope along the quasi-Newton direction, times a factor for its being too small early on.
 
     Args:
-      objective: gives values and gradients of all problems. If it has a method `narrow`, this is told before every
-        evaluation which problems are unsolved, and may return an objective of some of them, all unsolved ones among them,
-        and their places: the others are then no longer evaluated.
+      objective: gives values and gradients of all problems. If it has a method `narrow`, this is told now and then which
+        problems are unsolved, and may return an objective of some of them, all unsolved ones among them, and their places:
+        the others are then no longer evaluated.
       start: float32 `[problems, size]`, in coordinates in which the Hessian is near the identity.
       tolerance: of the value, absolute.
       iterations: evaluations at most.
@@ -51,11 +53,11 @@ def minimise(objective: Objective, start: np.ndarray, *, tolerance: float, itera
     shortened = np.zeros(len(start), int)
     direction = -gradient
     slope = np.vecdot(gradient, direction)
-    for _ in range(iterations - 1):
+    for evaluations in range(1, iterations):
         unsolved = (_excess(slope) > tolerance) & (shortened < _SHORTENINGS)
         if not unsolved.any():
             break
-        narrowed = getattr(objective, "narrow", lambda _: None)(unsolved)
+        narrowed = None if evaluations % NARROWED else getattr(objective, "narrow", lambda _: None)(unsolved)
         if narrowed:
             points[places], excess[places] = point, _excess(slope)
             objective, some = narrowed
