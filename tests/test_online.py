@@ -317,16 +317,21 @@ def test_nothing_is_compiled_twice(online):
     method = Pixels()
     watch, given = Watch(online, method, make_mesh()), variables()
     probe = watch.start(given)
-    for step in range(1, 3):
-        probe = watch.learn(probe, given, step)
-        watch.report(probe, given)
+
+    def follow(watch, probe, steps):
+        for step in steps:
+            probe = watch.learn(probe, given, step)
+            # The training loop reads each report one step later; dozens of programs under way at once over eight devices that
+            # share two cores may wait for each other for ever.
+            jax.block_until_ready(watch.report(probe, given))
+        return probe
+
+    probe = follow(watch, probe, range(1, 3))
     once = method.traced
     with jax.transfer_guard("disallow"):
-        for step in range(3, 9):
-            probe = watch.learn(probe, given, step)
-            watch.report(probe, given)
+        follow(watch, probe, range(3, 9))
     again = Watch(dataclasses.replace(online, seed=6), method, make_mesh())
-    again.report(again.learn(again.start(given), given, 1), given)
+    follow(again, again.start(given), [1])
     # Its start asks for the width of the features, which traces them and compiles nothing.
     assert method.traced == once + 1
 
