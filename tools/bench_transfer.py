@@ -49,10 +49,10 @@ def gaussian(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def correlated(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same, the k-th direction as wide as 1 / k and all turned: what encoders make."""
+    """The same with variance 1 / k in the k-th direction, all turned: about what encoders make."""
     features, labels = gaussian(count, seed)
     turn, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((DIM, DIM)))
-    return ((features / np.arange(1, DIM + 1)) @ turn).astype(np.float32), labels
+    return ((features / np.sqrt(np.arange(1, DIM + 1))) @ turn).astype(np.float32), labels
 
 
 KINDS = {"Gaussian": gaussian, "of decaying spectrum": correlated}

@@ -27,7 +27,7 @@ class LinearProbe:
       iterations: passes over the training features at most.
     """
 
-    strengths: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
+    strengths: tuple[float, ...] = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
     iterations: int = ITERATIONS
 
     def __post_init__(self):
