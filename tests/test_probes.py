@@ -255,7 +255,7 @@ def test_probe_is_the_optimum_that_scikit_learn_finds(random, problem):
         ours = probe.scores(features, place)
         same = (ours > 0) == (logits > 0) if labels.ndim == 2 else ours.argmax(1) == logits.argmax(1)
         assert same.mean() >= 0.999
-    assert (probe.excess < 2e-6).all()
+    assert (probe.excess < 6e-6).all()
 
 
 def test_probe_of_two_classes(random):
@@ -328,7 +328,7 @@ def test_probe_solved_in_parts_is_the_same(random, monkeypatch, several):
 def test_solved_regressions_are_left_out_and_keep_their_solution(random, monkeypatch):
     """Of six strengths three, then one remain; each is the same as if all had been evaluated to the end."""
     features, labels = rare(random)
-    settings = {"classes": 4, "strengths": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
+    settings = {"classes": 4, "strengths": (1e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)}
     together = fit_probe(features, labels, **settings)
     sizes = []
     evaluate = logistic._Problem.__call__

@@ -17,6 +17,8 @@ import numpy as np
 
 # Pairs of (step, change of the gradient) remembered.
 MEMORY = 10
+# Earlier values by which the estimate of what is left to gain is judged.
+REMEMBERED = 30
 # Evaluations after which solved problems may be left out: a narrower objective is compiled anew, which most never earn back.
 NARROWED = 32
 # So many shortenings in a row mean that float32 shows no further decrease.
@@ -33,10 +35,24 @@ class Minimum(NamedTuple):
     excess: np.ndarray
 
 
+class _State(NamedTuple):
+    """Where each problem stands, an entry or a row each; `shortened` counts the shortenings of the next step."""
+
+    point: np.ndarray
+    value: np.ndarray
+    gradient: np.ndarray
+    direction: np.ndarray
+    slope: np.ndarray
+    scale: np.ndarray
+    step: np.ndarray
+    shortened: np.ndarray
+
+    def only(self, some: np.ndarray) -> "_State":
+        return _State(*(part[some] for part in self))
+
+
 def minimise(objective: Objective, start: np.ndarray, *, tolerance: float, iterations: int) -> Minimum:
     """Minimises each of several convex functions until its value is estimated to lie within `tolerance` of the minimum.
-
-    The estimate is half the slope along the quasi-Newton direction, times a factor for its being too small early on.
 
     Args:
       objective: gives values and gradients of all problems. If it has a method `narrow`, this is told now and then which
@@ -47,52 +63,70 @@ def minimise(objective: Objective, start: np.ndarray, *, tolerance: float, itera
       iterations: evaluations at most.
     """
     points, excess, places = start.copy(), np.zeros(len(start)), np.arange(len(start))
-    point, (value, gradient) = start, objective(start)
     memory: collections.deque = collections.deque(maxlen=MEMORY)
-    scale, step = np.ones(len(start), np.float32), np.ones(len(start), np.float32)
-    shortened = np.zeros(len(start), int)
-    direction = -gradient
-    slope = np.vecdot(gradient, direction)
+    past: collections.deque = collections.deque(maxlen=REMEMBERED)
+    state = _started(objective, start)
     for evaluations in range(1, iterations):
-        unsolved = (_excess(slope) > tolerance) & (shortened < _SHORTENINGS)
+        points[places], excess[places] = state.point, _excess(state, past)
+        unsolved = (excess[places] > tolerance) & (state.shortened < _SHORTENINGS)
         if not unsolved.any():
             break
         narrowed = None if evaluations % NARROWED else getattr(objective, "narrow", lambda _: None)(unsolved)
         if narrowed:
-            points[places], excess[places] = point, _excess(slope)
             objective, some = narrowed
-            places, unsolved = places[some], unsolved[some]
-            point, value, gradient, direction, slope = (each[some] for each in (point, value, gradient, direction, slope))
-            scale, step, shortened = (each[some] for each in (scale, step, shortened))
-            memory = collections.deque((tuple(part[some] for part in pair) for pair in memory), MEMORY)
-        move = step[:, None] * direction
-        trial = point + move
-        trial_value, trial_gradient = objective(trial)
-        trial_slope = np.vecdot(trial_gradient, direction)
-        right = _far_enough_down(value, trial_value, slope, trial_slope, step)
-        accepted = unsolved & right
-        if accepted.any():
-            # A step that was not taken may have left the range of float32.
-            change = np.where(accepted[:, None], trial_gradient, gradient) - gradient
-            curvature = step * (trial_slope - slope)
-            kept = accepted & (curvature > 0)
-            divisor = np.where(kept, curvature, 1)
-            memory.append((move, change, np.where(kept, 1 / divisor, 0).astype(np.float32)))
-            scale = np.where(kept, divisor / np.maximum(np.vecdot(change, change), 1e-30), scale).astype(np.float32)
-            point, gradient = (
-                np.where(accepted[:, None], new, old) for new, old in ((trial, point), (trial_gradient, gradient))
+            places, state = places[some], state.only(some)
+            memory, past = (
+                collections.deque((tuple(part[some] for part in each) for each in old), old.maxlen) for old in (memory, past)
             )
-            value = np.where(accepted, trial_value, value)
-            direction = np.where(accepted[:, None], _direction(gradient, memory, scale), direction)
-        step, shortened = _next_steps(step, shortened, slope, trial_slope, accepted)
-        slope = np.vecdot(gradient, direction)
-    points[places], excess[places] = point, _excess(slope)
+        past.append((state.value, state.slope))
+        state = _advanced(objective, state, memory)
+    points[places], excess[places] = state.point, _excess(state, past)
     return Minimum(points, excess)
 
 
-def _excess(slope: np.ndarray) -> np.ndarray:
-    # Half the slope is exact for the true Hessian. Directions not yet seen make it up to ten times too small.
-    return -5 * slope
+def _started(objective: Objective, start: np.ndarray) -> _State:
+    value, gradient = objective(start)
+    ones = np.ones(len(start), np.float32)
+    return _State(start, value, gradient, -gradient, -np.vecdot(gradient, gradient), ones, ones, np.zeros(len(start), int))
+
+
+def _advanced(objective: Objective, state: _State, memory: collections.deque) -> _State:
+    """After one evaluation: a step on, or none and a shorter one to try. Solved problems go on while others are not."""
+    point, value, gradient, direction, slope, scale, step, shortened = state
+    move = step[:, None] * direction
+    trial = point + move
+    trial_value, trial_gradient = objective(trial)
+    trial_slope = np.vecdot(trial_gradient, direction)
+    accepted = _far_enough_down(value, trial_value, slope, trial_slope, step) & (shortened < _SHORTENINGS)
+    next_step, shortened = _next_steps(step, shortened, slope, trial_slope, accepted)
+    if not accepted.any():
+        return state._replace(step=next_step, shortened=shortened)
+    rows = accepted[:, None]
+    # A step that was not taken may have left the range of float32.
+    change = np.where(rows, trial_gradient, gradient) - gradient
+    curvature = step * (trial_slope - slope)
+    kept = accepted & (curvature > 0)
+    divisor = np.where(kept, curvature, 1)
+    memory.append((move, change, np.where(kept, 1 / divisor, 0).astype(np.float32)))
+    scale = np.where(kept, divisor / np.maximum(np.vecdot(change, change), 1e-30), scale).astype(np.float32)
+    point, gradient = np.where(rows, trial, point), np.where(rows, trial_gradient, gradient)
+    direction = np.where(rows, _direction(gradient, memory, scale), direction)
+    value, slope = np.where(accepted, trial_value, value), np.vecdot(gradient, direction)
+    return _State(point, value, gradient, direction, slope, scale, next_step, shortened)
+
+
+def _excess(state: _State, past: collections.deque) -> np.ndarray:
+    """How far each value lies above its minimum: twice what the quasi-Newton direction promises, if its promises were kept.
+
+    It promises half the slope, which is exact for the true Hessian and too small where directions have not been seen yet. So it
+    is multiplied by how many times its earlier promise has been surpassed since.
+    """
+    surpassed = np.full(len(state.value), 1.0 if len(past) > 2 else 5.0)
+    for value, slope in past:
+        # Less what may be rounding.
+        fallen = value - state.value - 3e-7 * np.abs(value)
+        surpassed = np.maximum(surpassed, fallen / np.maximum(-slope / 2, 1e-30))
+    return -state.slope * surpassed
 
 
 def _far_enough_down(value, trial_value, slope, trial_slope, step) -> np.ndarray:

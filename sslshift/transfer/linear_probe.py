@@ -15,7 +15,7 @@ from sslshift.transfer.logistic import fit_regressions
 from sslshift.transfer.metrics import Metric
 from sslshift.transfer.selection import best, end_of_grid, score
 
-ITERATIONS, TOLERANCE = 500, 1e-6
+ITERATIONS, TOLERANCE = 500, 3e-6
 
 
 @dataclasses.dataclass(frozen=True)
