@@ -13,16 +13,14 @@ more than images explain, that approximation covers 87% in place of 95% (three r
 than Student's t over the runs' values alone. Values of runs are taken to be normal, as Student's t does.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from sslshift.transfer.metrics import Metric, columns_at_once
-
-# A difference this small is rounding.
-_ROUNDING = 1e-12
+from sslshift.transfer.metrics import Metric
+from sslshift.transfer.resampling import ROUNDING, contributions, estimate, resampled
 
 
 class Interval(NamedTuple):
@@ -120,8 +118,9 @@ def runs_interval(
     References:
       Satterthwaite, `An Approximate Distribution of Estimates of Variance Components <https://doi.org/10.2307/3002019>`_, 1946
     """
-    values, boots = _bootstrap(metric, [predictions], labels, resamples, seed)
-    interval = _interval(values[0].mean(), boots[0].mean(axis=(1, 2)), _contributions(values, boots), len(labels), level)
+    values, boots = resampled(metric, [predictions], labels, resamples=resamples, seed=seed)
+    parts = contributions(values, boots)
+    interval = estimate(values[0].mean(), boots[0].mean(axis=(1, 2)), parts, len(labels), level=level)
     return Interval(interval.value, max(0.0, interval.low), min(1.0, interval.high))
 
 
@@ -165,16 +164,16 @@ def compare(
       Welch, `The Generalization of Student's Problem when Several Different Population Variances are Involved
       <https://doi.org/10.2307/2332510>`_, 1947
     """
-    values, boots = _bootstrap(metric, [a, b], labels, resamples, seed)
+    values, boots = resampled(metric, [a, b], labels, resamples=resamples, seed=seed)
     difference = values[0].mean() - values[1].mean()
     over_images = boots[0].mean(axis=(1, 2)) - boots[1].mean(axis=(1, 2))
     if values[0].shape == values[1].shape:
         # Before the mean: of equal runs nothing is left, not even rounding.
         difference, over_images = (values[0] - values[1]).mean(), (boots[0] - boots[1]).mean(axis=(1, 2))
-    found = _interval(difference, over_images, _contributions(values, boots), len(labels), level)
+    found = estimate(difference, over_images, contributions(values, boots), len(labels), level=level)
     single = metric.name == "accuracy" and values[0].size == values[1].size == 1
     p_value = mcnemar(*(np.ravel(side[0]) == labels for side in (a, b))) if single else float("nan")
-    return Comparison(*found, p_value, _verdict(found.low, found.high))
+    return Comparison(*found[:3], p_value, _verdict(found.low, found.high))
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
@@ -207,118 +206,7 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-class _Contribution(NamedTuple):
-    """What seeds (or draws) add to the variance of a mean over k of them.
-
-    Attributes:
-      share: the variance of their values over k.
-      noise: the part of it that comes from the choice of images.
-      freedom: k - 1.
-    """
-
-    share: float
-    noise: float
-    freedom: int
-
-    @classmethod
-    def of(cls, values: np.ndarray, boots: np.ndarray) -> "_Contribution":
-        """From values `[k]` and what they are in each resample of images, `[N, k]`."""
-        count = len(values)
-        noise = np.var(boots - values, axis=1, ddof=1).mean()
-        return cls(float(values.var(ddof=1)) / count, float(noise) / count, count - 1)
-
-
-def _contributions(values: list[np.ndarray], boots: list[np.ndarray]) -> list[_Contribution]:
-    """Of runs and of draws, where there are several.
-
-    Args:
-      values: `[runs, draws]` of one side, or of two, which are paired along an axis on which both have equally many.
-      boots: what they are in each resample of images, `[N, runs, draws]` each.
-    """
-    found = []
-    # Averaged over draws, then over runs: what is left is runs, then draws.
-    for other in (1, 0):
-        margins = [(v.mean(axis=other), w.mean(axis=other + 1)) for v, w in zip(values, boots, strict=True)]
-        if len(margins) == 2 and len(margins[0][0]) == len(margins[1][0]):
-            margins = [tuple(a - b for a, b in zip(*margins, strict=True))]
-        found += [_Contribution.of(*margin) for margin in margins if len(margin[0]) > 1]
-    return found
-
-
-def _interval(value: float, boots: np.ndarray, contributions: list[_Contribution], images: int, level: float) -> Interval:
-    if not 0 < level < 1:
-        raise ValueError(f"An interval's level lies between 0 and 1, as 0.95 does; {level} does not.")
-    if contributions:
-        half = _half(float(boots.var(ddof=1)), contributions, images, level)
-        return Interval(float(value), float(value - half), float(value + half))
-    bias = boots.mean() - value
-    if abs(bias) < 3 * boots.std() / np.sqrt(len(boots)):
-        bias = 0.0
-    low, high = np.quantile(boots, [(1 - level) / 2, (1 + level) / 2]) - bias
-    return Interval(float(value), float(low), float(high))
-
-
-def _half(over_images: float, contributions: list[_Contribution], images: int, level: float) -> float:
-    total = over_images + sum(max(0.0, each.share - each.noise) for each in contributions)
-    scatter = over_images**2 / max(1, images - 1) + sum(each.share**2 / each.freedom for each in contributions)
-    freedom = max(1.0, total**2 / scatter) if scatter else 1.0
-    alone = [(each.share, each.freedom) for each in contributions]
-    return float(max(stats.t.ppf((1 + level) / 2, df) * np.sqrt(variance) for variance, df in [(total, freedom), *alone]))
-
-
 def _verdict(low: float, high: float) -> str:
-    if low > _ROUNDING:
+    if low > ROUNDING:
         return "better"
-    return "worse" if high < -_ROUNDING else "no difference shown"
-
-
-def _bootstrap(
-    metric: Metric, sides: Sequence[Sequence[np.ndarray]], labels: np.ndarray, resamples: int, seed: int
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The metric of every run and draw of each side, `[runs, draws]`, and in each resample of images, `[N, runs, draws]`.
-
-    Resamples that leave nothing to average (no image of any class that is looked for) are left out.
-    """
-    if resamples < 2:
-        raise ValueError(f"A bootstrap needs at least 2 resamples, better 2,000; {resamples} were asked for.")
-    grids = [_grid(metric, side) for side in sides]
-    statistics = [metric.statistic(draw, labels) for grid in grids for run in grid for draw in run]
-
-    def of_all(weights):
-        return np.stack([statistic(weights) for statistic in statistics], axis=1)
-
-    boots = np.concatenate([of_all(weights) for weights in _resamples(len(labels), resamples, seed)])
-    boots = boots[np.isfinite(boots).all(axis=1)]
-
-    def by_side(rows):
-        ends = np.cumsum([grid.shape[0] * grid.shape[1] for grid in grids])[:-1]
-        parts = zip(grids, np.split(rows, ends, axis=1), strict=True)
-        return [part.reshape(-1, *grid.shape[:2]) for grid, part in parts]
-
-    return [rows[0] for rows in by_side(of_all(np.ones((len(labels), 1))))], by_side(boots)
-
-
-def _grid(metric: Metric, side: Sequence[np.ndarray]) -> np.ndarray:
-    """Predictions `[runs, draws, n]` (or `[..., n, classes]`) from those of each run, which may lack the axis of draws."""
-    runs = [np.asarray(run) for run in side]
-    shapes = [list(run.shape) for run in runs]
-    if any(run.ndim not in (metric.axes, metric.axes + 1) for run in runs):
-        what = "[n]" if metric.axes == 1 else "[n, classes]"
-        raise ValueError(
-            f"{metric.name}: each run's predictions are {what}, or [draws, ...] of those, not {shapes}; give a list of them."
-        )
-    runs = [run[None] if run.ndim == metric.axes else run for run in runs]
-    if len({run.shape for run in runs}) != 1 or not len(runs[0]):
-        raise ValueError(
-            f"{metric.name}: predictions of shapes {shapes} make no grid; give runs, and as many draws and images of each."
-        )
-    return np.stack(runs)
-
-
-def _resamples(images: int, count: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each image is taken, float64 `[images, block]`, block by block until there are `count`."""
-    random = np.random.default_rng(seed)
-    for start in range(0, count, columns_at_once(images)):
-        block = min(columns_at_once(images), count - start)
-        taken = random.integers(images, size=(block, images)) * block + np.arange(block)[:, None]
-        yield np.bincount(taken.ravel(), minlength=images * block).reshape(images, block).astype(np.float64)
+    return "worse" if high < -ROUNDING else "no difference shown"
