@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from sslshift.study.statistics import change_by_shift, fitted, holm, slopes, trend, trend_by_shift
+
+
+def covered(intervals, truth):
+    return np.mean([each.low <= truth <= each.high for each in intervals])
+
+
+def test_holm_is_the_textbooks():
+    # Sorted 0.005, 0.01, 0.03, 0.04: times 4, 3, 2, 1 and never falling.
+    assert holm([0.04, 0.005, 0.03, 0.01]) == pytest.approx([0.06, 0.02, 0.06, 0.03])
+    assert holm([0.5, 0.9]).tolist() == [1.0, 1.0]
+    assert holm([]).tolist() == []
+
+
+def test_holm_leaves_out_what_could_not_be_compared():
+    found = holm([0.02, np.nan, 0.01])
+    assert found[[0, 2]] == pytest.approx([0.02, 0.02])
+    assert np.isnan(found[1])
+
+
+def test_holm_keeps_false_findings_of_whole_tables_at_one_in_twenty():
+    random = np.random.default_rng(0)
+    tables = random.random((4000, 12))
+    shown = [(holm(table) < 0.05).any() for table in tables]
+    assert 0.035 < np.mean(shown) < 0.06
+    assert (tables < 0.05).any(axis=1).mean() > 0.4
+
+
+def test_slopes_are_those_of_polyfit(random):
+    x, values = np.array([-3.0, -1.5, 0.0]), random.normal(size=(3, 4, 2))
+    expected = np.polyfit(x, values.reshape(3, -1), 1)[0].reshape(4, 2)
+    assert slopes(x, values) == pytest.approx(expected)
+    assert slopes(x, np.moveaxis(values, 0, 1), axis=1) == pytest.approx(expected)
+
+
+def test_trend_over_seeds_is_students_t_of_their_slopes():
+    values = np.array([[0.5, 0.52, 0.6], [0.6, 0.61, 0.65], [0.7, 0.66, 0.72]])
+    each = np.array([0.1, 0.07, 0.06])
+    expected = stats.ttest_1samp(each, 0)
+    found = trend([-2, -1, 0], values)
+    assert found.slope == pytest.approx(each.mean())
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert (found.seeds, found.images) == (3, 0)
+
+
+def test_effects_of_seeds_on_all_levels_do_not_widen_a_trend():
+    steps = np.array([0.0, 0.1, 0.2])[:, None] + np.array([0.0, 0.01, 0.02])[:, None] * [1, 0, 1]
+    alone, shifted = (trend([-2, -1, 0], steps + seeds) for seeds in (0.0, np.array([0.3, 0.0, -0.2])))
+    assert shifted[:3] == pytest.approx(alone[:3])
+
+
+def test_one_seed_alone_has_no_interval_but_over_images():
+    nothing = trend([-1, 0], [[0.5], [0.7]])
+    assert nothing.slope == pytest.approx(0.2)
+    assert np.isnan([nothing.low, nothing.high, nothing.p_value]).all()
+    correct = np.zeros((2, 1, 1000))
+    correct[0, 0, :500], correct[1, 0, :700] = 1, 1
+    found = trend([-1, 0], correct)
+    # 200 images of 1,000 turned right: the deviation of a mean of ones and noughts.
+    half = 1.96 * np.sqrt(0.2 * 0.8 / 1000)
+    assert found[:3] == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=0.004)
+    assert (found.seeds, found.images) == (1, 1000)
+    assert found.p_value < 1e-6
+
+
+def ladder(random, x, slope, *, seeds, images, of_seeds=0.03):
+    """Whether each image is right `[levels, seeds, images]`, where images differ in difficulty and seeds in their slope."""
+    difficulty = random.normal(0, 0.25, images)
+    gradient = slope + random.normal(0, of_seeds, seeds)
+    level = np.asarray(x)[:, None] * gradient + random.normal(0, 0.02, (len(x), seeds))
+    # Uniform in the middle: accuracy follows the latent value in proportion.
+    return (0.5 + level[..., None] + difficulty / 4 + random.uniform(-0.5, 0.5, (len(x), seeds, images))) > 0.5
+
+
+@pytest.mark.parametrize(("seeds", "of_seeds"), [(3, 0.03), (5, 0.0)])
+def test_trends_cover_the_truth_and_show_nothing_where_nothing_is(seeds, of_seeds):
+    random, x, times = np.random.default_rng(1), [-1.5, -0.75, 0.0], 300
+    for slope in (0.0, 0.1):
+        found = [
+            trend(x, ladder(random, x, slope, seeds=seeds, images=100, of_seeds=of_seeds), resamples=100, seed=i)
+            for i in range(times)
+        ]
+        assert covered(found, slope) > 0.91
+        assert np.mean([each.slope for each in found]) == pytest.approx(slope, abs=0.01)
+        # The p-value says what the interval says.
+        assert all((each.p_value < 0.05) == (not each.low <= 0 <= each.high) for each in found)
+
+
+def test_change_by_shift_is_the_regression_where_seeds_agree():
+    shift, rises = np.array([0.0, 0.2, 0.5, 0.9]), np.array([0.11, 0.08, 0.06, 0.0])
+    found = change_by_shift(
+        shift, np.repeat(rises[:, None, None], 3, axis=1), np.repeat(rises, 6).reshape(4, 3, 2)[None, ..., :1].repeat(2, 0), 0
+    )
+    expected = stats.linregress(shift, rises)
+    half = stats.t.ppf(0.975, 2) * expected.stderr
+    assert found[:3] == pytest.approx((expected.slope, expected.slope - half, expected.slope + half))
+    assert found.p_value == pytest.approx(expected.pvalue)
+
+
+def test_change_by_shift_is_students_t_where_sources_lie_on_lines():
+    shift, each = np.array([0.0, 0.5, 1.0]), np.array([-0.2, -0.1, -0.15])
+    values = 0.2 + shift[:, None] * each
+    expected = stats.ttest_1samp(each, 0).confidence_interval(0.95)
+    found = change_by_shift(shift, values[..., None], np.stack([values, values])[..., None], 0)
+    assert found[:3] == pytest.approx((-0.15, *expected))
+
+
+@pytest.mark.parametrize(("of_sources", "of_seeds"), [(0.0, 0.02), (0.03, 0.0), (0.03, 0.02)])
+def test_changes_by_shift_cover_the_truth(of_sources, of_seeds):
+    random, shift, times = np.random.default_rng(2), np.array([0.0, 0.3, 0.5, 0.9]), 600
+    found = []
+    for _ in range(times):
+        common = random.normal(0, of_seeds, 3) * shift[:, None]
+        values = 0.1 - 0.1 * shift[:, None] + common + random.normal(0, of_sources, (4, 1)) + random.normal(0, of_seeds, (4, 3))
+        found.append(change_by_shift(shift, values[..., None], np.stack([values, values])[..., None], 0))
+    assert covered(found, -0.1) > 0.93
+
+
+def test_images_count_in_the_change_by_shift():
+    random, shift, x, times = np.random.default_rng(3), [0.0, 0.5, 1.0], [-1.0, 0.0], 150
+    found = []
+    for i in range(times):
+        values = [ladder(random, x, 0.1 - 0.1 * each, seeds=2, images=60, of_seeds=0.0) for each in shift]
+        found.append(trend_by_shift(shift, [x] * 3, values, resamples=60, seed=i))
+    assert covered(found, -0.1) > 0.93
+    assert found[0].images == 60
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: trend([0, 1], [[0.5]]), r"at 2 diversities, not \[1, 1\]"),
+        (lambda: trend([0, 0], [[0.5], [0.6]]), r"two different places, all of them numbers, not \[0.0, 0.0\]"),
+        (lambda: trend([0, np.nan], [[0.5], [0.6]]), "all of them numbers"),
+        (
+            lambda: trend_by_shift([0, 1], [[-1, 0]] * 2, [[[0.5], [0.6]]] * 2),
+            "a ladder of at least 3 sources with an index, not 2",
+        ),
+        (lambda: trend_by_shift([1, 1, 1], [[-1, 0]] * 3, [[[0.5], [0.6]]] * 3), "two different places"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_level_is_respected():
+    values = np.array([[[0.1]], [[0.2]], [[0.3]]])[:, 0]
+    narrow, wide = (fitted(values, np.stack([values, values]), 0, level) for level in (0.5, 0.99))
+    assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
