@@ -21,11 +21,12 @@ Classifiers and nearest neighbours need all images at once: `proxy_a_distance`, 
 
 from sslshift.shift._features import unit_rows
 from sslshift.shift.density_coverage import Coverage, DensityCoverage, coverage_of, density_coverage
+from sslshift.shift.distances import DISTANCES, Distance, distance_of
 from sslshift.shift.effective_rank import effective_rank, effective_rank_of_factor
 from sslshift.shift.estimate import Estimate
 from sslshift.shift.frechet import frechet_distance, frechet_distance_of_moments
 from sslshift.shift.histograms import Histograms, Ranges
-from sslshift.shift.index import ShiftIndex, noise_like, shift_index
+from sslshift.shift.index import IndexDifference, ShiftIndex, ShiftScale, index_difference, noise_like, shift_index
 from sslshift.shift.kernel_distance import KernelBlocks, kernel_distance, kernel_distance_estimate
 from sslshift.shift.moments import Moments
 from sslshift.shift.precision_recall import PrecisionRecall, precision_recall
@@ -38,25 +39,31 @@ from sslshift.shift.vendi_score import vendi_score, vendi_score_of_factor
 from sslshift.shift.visual_dna import visual_dna_distance, visual_dna_distance_of_histograms, visual_dna_distances
 
 __all__ = [
+    "DISTANCES",
     "Coverage",
     "DensityCoverage",
+    "Distance",
     "Estimate",
     "Histograms",
+    "IndexDifference",
     "KernelBlocks",
     "Moments",
     "PrecisionRecall",
     "Projections",
     "Ranges",
     "ShiftIndex",
+    "ShiftScale",
     "TriangularFactor",
     "TwoSampleTest",
     "classifier_two_sample",
     "coverage_of",
     "density_coverage",
+    "distance_of",
     "effective_rank",
     "effective_rank_of_factor",
     "frechet_distance",
     "frechet_distance_of_moments",
+    "index_difference",
     "kernel_distance",
     "kernel_distance_estimate",
     "noise_like",

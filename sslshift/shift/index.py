@@ -1,25 +1,34 @@
 """The shift index: a distance on a scale that a person can read."""
 
-from collections.abc import Callable
+import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from scipy import stats
 
-from sslshift.shift.frechet import frechet_distance
+from sslshift.shift._features import generator, matrix, require_one_dimension
+from sslshift.shift.distances import Function, distance_of
+
+DEFAULT_DISTANCE = "kernel"
+# Images a side of a distance below which halves of a sample tell next to nothing of its scatter.
+LEAST = 10
 
 
 class ShiftIndex(NamedTuple):
     """How far a source is from a target: 0 = another sample of the target, 1 = unstructured noise; above 1 can happen.
 
     Attributes:
-      value: mean over the repeats.
-      low, high: 95% interval over the repeats.
-      distance: from the source to the target, mean over the repeats.
-      floor: between two disjoint halves of the target, mean over the repeats.
-      ceiling: from noise to the target, mean over the repeats.
+      value: mean over the draws.
+      low, high: 95% interval over draws of source, target and noise images.
+      distance: from the source to the target, mean over the draws.
+      floor: between two disjoint halves of the target, mean over the draws.
+      ceiling: from noise to the target, mean over the draws.
       sample_size: images on each side of every distance.
-      repeats: random draws behind the interval.
+      repeats: draws behind the interval.
+      draws: the index of each. Those of sources measured on one scale at one sample size share their target images: see
+        `index_difference`.
     """
 
     value: float
@@ -30,6 +39,158 @@ class ShiftIndex(NamedTuple):
     ceiling: float
     sample_size: int
     repeats: int
+    draws: tuple[float, ...] = ()
+
+
+class IndexDifference(NamedTuple):
+    """How much farther one source is than another, with the 95% interval over draws; `shown`: whether it is not 0."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def shown(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShiftScale:
+    """The scale of one target, on which sources are measured: floors and ceilings are computed once, and shared by all.
+
+    Every draw halves `2 n` images of the target, compares half of the source's and half of the noise's images with one half of
+    the target, and the target's other half with it too: four sets of `n`, so that what a distance owes to the number of images
+    is taken off above and below. Draws come in pairs whose second takes the halves that the first left.
+
+    The scatter over such halves is the interval: half of a sample, drawn without replacement, differs from the whole about as
+    much as the whole does from its distribution. (For sets that cannot be told apart it differs more: the interval is then
+    wider than it need be.)
+
+    Example:
+      >>> import jax, numpy as np
+      >>> target, other = np.random.default_rng(0).normal(size=(2, 400, 8))
+      >>> scale = ShiftScale(target, 5 + other[:200] * 3, key=jax.random.key(0))
+      >>> near, far = scale.index(other[200:]), scale.index(other[200:] + 2)
+      >>> near.low < 0 < near.high < far.low, index_difference(far, near).shown
+      (True, True)
+
+    Attributes:
+      target: features `[m, dim]` of the downstream images.
+      noise: features `[k, dim]` of images of unstructured noise with the target's pixel values, see `noise_like`.
+      key: PRNG key of the draws.
+      distance: a name of `DISTANCES`, or a function of two sets of features of equal size.
+      repeats: draws, an even number from 4 on.
+
+    Raises:
+      ValueError: features are no finite matrices of one dimension, or too few; no such distance.
+
+    References:
+      McCarthy, `Pseudo-Replication: Half Samples <https://doi.org/10.2307/1402381>`_, 1969
+    """
+
+    target: np.ndarray
+    noise: np.ndarray
+    key: jax.Array
+    distance: str | Function = DEFAULT_DISTANCE
+    repeats: int = 20
+
+    def __post_init__(self):
+        require_one_dimension(matrix(self.target).shape[1], matrix(self.noise).shape[1])
+        if self.repeats < 4 or self.repeats % 2:
+            raise ValueError(f"A shift index needs an even number of draws, at least 4, not {self.repeats}.")
+        if not callable(self.distance):
+            distance_of(self.distance)
+
+    def index(self, source: np.ndarray, *, sample_size: int | None = None) -> ShiftIndex:
+        """The shift index of a source.
+
+        Args:
+          source: features `[n, dim]` of its images.
+          sample_size: images on each side of a distance; None: half as many as source, target and noise all have.
+
+        Raises:
+          ValueError: too few images, features that do not fit, or a target that cannot be told from noise.
+        """
+        source = np.asarray(source)
+        require_one_dimension(matrix(source).shape[1], self.target.shape[1])
+        size = self._size(len(source), sample_size)
+        floors, ceilings = self._ends(size)
+        halves = zip(_halves(self.key, 0, len(self.target), size, self.repeats), self._some(1, source, size), strict=True)
+        distances = np.array([self._distance(some, self.target[half]) for (half, _), some in halves])
+        span = ceilings - floors
+        values = (distances - floors) / span
+        low, high = _interval(values)
+        means = (float(each.mean()) for each in (distances, floors, ceilings))
+        return ShiftIndex(float(values.mean()), low, high, *means, size, self.repeats, tuple(values.tolist()))
+
+    def _size(self, source: int, asked: int | None) -> int:
+        counts = {"source": source, "target": len(self.target), "noise": len(self.noise)}
+        name = "" if callable(self.distance) else self.distance
+        least = max(LEAST, distance_of(name).least if name else 0)
+        size = min(counts.values()) // 2 if asked is None else asked
+        if size < least or 2 * size > min(counts.values()):
+            have = ", ".join(f"{count:,} of the {side}" for side, count in counts.items())
+            raise ValueError(
+                f"A shift index {f'by {name} ' if name else ''}needs at least {2 * max(size, least):,} images of source, target and "
+                f"noise each ({max(size, least):,} on each side of a distance, twice); there are {have}."
+            )
+        return size
+
+    @functools.cached_property
+    def _distance(self) -> Function:
+        return self.distance if callable(self.distance) else distance_of(self.distance).with_key(self.key)
+
+    def _some(self, stream: int, features: np.ndarray, size: int):
+        return (features[half] for half, _ in _halves(self.key, stream, len(features), size, self.repeats))
+
+    def _ends(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Floors and ceilings of every draw at a sample size."""
+        if size not in self._known:
+            halves = list(_halves(self.key, 0, len(self.target), size, self.repeats))
+            # A pair of draws swaps the two halves: their distance is the same.
+            floors = np.repeat([self._distance(self.target[other], self.target[half]) for half, other in halves[::2]], 2)
+            noise = zip(halves, self._some(2, self.noise, size), strict=True)
+            ceilings = np.array([self._distance(some, self.target[half]) for (half, _), some in noise])
+            span = ceilings - floors
+            if not span.mean() > 2 * span.std():
+                alike = " since they are all alike" if np.ptp(np.asarray(self.target, float), axis=0).max() == 0 else ""
+                raise ValueError(
+                    f"The target's features cannot be told from noise by this distance and encoder{alike}: there is no scale."
+                )
+            self._known[size] = floors, ceilings
+        return self._known[size]
+
+    @functools.cached_property
+    def _known(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        return {}
+
+
+def _halves(key: jax.Array, stream: int, count: int, size: int, repeats: int):
+    """For each draw the places of two disjoint halves of the same 2 size images, drawn once out of `count`."""
+    random = generator(jax.random.fold_in(key, stream))
+    rows = random.permutation(count)[: 2 * size]
+    for _ in range(repeats // 2):
+        rows = random.permutation(rows)
+        yield rows[:size], rows[size:]
+        yield rows[size:], rows[:size]
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    """95% of where the mean of all images would lie in other samples. Draws of a pair count as one degree of freedom."""
+    half = stats.t.ppf(0.975, len(values) / 2) * values.std(ddof=1)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def index_difference(a: ShiftIndex, b: ShiftIndex) -> IndexDifference:
+    """How much farther `a` is than `b`, draw by draw against the same halves of the target.
+
+    Raises:
+      ValueError: they were not measured on one scale at one sample size.
+    """
+    if (a.sample_size, a.floor, a.ceiling, a.repeats) != (b.sample_size, b.floor, b.ceiling, b.repeats):
+        raise ValueError("Only indices measured on one ShiftScale at one sample_size can be compared draw by draw.")
+    values = np.subtract(a.draws, b.draws)
+    return IndexDifference(float(values.mean()), *_interval(values))
 
 
 def shift_index(
@@ -38,14 +199,20 @@ def shift_index(
     *,
     key: jax.Array,
     noise: np.ndarray | None = None,
-    distance: Callable[[np.ndarray, np.ndarray], float] = frechet_distance,
-    repeats: int = 10,
+    distance: str | Function = DEFAULT_DISTANCE,
+    repeats: int = 20,
     sample_size: int | None = None,
 ) -> ShiftIndex:
     """(d(source, target) - d(target, target)) / (d(noise, target) - d(target, target)), all at equal sample sizes.
 
-    Each repeat draws the target's two disjoint halves, the source's and the noise's sample anew, so that the floor, the
-    bias of the distance at this sample size, is taken off above and below.
+    For several sources of one target use `ShiftScale`, which this makes.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> x, y = np.random.default_rng(0).normal(size=(2, 300, 4)) * [1, 2, 3, 4]
+      >>> index = shift_index(x, y, key=jax.random.key(0), noise=x + 9)
+      >>> index.low < 0 < index.high < 0.05
+      True
 
     Args:
       source: features `[n, dim]` of the images trained on.
@@ -54,40 +221,18 @@ def shift_index(
       noise: features `[k, dim]` of images of unstructured noise with the target's per-channel pixel statistics (see
         `noise_like`). Without them each feature is drawn from a normal distribution of its own with the target's mean and
         deviation: structure lost, scale kept.
-      distance: between two sets of features of equal size.
-      repeats: random draws, at least 2.
-      sample_size: images on each side; by default as many as all sides allow.
+      distance: a name of `DISTANCES`, or a function of two sets of features of equal size.
+      repeats: draws, an even number from 4 on.
+      sample_size: images on each side of a distance; None: half as many as all sides have.
 
     Raises:
-      ValueError: too few images, shapes that do not fit, or noise that cannot be told from the target.
+      ValueError: too few images, shapes that do not fit, or a target that cannot be told from noise.
     """
-    random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
-    source, target = np.asarray(source), np.asarray(target)
+    target = matrix(target)
     if noise is None:
+        random = generator(jax.random.fold_in(key, 3))
         noise = random.normal(target.mean(axis=0), target.std(axis=0), target.shape)
-    size = min(len(source), len(target) // 2, len(noise))
-    size = size if sample_size is None else sample_size
-    if not 2 <= size <= min(len(source), len(target) // 2, len(noise)) or repeats < 2:
-        raise ValueError(
-            f"A shift index at {size} images a side needs at least 2, as many of the source ({len(source)}) and the noise "
-            f"({len(noise)}), twice as many of the target ({len(target)}), and at least 2 repeats ({repeats})."
-        )
-    draws = np.array([_draw(source, target, noise, distance, size, random) for _ in range(repeats)])
-    span = draws[:, 2] - draws[:, 1]
-    if span.mean() <= 2 * span.std():
-        raise ValueError("The target's features cannot be told from noise by this distance and encoder: there is no scale.")
-    values = (draws[:, 0] - draws[:, 1]) / span
-    low, high = np.percentile(values, [2.5, 97.5])
-    means = draws.mean(axis=0)
-    return ShiftIndex(float(values.mean()), float(low), float(high), *map(float, means), size, repeats)
-
-
-def _draw(source, target, noise, distance, size, random) -> tuple[float, float, float]:
-    """Distances of source, other half and noise to one half of the target, in one random draw."""
-    order = random.permutation(len(target))
-    half, other = target[order[:size]], target[order[size : 2 * size]]
-    some_source, some_noise = (x[random.choice(len(x), size, replace=False)] for x in (source, noise))
-    return distance(some_source, half), distance(other, half), distance(some_noise, half)
+    return ShiftScale(target, np.asarray(noise), key, distance, repeats).index(source, sample_size=sample_size)
 
 
 def noise_like(images: np.ndarray, *, key: jax.Array) -> np.ndarray:
@@ -100,7 +245,7 @@ def noise_like(images: np.ndarray, *, key: jax.Array) -> np.ndarray:
     Returns:
       uint8 of the same shape, with the same distribution of values in each channel.
     """
-    random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
+    random = generator(key)
     flat = images.reshape(-1, images.shape[-1])
     picked = random.integers(0, len(flat), images.shape[:-1])
     return np.stack([flat[:, channel][picked] for channel in range(images.shape[-1])], axis=-1)

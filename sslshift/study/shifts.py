@@ -27,7 +27,7 @@ def measure_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, d
         return {each.name: _unknown_shift("--shift_images=0 asks for none") for each in opened.candidates}
     fingerprints = {uri: source.fingerprint for uri, source in opened.sources.items()}
     target, indices = opened.task.test
-    record = opened.record | {
+    record = opened.reference.record | {
         "mixture": "equal shares",
         "fingerprints": fingerprints,
         "target": [target.fingerprint, len(indices)],
@@ -41,8 +41,8 @@ def measure_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, d
     def compute() -> dict:
         steps = opened.budget.steps(opened.study.batch_size)
         with progress.run("reference encoder of the shift index", 1, 1, steps) as work:
-            state = train(opened.training, opened.reader(opened.equal_shares, 0, 0), 0, folder, work.on_step)
-        encode = NetworkEncoder(encoder_of(opened.training.method, state.variables, opened.canvas))
+            state = train(opened.reference.training, opened.reader(opened.equal_shares, 0, 0), 0, folder, work.on_step)
+        encode = NetworkEncoder(encoder_of(opened.reference.training.method, state.variables, opened.canvas))
         return {name: _shift(opened, encode, name, number) for number, name in enumerate(names)}
 
     shifts = remembered(folder, record | {"shift_images": opened.study.shift_images, "mixtures": mixtures}, compute)
@@ -54,7 +54,7 @@ def measure_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, d
 def _shift(opened: Opened, encode: Encoder, name: str, number: int) -> dict:
     """Index of one candidate. The target is the test split: a source that is the training split shares no image with it."""
     target, indices = opened.task.test
-    # Twice as many as are compared at a time, so that repeats draw different ones.
+    # Twice as many as are compared at a time: draws halve them.
     count = 2 * opened.study.shift_images
     indices = indices[permute(np.arange(min(count, len(indices))), len(indices), number)]
     noise = noise_like(target.read(indices, opened.canvas), key=jax.random.key(number))
@@ -62,8 +62,7 @@ def _shift(opened: Opened, encode: Encoder, name: str, number: int) -> dict:
     features = np.concatenate(parts)
     target_features = source_features(encode, target, indices, opened.canvas)
     try:
-        size = min(opened.study.shift_images, len(features), len(indices) // 2)
-        index = shift_index(features, target_features, key=jax.random.key(number), noise=encode(noise), sample_size=size)
+        index = shift_index(features, target_features, key=jax.random.key(number), noise=encode(noise))
         return index._asdict() | {"dimensions": features.shape[1]}
     except ValueError as error:
         # Accuracies are worth having without a scale for the distance: the table says n/a and the report says why.

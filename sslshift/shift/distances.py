@@ -1,0 +1,114 @@
+"""The distances that an index, a table or a page can be made of, by name."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from sslshift.shift._features import generator
+from sslshift.shift.frechet import frechet_distance
+from sslshift.shift.kernel_distance import kernel_distance
+from sslshift.shift.proxy_a_distance import proxy_a_distance
+from sslshift.shift.rbf_mmd import rbf_mmd
+from sslshift.shift.sliced_wasserstein import sliced_wasserstein
+from sslshift.shift.visual_dna import visual_dna_distance
+
+Function = Callable[[np.ndarray, np.ndarray], float]
+
+
+class Distance(NamedTuple):
+    """A distance between two sets of features.
+
+    Attributes:
+      title: what tables call it.
+      function: of `x`, `y` and a key, which fixes what is drawn at random.
+      least: images that each side needs at least.
+      caveat: what a reader of its values must know.
+    """
+
+    title: str
+    function: Callable[[np.ndarray, np.ndarray, jax.Array], float]
+    least: int
+    caveat: str
+
+    def with_key(self, key: jax.Array) -> Function:
+        """As a function of two sets of features alone."""
+        return functools.partial(self._of, key=key)
+
+    def _of(self, x: np.ndarray, y: np.ndarray, key: jax.Array) -> float:
+        return self.function(x, y, key)
+
+
+def frechet_extrapolated(x: np.ndarray, y: np.ndarray, key: jax.Array) -> float:
+    """The Frechet distance less the part of its bias that is proportional to 1 / n: 2 d(n) - d(n / 2), halves drawn by the key.
+
+    Args:
+      x, y: features `[n, dim]` of equal numbers, at least 4.
+      key: of the halves.
+
+    References:
+      Chong & Forsyth, `Effectively Unbiased FID and Inception Score <https://arxiv.org/abs/1911.07023>`_, 2020
+    """
+    random = generator(key)
+    x, y = (np.asarray(each)[random.permutation(len(each))] for each in (x, y))
+    parts = [frechet_distance(x[half::2], y[half::2]) for half in (0, 1)]
+    return 2 * frechet_distance(x, y) - sum(parts) / 2
+
+
+DISTANCES: dict[str, Distance] = {
+    "kernel": Distance(
+        "kernel (KID)",
+        lambda x, y, key: kernel_distance(x, y),
+        2,
+        "unbiased at any number of images, and so below 0 at times where two sets are alike; squared: halfway is a quarter",
+    ),
+    "frechet": Distance(
+        "Frechet (FID)",
+        lambda x, y, key: frechet_distance(x, y),
+        2,
+        "too large by a part that falls with 1 / n, and at n below the number of features by more; squared",
+    ),
+    "frechet_extrapolated": Distance(
+        "Frechet, n to infinity",
+        frechet_extrapolated,
+        8,
+        "less what falls with 1 / n, which is its bias where n is well above the number of features; noisier; squared",
+    ),
+    "rbf_mmd": Distance(
+        "RBF MMD (CMMD)",
+        lambda x, y, key: rbf_mmd(x, y),
+        1,
+        "on unit vectors nearly 10 times the squared distance of the means: almost blind to a change of spread alone; squared",
+    ),
+    "visual_dna": Distance(
+        "VisualDNA",
+        lambda x, y, key: visual_dna_distance(x, y),
+        1,
+        "mean over features, each seen alone; its floor falls with the square root of n",
+    ),
+    "sliced_wasserstein": Distance(
+        "sliced Wasserstein",
+        lambda x, y, key: sliced_wasserstein(x, y, key=key),
+        1,
+        "mean over random directions; its floor falls with the square root of n",
+    ),
+    "proxy_a": Distance(
+        "proxy A",
+        lambda x, y, key: proxy_a_distance(x, y, key=key),
+        10,
+        "of a linear classifier; at most 2, which distant sources all reach",
+    ),
+}
+
+
+def distance_of(name: str) -> Distance:
+    """A distance by its name.
+
+    Raises:
+      ValueError: there is none of this name.
+    """
+    if name not in DISTANCES:
+        raise ValueError(f"No distance is called {name!r}; there is {', '.join(DISTANCES)}.")
+    return DISTANCES[name]
