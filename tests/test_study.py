@@ -22,7 +22,7 @@ from scipy import stats
 from sslshift.data import open_source
 from sslshift.methods import METHODS
 from sslshift.study.build import build_training, describe_training, method_options
-from sslshift.study.commands import run_methods
+from sslshift.study.commands import run
 from sslshift.study.declare import Study, parse_sources
 from sslshift.study.intervals import Interval, crossed, interval
 from sslshift.study.opened import open_study
@@ -315,33 +315,20 @@ def test_methods_are_compared_in_one_table(tmp_path):
     )
     # Those with the most to keep besides weights; all nine train in tests/test_training.py.
     names = ["byol", "dino", "mae", "nnclr"]
-    study = dataclasses.replace(defaults, method=",".join(names))
     small = {"encoder": "vit_nano4", "method_options": "decoder_width=16; decoder_depth=1; decoder_heads=2"}
-    run_methods(study, study, {"mae": small})
-    lines = (tmp_path / "out/methods.md").read_text().splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in names]
-    with (tmp_path / "out/methods.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows] == names
-    assert all("points ±" in row["gain over untrained"] for row in rows)
+    own = "mae: encoder=vit_nano4; decoder_width=16; decoder_depth=1; decoder_heads=2"
+    run(dataclasses.replace(defaults, method=",".join(names), for_method=(own,)))
+    assert {row["method"] for row in table(tmp_path / "out") if row["kind"] == "run"} == set(names)
     for name in names:
-        (run,) = (tmp_path / f"out/{name}/runs").glob("*-n50-d0-s0")
-        result, record = (json.loads((run / f"{what}.json").read_text()) for what in ("result", "record"))
-        (judged,) = run.glob("tasks/*/result.json")
+        (folder,) = (tmp_path / "out/runs").glob(f"*-{name}-*-n50-d0-s0")
+        result, record = (json.loads((folder / f"{what}.json").read_text()) for what in ("result", "record"))
+        (judged,) = folder.glob("tasks/*/result.json")
         assert 1 <= json.loads(judged.read_text())["effective_rank"] <= 256
         assert np.isfinite([result["loss_first"], result["loss_last"]]).all()
         # What the recipe says now, whatever it may say later.
         declared = Study(**{"method": name, "head": "32,16"} | (small if name == "mae" else {}))
         assert record["method_options"] == json.loads(json.dumps(method_options(declared)))
         assert record["optimiser"]["name"] == ("adamw" if name == "mae" else "lars")
-    # A flag given by hand wins over what is the method's own.
-    with pytest.raises(ValueError, match=r"needs a ViT .* not ResNet"):
-        run_methods(dataclasses.replace(study, method="mae", encoder="resnet18"), study, {"mae": small})
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match="is a file; name a folder"):
-        run_methods(dataclasses.replace(study, out=str(tmp_path / "file")), study, {})
-    with pytest.raises(ValueError, match="compared on one source with one number"):
-        run_methods(dataclasses.replace(study, sources="bundled:mnist@5,10"), study, {})
 
 
 @pytest.mark.slow

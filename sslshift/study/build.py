@@ -43,12 +43,20 @@ def method_options(study: Study) -> dict[str, Any]:
         # An unreadable width is an error also where it would not be used.
         projector = parsed("--head", study.head, (0,))
         options |= {"projector": projector} if "projector" in options else {}
+    for name, text in options_given(study).items():
+        options[name] = parsed(f"--method_options: {name}", text, defaults.get(name, ""))
+    return options
+
+
+def options_given(study: Study) -> dict[str, str]:
+    """What `--method_options` says, as text by name."""
+    given = {}
     for part in filter(None, (part.strip() for part in study.method_options.split(";"))):
         name, equals, text = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise ValueError(f"--method_options are written name=value and separated by ';', not {part!r}.")
-        options[name] = parsed(f"--method_options: {name}", text, defaults.get(name, ""))
-    return options
+        given[name] = text
+    return given
 
 
 def _changed_view(study: Study, view: ViewSettings) -> ViewSettings:

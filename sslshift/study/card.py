@@ -29,11 +29,12 @@ def encoder_card(opened: Opened, candidate: Candidate, run: Run, shift: dict, tr
         for uri, source in opened.sources.items()
         if uri in used
     }
-    record = opened.record
+    learner = opened.learner(run)
+    record = learner.record
     unique = trained["unique_read"]
     return {
         "method": {"name": record["method"], "options": record["method_options"]},
-        "encoder": {"name": record["encoder"], "parameters": opened.parameters, "dtype": record["dtype"]},
+        "encoder": {"name": record["encoder"], "parameters": learner.parameters, "dtype": record["dtype"]},
         "optimiser": record["optimiser"],
         "views": record["views"],
         "mixture": candidate.text or candidate.name,

@@ -62,8 +62,14 @@ class Study:
     draws: int = _field(
         0, "Draws of each subset, every one with every training seed, so that both variances show; 0: one for each seed."
     )
-    method: str = _field("simclr", f"SSL method: {', '.join(METHODS)}.")
-    encoder: str = _field("patch_mlp", f"Encoder: {', '.join(ENCODERS)}.")
+    method: str = _field("simclr", f"SSL methods, separated by ',', every one with every encoder: {', '.join(METHODS)}.")
+    encoder: str = _field("patch_mlp", f"Encoders, separated by ',': {', '.join(ENCODERS)}.")
+    for_method: tuple[str, ...] = _field(
+        (),
+        "Settings of one method alone; may be given many times. 'METHOD: NAME=VALUE; NAME=VALUE', e.g. 'byol: "
+        "learning_rate=2e-3; predictor=512' or 'mae: encoder=vit_nano4; decoder_depth=2'; names are those of these flags or of "
+        "the method's options.",
+    )
     dtype: str = _field("float32", "Of the networks' arithmetic: float32 or bfloat16; parameters are float32 in either case.")
     head: str = _field("", "Widths of the projector, e.g. 512,128; empty: the recipe's. Without effect on mae, which has none.")
     method_options: str = _field(

@@ -33,8 +33,10 @@ def figure(results: Results) -> plt.Figure:
 
 
 def _panel(panel, table, task: str, what: str) -> None:
-    for number, source in enumerate(dict.fromkeys(row.source for row in table if row.unique)):
-        ladder = [row for row in table if row.source == source]
+    lines = dict.fromkeys((row.learner, row.source) for row in table if row.unique)
+    several = len({learner for learner, _ in lines}) > 1
+    for number, (learner, source) in enumerate(lines):
+        ladder = [row for row in table if (row.learner, row.source) == (learner, source)]
         scores = [row.scores[task][what] for row in ladder]
         panel.errorbar(
             [row.diversity for row in ladder],
@@ -43,10 +45,11 @@ def _panel(panel, table, task: str, what: str) -> None:
             color=f"C{number}",
             marker="osD^v"[number % 5],
             capsize=3,
-            label=f"{source} (shift {two_digits(ladder[0].shift[0])})",
+            label=f"{f'{learner[0]} on {learner[1]}, ' if several else ''}{source} (shift {two_digits(ladder[0].shift[0])})",
         )
-    for row, line in zip((row for row in table if not row.unique), ("--", ":"), strict=True):
-        panel.axhline(row.scores[task][what].mean * 100, color="0.4", linestyle=line, label=row.source)
+    for row in (row for row in table if not row.unique):
+        name = f"{row.source}, {' on '.join(row.learner)}" if several and row.learner else row.source
+        panel.axhline(row.scores[task][what].mean * 100, color="0.4", linestyle="--" if row.learner else ":", label=name)
     panel.set_xscale("log")
     panel.set_xlabel("diversity D = unique samples / budget")
     panel.set_title({"linear": "linear probe", "knn": "kNN"}[what])

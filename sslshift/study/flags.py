@@ -6,7 +6,9 @@ from collections.abc import Callable
 from absl import flags
 
 from sslshift.command import run_command
+from sslshift.study.build import options_given
 from sslshift.study.declare import Study
+from sslshift.study.learners import without_given
 
 # --help of an experiment lists its flags, though they are defined here.
 flags.disclaim_key_flags()
@@ -23,9 +25,16 @@ def run_experiment(defaults: Study, run: Callable[[Study], None]) -> None:
     """Runs an experiment's `main`: its study, overridden by flags. The traceback of an error is kept in OUT/error.log."""
     for field in dataclasses.fields(defaults):
         _DEFINE[field.type](field.name, getattr(defaults, field.name), field.metadata["help"])
+    run_command(lambda: run(_study()), folder=lambda: flags.FLAGS.out)
 
-    def main() -> None:
-        values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Study)}
-        run(Study(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}))
 
-    run_command(main, folder=lambda: flags.FLAGS.out)
+def _study() -> Study:
+    """The study as the flags say."""
+    values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Study)}
+    study = Study(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    given = {name for name in values if flags.FLAGS[name].present}
+    if "for_method" in given:
+        return study
+    # What was given by hand wins over what the experiment says of one method.
+    given |= set(options_given(study)) if "method_options" in given else set()
+    return dataclasses.replace(study, for_method=without_given(study.for_method, given))

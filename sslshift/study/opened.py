@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from clu.parameter_overview import count_parameters
 
 from sslshift.budget import Budget
 from sslshift.data.decode import Canvas
@@ -15,10 +14,10 @@ from sslshift.data.permutation import permute
 from sslshift.data.pipeline import BatchReader
 from sslshift.data.sources import PartialSource, Source, SyntheticSource, cached, digests, open_source, readable
 from sslshift.models import FEATURES
-from sslshift.study.build import build_training, method_options
+from sslshift.study.build import build_training
 from sslshift.study.candidates import Candidate, open_candidates, sample_plan
 from sslshift.study.declare import Study
-from sslshift.training.loop import Training, traced_step
+from sslshift.study.learners import Learner, open_learners, single_studies
 from sslshift.training.online import Labelled, Online
 from sslshift.transfer.protocol import parse_evaluations
 from sslshift.transfer.tasks import Declaration, Task, open_task, own_canvas, parse_task
@@ -26,8 +25,10 @@ from sslshift.transfer.tasks import Declaration, Task, open_task, own_canvas, pa
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One point of the grid: a candidate by its name and N, a training seed, and the draw of its subsets."""
+    """One point of the grid: method, encoder, a candidate by its name and N, a training seed, and the draw of its subsets."""
 
+    method: str
+    encoder: str
     source: str
     unique: int
     seed: int
@@ -36,9 +37,6 @@ class Run:
 
 # Labelled images that an online probe learns from and is tested on, at most, and images of the signals without labels.
 _ONLINE_IMAGES, _SIGNAL_IMAGES, _ONLINE_KEY = 5000, 512, 6
-
-# Of a study's fields those that change a run and are recorded as they are given; what a recipe resolves is recorded so.
-_RECORDED = ("batch_size", "method", "encoder", "dtype")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +47,9 @@ class Opened:
       sources: by URI, less the images of a test split that was held out of the downstream images; `withheld` counts those.
       tasks: what encoders are judged on; distances are measured to the first.
       evaluations: how, by name.
-      candidates: what is compared.
-      runs: the grid.
+      learners: every method on every encoder, in the order in which they are named.
+      candidates: what the budget is spent on.
+      runs: the grid, in the order in which it is run.
     """
 
     study: Study
@@ -59,7 +58,7 @@ class Opened:
     sources: dict[str, Source]
     tasks: tuple[Task, ...]
     evaluations: dict[str, Any]
-    training: Training
+    learners: tuple[Learner, ...]
     candidates: tuple[Candidate, ...]
     runs: tuple[Run, ...]
     withheld: dict[str, int]
@@ -69,18 +68,14 @@ class Opened:
         """The task that the study is about: gains and distances are those to it."""
         return self.tasks[0]
 
-    @functools.cached_property
-    def record(self) -> dict:
-        """What the training of every run of the study shares; how encoders are judged is recorded with each judgement."""
-        settings = {name: getattr(self.study, name) for name in _RECORDED}
-        resolved = {
-            "budget": self.budget.samples,
-            "canvas": self.canvas,
-            "method_options": method_options(self.study),
-            "optimiser": dataclasses.asdict(self.training.optimiser),
-            "views": [dataclasses.asdict(view) for view in self.training.method.views],
-        }
-        return settings | resolved
+    @property
+    def reference(self) -> Learner:
+        """What the reference encoder of the shift index is trained with: the first method on the first encoder."""
+        return self.learners[0]
+
+    def learner(self, run: Run) -> Learner:
+        """What a run is trained with."""
+        return next(each for each in self.learners if each.key == (run.method, run.encoder))
 
     def facts(self, candidate: Candidate) -> dict[str, dict]:
         """What a run's record keeps of its sources."""
@@ -90,12 +85,6 @@ class Opened:
     def cost(self, candidate: Candidate) -> float:
         """What the candidate's different images cost."""
         return sum(unique * self.sources[uri].cost_per_image for uri, unique in candidate.mixture.largest.items())
-
-    @functools.cached_property
-    def parameters(self) -> int:
-        """Number of the encoder's parameters; traces a training step and computes nothing."""
-        state = traced_step(self.training, self.canvas, self.study.batch_size)
-        return count_parameters(state.params["encoder"])
 
     def candidate(self, run: Run) -> Candidate:
         """What a run spends the budget on."""
@@ -134,7 +123,8 @@ def open_study(study: Study) -> Opened:
     Raises:
       ValueError: a source, method or encoder is unknown, or numbers do not fit each other.
     """
-    training = build_training(study)
+    # A mistake in the settings shows before any source is opened.
+    trainings = [build_training(single) for single in single_studies(study)]
     if study.batch_size % jax.device_count():
         raise ValueError(f"--batch_size={study.batch_size} cannot be divided among {jax.device_count()} devices.")
     budget = Budget(study.budget).whole_batches(study.batch_size)
@@ -158,14 +148,17 @@ def open_study(study: Study) -> Opened:
         return rest
 
     sources, candidates = open_candidates(study, budget, open_)
+    learners = open_learners(study, budget, canvas, trainings)
     # All seeds of a kind one after another would show the first source's answer long before the others': seeds go outside.
     pairs = [(draw, seed) for draw in range(study.draws) for seed in range(study.seeds)]
     pairs = pairs or [(seed, seed) for seed in range(study.seeds)]
-    runs = tuple(Run(each.name, each.unique, seed, draw) for draw, seed in pairs for each in candidates)
-    opened = Opened(study, budget, canvas, sources, tasks, evaluations, training, tuple(candidates), runs, withheld)
-    # Counting traces a step: an encoder that does not take images of this size, or a loss its batch, says so now.
-    _ = opened.parameters
-    return opened
+    runs = tuple(
+        Run(*learner.key, each.name, each.unique, seed, draw)
+        for draw, seed in pairs
+        for learner in learners
+        for each in candidates
+    )
+    return Opened(study, budget, canvas, sources, tasks, evaluations, tuple(learners), tuple(candidates), runs, withheld)
 
 
 def _evaluations(study: Study) -> dict[str, Any]:

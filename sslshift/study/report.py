@@ -26,7 +26,7 @@ from sslshift.study.opened import Opened
 from sslshift.study.records import write_atomically
 from sslshift.study.runner import Results
 from sslshift.study.shifts import REFERENCE
-from sslshift.study.summary import Row, findings, rows, runs_of, shift_order
+from sslshift.study.summary import Row, findings, rows, shift_order
 from sslshift.study.tables import results_csv, scores_csv
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.tasks import Task
@@ -83,7 +83,15 @@ def _main_table(results: Results) -> list[list[str]]:
     for row in table:
         scores = [percent(row.scores[task][name]) if name in row.scores[task] else "" for name in evaluations]
         lines.append([row.source, *_numbers(row), *scores, percent(row.gains[task], signed=True) if row.gains else ""])
-    return lines
+    return _with_learners(results, lines)
+
+
+def _with_learners(results: Results, lines: list[list[str]]) -> list[list[str]]:
+    """A first column for method and encoder, where there are several."""
+    if len(results.opened.learners) == 1:
+        return lines
+    names = ["method"] + [" on ".join(row.learner or ()) for row in rows(results)]
+    return [[name, *line] for name, line in zip(names, lines, strict=True)]
 
 
 def _numbers(row: Row) -> list[str]:
@@ -105,7 +113,7 @@ def _task_table(results: Results) -> list[list[str]]:
             gain = f" ({percent(row.gains[task.name], signed=True)}: {row.gains[task.name].verdict})" if row.gains else ""
             cells.append(percent(row.scores[task.name]["linear"]) + gain)
         lines.append([row.source, "" if row.unique is None else f"{row.unique:,}", *cells])
-    return lines
+    return _with_learners(results, lines)
 
 
 def percent(value: Interval, signed: bool = False) -> str:
@@ -171,7 +179,7 @@ def _notes(results: Results) -> list[str]:
             )
     for candidate in opened.candidates:
         kind = (candidate.name, candidate.unique)
-        broken = max(judged.trained["broken"] for _, judged in runs_of(results, *kind))
+        broken = max((judged.trained["broken"] for run, judged in results.runs if (run.source, run.unique) == kind), default=0)
         if broken:
             notes.append(
                 f"{candidate.name}: up to {broken:,} of {candidate.unique:,} different images could not be read in a run; "
@@ -199,7 +207,7 @@ def _about_task(task: Task) -> str:
 
 def _remarks(results: Results) -> list[str]:
     """What the tasks have to say, each once whatever the number of runs that said it."""
-    everyone = [results.pixels, *results.untrained, *(judged for _, judged in results.runs)]
+    everyone = [results.pixels, *results.floors.values(), *(judged for _, judged in results.runs)]
     said = [
         f"{task}: {note.rstrip('.')}."
         for judged in everyone

@@ -44,6 +44,8 @@ SCORES = (
     "kind",
     "source",
     "unique",
+    "method",
+    "encoder",
     "seed",
     "draw",
     "task",
@@ -78,7 +80,7 @@ def _csv(columns: tuple[str, ...], lines: Iterator[dict[str, Any]]) -> str:
 
 def _result_lines(results: Results) -> Iterator[dict[str, Any]]:
     study, budget, task = results.opened.study, results.opened.budget, results.opened.task.name
-    shared = {"budget": budget.samples, "batch_size": study.batch_size, "method": study.method, "encoder": study.encoder}
+    shared = {"budget": budget.samples, "batch_size": study.batch_size}
     for run, judged in results.runs:
         shift, candidate = results.shifts[run.source], results.opened.candidate(run)
         facts, read, scores = results.opened.facts(candidate), judged.trained["unique_read"], judged.scores[task]
@@ -86,6 +88,8 @@ def _result_lines(results: Results) -> Iterator[dict[str, Any]]:
             "kind": "run",
             "source": run.source,
             "unique": read,
+            "method": run.method,
+            "encoder": run.encoder,
             "seed": run.seed,
             "draw": run.draw,
             "cost": round(results.opened.cost(candidate), 6),
@@ -94,7 +98,7 @@ def _result_lines(results: Results) -> Iterator[dict[str, Any]]:
             "shift_index": shift["value"],
             "shift_low": shift["low"],
             "shift_high": shift["high"],
-            "linear_gain_over_untrained": round(scores["linear"] - results.untrained[run.seed].scores[task]["linear"], 6),
+            "linear_gain_over_untrained": round(scores["linear"] - results.untrained_of(run).scores[task]["linear"], 6),
             "licence": "; ".join(dict.fromkeys(fact["licence"] for fact in facts.values())),
         }
         yield shared | scores | judged.trained | own
@@ -126,12 +130,14 @@ def _place(run: Run, judged: Judged) -> dict[str, Any]:
         "kind": "run",
         "source": run.source,
         "unique": judged.trained["unique_read"],
+        "method": run.method,
+        "encoder": run.encoder,
         "seed": run.seed,
         "draw": run.draw,
     }
 
 
 def _floors(results: Results) -> Iterator[tuple[dict[str, Any], Judged]]:
-    for seed, judged in enumerate(results.untrained):
-        yield {"kind": "floor", "source": "untrained encoder", "encoder": results.opened.study.encoder, "seed": seed}, judged
+    for (method, encoder, seed), judged in results.floors.items():
+        yield {"kind": "floor", "source": "untrained encoder", "method": method, "encoder": encoder, "seed": seed}, judged
     yield {"kind": "floor", "source": "raw pixels"}, results.pixels
