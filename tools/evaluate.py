@@ -1,11 +1,11 @@
 r"""Judges finished encoders on labelled images: how well do they serve, how sure is that, and which of them is better?
 
     python -m tools.evaluate --run=results/quickstart --task="folder:/data/parts"
-    python -m tools.evaluate --run=encoder.safetensors --task="digits = bundled:mnist; test=bundled:mnist/test"
+    python -m tools.evaluate --run=dinov2-small.safetensors --task="digits = bundled:mnist; test=bundled:mnist/test"
     python -m tools.evaluate --run=results/quickstart --task=... --task=... --evaluations=knn,linear,few_shot,finetune
 
-A run is the folder of a finished run, of a whole study (all its finished runs), or a .safetensors file of an encoder. Runs
-that differ by their seed alone are one line. Hyperparameters are chosen on validation images, the test split is scored once,
+A run is the folder of a finished run, of a whole study (all its finished runs), or a file of an encoder: of ours, or of a
+published one (`python -m tools.fetch_encoder`). Runs that differ by their seed alone are one line. Hyperparameters are chosen on validation images, the test split is scored once,
 intervals are over seeds and test images, differences are taken on the same test images. OUT gets `scores.csv`,
 `comparisons.csv`, `table.md` and the predictions; features are cached there, and the same command goes on where it stopped.
 """
@@ -27,10 +27,10 @@ from sslshift.command import run_command
 from sslshift.data.decode import Canvas
 from sslshift.data.sources import cached, open_source
 from sslshift.models import ENCODER, FEATURES, PretrainedEncoder
+from sslshift.study.contents import called
 from sslshift.study.judged import Judged, Kind, judge
 from sslshift.study.matrix import Named, architectures, by_kind, comparisons, find_encoders, score_table, untrained
 from sslshift.study.records import write_atomically
-from sslshift.study.report import called
 from sslshift.transfer.features import NetworkEncoder, pixel_encoder
 from sslshift.transfer.intervals import Comparison
 from sslshift.transfer.intervals import Interval as Score
@@ -43,7 +43,10 @@ _PIXELS = "raw pixels"
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string(
-    "run", None, "Folder of a finished run or of a whole study, or a .safetensors file; may be given many times.", required=True
+    "run",
+    None,
+    "Folder of a finished run or of a whole study, or a file of an encoder, ours or published; may be given many times.",
+    required=True,
 )
 flags.DEFINE_multi_string(
     "task",

@@ -2,11 +2,13 @@
 
 Every encoder is called with normalised images `[batch, height, width, channels]` and `train=`, and returns features
 `[batch, dim]`. `ENCODERS` names those that an experiment can ask for; `encoder.clone(dtype=jax.numpy.bfloat16)` computes in
-bfloat16. An encoder with its weights is a `PretrainedEncoder`; `save_encoder` and `load_encoder` keep it in a file.
+bfloat16. An encoder with its weights is a `PretrainedEncoder`; `save_encoder` and `load_encoder` keep it in a file, and
+`open_encoder` also opens what others published.
 """
 
 from sslshift.models.heads import MLPHead, PrototypeHead, unit
 from sslshift.models.layers import layer_numbers
+from sslshift.models.opening import open_encoder
 from sslshift.models.patch_mlp import PatchMLP
 from sslshift.models.patches import patchify, unpatchify
 from sslshift.models.pretrained import FEATURES, PretrainedEncoder
@@ -44,6 +46,7 @@ __all__ = [
     "ViT",
     "layer_numbers",
     "load_encoder",
+    "open_encoder",
     "patchify",
     "save_encoder",
     "sincos_positions",

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from sslshift.models import ENCODER, PretrainedEncoder, load_encoder
+from sslshift.models import ENCODER, PretrainedEncoder, open_encoder
 from sslshift.models.description import describe
 from sslshift.study.judged import Kind, difference, score
 from sslshift.transfer.intervals import Comparison
@@ -61,7 +61,7 @@ def by_kind(files: Sequence[Path]) -> list[Named]:
     """
     kinds: dict[str, list[tuple[int, Path, PretrainedEncoder]]] = {}
     for file in files:
-        encoder = load_encoder(file)
+        encoder = open_encoder(file)
         about = {name: encoder.card.get(name) for name in _SHARED}
         about["unique"] = {uri: source.get("unique") for uri, source in encoder.card.get("sources", {}).items()}
         # Without a card nothing is known to be shared.
@@ -86,7 +86,8 @@ def _names(kinds: Sequence[Sequence[tuple[int, Path, PretrainedEncoder]]]) -> li
 
 def _trained_on(card) -> str:
     if "mixture" not in card:
-        return ""
+        # A published encoder's card names it.
+        return str(card.get("name", ""))
     wanted = sum(source.get("unique", 0) for source in card.get("sources", {}).values())
     return f"{card['mixture']} N={wanted:,}"
 
@@ -104,7 +105,9 @@ def architectures(kinds: Sequence[Named]) -> list[tuple[str, PretrainedEncoder]]
     for kind in kinds:
         encoder = kind.encoders[0][2]
         key = json.dumps([describe(encoder.module), encoder.shape])
-        name = encoder.card.get("encoder", {}).get("name") or describe(encoder.module)["kind"]
+        name = (
+            encoder.card.get("encoder", {}).get("name") or encoder.card.get("architecture") or describe(encoder.module)["kind"]
+        )
         found.setdefault(key, (f"untrained {name}", encoder))
     names = [name for name, _ in found.values()]
     return [

@@ -1,0 +1,57 @@
+"""Noise with the pixel values of a target's images, as a source: its images are encoded and cached like any others."""
+
+import functools
+
+import numpy as np
+
+from sslshift.data.decode import Canvas
+from sslshift.data.sources import Source
+
+# Pixels that stand for all of the target's.
+_POOL = 1 << 20
+_AT_ONCE = 256
+
+
+class NoiseSource(Source):
+    """As many images of unstructured noise as a target has: what `noise_like` makes, one image at a time.
+
+    Every pixel is drawn independently from a pool of the target's pixels, which holds equally many of each image. Image i is a
+    function of the target, the canvas, the seed and i: memory holds the pool alone, which is drawn when an image is first read.
+
+    Args:
+      target: source of the target's images.
+      indices: of those that count; all can be read.
+      canvas: on which both are seen.
+      seed: of the draw.
+    """
+
+    def __init__(self, target: Source, indices: np.ndarray, canvas: Canvas, seed: int):
+        indices = np.asarray(indices, np.int64)
+        chosen = ",".join(map(str, indices.tolist()))
+        super().__init__(
+            f"noise like {target.name}",
+            licence="CC0-1.0 (generated)",
+            fingerprint=f"noise 1 like {target.fingerprint}, {tuple(canvas)}, seed {seed}, images {chosen}",
+        )
+        self._target, self._indices, self._canvas, self._seed = target, indices, canvas, seed
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
+        if canvas not in (None, self._canvas):
+            raise ValueError(f"{self.name} has images of {self._canvas}, not of {canvas}.")
+        random = np.random.default_rng([self._seed, 1, index])
+        return self._pool[random.integers(0, len(self._pool), self._canvas[:2])]
+
+    @functools.cached_property
+    def _pool(self) -> np.ndarray:
+        """uint8 `[pixels, channels]`."""
+        each = min(self._canvas.height * self._canvas.width, -(-_POOL // len(self._indices)))
+        random, parts = np.random.default_rng([self._seed, 0]), []
+        for start in range(0, len(self._indices), _AT_ONCE):
+            images = self._target.read(self._indices[start : start + _AT_ONCE], self._canvas)
+            pixels = images.reshape(len(images), -1, images.shape[-1])
+            places = random.integers(0, pixels.shape[1], (len(pixels), each))
+            parts.append(np.take_along_axis(pixels, places[..., None], axis=1).reshape(-1, images.shape[-1]))
+        return np.concatenate(parts)

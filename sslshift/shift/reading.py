@@ -1,0 +1,73 @@
+"""What a survey of sources says, in sentences: no more than its intervals allow."""
+
+from sslshift.shift.index import ShiftIndex, index_difference
+from sslshift.shift.survey import Survey
+
+# The way to noise in words: the nearest of these.
+_WAYS = {
+    0.1: "a tenth of the way",
+    0.2: "a fifth of the way",
+    0.25: "a quarter of the way",
+    1 / 3: "a third of the way",
+    0.4: "two fifths of the way",
+    0.5: "half the way",
+    0.6: "three fifths of the way",
+    2 / 3: "two thirds of the way",
+    0.75: "three quarters of the way",
+    0.9: "nine tenths of the way",
+}
+
+
+def source_sentence(name: str, index: ShiftIndex) -> str:
+    """One source, by itself."""
+    interval = f"({index.value:.2f}, 95% interval {index.low:.2f} to {index.high:.2f})"
+    if index.low <= 0 <= index.high:
+        more = f"; it may be up to {index.high:.2f} away" if index.high > 0.1 else ""
+        return f"{name} cannot be told from more of the same as the target {interval}{more}."
+    if index.high < 0:
+        return f"{name} is nearer to the target than the target's halves are to each other {interval}: look for copies."
+    if index.low > 1:
+        return f"{name} is farther from the target than noise {interval}."
+    if index.high >= 1:
+        return f"{name} is about as far from the target as noise {interval}."
+    if index.high - index.low > 0.3:
+        return f"{name} lies somewhere between {index.low:.2f} and {index.high:.2f} of the way to noise; too few images to say."
+    if index.value < 0.07:
+        return f"{name} is a little away from the target, {_percent(index.value)} of the way to noise {interval}."
+    way = _WAYS[min(_WAYS, key=lambda each: abs(each - index.value))]
+    return f"{name} is about {way} to noise from the target {interval}."
+
+
+def ranking(survey: Survey) -> list[str]:
+    """Which sources are the nearest, and whether neighbours in the order differ; nothing if there is only one."""
+    names = list(survey.measured)
+    if len(names) < 2:
+        return []
+    indices = {name: found.index for name, found in survey.measured.items()}
+    first = [name for name in names if not index_difference(indices[name], indices[names[0]]).shown]
+    sentences = [
+        f"{names[0]} is the nearest."
+        if len(first) == 1
+        else f"{_listed(first)} are the nearest; which of them is nearer is not shown by these images."
+    ]
+    for near, far in zip(names, names[1:], strict=False):
+        difference = index_difference(indices[far], indices[near])
+        if difference.shown:
+            interval = f"{difference.low:.2g} to {difference.high:.2g}"
+            sentences.append(f"{far} is farther than {near} by {difference.value:.2g} (95% interval {interval}).")
+        elif far not in first:
+            sentences.append(f"The difference between {near} and {far} is not shown by these images.")
+    return sentences
+
+
+def reading(survey: Survey) -> list[str]:
+    """All of it: first the order, then each source."""
+    return ranking(survey) + [source_sentence(name, found.index) for name, found in survey.measured.items()]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%" if share < 0.01 else f"{100 * share:.0f}%"
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
