@@ -40,3 +40,12 @@ def sums_within(x: np.ndarray, kernel: Kernel, prepare: Prepare = as_they_are) -
             sums[rows] += values.sum(axis=1)
             sums[columns] += values.sum(axis=0)
     return sums
+
+
+def cubic(products: np.ndarray, dim: int) -> np.ndarray:
+    """The kernel of the kernel distance."""
+    products /= dim
+    products += 1.0
+    squares = products * products
+    squares *= products
+    return squares

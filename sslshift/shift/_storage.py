@@ -2,17 +2,21 @@
 
 import dataclasses
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, get_args, get_origin
 
 import numpy as np
 
 _KIND = "sslshift"
 _VERSION = 1
+# What NumPy and the zip format raise for files that are not whole.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 class Stored:
-    """A dataclass of arrays, numbers, text, and others of its kind, which a file can hold."""
+    """A dataclass of arrays, numbers, text, others of its kind, and dicts of these by names, which a file can hold."""
 
     def save(self, path: str | Path) -> None:
         """Writes an npz file: the old file stays until the new one is whole."""
@@ -34,7 +38,7 @@ class Stored:
                 held = str(arrays[_KIND])
                 if held == _kind(cls):
                     return _built(cls, arrays)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             raise ValueError(f"{path} cannot be read as {_kind(cls)} ({type(error).__name__}: {error}).") from error
         raise ValueError(f"{path} holds {held}, not {_kind(cls)}.")
 
@@ -46,17 +50,29 @@ def _kind(cls: type) -> str:
 def _arrays(stored: Stored, prefix: str = "") -> dict[str, np.ndarray]:
     arrays = {}
     for field in dataclasses.fields(stored):
-        value, name = getattr(stored, field.name), prefix + field.name
-        arrays |= _arrays(value, f"{name}.") if isinstance(value, Stored) else {name: np.asarray(value)}
+        arrays |= dict(_flat(getattr(stored, field.name), prefix + field.name))
     return arrays
 
 
+def _flat(value: Any, name: str) -> Iterator[tuple[str, np.ndarray]]:
+    if isinstance(value, Stored):
+        yield from _arrays(value, f"{name}.").items()
+    elif isinstance(value, dict):
+        # The names are kept beside the values: they may hold anything, and their order is kept too.
+        yield name, np.array(list(value), np.str_)
+        for place, each in enumerate(value.values()):
+            yield from _flat(each, f"{name}.{place}")
+    else:
+        yield name, np.asarray(value)
+
+
 def _built(cls: type, arrays, prefix: str = "") -> Stored:
-    values = {}
-    for field in dataclasses.fields(cls):
-        name, kind = prefix + field.name, field.type
-        if issubclass(kind, Stored):
-            values[field.name] = _built(kind, arrays, f"{name}.")
-        else:
-            values[field.name] = arrays[name] if kind is np.ndarray else kind(arrays[name].item())
-    return cls(**values)
+    return cls(**{field.name: _value(field.type, arrays, prefix + field.name) for field in dataclasses.fields(cls)})
+
+
+def _value(kind: Any, arrays, name: str) -> Any:
+    if get_origin(kind) is dict:
+        return {str(key): _value(get_args(kind)[1], arrays, f"{name}.{place}") for place, key in enumerate(arrays[name])}
+    if issubclass(kind, Stored):
+        return _built(kind, arrays, f"{name}.")
+    return arrays[name] if kind is np.ndarray else kind(arrays[name].item())

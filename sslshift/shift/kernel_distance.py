@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from sslshift.shift._features import generator, pair, require_one_encoder
-from sslshift.shift._kernels import sums_between, sums_within
+from sslshift.shift._kernels import cubic, sums_between, sums_within
 from sslshift.shift._storage import Stored
 from sslshift.shift.estimate import Estimate
 
@@ -98,16 +98,8 @@ class _Sums(NamedTuple):
 
 
 def _sums(x: np.ndarray, y: np.ndarray) -> _Sums:
-    kernel = functools.partial(_cubic, dim=x.shape[1])
+    kernel = functools.partial(cubic, dim=x.shape[1])
     return _Sums(sums_within(x, kernel), sums_within(y, kernel), *sums_between(x, y, kernel))
-
-
-def _cubic(products: np.ndarray, dim: int) -> np.ndarray:
-    products /= dim
-    products += 1.0
-    squares = products * products
-    squares *= products
-    return squares
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
