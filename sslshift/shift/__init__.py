@@ -11,9 +11,12 @@ For more images than fit in memory, over any number of hosts, stream sketches an
 | `frechet_distance` | `Moments` | none |
 | `rbf_mmd` | `Moments` of `unit_rows` | bounded |
 | `visual_dna_distance` | `Histograms` over `Ranges` | none |
+| `visual_dna_distance_of_layers` | `VisualDna` over `LayerRanges` | rounding at bin edges |
 | `sliced_wasserstein` | `Projections` | bounded |
 | `kernel_distance` | `KernelBlocks` | unbiased, with its standard error |
 | `effective_rank`, `vendi_score` | `TriangularFactor` | none |
+
+A planned mixture's sketch comes from its components': `mixture_moments`, `mixture_histograms`, `LayerMixture`, `KernelTable`.
 
 Classifiers and nearest neighbours need all images at once: `proxy_a_distance`, `precision_recall`, `density_coverage`,
 `coverage_of`.
@@ -25,10 +28,21 @@ from sslshift.shift.distances import DISTANCES, Distance, distance_of
 from sslshift.shift.effective_rank import effective_rank, effective_rank_of_factor
 from sslshift.shift.estimate import Estimate
 from sslshift.shift.frechet import frechet_distance, frechet_distance_of_moments
-from sslshift.shift.histograms import Histograms, Ranges
+from sslshift.shift.histograms import HistogramMixture, Histograms, Ranges
 from sslshift.shift.index import IndexDifference, ShiftIndex, ShiftScale, index_difference, noise_like, shift_index
 from sslshift.shift.kernel_distance import KernelBlocks, kernel_distance, kernel_distance_estimate
-from sslshift.shift.moments import Moments
+from sslshift.shift.kernel_table import KernelTable, kernel_distance_of_mixture
+from sslshift.shift.layer_profile import (
+    LayerProfile,
+    Level,
+    layer_distances,
+    layer_means,
+    layer_profile,
+    visual_dna_distance_of_layers,
+)
+from sslshift.shift.layers import LayerRanges, VisualDna
+from sslshift.shift.mixtures import LayerMixture, mixture_histograms, mixture_moments
+from sslshift.shift.moments import MixtureMoments, Moments
 from sslshift.shift.precision_recall import PrecisionRecall, precision_recall
 from sslshift.shift.projections import Projections, sliced_wasserstein_of_projections
 from sslshift.shift.proxy_a_distance import TwoSampleTest, classifier_two_sample, proxy_a_distance
@@ -44,9 +58,16 @@ __all__ = [
     "DensityCoverage",
     "Distance",
     "Estimate",
+    "HistogramMixture",
     "Histograms",
     "IndexDifference",
     "KernelBlocks",
+    "KernelTable",
+    "LayerMixture",
+    "LayerProfile",
+    "LayerRanges",
+    "Level",
+    "MixtureMoments",
     "Moments",
     "PrecisionRecall",
     "Projections",
@@ -55,6 +76,7 @@ __all__ = [
     "ShiftScale",
     "TriangularFactor",
     "TwoSampleTest",
+    "VisualDna",
     "classifier_two_sample",
     "coverage_of",
     "density_coverage",
@@ -66,6 +88,12 @@ __all__ = [
     "index_difference",
     "kernel_distance",
     "kernel_distance_estimate",
+    "kernel_distance_of_mixture",
+    "layer_distances",
+    "layer_means",
+    "layer_profile",
+    "mixture_histograms",
+    "mixture_moments",
     "noise_like",
     "precision_recall",
     "proxy_a_distance",
@@ -80,5 +108,6 @@ __all__ = [
     "vendi_score_of_factor",
     "visual_dna_distance",
     "visual_dna_distance_of_histograms",
+    "visual_dna_distance_of_layers",
     "visual_dna_distances",
 ]

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.linalg import blas, lapack
 
 from sslshift.shift._features import require_one_dimension, require_one_encoder
-from sslshift.shift.moments import Moments
+from sslshift.shift.moments import MixtureMoments, Moments
 
 # Relative error that the quick way may have.
 _ENOUGH = 1e-8
@@ -39,14 +39,14 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     return frechet_distance_of_moments(Moments.of(x), Moments.of(y))
 
 
-def frechet_distance_of_moments(x: Moments, y: Moments) -> float:
+def frechet_distance_of_moments(x: Moments | MixtureMoments, y: Moments | MixtureMoments) -> float:
     """`frechet_distance` from streamed moments: dim^2 of memory for any number of images."""
     require_one_encoder(x.encoder, y.encoder)
     require_one_dimension(len(x.mean), len(y.mean))
     if min(x.count, y.count) < 2:
         raise ValueError(f"A Frechet distance needs at least two images on each side, not {x.count} and {y.count}.")
     means = np.square(x.mean - y.mean).sum()
-    apart = means + np.trace(x.scatter) / (x.count - 1) + np.trace(y.scatter) / (y.count - 1)
+    apart = means + np.trace(x.covariance) + np.trace(y.covariance)
     # With S_x = A A' and S_y = B B', tr (S_x S_y)^(1/2) is the sum of the singular values of A' B.
     factor, order = _cholesky(x)
     cross, error = _from_squares(factor, y.covariance[np.ix_(order, order)])
@@ -75,7 +75,7 @@ def _from_squares(factor: np.ndarray, covariance: np.ndarray) -> tuple[float, fl
     return roots.sum(), 2 * np.sum(doubt / roots)
 
 
-def _cholesky(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+def _cholesky(moments: Moments | MixtureMoments) -> tuple[np.ndarray, np.ndarray]:
     """A lower factor `[dim, rank]` of the covariance, and the order of the dimensions in which it is one."""
     triangle, pivots, rank, _ = lapack.dpstrf(moments.covariance, lower=1)
     return np.asfortranarray(np.tril(triangle[:, :rank])), pivots - 1

@@ -54,6 +54,13 @@ class Ranges(Stored):
         require_one_dimension(len(self.minimum), len(other.minimum))
         return Ranges(np.minimum(self.minimum, other.minimum), np.maximum(self.maximum, other.maximum), self.encoder)
 
+    def require_same(self, other: "Ranges") -> None:
+        """Raises ValueError unless encoder, neurons and ranges are the same."""
+        require_one_encoder(self.encoder, other.encoder)
+        require_one_dimension(len(self.minimum), len(other.minimum))
+        if not (np.array_equal(self.minimum, other.minimum) and np.array_equal(self.maximum, other.maximum)):
+            raise ValueError("Histograms over different ranges cannot be compared; make both with the same Ranges.")
+
     def place(self, block: np.ndarray, bins: int) -> np.ndarray:
         """The bin of every value, int64 of the block's shape: values outside in the end bins, constant neurons in the first."""
         width = self.maximum - self.minimum
@@ -137,12 +144,32 @@ class Histograms(Stored):
         """Share of the values in each bin or one below it, `[dim, bins]`."""
         return self.counts.cumsum(axis=1) / self.count
 
-    def require_comparable(self, other: "Histograms") -> None:
+    def require_comparable(self, other: "Histograms | HistogramMixture") -> None:
         """Raises ValueError unless encoder, neurons, ranges and bins are the same."""
-        mine, others = self.ranges, other.ranges
-        require_one_encoder(mine.encoder, others.encoder)
-        require_one_dimension(len(self.counts), len(other.counts))
-        if not (np.array_equal(mine.minimum, others.minimum) and np.array_equal(mine.maximum, others.maximum)):
-            raise ValueError("Histograms over different ranges cannot be compared; make both with the same Ranges.")
-        if self.counts.shape != other.counts.shape:
-            raise ValueError(f"Histograms of {self.counts.shape[1]} and {other.counts.shape[1]} bins cannot be compared.")
+        _require_comparable(self.ranges, self.counts, other)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HistogramMixture(Stored):
+    """Histograms of a mixture of distributions in planned shares: what `mixture_histograms` gives, for the same distances.
+
+    It has no counts: the shares of a plan are not those of the images that its components were measured on.
+
+    Attributes:
+      shares: share of the mixture's values in each bin or one below it, float64 `[dim, bins]`.
+      ranges: of the neurons, which the bins divide evenly.
+    """
+
+    shares: np.ndarray
+    ranges: Ranges
+
+    def require_comparable(self, other: "Histograms | HistogramMixture") -> None:
+        """Raises ValueError unless encoder, neurons, ranges and bins are the same."""
+        _require_comparable(self.ranges, self.shares, other)
+
+
+def _require_comparable(ranges: Ranges, bins: np.ndarray, other: Histograms | HistogramMixture) -> None:
+    ranges.require_same(other.ranges)
+    others = other.counts if isinstance(other, Histograms) else other.shares
+    if bins.shape != others.shape:
+        raise ValueError(f"Histograms of {bins.shape[1]} and {others.shape[1]} bins cannot be compared.")

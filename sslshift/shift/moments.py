@@ -72,3 +72,24 @@ class Moments(Stored):
     def second_moment(self) -> np.ndarray:
         """Mean outer product of the features, not centred, `[dim, dim]`."""
         return self.scatter / self.count + np.outer(self.mean, self.mean)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MixtureMoments(Stored):
+    """Moments of a mixture of distributions in planned shares: what `mixture_moments` gives, for the same distances.
+
+    It has no scatter, and merges with nothing: the shares of a plan are not those of the images that were counted.
+
+    Attributes:
+      count: images of one distribution whose mean would be known as well as the mixture's, 1 / sum(share^2 / images).
+      mean: float64 `[dim]`.
+      covariance: float64 `[dim, dim]`, from the components' own divided by count - 1.
+      second_moment: mean outer product of the features, not centred, `[dim, dim]`.
+      encoder: name or fingerprint of the encoder.
+    """
+
+    count: int
+    mean: np.ndarray
+    covariance: np.ndarray
+    second_moment: np.ndarray
+    encoder: str = ""

@@ -14,7 +14,7 @@ from sslshift.shift._features import (
 )
 from sslshift.shift._kernels import sums_between, sums_within
 from sslshift.shift.estimate import Estimate
-from sslshift.shift.moments import Moments
+from sslshift.shift.moments import MixtureMoments, Moments
 
 SCALE = 1000.0
 
@@ -66,7 +66,7 @@ def _less_one(cosines: np.ndarray, sigma: float) -> np.ndarray:
     return np.expm1(cosines, out=cosines)
 
 
-def rbf_mmd_of_moments(x: Moments, y: Moments, *, sigma: float = 10.0) -> Estimate:
+def rbf_mmd_of_moments(x: Moments | MixtureMoments, y: Moments | MixtureMoments, *, sigma: float = 10.0) -> Estimate:
     """`rbf_mmd` from streamed moments of unit vectors, `Moments.of(unit_rows(features))`, with a bound of what is left out.
 
     In powers of the cosine c the kernel is exp(-s) (1 + s c + s^2 c^2 / 2 + ...) with s = 1 / sigma^2. Means give the first
@@ -94,7 +94,7 @@ def rbf_mmd_of_moments(x: Moments, y: Moments, *, sigma: float = 10.0) -> Estima
     require_one_encoder(x.encoder, y.encoder)
     require_one_dimension(len(x.mean), len(y.mean))
     for each in (x, y):
-        if abs(np.trace(each.scatter) / each.count + np.square(each.mean).sum() - 1) > 1e-5:
+        if abs(np.trace(each.second_moment) - 1) > 1e-5:
             raise ValueError("An RBF MMD needs moments of rows of length 1: Moments.of(unit_rows(features)).")
     s = 1 / sigma**2
     first, second = (np.square(a - b).sum() for a, b in ((x.mean, y.mean), (x.second_moment, y.second_moment)))

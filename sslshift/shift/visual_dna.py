@@ -3,7 +3,7 @@
 import numpy as np
 
 from sslshift.shift._features import pair
-from sslshift.shift.histograms import Histograms, Ranges
+from sslshift.shift.histograms import HistogramMixture, Histograms, Ranges
 
 
 def visual_dna_distance(x: np.ndarray, y: np.ndarray, *, ranges: Ranges | None = None, bins: int = 1000) -> float:
@@ -42,12 +42,12 @@ def visual_dna_distance(x: np.ndarray, y: np.ndarray, *, ranges: Ranges | None =
     return visual_dna_distance_of_histograms(*(Histograms.of(each, ranges, bins=bins) for each in (x, y)))
 
 
-def visual_dna_distance_of_histograms(x: Histograms, y: Histograms) -> float:
+def visual_dna_distance_of_histograms(x: Histograms | HistogramMixture, y: Histograms | HistogramMixture) -> float:
     """`visual_dna_distance` from streamed histograms over the same ranges: the same number, however the images were split."""
     return float(visual_dna_distances(x, y).mean())
 
 
-def visual_dna_distances(x: Histograms, y: Histograms) -> np.ndarray:
+def visual_dna_distances(x: Histograms | HistogramMixture, y: Histograms | HistogramMixture) -> np.ndarray:
     """The distance of each neuron, in bins, float64 `[dim]`: which neurons the two sets differ in.
 
     Example:
