@@ -125,7 +125,7 @@ def test_repeated_command_computes_nothing_and_gives_the_same_files(finished):
 def test_study_killed_again_and_again_ends_with_the_same_numbers(finished, tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     # Killed first within the reference run, then within the third run, by what is on disk.
-    for sign in ("shift/reference/metrics.jsonl", "runs/*n40*-s0/result.json", "runs/*n300-d0-s0/checkpoints/5*"):
+    for sign in ("shift/reference-*/metrics.jsonl", "runs/*n40*-s0/result.json", "runs/*n300-d0-s0/checkpoints/5*"):
         process = subprocess.Popen(command(tmp_path), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob(sign)) and process.poll() is None and time.monotonic() < deadline:

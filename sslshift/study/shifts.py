@@ -1,96 +1,135 @@
 """How far each candidate of a study is from the downstream images, by features that no single source has shaped."""
 
 import dataclasses
+import functools
+import hashlib
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from sslshift.data.decode import BrokenImageError
-from sslshift.data.mixture import apportion
 from sslshift.data.permutation import permute
-from sslshift.data.sources import Source, readable
-from sslshift.shift import ShiftIndex, noise_like, shift_index
+from sslshift.data.sources import Source
+from sslshift.models import ENCODER, PretrainedEncoder, load_encoder, save_encoder
+from sslshift.shift import ShiftIndex, ShiftScale, noise_like
+from sslshift.shift.blend import blend
+from sslshift.study.candidates import Candidate
+from sslshift.study.judged import slug
 from sslshift.study.opened import Opened
 from sslshift.study.progress import Progress
 from sslshift.study.records import remembered
 from sslshift.training.loop import train
-from sslshift.transfer.features import Encoder, NetworkEncoder, encoder_of, source_features
+from sslshift.transfer.features import Encoder, NetworkEncoder, encoder_of, extract
+from sslshift.transfer.tasks import Task
 
 REFERENCE = "the study's own encoder, trained on an equal share of every candidate source"
 
 
 def measure_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, dict]:
-    """The shift index of each candidate by its name: fields of `ShiftIndex`, or nan and `why`."""
-    if not opened.study.shift_images:
-        return {each.name: _unknown_shift("--shift_images=0 asks for none") for each in opened.candidates}
-    fingerprints = {uri: source.fingerprint for uri, source in opened.sources.items()}
-    target, indices = opened.task.test
-    record = opened.reference.record | {
-        "mixture": "equal shares",
-        "fingerprints": fingerprints,
-        "target": [target.fingerprint, len(indices)],
-        "seed": 0,
-    }
-    # In an order that does not depend on how they were typed.
+    """The shift index of each candidate to the first task: fields of `ShiftIndex`, or nan and `why`."""
+    return measure_task_shifts(opened, out, progress)[opened.task.name]
+
+
+def measure_task_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, dict[str, dict]]:
+    """The shift index by task and candidate: fields of `ShiftIndex`, or nan and `why`; what is known already is read.
+
+    The target is a task's test split: a source that is the training split shares no image with it. A mixture's features are
+    drawn from those of its sources in the proportions in which it shows them.
+    """
     names = sorted({candidate.name for candidate in opened.candidates})
-    mixtures = {candidate.name: dataclasses.asdict(candidate.mixture) for candidate in opened.candidates if candidate.text}
-    folder = out / "shift" / "reference"
+    if not opened.study.shift_images:
+        unknown = {name: unknown_shift("--shift_images=0 asks for none") for name in names}
+        return {task.name: unknown for task in opened.tasks}
+    reference, place = reference_encoder(opened, out, progress)
+    sampled = Features(opened, NetworkEncoder(reference))
+    return {task.name: _to_task(opened, task, sampled, names, place, progress) for task in opened.tasks}
+
+
+def reference_encoder(opened: Opened, out: Path, progress: Progress) -> tuple[PretrainedEncoder, Path]:
+    """The encoder behind the index, and its folder: one run on an equal share of every source; other sources, another one."""
+    sources = {uri: source.fingerprint for uri, source in sorted(opened.sources.items())}
+    record = opened.reference.record | {"mixture": "equal shares", "fingerprints": sources, "seed": 0}
+    folder = out / "shift" / f"reference-{_digest(record)}"
 
     def compute() -> dict:
         steps = opened.budget.steps(opened.study.batch_size)
         with progress.run("reference encoder of the shift index", 1, 1, steps) as work:
             state = train(opened.reference.training, opened.reader(opened.equal_shares, 0, 0), 0, folder, work.on_step)
-        encode = NetworkEncoder(encoder_of(opened.reference.training.method, state.variables, opened.canvas))
-        return {name: _shift(opened, encode, name, number) for number, name in enumerate(names)}
+        card = {"name": REFERENCE, "sources": list(sources)}
+        save_encoder(encoder_of(opened.reference.training.method, state.variables, opened.canvas, card), folder / ENCODER)
+        return {}
 
-    shifts = remembered(folder, record | {"shift_images": opened.study.shift_images, "mixtures": mixtures}, compute)
+    remembered(folder, record, compute)
+    return load_encoder(folder / ENCODER), folder
+
+
+class Features:
+    """Features under one encoder of the images that distances are taken from, each source's extracted once, when asked for.
+
+    Twice as many as a distance compares are drawn at random: its draws halve them. Images that cannot be read are left out,
+    since a distance does not need these very images.
+    """
+
+    def __init__(self, opened: Opened, encode: Encoder, count: int | None = None):
+        self._opened, self._encode = opened, encode
+        self.count = 2 * opened.study.shift_images if count is None else count
+        self.of_source = functools.cache(self._of_source)
+
+    def _of_source(self, uri: str) -> np.ndarray:
+        source = self._opened.sources[uri]
+        return self._extract(source, np.arange(len(source)))
+
+    def of_candidate(self, candidate: Candidate) -> np.ndarray:
+        """Of a candidate's sources in the proportions in which it shows them, at most `count`."""
+        shares = {uri: candidate.mixture.share_of(uri) for uri in candidate.mixture.largest}
+        # A mixture of as many images as a single source has: fewer of each.
+        parts = {uri: self.of_source(uri)[: math.ceil(self.count * share)] for uri, share in shares.items()}
+        return blend(parts, shares)
+
+    def of_task(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
+        """Of a task's test images, and of noise with their pixel values."""
+        source, indices = task.test
+        chosen = indices[permute(np.arange(min(self.count, len(indices))), len(indices), 0)]
+        noise = noise_like(source.read(chosen, task.canvas), key=jax.random.key(0))
+        return extract(self._encode, source, chosen, task.canvas).features, self._encode(noise)
+
+    def _extract(self, source: Source, places: np.ndarray) -> np.ndarray:
+        chosen = places[permute(np.arange(min(self.count, len(places))), len(places), 0)]
+        return extract(self._encode, source, chosen, self._opened.canvas).features
+
+
+def _to_task(
+    opened: Opened, task: Task, sampled: Features, names: list[str], place: Path, progress: Progress
+) -> dict[str, dict]:
+    ends = functools.cache(lambda: ShiftScale(*sampled.of_task(task), jax.random.key(0)))
+    target, indices = task.test
+    shared = {"target": [target.fingerprint, len(indices)], "images": sampled.count, "canvas": task.canvas}
+    found = {}
     for name in names:
-        progress.say(f"shift index of {name}", {"shift": shifts[name]["value"]})
-    return shifts
+        candidate = next(each for each in opened.candidates if each.name == name)
+        record = shared | {"mixture": dataclasses.asdict(candidate.mixture) if candidate.text else name}
+        folder = place / slug(task.name) / f"{slug(name)}-{_digest(record)}"
+        found[name] = remembered(folder, record, lambda candidate=candidate: _index(ends, sampled, candidate))
+        where = "" if len(opened.tasks) == 1 else f" to {task.name}"
+        progress.say(f"shift index of {name}{where}", {"shift": found[name]["value"]})
+    return found
 
 
-def _shift(opened: Opened, encode: Encoder, name: str, number: int) -> dict:
-    """Index of one candidate. The target is the test split: a source that is the training split shares no image with it."""
-    target, indices = opened.task.test
-    # Twice as many as are compared at a time: draws halve them.
-    count = 2 * opened.study.shift_images
-    indices = indices[permute(np.arange(min(count, len(indices))), len(indices), number)]
-    noise = noise_like(target.read(indices, opened.canvas), key=jax.random.key(number))
-    parts = [_features(opened, encode, *part) for part in _sample(opened, name, count, number)]
-    features = np.concatenate(parts)
-    target_features = source_features(encode, target, indices, opened.canvas)
+def _index(ends, sampled: Features, candidate: Candidate) -> dict[str, Any]:
+    features = sampled.of_candidate(candidate)
     try:
-        index = shift_index(features, target_features, key=jax.random.key(number), noise=encode(noise))
-        return index._asdict() | {"dimensions": features.shape[1]}
+        return ends().index(features)._asdict() | {"dimensions": features.shape[1]}
     except ValueError as error:
         # Accuracies are worth having without a scale for the distance: the table says n/a and the report says why.
-        return _unknown_shift(str(error))
+        return unknown_shift(str(error))
 
 
-def _features(opened: Opened, encode: Encoder, source: Source, indices: np.ndarray) -> np.ndarray:
-    try:
-        return source_features(encode, source, indices, opened.canvas)
-    except BrokenImageError:
-        # A distance does not need these very images.
-        return source_features(encode, source, readable(source, indices, opened.canvas), opened.canvas)
-
-
-def _sample(opened: Opened, name: str, count: int, number: int) -> list[tuple[Source, np.ndarray]]:
-    """Images of a candidate's sources in the proportions in which it shows them, at most `count`."""
-    mixture = next(candidate.mixture for candidate in opened.candidates if candidate.name == name)
-    shares = {uri: mixture.share_of(uri) for uri in mixture.largest}
-    sizes = {uri: len(opened.sources[uri]) for uri in shares}
-    # A source with too few images for its share makes the sample smaller, not the share.
-    count = min(count, *(int(sizes[uri] / share) for uri, share in shares.items()))
-    counts = apportion(count, list(shares.values()))
-    return [
-        (opened.sources[uri], permute(np.arange(min(part, sizes[uri])), sizes[uri], number))
-        for uri, part in zip(shares, counts, strict=True)
-        if part
-    ]
-
-
-def _unknown_shift(why: str) -> dict:
+def unknown_shift(why: str) -> dict[str, Any]:
     return dict.fromkeys(ShiftIndex._fields, math.nan) | {"why": why}
+
+
+def _digest(record: dict) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
