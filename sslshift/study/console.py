@@ -1,0 +1,36 @@
+"""What a person sees on the terminal when a study ends."""
+
+from rich.console import Console
+from rich.table import Table as Shown
+from rich.text import Text
+
+from sslshift.study.contents import main_table, task_table
+from sslshift.study.findings import answer, findings
+from sslshift.study.notes import caption
+from sslshift.study.results import Results
+from sslshift.study.table import Table
+
+
+def print_results(results: Results, console: Console) -> None:
+    """The main table, one of all tasks where there are several, the answer, and what else there is to say."""
+    _print(main_table(results), caption(results), console)
+    if len(results.opened.tasks) > 1:
+        table = task_table(results)
+        _print(table, f"{table.title}. {table.note}", console)
+    for sentence in answer(results):
+        console.print(sentence, highlight=False, soft_wrap=not console.is_terminal, markup=False)
+    for sentence in findings(results):
+        console.print(f"- {sentence}", highlight=False, soft_wrap=not console.is_terminal, markup=False)
+
+
+def _print(table: Table, title: str, console: Console) -> None:
+    shown = Shown(*table.head, title=Text(title), title_justify="left", title_style="", box=None, pad_edge=False)
+    for number, column in enumerate(shown.columns):
+        if number < table.text_columns:
+            column.overflow = "fold"
+        else:
+            column.justify = "right"
+            column.no_wrap = True
+    for cells in table.lines:
+        shown.add_row(*(Text(cell) for cell in cells))
+    console.print(shown)

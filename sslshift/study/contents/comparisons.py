@@ -1,0 +1,72 @@
+"""Tables of what runs say of each other: trends, pairs of sources, orders."""
+
+import math
+
+from sslshift.study.compared import against, learners, pairs, trend_change, trends
+from sslshift.study.contents.text import learner_table, p_text, percent
+from sslshift.study.findings import trend_verdict
+from sslshift.study.intervals import two_digits
+from sslshift.study.results import Results
+from sslshift.study.statistics import Trend
+from sslshift.study.table import Table
+
+
+def trend_table(results: Results) -> Table:
+    """What diversity does for each source, and how that changes with the shift."""
+    task, lines, seeds = results.opened.task.name, [], set()
+    for learner in learners(results):
+        found = trends(results, task, learner)
+        seeds |= {each.trend.seeds for each in found}
+        for each in found:
+            levels = f"{each.levels[0].unique:,} to {each.levels[-1].unique:,}"
+            verdict = trend_verdict(each.trend, each.adjusted)
+            lines.append([" on ".join(learner), each.source, two_digits(each.shift), levels, *_slope(each.trend), verdict])
+        change = trend_change(results, task, learner)
+        if found and isinstance(change, Trend):
+            verdict = trend_verdict(change, change.p_value)
+            lines.append([" on ".join(learner), "change for each unit of the shift index", "", "", *_slope(change), verdict])
+    note = (
+        "Slope of linear-probe accuracy for each factor of ten in D, in points, fitted to each seed's own runs. Intervals count"
+        f" seeds ({', '.join(map(str, sorted(seeds)))}) and test images, that of the change also how sources scatter about a "
+        "line. Verdicts on sources are corrected for the sources of the method (Holm)."
+    )
+    head = ["source", "shift index", "N", "points per factor of ten", "95% interval", "verdict"]
+    return learner_table(results, "trends", "What diversity does, and how that changes with the shift", head, lines, note)
+
+
+def _slope(trend: Trend) -> list[str]:
+    interval = "n/a" if math.isnan(trend.low) else f"{trend.low * 100:+.2f} to {trend.high * 100:+.2f}"
+    return [f"{trend.slope * 100:+.2f}", interval]
+
+
+def pair_table(results: Results) -> Table:
+    """Every candidate against every other."""
+    task, lines, count = results.opened.task.name, [], []
+    for learner in learners(results):
+        found = pairs(results, task, learner)
+        count.append(sum(each is not None and not math.isnan(each.half) for each in found.values()))
+        for (a, b), each in found.items():
+            cells = [percent(each, signed=True), p_text(each), each.verdict if each else "no seed in common"]
+            lines.append([" on ".join(learner), f"{a.source}, N = {a.unique:,}", f"{b.source}, N = {b.unique:,}", *cells])
+    note = (
+        "Differences in points of the linear probe, first less second, paired over seeds and test images, each source with its "
+        f"most images. p is adjusted for {' and '.join(map(str, count))} comparisons (Holm); ± is half of the pair's own 95% "
+        "interval."
+    )
+    head = ["first", "second", "difference", "adjusted p", "verdict on the first"]
+    return learner_table(results, "pairs", "Every source against every other", head, lines, note, words=2)
+
+
+def order_table(results: Results) -> Table:
+    """Mixtures and single sources against the nearest source alone; no lines where there are no mixtures."""
+    task, lines, references = results.opened.task.name, [], []
+    if any(candidate.text for candidate in results.opened.candidates):
+        for learner in learners(results):
+            reference, found = against(results, task, learner)
+            references.append(f"{reference.source}, N = {reference.unique:,}")
+            for kind, each in found.items():
+                cells = [f"{kind.unique:,}", percent(each, signed=True), p_text(each), each.verdict]
+                lines.append([" on ".join(learner), kind.source, *cells])
+    note = f"Differences in points of the linear probe from {references[0] if references else ''}; p adjusted by Holm's method."
+    head = ["candidate", "N", "difference", "adjusted p", "verdict"]
+    return learner_table(results, "order", "Orders and mixtures", head, lines, note)

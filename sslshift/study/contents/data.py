@@ -1,0 +1,35 @@
+"""Tables of what is trained on: how far it is, and what mixtures show of it."""
+
+import math
+
+from sslshift.study.candidates import sample_plan
+from sslshift.study.intervals import two_digits
+from sslshift.study.results import Results
+from sslshift.study.table import Table
+
+
+def shift_table(results: Results) -> Table:
+    """How far each candidate is from the downstream images."""
+    lines = []
+    for name, shift in sorted(results.shifts.items(), key=lambda item: (math.isnan(item[1]["value"]), item[1]["value"])):
+        values = (f"{shift[each]:.3g}" if shift[each] == shift[each] else "n/a" for each in ("distance", "floor", "ceiling"))
+        span = f"{two_digits(shift['low'])} to {two_digits(shift['high'])}"
+        size = f"{shift['sample_size']:,.0f}" if shift["sample_size"] == shift["sample_size"] else "n/a"
+        lines.append((name, two_digits(shift["value"]), span, *values, size))
+    head = ("source", "shift index", "95% interval", "distance", "floor (other half)", "ceiling (noise)", "images a side")
+    return Table("shift", "How far each source is from the downstream images", head, lines)
+
+
+def mixture_table(results: Results) -> Table:
+    """What each mixture shows, stage by stage; no lines where there are none."""
+    opened, lines = results.opened, []
+    for candidate in (each for each in opened.candidates if each.text):
+        plan = sample_plan(candidate.mixture, opened.budget, opened.study.batch_size, opened.sources, seed=0, draw=0)
+        for number, (stage, counts) in enumerate(zip(candidate.mixture.stages, plan.counts, strict=True), 1):
+            for part, count in zip(stage.components, counts, strict=True):
+                share = " to ".join(dict.fromkeys(f"{end:.0%}" for end in part.ends))
+                epochs = f"{count / part.unique:.3g}"
+                cost = f"{part.unique * opened.sources[part.source].cost_per_image:,.6g}"
+                lines.append((candidate.name, part.source, str(number), f"{part.unique:,}", f"{count:,}", share, epochs, cost))
+    head = ("mixture", "source", "stage", "N", "samples", "share", "E", "cost")
+    return Table("mixtures", "What the mixtures show", head, lines, text_columns=2)

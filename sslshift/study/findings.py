@@ -1,0 +1,211 @@
+"""What a study shows, in sentences that claim no more than the intervals do: the answer in three, then the rest."""
+
+import math
+
+import numpy as np
+
+from sslshift.study.compared import (
+    ONE_SEED,
+    against,
+    gains,
+    largest,
+    learners,
+    pairs,
+    read,
+    trend_change,
+    trends,
+)
+from sslshift.study.intervals import crossed, two_digits
+from sslshift.study.leaks import told
+from sslshift.study.results import Results
+from sslshift.study.sampled import PIXELS, Kind, sampled
+from sslshift.study.statistics import Trend
+from sslshift.transfer.metrics import METRICS
+
+# So many names fit into a sentence.
+_FEW = 4
+
+
+def answer(results: Results) -> list[str]:
+    """What to pretrain on, what diversity does near the task, and how that changes with the shift: a sentence each.
+
+    With several methods or encoders they are about the first, and say for how many the same holds.
+    """
+    if not results.runs:
+        return ["No run of this study is finished: there is no answer yet."]
+    named = learners(results)
+    said = [(_what_to_use(results, each), _near(results, each), _with_shift(results, each)) for each in named]
+    if len(named) == 1:
+        return [text for text, _ in said[0]]
+    about = " on ".join(named[0])
+    sentences = []
+    for number in range(3):
+        text, verdict = said[0][number]
+        same = sum(each[number][1] == verdict for each in said)
+        sentences.append(
+            f"{text.removesuffix('.')} ({about}; the same verdict with {same} of {len(named)} methods and encoders)."
+        )
+    return sentences
+
+
+def findings(results: Results) -> list[str]:
+    """What else there is to say: the answer of other methods, every source, mixtures, scatter, and warnings."""
+    sentences, named = [], learners(results)
+    for learner in named:
+        prefix = f"{' on '.join(learner)}: " if len(named) > 1 else ""
+        if learner != named[0]:
+            said = (_what_to_use(results, learner), _near(results, learner), _with_shift(results, learner))
+            sentences += [prefix + text for text, _ in said]
+        sentences += [prefix + text for text in (*_sources(results, learner), *_mixtures(results, learner))]
+        sentences += [prefix + text for text in _pixels(results, learner)]
+    leaked = [
+        f"Warning: {told(uri, leaks, results.opened)}; accuracies after pretraining on it may be too high."
+        for uri, leaks in results.leaks.items()
+        if leaks.get("count")
+    ]
+    return sentences + _scatter(results) + leaked
+
+
+def _metric(results: Results) -> str:
+    return METRICS[results.opened.task.metric].text
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _what_to_use(results: Results, learner: tuple[str, str]) -> tuple[str, str]:
+    """The sentence, and its verdict in a form that can be compared with another learner's."""
+    task, candidates = results.opened.task.name, largest(results, learner)
+    numbers = sampled(results, task, "linear")
+    scores = {kind: numbers.score(kind) for kind in candidates}
+    best = max(candidates, key=lambda kind: scores[kind].value)
+    gain, score = gains(results, task)[best], scores[best]
+    reached = (
+        f"{score.value:.1%} of linear-probe {_metric(results)} ({score.low:.1%} to {score.high:.1%}), {gain.points} from the "
+        f"untrained encoder"
+    )
+    with_images = f"{best.source} with {read(results, best):,} different images"
+    if gain.verdict == "better":
+        text = f"Pretrain on {with_images}: it ends highest, at {reached}, which is shown to be better"
+    else:
+        text = f"Nothing yet speaks for pretraining: {with_images} ends highest, at {reached} ({gain.verdict})"
+    others = {(a if b == best else b).source: each for (a, b), each in pairs(results, task, learner).items() if best in (a, b)}
+    beaten = [name for name, each in others.items() if each and each.verdict == "better"]
+    if beaten:
+        text += f"; it is shown to be ahead of {_listed(beaten) if len(beaten) <= _FEW else f'{len(beaten)} others'}"
+    rest = [name for name in others if name not in beaten]
+    if rest:
+        others_shown = _listed(rest) if len(rest) <= _FEW else f"{len(rest)} others"
+        text += f"; no difference is shown from {others_shown}"
+    return f"{text}.", f"{best.source} {gain.verdict}"
+
+
+def _near(results: Results, learner: tuple[str, str]) -> tuple[str, str]:
+    found = trends(results, results.opened.task.name, learner)
+    near = next((each for each in found if not math.isnan(each.shift)), None) or next(iter(found), None)
+    if near is None:
+        return "What diversity does is not asked: no source has runs of several numbers of unique samples on shared seeds.", ""
+    verdict = trend_verdict(near.trend, near.trend.p_value)
+    said = {
+        "rises": "more diversity is better",
+        "falls": "more diversity is worse",
+        ONE_SEED: "of one seed, with an interval over the test images alone, so that nothing is shown",
+    }
+    return (
+        f"Near the task ({near.source}, shift index {two_digits(near.shift)}) each factor of ten in diversity changes "
+        f"linear-probe {_metric(results)} by {in_points(near.trend)}: {said.get(verdict, verdict)}."
+    ), verdict
+
+
+def _with_shift(results: Results, learner: tuple[str, str]) -> tuple[str, str]:
+    change = trend_change(results, results.opened.task.name, learner)
+    if isinstance(change, str):
+        return f"How diversity's effect changes with the shift cannot be told: {change[0].lower()}{change[1:]}", ""
+    verdict = trend_verdict(change, change.p_value)
+    said = {
+        "rises": "diversity helps more where the data is farther from the task",
+        "falls": "diversity helps less where the data is farther from the task",
+        "no trend shown": "no change is shown",
+        ONE_SEED: "of one seed, so that nothing is shown",
+    }
+    return (
+        f"From data like the task's to noise (one unit of the shift index) that effect changes by {in_points(change)}: "
+        f"{said[verdict]}."
+    ), verdict
+
+
+def in_points(trend: Trend) -> str:
+    """A slope with its interval, as text."""
+    text = f"{trend.slope * 100:+.2f} points"
+    return text if math.isnan(trend.low) else f"{text} ({trend.low * 100:+.2f} to {trend.high * 100:+.2f})"
+
+
+def trend_verdict(trend: Trend, p_value: float) -> str:
+    """What a trend shows; `p_value` may be one adjusted for a table, and is nan of a single seed."""
+    if math.isnan(p_value):
+        return ONE_SEED
+    if p_value >= 0.05:
+        return "no trend shown"
+    return "rises" if trend.slope > 0 else "falls"
+
+
+def _sources(results: Results, learner: tuple[str, str]) -> list[str]:
+    task, sentences = results.opened.task.name, []
+    slopes = {each.source: each for each in trends(results, task, learner)}
+    for kind in largest(results, learner):
+        gain = gains(results, task)[kind]
+        text = (
+            f"{kind.source} (shift index {two_digits(results.shifts[kind.source]['value'])}): {gain.points} from the untrained "
+            f"encoder with {read(results, kind):,} different images: {gain.verdict}"
+        )
+        if kind.source in slopes:
+            each = slopes[kind.source]
+            text += f"; {in_points(each.trend)} for each factor of ten in diversity: {trend_verdict(each.trend, each.adjusted)}"
+        sentences.append(f"{text}.")
+    return sentences
+
+
+def _mixtures(results: Results, learner: tuple[str, str]) -> list[str]:
+    mixed = {candidate.name for candidate in results.opened.candidates if candidate.text}
+    reference, found = against(results, results.opened.task.name, learner)
+    parts = [f"{kind.source} {each.points} ({each.verdict})" for kind, each in found.items() if kind.source in mixed]
+    if not parts:
+        return []
+    return [f"Mixtures against {reference.source} with {read(results, reference):,} different images: {_listed(parts)}."]
+
+
+def _pixels(results: Results, learner: tuple[str, str]) -> list[str]:
+    """Raw pixels are a floor that an encoder worth its training should pass; said where the best one is not shown to."""
+    numbers = sampled(results, results.opened.task.name, "linear")
+    best = max(largest(results, learner), key=lambda kind: numbers.score(kind).value)
+    found = numbers.difference(best, Kind(None, PIXELS, None))
+    if found is None or found.low > 0:
+        return []
+    place = "stays below" if found.high < 0 else "is not shown to pass"
+    return [
+        f"The best, {best.source} with {read(results, best):,} different images, {place} raw pixels: "
+        f"{found.value * 100:+.1f} points ({found.low * 100:+.1f} to {found.high * 100:+.1f})."
+    ]
+
+
+def _scatter(results: Results) -> list[str]:
+    """How much of the differences between runs comes from the draw of the subset, and how much from the training seed."""
+    study, task, parts = results.opened.study, results.opened.task.name, []
+    if min(study.draws, study.seeds) < 2:
+        return []
+    values: dict[Kind, list[float]] = {}
+    for run, judged in results.runs:
+        values.setdefault(Kind((run.method, run.encoder), run.source, run.unique), []).append(judged.scores[task]["linear"])
+    parts = [
+        crossed(np.reshape(each, (study.draws, study.seeds)))
+        for each in values.values()
+        if len(each) == study.draws * study.seeds
+    ]
+    if not parts:
+        return []
+    draws, seeds = (100 * np.sqrt(np.mean([getattr(part, what) ** 2 for part in parts])) for what in ("draws", "seeds"))
+    return [
+        f"Runs of one kind differ by {draws:.2f} points between draws of the subset and by {seeds:.2f} points between training "
+        f"seeds (standard deviations of linear accuracy; {study.draws} draws x {study.seeds} seeds)."
+    ]

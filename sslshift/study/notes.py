@@ -1,0 +1,105 @@
+"""How to read a study: what its numbers count, what was left out, and what the tasks and sources had to say."""
+
+import math
+from collections import Counter
+
+from sslshift.study.compared import runs_of
+from sslshift.study.results import Results
+from sslshift.study.shifts import REFERENCE
+from sslshift.transfer.metrics import METRICS
+from sslshift.transfer.tasks import Task
+
+
+def caption(results: Results) -> str:
+    """What was done, in a sentence."""
+    opened = results.opened
+    learners = ", ".join(" on ".join(learner.key) for learner in opened.learners)
+    return (
+        f"Test {METRICS[opened.task.metric].text} on {opened.task.name} after pretraining on each source at one budget of "
+        f"C = {opened.budget.samples:,} samples ({learners}); "
+        + (
+            f"mean and 95% interval over {opened.study.seeds} seeds"
+            + (f", {opened.study.draws} draws of each subset" if opened.study.draws else "")
+            + " and the test images."
+            if opened.study.seeds > 1
+            else "one seed: intervals are over the test images alone."
+        )
+    )
+
+
+def notes(results: Results) -> list[str]:
+    """What a reader must know, a sentence or two each."""
+    opened = results.opened
+    sampled = "draws of the subset, training seeds" if opened.study.draws else "seeds"
+    return [
+        f"Intervals count what {sampled} and test images contribute (Student's t and a bootstrap). A seed names the order, the "
+        f"initial weights and the views{'' if opened.study.draws else ', and draws the subset'}. All rows share their test "
+        "images: differences and gains are taken seed by seed on the same images, and are surer than two intervals side by "
+        "side suggest.",
+        "Where many pairs are compared, verdicts rest on p-values adjusted by Holm's method: a whole table shows something by "
+        "chance in one case of twenty. The interval beside a difference is that of the pair alone.",
+        *(_about_task(task) for task in opened.tasks),
+        f"The shift index is a distance on features of {REFERENCE}: 0 is another sample of the downstream images, 1 is noise "
+        "with their pixel values. Another encoder gives other numbers. Trends over the index take it as exact.",
+        *_remarks(results),
+        *_shifts(results),
+        *_sources(results),
+    ]
+
+
+def _about_task(task: Task) -> str:
+    return (
+        f"{task.name}: probes learn from {len(task.train.indices):,} labelled images; hyperparameters are chosen on "
+        f"{len(task.validation.indices):,} others; {METRICS[task.metric].text} of the {len(task.test.indices):,} test images "
+        "is reported once. Encoders are finished and frozen (offline), unless it says fine-tuned."
+    )
+
+
+def _remarks(results: Results) -> list[str]:
+    """What the tasks have to say, each once whatever the number of runs that said it."""
+    everyone = [results.pixels, *results.floors.values(), *(judged for _, judged in results.runs)]
+    said = [
+        f"{task}: {note.rstrip('.')}."
+        for judged in everyone
+        for task, scores in judged.scores.items()
+        for note in scores["notes"]
+    ]
+    counts = Counter(said)
+    return [
+        note if count == len(everyone) else f"{note} (so for {count} of {len(everyone)} encoders)"
+        for note, count in counts.items()
+    ]
+
+
+def _shifts(results: Results) -> list[str]:
+    found = []
+    for name, shift in results.shifts.items():
+        if "why" in shift:
+            found.append(f"{name}: no shift index. {shift['why']}")
+        elif shift["sample_size"] < 2 * shift.get("dimensions", -math.inf):
+            found.append(
+                f"{name}: its shift index rests on {shift['sample_size']} images a side for {shift['dimensions']} features, "
+                "too few for a steady value; do not compare it with one of another number of images."
+            )
+    return found
+
+
+def _sources(results: Results) -> list[str]:
+    opened, found = results.opened, []
+    for candidate in opened.candidates:
+        broken = max((judged.trained["broken"] for _, judged in runs_of(results, candidate.name, candidate.unique)), default=0)
+        if broken:
+            found.append(
+                f"{candidate.name}: up to {broken:,} of {candidate.unique:,} different images could not be read in a run; "
+                "another one stood in for each, and N counts those that could. broken.csv in the run's folder lists them."
+            )
+    for uri, leaks in results.leaks.items():
+        if "why" in leaks:
+            found.append(f"{uri}: not searched for test images, since {leaks['why']}.")
+    for uri, source in opened.sources.items():
+        if opened.withheld.get(uri):
+            found.append(f"{uri}: images that are also in the held-out test split are left out; {len(source):,} remain.")
+        if source.refused:
+            some = "; ".join(f"{path} ({reason})" for path, reason in source.refused[:5])
+            found.append(f"{uri}: {len(source.refused)} files are no readable images and not counted in N, e.g. {some}.")
+    return found
