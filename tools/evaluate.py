@@ -5,9 +5,10 @@ r"""Judges finished encoders on labelled images: how well do they serve, how sur
     python -m tools.evaluate --run=results/quickstart --task=... --task=... --evaluations=knn,linear,few_shot,finetune
 
 A run is the folder of a finished run, of a whole study (all its finished runs), or a file of an encoder: of ours, or of a
-published one (`python -m tools.fetch_encoder`). Runs that differ by their seed alone are one line. Hyperparameters are chosen on validation images, the test split is scored once,
-intervals are over seeds and test images, differences are taken on the same test images. OUT gets `scores.csv`,
-`comparisons.csv`, `table.md` and the predictions; features are cached there, and the same command goes on where it stopped.
+published one (`python -m tools.fetch_encoder`). Runs that differ by their seed alone are one line. Hyperparameters are chosen
+on validation images, the test split is scored once, intervals are over seeds and test images, differences are taken on the same
+test images. OUT gets `scores.csv`, `comparisons.csv`, `table.md` and the predictions; features are cached there, and the same
+command goes on where it stopped.
 """
 
 import csv

@@ -1,5 +1,7 @@
 """What a survey of sources says, in sentences: no more than its intervals allow."""
 
+import itertools
+
 from sslshift.shift.index import ShiftIndex, index_difference
 from sslshift.shift.survey import Survey
 
@@ -18,11 +20,24 @@ _WAYS = {
 }
 
 
+def digits(index: ShiftIndex) -> list[str]:
+    """Value, low and high with as many digits as the interval deserves.
+
+    Example:
+      >>> digits(ShiftIndex(0.0004, -0.0011, 0.002, 0, 0, 1, 100, 20)), digits(ShiftIndex(0.514, 0.2, 0.8, 0, 0, 1, 100, 20))
+      (['0.000', '-0.001', '0.002'], ['0.51', '0.20', '0.80'])
+    """
+    places = 2 if index.high - index.low >= 0.02 else 3
+    # No minus before what is printed as 0.
+    return [f"{0.0 if round(each, places) == 0 else each:.{places}f}" for each in index[:3]]
+
+
 def source_sentence(name: str, index: ShiftIndex) -> str:
     """One source, by itself."""
-    interval = f"({index.value:.2f}, 95% interval {index.low:.2f} to {index.high:.2f})"
+    value, low, high = digits(index)
+    interval = f"({value}, 95% interval {low} to {high})"
     if index.low <= 0 <= index.high:
-        more = f"; it may be up to {index.high:.2f} away" if index.high > 0.1 else ""
+        more = f"; it may be up to {high} away" if index.high > 0.1 else ""
         return f"{name} cannot be told from more of the same as the target {interval}{more}."
     if index.high < 0:
         return f"{name} is nearer to the target than the target's halves are to each other {interval}: look for copies."
@@ -31,7 +46,7 @@ def source_sentence(name: str, index: ShiftIndex) -> str:
     if index.high >= 1:
         return f"{name} is about as far from the target as noise {interval}."
     if index.high - index.low > 0.3:
-        return f"{name} lies somewhere between {index.low:.2f} and {index.high:.2f} of the way to noise; too few images to say."
+        return f"{name} lies somewhere between {low} and {high} of the way to noise; too few images to say."
     if index.value < 0.07:
         return f"{name} is a little away from the target, {_percent(index.value)} of the way to noise {interval}."
     way = _WAYS[min(_WAYS, key=lambda each: abs(each - index.value))]
@@ -50,7 +65,7 @@ def ranking(survey: Survey) -> list[str]:
         if len(first) == 1
         else f"{_listed(first)} are the nearest; which of them is nearer is not shown by these images."
     ]
-    for near, far in zip(names, names[1:], strict=False):
+    for near, far in itertools.pairwise(names):
         difference = index_difference(indices[far], indices[near])
         if difference.shown:
             interval = f"{difference.low:.2g} to {difference.high:.2g}"

@@ -81,6 +81,27 @@ class Survey:
         return 1 - math.prod((n - 1 - i) / (n - 1 + m - i) for i in range(NEIGHBOURS))
 
 
+def least_images(distance: str) -> int:
+    """Of target and source each, for an index by this distance: two halves, each of as many as it needs."""
+    return 2 * max(LEAST, distance_of(distance).least)
+
+
+def common_images(needed: Sequence[int], sources: Sequence[int], distance: str) -> int:
+    """Images of every set that are compared, an even number: as many as the smallest has that has enough.
+
+    Example:
+      >>> common_images([900], [2000, 301, 7], "kernel")
+      300
+
+    Args:
+      needed: images of the target and of noise.
+      sources: images of each source; too few for an index do not count.
+      distance: behind the index.
+    """
+    least = least_images(distance)
+    return min([*needed, *(count for count in sources if count >= least)]) // 2 * 2
+
+
 def survey(
     target: np.ndarray,
     noise: np.ndarray,
@@ -117,7 +138,7 @@ def survey(
     Raises:
       ValueError: no such distance, or none of the sources can be measured: then why the first cannot.
     """
-    least = 2 * max(LEAST, distance_of(distance).least)
+    least = least_images(distance)
     if len(target) < least:
         raise ValueError(
             f"The target has {len(target):,} images that can be read; a shift index by {distance} needs at least {least:,} of "
@@ -125,8 +146,7 @@ def survey(
         )
     scales = {name: ShiftScale(target, noise, key, name, _FEW) for name in distances if name != distance}
     scale = ShiftScale(target, noise, key, distance, repeats)
-    sizes = [len(features) for features in sources.values() if len(features) >= least]
-    size = min([len(target), len(noise), *sizes]) // 2
+    size = common_images([len(target), len(noise)], [len(each) for each in sources.values()], distance) // 2
     measured, failed = {}, {}
     for name, features in sources.items():
         on_source(name)

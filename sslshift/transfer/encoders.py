@@ -1,4 +1,4 @@
-"""The encoder that somebody typed: a file, a run, raw pixels, or an untrained network; with what it is and can see, in words."""
+"""The encoder that somebody typed: a file, a run, raw pixels, or an untrained network; and what it can see, in words."""
 
 import dataclasses
 from collections.abc import Callable
@@ -62,8 +62,8 @@ def encoder_named(text: str, *, seed: int = 0) -> NamedEncoder:
     kind, colon, name = text.partition(":")
     if text == PIXELS:
         remark = (
-            "Raw pixels, at most 32 x 32, tell sources apart by brightness, colour and where these lie, not by what the pictures "
-            f"show. {_BETTER}"
+            "Raw pixels, at most 32 x 32, tell sources apart by brightness, colour and where these lie, not by what the "
+            f"pictures show. {_BETTER}"
         )
         return NamedEncoder("raw pixels", remark, False, None, lambda canvas: pixel_encoder)
     if kind == UNTRAINED:

@@ -1,0 +1,236 @@
+r"""How far is it? Sources of images against yours, before any training: an index from 0 (more of the same) to 1 (noise).
+
+    python -m tools.shift --target=folder:/data/parts --source=folder:/data/near --source="web = arrayrecord:/data/web" --html
+    python -m tools.shift --target=... --source="near = folder:/data/near" --source="web = folder:/data/web" \
+      --mixture="mostly near = 0.7*near + 0.3*web" --encoder=dinov2-small.safetensors
+
+Prints sources ordered by the index with intervals, a reading of it, and raw distances beside; OUT gets `table.md`, `shift.csv`,
+`shift.json`, and with --html the page `shift.html` with the nearest and the farthest images, a map, and a profile over layers.
+Features are kept in OUT: another source later costs only its own images. Without --encoder an untrained network is used, which
+sees texture and colour alone: the page and the tables say so.
+"""
+
+import dataclasses
+import json
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from sslshift.command import run_command
+from sslshift.data.decode import Canvas
+from sslshift.shift.distances import DISTANCES, distance_of
+from sslshift.shift.index import DEFAULT_DISTANCE
+from sslshift.shift.noise import NoiseSource
+from sslshift.shift.reading import reading
+from sslshift.shift.survey import Survey, common_images, survey
+from sslshift.study.records import write_atomically
+from sslshift.transfer.encoders import UNTRAINED, NamedEncoder, encoder_named
+from sslshift.transfer.features import Encoder, extract
+from tools import shift_output as output
+from tools.progress import counting_images
+from tools.shift_inputs import (
+    Encoded,
+    Images,
+    Look,
+    Planned,
+    choose_canvas,
+    encode_images,
+    mix,
+    open_images,
+    parse_mixtures,
+    parse_source,
+    parse_sources,
+)
+
+_SETTINGS = ("target", "source", "mixture", "encoder", "images", "image_size", "distance", "distances", "seed")
+_BESIDE = "kernel,frechet,rbf_mmd,visual_dna,sliced_wasserstein,proxy_a"
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("target", None, "Your images: a URI such as folder:/data/parts, or 'NAME = URI'.", required=True)
+flags.DEFINE_multi_string("source", None, "Images to judge: 'URI' or 'NAME = URI'; may be given many times.", required=True)
+flags.DEFINE_multi_string("mixture", [], "A planned mixture of sources by share: 'NAME = 0.7*near + 0.3*web'; many times.")
+flags.DEFINE_string(
+    "encoder",
+    UNTRAINED,
+    "What sees the images: a .safetensors or .npz file of a published encoder (python -m tools.fetch_encoder), a finished run "
+    "or an encoder of ours, pixels, untrained (a small conv net), or untrained:NAME.",
+)
+flags.DEFINE_integer("images", 2000, "Images of each source and of the target at most, drawn by the seed.", lower_bound=20)
+flags.DEFINE_integer(
+    "image_size",
+    0,
+    "Side in pixels that images are brought to; 0: what the encoder takes, or the target's, up to 64.",
+    lower_bound=0,
+)
+flags.DEFINE_string("distance", DEFAULT_DISTANCE, f"The distance behind the index: {', '.join(DISTANCES)}.")
+flags.DEFINE_string("distances", _BESIDE, "Raw distances shown beside it, separated by commas, or none.")
+flags.DEFINE_integer("seed", 0, "Of all draws, and of an untrained network's weights.", lower_bound=0)
+flags.DEFINE_boolean("html", False, "Also write the page OUT/shift.html.")
+flags.DEFINE_string("out", "results/shift", "Folder for results and kept features.")
+
+
+def main() -> None:
+    out = Path(FLAGS.out).expanduser()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out={FLAGS.out} is a file; name a folder.")
+    beside = [] if FLAGS.distances in ("", "none") else [name.strip() for name in FLAGS.distances.split(",")]
+    for name in (FLAGS.distance, *beside):
+        distance_of(name)
+    declared = parse_sources(FLAGS.source)
+    planned = parse_mixtures(FLAGS.mixture, [each.name for each in declared])
+    named = encoder_named(FLAGS.encoder, seed=FLAGS.seed)
+    console = Console(width=None if Console().is_terminal else 100)
+
+    opened = open_images(parse_source(FLAGS.target)._replace(name="the target"), FLAGS.images, FLAGS.seed)
+    canvas = choose_canvas(named, opened.look, FLAGS.image_size)
+    work = _Work(named, named.build(canvas), canvas, out, console)
+    target = work.encoded(opened)
+    noise = work.noise(opened, target)
+    sets, failed, looks = {}, {}, {"the target": opened.look}
+    for each in declared:
+        try:
+            images = open_images(each, FLAGS.images, FLAGS.seed)
+            looks[each.name] = images.look
+            sets[each.name] = work.encoded(images, target)
+        except (ValueError, OSError) as error:
+            # What the others gave stays worth having.
+            failed[each.name] = str(error)
+            say(console, f"{each.name} cannot be measured: {error}")
+    found = _survey(target, noise, sets, planned, failed, beside, console)
+    _write(found, sets, target, work, looks, console)
+    if found.failed:
+        raise RuntimeError(f"{len(found.failed)} of {len(found.failed) + len(found.measured)} sources could not be measured.")
+
+
+class _Work:
+    """The encoder on its canvas, and where features are kept."""
+
+    def __init__(self, named: NamedEncoder, encode: Encoder, canvas: Canvas, out: Path, console: Console):
+        self.named, self.encode, self.canvas, self.out, self._console = named, encode, canvas, out, console
+
+    def encoded(self, images: Images, target: Encoded | None = None) -> Encoded:
+        with counting_images(self._console, f"images of {images.declared.name}") as on_images:
+            return encode_images(
+                images,
+                self.encode,
+                self.canvas,
+                self.out / "features",
+                by_features=self.named.trained,
+                target=target,
+                on_images=on_images,
+            )
+
+    def noise(self, images: Images, target: Encoded) -> np.ndarray:
+        source = NoiseSource(images.source, target.kept, self.canvas, FLAGS.seed)
+        with counting_images(self._console, "noise") as on_images:
+            indices = np.arange(len(source))
+            return extract(self.encode, source, indices, self.canvas, cache=self.out / "features", on_images=on_images).features
+
+
+def _survey(
+    target: Encoded,
+    noise: np.ndarray,
+    sets: dict[str, Encoded],
+    planned: list[Planned],
+    failed: dict[str, str],
+    beside: list[str],
+    console: Console,
+) -> Survey:
+    """The survey of sources and mixtures; those are added to `sets`."""
+    if not sets:
+        name, why = next(iter(failed.items()))
+        raise ValueError(why if len(failed) == 1 else f"None of the {len(failed)} sources can be measured; {name}: {why}")
+    count = common_images([len(target.features), len(noise)], [len(each.features) for each in sets.values()], FLAGS.distance)
+    for each in planned:
+        try:
+            sets[each.name] = mix(each, sets, count)
+        except ValueError as error:
+            failed[each.name] = str(error)
+    with console.status("") as status:
+        found = survey(
+            target.features,
+            noise,
+            {name: each.features for name, each in sets.items()},
+            key=jax.random.key(FLAGS.seed),
+            distance=FLAGS.distance,
+            distances=beside,
+            on_source=lambda name: status.update(f"measuring {name}"),
+        )
+    return dataclasses.replace(found, failed=failed | found.failed)
+
+
+def _write(
+    found: Survey, sets: dict[str, Encoded], target: Encoded, work: _Work, looks: dict[str, Look], console: Console
+) -> None:
+    """Shows and writes all that was found."""
+    trained = work.named.trained
+    introduction = _introduction(found, target, work, looks)
+    sentences, small = reading(found), output.notes(found, trained)
+    warnings = output.remarks(sets, target) + [note for each in found.measured.values() for note in each.notes]
+    tables = {
+        "How far from the target": output.main_table(found, sets),
+        "Raw distances": output.raw_table(found),
+        "What else tells sources apart": output.diversity_table(found),
+    }
+    tables = {title: lines for title, lines in tables.items() if lines}
+    for line in introduction:
+        say(console, line)
+    for title, lines in tables.items():
+        console.print()
+        output.show(console, lines, title, whole=lines is tables["How far from the target"])
+    console.print()
+    for line in [*warnings, *sentences]:
+        say(console, f"- {line}")
+    console.print()
+    for line in small:
+        say(console, line, style="dim")
+    work.out.mkdir(parents=True, exist_ok=True)
+    text = output.markdown(list(tables.values()), [*introduction, *warnings, *sentences], small)
+    record = output.as_json(found, sets, target) | {
+        "encoder": {"title": work.named.title, "remark": work.named.remark, "card": work.named.card},
+        "canvas": list(work.canvas),
+        "settings": {name: FLAGS[name].value for name in _SETTINGS},
+        "versions": {name: metadata.version(name) for name in ("sslshift", "jax", "flax", "numpy")},
+        "reading": [*warnings, *sentences],
+    }
+    files = {
+        "table.md": text,
+        "shift.csv": output.as_csv(found, sets),
+        "shift.json": json.dumps(record, indent=2, default=str) + "\n",
+    }
+    for name, content in files.items():
+        write_atomically(work.out / name, content)
+    say(console, f"wrote {', '.join(str(work.out / name) for name in files)}")
+
+
+def _introduction(found: Survey, target: Encoded, work: _Work, looks: dict[str, Look]) -> list[str]:
+    about, named = target.about, work.named
+    lines = [
+        f"Target: {about['uri']}, {about['used']:,} of {about['images']:,} images. Encoder: {named.title}, "
+        f"{target.features.shape[1]:,} features. Index by the {distance_of(found.distance).title} distance at "
+        f"{found.sample_size:,} images a side.",
+        *([named.remark] if named.remark else []),
+        *output.about_images(looks, work.canvas),
+    ]
+    learned = [
+        uri
+        for uri in named.card.get("sources", {})
+        if uri in [target.about["uri"], *(parse_source(s).uri for s in FLAGS.source)]
+    ]
+    if learned:
+        lines.append(
+            f"The encoder was trained on {', '.join(learned)}: take one that neither side trained, or judge these with care."
+        )
+    return lines
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal, style=style)
+
+
+if __name__ == "__main__":
+    run_command(main)

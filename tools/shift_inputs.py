@@ -1,0 +1,288 @@
+"""What `tools.shift` is asked about: sources and planned mixtures out of text, their images on one canvas, and the features."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sslshift.data.curation.duplicates import MIN_COSINE
+from sslshift.data.curation.pairs import exact_pairs, near_pairs_by_features
+from sslshift.data.decode import BrokenImageError, Canvas
+from sslshift.data.mixture import apportion
+from sslshift.data.permutation import permute
+from sslshift.data.sources import SCHEMES, Source, cached, open_source
+from sslshift.transfer.encoders import NamedEncoder
+from sslshift.transfer.features import Encoder, Extracted, extract
+
+# Side that an encoder without a size of its own sees at most; images looked at for their size.
+_SIDE, _LOOKED_AT = 64, 24
+# What the seeded order of a source is for; 1 to 7 are the sample plan's, the subsets' and the splits'.
+_DRAW = 8
+_SHARE = r"(\d*\.?\d+(?:e-?\d+)?)(%?)"
+
+
+class Declared(NamedTuple):
+    """A source that somebody typed."""
+
+    name: str
+    uri: str
+
+
+class Planned(NamedTuple):
+    """A mixture of named sources by share."""
+
+    name: str
+    shares: dict[str, float]
+
+
+def parse_source(text: str) -> Declared:
+    """`URI` or `NAME = URI`.
+
+    Example:
+      >>> parse_source("folder:/data/web"), parse_source("shop = csv:list.csv?labels=multi").name
+      (Declared(name='web', uri='folder:/data/web'), 'shop')
+
+    Raises:
+      ValueError: it is neither.
+    """
+    given, uri = _parts(text)
+    return Declared(given or _short(uri), uri)
+
+
+def _parts(text: str) -> tuple[str, str]:
+    match = re.fullmatch(rf"(?:(?P<name>[^=:?]+?)\s*=\s*)?(?P<uri>(?:{'|'.join(SCHEMES)}):.*)", text.strip())
+    if not match:
+        schemes = ", ".join(f"{scheme}:" for scheme in SCHEMES)
+        raise ValueError(f"A source is written 'URI' or 'NAME = URI', and a URI begins with {schemes}; got {text!r}.")
+    return match["name"] or "", match["uri"]
+
+
+def _short(uri: str) -> str:
+    """The last part of a path; what is no path, without its options."""
+    scheme, _, rest = uri.partition(":")
+    rest = rest.partition("?")[0]
+    return (Path(rest).name if scheme in ("folder", "csv", "parquet", "arrayrecord") else rest) or uri
+
+
+def parse_sources(texts: Sequence[str]) -> list[Declared]:
+    """Sources with different names: of those that were not named and would be called alike, the whole URI.
+
+    Raises:
+      ValueError: two have one name.
+    """
+    parts, short = [_parts(text) for text in texts], [parse_source(text).name for text in texts]
+    names = [given or (name if short.count(name) == 1 else uri) for (given, uri), name in zip(parts, short, strict=True)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ValueError(f"--source: two sources are called {twice}; write 'NAME = URI' to tell them apart.")
+    return [Declared(name, uri) for name, (_, uri) in zip(names, parts, strict=True)]
+
+
+def parse_mixture(text: str, names: Sequence[str]) -> Planned:
+    """`NAME = 0.7*near + 0.3*web`; percentages do as well, and the shares sum to 1.
+
+    Example:
+      >>> parse_mixture("more = 70%*near + 0.3*web", ["near", "web"])
+      Planned(name='more', shares={'near': 0.7, 'web': 0.3})
+
+    Raises:
+      ValueError: it is not written so, a source is unknown, or shares do not sum to 1.
+    """
+    match = re.fullmatch(r"(?:(?P<name>[^=*]+?)\s*=\s*)?(?P<parts>.*)", text.strip())
+    name, parts = match["name"] or text.strip(), match["parts"]
+    shares: dict[str, float] = {}
+    for part in (piece.strip() for piece in re.split(r"\s\+\s|\+(?=\s*[\d.]+%?\s*\*)", parts)):
+        match = re.fullmatch(rf"{_SHARE}\s*\*\s*(?P<source>.+)", part)
+        if not match:
+            raise ValueError(f"--mixture: {text!r}: {part!r} is no share; write 'NAME = 0.7*near + 0.3*web'.")
+        source = match["source"].strip()
+        if source not in names:
+            raise ValueError(f"--mixture: {text!r} names {source!r}, which is no --source; there is {', '.join(names)}.")
+        if source in shares:
+            raise ValueError(f"--mixture: {text!r} names {source} twice.")
+        shares[source] = float(match[1]) / (100 if match[2] else 1)
+    if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError(f"--mixture: the shares of {text!r} are above 0 and sum to 1, not to {sum(shares.values()):g}.")
+    return Planned(name, shares)
+
+
+def parse_mixtures(texts: Sequence[str], names: Sequence[str]) -> list[Planned]:
+    """Mixtures with names of their own.
+
+    Raises:
+      ValueError: as `parse_mixture`, or a name is taken.
+    """
+    found = [parse_mixture(text, names) for text in texts]
+    taken = [*names, *(each.name for each in found)]
+    twice = next((each.name for each in found if taken.count(each.name) > 1), None)
+    if twice:
+        raise ValueError(f"--mixture: {twice} is the name of something else already; give the mixture another.")
+    return found
+
+
+class Look(NamedTuple):
+    """Shapes of some images of a source: shorter and longer sides, and how many are colour."""
+
+    sides: tuple[tuple[int, int], ...]
+    colour: int
+
+    @property
+    def text(self) -> str:
+        (low, high), count = (min(self.sides), max(self.sides)), len(self.sides)
+        size = f"{low[0]} x {low[1]}" + (f" to {high[0]} x {high[1]}" if low != high else "")
+        kind = "colour" if self.colour == count else "grey" if not self.colour else f"{self.colour} of {count} in colour"
+        return f"{size}, {kind}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images:
+    """The images of a source that are looked at, in a seeded order."""
+
+    declared: Declared
+    source: Source
+    indices: np.ndarray
+    look: Look
+
+
+def open_images(declared: Declared, count: int, seed: int) -> Images:
+    """Opens a source and draws at most `count` of its images.
+
+    Raises:
+      ValueError: it cannot be opened, or none of the images looked at can be read.
+    """
+    source = open_source(declared.uri)
+    indices = permute(np.arange(min(count, len(source))), len(source), _DRAW, seed)
+    shapes, why = [], ""
+    for index in indices[:_LOOKED_AT].tolist():
+        try:
+            shapes.append(source.image(index).shape)
+        except BrokenImageError as error:
+            why = str(error)
+    if not shapes:
+        raise ValueError(f"{declared.name}: none of the {min(_LOOKED_AT, len(indices))} images looked at can be read: {why}.")
+    sides = tuple((min(shape[:2]), max(shape[:2])) for shape in shapes)
+    return Images(declared, source, indices, Look(sides, sum(shape[2] == 3 for shape in shapes)))
+
+
+def choose_canvas(named: NamedEncoder, target: Look, image_size: int) -> Canvas:
+    """What all images are brought to: what the encoder takes, or else near to what the target's images are."""
+    if named.canvas:
+        height, width, channels = named.canvas
+        return Canvas(image_size or height, image_size or width, channels)
+    side = image_size or min(_SIDE, int(np.median([short for short, _ in target.sides])))
+    if not image_size:
+        side = max(named.multiple, side // named.multiple * named.multiple)
+    return Canvas(side, side, 3 if target.colour else 1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoded:
+    """A source, or a planned mixture of sources, as its features.
+
+    Attributes:
+      name: what tables call it.
+      features: float32 `[n, dim]` of the images that can be read, in a random order.
+      about: size, licence, cost and so on, for tables and files.
+      images: of a source; None: a mixture.
+      kept: indices of the features' images in the source.
+    """
+
+    name: str
+    features: np.ndarray
+    about: dict
+    images: Images | None = None
+    kept: np.ndarray | None = None
+    digests: np.ndarray | None = None
+
+
+def encode_images(
+    images: Images,
+    encode: Encoder,
+    canvas: Canvas,
+    cache: Path,
+    *,
+    by_features: bool,
+    target: Encoded | None = None,
+    on_images: Callable[[int, int], None] = lambda done, total: None,
+) -> Encoded:
+    """Features of a source's images, and what is known of it.
+
+    Args:
+      images: of the source.
+      encode: the encoder.
+      canvas: that images are brought to.
+      cache: folder of features.
+      by_features: whether near-duplicates are told by features, which an untrained encoder's do not.
+      target: whose exact copies are counted; None: this is the target.
+      on_images: called with the numbers of images done and wanted.
+
+    Raises:
+      ValueError: no image can be read, or features are not finite.
+    """
+    source, name = images.source, images.declared.name
+    try:
+        found = extract(encode, cached(source, canvas, 1 << 28), images.indices, canvas, cache=cache, on_images=on_images)
+    except ValueError as error:
+        raise ValueError(f"{name}: {str(error).removeprefix(f'{source.name}: ')}") from error
+    about = {
+        "kind": "source",
+        "uri": images.declared.uri,
+        "images": len(source),
+        "looked_at": len(images.indices),
+        "used": len(found.features),
+        "unique": _unique(found, by_features),
+        "licence": source.licence,
+        "cost_per_image": source.cost_per_image,
+        "looks": images.look.text,
+        "broken": [f"{source.origin(index)}: {why}" for index, why in found.broken],
+        "refused": [f"{path} ({why})" for path, why in source.refused],
+        "fingerprint": source.fingerprint,
+    }
+    if target is not None:
+        of_target = {digest.tobytes() for digest in target.digests}
+        about["copies"] = sum(digest.tobytes() in of_target for digest in found.digests)
+    return Encoded(name, found.features, about, images, images.indices[found.kept], found.digests)
+
+
+def _unique(found: Extracted, by_features: bool) -> int:
+    pairs = exact_pairs([digest.tobytes() for digest in found.digests])
+    if by_features:
+        pairs = near_pairs_by_features(found.features, MIN_COSINE)
+    # They link groups, each by one pair less than it has images.
+    return len(found.features) - pairs.count
+
+
+def mix(planned: Planned, parts: Mapping[str, Encoded], count: int) -> Encoded:
+    """A planned mixture: of each component's features the first ones, in exact proportion; no image is read again.
+
+    Args:
+      planned: the mixture.
+      parts: the sources by name.
+      count: images of the mixture: as many as all else is compared at, so that no draw of a part of them is out of proportion.
+
+    Raises:
+      ValueError: a component could not be read, or has too few images for its share.
+    """
+    shares = list(planned.shares.values())
+    counts = dict(zip(planned.shares, apportion(count, shares), strict=True))
+    for name, part in counts.items():
+        if name not in parts:
+            raise ValueError(f"its component {name} cannot be measured")
+        have = len(parts[name].features)
+        if part > have:
+            raise ValueError(f"its share of {name} is {part:,} of {count:,} images, and {have:,} can be read")
+    features = np.concatenate([parts[name].features[:part] for name, part in counts.items()])
+    abouts = [parts[name].about for name in counts]
+    about = {
+        "kind": "mixture",
+        "uri": " + ".join(f"{share:g}*{name}" for name, share in planned.shares.items()),
+        "used": count,
+        "licence": ", ".join(dict.fromkeys(about["licence"] for about in abouts)),
+        "cost_per_image": float(np.dot([about["cost_per_image"] for about in abouts], shares)),
+        "shares": planned.shares,
+        "counts": counts,
+    }
+    return Encoded(planned.name, features[permute(np.arange(count), count, _DRAW, 0)], about)

@@ -1,0 +1,211 @@
+"""What `tools.shift` prints and writes: two tables, the reading, and the same as Markdown, CSV and JSON."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sslshift.data.curation.duplicates import MIN_COSINE
+from sslshift.data.decode import Canvas
+from sslshift.shift.distances import DISTANCES, distance_of
+from sslshift.shift.reading import digits
+from sslshift.shift.survey import Measured, Survey
+from tools.shift_inputs import Encoded, Look
+
+Lines = list[list[str]]
+FLOOR = "floor"
+
+
+def main_table(survey: Survey, sets: Mapping[str, Encoded]) -> Lines:
+    """Sources and mixtures, the nearest first; those that could not be measured at the end."""
+    copies = any(each.about.get("copies") for each in sets.values())
+    costs = any(each.about["cost_per_image"] for each in sets.values())
+    head = ["source", "images", "unique", *(["copies"] if copies else []), *(["cost"] if costs else [])]
+    lines = [[*head, "licence", "index", "covers"]]
+    for name in [*survey.measured, *survey.failed]:
+        about, found = sets[name].about if name in sets else {}, survey.measured.get(name)
+        lines.append(
+            [
+                name,
+                _used(about),
+                f"{about['unique']:,}" if "unique" in about else "",
+                *([f"{about['copies']:,}" if about.get("copies") else ""] if copies else []),
+                *([_cost(about)] if costs else []),
+                about.get("licence", ""),
+                index_text(found) if found else "not measured",
+                f"{100 * found.coverage.target:.0f}%" if found else "",
+            ]
+        )
+    return lines
+
+
+def _used(about: Mapping) -> str:
+    if not about:
+        return ""
+    if about["kind"] == "mixture":
+        return f"{about['used']:,} planned"
+    return f"{about['used']:,} of {about['images']:,}" if about["used"] < about["images"] else f"{about['used']:,}"
+
+
+def _cost(about: Mapping) -> str:
+    if not about or not about["cost_per_image"]:
+        return ""
+    total = f", {about['cost_per_image'] * about['images']:,.6g} in all" if "images" in about else ""
+    return f"{about['cost_per_image']:.3g} each{total}"
+
+
+def index_text(found: Measured) -> str:
+    return "{} [{}, {}]".format(*digits(found.index))
+
+
+def raw_table(survey: Survey) -> Lines:
+    """Raw distances with their floor, which is the same for all sources; empty if none was asked for."""
+    names = list(next(iter(survey.measured.values())).raw)
+    if not names:
+        return []
+    lines = [["source", *(DISTANCES[name].title for name in names)]]
+    lines += [[source, *(_number(found.raw[name].value) for name in names)] for source, found in survey.measured.items()]
+    floors = {name: [found.raw[name].floor for found in survey.measured.values()] for name in names}
+    known = [[floor for floor in each if not math.isnan(floor)] for each in floors.values()]
+    return [*lines, [FLOOR, *(_number(each[0]) if each else "n/a" for each in known)]]
+
+
+def _number(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{value:.3g}"
+
+
+def diversity_table(survey: Survey) -> Lines:
+    """Coverage the other way and scores of diversity."""
+    lines = [["source", "near the target", "Vendi score", "effective rank"]]
+    rows = [(name, f"{100 * each.coverage.source:.0f}%", each.vendi, each.rank) for name, each in survey.measured.items()]
+    rows.append(("the target itself", "", survey.vendi, survey.rank))
+    return lines + [[name, share, _number(vendi), _number(rank)] for name, share, vendi, rank in rows]
+
+
+def notes(survey: Survey, by_features: bool) -> list[str]:
+    """How to read the tables."""
+    names = list(next(iter(survey.measured.values())).raw)
+    unique = f"exact copies and those of a cosine of at least {MIN_COSINE:g}" if by_features else "exact copies"
+    return [
+        f"index: 0 is another sample of the target, 1 is noise with the target's pixel values, more is possible; by the "
+        f"{distance_of(survey.distance).title} distance ({distance_of(survey.distance).caveat}), {survey.sample_size:,} images "
+        "on each side, 95% interval over halves of the images.",
+        f"covers: share of the target's images with a near one among {survey.images:,} of the source; more of the target "
+        f"itself would cover {100 * survey.coverage_expected:.0f}%. near the target: the same the other way round.",
+        f"unique: of the images looked at, less {unique}; python -m tools.find_duplicates looks at all.",
+        "Vendi score and effective rank: how many kinds of images or of features there are; they depend on the number of "
+        f"images ({survey.images:,} here) and on the encoder.",
+        *(f"{DISTANCES[name].title}: {DISTANCES[name].caveat}." for name in names),
+        *([f"{FLOOR}: between two halves of the target; raw distances have no interval."] if names else []),
+    ]
+
+
+def remarks(sets: Mapping[str, Encoded], target: Encoded) -> list[str]:
+    """Warnings about images: copies of the target, and those that cannot be read."""
+    said = []
+    for name, each in {target.name: target, **sets}.items():
+        about = each.about
+        if about["kind"] == "mixture":
+            continue
+        if about.get("copies"):
+            same = " It is the target itself." if about["fingerprint"] == target.about["fingerprint"] else ""
+            said.append(
+                f"Warning: {about['copies']:,} of the {about['used']:,} images of {name} are exact copies of images of the "
+                f"target; do not train on those that you test on.{same}"
+            )
+        for what, listed, total in (
+            ("images cannot be read", about["broken"], f"{len(about['broken']):,} of {about['looked_at']:,}"),
+            ("files are no readable images and not counted", about["refused"], f"{len(about['refused']):,}"),
+        ):
+            if listed:
+                said.append(f"{name}: {total} {what}, e.g. {listed[0]}.")
+    return said
+
+
+def about_images(looks: Mapping[str, Look], canvas: Canvas) -> list[str]:
+    """That sizes or colours differ, if they do, and what that does."""
+    told = "; ".join(f"{name} {look.text}" for name, look in looks.items())
+    small = [name for name, look in looks.items() if min(look.sides)[0] < min(canvas[:2])]
+    seen = f"{canvas.height} x {canvas.width} {'grey' if canvas.channels == 1 else 'colour'}"
+    said = [f"Images are scaled to cover {seen} and cropped at the centre: {told}."]
+    if len({look.colour > 0 for look in looks.values()}) > 1:
+        kind = "turned grey and do not count" if canvas.channels == 1 else "part of the distance"
+        said.append(f"Some sources are grey and some in colour: {'colours are' if canvas.channels == 1 else 'that is'} {kind}.")
+    if small and len(small) < len(looks):
+        said.append(f"{', '.join(small)}: smaller images are enlarged, and the blur of that is part of the distance.")
+    return said
+
+
+def show(console: Console, lines: Lines, title: str, whole: bool = False) -> None:
+    """Prints a table; `whole`: numbers are not wrapped."""
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for head in lines[0]:
+        words = head in ("source", "licence", "cost")
+        table.add_column(
+            head, justify="left" if words else "right", no_wrap=not words, overflow="fold" if words else "ellipsis"
+        )
+    for line in lines[1:]:
+        table.add_row(*map(Text, line))
+    console.print(table)
+
+
+def markdown(tables: Sequence[Lines], sentences: Sequence[str], small: Sequence[str]) -> str:
+    parts = ["\n".join(f"- {sentence}" for sentence in sentences)]
+    for lines in tables:
+        rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+        parts.append("\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows))
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in small)]) + "\n"
+
+
+def as_csv(survey: Survey, sets: Mapping[str, Encoded]) -> str:
+    """A line per source; numbers of six digits, the same bytes whenever the same is measured."""
+    raw = list(next(iter(survey.measured.values())).raw)
+    head = ["source", "kind", "uri", "images", "used", "unique", "copies_of_target", "cost_per_image", "licence"]
+    head += ["distance", "index", "low", "high", "sample_size", "covers_target", "near_target", "vendi", "effective_rank"]
+    head += [f"{name}{what}" for name in raw for what in ("", "_floor", "_index")] + ["why"]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    for name in [*survey.measured, *survey.failed]:
+        about, found = sets[name].about if name in sets else {}, survey.measured.get(name)
+        line = [name, *(about.get(key, "") for key in ("kind", "uri", "images", "used", "unique", "copies"))]
+        line += [about.get("cost_per_image", ""), about.get("licence", "")]
+        if found:
+            index, covered = found.index, found.coverage
+            line += [survey.distance, *index[:3], index.sample_size, *covered, found.vendi, found.rank]
+            line += [value for each in found.raw.values() for value in each[:3]] + ["; ".join(found.notes)]
+        else:
+            line += [""] * (len(head) - len(line) - 1) + [survey.failed[name]]
+        writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in line)
+    return out.getvalue()
+
+
+def as_json(survey: Survey, sets: Mapping[str, Encoded], target: Encoded) -> dict:
+    """Everything that was found; numbers that are not there are null."""
+    found = {
+        name: {
+            **sets[name].about,
+            "index": each.index._asdict(),
+            "raw": {other: raw._asdict() for other, raw in each.raw.items()},
+            "coverage": each.coverage._asdict(),
+            "vendi": each.vendi,
+            "effective_rank": each.rank,
+            "notes": list(each.notes),
+        }
+        for name, each in survey.measured.items()
+    }
+    about = {"distance": survey.distance, "sample_size": survey.sample_size, "coverage_expected": survey.coverage_expected}
+    target_about = {**target.about, "vendi": survey.vendi, "effective_rank": survey.rank}
+    return _plain({**about, "target": target_about, "sources": found, "failed": survey.failed})
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
