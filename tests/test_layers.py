@@ -9,6 +9,7 @@ import pytest
 
 from sslshift.models import PretrainedEncoder, ViT
 from sslshift.models.reference import layer_activations
+from sslshift.models.vit import Block
 from sslshift.shift import (
     Histograms,
     LayerProfile,
@@ -47,6 +48,28 @@ class Inverse(nn.Module):
     def __call__(self, x, *, train):
         del train
         self.sow("intermediates", "map", 1 / x)
+        return x.mean(axis=(1, 2))
+
+
+class Step(Block):
+    """A block that costs nothing to compile."""
+
+    gain: float = 1.0
+
+    def __call__(self, x):
+        return x * self.gain
+
+
+class Steps(nn.Module):
+    """Eleven blocks, of which block i gives i times the image, and one may be broken."""
+
+    broken: int = -1
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        del train
+        for place in range(11):
+            Step(1, gain=np.nan if place == self.broken else place, name=f"block{place}")(x)
         return x.mean(axis=(1, 2))
 
 
@@ -395,3 +418,24 @@ def test_activations_that_are_not_finite_name_their_layer(vit, random):
     healthy = {f"block{i}": Ranges(np.zeros(16), np.ones(16), nan.fingerprint) for i in range(3)}
     with pytest.raises(ValueError, match="Layer 'block1'"):
         VisualDna.of(nan, [images_of(random, 4)], LayerRanges(healthy))
+
+
+def test_more_than_ten_layers_keep_their_order_and_their_names(tmp_path, random):
+    images, names = images_of(random, 8, 1), [f"block{i}" for i in range(11)]
+    encoder = pixels(Steps())
+    ranges = LayerRanges.of(encoder, [images])
+    dna = VisualDna.of(encoder, [images], ranges, bins=8)
+    dna.save(tmp_path / "dna.npz")
+    assert list(ranges.layers) == list(dna.counts) == list(VisualDna.load(tmp_path / "dna.npz").over()) == names
+    assert list(layer_profile(dna, dna).layers) == names
+    # Layer i is i times the image: counts are under their own names.
+    assert [each.maximum.item() for each in ranges.layers.values()] == pytest.approx(
+        [i * float(images.max()) for i in range(11)]
+    )
+    for broken in (3, 10):
+        nan = pixels(Steps(broken))
+        of_nan = LayerRanges({name: dataclasses.replace(each, encoder=nan.fingerprint) for name, each in ranges.layers.items()})
+        with pytest.raises(ValueError, match=f"Layer 'block{broken}' has"):
+            LayerRanges.of(nan, [images])
+        with pytest.raises(ValueError, match=f"Layer 'block{broken}' has"):
+            VisualDna.of(nan, [images], of_nan, bins=8)

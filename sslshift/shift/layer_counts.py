@@ -23,17 +23,19 @@ def layer_extremes(
     """The least and the greatest activation of each neuron of every layer, float32 `[neurons]`."""
     mesh = mesh or make_mesh()
     compute = _compiled_extremes(encoder.module, encoder.shape, encoder.mean, encoder.std, mesh)
-    variables, seen = replicate(mesh, encoder.variables), None
+    variables, seen, layers = replicate(mesh, encoder.variables), None, {}
     for images, _ in _blocks(batches, _rounded(batch_size, mesh)):
+        layers = layers or _layers(encoder, images)
         # Filling repeats the last image, which changes no extreme.
         found = compute(variables, shard_batch(mesh, images))
         seen = found if seen is None else _wider(seen, found)
     if seen is None:
         raise ValueError("There are no images whose activations could be looked at.")
     seen = jax.device_get(seen)
-    for name, extremes in seen.items():
-        _require_finite(name, np.isfinite(extremes).all())
-    return seen
+    # What comes from jit has its names in the order of the alphabet, where block10 stands before block2.
+    for name in layers:
+        _require_finite(name, np.isfinite(seen[name]).all())
+    return {name: seen[name] for name in layers}
 
 
 def layer_counts(
@@ -93,11 +95,11 @@ def _compiled_extremes(module, shape, mean, std, mesh):
 def _compiled_counts(module, shape, mean, std, bins, groups, mesh):
     def count(variables, scales, counts, images, of):
         seen = layer_activations(PretrainedEncoder(module, variables, shape, mean, std), images)
-        finite = jnp.stack([jnp.isfinite(each).all() for each in seen.values()])
+        finite = {name: jnp.isfinite(each).all()[None] for name, each in seen.items()}
         placed = {name: _placed(each, *scales[name], bins, of) for name, each in seen.items()}
         # One flat scatter is the fastest of XLA's ways on a CPU, and takes a fraction of the forward pass's time.
         added = {name: counts[name].at[0, where].add(1, mode="drop") for name, where in placed.items()}
-        return added, finite[None]
+        return added, finite
 
     everywhere, split = PartitionSpec(), PartitionSpec("data")
     # Each device counts its own images, so that nothing is sent between devices until the end.
@@ -126,13 +128,24 @@ def _scales(ranges: Mapping[str, Ranges]) -> dict[str, tuple[np.ndarray, np.ndar
     return scales
 
 
+def _layers(encoder: PretrainedEncoder, images: np.ndarray) -> dict[str, tuple[int, ...]]:
+    """The shape of each layer's activations `[n, positions, neurons]`, from the first to the last."""
+    shapes = {}
+
+    def look(images):
+        shapes.update({name: each.shape for name, each in layer_activations(encoder, images).items()})
+
+    jax.eval_shape(look, jax.ShapeDtypeStruct(images.shape, images.dtype))
+    return shapes
+
+
 def _positions(encoder: PretrainedEncoder, images: np.ndarray, ranges: Mapping[str, Ranges]) -> int:
     """The most values that a neuron takes in one image; refuses ranges that do not fit the encoder's layers."""
-    about = jax.eval_shape(lambda images: layer_activations(encoder, images), jax.ShapeDtypeStruct(images.shape, images.dtype))
-    neurons, wanted = ({name: each.shape[-1] for name, each in about.items()}, {k: len(r.minimum) for k, r in ranges.items()})
+    shapes = _layers(encoder, images)
+    neurons, wanted = ({name: shape[-1] for name, shape in shapes.items()}, {k: len(r.minimum) for k, r in ranges.items()})
     if neurons != wanted:
         raise ValueError(f"The ranges are of layers with so many neurons: {wanted}; the encoder has {neurons}.")
-    return max(each.shape[1] for each in about.values())
+    return max(shape[1] for shape in shapes.values())
 
 
 def _zeros(ranges: Mapping[str, Ranges], bins: int, groups: int, mesh: Mesh) -> dict[str, jax.Array]:
@@ -154,10 +167,11 @@ def _wider(x, y):
     return {name: (jnp.minimum(x[name][0], y[name][0]), jnp.maximum(x[name][1], y[name][1])) for name in x}
 
 
-def _require_all_finite(ranges: Mapping[str, Ranges], finite: jax.Array | None) -> None:
+def _require_all_finite(ranges: Mapping[str, Ranges], finite: Mapping[str, jax.Array] | None) -> None:
     if finite is not None:
-        for name, good in zip(ranges, np.asarray(finite).all(axis=0), strict=True):
-            _require_finite(name, good)
+        # In the ranges' order, from the first layer to the last: the first that is broken breaks those after it.
+        for name in ranges:
+            _require_finite(name, np.asarray(finite[name]).all())
 
 
 def _require_finite(layer: str, finite: bool) -> None:

@@ -68,7 +68,7 @@ class VisualDna(Stored):
 
     Images are dealt by turns into groups, so that distances between disjoint halves of a set, which show what is chance, come
     from what is stored. `save(path)` and `VisualDna.load(path)` keep it in a file: a new downstream set is compared with old
-    sources without touching their images.
+    sources without touching their images. Bring all to one size of image: activations depend on it.
 
     Example:
       >>> import jax, numpy as np
@@ -183,7 +183,7 @@ class VisualDna(Stored):
         }
 
     def floor(self) -> float:
-        """The distance between two disjoint halves of the images, `count // 2` each, averaged over neurons and splits.
+        """The distance between two disjoint halves of the images, about `count // 2` each, averaged over neurons and splits.
 
         It is what chance gives at that size; see `layer_profile` for that of each layer, beside a distance at the same size.
         """

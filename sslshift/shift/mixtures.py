@@ -46,8 +46,9 @@ def mixture_moments(parts: Sequence[Moments], shares: Sequence[float]) -> Mixtur
     """Moments of the distribution that draws from each component with its share, however many images each was measured on.
 
     The mean is sum w mean_i, the covariance sum w (S_i + (mean_i - mean)(mean_i - mean)'), with each S_i divided by its own
-    count - 1, so that it estimates what an endless sample of the mixture would have; a finite sample's covariance, times
-    (count - 1) / count throughout, follows the same identity exactly.
+    count - 1, so that it estimates what an endless sample of the mixture would have, but for the error of the means: that
+    adds w (1 - w) S_i / count_i for each component. With covariances divided by count throughout, a sample in which each
+    image stands as often as the shares ask has exactly these moments.
 
     Example:
       >>> import numpy as np
