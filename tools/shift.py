@@ -21,30 +21,17 @@ from absl import flags
 from rich.console import Console
 
 from sslshift.command import run_command
-from sslshift.data.decode import Canvas
 from sslshift.shift.distances import DISTANCES, distance_of
 from sslshift.shift.index import DEFAULT_DISTANCE
-from sslshift.shift.noise import NoiseSource
 from sslshift.shift.reading import reading
 from sslshift.shift.survey import Survey, common_images, survey
 from sslshift.study.records import write_atomically
-from sslshift.transfer.encoders import UNTRAINED, NamedEncoder, encoder_named
-from sslshift.transfer.features import Encoder, extract
+from sslshift.transfer.encoders import UNTRAINED, encoder_named
 from tools import shift_output as output
-from tools.progress import counting_images
-from tools.shift_inputs import (
-    Encoded,
-    Images,
-    Look,
-    Planned,
-    choose_canvas,
-    encode_images,
-    mix,
-    open_images,
-    parse_mixtures,
-    parse_source,
-    parse_sources,
-)
+from tools.shift_declared import Planned, parse_mixtures, parse_source, parse_sources
+from tools.shift_inputs import Encoded, Look, choose_canvas, mix, open_images
+from tools.shift_page import page
+from tools.shift_work import Work
 
 _SETTINGS = ("target", "source", "mixture", "encoder", "images", "image_size", "distance", "distances", "seed")
 _BESIDE = "kernel,frechet,rbf_mmd,visual_dna,sliced_wasserstein,proxy_a"
@@ -87,9 +74,9 @@ def main() -> None:
 
     opened = open_images(parse_source(FLAGS.target)._replace(name="the target"), FLAGS.images, FLAGS.seed)
     canvas = choose_canvas(named, opened.look, FLAGS.image_size)
-    work = _Work(named, named.build(canvas), canvas, out, console)
+    work = Work(named, named.build(canvas), canvas, out, FLAGS.seed, console)
     target = work.encoded(opened)
-    noise = work.noise(opened, target)
+    noise = work.noise(target)
     sets, failed, looks = {}, {}, {"the target": opened.look}
     for each in declared:
         try:
@@ -100,35 +87,10 @@ def main() -> None:
             # What the others gave stays worth having.
             failed[each.name] = str(error)
             say(console, f"{each.name} cannot be measured: {error}")
-    found = _survey(target, noise, sets, planned, failed, beside, console)
-    _write(found, sets, target, work, looks, console)
+    found = _survey(target, noise.features, sets, planned, failed, beside, console)
+    _write(found, sets, target, work, noise, looks, console)
     if found.failed:
         raise RuntimeError(f"{len(found.failed)} of {len(found.failed) + len(found.measured)} sources could not be measured.")
-
-
-class _Work:
-    """The encoder on its canvas, and where features are kept."""
-
-    def __init__(self, named: NamedEncoder, encode: Encoder, canvas: Canvas, out: Path, console: Console):
-        self.named, self.encode, self.canvas, self.out, self._console = named, encode, canvas, out, console
-
-    def encoded(self, images: Images, target: Encoded | None = None) -> Encoded:
-        with counting_images(self._console, f"images of {images.declared.name}") as on_images:
-            return encode_images(
-                images,
-                self.encode,
-                self.canvas,
-                self.out / "features",
-                by_features=self.named.trained,
-                target=target,
-                on_images=on_images,
-            )
-
-    def noise(self, images: Images, target: Encoded) -> np.ndarray:
-        source = NoiseSource(images.source, target.kept, self.canvas, FLAGS.seed)
-        with counting_images(self._console, "noise") as on_images:
-            indices = np.arange(len(source))
-            return extract(self.encode, source, indices, self.canvas, cache=self.out / "features", on_images=on_images).features
 
 
 def _survey(
@@ -164,7 +126,13 @@ def _survey(
 
 
 def _write(
-    found: Survey, sets: dict[str, Encoded], target: Encoded, work: _Work, looks: dict[str, Look], console: Console
+    found: Survey,
+    sets: dict[str, Encoded],
+    target: Encoded,
+    work: Work,
+    noise: Encoded,
+    looks: dict[str, Look],
+    console: Console,
 ) -> None:
     """Shows and writes all that was found."""
     trained = work.named.trained
@@ -204,10 +172,23 @@ def _write(
     }
     for name, content in files.items():
         write_atomically(work.out / name, content)
+    if FLAGS.html:
+        files["shift.html"] = page(
+            found,
+            sets,
+            target,
+            about=introduction,
+            answer=[*warnings, *sentences],
+            tables=tables,
+            notes=small,
+            layers=work.layers(found, sets, target, noise),
+            settings=[["flag", "value"], *([f"--{name}", str(FLAGS[name].value)] for name in _SETTINGS)],
+        )
+        write_atomically(work.out / "shift.html", files["shift.html"])
     say(console, f"wrote {', '.join(str(work.out / name) for name in files)}")
 
 
-def _introduction(found: Survey, target: Encoded, work: _Work, looks: dict[str, Look]) -> list[str]:
+def _introduction(found: Survey, target: Encoded, work: Work, looks: dict[str, Look]) -> list[str]:
     about, named = target.about, work.named
     lines = [
         f"Target: {about['uri']}, {about['used']:,} of {about['images']:,} images. Encoder: {named.title}, "

@@ -1,8 +1,7 @@
-"""What `tools.shift` is asked about: sources and planned mixtures out of text, their images on one canvas, and the features."""
+"""The images that `tools.shift` looks at, on one canvas, as features; planned mixtures are made of these."""
 
 import dataclasses
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,114 +12,16 @@ from sslshift.data.curation.pairs import exact_pairs, near_pairs_by_features
 from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.data.mixture import apportion
 from sslshift.data.permutation import permute
-from sslshift.data.sources import SCHEMES, Source, cached, open_source
+from sslshift.data.sources import Source, cached, open_source
 from sslshift.transfer.encoders import NamedEncoder
 from sslshift.transfer.features import Encoder, Extracted, extract
+from tools.shift_declared import Declared, Planned
 
 # Side that an encoder without a size of its own sees at most; images looked at for their size.
 _SIDE, _LOOKED_AT = 64, 24
+_KEPT_BYTES = 1 << 28
 # What the seeded order of a source is for; 1 to 7 are the sample plan's, the subsets' and the splits'.
 _DRAW = 8
-_SHARE = r"(\d*\.?\d+(?:e-?\d+)?)(%?)"
-
-
-class Declared(NamedTuple):
-    """A source that somebody typed."""
-
-    name: str
-    uri: str
-
-
-class Planned(NamedTuple):
-    """A mixture of named sources by share."""
-
-    name: str
-    shares: dict[str, float]
-
-
-def parse_source(text: str) -> Declared:
-    """`URI` or `NAME = URI`.
-
-    Example:
-      >>> parse_source("folder:/data/web"), parse_source("shop = csv:list.csv?labels=multi").name
-      (Declared(name='web', uri='folder:/data/web'), 'shop')
-
-    Raises:
-      ValueError: it is neither.
-    """
-    given, uri = _parts(text)
-    return Declared(given or _short(uri), uri)
-
-
-def _parts(text: str) -> tuple[str, str]:
-    match = re.fullmatch(rf"(?:(?P<name>[^=:?]+?)\s*=\s*)?(?P<uri>(?:{'|'.join(SCHEMES)}):.*)", text.strip())
-    if not match:
-        schemes = ", ".join(f"{scheme}:" for scheme in SCHEMES)
-        raise ValueError(f"A source is written 'URI' or 'NAME = URI', and a URI begins with {schemes}; got {text!r}.")
-    return match["name"] or "", match["uri"]
-
-
-def _short(uri: str) -> str:
-    """The last part of a path; what is no path, without its options."""
-    scheme, _, rest = uri.partition(":")
-    rest = rest.partition("?")[0]
-    return (Path(rest).name if scheme in ("folder", "csv", "parquet", "arrayrecord") else rest) or uri
-
-
-def parse_sources(texts: Sequence[str]) -> list[Declared]:
-    """Sources with different names: of those that were not named and would be called alike, the whole URI.
-
-    Raises:
-      ValueError: two have one name.
-    """
-    parts, short = [_parts(text) for text in texts], [parse_source(text).name for text in texts]
-    names = [given or (name if short.count(name) == 1 else uri) for (given, uri), name in zip(parts, short, strict=True)]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise ValueError(f"--source: two sources are called {twice}; write 'NAME = URI' to tell them apart.")
-    return [Declared(name, uri) for name, (_, uri) in zip(names, parts, strict=True)]
-
-
-def parse_mixture(text: str, names: Sequence[str]) -> Planned:
-    """`NAME = 0.7*near + 0.3*web`; percentages do as well, and the shares sum to 1.
-
-    Example:
-      >>> parse_mixture("more = 70%*near + 0.3*web", ["near", "web"])
-      Planned(name='more', shares={'near': 0.7, 'web': 0.3})
-
-    Raises:
-      ValueError: it is not written so, a source is unknown, or shares do not sum to 1.
-    """
-    match = re.fullmatch(r"(?:(?P<name>[^=*]+?)\s*=\s*)?(?P<parts>.*)", text.strip())
-    name, parts = match["name"] or text.strip(), match["parts"]
-    shares: dict[str, float] = {}
-    for part in (piece.strip() for piece in re.split(r"\s\+\s|\+(?=\s*[\d.]+%?\s*\*)", parts)):
-        match = re.fullmatch(rf"{_SHARE}\s*\*\s*(?P<source>.+)", part)
-        if not match:
-            raise ValueError(f"--mixture: {text!r}: {part!r} is no share; write 'NAME = 0.7*near + 0.3*web'.")
-        source = match["source"].strip()
-        if source not in names:
-            raise ValueError(f"--mixture: {text!r} names {source!r}, which is no --source; there is {', '.join(names)}.")
-        if source in shares:
-            raise ValueError(f"--mixture: {text!r} names {source} twice.")
-        shares[source] = float(match[1]) / (100 if match[2] else 1)
-    if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
-        raise ValueError(f"--mixture: the shares of {text!r} are above 0 and sum to 1, not to {sum(shares.values()):g}.")
-    return Planned(name, shares)
-
-
-def parse_mixtures(texts: Sequence[str], names: Sequence[str]) -> list[Planned]:
-    """Mixtures with names of their own.
-
-    Raises:
-      ValueError: as `parse_mixture`, or a name is taken.
-    """
-    found = [parse_mixture(text, names) for text in texts]
-    taken = [*names, *(each.name for each in found)]
-    twice = next((each.name for each in found if taken.count(each.name) > 1), None)
-    if twice:
-        raise ValueError(f"--mixture: {twice} is the name of something else already; give the mixture another.")
-    return found
 
 
 class Look(NamedTuple):
@@ -188,6 +89,8 @@ class Encoded:
       about: size, licence, cost and so on, for tables and files.
       images: of a source; None: a mixture.
       kept: indices of the features' images in the source.
+      digests: of their pixels on the canvas, uint8 `[n, 16]`.
+      reader: the source, its images on the canvas kept in memory if they fit.
     """
 
     name: str
@@ -196,6 +99,7 @@ class Encoded:
     images: Images | None = None
     kept: np.ndarray | None = None
     digests: np.ndarray | None = None
+    reader: Source | None = None
 
 
 def encode_images(
@@ -222,9 +126,9 @@ def encode_images(
     Raises:
       ValueError: no image can be read, or features are not finite.
     """
-    source, name = images.source, images.declared.name
+    source, name, reader = images.source, images.declared.name, cached(images.source, canvas, _KEPT_BYTES)
     try:
-        found = extract(encode, cached(source, canvas, 1 << 28), images.indices, canvas, cache=cache, on_images=on_images)
+        found = extract(encode, reader, images.indices, canvas, cache=cache, on_images=on_images)
     except ValueError as error:
         raise ValueError(f"{name}: {str(error).removeprefix(f'{source.name}: ')}") from error
     about = {
@@ -244,7 +148,7 @@ def encode_images(
     if target is not None:
         of_target = {digest.tobytes() for digest in target.digests}
         about["copies"] = sum(digest.tobytes() in of_target for digest in found.digests)
-    return Encoded(name, found.features, about, images, images.indices[found.kept], found.digests)
+    return Encoded(name, found.features, about, images, images.indices[found.kept], found.digests, reader)
 
 
 def _unique(found: Extracted, by_features: bool) -> int:

@@ -27,7 +27,8 @@ def digits(index: ShiftIndex) -> list[str]:
       >>> digits(ShiftIndex(0.0004, -0.0011, 0.002, 0, 0, 1, 100, 20)), digits(ShiftIndex(0.514, 0.2, 0.8, 0, 0, 1, 100, 20))
       (['0.000', '-0.001', '0.002'], ['0.51', '0.20', '0.80'])
     """
-    places = 2 if index.high - index.low >= 0.02 else 3
+    width = index.high - index.low
+    places = 2 if width >= 0.02 else 3 if width >= 0.002 else 4
     # No minus before what is printed as 0.
     return [f"{0.0 if round(each, places) == 0 else each:.{places}f}" for each in index[:3]]
 

@@ -1,0 +1,109 @@
+"""Sources and planned mixtures of `tools.shift` out of what was typed."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sslshift.data.sources import SCHEMES
+
+_SHARE = r"(\d*\.?\d+(?:e-?\d+)?)(%?)"
+
+
+class Declared(NamedTuple):
+    """A source that somebody typed."""
+
+    name: str
+    uri: str
+
+
+class Planned(NamedTuple):
+    """A mixture of named sources by share."""
+
+    name: str
+    shares: dict[str, float]
+
+
+def parse_source(text: str) -> Declared:
+    """`URI` or `NAME = URI`.
+
+    Example:
+      >>> parse_source("folder:/data/web"), parse_source("shop = csv:list.csv?labels=multi").name
+      (Declared(name='web', uri='folder:/data/web'), 'shop')
+
+    Raises:
+      ValueError: it is neither.
+    """
+    given, uri = _parts(text)
+    return Declared(given or _short(uri), uri)
+
+
+def _parts(text: str) -> tuple[str, str]:
+    match = re.fullmatch(rf"(?:(?P<name>[^=:?]+?)\s*=\s*)?(?P<uri>(?:{'|'.join(SCHEMES)}):.*)", text.strip())
+    if not match:
+        schemes = ", ".join(f"{scheme}:" for scheme in SCHEMES)
+        raise ValueError(f"A source is written 'URI' or 'NAME = URI', and a URI begins with {schemes}; got {text!r}.")
+    return match["name"] or "", match["uri"]
+
+
+def _short(uri: str) -> str:
+    """The last part of a path; what is no path, without its options."""
+    scheme, _, rest = uri.partition(":")
+    rest = rest.partition("?")[0]
+    return (Path(rest).name if scheme in ("folder", "csv", "parquet", "arrayrecord") else rest) or uri
+
+
+def parse_sources(texts: Sequence[str]) -> list[Declared]:
+    """Sources with different names: of those that were not named and would be called alike, the whole URI.
+
+    Raises:
+      ValueError: two have one name.
+    """
+    parts, short = [_parts(text) for text in texts], [parse_source(text).name for text in texts]
+    names = [given or (name if short.count(name) == 1 else uri) for (given, uri), name in zip(parts, short, strict=True)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ValueError(f"--source: two sources are called {twice}; write 'NAME = URI' to tell them apart.")
+    return [Declared(name, uri) for name, (_, uri) in zip(names, parts, strict=True)]
+
+
+def parse_mixture(text: str, names: Sequence[str]) -> Planned:
+    """`NAME = 0.7*near + 0.3*web`; percentages do as well, and the shares sum to 1.
+
+    Example:
+      >>> parse_mixture("more = 70%*near + 0.3*web", ["near", "web"])
+      Planned(name='more', shares={'near': 0.7, 'web': 0.3})
+
+    Raises:
+      ValueError: it is not written so, a source is unknown, or shares do not sum to 1.
+    """
+    match = re.fullmatch(r"(?:(?P<name>[^=*]+?)\s*=\s*)?(?P<parts>.*)", text.strip())
+    name, parts = match["name"] or text.strip(), match["parts"]
+    shares: dict[str, float] = {}
+    for part in (piece.strip() for piece in re.split(r"\s\+\s|\+(?=\s*[\d.]+%?\s*\*)", parts)):
+        match = re.fullmatch(rf"{_SHARE}\s*\*\s*(?P<source>.+)", part)
+        if not match:
+            raise ValueError(f"--mixture: {text!r}: {part!r} is no share; write 'NAME = 0.7*near + 0.3*web'.")
+        source = match["source"].strip()
+        if source not in names:
+            raise ValueError(f"--mixture: {text!r} names {source!r}, which is no --source; there is {', '.join(names)}.")
+        if source in shares:
+            raise ValueError(f"--mixture: {text!r} names {source} twice.")
+        shares[source] = float(match[1]) / (100 if match[2] else 1)
+    if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError(f"--mixture: the shares of {text!r} are above 0 and sum to 1, not to {sum(shares.values()):g}.")
+    return Planned(name, shares)
+
+
+def parse_mixtures(texts: Sequence[str], names: Sequence[str]) -> list[Planned]:
+    """Mixtures with names of their own.
+
+    Raises:
+      ValueError: as `parse_mixture`, or a name is taken.
+    """
+    found = [parse_mixture(text, names) for text in texts]
+    taken = [*names, *(each.name for each in found)]
+    twice = next((each.name for each in found if taken.count(each.name) > 1), None)
+    if twice:
+        raise ValueError(f"--mixture: {twice} is the name of something else already; give the mixture another.")
+    return found
