@@ -19,7 +19,7 @@ def run_command(main: Callable[[], None], folder: Callable[[], str] | None = Non
 
     Args:
       main: does the work; it reads the flags.
-      folder: names where `error.log` is to keep the traceback of an error; None: only an unforeseen error shows it.
+      folder: names where `error.log` is to keep the traceback of an error; None, or empty: only an unforeseen error shows it.
     """
     app.run(lambda argv: sys.exit(_run(argv, main, folder)), flags_parser=_parse)
 
@@ -46,7 +46,7 @@ def _run(argv: list[str], main: Callable[[], None], folder: Callable[[], str] | 
     except Exception as error:
         # What the library raises on purpose is a sentence already; anything else at least gets its kind.
         known = isinstance(error, ValueError | RuntimeError | OSError)
-        details = _keep_traceback(Path(folder())) if folder else ""
+        details = _keep_traceback(Path(folder())) if folder and folder() else ""
         print(f"\nError: {error if known else repr(error)}{details}", file=sys.stderr)
         if not known and not details:
             traceback.print_exc()

@@ -1,7 +1,7 @@
 """From a declaration to what is trained: encoder, method, optimiser."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,8 +15,12 @@ from sslshift.training.loop import Training
 from sslshift.training.state import Optimiser
 
 
-def build_training(study: Study) -> Training:
+def build_training(study: Study, convolution: Callable | None = None) -> Training:
     """Method and optimiser: the method's recipe, and what the study says otherwise.
+
+    Args:
+      study: of one method on one encoder.
+      convolution: of encoders that have any, in place of their own.
 
     Raises:
       ValueError: a name is unknown, or a value is out of its range.
@@ -28,6 +32,8 @@ def build_training(study: Study) -> Training:
     recipe, encoder = METHODS[study.method], ENCODERS[study.encoder]
     if study.dtype == "bfloat16":
         encoder = encoder.clone(dtype=jnp.bfloat16)
+    if convolution and hasattr(encoder, "convolution"):
+        encoder = encoder.clone(convolution=convolution)
     # What a method makes of its views itself, such as local crops, comes after the flags.
     views = tuple(_changed_view(study, view) for view in recipe.views)
     method = recipe.build(encoder, views, **method_options(study))

@@ -1,4 +1,4 @@
-"""What an experiment's `main` runs."""
+"""What an experiment's `main` does: run a study, say what it would take, or report what is there."""
 
 import os
 import sys
@@ -8,21 +8,77 @@ from rich.console import Console
 
 from sslshift.study.build import describe_training
 from sslshift.study.declare import Study
+from sslshift.study.estimate import show_estimate
+from sslshift.study.locked import locked
 from sslshift.study.opened import Opened, open_study
+from sslshift.study.places import describe_run, run_folder
 from sslshift.study.progress import Progress
+from sslshift.study.records import ERROR_LOG
 from sslshift.study.report import print_table, write_results
-from sslshift.study.runner import run_study
+from sslshift.study.results import Results
+from sslshift.study.runner import read_results, run_study
 
 
 def run(study: Study) -> None:
-    """Runs a study to its end and shows what it found; goes on where an earlier call was stopped."""
+    """Runs a study to its end and shows what it found; goes on where an earlier call was stopped.
+
+    Raises:
+      RuntimeError: runs failed, after all others are done and reported; or another process works in the study's folder.
+      ValueError: the declaration cannot be, or the folder holds something else.
+    """
     console = _console()
     progress = Progress(console)
-    results = run_study(_open(study, progress), progress)
+    opened = _open(study, progress)
+    with locked(Path(study.out)):
+        results = run_study(opened, progress)
+        if results.runs:
+            _report(results, console)
+    if results.failed:
+        raise RuntimeError(_failures(results))
+
+
+def dry_run(study: Study) -> None:
+    """Says what a study would take; trains nothing and writes nothing."""
+    console = _console()
+    show_estimate(_open(study, Progress(console)), console)
+
+
+def report_only(study: Study) -> None:
+    """Reports what a study's folder holds, finished or not; trains and judges nothing.
+
+    Raises:
+      NotThereError: no run is finished.
+    """
+    console = _console()
+    progress = Progress(console)
+    results = read_results(_open(study, progress))
+    _report(results, console)
+    for name, runs in (("failed", [run for run, _ in results.failed]), ("not there yet", results.missing)):
+        if runs:
+            progress.note(f"{len(runs)} of {len(results.opened.runs)} runs {name}: {_some(results.opened, runs)}")
+
+
+def _report(results: Results, console: Console) -> None:
     written = write_results(results)
     print_table(results, console)
     for path in written:
-        progress.note(f"wrote {Path(path)}")
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _failures(results: Results) -> str:
+    run, reason = results.failed[0]
+    rest = [each for each, _ in results.failed[1:]]
+    others = f" Also failed: {_some(results.opened, rest)}." if rest else ""
+    return (
+        f"{len(results.failed)} of {len(results.opened.runs)} runs failed, the first was {describe_run(results.opened, run)}: "
+        f"{reason.rstrip('.')}. {run_folder(results.opened, run) / ERROR_LOG} has the details.{others} The same command tries "
+        "them again and repeats nothing else."
+    )
+
+
+def _some(opened: Opened, runs, shown: int = 5) -> str:
+    names = [describe_run(opened, run) for run in runs]
+    return "; ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def _console() -> Console:

@@ -97,13 +97,23 @@ class Study:
         0.01, "Share of a run's different images that may be unreadable and are replaced; above it the run stops."
     )
     workers: int = _field(0, "Processes that read images; 0: threads.")
-    out: str = _field("results", "Folder for runs, results.csv, the figure and the report; the same command goes on there.")
+    price_per_hour: float = _field(0.0, "What an hour of training costs here, in the currency of the sources' cost_per_image.")
+    out: str = _field("results", "Folder for runs, the results table and the report; the same command goes on there.")
 
     def __post_init__(self):
         for name in ("budget", "batch_size", "seeds", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("labelled", "image_size", "workers", "shift_images", "draws", "max_broken", "online_every"):
+        for name in (
+            "labelled",
+            "image_size",
+            "workers",
+            "shift_images",
+            "draws",
+            "max_broken",
+            "online_every",
+            "price_per_hour",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, but is {getattr(self, name)}.")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from absl import flags
 
 from sslshift.command import run_command
+from sslshift.study import commands
 from sslshift.study.build import options_given
 from sslshift.study.declare import Study
 from sslshift.study.learners import without_given
@@ -25,7 +26,22 @@ def run_experiment(defaults: Study, run: Callable[[Study], None]) -> None:
     """Runs an experiment's `main`: its study, overridden by flags. The traceback of an error is kept in OUT/error.log."""
     for field in dataclasses.fields(defaults):
         _DEFINE[field.type](field.name, getattr(defaults, field.name), field.metadata["help"])
-    run_command(lambda: run(_study()), folder=lambda: flags.FLAGS.out)
+    flags.DEFINE_boolean(
+        "dry_run", False, "Say what the study would take, in runs, samples, FLOPs, hours and money; then stop."
+    )
+    flags.DEFINE_boolean("report_only", False, "Report what is there, and what is missing or failed; then stop.")
+    # A dry run writes nothing, not even the traceback of its error.
+    run_command(lambda: _do(run), folder=lambda: "" if flags.FLAGS.dry_run else flags.FLAGS.out)
+
+
+def _do(run: Callable[[Study], None]) -> None:
+    study = _study()
+    if flags.FLAGS.dry_run:
+        commands.dry_run(study)
+    elif flags.FLAGS.report_only:
+        commands.report_only(study)
+    else:
+        run(study)
 
 
 def _study() -> Study:

@@ -28,9 +28,14 @@ def judge_untrained(opened: Opened, learner: Learner, seed: int, progress: Progr
     """A learner's encoder before training. Methods that start from the same weights of the same encoder share the judgement."""
     encoder = functools.cache(lambda: _untrained(opened, learner, seed))
     folder = Path(opened.study.out) / "floors" / f"start-{'-'.join(learner.key)}-s{seed}"
-    start = remembered(folder, learner.record | {"seed": seed}, lambda: {"weights": _digest(encoder())})
-    which = f"{learner.study.encoder}" if len({each.study.encoder for each in opened.learners}) > 1 else "encoder"
+    start = remembered(folder, start_record(learner, seed), lambda: {"weights": _digest(encoder())})
+    which = learner.study.encoder if len({each.study.encoder for each in opened.learners}) > 1 else "encoder"
     return _judged(opened, encoder, f"untrained-{start['weights']}", f"floor: untrained {which}, seed {seed}", progress)
+
+
+def start_record(learner: Learner, seed: int) -> dict:
+    """What a learner's initial weights depend on, and with them all that its training does."""
+    return learner.record | {"seed": seed}
 
 
 def _judged(opened: Opened, encoder: Callable[[], Encoder], name: str, what: str, progress: Progress) -> Judged:

@@ -11,12 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from sslshift.study.records import remembered
+from sslshift.study.records import recalled, remembered, require_computing
 from sslshift.transfer.features import Encoder, NetworkEncoder
 from sslshift.transfer.intervals import Comparison, compare, runs_interval
 from sslshift.transfer.intervals import Interval as Score
 from sslshift.transfer.metrics import METRICS
-from sslshift.transfer.protocol import Predictions, evaluate, load_predictions, on_common_images, save_predictions
+from sslshift.transfer.protocol import (
+    Evaluated,
+    Predictions,
+    evaluate,
+    load_predictions,
+    on_common_images,
+    save_predictions,
+)
 from sslshift.transfer.tasks import Task
 
 # Of an interval's bootstrap over test images; a study has a hundred intervals.
@@ -31,20 +38,21 @@ class Judged:
       folder: of the run or floor.
       trained: losses, and how many images could be read; empty for a floor.
       scores: by task, see `transfer.protocol.Evaluated.scores`.
-      predictions: folders of the predictions, by task.
+      predictions: folders of the predictions by task, one for each evaluation.
     """
 
     folder: Path
     trained: dict
     scores: dict[str, dict]
-    predictions: dict[str, Path]
+    predictions: dict[str, tuple[Path, ...]]
 
     def evaluations(self, task: str) -> list[str]:
         """Names of what it was judged by on a task."""
         return list(self.scores[task]["chosen"])
 
     def predicted(self, task: str) -> Predictions:
-        return load_predictions(self.predictions[task])
+        several = on_common_images([load_predictions(folder) for folder in self.predictions[task]])
+        return several[0]._replace(predictions={name: each for one in several for name, each in one.predictions.items()})
 
 
 def slug(name: str) -> str:
@@ -75,21 +83,56 @@ def judge(
       folder: of the encoder.
       trained: what is known of its training.
       **options: of `transfer.protocol.evaluate`.
+
+    Raises:
+      NotThereError: something is missing, within `records.only_reading`.
     """
     encoder, scores, places = functools.cache(encoder), {}, {}
     for task in tasks:
-        how = {name: dataclasses.asdict(evaluation) for name, evaluation in evaluations.items()}
-        record = task.facts | {"evaluations": how, "features": features}
-        digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
-        place = places[task.name] = folder / "tasks" / f"{slug(task.name)}-{digest}"
-
-        def compute(task=task, place=place) -> dict:
-            evaluated = evaluate(_asked_for(encoder(), features), task, evaluations, **options)
-            save_predictions(evaluated, place)
-            return evaluated.scores()
-
-        scores[task.name] = remembered(place, record, compute)
+        asked = _asked(task, evaluations, features, folder)
+        missing = {name: evaluations[name] for name, where in asked.items() if recalled(*where) is None}
+        if missing:
+            require_computing(asked[next(iter(missing))][0])
+            evaluated = evaluate(_asked_for(encoder(), features), task, missing, **options)
+            for name in missing:
+                place, record = asked[name]
+                own = _of(evaluated, name, evaluations)
+                remembered(place, record, lambda own=own, place=place: save_predictions(own, place) or own.scores())
+        scores[task.name] = _merged([recalled(*where) for where in asked.values()])
+        places[task.name] = tuple(place for place, _ in asked.values())
     return Judged(folder, trained or {}, scores, places)
+
+
+def _asked(task: Task, evaluations: Mapping[str, Any], features: str, folder: Path) -> dict[str, tuple[Path, dict]]:
+    """Folder and record of each evaluation on a task."""
+    asked = {}
+    for name, evaluation in evaluations.items():
+        record = task.facts | {"evaluations": {name: dataclasses.asdict(evaluation)}, "features": features}
+        digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
+        asked[name] = (folder / "tasks" / f"{slug(task.name)}-{name}-{digest}", record)
+    return asked
+
+
+def _of(evaluated: Evaluated, name: str, evaluations: Mapping[str, Any]) -> Evaluated:
+    """What one evaluation found, with its own notes and those that are nobody's."""
+
+    def owner(outcome: str) -> str:
+        # Of few_shot_5 it is few_shot, of finetune_frozen_bn not finetune.
+        fitting = [each for each in evaluations if outcome == each or outcome.startswith(f"{each}_")]
+        return max(fitting, key=len, default="")
+
+    outcomes = {each: outcome for each, outcome in evaluated.outcomes.items() if owner(each) == name}
+    notes = tuple(note for note in evaluated.notes if owner(note.partition(":")[0]) in ("", name))
+    return evaluated._replace(outcomes=outcomes, notes=notes)
+
+
+def _merged(several: Sequence[dict]) -> dict:
+    """Scores of several evaluations on one task as those of one."""
+    merged = {}
+    for scores in several:
+        merged |= scores
+    chosen = {name: each for scores in several for name, each in scores["chosen"].items()}
+    return merged | {"chosen": chosen, "notes": list(dict.fromkeys(note for scores in several for note in scores["notes"]))}
 
 
 def _asked_for(encode: Encoder, features: str) -> Encoder:

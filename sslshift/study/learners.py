@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from clu.parameter_overview import count_parameters
+from jax import lax
 
 from sslshift.budget import Budget
 from sslshift.command import parsed
@@ -15,6 +16,7 @@ from sslshift.models import ENCODERS
 from sslshift.study.build import build_training, method_options, options_given
 from sslshift.study.declare import Study
 from sslshift.training.loop import Training, traced_step
+from sslshift.training.measure import step_flops
 
 # Fields of a study that --for_method may set for one method; any other name there is an option of the method.
 OWN_FIELDS = (
@@ -67,6 +69,18 @@ class Learner:
             "views": [dataclasses.asdict(view) for view in self.training.method.views],
         }
         return settings | resolved
+
+    @property
+    def steps(self) -> int:
+        """Of every run."""
+        return self.budget.steps(self.study.batch_size)
+
+    @functools.cached_property
+    def flops(self) -> float:
+        """Of one training step; traces it and computes nothing."""
+        # XLA does not see how often the loop of our own convolution runs.
+        plain = build_training(self.study, lax.conv_general_dilated)
+        return step_flops(plain, self.canvas, self.study.batch_size)
 
     @functools.cached_property
     def parameters(self) -> int:

@@ -73,6 +73,13 @@ class Opened:
         """What the reference encoder of the shift index is trained with: the first method on the first encoder."""
         return self.learners[0]
 
+    @functools.cached_property
+    def weights(self) -> dict[tuple[str, str], float]:
+        """How long a run of each learner takes beside those of others, by the FLOPs of its steps."""
+        if len(self.learners) == 1:
+            return {self.reference.key: 1.0}
+        return {learner.key: learner.flops for learner in self.learners}
+
     def learner(self, run: Run) -> Learner:
         """What a run is trained with."""
         return next(each for each in self.learners if each.key == (run.method, run.encoder))
@@ -149,13 +156,14 @@ def open_study(study: Study) -> Opened:
 
     sources, candidates = open_candidates(study, budget, open_)
     learners = open_learners(study, budget, canvas, trainings)
-    # All seeds of a kind one after another would show the first source's answer long before the others': seeds go outside.
+    # One run of every kind, the cheapest first, comes before the second seed of any.
+    cheapest = sorted(learners, key=lambda learner: learner.flops) if len(learners) > 1 else learners
     pairs = [(draw, seed) for draw in range(study.draws) for seed in range(study.seeds)]
     pairs = pairs or [(seed, seed) for seed in range(study.seeds)]
     runs = tuple(
         Run(*learner.key, each.name, each.unique, seed, draw)
         for draw, seed in pairs
-        for learner in learners
+        for learner in cheapest
         for each in candidates
     )
     return Opened(study, budget, canvas, sources, tasks, evaluations, tuple(learners), tuple(candidates), runs, withheld)

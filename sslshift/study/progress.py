@@ -1,14 +1,46 @@
-"""What a person sees while a study runs: a bar with the time left on a terminal, a line per finished part everywhere."""
+"""What a person sees while a study runs: on a terminal one live view of it all, a line per finished part everywhere."""
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.progress import Task as Bar
+from rich.text import Text
 
 from sslshift.study.intervals import two_digits
+
+
+class TimeLeft:
+    """How long the rest of a study takes, by what its runs took so far.
+
+    Args:
+      kinds: of the runs that are to be done, one for each; runs of one kind take about as long.
+      weights: how long a kind takes beside others, as far as that can be told beforehand.
+    """
+
+    def __init__(self, kinds: Sequence[Hashable], weights: Mapping[Hashable, float]):
+        self._open, self._weights = list(kinds), dict(weights)
+        self._seconds: dict[Hashable, list[float]] = {}
+
+    def done(self, kind: Hashable, seconds: float | None) -> None:
+        """A run ended; `seconds` is None where it says nothing of others, since it had no work to do or failed."""
+        if kind in self._open:
+            self._open.remove(kind)
+        if seconds is not None:
+            self._seconds.setdefault(kind, []).append(seconds)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all runs that are open; None before the first was timed."""
+        if not self._seconds:
+            return None
+        means = {kind: sum(each) / len(each) for kind, each in self._seconds.items()}
+        # A kind that was not timed yet takes as long for its weight as the others did for theirs.
+        rate = sum(means.values()) / sum(self._weights.get(kind, 1.0) for kind in means)
+        return sum(means.get(kind, rate * self._weights.get(kind, 1.0)) for kind in self._open)
 
 
 class Progress:
@@ -16,8 +48,10 @@ class Progress:
 
     def __init__(self, console: Console | None = None):
         self._console = console or Console()
-        self._seconds: list[float] = []
         self._left = ""
+        self._bars: Bars | None = None
+        self._whole: TaskID | None = None
+        self._time = TimeLeft((), {})
 
     def say(self, what: str, numbers: dict) -> None:
         """One line: a name, and those of its numbers that a person waits for, as percentages or a shift."""
@@ -30,33 +64,71 @@ class Progress:
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     @contextlib.contextmanager
-    def run(self, what: str, number: int, count: int, steps: int) -> Iterator["Work"]:
-        """A bar for one run of a series; its time counts for the time left where the run did anything."""
-        started = time.monotonic()
-        with self._bar(f"{number}/{count} {what}", steps) as work:
-            yield work
-        if work.done:
-            self._seconds.append(time.monotonic() - started)
-            left = sum(self._seconds) / len(self._seconds) * (count - number)
-            self._left = f"   [{number}/{count}, {self._seconds[-1]:.0f} s" + (
-                f", about {_duration(left)} left]" if left else "]"
-            )
+    def study(self, count: int, kinds: Sequence[Hashable], weights: Mapping[Hashable, float]) -> Iterator[None]:
+        """A bar of the whole study above those of its runs.
+
+        Args:
+          count: of all runs, also of those that are done already.
+          kinds: of the runs that are to be done.
+          weights: how long a kind takes beside others.
+        """
+        self._time = TimeLeft(kinds, weights)
+        with self._new_bars() as bars:
+            self._bars, self._whole = bars, bars.add_task("study", total=count, completed=count - len(kinds), time=self._time)
+            try:
+                yield
+            finally:
+                self._bars = self._whole = None
+
+    @contextlib.contextmanager
+    def run(self, what: str, number: int, count: int, steps: int, kind: Hashable = None) -> Iterator["Work"]:
+        """A bar for one run of a series; its time counts for the time left where the run did anything and did not fail."""
+        started, done = time.monotonic(), False
+        try:
+            with self._bar(f"{number}/{count} {what}", steps) as work:
+                yield work
+            done = work.done
+        finally:
+            took = time.monotonic() - started
+            # What is no run of the study, such as the reference encoder's, says nothing of those that are.
+            if kind is not None:
+                self._time.done(kind, took if done else None)
+            if self._whole is not None and kind is not None:
+                self._bars.update(self._whole, completed=number)
+        if done:
+            left = self._time.seconds
+            self._left = f"   [{number}/{count}, {took:.0f} s" + (f", about {duration(left)} left]" if left else "]")
 
     def judging(self, what: str) -> contextlib.AbstractContextManager["Work"]:
         """A bar while something is judged that was not trained."""
         return self._bar(what, None)
 
+    def _new_bars(self) -> Bars:
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Left())
+        return Bars(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+
     @contextlib.contextmanager
     def _bar(self, what: str, total: int | None) -> Iterator["Work"]:
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Bars(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bars:
-            yield Work(bars, bars.add_task(what, total=total), what)
+        with contextlib.nullcontext(self._bars) if self._bars else self._new_bars() as bars:
+            bar = bars.add_task(what, total=total)
+            try:
+                yield Work(bars, bar, what)
+            finally:
+                bars.remove_task(bar)
+
+
+class _Left(ProgressColumn):
+    """Time left: the whole study's by its runs, a run's by its steps."""
+
+    def __init__(self):
+        super().__init__()
+        self._by_steps = TimeRemainingColumn()
+
+    def render(self, task: Bar) -> Text:
+        if "time" not in task.fields:
+            return self._by_steps.render(task)
+        seconds = task.fields["time"].seconds
+        return Text("" if seconds is None else f"about {duration(seconds)} left")
 
 
 class Work:
@@ -78,5 +150,6 @@ class Work:
         self._bars.update(self._bar, completed=done, total=total, description=f"{self._what}, {text}")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time for people: 45 s, 12 min, 3.4 h."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,32 +1,73 @@
 """Folders that remember: what was asked (`record.json`) and, once it is known, the answer (`result.json`)."""
 
+import contextlib
+import contextvars
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# What a failed computation leaves behind for people; it binds a folder to nothing.
+FAILED, ERROR_LOG = "failed.json", "error.log"
+
+_reading = contextvars.ContextVar("reading", default=False)
+
+
+class NotThereError(RuntimeError):
+    """A result is asked for that is not there, where nothing is to be computed."""
+
+
+class OtherConfigurationError(ValueError):
+    """A folder was made for another record."""
+
+
+@contextlib.contextmanager
+def only_reading() -> Iterator[None]:
+    """Within it `remembered` computes and writes nothing: what is not there raises `NotThereError`."""
+    token = _reading.set(True)
+    try:
+        yield
+    finally:
+        _reading.reset(token)
+
+
+def recalled(folder: Path, record: dict) -> dict | None:
+    """The result in a folder, None if there is none yet.
+
+    Raises:
+      OtherConfigurationError: the folder was made for another record; the message names what differs.
+    """
+    asked, answer = folder / "record.json", folder / "result.json"
+    if asked.exists() and _holds_work(folder):
+        difference = _difference(json.loads(asked.read_text()), json.loads(json.dumps(record)))
+        if difference:
+            raise OtherConfigurationError(
+                f"{folder} was made by another configuration ({difference}); give another --out, or delete that folder."
+            )
+        return json.loads(answer.read_text()) if answer.exists() else None
+    return None
 
 
 def remembered(folder: Path, record: dict, compute: Callable[[], dict]) -> dict:
     """The result in a folder, computed if it is not there yet.
 
     Raises:
-      ValueError: the folder was made for another record; the message names what differs.
+      OtherConfigurationError: the folder was made for another record; the message names what differs.
+      NotThereError: there is none, within `only_reading`.
     """
+    known = recalled(folder, record)
+    if known is not None:
+        return known
+    require_computing(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    record = json.loads(json.dumps(record))
-    asked = folder / "record.json"
-    # A record alone holds no work: its computation failed before anything was kept, perhaps for a setting mended since.
-    if asked.exists() and any(path != asked for path in folder.iterdir()):
-        difference = _difference(json.loads(asked.read_text()), record)
-        if difference:
-            raise ValueError(
-                f"{folder} was made by another configuration ({difference}); give another --out, or delete that folder."
-            )
-    else:
-        write_atomically(asked, json.dumps(record, indent=2) + "\n")
-    answer = folder / "result.json"
-    if not answer.exists():
-        write_atomically(answer, json.dumps(compute(), indent=2) + "\n")
-    return json.loads(answer.read_text())
+    write_atomically(folder / "record.json", json.dumps(record, indent=2) + "\n")
+    write_atomically(folder / "result.json", json.dumps(compute(), indent=2) + "\n")
+    return json.loads((folder / "result.json").read_text())
+
+
+def require_computing(folder: Path) -> None:
+    """Raises NotThereError within `only_reading`."""
+    if _reading.get():
+        raise NotThereError(f"{folder} holds no result yet.")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -34,6 +75,11 @@ def write_atomically(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
+
+
+def _holds_work(folder: Path) -> bool:
+    """A record alone holds no work: its computation failed before anything was kept, perhaps for a setting mended since."""
+    return any(path.name not in ("record.json", FAILED, ERROR_LOG) for path in folder.iterdir())
 
 
 def _difference(old: dict, new: dict) -> str:

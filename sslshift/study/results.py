@@ -16,7 +16,7 @@ class Results:
       runs: finished runs in the order of the grid.
       floors: untrained encoders by method, encoder and seed; each finished run's is among them.
       pixels: the floor of raw pixels.
-      shifts: by candidate, see `shifts.measure_shifts`.
+      task_shifts: by task and candidate, see `shifts.measure_task_shifts`.
       leaks: by source, see `leaks.search_leaks`.
       failed: runs that raised an error, each with the error in one sentence.
       missing: runs that are neither finished nor failed.
@@ -26,10 +26,15 @@ class Results:
     runs: tuple[tuple[Run, Judged], ...]
     floors: dict[tuple[str, str, int], Judged]
     pixels: Judged
-    shifts: dict[str, dict]
+    task_shifts: dict[str, dict[str, dict]]
     leaks: dict[str, dict]
     failed: tuple[tuple[Run, str], ...] = ()
     missing: tuple[Run, ...] = ()
+
+    @property
+    def shifts(self) -> dict[str, dict]:
+        """The shifts from the first task, by candidate."""
+        return self.task_shifts[self.opened.task.name]
 
     def untrained_of(self, run: Run) -> Judged:
         """A run's encoder before it was trained: the same architecture with the same seed's initial weights."""

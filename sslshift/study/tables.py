@@ -4,42 +4,14 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sslshift.study.judged import Judged
+from sslshift.study.ledger import as_csv, read_ledger
 from sslshift.study.opened import Run
-from sslshift.study.runner import Results
+from sslshift.study.results import Results
 
-RESULTS = (
-    "kind",
-    "source",
-    "unique",
-    "diversity",
-    "epochs",
-    "budget",
-    "batch_size",
-    "method",
-    "encoder",
-    "seed",
-    "draw",
-    "broken",
-    "cost",
-    "shift_index",
-    "shift_low",
-    "shift_high",
-    "knn",
-    "linear",
-    "linear_gain_over_untrained",
-    "knn_validation",
-    "knn_neighbours",
-    "knn_temperature",
-    "linear_validation",
-    "linear_strength",
-    "effective_rank",
-    "loss_first",
-    "loss_last",
-    "licence",
-)
 SCORES = (
     "kind",
     "source",
@@ -61,8 +33,8 @@ SCORES = (
 
 
 def results_csv(results: Results) -> str:
-    """One line per run and floor, scores of the first task; metrics in [0, 1]."""
-    return _csv(RESULTS, _result_lines(results))
+    """The results table as it stands in the study's folder; metrics in [0, 1]."""
+    return as_csv(read_ledger(Path(results.opened.study.out)))
 
 
 def scores_csv(results: Results) -> str:
@@ -76,35 +48,6 @@ def _csv(columns: tuple[str, ...], lines: Iterator[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return out.getvalue()
-
-
-def _result_lines(results: Results) -> Iterator[dict[str, Any]]:
-    study, budget, task = results.opened.study, results.opened.budget, results.opened.task.name
-    shared = {"budget": budget.samples, "batch_size": study.batch_size}
-    for run, judged in results.runs:
-        shift, candidate = results.shifts[run.source], results.opened.candidate(run)
-        facts, read, scores = results.opened.facts(candidate), judged.trained["unique_read"], judged.scores[task]
-        own = {
-            "kind": "run",
-            "source": run.source,
-            "unique": read,
-            "method": run.method,
-            "encoder": run.encoder,
-            "seed": run.seed,
-            "draw": run.draw,
-            "cost": round(results.opened.cost(candidate), 6),
-            "diversity": round(budget.diversity(read), 6),
-            "epochs": round(budget.epochs(read), 6),
-            "shift_index": shift["value"],
-            "shift_low": shift["low"],
-            "shift_high": shift["high"],
-            "linear_gain_over_untrained": round(scores["linear"] - results.untrained_of(run).scores[task]["linear"], 6),
-            "licence": "; ".join(dict.fromkeys(fact["licence"] for fact in facts.values())),
-        }
-        yield shared | scores | judged.trained | own
-    for floor, judged in _floors(results):
-        # Raw pixels know neither encoder nor seed.
-        yield judged.scores[task] | floor
 
 
 def _score_lines(results: Results) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint could not be written or read; the message names the last good one."""
 
 
+class NotWrittenError(CheckpointError):
+    """A checkpoint could not be written: the disk is full, or the folder is not to be written to."""
+
+
 class Checkpoints:
     """The two latest checkpoints in a folder. A checkpoint appears under its name only when it is complete."""
 
@@ -50,7 +54,7 @@ class Checkpoints:
         except Exception as error:  # Orbax and tensorstore raise many kinds; all mean the same here.
             self._failed = True
             kept = "there is no earlier one" if last is None else f"the last good one is step {last:,}"
-            raise CheckpointError(
+            raise NotWrittenError(
                 f"The checkpoint of step {step:,} could not be written to {self._folder} ({_reason(error)}); {kept}. "
                 "Free some space and give the same command again: the run goes on from there."
             ) from error

@@ -1,0 +1,78 @@
+"""The rows that runs and floors get in the results table."""
+
+import dataclasses
+import json
+from typing import Any
+
+from sslshift.study.judged import Judged
+from sslshift.study.ledger import Row, fingerprint
+from sslshift.study.opened import Opened, Run
+from sslshift.study.places import run_record
+from sslshift.transfer.tasks import Task
+
+
+def run_rows(opened: Opened, run: Run, judged: Judged, untrained: Judged, shifts: dict[str, dict[str, dict]]) -> list[Row]:
+    """One row for each task of a finished run.
+
+    Args:
+      opened: the study.
+      run: the run.
+      judged: what tasks say of its encoder.
+      untrained: and of the same encoder untrained.
+      shifts: by task and candidate.
+    """
+    budget, candidate, read = opened.budget, opened.candidate(run), judged.trained["unique_read"]
+    licences = dict.fromkeys(fact["licence"] for fact in opened.facts(candidate).values())
+    own = {
+        "kind": "run",
+        **dataclasses.asdict(run),
+        "unique": read,
+        "diversity": round(budget.diversity(read), 6),
+        "epochs": round(budget.epochs(read), 6),
+        "budget": budget.samples,
+        "batch_size": opened.study.batch_size,
+        "cost": round(opened.cost(candidate), 6),
+        "licence": "; ".join(licences),
+        **{name: judged.trained[name] for name in ("broken", "loss_first", "loss_last")},
+    }
+    rows = []
+    for task in opened.tasks:
+        shift = shifts[task.name][run.source]
+        distance = {f"shift_{end}": shift[name] for end, name in (("index", "value"), ("low", "low"), ("high", "high"))}
+        gain = judged.scores[task.name]["linear"] - untrained.scores[task.name]["linear"]
+        row = own | distance | {"linear_gain_over_untrained": round(gain, 6)}
+        rows.append(row | _of_task(opened, task, judged, {"run": run_record(opened, run), "shift": _shift_record(opened)}))
+    return rows
+
+
+def floor_rows(opened: Opened, judged: Judged, name: str, start: dict[str, Any]) -> list[Row]:
+    """One row for each task of a floor.
+
+    Args:
+      opened: the study.
+      judged: what tasks say of it.
+      name: of the floor.
+      start: method, encoder and seed of an untrained encoder with the rest of its record; empty for raw pixels.
+    """
+    own = {"kind": "floor", "source": name} | {key: start[key] for key in ("method", "encoder", "seed") if key in start}
+    return [own | _of_task(opened, task, judged, {"floor": name, "start": start}) for task in opened.tasks]
+
+
+def _of_task(opened: Opened, task: Task, judged: Judged, asked: dict[str, Any]) -> Row:
+    """What a task says, and the fingerprint of everything that it rests on."""
+    scores = judged.scores[task.name]
+    evaluations = {name: dataclasses.asdict(evaluation) for name, evaluation in opened.evaluations.items()}
+    asked |= {"task": task.facts, "evaluations": evaluations, "features": opened.study.features}
+    # Notes are for people, and choices stand beside their evaluation already.
+    values = {name: value for name, value in scores.items() if name not in ("chosen", "notes", "unreadable")}
+    plain = {name: value if isinstance(value, int | float | str) else json.dumps(value) for name, value in values.items()}
+    return {"task": task.name} | plain | {"fingerprint": fingerprint(asked)}
+
+
+def _shift_record(opened: Opened) -> dict[str, Any]:
+    """What a shift index rests on beside its source and task: the encoder that all sources of the study have shaped."""
+    return {
+        "images": opened.study.shift_images,
+        "reference": opened.reference.record,
+        "sources": {uri: source.fingerprint for uri, source in opened.sources.items()},
+    }

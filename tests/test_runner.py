@@ -1,0 +1,349 @@
+"""How a study is run: its order, its results table, failures, kills by two processes, extensions, and what it would take."""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+from sslshift.study import commands, runner
+from sslshift.study.declare import Study
+from sslshift.study.judged import judge
+from sslshift.study.learners import parse_own, single_studies, without_given
+from sslshift.study.ledger import LedgerError, append, fingerprint, read_ledger, require_budget
+from sslshift.study.locked import LOCK, locked
+from sslshift.study.opened import open_study
+from sslshift.study.places import run_folder
+from sslshift.study.progress import Progress, TimeLeft
+from sslshift.study.records import NotThereError, only_reading, remembered
+from sslshift.training.loop import NonFiniteError
+
+TINY = Study(
+    sources="bundled:mnist@40,60",
+    downstream="bundled:mnist",
+    downstream_test="bundled:mnist/test",
+    evaluations="linear",
+    labelled=60,
+    budget=64,
+    batch_size=32,
+    seeds=1,
+    head="16,8",
+    optimiser="adamw",
+    learning_rate=1e-3,
+    shift_images=0,
+)
+
+
+def table(out):
+    with (out / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def runs(out):
+    return [row for row in table(out) if row["kind"] == "run"]
+
+
+def finished_at(out):
+    return {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
+
+
+@pytest.fixture
+def unreported(monkeypatch):
+    """No figures and no page, which take longer than such small studies."""
+    monkeypatch.setattr(commands, "_report", lambda results, console: None)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runner") / "out"
+    study = dataclasses.replace(TINY, out=str(out))
+    commands.run(study)
+    return study, out
+
+
+def test_settings_of_one_method_make_a_study_of_its_own():
+    study = Study(
+        method="simclr, mae",
+        encoder="patch_mlp,resnet18_cifar",
+        method_options="",
+        for_method=("mae: encoder=vit_nano4; learning_rate=2e-3; decoder_depth=1", "byol: predictor=64"),
+    )
+    found = [(one.method, one.encoder, one.learning_rate, one.method_options) for one in single_studies(study)]
+    assert found == [
+        ("simclr", "patch_mlp", -1.0, ""),
+        ("simclr", "resnet18_cifar", -1.0, ""),
+        ("mae", "vit_nano4", 2e-3, "decoder_depth=1"),
+    ]
+    both = Study(method="dino", method_options="momentum=0.5; local_views=2", for_method=("dino: momentum=0.9",))
+    assert single_studies(both)[0].method_options == "momentum=0.9; local_views=2"
+    assert without_given(("mae: encoder=vit_nano4; decoder_depth=1", "byol: blur=0.1"), {"encoder", "blur"}) == (
+        "mae: decoder_depth=1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("byol", "is written 'METHOD: NAME=VALUE; NAME=VALUE'"),
+        ("bool: blur=1", "with METHOD one of simclr"),
+        ("byol: blur", "'blur' is no setting of one method"),
+        ("byol: budget=5", "'budget=5' is no setting of one method"),
+        ("byol: blur=much", "--for_method: blur takes a number, not 'much'"),
+    ],
+)
+def test_settings_of_one_method_that_cannot_be_read(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_own(text)
+
+
+def test_a_method_named_twice_or_unknown_is_refused():
+    for names, message in (("simclr,simclr", "names one of them twice"), ("simclr,sim", "--method=sim is unknown")):
+        with pytest.raises(ValueError, match=message):
+            single_studies(Study(method=names))
+
+
+def test_a_flag_given_by_hand_wins_over_the_settings_of_one_method(tmp_path):
+    flags = ("--method=mae", "--encoder=resnet18", "--image_size=32", f"--out={tmp_path}", "--dry_run")
+    done = subprocess.run([sys.executable, "-m", "experiments.methods", *flags], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.search(r"needs a ViT .* not ResNet", done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_kind_comes_once_before_the_second_seed_the_cheapest_first():
+    study = dataclasses.replace(TINY, for_method=("mae: encoder=vit_nano4; decoder_depth=1",), seeds=2)
+    opened = open_study(dataclasses.replace(study, method="simclr,mae"))
+    order = [(run.seed, run.method, run.unique) for run in opened.runs]
+    assert [seed for seed, *_ in order] == [0] * 4 + [1] * 4
+    assert order[:4] == [(0, "simclr", 40), (0, "simclr", 60), (0, "mae", 40), (0, "mae", 60)]
+    assert opened.weights["mae", "vit_nano4"] > opened.weights["simclr", "patch_mlp"]
+    # Declared in the other order, the reference changes, the order of runs does not.
+    other = open_study(dataclasses.replace(study, method="mae,simclr"))
+    assert (other.reference.key, other.runs) == (("mae", "vit_nano4"), opened.runs)
+
+
+def test_both_files_of_the_table_hold_the_same_rows(done):
+    _, out = done
+    rows, parquet = table(out), pq.read_table(out / "results.parquet").to_pylist()
+    assert [row["source"] for row in rows] == ["raw pixels", "untrained encoder", "bundled:mnist", "bundled:mnist"]
+    assert [row["fingerprint"] for row in rows] == [row["fingerprint"] for row in parquet]
+    for text, typed in zip(rows, parquet, strict=True):
+        assert float(text["linear"]) == typed["linear"]
+        assert text["digest"] == typed["digest"]
+    assert [row["unique"] for row in parquet[2:]] == [40, 60]
+    assert len(read_ledger(out)) == 4
+
+
+def test_extending_a_study_repeats_nothing(done, unreported):
+    study, out = done
+    before, rows = finished_at(out), table(out)
+    more = dataclasses.replace(
+        study,
+        sources="bundled:mnist@40,60; synthetic:noise?size=80@50",
+        method="simclr,byol",
+        for_method=("byol: predictor=16",),
+        task=("again = bundled:mnist; test=bundled:mnist/test; metric=macro_f1; labelled=50",),
+        evaluations="knn,linear",
+        seeds=2,
+    )
+    commands.run(more)
+    assert {path: time for path, time in finished_at(out).items() if path in before} == before
+    trained = [path for path in (out / "runs").glob("*/result.json") if path not in before]
+    assert len(trained) == 3 * 2 * 2 - 2
+    # Rows that were there are there as they were, with empty cells for what is new.
+    now = table(out)
+    assert [{name: row[name] for name in rows[0]} for row in now[: len(rows)]] == rows
+    assert len({row["fingerprint"] for row in now}) == len(now)
+    assert {row["task"] for row in now} == {"bundled:mnist", "again"}
+    # SimCLR and BYOL start from the same weights of the same encoder: judged once a seed.
+    assert len(list((out / "floors").glob("untrained-*"))) == 2
+    before = (out / "results.csv").read_bytes()
+    commands.run(more)
+    assert (out / "results.csv").read_bytes() == before
+
+
+def test_an_edited_row_is_named_and_neither_used_nor_overwritten(done, unreported):
+    study, out = done
+    lines = (out / "results.csv").read_text().splitlines(keepends=True)
+    before = (out / "results.csv").read_bytes()
+    cells = lines[3].split(",")
+    column = lines[0].split(",").index("linear")
+    cells[column] = "0.99"
+    (out / "results.csv").write_text("".join([*lines[:3], ",".join(cells), *lines[4:]]))
+    edited = (out / "results.csv").read_bytes()
+    with pytest.raises(
+        LedgerError, match=r"results.csv, line 4 \(simclr on patch_mlp, .*seed 0.*\) was edited.* Delete that row"
+    ):
+        commands.run(study)
+    assert (out / "results.csv").read_bytes() == edited
+    (out / "results.csv").write_text("".join([*lines[:3], *lines[4:]]))
+    commands.run(study)
+    assert (out / "results.csv").read_bytes() == before
+    # All of it comes back, from the other file or from the runs' folders.
+    (out / "results.parquet").unlink()
+    commands.run(study)
+    assert len(pq.read_table(out / "results.parquet")) == len(lines) - 1
+
+
+def test_a_table_adds_rows_and_changes_none(tmp_path):
+    first = {"kind": "run", "source": "a", "budget": 10, "seed": 0, "linear": 0.5, "fingerprint": fingerprint({"a": 1})}
+    rows = append([], [first], tmp_path)
+    assert append(rows, [first | {"linear": 0.5}], tmp_path) == rows
+    with pytest.raises(LedgerError, match=r"holds other values of a, seed 0, .*\(linear\)"):
+        append(rows, [first | {"linear": 0.6}], tmp_path)
+    # A column that was whole becomes floating, and one is new; nan is a value.
+    second = first | {"seed": 1, "linear": 1, "budget": 10.5, "knn": float("nan"), "fingerprint": fingerprint({"a": 2})}
+    rows = append(rows, [second], tmp_path)
+    assert len(read_ledger(tmp_path)) == 2
+    with pytest.raises(LedgerError, match=r"C = 10 samples, and this study has C = 12"):
+        require_budget(rows, 12, tmp_path)
+    (tmp_path / "results.parquet").write_bytes(b"no parquet")
+    with pytest.raises(LedgerError, match="cannot be read"):
+        read_ledger(tmp_path)
+    (tmp_path / "results.parquet").unlink()
+    (tmp_path / "results.csv").write_text("source,linear\na,0.5\n")
+    with pytest.raises(LedgerError, match="no results table of this version"):
+        read_ledger(tmp_path)
+
+
+def test_runs_of_another_budget_are_refused(done):
+    study, _ = done
+    other = dataclasses.replace(study, budget=96)
+    for command in (commands.run, commands.report_only):
+        with pytest.raises(LedgerError, match="at a budget of C = 64 samples, and this study has C = 96"):
+            command(other)
+
+
+def test_a_failed_run_is_recorded_told_and_tried_again(tmp_path, monkeypatch, capsys):
+    study = dataclasses.replace(TINY, seeds=2, out=str(tmp_path))
+    train = runner.train
+
+    def failing(training, reader, seed, folder, *args, **kwargs):
+        if "n40" in folder.name and seed == 0:
+            raise NonFiniteError("Step 2 gave nan.")
+        return train(training, reader, seed, folder, *args, **kwargs)
+
+    monkeypatch.setattr(runner, "train", failing)
+    with pytest.raises(
+        RuntimeError, match=r"1 of 4 runs failed, the first was bundled:mnist N=40 seed 0: NonFiniteError: Step 2"
+    ):
+        commands.run(study)
+    assert (tmp_path / "report.html").exists()
+    opened = open_study(study)
+    folder = run_folder(opened, opened.runs[0])
+    assert json.loads((folder / "failed.json").read_text())["error"] == "NonFiniteError"
+    assert "Traceback" in (folder / "error.log").read_text()
+    results = runner.read_results(opened)
+    assert results.failed == ((opened.runs[0], "NonFiniteError: Step 2 gave nan."),)
+    assert [run for run, _ in results.runs] == list(opened.runs[1:])
+    assert len(runs(tmp_path)) == 3
+    commands.report_only(dataclasses.replace(study, seeds=3))
+    told = capsys.readouterr().out
+    assert "1 of 6 runs failed: bundled:mnist N=40 seed 0" in told
+    assert "2 of 6 runs not there yet: bundled:mnist N=40 seed 2; bundled:mnist N=60 seed 2" in told
+    monkeypatch.setattr(runner, "train", train)
+    before = finished_at(tmp_path)
+    commands.run(study)
+    assert not (folder / "failed.json").exists()
+    assert {path: time for path, time in finished_at(tmp_path).items() if path in before} == before
+    assert len(runs(tmp_path)) == 4
+
+
+def test_a_full_disk_and_an_interrupt_stop_the_study(tmp_path, monkeypatch):
+    for error in (OSError(28, "No space left on device"), KeyboardInterrupt()):
+
+        def fail(*args, error=error, **kwargs):
+            raise error
+
+        monkeypatch.setattr(runner, "train", fail)
+        with pytest.raises(type(error)):
+            commands.run(dataclasses.replace(TINY, out=str(tmp_path)))
+        assert not list(tmp_path.glob("runs/*/failed.json"))
+
+
+def test_nothing_is_reported_where_no_run_is_finished(tmp_path):
+    study = dataclasses.replace(TINY, out=str(tmp_path / "out"))
+    with pytest.raises(NotThereError, match="No run of this study is finished"):
+        commands.report_only(study)
+    assert not (tmp_path / "out").exists()
+
+
+def test_reading_computes_and_writes_nothing(tmp_path):
+    with only_reading(), pytest.raises(NotThereError):
+        remembered(tmp_path / "new", {"a": 1}, lambda: pytest.fail("computed"))
+    assert not (tmp_path / "new").exists()
+    opened = open_study(TINY)
+    with only_reading(), pytest.raises(NotThereError):
+        judge(lambda: pytest.fail("built"), opened.tasks, opened.evaluations, "pooled", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_one_process_at_a_time_in_a_folder(tmp_path):
+    hold = (
+        "import pathlib; from sslshift.study.locked import locked\n"
+        f"with locked(pathlib.Path({str(tmp_path)!r})): print(1, flush=True); input()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    try:
+        with pytest.raises(RuntimeError, match=rf"in use by process {other.pid} on \S+ since \d"), locked(tmp_path):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+    with locked(tmp_path):
+        assert str(os.getpid()) in (tmp_path / LOCK).read_text()
+
+
+def test_a_dry_run_counts_measures_and_writes_nothing(done, tmp_path, capsys):
+    study = dataclasses.replace(
+        TINY,
+        sources="bundled:mnist?cost_per_image=0.5@40,60",
+        method="simclr,byol",
+        for_method=("byol: predictor=16",),
+        seeds=2,
+        price_per_hour=3600.0,
+        out=str(tmp_path / "out"),
+    )
+    commands.dry_run(study)
+    told = capsys.readouterr().out
+    lines = {line.split()[0]: line.split() for line in told.splitlines() if line.split()[:1] in (["simclr"], ["byol"], ["all"])}
+    assert lines["simclr"][2:5] == ["4", "4", "256"]
+    assert lines["all"][1:4] == ["8", "8", "512"]
+    assert float(lines["byol"][5]) > float(lines["simclr"][5]) > 1e7
+    assert "Images cost 30.00, each source's largest number once: 60 of bundled:mnist?cost_per_image=0.5 at 30.00" in told
+    assert not (tmp_path / "out").exists()
+    # What is finished is not counted as missing.
+    finished, _ = done
+    commands.dry_run(finished)
+    assert re.search(r"simclr +patch_mlp +2 +0 +128", capsys.readouterr().out)
+
+
+def test_images_of_another_shape_than_the_encoder_takes_are_refused_before_training(tmp_path):
+    study = dataclasses.replace(TINY, encoder="vit_s16", image_size=30, out=str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="30 x 30 cannot be cut into patches of 16"):
+        commands.run(study)
+    assert not (tmp_path / "out").exists()
+
+
+def test_time_left_is_scaled_to_kinds_that_were_not_timed():
+    left = TimeLeft(["small"] * 3 + ["large"] * 2, {"small": 1.0, "large": 4.0})
+    assert left.seconds is None
+    left.done("small", 10.0)
+    assert left.seconds == 2 * 10 + 2 * 40
+    left.done("small", None)
+    left.done("large", 60.0)
+    assert left.seconds == 10 + 60
+
+
+def test_progress_without_a_terminal_is_plain_lines(capsys):
+    progress = Progress()
+    with progress.study(1, ["a"], {"a": 1.0}), progress.run("run", 1, 1, 10, "a") as work:
+        work.on_step(1, {"loss": 0.5})
+    progress.say("run", {"linear": 0.5})
+    assert capsys.readouterr().out.startswith("run: linear 50.0%   [1/1, 0 s]")
