@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sslshift.study.build import describe_training
+from sslshift.study.console import print_results
 from sslshift.study.declare import Study
 from sslshift.study.estimate import show_estimate
 from sslshift.study.locked import locked
@@ -14,7 +15,7 @@ from sslshift.study.opened import Opened, open_study
 from sslshift.study.places import describe_run, run_folder
 from sslshift.study.progress import Progress
 from sslshift.study.records import ERROR_LOG
-from sslshift.study.report import print_table, write_results
+from sslshift.study.report import write_results
 from sslshift.study.results import Results
 from sslshift.study.runner import read_results, run_study
 
@@ -60,7 +61,7 @@ def report_only(study: Study) -> None:
 
 def _report(results: Results, console: Console) -> None:
     written = write_results(results)
-    print_table(results, console)
+    print_results(results, console)
     for path in written:
         console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
 

@@ -130,7 +130,7 @@ class SourceTrend:
       shift: its index.
       levels: its kinds that share seeds, by unique samples.
       trend: of accuracy in log10 D.
-      adjusted: its p-value by Holm's method among the trends of all sources of the learner.
+      adjusted: its p-value: of the nearest source, which the study asks about first, as it is; of the others by Holm's method.
     """
 
     source: str
@@ -153,8 +153,10 @@ def trends(results: Results, task: str, learner: tuple[str, str]) -> tuple[Sourc
         one = fitted(slopes(x, grid.values), slopes(x, grid.boots, axis=1), numbers.images)
         if numbers.alone(levels):
             one = one._replace(p_value=math.nan)
-        found.append(SourceTrend(source, results.shifts[source]["value"], tuple(levels), one, math.nan))
-    adjusted = holm([each.trend.p_value for each in found]).tolist()
+        found.append(SourceTrend(source, results.task_shifts[task][source]["value"], tuple(levels), one, math.nan))
+    found.sort(key=lambda each: shift_order({"value": each.shift}))
+    p_values = [each.trend.p_value for each in found]
+    adjusted = [*p_values[:1], *holm(p_values[1:]).tolist()]
     return tuple(dataclasses.replace(each, adjusted=p_value) for each, p_value in zip(found, adjusted, strict=True))
 
 

@@ -89,7 +89,7 @@ def _what_to_use(results: Results, learner: tuple[str, str]) -> tuple[str, str]:
     if gain.verdict == "better":
         text = f"Pretrain on {with_images}: it ends highest, at {reached}, which is shown to be better"
     else:
-        text = f"Nothing yet speaks for pretraining: {with_images} ends highest, at {reached} ({gain.verdict})"
+        text = f"No gain from pretraining is shown: {with_images} ends highest, at {reached} ({gain.verdict})"
     others = {(a if b == best else b).source: each for (a, b), each in pairs(results, task, learner).items() if best in (a, b)}
     beaten = [name for name, each in others.items() if each and each.verdict == "better"]
     if beaten:

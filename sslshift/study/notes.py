@@ -1,6 +1,5 @@
 """How to read a study: what its numbers count, what was left out, and what the tasks and sources had to say."""
 
-import math
 from collections import Counter
 
 from sslshift.study.compared import runs_of
@@ -72,15 +71,14 @@ def _remarks(results: Results) -> list[str]:
 
 
 def _shifts(results: Results) -> list[str]:
-    found = []
-    for name, shift in results.shifts.items():
-        if "why" in shift:
-            found.append(f"{name}: no shift index. {shift['why']}")
-        elif shift["sample_size"] < 2 * shift.get("dimensions", -math.inf):
-            found.append(
-                f"{name}: its shift index rests on {shift['sample_size']} images a side for {shift['dimensions']} features, "
-                "too few for a steady value; do not compare it with one of another number of images."
-            )
+    found = [f"{name}: no shift index. {shift['why']}" for name, shift in results.shifts.items() if "why" in shift]
+    few = {name: shift for name, shift in results.shifts.items() if shift["sample_size"] < 2 * shift.get("dimensions", 0)}
+    for size, dimensions in sorted({(shift["sample_size"], shift["dimensions"]) for shift in few.values()}):
+        names = [name for name, shift in few.items() if (shift["sample_size"], shift["dimensions"]) == (size, dimensions)]
+        found.append(
+            f"The shift index of {', '.join(names)} rests on {size} images a side for {dimensions} features, too few for a "
+            "steady value; do not compare it with one of another number of images."
+        )
     return found
 
 

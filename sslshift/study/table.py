@@ -44,7 +44,7 @@ class Table:
         """A `figure` with the table, which the page's script makes sortable."""
         head = "".join(f'<th scope="col"{self._class(i)}>{html.escape(cell)}</th>' for i, cell in enumerate(self.head))
         lines = "\n".join(
-            "<tr>" + "".join(f"<td{self._class(i)}>{html.escape(cell)}</td>" for i, cell in enumerate(line)) + "</tr>"
+            "<tr>" + "".join(f"<td{self._class(i)}>{_cell(cell)}</td>" for i, cell in enumerate(line)) + "</tr>"
             for line in self.lines
         )
         note = f"<figcaption>{html.escape(self.note)}</figcaption>" if self.note else ""
@@ -77,6 +77,11 @@ class Table:
         out = io.StringIO()
         csv.writer(out, lineterminator="\n").writerows([self.head, *self.lines])
         return out.getvalue()
+
+
+def _cell(cell: str) -> str:
+    # Long names may be broken where a reader would break them.
+    return re.sub(r"(?<=[:/?_=])(?=\w)", "<wbr>", html.escape(cell))
 
 
 def _markdown(cell: str) -> str:

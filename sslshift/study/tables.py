@@ -1,14 +1,12 @@
-"""What programs read: one line per run and floor, and one per run, task and evaluation."""
+"""What programs read beside the results table: one line for each run or floor, task and evaluation."""
 
 import csv
 import io
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from sslshift.study.judged import Judged
-from sslshift.study.ledger import as_csv, read_ledger
 from sslshift.study.opened import Run
 from sslshift.study.results import Results
 
@@ -30,11 +28,6 @@ SCORES = (
     "validation",
     "chosen",
 )
-
-
-def results_csv(results: Results) -> str:
-    """The results table as it stands in the study's folder; metrics in [0, 1]."""
-    return as_csv(read_ledger(Path(results.opened.study.out)))
 
 
 def scores_csv(results: Results) -> str:

@@ -28,7 +28,7 @@ def trend_table(results: Results) -> Table:
     note = (
         "Slope of linear-probe accuracy for each factor of ten in D, in points, fitted to each seed's own runs. Intervals count"
         f" seeds ({', '.join(map(str, sorted(seeds)))}) and test images, that of the change also how sources scatter about a "
-        "line. Verdicts on sources are corrected for the sources of the method (Holm)."
+        "line. The nearest source is what the study asks about first; verdicts on the others are corrected (Holm)."
     )
     head = ["source", "shift index", "N", "points per factor of ten", "95% interval", "verdict"]
     return learner_table(results, "trends", "What diversity does, and how that changes with the shift", head, lines, note)

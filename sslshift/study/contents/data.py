@@ -9,15 +9,29 @@ from sslshift.study.table import Table
 
 
 def shift_table(results: Results) -> Table:
-    """How far each candidate is from the downstream images."""
+    """How far each candidate is from the downstream images of each task."""
     lines = []
-    for name, shift in sorted(results.shifts.items(), key=lambda item: (math.isnan(item[1]["value"]), item[1]["value"])):
-        values = (f"{shift[each]:.3g}" if shift[each] == shift[each] else "n/a" for each in ("distance", "floor", "ceiling"))
-        span = f"{two_digits(shift['low'])} to {two_digits(shift['high'])}"
-        size = f"{shift['sample_size']:,.0f}" if shift["sample_size"] == shift["sample_size"] else "n/a"
-        lines.append((name, two_digits(shift["value"]), span, *values, size))
-    head = ("source", "shift index", "95% interval", "distance", "floor (other half)", "ceiling (noise)", "images a side")
-    return Table("shift", "How far each source is from the downstream images", head, lines)
+    for task, shifts in results.task_shifts.items():
+        for name, shift in sorted(shifts.items(), key=lambda item: (math.isnan(item[1]["value"]), item[1]["value"])):
+            values = (
+                f"{shift[each]:.3g}" if shift[each] == shift[each] else "n/a" for each in ("distance", "floor", "ceiling")
+            )
+            span = f"{two_digits(shift['low'])} to {two_digits(shift['high'])}"
+            size = f"{shift['sample_size']:,.0f}" if shift["sample_size"] == shift["sample_size"] else "n/a"
+            lines.append((task, name, two_digits(shift["value"]), span, *values, size))
+    head = (
+        "task",
+        "source",
+        "shift index",
+        "95% interval",
+        "distance",
+        "floor (other half)",
+        "ceiling (noise)",
+        "images a side",
+    )
+    several = len(results.task_shifts) > 1
+    lines, head = (lines, head) if several else ([line[1:] for line in lines], head[1:])
+    return Table("shift", "How far each source is from the downstream images", head, lines, text_columns=1 + several)
 
 
 def mixture_table(results: Results) -> Table:

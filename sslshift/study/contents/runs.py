@@ -36,7 +36,7 @@ def main_table(results: Results) -> Table:
         "gain over untrained",
         "verdict",
     ]
-    return learner_table(results, "results", "All kinds of runs", head, lines, note)
+    return learner_table(results, "kinds", "All kinds of runs", head, lines, note)
 
 
 def _about(row: Row) -> list[str]:

@@ -25,11 +25,11 @@ def accuracy_vs_diversity(results: Results, task: str, width: str) -> Figure:
     """
     shown = _panels(results, task)
     with styled():
-        count = legend_lines(len(looks(results)) + 2, width)
+        count = legend_lines(len(looks(results, task)) + 2, width)
         drawing, places = panels(len(shown), width, height=2.3, below=count, sharex=True, sharey=True)
         metric = METRICS[next(each.metric for each in results.opened.tasks if each.name == task)]
         for place, (title, learner, evaluation) in zip(places, shown, strict=True):
-            _panel(place, results, sampled(results, task, evaluation), learner)
+            _panel(place, results, task, sampled(results, task, evaluation), learner)
             place.set_title(title)
             place.set_ylabel(f"test {metric.text} (%)")
             place.label_outer()
@@ -51,8 +51,8 @@ def _panels(results: Results, task: str) -> list[tuple[str, tuple[str, str], str
     return [(TITLES[name], learner, name) for learner in named for name in TITLES if name in known]
 
 
-def _panel(panel: plt.Axes, results: Results, numbers: Sampled, learner: tuple[str, str]) -> None:
-    everything, styles = [kind for kind in kinds(results) if kind.learner == learner], looks(results)
+def _panel(panel: plt.Axes, results: Results, task: str, numbers: Sampled, learner: tuple[str, str]) -> None:
+    everything, styles = [kind for kind in kinds(results) if kind.learner == learner], looks(results, task)
     present = [name for name in styles if any(kind.source == name for kind in everything)]
     for number, name in enumerate(present):
         ladder = [kind for kind in everything if kind.source == name and kind in numbers.runs]

@@ -38,7 +38,7 @@ def order_comparison(results: Results, task: str, width: str) -> Figure | None:
 
 
 def _panel(panel: plt.Axes, results: Results, task: str, learner: tuple[str, str]):
-    styles = looks(results)
+    styles = looks(results, task)
     reference, differences = against(results, task, learner)
     panel.axvline(0, color=MUTED, linewidth=0.8)
     for number, (kind, found) in enumerate(differences.items()):

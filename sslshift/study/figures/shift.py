@@ -26,13 +26,13 @@ def accuracy_vs_shift(results: Results, task: str, width: str) -> Figure | None:
     Returns:
       None where no source has an index.
     """
-    if all(math.isnan(shift["value"]) for shift in results.shifts.values()):
+    if all(math.isnan(shift["value"]) for shift in results.task_shifts[task].values()):
         return None
     named = learners(results)
     steep = any(trends(results, task, learner) for learner in named)
     shown = [(learner, draw) for learner in named for draw in ([_accuracy, _trend] if steep else [_accuracy])]
     with styled():
-        count = legend_lines(len(looks(results)) + 2 + steep, width)
+        count = legend_lines(len(looks(results, task)) + 2 + steep, width)
         drawing, places = panels(len(shown), width, height=2.3, below=count, columns=2, sharex=True)
         for place, (learner, draw) in zip(places, shown, strict=True):
             title = draw(place, results, task, learner)
@@ -45,9 +45,9 @@ def accuracy_vs_shift(results: Results, task: str, width: str) -> Figure | None:
 
 def _accuracy(panel: plt.Axes, results: Results, task: str, learner: tuple[str, str]) -> str:
     """Every number of unique samples: a source's most filled, fewer hollow, on a thin line."""
-    numbers, styles = sampled(results, task, "linear"), looks(results)
+    numbers, styles = sampled(results, task, "linear"), looks(results, task)
     for name, style in styles.items():
-        shift = results.shifts[name]
+        shift = results.task_shifts[task][name]
         ladder = [kind for kind in kinds(results) if kind.learner == learner and kind.source == name and kind in numbers.runs]
         if math.isnan(shift["value"]) or not ladder:
             continue
@@ -73,14 +73,14 @@ def _accuracy(panel: plt.Axes, results: Results, task: str, learner: tuple[str, 
 
 
 def _trend(panel: plt.Axes, results: Results, task: str, learner: tuple[str, str]) -> str:
-    found, styles = [each for each in trends(results, task, learner) if not math.isnan(each.shift)], looks(results)
+    found, styles = [each for each in trends(results, task, learner) if not math.isnan(each.shift)], looks(results, task)
     panel.axhline(0, color=MUTED, linewidth=0.8)
     for each in found:
         low, high = (abs(end - each.trend.slope) * 100 for end in (each.trend.low, each.trend.high))
         panel.errorbar(
             each.shift,
             each.trend.slope * 100,
-            xerr=_sideways(results.shifts[each.source]),
+            xerr=_sideways(results.task_shifts[task][each.source]),
             yerr=None if math.isnan(low) else [[low], [high]],
             color=styles[each.source].colour,
             marker=styles[each.source].marker,

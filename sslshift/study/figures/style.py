@@ -62,14 +62,14 @@ def styled() -> Iterator[None]:
         yield
 
 
-def looks(results: Results) -> dict[str, Look]:
-    """Of each candidate, near ones first."""
+def looks(results: Results, task: str) -> dict[str, Look]:
+    """Of each candidate, those near the study's first task first; labels have the shift index to this task."""
     names = sorted(results.shifts, key=lambda name: (shift_order(results.shifts[name]), name))
     return {
         name: Look(
             COLOURS[number % len(COLOURS)],
             MARKERS[number % len(MARKERS)],
-            f"{shortened(name)} (shift {two_digits(results.shifts[name]['value'])})",
+            f"{shortened(name)} (shift {two_digits(results.task_shifts[task][name]['value'])})",
         )
         for number, name in enumerate(names)
     }

@@ -1,0 +1,295 @@
+"""What a study leaves for people: sentences, tables, figures, and the page, of results whose truth is known."""
+
+import csv
+import dataclasses
+import html
+import io
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from sslshift.study.compared import against, gains, kinds, pairs, trend_change, trends
+from sslshift.study.console import print_results
+from sslshift.study.declare import Study
+from sslshift.study.findings import answer, findings
+from sslshift.study.judged import Judged
+from sslshift.study.opened import open_study
+from sslshift.study.report import write_results
+from sslshift.study.results import Results
+from sslshift.study.sampled import PIXELS, UNTRAINED, Kind, sampled
+from sslshift.study.statistics import Trend
+from sslshift.study.table import Table
+from sslshift.transfer.protocol import Predictions
+
+NEAR, MIDDLE, FAR = "bundled:mnist", "bundled:fashion_mnist", "synthetic:noise?size=400"
+SHIFTS = {NEAR: 0.0, MIDDLE: 0.4, FAR: 0.9, "staged": 0.2}
+STUDY = Study(
+    sources=f"{NEAR}@8,64,320; {MIDDLE}@8,64,320; {FAR}@8,320",
+    mixture=(f"staged = near:{NEAR}@160 -> far:{MIDDLE}@160",),
+    downstream="bundled:mnist",
+    downstream_test="bundled:mnist/test",
+    labelled=100,
+    budget=640,
+    batch_size=64,
+    seeds=3,
+    head="32,16",
+    shift_images=0,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Planned(Judged):
+    """An encoder whose predictions are made up."""
+
+    found: Predictions | None = None
+
+    def predicted(self, task):
+        return self.found
+
+
+def planned(opened, accuracy, seed):
+    """Right on about this share of the test images, on much the same ones whatever the seed."""
+    task = opened.task
+    labels = task.test.source.labels[task.test.indices]
+    ease = (np.random.default_rng(0).permutation(len(labels)) + 0.5) / len(labels)
+    ease += np.random.default_rng([seed, int(accuracy * 1e6)]).normal(0, 0.02, len(labels))
+    predictions = {name: np.where(ease < accuracy, labels, (labels + 1) % 10) for name in ("knn", "linear")}
+    scores = {"metric": "accuracy", "test_images": len(labels), "notes": [], "chosen": {"knn": {}, "linear": {}}}
+    for name, each in predictions.items():
+        value = float(np.mean(each == labels))
+        scores |= {name: value, f"{name}_low": value, f"{name}_high": value, f"{name}_validation": value}
+    trained = {"unique_read": 0, "broken": 0, "loss_first": 2.0, "loss_last": 1.0, "seconds": 1.5}
+    found = Predictions("accuracy", labels, task.test.indices, predictions)
+    return Planned(Path("none"), trained, {task.name: scores}, {}, found)
+
+
+def truth(run):
+    """Near the task diversity helps, far from it not."""
+    rise = {NEAR: 0.04, MIDDLE: 0.02, FAR: 0.0, "staged": 0.03}[run.source]
+    wobble = 0.002 * (run.seed - 1) + 0.001 * ((run.unique + run.seed) % 3)
+    return 0.75 - 0.1 * SHIFTS[run.source] + rise * math.log10(run.unique / 8) + wobble
+
+
+def results_of(opened, accuracy=truth, keep=lambda run: True, failed=()):
+    """Results of a study with this accuracy of each run; runs that are not kept are missing, if they have not failed."""
+    runs = []
+    for run in (run for run in opened.runs if keep(run) and run not in dict(failed)):
+        judged = planned(opened, accuracy(run), run.seed)
+        judged.trained["unique_read"] = run.unique
+        runs.append((run, judged))
+    floors = {
+        (*learner.key, seed): planned(opened, 0.7 + 0.001 * seed, 100 + seed)
+        for learner in opened.learners
+        for seed in range(3)
+    }
+    known = ("value", "low", "high", "distance", "floor", "ceiling")
+    shifts = {
+        each.name: dict.fromkeys(known, SHIFTS[each.name]) | {"sample_size": 100, "dimensions": 16}
+        for each in opened.candidates
+    }
+    missing = tuple(run for run in opened.runs if not keep(run) and run not in dict(failed))
+    pixels = planned(opened, 0.72, 200)
+    return Results(opened, tuple(runs), floors, pixels, {opened.task.name: shifts}, {}, tuple(failed), missing)
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return open_study(STUDY)
+
+
+@pytest.fixture(scope="module")
+def results(opened):
+    return results_of(opened)
+
+
+LEARNER = ("simclr", "patch_mlp")
+
+
+def test_trends_find_what_was_planned(results):
+    found = {each.source: each for each in trends(results, NEAR, LEARNER)}
+    assert list(found) == [NEAR, MIDDLE, FAR]
+    for source, slope in ((NEAR, 0.04), (MIDDLE, 0.02), (FAR, 0.0)):
+        assert found[source].trend.slope == pytest.approx(slope, abs=0.006)
+        assert found[source].trend.low < found[source].trend.slope < found[source].trend.high
+    assert found[NEAR].adjusted == found[NEAR].trend.p_value < 0.05
+    change = trend_change(results, NEAR, LEARNER)
+    assert change.slope == pytest.approx(-0.04 / 0.9, abs=0.012)
+    assert change.low < change.slope < change.high
+
+
+def test_the_answer_is_three_sentences_with_the_two_findings_numbers(results):
+    use, near, change = answer(results)
+    assert use.startswith(f"Pretrain on {NEAR} with 320 different images: it ends highest, at 81.")
+    assert "shown to be better; it is shown to be ahead of" in use
+    slope = trends(results, NEAR, LEARNER)[0].trend
+    assert (
+        f"{slope.slope * 100:+.2f} points ({slope.low * 100:+.2f} to {slope.high * 100:+.2f}): more diversity is better" in near
+    )
+    assert re.search(r"one unit of the shift index\) that effect changes by -\d\.\d\d points \(", change)
+
+
+def test_where_nothing_is_nothing_is_shown(opened):
+    flat = results_of(opened, lambda run: 0.7 + 0.01 * ((run.seed * 7 + run.unique) % 5 - 2))
+    use, near, change = answer(flat)
+    assert use.startswith("No gain from pretraining is shown: ")
+    assert "no trend shown" in near
+    assert "no change is shown" in change
+    assert {each.verdict for each in pairs(flat, NEAR, LEARNER).values()} == {"no difference shown"}
+    assert any("raw pixels" in sentence for sentence in findings(flat))
+
+
+def test_gains_are_paired_with_the_same_seeds_untrained(results):
+    kind = Kind(LEARNER, NEAR, 320)
+    numbers = sampled(results, NEAR, "linear")
+    trained, floor = (numbers.grid([each]).values[0, :, 0] for each in (kind, Kind(LEARNER, UNTRAINED, None)))
+    assert gains(results, NEAR)[kind].mean == pytest.approx((trained - floor).mean())
+    pixels = results.pixels.scores[NEAR]["linear"]
+    assert numbers.difference(kind, Kind(None, PIXELS, None)).value == pytest.approx(trained.mean() - pixels)
+
+
+def test_of_an_unfinished_study_only_shared_seeds_are_compared(opened):
+    # The near source lacks seed 0 at its most images, the far one seed 2: one seed is left to both.
+    lacking = {(NEAR, 320, 0), (FAR, 320, 2)}
+    part = results_of(opened, keep=lambda run: (run.source, run.unique, run.seed) not in lacking)
+    near, far = Kind(LEARNER, NEAR, 320), Kind(LEARNER, FAR, 320)
+    found = next(each for pair, each in pairs(part, NEAR, LEARNER).items() if set(pair) == {near, far})
+    whole = dict(part.runs)
+    runs = {run: judged.scores[NEAR]["linear"] for run, judged in whole.items() if run.unique == 320 and run.seed == 1}
+    scores = {run.source: value for run, value in runs.items()}
+    assert found.mean == pytest.approx(scores[NEAR] - scores[FAR])
+    assert found.verdict == "one seed, nothing shown"
+    assert trends(part, NEAR, LEARNER)[0].trend.seeds == 2
+
+
+def test_many_pairs_are_corrected(results):
+    found = pairs(results, NEAR, LEARNER)
+    assert len(found) == 6
+    assert all(each.adjusted >= each.p_value for each in found.values())
+    assert max(each.adjusted / each.p_value for each in found.values() if each.adjusted < 1) == pytest.approx(6)
+
+
+def test_mixtures_are_compared_with_the_nearest_source_alone(results):
+    reference, found = against(results, NEAR, LEARNER)
+    assert reference == Kind(LEARNER, NEAR, 320)
+    assert {kind.source for kind in found} == {MIDDLE, FAR, "staged"}
+    assert any(
+        sentence.startswith(f"Mixtures against {NEAR} with 320 different images: staged") for sentence in findings(results)
+    )
+
+
+def written(results, out):
+    results = dataclasses.replace(
+        results, opened=dataclasses.replace(results.opened, study=dataclasses.replace(results.opened.study, out=str(out)))
+    )
+    return write_results(results)
+
+
+def test_folder_holds_figures_tables_and_page(results, tmp_path):
+    paths = written(results, tmp_path)
+    assert tmp_path / "report.html" in paths
+    names = {
+        f"{name}{wide}" for name in ("accuracy_vs_diversity", "accuracy_vs_shift", "order_comparison") for wide in ("", "-wide")
+    }
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"{n}.{kind}" for n in names for kind in ("png", "pdf", "svg")
+    }
+    for name in names:
+        # The column of a paper, and its page; letters in it can be selected.
+        with Image.open(tmp_path / f"figures/{name}.png") as image:
+            assert image.width / 300 == pytest.approx(7.0 if "wide" in name else 3.35, abs=0.01)
+        pdf = (tmp_path / f"figures/{name}.pdf").read_bytes()
+        assert b"/FontFile2" in pdf
+        assert b"/Type3" not in pdf
+    tables = {path.stem for path in (tmp_path / "tables").iterdir()}
+    assert tables == {"kinds", "trends", "pairs", "order", "shift", "mixtures", "runs"}
+    with (tmp_path / "tables/kinds.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["source"] for line in lines[-2:]] == ["untrained encoder", "raw pixels"]
+    assert len(lines) == 9 + 2
+
+
+def test_equal_results_make_equal_files(results, tmp_path):
+    def contents():
+        written(results, tmp_path)
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    assert contents() == contents()
+
+
+def test_page_of_an_unfinished_study_says_what_is_missing(opened, tmp_path):
+    broken = opened.runs[0]
+    part = results_of(opened, keep=lambda run: run.seed < 2, failed=((broken, "the loss is no longer a number <at step 7>"),))
+    written(part, tmp_path)
+    page = html.unescape((tmp_path / "report.html").read_text())
+    planned_runs, finished = len(opened.runs), len(part.runs)
+    assert f"This study is not finished: {finished} of {planned_runs} runs are." in page
+    assert f"Failed: {broken.source} N = {broken.unique}, seed 0: the loss is no longer a number <at step 7>" in page
+    assert f"Missing: {NEAR} N = 8, seed 2" in page
+    assert "(1 of 3 runs)" in page
+    assert "(2 of 3 runs)" in page
+    runs = (tmp_path / "tables/runs.md").read_text()
+    assert "failed: the loss is no longer a number" in runs
+    assert runs.count("| missing |") >= len(part.missing)
+
+
+def test_page_of_a_finished_study_says_nothing_of_it(results, tmp_path):
+    written(results, tmp_path)
+    assert "not finished" not in (tmp_path / "report.html").read_text()
+
+
+def test_page_tells_how_it_was_made(results, tmp_path):
+    written(results, tmp_path)
+    page = html.unescape((tmp_path / "report.html").read_text())
+    for part in ("--learning_rate=-1.0", "jax version", "numpy version", "python version", "0, 1, 2", "--budget=640", "1.5"):
+        assert part in page
+
+
+def test_methods_and_encoders_stand_side_by_side(tmp_path):
+    opened = open_study(dataclasses.replace(STUDY, method="simclr,vicreg", seeds=2, mixture=()))
+    results = results_of(opened, lambda run: truth(run) if run.method == "simclr" else 1.4 - truth(run))
+    assert {kind.learner[0] for kind in kinds(results)} == {"simclr", "vicreg"}
+    sentences = answer(results)
+    assert len(sentences) == 3
+    assert "the same verdict with 1 of 2 methods and encoders" in sentences[0]
+    assert isinstance(trend_change(results, NEAR, ("vicreg", "patch_mlp")), Trend)
+    assert trend_change(results, NEAR, ("vicreg", "patch_mlp")).slope > 0
+    written(results, tmp_path)
+    assert (tmp_path / "tables/kinds.md").read_text().startswith("| method | source |")
+    svg = (tmp_path / "figures/accuracy_vs_diversity.svg").read_text()
+    assert "simclr on patch_mlp" in svg
+    assert "vicreg on patch_mlp" in svg
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_results(results, console)
+    assert "vicreg on patch_mlp: " in console.export_text()
+
+
+def test_two_sources_have_no_change_with_shift(opened):
+    few = results_of(opened, keep=lambda run: run.source in (NEAR, FAR))
+    assert "at least 3 sources" in answer(few)[2]
+
+
+def test_nothing_finished_is_no_answer(opened):
+    assert answer(results_of(opened, keep=lambda run: False)) == ["No run of this study is finished: there is no answer yet."]
+
+
+AWKWARD = Table("t", "T", ("source", "gain %"), (("a_b & c#|~^\\{x}", "-1.0 ± 0.5"), ("100% → <i>", "")), text_columns=1)
+
+
+def test_tables_escape_what_their_form_reads_otherwise():
+    assert AWKWARD.markdown.splitlines()[2] == r"| a_b & c#\|~^\\{x} | -1.0 ± 0.5 |"
+    tex = AWKWARD.latex
+    assert r"a\_b \& c\#\textbar{}\textasciitilde{}\textasciicircum{}\textbackslash{}\{x\} & $-$1.0 $\pm$ 0.5 \\" in tex
+    assert r"100\% $\to$ \textless{}i\textgreater{} &  \\" in tex
+    assert all(rule in tex for rule in (r"\begin{tabular}{lr}", r"\toprule", r"\midrule", r"\bottomrule", "booktabs"))
+    assert "<i>" not in AWKWARD.html
+    assert list(csv.reader(AWKWARD.csv.splitlines()))[1:] == [list(line) for line in AWKWARD.lines]
+
+
+def test_lines_of_a_table_are_as_long_as_its_head():
+    with pytest.raises(ValueError, match="every line needs 2 cells"):
+        Table("t", "T", ("a", "b"), (("1",),))

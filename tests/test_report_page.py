@@ -1,0 +1,188 @@
+"""The page of a small study in a real browser, on the screen of a phone and on a large one, without a network."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from browser import browsing, find_chromium
+from PIL import Image
+
+FLAGS = (
+    "--sources=bundled:mnist@20,200; bundled:fashion_mnist@20,200; synthetic:noise?size=300@20,200",
+    "--mixture=near_first = near:bundled:mnist@100 -> far:bundled:fashion_mnist@100",
+    "--mixture=mixed = near:bundled:mnist@100*0.5 + far:bundled:fashion_mnist@100*0.5",
+    "--downstream=bundled:mnist",
+    "--downstream_test=bundled:mnist/test",
+    "--budget=320",
+    "--batch_size=32",
+    "--seeds=2",
+    "--labelled=200",
+    "--shift_images=100",
+    "--encoder=patch_mlp",
+    "--head=32,16",
+)
+PHONE, DESK = 400, 1600
+# Pixels of the screen; smaller letters cannot be read.
+SMALLEST = 9
+
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium on this machine to show the page with")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    out = tmp_path_factory.mktemp("study")
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    command = [sys.executable, "-m", "experiments.quickstart", *FLAGS, f"--out={out}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browsing() as found:
+        yield found
+
+
+@pytest.fixture(params=[PHONE, DESK])
+def page(study, browser, request):
+    browser.open(study / "report.html", request.param)
+    return browser
+
+
+def test_nothing_is_asked_for_and_nothing_complained_of(page):
+    reported = page.events
+    asked = [params["request"]["url"] for name, params in reported if name == "Network.requestWillBeSent"]
+    assert asked[0].startswith("file://")
+    assert asked[0].endswith("report.html")
+    assert all(url.startswith("data:") for url in asked[1:])
+    complaints = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded", "Network.loadingFailed")
+    assert [event for event in reported if event[0] in complaints] == []
+    assert page.run("document.images.length") > 30
+    assert page.run("Array.from(document.images).every((image) => image.naturalWidth > 0)")
+
+
+def test_the_page_forbids_itself_to_ask(page):
+    page.run("fetch('http://example.org/').catch(() => 0)")
+    page.run("new Promise((done) => { const i = new Image(); i.onerror = done; i.src = 'https://example.org/a.png'; })")
+    page.run("window.ran = 0; document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = 1'}))")
+    assert page.run("window.ran") == 0
+    tried = {
+        params["requestId"]
+        for name, params in page.events
+        if name == "Network.requestWillBeSent" and "example" in params["request"]["url"]
+    }
+    stopped = {params["requestId"]: params for name, params in page.events if name == "Network.loadingFailed"}
+    assert all(stopped[request].get("blockedReason") == "csp" for request in tried)
+
+
+def test_it_fits_the_screen(page):
+    width = page.run("innerWidth")
+    assert page.run("document.documentElement.scrollWidth") <= width
+    # Tables and figures stay within it; what is wider scrolls in its own box.
+    wide = "Array.from(document.querySelectorAll('svg, img, p, li, figure, .wide, h2, pre, .download, .answer'))"
+    shown = f"{wide}.map((e) => e.getBoundingClientRect()).filter((r) => r.width > 0)"
+    assert page.run(f"{shown}.every((r) => r.left >= 0 && r.right <= {width} + 0.5)")
+
+
+def test_every_figure_is_shown_once_with_letters_that_can_be_read(page):
+    shown = "Array.from(document.querySelectorAll('svg')).filter((svg) => svg.getBoundingClientRect().width > 0)"
+    assert page.run(f"{shown}.length") == 3
+    sizes = page.run(
+        f"{shown}.flatMap((svg) => Array.from(svg.querySelectorAll('text'), (text) => {{"
+        " const m = text.getScreenCTM(); return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(m.a, m.b); }))"
+    )
+    assert len(sizes) > 40
+    assert min(sizes) >= SMALLEST
+    words = page.run(f"{shown}.map((svg) => svg.textContent).join(' ')")
+    for part in ("diversity D", "shift index", "difference in points", "untrained encoder", "raw pixels", "bundled:mnist"):
+        assert part in words
+    # No label is cut off at its figure's edge.
+    cut = page.run(
+        f"{shown}.flatMap((svg) => {{ const box = svg.getBoundingClientRect();"
+        " return Array.from(svg.querySelectorAll('text')).filter((text) => { const r = text.getBoundingClientRect();"
+        " return r.left < box.left - 2 || r.right > box.right + 2; }).map((text) => text.textContent); })"
+    )
+    assert cut == []
+
+
+def test_no_id_stands_for_two_things(page):
+    assert page.run("new Set(Array.from(document.querySelectorAll('[id]'), (e) => e.id)).size") == page.run(
+        "document.querySelectorAll('[id]').length"
+    )
+    # Marks are drawn by reference: each must lead somewhere.
+    assert page.run(
+        "Array.from(document.querySelectorAll('use'), (e) => e.getAttribute('xlink:href'))"
+        ".every((to) => document.getElementById(to.slice(1)))"
+    )
+
+
+COLUMN = """(() => {
+  const table = document.querySelector('table[data-name="kinds"]');
+  const at = Array.from(table.tHead.rows[0].cells).findIndex((cell) => cell.textContent.startsWith(%s));
+  return {head: table.tHead.rows[0].cells[at], cells: Array.from(table.tBodies[0].rows, (row) => row.cells[at].textContent)};
+})()"""
+
+
+def column(page, name):
+    return page.run(f"{COLUMN % json.dumps(name)}.cells")
+
+
+def number(cell):
+    return float(re.match(r"[+-]?[\d,.]+(e-?\d+)?", cell).group().replace(",", ""))
+
+
+@pytest.mark.parametrize("name", ["N", "D", "E", "shift index", "linear %", "gain over untrained"])
+def test_a_click_on_a_head_sorts_numbers_as_numbers(page, name):
+    before = sorted(column(page, name))
+    for direction in ("ascending", "descending"):
+        page.run(f"{COLUMN % json.dumps(name)}.head.querySelector('button').click()")
+        assert page.run(f"{COLUMN % json.dumps(name)}.head.getAttribute('aria-sort')") == direction
+        cells = column(page, name)
+        assert sorted(cells) == before
+        said = [number(cell) for cell in cells if cell]
+        assert said == sorted(said, reverse=direction == "descending")
+        # Floors, which have no N, stay below.
+        assert cells.index("") == len(said) if "" in cells else True
+    assert page.run("document.querySelectorAll('table[data-name=kinds] [aria-sort]').length") == 1
+
+
+def test_words_are_sorted_and_keys_do_what_clicks_do(page):
+    page.run(f"{COLUMN % json.dumps('source')}.head.querySelector('button').focus()")
+    page.press("Enter", 13)
+    cells = column(page, "source")
+    assert cells == sorted(cells)
+    assert page.run(f"{COLUMN % json.dumps('source')}.head.getAttribute('aria-sort')") == "ascending"
+
+
+def test_tables_and_whole_results_can_be_taken_away(page, tmp_path, study):
+    page.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    page.run("document.querySelector('table[data-name=kinds]').closest('figure').querySelector('.download').click()")
+    with page.wait_for(tmp_path / "kinds.csv").open() as file:
+        lines = list(csv.reader(file))
+    with (study / "tables/kinds.csv").open() as file:
+        assert lines == list(csv.reader(file))
+    for name in ("results.csv", "scores.csv"):
+        text = page.run(f"atob(document.querySelector('a[download=\"{name}\"]').href.split(',')[1])")
+        assert text.encode("latin-1").decode() == (study / name).read_text()
+
+
+def test_it_is_printed(page):
+    printed = page.pdf()
+    assert printed.startswith(b"%PDF")
+    assert len(printed) > 30_000
+
+
+def test_it_is_seen(page, tmp_path):
+    page.screenshot(tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as image:
+        # Less a bar for scrolling.
+        assert 0 <= page.run("innerWidth") - image.width < 20
+        colours = image.convert("RGB").getcolors(2**24)
+    # White for the most part, with ink on it.
+    assert max(colours)[1] == (255, 255, 255)
+    assert len(colours) > 200
