@@ -10,6 +10,7 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from sslshift.study import commands, runner
 from sslshift.study.declare import Study
@@ -329,6 +330,22 @@ def test_images_of_another_shape_than_the_encoder_takes_are_refused_before_train
     with pytest.raises(ValueError, match="30 x 30 cannot be cut into patches of 16"):
         commands.run(study)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_task_of_another_shape_than_the_encoders_is_refused_before_training(tmp_path):
+    """Unless a side is asked for: then its images are brought to it, and lost colours are told."""
+    for label in ("a", "b"):
+        (tmp_path / "parts" / label).mkdir(parents=True)
+        for number in range(30):
+            colour = (number * 8, 120, 90 if label == "a" else 200)
+            Image.new("RGB", (40, 32), colour).save(tmp_path / "parts" / label / f"{number}.png")
+    study = dataclasses.replace(TINY, task=(f"parts = folder:{tmp_path / 'parts'}",), out=str(tmp_path / "out"))
+    message = "parts: images of the train split are 40 x 32 colour, but encoders take 28 x 28 gray as --downstream has them"
+    with pytest.raises(ValueError, match=message):
+        commands.run(study)
+    assert not (tmp_path / "out").exists()
+    opened = open_study(dataclasses.replace(study, image_size=28))
+    assert "colours of the test split are dropped, since encoders take 28 x 28 gray" in opened.tasks[1].notes
 
 
 def test_time_left_is_scaled_to_kinds_that_were_not_timed():

@@ -12,15 +12,14 @@ from sslshift.data.decode import Canvas
 from sslshift.data.mixture import Component, Mixture, Stage
 from sslshift.data.permutation import permute
 from sslshift.data.pipeline import BatchReader
-from sslshift.data.sources import PartialSource, Source, SyntheticSource, cached, digests, open_source, readable
-from sslshift.models import FEATURES
+from sslshift.data.sources import Source, cached, open_source, readable
 from sslshift.study.build import build_training
 from sslshift.study.candidates import Candidate, open_candidates, sample_plan
 from sslshift.study.declare import Study
+from sslshift.study.downstream import canvas_of, declared_evaluations, declared_tasks, open_in_shape, without_test
 from sslshift.study.learners import Learner, open_learners, single_studies
 from sslshift.training.online import Labelled, Online
-from sslshift.transfer.protocol import parse_evaluations
-from sslshift.transfer.tasks import Declaration, Task, open_task, own_canvas, parse_task
+from sslshift.transfer.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,13 +134,13 @@ def open_study(study: Study) -> Opened:
     if study.batch_size % jax.device_count():
         raise ValueError(f"--batch_size={study.batch_size} cannot be divided among {jax.device_count()} devices.")
     budget = Budget(study.budget).whole_batches(study.batch_size)
-    evaluations = _evaluations(study)
-    declared = _declared_tasks(study)
+    evaluations = declared_evaluations(study)
+    declared = declared_tasks(study)
     # A folder is decoded whenever it is opened: each URI once.
     open_once = functools.cache(open_source)
-    canvas = _canvas(open_once(declared[0].source), study.image_size)
+    canvas = canvas_of(open_once(declared[0].source), study.image_size)
     kept = functools.cache(lambda uri: cached(open_once(uri), canvas))
-    tasks = tuple(open_task(each, canvas, kept) for each in declared)
+    tasks = tuple(open_in_shape(each, canvas, kept, asked=bool(study.image_size)) for each in declared)
     held_out = [task for task, each in zip(tasks, declared, strict=True) if not each.test]
 
     withheld: dict[str, int] = {}
@@ -149,7 +148,7 @@ def open_study(study: Study) -> Opened:
     def open_(uri: str) -> Source:
         rest = source = kept(uri)
         for task in held_out:
-            rest = _without(rest, task)
+            rest = without_test(rest, task)
         if held_out:
             withheld[uri] = len(source) - len(rest)
         return rest
@@ -167,54 +166,3 @@ def open_study(study: Study) -> Opened:
         for each in candidates
     )
     return Opened(study, budget, canvas, sources, tasks, evaluations, tuple(learners), tuple(candidates), runs, withheld)
-
-
-def _evaluations(study: Study) -> dict[str, Any]:
-    evaluations = parse_evaluations(study.evaluations, study.evaluation_options)
-    if "linear" not in evaluations:
-        raise ValueError(f"--evaluations={study.evaluations} must have linear among them: gains and verdicts rest on it.")
-    if study.features not in FEATURES:
-        raise ValueError(f"--features={study.features} is unknown; there is {', '.join(FEATURES)}.")
-    return evaluations
-
-
-def _declared_tasks(study: Study) -> list[Declaration]:
-    """The tasks that a study names, --downstream first."""
-    first, *others = (parse_task(text) for text in (study.downstream, *study.task))
-    if study.downstream_test:
-        first = dataclasses.replace(first, test=parse_task(study.downstream_test).source)
-    declared = [dataclasses.replace(each, labelled=each.labelled or study.labelled) for each in (first, *others)]
-    names = [each.name or each.source for each in declared]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise ValueError(f"--task: two tasks are called {twice}; write 'NAME = URI' to tell them apart.")
-    return declared
-
-
-def _without(source: Source, task: Task) -> Source:
-    """The source less the images of a held-out test split: they must not be pretrained on."""
-    if isinstance(source, SyntheticSource):
-        return source
-    test, held_out = task.test
-    stored, test_stored = source.stored_identities(), test.stored_identities()
-    if stored and test_stored:
-        known, own = {test_stored[0][index] for index in held_out.tolist()}, stored[0]
-    else:
-        known = set(digests(test, held_out, task.canvas)) - {b""}
-        own = digests(source, np.arange(len(source)), task.canvas)
-    kept = np.flatnonzero([digest not in known for digest in own])
-    if not len(kept):
-        raise ValueError(f"{source.name} holds nothing but images of the test split, which must not be pretrained on.")
-    return source if len(kept) == len(source) else PartialSource(source, kept)
-
-
-# Above this side the shape of one image is no sensible default for all: a forgotten flag would cost hours.
-_LARGEST_DEFAULT_SIDE = 64
-
-
-def _canvas(downstream: Source, side: int) -> Canvas:
-    """The shape that all images are brought to; colour if any of a few downstream images has it."""
-    if not side:
-        return own_canvas(downstream, largest=_LARGEST_DEFAULT_SIDE)
-    channels = max(downstream[int(index)]["image"].shape[2] for index in np.linspace(0, len(downstream) - 1, 16))
-    return Canvas(side, side, channels)
