@@ -62,13 +62,13 @@ def index_chart(indices: Mapping[str, ShiftIndex], texts: Mapping[str, str]) -> 
         ends = value in (0, 1)
         colour = "#6b7484" if ends else "#e3e6ec"
         body.append(f'<path d="M{at(value):.1f} {top}V{bottom}" stroke="{colour}"/>')
-        body.append(_text(at(value), bottom + 14, f"{value:g}", "middle"))
+        body.append(_text(at(value), bottom + 14, f"{value + 0:g}", "middle"))
     body += [_text(at(0), 12, "0: more of the same", "start"), _text(at(1), 24, "1: noise", "middle" if high > 1.2 else "end")]
     for number, (name, index) in enumerate(indices.items()):
         y, colour = top + row * number + 28, style_of(number)[0]
         body.append(f'<path d="M{left} {y}H{right}" stroke="#eef0f4"/>')
         body.append(
-            _text(left, y - 11, f"{_short(name)}  {texts[name]}", more=' paint-order="stroke" stroke="#fff" stroke-width="4"')
+            _text(left, y - 11, f"{_short(name)}: {texts[name]}", more=' paint-order="stroke" stroke="#fff" stroke-width="4"')
         )
         body.append(f'<path d="M{at(index.low):.1f} {y}H{at(index.high):.1f}" stroke="{colour}" stroke-width="3"/>')
         body.append(mark(number, at(index.value), y, 5))

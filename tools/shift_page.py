@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from sslshift.data.decode import BrokenImageError, to_image
+from sslshift.shift.density_coverage import coverage_of
 from sslshift.shift.layer_profile import LayerProfile
 from sslshift.shift.neighbours import nearness, plane
 from sslshift.shift.survey import Survey
@@ -100,7 +101,8 @@ def _examples(found: Survey, sets: Mapping[str, Encoded], target: Encoded) -> li
         lonely = np.argsort(-nearness(target.features, everything), kind="stable")[:_SHOWN]
         parts += [
             "<h3>What no source comes near to: images like these are to be collected</h3>",
-            "<p>Of the target, those farthest from their five nearest images of all sources.</p>",
+            "<p>Of the target, those farthest from their five nearest images of all sources. "
+            f"{_covered(everything, target)}</p>",
             _pictures(target, lonely),
         ]
     for name, each in shown.items():
@@ -112,6 +114,11 @@ def _examples(found: Survey, sets: Mapping[str, Encoded], target: Encoded) -> li
             _pictures(each, order[::-1][:_SHOWN]),
         ]
     return parts
+
+
+def _covered(everything: np.ndarray, target: Encoded) -> str:
+    share = coverage_of(target.features, everything).target
+    return f"All sources together have a near image for {100 * share:.0f}% of the target's."
 
 
 def _pictures(encoded: Encoded, places: np.ndarray) -> str:
@@ -128,11 +135,11 @@ def _picture(encoded: Encoded, index: int) -> str:
     picture.save(content, "PNG", optimize=True)
     origin, data = source.origin(index), base64.b64encode(content.getvalue()).decode()
     # An address that is no path ends in the index already.
-    short = "" if origin.endswith(f"image {index}") else f" {'/'.join(PurePath(origin).parts[-2:])}"
+    short = "" if origin.endswith(f"image {index}") else "/".join(PurePath(origin).parts[-2:])
     name = html.escape(origin, quote=True)
     return (
         f'<figure><img src="data:image/png;base64,{data}" alt="{name}" title="{name}">'
-        f"<figcaption>{index:,}{html.escape(short)}</figcaption></figure>"
+        f"<figcaption>{index:,}<br>{html.escape(short)}</figcaption></figure>"
     )
 
 

@@ -1,0 +1,238 @@
+"""How far is it? As typed: what is printed and written, what is kept, and what is said of bad input."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from sslshift.data.decode import Canvas
+from sslshift.models import PatchMLP, PretrainedEncoder, save_encoder
+
+# One device, as most users have.
+ONE = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+
+# One process for many calls: starting one takes seconds.
+DRIVER = """
+import contextlib, io, json, sys
+from absl import flags
+from absl.testing import flagsaver
+from tools import shift
+
+for arguments in json.load(sys.stdin):
+    said, error = io.StringIO(), ""
+    with flagsaver.flagsaver(), contextlib.redirect_stdout(said):
+        flags.FLAGS(["shift", *arguments])
+        try:
+            shift.main()
+        except Exception as raised:
+            error = f"{type(raised).__name__}: {raised}"
+    print("answer " + json.dumps([said.getvalue(), error]))
+"""
+
+
+def calls(*arguments):
+    """What each call printed, and its error or an empty text."""
+    command = [sys.executable, "-c", DRIVER]
+    done = subprocess.run(command, input=json.dumps(arguments), capture_output=True, text=True, env=ONE)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line.removeprefix("answer ")) for line in done.stdout.splitlines() if line.startswith("answer ")]
+
+
+def write(folder, images, suffix="png"):
+    folder.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:03d}.{suffix}")
+    return folder
+
+
+def textures(number, seed, cells, side=32, tint=(1.0, 1.0, 1.0)):
+    """Colour images of coarse or fine random cells, brighter to the right."""
+    random = np.random.default_rng(seed)
+    for _ in range(number):
+        cell = (random.integers(0, 256, (cells, cells, 3)) * np.array(tint)).astype(np.uint8)
+        image = np.asarray(Image.fromarray(cell).resize((side, side), Image.Resampling.BICUBIC))
+        yield (image * np.linspace(0.2, 1, side)[:, None]).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write(root / "parts", textures(80, 0, 4))
+    write(root / "near", textures(90, 1, 4))
+    write(root / "far", textures(70, 2, 12, 48, (0.3, 0.6, 1.0)), "jpg")
+    write(root / "few", textures(7, 3, 4))
+    write(root / "flat", [np.full((32, 32, 3), 90, np.uint8)] * 60)
+    write(root / "gray", [image[..., 0] if number % 2 else image for number, image in enumerate(textures(60, 4, 4))])
+    (root / "near" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    (root / "empty").mkdir()
+    np.savez(root / "other.npz", weight=np.ones((3, 3), np.float32))
+    module = PatchMLP(width=4, features=8)
+    variables = module.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32), train=False)
+    huge = jax.tree.map(lambda leaf: np.full(leaf.shape, 3e38, np.float32), variables)
+    save_encoder(PretrainedEncoder(module, huge, Canvas(32, 32, 3)), root / "huge.safetensors")
+    return root
+
+
+@pytest.fixture(scope="module")
+def first(data, tmp_path_factory):
+    """One call with everything, and its folder."""
+    out = tmp_path_factory.mktemp("out")
+    arguments = [
+        f"--target=folder:{data}/parts",
+        f"--source=folder:{data}/far?licence=CC-BY-4.0&cost_per_image=0.5",
+        f"--source=folder:{data}/near",
+        f"--source=the same = folder:{data}/parts",
+        "--mixture=planned = 0.7*near + 30%*far",
+        "--distances=kernel,frechet,proxy_a",
+        "--html",
+        f"--out={out}",
+    ]
+    command = [sys.executable, "-m", "tools.shift", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=ONE)
+    assert done.returncode == 0, done.stderr
+    return out, arguments, done.stdout
+
+
+def rows(out):
+    with (out / "shift.csv").open() as file:
+        return {row["source"]: row for row in csv.DictReader(file)}
+
+
+def test_sources_stand_in_order_with_intervals_costs_and_a_reading(first):
+    out, _, said = first
+    table = rows(out)
+    assert list(table)[-1] == "far"
+    assert list(table)[-2] == "planned"
+    assert all(float(row["low"]) <= float(row["index"]) <= float(row["high"]) for row in table.values())
+    assert {row["sample_size"] for row in table.values()} == {"35"}
+    assert (table["far"]["licence"], table["far"]["cost_per_image"], table["far"]["used"]) == ("CC-BY-4.0", "0.5", "70")
+    assert table["planned"]["cost_per_image"] == "0.15"
+    assert table["the same"]["copies_of_target"] == "80"
+    assert (table["near"]["copies_of_target"], table["near"]["why"]) == ("0", "")
+    assert float(table["near"]["low"]) < 0 < float(table["near"]["high"])
+    assert float(table["far"]["low"]) > float(table["near"]["high"])
+    for text in (
+        "near cannot be told from more of the same as the target",
+        "far is farther than planned by",
+        "80 of the 80 images of the same are exact copies of images of the target",
+        "It is the target itself.",
+        "near: 1 files are no readable images and not counted, e.g. ",
+        "untrained small conv net, random weights of seed 0",
+        "it does not know what the pictures show",
+        "python -m tools.fetch_encoder dinov2-small",
+        "the target 32 x 32, colour; far 48 x 48, colour",
+        "proxy A: of a linear classifier",
+        "by the kernel (KID) distance",
+    ):
+        assert text in said, text
+    assert max(len(line) for line in said.splitlines() if line.startswith(("far ", "planned ", "floor "))) <= 100
+    written = (out / "table.md").read_text()
+    assert "| planned | 70 planned |" in written
+    assert "| 0.5 each, 35 in all | CC-BY-4.0 |" in written
+    record = json.loads((out / "shift.json").read_text())
+    assert record["canvas"] == [32, 32, 3]
+    assert record["sources"]["planned"]["counts"] == {"near": 49, "far": 21}
+    assert len(record["sources"]["far"]["index"]["draws"]) == 20
+
+
+def test_the_page_stands_alone(first):
+    out, _, _ = first
+    page = (out / "shift.html").read_text()
+    assert "default-src 'none'" in page
+    assert "<script" not in page
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+    # Eight of the target, eight uncovered, and twice eight of each of three sources.
+    assert page.count("<img ") == 8 + 8 + 3 * 16
+    for text in ("A map", "block3", "noise", "What no source comes near to", "near/0", "not shown by these images"):
+        assert text in page, text
+    assert page.count('class="chart"') == 3
+
+
+def test_a_second_call_gives_the_same_bytes_and_another_target_reads_no_old_source(first, data):
+    out, arguments, _ = first
+    before = {name: (out / name).read_bytes() for name in ("shift.csv", "shift.html", "table.md", "shift.json")}
+    # Features are computed anew, histograms are kept.
+    shutil.rmtree(out / "features")
+    kept = {path: path.stat().st_mtime_ns for path in (out / "dna").rglob("*.npz")}
+    ((_, error),) = calls(arguments)
+    assert error == ""
+    assert {name: (out / name).read_bytes() for name in before} == before
+    kept |= {path: path.stat().st_mtime_ns for path in (out / "features").rglob("*.npy")}
+    another = [f"--target=folder:{data}/near", f"--source=folder:{data}/far", "--distances=none", "--html", f"--out={out}"]
+    ((said, error),) = calls(another)
+    assert error == ""
+    assert "Raw distances" not in said
+    after = {path: path.stat().st_mtime_ns for folder in ("features", "dna") for path in (out / folder).rglob("*.np?")}
+    assert kept.items() <= after.items()
+    # The noise of another target: three arrays of it, and its histograms.
+    assert len(after) - len(kept) == 4
+    for name, content in before.items():
+        (out / name).write_bytes(content)
+
+
+def test_bad_input_gets_one_sentence(data, tmp_path):
+    target, near = f"--target=folder:{data}/parts", f"--source=folder:{data}/near"
+    cases = [
+        ([target, near, f"--source=folder:{data}/near"], "two sources are called folder:"),
+        ([target, f"--source=a = folder:{data}/near", f"--source=a = folder:{data}/far"], "two sources are called a;"),
+        ([target, near, "--mixture=m = 0.5*near + 0.5*web"], "names 'web', which is no --source; there is near"),
+        ([target, near, f"--source=folder:{data}/far", "--mixture=m = 0.5*near + 0.4*far"], "sum to 1, not to 0.9"),
+        ([target, near, "--mixture=near = 1*near"], "near is the name of something else already"),
+        ([target, near, "--mixture=near and far"], "'near and far' is no share; write 'NAME = 0.7*near + 0.3*web'"),
+        ([target, "--source=parts"], "A source is written 'URI' or 'NAME = URI', and a URI begins with arrayrecord:"),
+        ([target, near, "--encoder=dinov2-small"], "python -m tools.fetch_encoder dinov2-small --out=. fetches"),
+        ([target, near, "--encoder=/no/such.safetensors"], "fetch_encoder NAME fetches a well-known encoder (dinov2-small"),
+        ([target, near, f"--encoder={data}/other.npz"], "are of no known architecture"),
+        ([target, near, f"--encoder={data}/huge.safetensors"], "has features that are not finite; the encoder is broken"),
+        ([target, near, "--encoder=untrained:resnet"], "No encoder is called 'resnet'; there is patch_mlp"),
+        ([target, near, "--distances=kernel,emd"], "No distance is called 'emd'"),
+        (
+            [f"--target=folder:{data}/few", near],
+            "The target has 7 images that can be read; a shift index by kernel needs at least",
+        ),
+        ([f"--target=folder:{data}/empty", near], "holds no readable image"),
+        ([f"--target=folder:{data}/flat", near, "--encoder=pixels"], "since they are all alike: there is no scale"),
+        ([target, f"--source=folder:{data}/few"], "it has 7 images that can be read; an index by kernel needs at least"),
+        ([target, f"--source=folder:{data}/none"], "there is no folder"),
+    ]
+    answers = calls(*([*arguments, f"--out={tmp_path / 'out'}"] for arguments, _ in cases))
+    for (arguments, message), (_, error) in zip(cases, answers, strict=True):
+        assert message in error, (arguments, error)
+        assert error.startswith(("ValueError: ", "OSError: ")), error
+        assert "\n" not in error
+
+
+def test_what_was_measured_stays_readable_when_a_source_fails(data, tmp_path):
+    pixels = [f"--target=folder:{data}/parts", "--encoder=pixels", "--distances=none", "--html", f"--out={tmp_path}"]
+    ((said, error),) = calls(
+        [
+            *pixels,
+            f"--source=folder:{data}/near",
+            f"--source=folder:{data}/nowhere",
+            f"--source=folder:{data}/flat",
+            f"--source=folder:{data}/gray",
+            f"--source=folder:{data}/few",
+            "--mixture=bad = 0.5*near + 0.5*nowhere",
+        ]
+    )
+    assert error == "RuntimeError: 3 of 6 sources could not be measured."
+    table = rows(tmp_path)
+    assert {name for name, row in table.items() if row["index"]} == {"near", "flat", "gray"}
+    assert "there is no folder" in table["nowhere"]["why"]
+    assert table["bad"]["why"] == "its component nowhere cannot be measured"
+    assert "needs at least 20" in table["few"]["why"]
+    # All images of it are one.
+    assert table["flat"]["unique"] == "1"
+    assert float(table["flat"]["low"]) > 0
+    assert "gray 32 x 32, 12 of 24 in colour" in said
+    page = (tmp_path / "shift.html").read_text()
+    assert "nowhere was not measured: " in page
+    assert "Raw pixels have no layers." in page
