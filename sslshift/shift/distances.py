@@ -7,11 +7,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from sslshift.shift._features import generator
+from sslshift.shift._features import generator, unit_rows
 from sslshift.shift.frechet import frechet_distance
 from sslshift.shift.kernel_distance import kernel_distance
+from sslshift.shift.moments import Moments
 from sslshift.shift.proxy_a_distance import proxy_a_distance
-from sslshift.shift.rbf_mmd import rbf_mmd
+from sslshift.shift.rbf_mmd import rbf_mmd_of_moments
 from sslshift.shift.sliced_wasserstein import sliced_wasserstein
 from sslshift.shift.visual_dna import visual_dna_distance
 
@@ -57,6 +58,13 @@ def frechet_extrapolated(x: np.ndarray, y: np.ndarray, key: jax.Array) -> float:
     return 2 * frechet_distance(x, y) - sum(parts) / 2
 
 
+def _rbf_mmd(x: np.ndarray, y: np.ndarray, key: jax.Array) -> float:
+    """From moments, in a tenth of the time: less than 0.0007 is left out, which sets of any distance share."""
+    del key
+    found = rbf_mmd_of_moments(*(Moments.of(unit_rows(each)) for each in (x, y)))
+    return found.value - found.bound
+
+
 DISTANCES: dict[str, Distance] = {
     "kernel": Distance(
         "kernel (KID)",
@@ -78,7 +86,7 @@ DISTANCES: dict[str, Distance] = {
     ),
     "rbf_mmd": Distance(
         "RBF MMD (CMMD)",
-        lambda x, y, key: rbf_mmd(x, y),
+        _rbf_mmd,
         1,
         "on unit vectors nearly 10 times the squared distance of the means: almost blind to a change of spread alone; squared",
     ),

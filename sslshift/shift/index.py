@@ -130,9 +130,10 @@ class ShiftScale:
         size = min(counts.values()) // 2 if asked is None else asked
         if size < least or 2 * size > min(counts.values()):
             have = ", ".join(f"{count:,} of the {side}" for side, count in counts.items())
+            needed = max(size, least)
             raise ValueError(
-                f"A shift index {f'by {name} ' if name else ''}needs at least {2 * max(size, least):,} images of source, target and "
-                f"noise each ({max(size, least):,} on each side of a distance, twice); there are {have}."
+                f"A shift index {f'by {name} ' if name else ''}needs at least {2 * needed:,} images of source, target and "
+                f"noise each ({needed:,} on each side of a distance, twice); there are {have}."
             )
         return size
 

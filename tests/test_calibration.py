@@ -1,0 +1,83 @@
+"""What the calibration asks, and how images are made worse for it."""
+
+import jax
+import numpy as np
+import pytest
+
+from sslshift.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
+from sslshift.shift import ShiftIndex
+from sslshift.shift.calibration import Agreement, agreement, rank_correlation, steps
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def images():
+    random = np.random.default_rng(0)
+    smooth = random.normal(size=(6, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    return np.clip(128 + 50 * smooth, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_images_get_worse_by_degrees(images, kind):
+    series = [corrupted(images, kind, severity, key=KEY) for severity in (0, *SEVERITIES)]
+    assert all(each.dtype == np.uint8 and each.shape == images.shape for each in series)
+    np.testing.assert_array_equal(series[0], images)
+    errors = [np.abs(each.astype(float) - images).mean() for each in series]
+    assert np.all(np.diff(errors) > 0.5)
+
+
+def test_contrast_by_hand_and_noise_by_key():
+    image = np.array([0, 100, 200], np.uint8).reshape(1, 1, 3, 1)
+    # The mean is 100; severity 2 leaves 0.55 of the distance to it.
+    assert corrupted(image, "contrast", 2, key=KEY).ravel().tolist() == [45, 100, 155]
+    flat = np.full((1, 64, 64, 1), 128, np.uint8)
+    first, again, other = (corrupted(flat, "noise", 1, key=jax.random.key(seed)).astype(float) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert first.std() == pytest.approx(0.05 * 255, rel=0.05)
+    assert (first != other).mean() > 0.9
+
+
+def test_a_blur_keeps_what_is_flat_and_does_not_mix_channels_or_images():
+    images = np.zeros((2, 8, 8, 2), np.uint8)
+    images[1, :, :, 1] = 200
+    np.testing.assert_array_equal(corrupted(images, "blur", 5, key=KEY), images)
+
+
+def test_unknown_corruptions_are_refused(images):
+    for kind, severity in (("fog", 1), ("blur", 6)):
+        with pytest.raises(ValueError, match="There is blur, noise, contrast of a severity from 0 to 5"):
+            corrupted(images, kind, severity, key=KEY)
+
+
+def index_of(*draws, floor=0.0):
+    values = np.array(draws)
+    return ShiftIndex(values.mean(), values.mean() - 0.1, values.mean() + 0.1, 0, floor, 1, 50, len(draws), draws)
+
+
+def test_agreement_counts_and_adds_up():
+    one = agreement([index_of(0.5), index_of(0.8)], index_of(0.6))
+    assert one == Agreement(1, 2, 0.2)
+    assert one + Agreement(3, 4, 0.1) == Agreement(4, 6, 0.2)
+
+
+def test_steps_are_paired_over_draws():
+    """The second series falls in every draw by about the same: that is shown, though draws differ by far more."""
+    base = np.array([0.1, 0.5, 0.9, 0.3])
+    rising = [index_of(*(base + step)) for step in (0.0, 0.1, 0.2)]
+    assert steps(rising) == (2, 0, 2)
+    falling = [index_of(*base), index_of(*(base - [0.10, 0.11, 0.10, 0.09]))]
+    assert steps(falling) == (0, 1, 1)
+    assert steps(rising) + steps(falling) == (2, 1, 3)
+
+
+def test_rank_correlation_of_a_perfect_and_of_a_reversed_order(random):
+    losses = np.arange(8.0)[:, None] + random.normal(0, 0.01, (8, 3))
+    assert rank_correlation(np.arange(8.0) ** 2, losses).value == pytest.approx(1)
+    found = rank_correlation(-np.arange(8.0), losses)
+    assert found.value == pytest.approx(-1)
+    assert found.high < -0.9
+    unrelated = rank_correlation(random.permutation(8).astype(float), random.normal(size=(8, 3)))
+    assert unrelated.low < 0 < unrelated.high
+    with pytest.raises(ValueError, match="at least four sources"):
+        rank_correlation(np.arange(3.0), losses[:3])

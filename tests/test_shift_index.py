@@ -1,0 +1,168 @@
+"""The scale behind the shift index: what its draws are, what its interval covers, what it refuses."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from sslshift.shift import DISTANCES, ShiftScale, distance_of, frechet_distance, index_difference, kernel_distance, rbf_mmd
+from sslshift.shift.blend import blend
+
+KEY = jax.random.key(3)
+SCALES = np.array([1.0, 2.0, 0.5, 1.5, 1.0, 1.0])
+
+
+def drawn(random, count, shift=0.0):
+    return random.normal(size=(count, 6)) * SCALES + shift
+
+
+def noise(random, count):
+    return random.normal(size=(count, 6)) * 4 + 3
+
+
+def test_an_index_is_the_definition_over_halves(random):
+    """Recomputed by hand: the first two draws swap halves, floors and ceilings are of the same sizes."""
+    seen = []
+
+    def distance(x, y):
+        seen.append((x, y))
+        return float(abs(x.mean() - y.mean()))
+
+    target, far = drawn(random, 44), noise(random, 60)
+    index = ShiftScale(target, far, KEY, distance, repeats=4).index(drawn(random, 50, 1.0))
+    assert index.sample_size == 22
+    assert index.repeats == len(index.draws) == 4
+    floors, ceilings, sources = seen[:2], seen[2:6], seen[6:]
+    assert all(len(x) == len(y) == 22 for x, y in seen)
+    for number, (source, ceiling) in enumerate(zip(sources, ceilings, strict=True)):
+        np.testing.assert_array_equal(source[1], ceiling[1])
+        other, half = floors[number // 2] if number % 2 == 0 else floors[number // 2][::-1]
+        np.testing.assert_array_equal(source[1], half)
+        both = np.concatenate([half, other])
+        assert len(np.unique(both, axis=0)) == 44
+        gap = [abs(a.mean() - b.mean()) for a, b in (source, (other, half), ceiling)]
+        assert index.draws[number] == pytest.approx((gap[0] - gap[1]) / (gap[2] - gap[1]))
+    assert index.value == pytest.approx(np.mean(index.draws))
+    # Halves of a source in a pair of draws share no image either.
+    assert len(np.unique(np.concatenate([sources[0][0], sources[1][0]]), axis=0)) == 44
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_every_distance_gives_0_for_the_same_1_for_noise_and_more_for_farther(random, name):
+    scale = ShiftScale(drawn(random, 240), noise(random, 240), KEY, name, repeats=8)
+    same, near, far, itself = (
+        scale.index(each) for each in (drawn(random, 240), drawn(random, 240, 0.5), drawn(random, 240, 2.0), noise(random, 240))
+    )
+    assert same.low < 0 < same.high
+    assert itself.low < 1 < itself.high
+    assert same.value < near.value < far.value
+    assert index_difference(far, near).shown
+    assert not index_difference(same, same).shown
+    assert json.loads(json.dumps(far._asdict()))["value"] == far.value
+
+
+def test_distances_by_name_are_the_public_functions(random):
+    x, y = drawn(random, 60), drawn(random, 60, 0.3)
+    assert distance_of("frechet").with_key(KEY)(x, y) == frechet_distance(x, y)
+    assert distance_of("kernel").with_key(KEY)(x, y) == kernel_distance(x, y)
+    assert distance_of("rbf_mmd").with_key(KEY)(x, y) == pytest.approx(rbf_mmd(x, y), abs=0.0007)
+    with pytest.raises(ValueError, match="No distance is called 'fid'; there is kernel"):
+        distance_of("fid")
+
+
+def test_extrapolation_takes_off_what_falls_with_the_number_of_images(random):
+    """Samples of one Gaussian: the distance is all bias, of which less than a fifth remains."""
+    pairs = [random.normal(size=(2, 400, 8)) for _ in range(5)]
+    raw = np.mean([frechet_distance(*pair) for pair in pairs])
+    rest = np.mean([distance_of("frechet_extrapolated").with_key(KEY)(*pair) for pair in pairs])
+    assert raw > 0.03
+    assert abs(rest) < raw / 5
+
+
+@pytest.mark.parametrize("name", ["kernel", "visual_dna"])
+def test_the_interval_covers_what_many_other_samples_say(random, name):
+    """Over 40 samples of the same distributions, at least 85% of the 95% intervals hold the mean of all."""
+    found = []
+    for number in range(40):
+        scale = ShiftScale(drawn(random, 200), noise(random, 200), jax.random.key(number), name, repeats=10)
+        found.append(scale.index(drawn(random, 200, 1.0)))
+    truth = np.mean([each.value for each in found])
+    assert sum(each.low <= truth <= each.high for each in found) >= 34
+    # Nor are they far wider than they need be.
+    scatter = np.std([each.value for each in found])
+    assert np.median([each.high - each.low for each in found]) < 2 * 2.5 * 1.96 * scatter
+
+
+def test_the_same_pair_at_500_and_at_5000_images_agrees(random):
+    target, far, source = drawn(random, 5000), noise(random, 5000), drawn(random, 5000, 0.7)
+    for name in ("kernel", "rbf_mmd"):
+        few, many = (ShiftScale(target[:n], far[:n], KEY, name, repeats=10).index(source[:n]) for n in (500, 5000))
+        assert abs(few.value - many.value) <= np.hypot(few.high - few.value, many.high - many.value)
+        assert many.high - many.low < few.high - few.low
+
+
+def test_sources_of_other_sizes_are_measured_at_their_own(random):
+    scale = ShiftScale(drawn(random, 300), noise(random, 300), KEY, repeats=4)
+    few, many = scale.index(drawn(random, 80, 1.0)), scale.index(drawn(random, 1000, 1.0))
+    assert (few.sample_size, many.sample_size) == (40, 150)
+    assert scale.index(drawn(random, 1000, 1.0), sample_size=40).floor == few.floor
+    with pytest.raises(ValueError, match="one ShiftScale at one sample_size"):
+        index_difference(few, many)
+
+
+def test_draws_depend_on_the_key_alone(random):
+    target, far, source = drawn(random, 100), noise(random, 100), drawn(random, 100)
+    again = [ShiftScale(target, far, jax.random.key(seed), repeats=4).index(source) for seed in (0, 0, 1)]
+    assert again[0] == again[1] != again[2]
+
+
+def test_a_source_of_one_image_is_far_and_a_constant_target_has_no_scale(random):
+    target, far = drawn(random, 100), noise(random, 100)
+    assert ShiftScale(target, far, KEY).index(np.tile(target[:1] + 1, (100, 1))).low > 0
+    alike = np.tile(target[:1], (100, 1))
+    with pytest.raises(ValueError, match="all alike"):
+        ShiftScale(alike, alike, KEY).index(target)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: ShiftScale(x, x[:, :3], KEY), "6 and 3 dimensions"),
+        (lambda x: ShiftScale(x * np.nan, x, KEY), "must be finite"),
+        (lambda x: ShiftScale(x, x, KEY, "fid"), "No distance is called 'fid'"),
+        (lambda x: ShiftScale(x, x, KEY, repeats=5), "even number of draws"),
+        (lambda x: ShiftScale(x, x + 9, KEY).index(x[:, :3]), "3 and 6 dimensions"),
+        (lambda x: ShiftScale(x, x + 9, KEY).index(x * np.inf), "must be finite"),
+        (
+            lambda x: ShiftScale(x, x + 9, KEY).index(x[:19]),
+            "by kernel needs at least 20 images .* 19 of the source, 60 of the",
+        ),
+        (lambda x: ShiftScale(x, x + 9, KEY).index(x, sample_size=40), "needs at least 80 images"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_in_a_sentence(random, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(drawn(random, 60))
+
+
+def test_a_blend_has_its_components_in_exact_proportion():
+    parts = {name: np.full((count, 2), value) for name, count, value in (("a", 100, 0.0), ("b", 30, 1.0), ("c", 50, 2.0))}
+    mixed = blend(parts, {"a": 0.5, "b": 0.3, "c": 0.2})
+    # b is the scarcest: 30 images are 0.3 of 100.
+    assert len(mixed) == 100
+    assert np.unique(mixed[:, 0], return_counts=True)[1].tolist() == [50, 30, 20]
+    assert len(blend(parts, {"a": 1.0, "b": 0.0})) == 100
+    with pytest.raises(ValueError, match=r"needs features of d; there is a, b, c"):
+        blend(parts, {"a": 0.5, "d": 0.5})
+    with pytest.raises(ValueError, match="sum to 1"):
+        blend(parts, {"a": 0.5, "b": 0.4})
+
+
+def test_the_index_of_a_blend_lies_between_its_components_and_rises_with_its_share(random):
+    parts = {"near": drawn(random, 400), "far": drawn(random, 400, 2.0)}
+    scale = ShiftScale(drawn(random, 400), noise(random, 400), KEY, "sliced_wasserstein", repeats=8)
+    series = [scale.index(blend(parts, {"near": 1 - share, "far": share}), sample_size=200) for share in (0.0, 0.3, 0.6, 1.0)]
+    assert np.all(np.diff([each.value for each in series]) > 0)
+    assert index_difference(series[1], series[0]).shown
+    assert index_difference(series[3], series[2]).shown
