@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import errno
 import json
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,6 +172,7 @@ def _run(opened: Opened, run: Run, shift: dict, work: Work | None) -> Judged:
 
 
 def _train(opened: Opened, run: Run, shift: dict, folder: Path, on_step: Callable) -> dict:
+    started = time.monotonic()
     candidate, training = opened.candidate(run), opened.learner(run).training
     reader = opened.reader(candidate.mixture, run.seed, run.draw)
     state = train(training, reader, run.seed, folder, on_step, online=opened.online)
@@ -179,4 +181,5 @@ def _train(opened: Opened, run: Run, shift: dict, folder: Path, on_step: Callabl
     trained = {"loss_first": first, "loss_last": last, "broken": broken, "unique_read": candidate.mixture.unique - broken}
     card = encoder_card(opened, candidate, run, shift, trained)
     save_encoder(encoder_of(training.method, state.variables, opened.canvas, card), folder / ENCODER)
-    return trained
+    # Not on the card: equal runs make equal encoders, whatever time they took.
+    return trained | {"seconds": round(time.monotonic() - started, 2)}

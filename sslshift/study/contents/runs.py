@@ -85,4 +85,5 @@ def run_table(results: Results) -> Table:
             state = f"failed: {failed[run]}" if run in failed else "missing"
             lines.append([*place, "missing", "n/a", state])
     head = ["source", "N", "seed", "draw", "linear %", "training, seconds", "state"]
-    return learner_table(results, "runs", "Every run", head, lines)
+    note = "Seconds are those of training on the clock; of a run that was stopped and went on, since it went on."
+    return learner_table(results, "runs", "Every run", head, lines, note)

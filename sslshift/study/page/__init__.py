@@ -130,8 +130,10 @@ def _downloads(files: Mapping[str, str]) -> str:
 def _settings(results: Results) -> list[str]:
     study = results.opened.study
     settings = [(f"--{name}", str(value)) for name, value in dataclasses.asdict(study).items()]
+    took = sum(judged.trained.get("seconds", 0.0) for _, judged in results.runs)
     ran = [
         ("device", environment.devices()),
+        ("training of all finished runs", f"{took:,.0f} seconds on the clock"),
         ("training seeds", ", ".join(map(str, range(study.seeds)))),
         *((f"{name} version", each) for name, each in environment.versions()),
     ]
