@@ -8,9 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
+from rich.table import Column
 from rich.text import Text
 
 from sslshift.study.intervals import two_digits
+
+_BAR_WIDTH = 16
 
 
 class TimeLeft:
@@ -104,8 +107,10 @@ class Progress:
         return self._bar(what, None)
 
     def _new_bars(self) -> Bars:
-        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Left())
-        return Bars(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        # Of a long name the end is cut where the terminal is narrow; numbers and time are always seen.
+        name = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+        columns = (SpinnerColumn(), name, BarColumn(_BAR_WIDTH), MofNCompleteColumn(table_column=Column(no_wrap=True)), _Left())
+        return Bars(*columns, console=self._console, transient=True, expand=True, disable=not self._console.is_terminal)
 
     @contextlib.contextmanager
     def _bar(self, what: str, total: int | None) -> Iterator["Work"]:
@@ -121,14 +126,14 @@ class _Left(ProgressColumn):
     """Time left: the whole study's by its runs, a run's by its steps."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))
         self._by_steps = TimeRemainingColumn()
 
     def render(self, task: Bar) -> Text:
         if "time" not in task.fields:
             return self._by_steps.render(task)
         seconds = task.fields["time"].seconds
-        return Text("" if seconds is None else f"about {duration(seconds)} left")
+        return Text("" if seconds is None else f"{duration(seconds)} left")
 
 
 class Work:
