@@ -12,9 +12,12 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from reference_originals import PAIRS, random_tensors
 
 from sslshift.data.decode import Canvas
 from sslshift.models import PatchMLP, PretrainedEncoder, save_encoder
+from sslshift.study.matrix import architectures, by_kind
+from sslshift.transfer.encoders import encoder_named
 
 # One device, as most users have.
 ONE = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
@@ -74,6 +77,9 @@ def data(tmp_path_factory):
     (root / "near" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
     (root / "empty").mkdir()
     np.savez(root / "other.npz", weight=np.ones((3, 3), np.float32))
+    with np.load(PAIRS, allow_pickle=False) as stored:
+        shapes = json.loads(str(stored["torchvision/basic/about"]))["shapes"]
+    np.savez(root / "published.npz", **random_tensors(shapes))
     module = PatchMLP(width=4, features=8)
     variables = module.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32), train=False)
     huge = jax.tree.map(lambda leaf: np.full(leaf.shape, 3e38, np.float32), variables)
@@ -210,9 +216,20 @@ def test_bad_input_gets_one_sentence(data, tmp_path):
         assert "\n" not in error
 
 
+def test_a_published_encoders_file_is_told_by_its_content(data):
+    named = encoder_named(str(data / "published.npz"))
+    assert named.title.startswith("published (ResNet")
+    assert (named.trained, named.remark, named.canvas) == (True, "", (224, 224, 3))
+    (kind,) = by_kind([data / "published.npz"])
+    assert kind.name == "published"
+    ((name, _),) = architectures([kind])
+    assert name.startswith("untrained ResNet")
+
+
 def test_what_was_measured_stays_readable_when_a_source_fails(data, tmp_path):
     pixels = [f"--target=folder:{data}/parts", "--encoder=pixels", "--distances=none", "--html", f"--out={tmp_path}"]
-    ((said, error),) = calls(
+    published = [f"--encoder={data}/published.npz", "--image_size=32", "--distances=none", f"--out={tmp_path / 'other'}"]
+    (said, error), (trained, fine) = calls(
         [
             *pixels,
             f"--source=folder:{data}/near",
@@ -221,8 +238,13 @@ def test_what_was_measured_stays_readable_when_a_source_fails(data, tmp_path):
             f"--source=folder:{data}/gray",
             f"--source=folder:{data}/few",
             "--mixture=bad = 0.5*near + 0.5*nowhere",
-        ]
+        ],
+        [f"--target=folder:{data}/parts", f"--source=folder:{data}/far", "--images=40", *published],
     )
+    assert fine == ""
+    assert "Encoder: published (ResNet" in trained
+    assert "those of a cosine of at least 0.95" in trained
+    assert "untrained" not in trained
     assert error == "RuntimeError: 3 of 6 sources could not be measured."
     table = rows(tmp_path)
     assert {name for name, row in table.items() if row["index"]} == {"near", "flat", "gray"}

@@ -28,7 +28,7 @@ from sslshift.shift.survey import Survey, common_images, survey
 from sslshift.study.records import write_atomically
 from sslshift.transfer.encoders import UNTRAINED, encoder_named
 from tools import shift_output as output
-from tools.shift_declared import Planned, parse_mixtures, parse_source, parse_sources
+from tools.shift_declared import TARGET, Planned, parse_mixtures, parse_source, parse_sources
 from tools.shift_inputs import Encoded, Look, choose_canvas, mix, open_images
 from tools.shift_page import page
 from tools.shift_work import Work
@@ -37,7 +37,7 @@ _SETTINGS = ("target", "source", "mixture", "encoder", "images", "image_size", "
 _BESIDE = "kernel,frechet,rbf_mmd,visual_dna,sliced_wasserstein,proxy_a"
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("target", None, "Your images: a URI such as folder:/data/parts, or 'NAME = URI'.", required=True)
+flags.DEFINE_string("target", None, "Your images: a URI such as folder:/data/parts.", required=True)
 flags.DEFINE_multi_string("source", None, "Images to judge: 'URI' or 'NAME = URI'; may be given many times.", required=True)
 flags.DEFINE_multi_string("mixture", [], "A planned mixture of sources by share: 'NAME = 0.7*near + 0.3*web'; many times.")
 flags.DEFINE_string(
@@ -72,12 +72,12 @@ def main() -> None:
     named = encoder_named(FLAGS.encoder, seed=FLAGS.seed)
     console = Console(width=None if Console().is_terminal else 100)
 
-    opened = open_images(parse_source(FLAGS.target)._replace(name="the target"), FLAGS.images, FLAGS.seed)
+    opened = open_images(parse_source(FLAGS.target)._replace(name=TARGET), FLAGS.images, FLAGS.seed)
     canvas = choose_canvas(named, opened.look, FLAGS.image_size)
     work = Work(named, named.build(canvas), canvas, out, FLAGS.seed, console)
     target = work.encoded(opened)
     noise = work.noise(target)
-    sets, failed, looks = {}, {}, {"the target": opened.look}
+    sets, failed, looks = {}, {}, {TARGET: opened.look}
     for each in declared:
         try:
             images = open_images(each, FLAGS.images, FLAGS.seed)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from sslshift.data.sources import SCHEMES
 
+# What tables call the images that all others are compared with.
+TARGET = "the target"
 _SHARE = r"(\d*\.?\d+(?:e-?\d+)?)(%?)"
 
 
@@ -61,6 +63,8 @@ def parse_sources(texts: Sequence[str]) -> list[Declared]:
     """
     parts, short = [_parts(text) for text in texts], [parse_source(text).name for text in texts]
     names = [given or (name if short.count(name) == 1 else uri) for (given, uri), name in zip(parts, short, strict=True)]
+    if TARGET in names:
+        raise ValueError(f"--source: tables call your own images {TARGET}; give the source another name.")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise ValueError(f"--source: two sources are called {twice}; write 'NAME = URI' to tell them apart.")

@@ -1,7 +1,8 @@
 """Where in an encoder sources differ from the target: VisualDNA profiles over its layers, kept for later calls."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,11 +48,16 @@ def profiles(
     """
     folder = folder / f"{encoder.with_features('pooled').fingerprint[:16]}-{'x'.join(map(str, canvas))}"
     parts = [target, noise, *sources.values()]
-    ranges = _ranges(encoder, canvas, parts, folder / "ranges.npz")
-    found = []
-    for done, part in enumerate(parts):
-        on_images(done, len(parts))
-        found.append(_dna(encoder, canvas, part, ranges, folder))
+    seen, total = itertools.count(1), 2 * sum(len(part.indices[:IMAGES]) for part in parts)
+
+    def batches(part: Part) -> Iterator[np.ndarray]:
+        for start in range(0, len(part.indices[:IMAGES]), _BATCH):
+            indices = part.indices[:IMAGES][start : start + _BATCH]
+            yield part.source.read(indices, canvas)
+            on_images(min(next(seen) * _BATCH, total), total)
+
+    ranges = _ranges(encoder, lambda: (images for part in parts for images in batches(part)), folder / "ranges.npz")
+    found = [_dna(encoder, part, batches, ranges, folder) for part in parts]
     of_target, of_noise, *others = found
     by_name: dict[str, VisualDna | LayerMixture] = dict(zip(sources, others, strict=True))
     for name, shares in mixtures.items():
@@ -60,22 +66,28 @@ def profiles(
     return against, layer_profile(of_noise, of_target)
 
 
-def _ranges(encoder: PretrainedEncoder, canvas: Canvas, parts: Sequence[Part], file: Path) -> LayerRanges:
+def _ranges(encoder: PretrainedEncoder, images: Callable[[], Iterator[np.ndarray]], file: Path) -> LayerRanges:
     kept = _kept(LayerRanges, file)
     if kept is None:
-        kept = LayerRanges.of(encoder, (images for part in parts for images in _batches(part, canvas)), batch_size=_BATCH)
+        kept = LayerRanges.of(encoder, images(), batch_size=_BATCH)
         file.parent.mkdir(parents=True, exist_ok=True)
         kept.save(file)
     return kept
 
 
-def _dna(encoder: PretrainedEncoder, canvas: Canvas, part: Part, ranges: LayerRanges, folder: Path) -> VisualDna:
+def _dna(
+    encoder: PretrainedEncoder,
+    part: Part,
+    batches: Callable[[Part], Iterator[np.ndarray]],
+    ranges: LayerRanges,
+    folder: Path,
+) -> VisualDna:
     chosen = f"{part.source.fingerprint} {part.indices[:IMAGES].tolist()}"
     file = folder / f"{hashlib.sha256(chosen.encode()).hexdigest()[:32]}.npz"
     kept = _kept(VisualDna, file)
     # Ranges that were learned anew make older histograms useless.
     if kept is None or not _same(kept.ranges, ranges):
-        kept = VisualDna.of(encoder, _batches(part, canvas), ranges, groups=_GROUPS, batch_size=_BATCH)
+        kept = VisualDna.of(encoder, batches(part), ranges, groups=_GROUPS, batch_size=_BATCH)
         kept.save(file)
     return kept
 
@@ -93,8 +105,3 @@ def _same(x: LayerRanges, y: LayerRanges) -> bool:
         np.array_equal(each.minimum, y.layers[name].minimum) and np.array_equal(each.maximum, y.layers[name].maximum)
         for name, each in x.layers.items()
     )
-
-
-def _batches(part: Part, canvas: Canvas) -> Iterator[np.ndarray]:
-    indices = part.indices[:IMAGES]
-    return (part.source.read(indices[start : start + _BATCH], canvas) for start in range(0, len(indices), _BATCH))

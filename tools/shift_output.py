@@ -107,6 +107,11 @@ def notes(survey: Survey, by_features: bool) -> list[str]:
 def remarks(sets: Mapping[str, Encoded], target: Encoded) -> list[str]:
     """Warnings about images: copies of the target, and those that cannot be read."""
     said = []
+    own = target.about
+    if own["unique"] < own["used"]:
+        said.append(
+            f"{own['used'] - own['unique']:,} of the {own['used']:,} images of {target.name} are copies of others of it."
+        )
     for name, each in {target.name: target, **sets}.items():
         about = each.about
         if about["kind"] == "mixture":

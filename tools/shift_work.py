@@ -1,5 +1,6 @@
 """The encoder of `tools.shift` at work on its canvas; what it gives is kept."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +49,11 @@ class Work:
         """Profiles over the encoder's layers, or why there are none."""
         if not isinstance(self.encode, NetworkEncoder):
             return f"{self.named.title.capitalize()} have no layers."
-        sources = {name: Part(each.reader, each.kept) for name, each in sets.items() if each.reader is not None}
-        mixtures = {name: sets[name].about["shares"] for name in found.measured if name not in sources}
+        mixtures = {name: sets[name].about["shares"] for name in found.measured if sets[name].reader is None}
+        needed = {*found.measured, *itertools.chain(*mixtures.values())}.difference(mixtures)
+        sources = {name: Part(each.reader, each.kept) for name, each in sets.items() if name in needed}
         parts = [Part(each.reader, each.kept) for each in (target, noise)]
-        with counting_images(self._console, "sets of images in all layers") as on_images:
+        with counting_images(self._console, "images in all layers") as on_images:
             try:
                 encoder, folder = self.encode.pretrained, self.out / "dna"
                 return profiles(encoder, self.canvas, parts[0], sources, mixtures, parts[1], folder, on_images)

@@ -29,7 +29,15 @@ from sslshift.shift.effective_rank import effective_rank, effective_rank_of_fact
 from sslshift.shift.estimate import Estimate
 from sslshift.shift.frechet import frechet_distance, frechet_distance_of_moments
 from sslshift.shift.histograms import HistogramMixture, Histograms, Ranges
-from sslshift.shift.index import IndexDifference, ShiftIndex, ShiftScale, index_difference, noise_like, shift_index
+from sslshift.shift.index import (
+    DEFAULT_DISTANCE,
+    IndexDifference,
+    ShiftIndex,
+    ShiftScale,
+    index_difference,
+    noise_like,
+    shift_index,
+)
 from sslshift.shift.kernel_distance import KernelBlocks, kernel_distance, kernel_distance_estimate
 from sslshift.shift.kernel_table import KernelTable, kernel_distance_of_mixture
 from sslshift.shift.layer_profile import (
@@ -43,16 +51,20 @@ from sslshift.shift.layer_profile import (
 from sslshift.shift.layers import LayerRanges, VisualDna
 from sslshift.shift.mixtures import LayerMixture, mixture_histograms, mixture_moments
 from sslshift.shift.moments import MixtureMoments, Moments
+from sslshift.shift.neighbours import nearness
+from sslshift.shift.noise import NoiseSource
 from sslshift.shift.precision_recall import PrecisionRecall, precision_recall
 from sslshift.shift.projections import Projections, sliced_wasserstein_of_projections
 from sslshift.shift.proxy_a_distance import TwoSampleTest, classifier_two_sample, proxy_a_distance
 from sslshift.shift.rbf_mmd import rbf_mmd, rbf_mmd_of_moments
 from sslshift.shift.sliced_wasserstein import sliced_wasserstein, sliced_wasserstein_estimate
+from sslshift.shift.survey import Measured, RawDistance, Survey, survey
 from sslshift.shift.triangular_factor import TriangularFactor
 from sslshift.shift.vendi_score import vendi_score, vendi_score_of_factor
 from sslshift.shift.visual_dna import visual_dna_distance, visual_dna_distance_of_histograms, visual_dna_distances
 
 __all__ = [
+    "DEFAULT_DISTANCE",
     "DISTANCES",
     "Coverage",
     "DensityCoverage",
@@ -67,13 +79,17 @@ __all__ = [
     "LayerProfile",
     "LayerRanges",
     "Level",
+    "Measured",
     "MixtureMoments",
     "Moments",
+    "NoiseSource",
     "PrecisionRecall",
     "Projections",
     "Ranges",
+    "RawDistance",
     "ShiftIndex",
     "ShiftScale",
+    "Survey",
     "TriangularFactor",
     "TwoSampleTest",
     "VisualDna",
@@ -94,6 +110,7 @@ __all__ = [
     "layer_profile",
     "mixture_histograms",
     "mixture_moments",
+    "nearness",
     "noise_like",
     "precision_recall",
     "proxy_a_distance",
@@ -103,6 +120,7 @@ __all__ = [
     "sliced_wasserstein",
     "sliced_wasserstein_estimate",
     "sliced_wasserstein_of_projections",
+    "survey",
     "unit_rows",
     "vendi_score",
     "vendi_score_of_factor",

@@ -11,6 +11,8 @@ from sslshift.models import ENCODERS, PretrainedEncoder, ResNet
 from sslshift.models.opening import is_published, open_encoder
 from sslshift.transfer.features import Encoder, NetworkEncoder, pixel_encoder
 
+# Images at a time: sets of a few dozen are filled up to it, and a CPU is no faster with more.
+_BATCH = 100
 PIXELS, UNTRAINED = "pixels", "untrained"
 # Half a thousand images of 64 pixels a second on a CPU core or two. Of the networks tried, all at random weights, its index put
 # noise farther than any images; a ViT's did not.
@@ -78,12 +80,17 @@ def encoder_named(text: str, *, seed: int = 0) -> NamedEncoder:
         multiple = getattr(module, "patch", 1)
 
         def build(canvas: Canvas) -> Encoder:
-            return NetworkEncoder(untrained_encoder(module, canvas, seed))
+            return NetworkEncoder(untrained_encoder(module, canvas, seed), _BATCH)
 
         return NamedEncoder(title, remark, False, None, build, multiple=multiple)
     encoder = open_encoder(text)
     return NamedEncoder(
-        _title(encoder, text), "", True, Canvas(*encoder.shape), lambda canvas: NetworkEncoder(encoder), dict(encoder.card)
+        _title(encoder, text),
+        "",
+        True,
+        Canvas(*encoder.shape),
+        lambda canvas: NetworkEncoder(encoder, _BATCH),
+        dict(encoder.card),
     )
 
 
