@@ -5,6 +5,7 @@ import re
 
 from sslshift.methods import METHODS
 from sslshift.models import ENCODERS, FEATURES
+from sslshift.shift import DEFAULT_DISTANCE, DISTANCES
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS
 
 
@@ -92,6 +93,12 @@ class Study:
     )
     blur: float = _field(-1.0, "Probability of a blurred view; -1: the recipe's. Not for mae either.")
     shift_images: int = _field(2000, "Images of each side in the shift index, at most; 0: no shift index.")
+    shift_distance: str = _field(DEFAULT_DISTANCE, f"Distance behind the shift index: {', '.join(DISTANCES)}.")
+    shift_encoder: str = _field(
+        "",
+        "File of a well-known encoder (see tools.fetch_encoder), or a run, whose features distances are measured on; empty: an "
+        "encoder of the study's own, trained on an equal share of every source.",
+    )
     checkpoint_every: int = _field(100, "Steps between checkpoints.")
     max_broken: float = _field(
         0.01, "Share of a run's different images that may be unreadable and are replaced; above it the run stops."

@@ -2,9 +2,10 @@
 
 from collections import Counter
 
+from sslshift.shift import DISTANCES
 from sslshift.study.compared import runs_of
 from sslshift.study.results import Results
-from sslshift.study.shifts import REFERENCE
+from sslshift.study.shifts import name_of_features
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.tasks import Task
 
@@ -38,8 +39,9 @@ def notes(results: Results) -> list[str]:
         "Where many pairs are compared, verdicts rest on p-values adjusted by Holm's method: a whole table shows something by "
         "chance in one case of twenty. The interval beside a difference is that of the pair alone.",
         *(_about_task(task) for task in opened.tasks),
-        f"The shift index is a distance on features of {REFERENCE}: 0 is another sample of the downstream images, 1 is noise "
-        "with their pixel values. Another encoder gives other numbers. Trends over the index take it as exact.",
+        f"The shift index is by the {DISTANCES[opened.study.shift_distance].title} distance on features of "
+        f"{name_of_features(opened.study)}: 0 is another sample of the downstream images, 1 is noise with their pixel values. "
+        "Another encoder or distance gives other numbers. Trends over the index take it as exact.",
         *_remarks(results),
         *_shifts(results),
         *_sources(results),

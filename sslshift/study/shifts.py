@@ -11,12 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from sslshift.data.decode import Canvas
 from sslshift.data.permutation import permute
-from sslshift.data.sources import Source
+from sslshift.data.sources import readable
 from sslshift.models import ENCODER, PretrainedEncoder, load_encoder, save_encoder
+from sslshift.models.opening import open_encoder
 from sslshift.shift import ShiftIndex, ShiftScale, noise_like
 from sslshift.shift.blend import blend
 from sslshift.study.candidates import Candidate
+from sslshift.study.declare import Study
 from sslshift.study.judged import slug
 from sslshift.study.opened import Opened
 from sslshift.study.progress import Progress
@@ -26,6 +29,9 @@ from sslshift.transfer.features import Encoder, NetworkEncoder, encoder_of, extr
 from sslshift.transfer.tasks import Task
 
 REFERENCE = "the study's own encoder, trained on an equal share of every candidate source"
+
+# Images of noise made at a time.
+_BLOCK = 512
 
 
 def measure_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, dict]:
@@ -44,12 +50,19 @@ def measure_task_shifts(opened: Opened, out: Path, progress: Progress) -> dict[s
         unknown = {name: unknown_shift("--shift_images=0 asks for none") for name in names}
         return {task.name: unknown for task in opened.tasks}
     reference, place = reference_encoder(opened, out, progress)
-    sampled = Features(opened, NetworkEncoder(reference))
+    sampled = Features(opened, NetworkEncoder(reference), canvas=Canvas(*reference.shape))
     return {task.name: _to_task(opened, task, sampled, names, place, progress) for task in opened.tasks}
 
 
 def reference_encoder(opened: Opened, out: Path, progress: Progress) -> tuple[PretrainedEncoder, Path]:
-    """The encoder behind the index, and its folder: one run on an equal share of every source; other sources, another one."""
+    """The encoder behind the index, and its folder: the one that is named, or one run on an equal share of every source.
+
+    Raises:
+      ValueError: what is named is no encoder, or does not take colours where there are some.
+    """
+    if opened.study.shift_encoder:
+        encoder = open_encoder(opened.study.shift_encoder)
+        return encoder, out / "shift" / f"{slug(encoder.card.get('name') or encoder.fingerprint)}-{encoder.fingerprint[:8]}"
     sources = {uri: source.fingerprint for uri, source in sorted(opened.sources.items())}
     record = opened.reference.record | {"mixture": "equal shares", "fingerprints": sources, "seed": 0}
     folder = out / "shift" / f"reference-{_digest(record)}"
@@ -66,6 +79,11 @@ def reference_encoder(opened: Opened, out: Path, progress: Progress) -> tuple[Pr
     return load_encoder(folder / ENCODER), folder
 
 
+def name_of_features(study: Study) -> str:
+    """What stands behind a study's shift index, for people."""
+    return f"the encoder of {Path(study.shift_encoder).name}" if study.shift_encoder else REFERENCE
+
+
 class Features:
     """Features under one encoder of the images that distances are taken from, each source's extracted once, when asked for.
 
@@ -73,14 +91,14 @@ class Features:
     since a distance does not need these very images.
     """
 
-    def __init__(self, opened: Opened, encode: Encoder, count: int | None = None):
-        self._opened, self._encode = opened, encode
+    def __init__(self, opened: Opened, encode: Encoder, count: int | None = None, canvas: Canvas | None = None):
+        self._opened, self._encode, self.canvas = opened, encode, canvas or opened.canvas
         self.count = 2 * opened.study.shift_images if count is None else count
         self.of_source = functools.cache(self._of_source)
 
     def _of_source(self, uri: str) -> np.ndarray:
         source = self._opened.sources[uri]
-        return self._extract(source, np.arange(len(source)))
+        return extract(self._encode, source, self._some(np.arange(len(source))), self.canvas).features
 
     def of_candidate(self, candidate: Candidate) -> np.ndarray:
         """Of a candidate's sources in the proportions in which it shows them, at most `count`."""
@@ -92,27 +110,32 @@ class Features:
     def of_task(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
         """Of a task's test images, and of noise with their pixel values."""
         source, indices = task.test
-        chosen = indices[permute(np.arange(min(self.count, len(indices))), len(indices), 0)]
-        noise = noise_like(source.read(chosen, task.canvas), key=jax.random.key(0))
-        return extract(self._encode, source, chosen, task.canvas).features, self._encode(noise)
+        chosen = readable(source, self._some(indices), self.canvas)
+        blocks = np.array_split(chosen, -(-len(chosen) // _BLOCK))
+        noise = [
+            self._encode(noise_like(source.read(block, self.canvas), key=jax.random.key(number)))
+            for number, block in enumerate(blocks)
+        ]
+        return extract(self._encode, source, chosen, self.canvas).features, np.concatenate(noise)
 
-    def _extract(self, source: Source, places: np.ndarray) -> np.ndarray:
-        chosen = places[permute(np.arange(min(self.count, len(places))), len(places), 0)]
-        return extract(self._encode, source, chosen, self._opened.canvas).features
+    def _some(self, indices: np.ndarray) -> np.ndarray:
+        return indices[permute(np.arange(min(self.count, len(indices))), len(indices), 0)]
 
 
 def _to_task(
     opened: Opened, task: Task, sampled: Features, names: list[str], place: Path, progress: Progress
 ) -> dict[str, dict]:
-    ends = functools.cache(lambda: ShiftScale(*sampled.of_task(task), jax.random.key(0)))
+    distance = opened.study.shift_distance
+    ends = functools.cache(lambda: ShiftScale(*sampled.of_task(task), jax.random.key(0), distance))
     target, indices = task.test
-    shared = {"target": [target.fingerprint, len(indices)], "images": sampled.count, "canvas": task.canvas}
+    about = {"by": distance, "features": name_of_features(opened.study)}
+    shared = about | {"target": [target.fingerprint, len(indices)], "images": sampled.count, "canvas": sampled.canvas}
     found = {}
     for name in names:
         candidate = next(each for each in opened.candidates if each.name == name)
         record = shared | {"mixture": dataclasses.asdict(candidate.mixture) if candidate.text else name}
         folder = place / slug(task.name) / f"{slug(name)}-{_digest(record)}"
-        found[name] = remembered(folder, record, lambda candidate=candidate: _index(ends, sampled, candidate))
+        found[name] = about | remembered(folder, record, lambda candidate=candidate: _index(ends, sampled, candidate))
         where = "" if len(opened.tasks) == 1 else f" to {task.name}"
         progress.say(f"shift index of {name}{where}", {"shift": found[name]["value"]})
     return found
