@@ -24,6 +24,8 @@ from sslshift.study.results import Results
 from sslshift.study.sampled import PIXELS, UNTRAINED, Kind, sampled
 from sslshift.study.statistics import Trend
 from sslshift.study.table import Table
+from sslshift.transfer.intervals import compare, runs_interval
+from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import Predictions
 
 NEAR, MIDDLE, FAR = "bundled:mnist", "bundled:fashion_mnist", "synthetic:noise?size=400"
@@ -152,6 +154,18 @@ def test_gains_are_paired_with_the_same_seeds_untrained(results):
     assert numbers.difference(kind, Kind(None, PIXELS, None)).value == pytest.approx(trained.mean() - pixels)
 
 
+def test_intervals_are_those_of_finished_encoders_elsewhere(results):
+    """`tools.evaluate` compares by `transfer.intervals`: the same predictions must give the same numbers."""
+    kinds_ = Kind(LEARNER, NEAR, 320), Kind(LEARNER, FAR, 320)
+    several = [
+        [judged.predicted(NEAR) for run, judged in results.runs if (run.source, run.unique) == kind[1:]] for kind in kinds_
+    ]
+    sides = [[each.predictions["linear"] for each in side] for side in several]
+    labels, numbers = several[0][0].labels, sampled(results, NEAR, "linear")
+    assert numbers.difference(*kinds_)[:3] == compare(METRICS["accuracy"], *sides, labels, resamples=1000)[:3]
+    assert numbers.score(kinds_[0])[:3] == runs_interval(METRICS["accuracy"], sides[0], labels, resamples=1000)
+
+
 def test_of_an_unfinished_study_only_shared_seeds_are_compared(opened):
     # The near source lacks seed 0 at its most images, the far one seed 2: one seed is left to both.
     lacking = {(NEAR, 320, 0), (FAR, 320, 2)}
@@ -223,15 +237,24 @@ def test_equal_results_make_equal_files(results, tmp_path):
 
 def test_page_of_an_unfinished_study_says_what_is_missing(opened, tmp_path):
     broken = opened.runs[0]
-    part = results_of(opened, keep=lambda run: run.seed < 2, failed=((broken, "the loss is no longer a number <at step 7>"),))
+    part = results_of(
+        opened,
+        keep=lambda run: run.seed < 2 and run.source != "staged",
+        failed=((broken, "the loss is no longer a number <at step 7>"),),
+    )
     written(part, tmp_path)
     page = html.unescape((tmp_path / "report.html").read_text())
     planned_runs, finished = len(opened.runs), len(part.runs)
     assert f"This study is not finished: {finished} of {planned_runs} runs are." in page
     assert f"Failed: {broken.source} N = {broken.unique}, seed 0: the loss is no longer a number <at step 7>" in page
-    assert f"Missing: {NEAR} N = 8, seed 2" in page
+    assert "Missing: staged N = 320, seed 0, " in page
+    assert f"{NEAR} N = 8, seed 2, " in page
     assert "(1 of 3 runs)" in page
     assert "(2 of 3 runs)" in page
+    assert (
+        "| staged (0 of 3 runs) | 320 | 0.5 | 2 | 0.20 [0.20, 0.20] | missing | missing | missing |  |"
+        in (tmp_path / "tables/kinds.md").read_text()
+    )
     runs = (tmp_path / "tables/runs.md").read_text()
     assert "failed: the loss is no longer a number" in runs
     assert runs.count("| missing |") >= len(part.missing)
@@ -266,6 +289,15 @@ def test_methods_and_encoders_stand_side_by_side(tmp_path):
     console = Console(width=200, record=True, file=io.StringIO())
     print_results(results, console)
     assert "vicreg on patch_mlp: " in console.export_text()
+
+
+def test_one_seed_shows_nothing(opened):
+    one = results_of(opened, keep=lambda run: run.seed == 0)
+    use, near, change = answer(one)
+    assert "(one seed, nothing shown)" in use
+    assert "of one seed, with an interval over the test images alone, so that nothing is shown" in near
+    assert change.endswith("of one seed, so that nothing is shown.")
+    assert {each.verdict for each in gains(one, NEAR).values()} == {"one seed, nothing shown"}
 
 
 def test_two_sources_have_no_change_with_shift(opened):

@@ -76,13 +76,24 @@ def learners(results: Results) -> list[tuple[str, str]]:
 
 
 @functools.lru_cache(maxsize=8)
-def kinds(results: Results) -> tuple[Kind, ...]:
-    """What has a finished run: by learner, then the nearest source first, then by unique samples."""
-    order = learners(results)
-    found = {Kind((run.method, run.encoder), run.source, run.unique) for run, _ in results.runs}
+def planned_kinds(results: Results) -> tuple[Kind, ...]:
+    """All kinds of the grid: by learner, then the nearest source first, then by unique samples."""
+    order = [learner.key for learner in results.opened.learners]
+    found = {kind_of(run) for run in results.opened.runs}
     return tuple(
         sorted(found, key=lambda kind: (order.index(kind.learner), shift_order(results.shifts[kind.source]), kind[1:]))
     )
+
+
+@functools.lru_cache(maxsize=8)
+def kinds(results: Results) -> tuple[Kind, ...]:
+    """Those with a finished run, in the same order."""
+    finished = {kind_of(run) for run, _ in results.runs}
+    return tuple(kind for kind in planned_kinds(results) if kind in finished)
+
+
+def kind_of(run: Run) -> Kind:
+    return Kind((run.method, run.encoder), run.source, run.unique)
 
 
 def shift_order(shift: dict) -> float:

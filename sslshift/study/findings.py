@@ -8,6 +8,7 @@ from sslshift.study.compared import (
     ONE_SEED,
     against,
     gains,
+    kind_of,
     largest,
     learners,
     pairs,
@@ -196,7 +197,7 @@ def _scatter(results: Results) -> list[str]:
         return []
     values: dict[Kind, list[float]] = {}
     for run, judged in results.runs:
-        values.setdefault(Kind((run.method, run.encoder), run.source, run.unique), []).append(judged.scores[task]["linear"])
+        values.setdefault(kind_of(run), []).append(judged.scores[task]["linear"])
     parts = [
         crossed(np.reshape(each, (study.draws, study.seeds)))
         for each in values.values()

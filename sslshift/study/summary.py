@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-from collections import Counter
 
-from sslshift.study.compared import Difference, gains, kinds, read
+from sslshift.study.compared import Difference, gains, kind_of, planned_kinds, read
 from sslshift.study.intervals import Interval
 from sslshift.study.results import Results
 from sslshift.study.sampled import PIXELS, UNTRAINED, Kind, sampled
@@ -16,9 +15,9 @@ class Row:
 
     Attributes:
       kind: of the runs, or the floor.
-      unique, diversity, epochs: N, D, E, of what could be read (the mean over draws, rounded); None for a floor.
+      unique, diversity, epochs: N, D, E, of what could be read (the mean over runs, rounded); None for a floor.
       shift: the source's shift index as (value, low, high); None for a floor.
-      scores: the metric on the test split by task and evaluation, over seeds, draws and test images.
+      scores: the metric on the test split by task and evaluation, over seeds, draws and test images; none without a finished run.
       gains: what the linear probe gains over that of the same seeds' untrained encoders, by task; empty for a floor.
       finished, planned: runs; 0 for a floor.
     """
@@ -37,7 +36,7 @@ class Row:
 @functools.lru_cache(maxsize=4)
 def rows(results: Results) -> tuple[Row, ...]:
     """The table's lines: by method and encoder, sources in the order of their shift, then unique samples; floors last."""
-    return *(_row(results, kind) for kind in kinds(results)), *(_floor(results, kind) for kind in floors(results))
+    return *(_row(results, kind) for kind in planned_kinds(results)), *(_floor(results, kind) for kind in floors(results))
 
 
 def floors(results: Results) -> list[Kind]:
@@ -47,7 +46,9 @@ def floors(results: Results) -> list[Kind]:
 
 
 def _row(results: Results, kind: Kind) -> Row:
-    budget, shift, unique = results.opened.budget, results.shifts[kind.source], read(results, kind)
+    budget, shift = results.opened.budget, results.shifts[kind.source]
+    finished = sum(kind_of(run) == kind for run, _ in results.runs)
+    unique = read(results, kind) if finished else kind.unique
     return Row(
         kind,
         unique,
@@ -55,18 +56,14 @@ def _row(results: Results, kind: Kind) -> Row:
         budget.epochs(unique),
         (shift["value"], shift["low"], shift["high"]),
         _scores(results, kind),
-        {task.name: gains(results, task.name)[kind] for task in results.opened.tasks},
-        _count(results)[kind],
-        sum(kind == Kind((run.method, run.encoder), run.source, run.unique) for run in results.opened.runs),
+        {task.name: gains(results, task.name).get(kind) for task in results.opened.tasks},
+        finished,
+        sum(kind_of(run) == kind for run in results.opened.runs),
     )
 
 
 def _floor(results: Results, kind: Kind) -> Row:
     return Row(kind, None, None, None, None, _scores(results, kind), {})
-
-
-def _count(results: Results) -> Counter[Kind]:
-    return Counter(Kind((run.method, run.encoder), run.source, run.unique) for run, _ in results.runs)
 
 
 def _scores(results: Results, kind: Kind) -> dict[str, dict[str, Interval]]:

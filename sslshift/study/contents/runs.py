@@ -17,7 +17,8 @@ def main_table(results: Results) -> Table:
     lines = []
     for row in rows(results):
         scores = row.scores[task]
-        cells = [percent(scores[name]) if name in scores else "" for name in judged_by]
+        unknown = "" if scores or row.kind.unique is None else "missing"
+        cells = [percent(scores[name]) if name in scores else unknown for name in judged_by]
         gain = row.gains.get(task)
         verdict = gain.verdict if gain else ""
         lines.append([*_about(row), *_numbers(row), *cells, percent(gain, signed=True) if row.kind.unique else "", verdict])
@@ -61,7 +62,8 @@ def task_table(results: Results) -> Table:
             gain = row.gains.get(task.name)
             text = f" ({percent(gain, signed=True)}: {gain.verdict})" if gain else ""
             score = row.scores[task.name].get("linear")
-            cells.append(percent(score) + text if score else "")
+            unknown = "" if row.finished == row.planned else "missing"
+            cells.append(percent(score) + text if score else unknown)
         lines.append([*_about(row), "" if row.unique is None else f"{row.unique:,}", *cells])
     head = ["source", "N", *(f"{task.name}: {METRICS[task.metric].text} %" for task in tasks)]
     note = (
