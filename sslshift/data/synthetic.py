@@ -1,4 +1,4 @@
-"""Generated images, each a pure function of (seed, index): one with the structure of scenes, one with none.
+"""Generated images, each a pure function of (seed, index): scenes of discs, noise, and log-spectrograms of signals.
 
 References:
   Lee, Mumford & Huang, `Occlusion Models for Natural Images
@@ -6,6 +6,8 @@ References:
 """
 
 import numpy as np
+
+from sslshift.data import signals
 
 # Part of a source's fingerprint: raise it when any pixel of a generated image changes.
 VERSION = 1
@@ -43,4 +45,16 @@ def dead_leaves(seed: int, index: int) -> np.ndarray:
     return (image + 0.5).astype(np.uint8)[..., None]
 
 
-GENERATORS = {"dead_leaves": dead_leaves, "noise": noise}
+def events(seed: int, index: int) -> np.ndarray:
+    """A log-spectrogram of a short sound in noise, uint8 `[32, 32, 1]`; labelled by what it is, see `signals.EVENTS`."""
+    return signals.spectrogram(signals.events(_generator(seed, index), index))
+
+
+def hum(seed: int, index: int) -> np.ndarray:
+    """A log-spectrogram of a running machine, uint8 `[32, 32, 1]`."""
+    return signals.spectrogram(signals.hum(_generator(seed, index), index))
+
+
+GENERATORS = {"dead_leaves": dead_leaves, "noise": noise, "events": events, "hum": hum}
+# Names of the classes of those that have labels: image i is of class i modulo their number.
+CLASSES = {"events": signals.EVENTS}

@@ -66,7 +66,7 @@ def options_given(study: Study) -> dict[str, str]:
 
 
 def _changed_view(study: Study, view: ViewSettings) -> ViewSettings:
-    given = {"min_crop_scale": study.min_crop_scale}
+    given = {"min_crop_scale": study.min_crop_scale, "flip_probability": study.flip}
     # A view without jitter is one to be reconstructed: its colours are left alone.
     if view.jitter_probability:
         given |= dict.fromkeys(("brightness", "contrast", "saturation"), study.jitter) | {"blur_probability": study.blur}

@@ -92,6 +92,9 @@ class Study:
         "views keep their colours.",
     )
     blur: float = _field(-1.0, "Probability of a blurred view; -1: the recipe's. Not for mae either.")
+    flip: float = _field(
+        -1.0, "Probability of a mirrored view; 0 where left and right differ, as in signals over time; -1: the recipe's."
+    )
     shift_images: int = _field(2000, "Images of each side in the shift index, at most; 0: no shift index.")
     shift_distance: str = _field(DEFAULT_DISTANCE, f"Distance behind the shift index: {', '.join(DISTANCES)}.")
     shift_encoder: str = _field(

@@ -30,6 +30,7 @@ OWN_FIELDS = (
     "min_crop_scale",
     "jitter",
     "blur",
+    "flip",
 )
 
 # Of a study's fields those that change a run and are recorded as they are given; what a recipe resolves is recorded so.

@@ -41,7 +41,7 @@ def _open_synthetic(uri: str, name: str, options: dict[str, str]) -> Source:
     size, seed = (_whole(uri, key, options.pop(key, default)) for key, default in (("size", "20000"), ("seed", "0")))
     if not (1 <= size <= 1 << 62 and seed < 1 << 63):
         raise ValueError(f"{uri}: size must be at least 1, and size and seed at most 2^62.")
-    return SyntheticSource(uri, make, size, seed)
+    return SyntheticSource(uri, make, size, seed, synthetic.CLASSES.get(name))
 
 
 def _open_folder(uri: str, name: str, options: dict[str, str]) -> Source:
@@ -86,7 +86,8 @@ def open_source(uri: str) -> Source:
     - `arrayrecord:PATH`: a folder of ArrayRecord shards (`tools.import_images` writes them), or one.
     - `tfds:NAME/SPLIT`: what TFDS prepared in ArrayRecord format, `?data_dir=PATH` if not at its own place.
     - `bundled:NAME` or `bundled:NAME/SPLIT`: images that ship with the package (`fashion_mnist`, `mnist`).
-    - `synthetic:NAME?size=N&seed=S`: generated images (`dead_leaves`, `noise`).
+    - `synthetic:NAME?size=N&seed=S`: generated images: `dead_leaves`, `noise`, and log-spectrograms of labelled
+      `events` and of machines' `hum`.
 
     Every URI but a generated one takes `?licence=TEXT&cost_per_image=NUMBER`; every one takes `?keep=FILE`, a choice of its
     images that `tools.find_duplicates` wrote.

@@ -61,14 +61,25 @@ def _checked_labels(labels: np.ndarray, size: int, name: str) -> np.ndarray:
 
 
 class SyntheticSource(Source):
-    """Generated images of any number; image i is a pure function of (seed, i)."""
+    """Generated images of any number; image i is a pure function of (seed, i), and of class i modulo that of `classes`."""
 
-    def __init__(self, name: str, make: Callable[[int, int], np.ndarray], size: int, seed: int):
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[int, int], np.ndarray],
+        size: int,
+        seed: int,
+        classes: tuple[str, ...] | None = None,
+    ):
         super().__init__(name, licence="CC0-1.0 (generated)", fingerprint=f"{name}, generator {synthetic.VERSION}")
-        self._make, self._size, self._seed = make, size, seed
+        self._make, self._size, self._seed, self.classes = make, size, seed, classes
 
     def __len__(self) -> int:
         return self._size
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        return np.arange(self._size) % len(self.classes) if self.classes else None
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         image = self._make(self._seed, index)

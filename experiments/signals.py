@@ -1,0 +1,36 @@
+"""Does it hold for other data than images? Sounds and vibrations as log-spectrograms, through the same machinery.
+
+    python -m experiments.signals
+
+The study leaves open whether its findings hold beyond images (https://arxiv.org/abs/2403.13808, discussion); the paper has no
+table of this. Ten kinds of short events in noise (tones, chirps, clicks, bursts...) are to be told apart: pretrained at one
+budget on more and more different events, on a machine's hum (signals too, but without events), on photographs of clothes, and
+on noise. Views are not mirrored: a rising chirp would become a falling one. What it gave here stands in experiments/README.md.
+
+Your own recordings: write log-spectrograms as grayscale PNG files, one folder for each class, and name them, for example
+
+    python -m experiments.signals --downstream=folder:/data/bearings --sources="folder:/data/bearings@100,1000; \
+        folder:/data/gearboxes@1000" --image_size=64 --budget=1000000 --encoder=resnet18_cifar
+"""
+
+import dataclasses
+
+from experiments.quickstart import QUICKSTART
+from sslshift.study import run_experiment
+
+SIGNALS = dataclasses.replace(
+    QUICKSTART,
+    sources=(
+        "synthetic:events?size=20000@16,256,20000; synthetic:hum?size=20000@16,256,20000; bundled:fashion_mnist@16,256,20000; "
+        "synthetic:noise?size=20000@20000"
+    ),
+    downstream="events = synthetic:events?size=5000&seed=1; test=synthetic:events?size=5000&seed=2",
+    downstream_test="",
+    budget=81_920,
+    seeds=4,
+    flip=0.0,
+    out="results/signals",
+)
+
+if __name__ == "__main__":
+    run_experiment(SIGNALS)

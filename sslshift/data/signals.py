@@ -1,0 +1,73 @@
+"""One-dimensional signals as log-spectrograms: the study's question asked of something other than images.
+
+Each is a pure function of (seed, index), 2,112 samples long, and becomes 32 frequencies by 32 moments of 0 to 255, by its power
+in decibels: what a microphone or a vibration sensor gives a network to look at.
+"""
+
+import numpy as np
+
+SIDE, _WINDOW, _HOP = 32, 64, 64
+_SAMPLES = _WINDOW + _HOP * SIDE
+_TIME = np.arange(_SAMPLES)
+# Power in decibels that becomes 0, and that becomes 255.
+_QUIET, _LOUD = -25.0, 30.0
+
+# What a signal of `events` can be; its label is the place here.
+EVENTS = ("tone", "rising", "falling", "vibrato", "tremolo", "clicks", "burst", "harmonics", "step up", "step down")
+
+
+def spectrogram(signal: np.ndarray) -> np.ndarray:
+    """Power of a signal of 2,112 samples by frequency (the lowest at the bottom) and time, uint8 `[32, 32, 1]`."""
+    frames = np.lib.stride_tricks.sliding_window_view(signal, _WINDOW)[: SIDE * _HOP : _HOP] * np.hanning(_WINDOW)
+    power = np.square(np.abs(np.fft.rfft(frames, axis=1)))[:, 1 : SIDE + 1]
+    decibels = 10 * np.log10(power + 1e-9)
+    scaled = np.clip((decibels - _QUIET) / (_LOUD - _QUIET), 0, 1) * 255
+    return (scaled.T[::-1] + 0.5).astype(np.uint8)[..., None]
+
+
+def events(random: np.random.Generator, index: int) -> np.ndarray:
+    """A sound with a beginning and an end in noise; which of `EVENTS`, the index says in turn."""
+    kind = EVENTS[index % len(EVENTS)]
+    length = int(random.integers(_SAMPLES // 3, 2 * _SAMPLES // 3))
+    start = int(random.integers(0, _SAMPLES - length))
+    inside = (start <= _TIME) & (start + length > _TIME)
+    place = np.clip((_TIME - start) / length, 0, 1)
+    low = random.uniform(0.06, 0.22)
+    high = low + random.uniform(0.08, 0.2)
+    cycles = random.uniform(3, 8)
+    clean = {
+        "tone": lambda: _tone(np.full(_SAMPLES, low)),
+        "rising": lambda: _tone(low + (high - low) * place),
+        "falling": lambda: _tone(high - (high - low) * place),
+        "vibrato": lambda: _tone((low + high) / 2 + (high - low) / 2 * np.sin(2 * np.pi * cycles * place)),
+        "tremolo": lambda: _tone(np.full(_SAMPLES, low)) * (np.sin(2 * np.pi * cycles * place) > 0),
+        # Long enough not to fall between two windows.
+        "clicks": lambda: 1.5 * random.normal(size=_SAMPLES) * ((_TIME - start) % int(length / cycles) < _WINDOW // 2),
+        "burst": lambda: _band(random.normal(size=_SAMPLES), low, high),
+        "harmonics": lambda: sum(_tone(np.full(_SAMPLES, low / 2 * k)) / k for k in range(1, 6)),
+        "step up": lambda: _tone(np.where(place < 0.5, low, high)),
+        "step down": lambda: _tone(np.where(place < 0.5, high, low)),
+    }[kind]()
+    return clean * inside * random.uniform(0.4, 1.0) + random.normal(0, random.uniform(0.05, 0.5), _SAMPLES)
+
+
+def hum(random: np.random.Generator, index: int) -> np.ndarray:
+    """A machine that runs on: harmonics of one frequency that sways a little, in noise of a random colour. No events."""
+    del index
+    sway = 1 + random.uniform(0, 0.1) * np.sin(2 * np.pi * random.uniform(0.2, 2) * _TIME / _SAMPLES + random.uniform(0, 6))
+    base = random.uniform(0.01, 0.06)
+    voices = sum(random.uniform(0, 1) / k**0.5 * _tone(base * k * sway) for k in range(1, 9) if base * k < 0.5)
+    white = np.fft.rfft(random.normal(size=_SAMPLES))
+    colour = (np.arange(len(white)) + 1.0) ** -random.uniform(0, 1)
+    noise = np.fft.irfft(white * colour / np.sqrt(np.mean(colour**2)), _SAMPLES)
+    return 0.5 * voices + random.uniform(0.1, 0.6) * noise
+
+
+def _tone(frequency: np.ndarray) -> np.ndarray:
+    """A sine of a frequency, in cycles a sample, that may change from sample to sample."""
+    return np.sin(2 * np.pi * np.cumsum(frequency))
+
+
+def _band(white: np.ndarray, low: float, high: float) -> np.ndarray:
+    spectrum, frequency = np.fft.rfft(white), np.fft.rfftfreq(len(white))
+    return np.fft.irfft(spectrum * ((low <= frequency) & (frequency <= high)), len(white)) * 2
