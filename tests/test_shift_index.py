@@ -6,7 +6,17 @@ import jax
 import numpy as np
 import pytest
 
-from sslshift.shift import DISTANCES, ShiftScale, distance_of, frechet_distance, index_difference, kernel_distance, rbf_mmd
+from sslshift.shift import (
+    DISTANCES,
+    Ranges,
+    ShiftScale,
+    distance_of,
+    frechet_distance,
+    index_difference,
+    kernel_distance,
+    rbf_mmd,
+    visual_dna_distance,
+)
 from sslshift.shift.blend import blend
 
 KEY = jax.random.key(3)
@@ -64,9 +74,12 @@ def test_every_distance_gives_0_for_the_same_1_for_noise_and_more_for_farther(ra
 
 def test_distances_by_name_are_the_public_functions(random):
     x, y = drawn(random, 60), drawn(random, 60, 0.3)
-    assert distance_of("frechet").with_key(KEY)(x, y) == frechet_distance(x, y)
-    assert distance_of("kernel").with_key(KEY)(x, y) == kernel_distance(x, y)
-    assert distance_of("rbf_mmd").with_key(KEY)(x, y) == pytest.approx(rbf_mmd(x, y), abs=0.0007)
+    assert distance_of("frechet").on(KEY)(x, y) == frechet_distance(x, y)
+    assert distance_of("kernel").on(KEY)(x, y) == kernel_distance(x, y)
+    assert distance_of("rbf_mmd").on(KEY)(x, y) == pytest.approx(rbf_mmd(x, y), abs=0.0007)
+    shared = distance_of("visual_dna").on(KEY, x, y * 3)
+    ranges = Ranges.of(np.concatenate([x, y * 3]))
+    assert shared(x, y) == visual_dna_distance(x, y, ranges=ranges) != visual_dna_distance(x, y)
     with pytest.raises(ValueError, match="No distance is called 'fid'; there is kernel"):
         distance_of("fid")
 
@@ -75,7 +88,7 @@ def test_extrapolation_takes_off_what_falls_with_the_number_of_images(random):
     """Samples of one Gaussian: the distance is all bias, of which less than a fifth remains."""
     pairs = [random.normal(size=(2, 400, 8)) for _ in range(5)]
     raw = np.mean([frechet_distance(*pair) for pair in pairs])
-    rest = np.mean([distance_of("frechet_extrapolated").with_key(KEY)(*pair) for pair in pairs])
+    rest = np.mean([distance_of("frechet_extrapolated").on(KEY)(*pair) for pair in pairs])
     assert raw > 0.03
     assert abs(rest) < raw / 5
 

@@ -139,7 +139,7 @@ class ShiftScale:
 
     @functools.cached_property
     def _distance(self) -> Function:
-        return self.distance if callable(self.distance) else distance_of(self.distance).with_key(self.key)
+        return self.distance if callable(self.distance) else distance_of(self.distance).on(self.key, self.target, self.noise)
 
     def _some(self, stream: int, features: np.ndarray, size: int):
         return (features[half] for half, _ in _halves(self.key, stream, len(features), size, self.repeats))
