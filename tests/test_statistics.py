@@ -153,3 +153,14 @@ def test_a_level_is_respected():
     values = np.array([[[0.1]], [[0.2]], [[0.3]]])[:, 0]
     narrow, wide = (fitted(values, np.stack([values, values]), 0, level) for level in (0.5, 0.99))
     assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
+
+
+def test_of_these_very_sources_their_scatter_does_not_count():
+    shift, values = np.array([0.0, 0.5, 1.0]), np.array([[0.10, 0.11], [0.09, 0.10], [0.0, 0.01]])[..., None]
+    boots = np.stack([values, values])
+    these, any_ = (change_by_shift(shift, values, boots, 0, scatter=scatter) for scatter in (False, True))
+    assert these.slope == any_.slope == pytest.approx(-0.1)
+    # Both seeds have the same line: no chance is left but that of sources.
+    assert (these.low, these.high) == pytest.approx((-0.1, -0.1))
+    residuals = values.mean(axis=(1, 2)) - np.polyval(np.polyfit(shift, values.mean(axis=(1, 2)), 1), shift)
+    assert any_.high - any_.slope == pytest.approx(stats.t.ppf(0.975, 1) * np.sqrt((residuals**2).sum() / 0.5))

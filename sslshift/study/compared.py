@@ -28,7 +28,7 @@ class Difference(NamedTuple):
       half: half the width of its own 95% interval; nan for a single seed.
       p_value: that belongs to the interval.
       adjusted: the p-value by Holm's method among all comparisons of the table.
-      verdict: `better`, `worse`, or that nothing is shown, by the adjusted p-value.
+      verdict: `better` or `worse` by the adjusted p-value, that it holds of the pair alone, or that nothing is shown.
     """
 
     mean: float
@@ -49,7 +49,7 @@ def judged_together(estimates: Sequence[Estimate | None], alone: Sequence[bool])
     Example:
       >>> sure, unsure = Estimate(0.1, 0.05, 0.15, 0.01), Estimate(0.1, 0.01, 0.19, 0.03)
       >>> [each.verdict for each in judged_together([sure, unsure, unsure], [False] * 3)]
-      ['better', 'no difference shown', 'no difference shown']
+      ['better', 'better, but not after correction', 'better, but not after correction']
 
     Args:
       estimates: None for what could not be compared, which stays None and does not count.
@@ -63,10 +63,17 @@ def judged_together(estimates: Sequence[Estimate | None], alone: Sequence[bool])
         elif one:
             found.append(Difference(each.value, math.nan, math.nan, math.nan, ONE_SEED))
         else:
-            shown = p_value < 1 - LEVEL
-            verdict = ("better" if each.value > 0 else "worse") if shown else NOTHING
-            found.append(Difference(each.value, (each.high - each.low) / 2, each.p_value, p_value, verdict))
+            half = (each.high - each.low) / 2
+            found.append(Difference(each.value, half, each.p_value, p_value, _verdict(each, p_value)))
     return found
+
+
+def _verdict(found: Estimate, adjusted: float) -> str:
+    side = "better" if found.value > 0 else "worse"
+    if adjusted < 1 - LEVEL:
+        return side
+    # Beside an interval that leaves out 0 a bare "no difference" would puzzle.
+    return f"{side}, but not after correction" if found.p_value < 1 - LEVEL else NOTHING
 
 
 def learners(results: Results) -> list[tuple[str, str]]:
@@ -103,10 +110,13 @@ def shift_order(shift: dict) -> float:
 
 @functools.lru_cache(maxsize=32)
 def gains(results: Results, task: str) -> dict[Kind, Difference | None]:
-    """What the linear probe gains over that of the same seeds' untrained encoders; one table, corrected as such."""
-    numbers, everything = sampled(results, task, "linear"), kinds(results)
-    found = [numbers.difference(kind, Kind(kind.learner, UNTRAINED, None)) for kind in everything]
-    return dict(zip(everything, judged_together(found, [numbers.alone([kind]) for kind in everything]), strict=True))
+    """What the linear probe gains over that of the same seeds' untrained encoders, corrected for the kinds of each learner."""
+    numbers, found = sampled(results, task, "linear"), {}
+    for learner in learners(results):
+        mine, floor = _of(results, learner), Kind(learner, UNTRAINED, None)
+        differences = [numbers.difference(kind, floor) for kind in mine]
+        found |= dict(zip(mine, judged_together(differences, [numbers.alone([kind]) for kind in mine]), strict=True))
+    return found
 
 
 def largest(results: Results, learner: tuple[str, str]) -> list[Kind]:
@@ -176,8 +186,14 @@ def _ladders(results: Results, learner: tuple[str, str]) -> dict[str, list[Kind]
     return {name: each for name, each in ladders.items() if len(each) > 1}
 
 
-def trend_change(results: Results, task: str, learner: tuple[str, str]) -> Trend | str:
+def trend_change(results: Results, task: str, learner: tuple[str, str], *, scatter: bool = True) -> Trend | str:
     """How the trend changes for each unit of the shift index, over sources with an index and the seeds that all share.
+
+    Args:
+      results: of the study, finished or not.
+      task: its name.
+      learner: names of method and encoder.
+      scatter: whether the interval counts how sources scatter, so that it holds for others too.
 
     Returns:
       The change; or, in a sentence, why it cannot be told.
@@ -196,7 +212,8 @@ def trend_change(results: Results, task: str, learner: tuple[str, str]) -> Trend
         boots.append(slopes(x, grid.boots[:, rungs], axis=1))
         start = rungs.stop
     try:
-        change = change_by_shift(shift, np.array(values), np.stack(boots, axis=1) if boots else np.empty(0), numbers.images)
+        boots = np.stack(boots, axis=1) if boots else np.empty(0)
+        change = change_by_shift(shift, np.array(values), boots, numbers.images, scatter=scatter)
         return change._replace(p_value=math.nan) if grid.values[0].size < 2 else change
     except ValueError as error:
         return str(error)

@@ -16,7 +16,7 @@ from sslshift.study.compared import (
     trend_change,
     trends,
 )
-from sslshift.study.intervals import crossed, two_digits
+from sslshift.study.intervals import crossed, signed, two_digits
 from sslshift.study.leaks import told
 from sslshift.study.results import Results
 from sslshift.study.sampled import PIXELS, Kind, sampled
@@ -50,14 +50,15 @@ def answer(results: Results) -> list[str]:
 
 
 def findings(results: Results) -> list[str]:
-    """What else there is to say: the answer of other methods, every source, mixtures, scatter, and warnings."""
+    """What else there is to say: every source, mixtures, the answers of other methods, scatter, and warnings."""
     sentences, named = [], learners(results)
     for learner in named:
         prefix = f"{' on '.join(learner)}: " if len(named) > 1 else ""
         if learner != named[0]:
             said = (_what_to_use(results, learner), _near(results, learner), _with_shift(results, learner))
             sentences += [prefix + text for text, _ in said]
-        sentences += [prefix + text for text in (*_sources(results, learner), *_mixtures(results, learner))]
+        else:
+            sentences += [prefix + text for text in (*_sources(results, learner), *_mixtures(results, learner))]
         sentences += [prefix + text for text in _pixels(results, learner)]
     leaked = [
         f"Warning: {told(uri, leaks, results.opened)}; accuracies after pretraining on it may be too high."
@@ -130,16 +131,17 @@ def _with_shift(results: Results, learner: tuple[str, str]) -> tuple[str, str]:
         "no trend shown": "no change is shown",
         ONE_SEED: "of one seed, so that nothing is shown",
     }
+    these = trend_change(results, results.opened.task.name, learner, scatter=False)
     return (
         f"From data like the task's to noise (one unit of the shift index) that effect changes by {in_points(change)}: "
-        f"{said[verdict]}."
+        f"{said[verdict]}; of these very sources alone the interval is {signed(these.low)} to {signed(these.high)}."
     ), verdict
 
 
 def in_points(trend: Trend) -> str:
     """A slope with its interval, as text."""
-    text = f"{trend.slope * 100:+.2f} points"
-    return text if math.isnan(trend.low) else f"{text} ({trend.low * 100:+.2f} to {trend.high * 100:+.2f})"
+    text = f"{signed(trend.slope)} points"
+    return text if math.isnan(trend.low) else f"{text} ({signed(trend.low)} to {signed(trend.high)})"
 
 
 def trend_verdict(trend: Trend, p_value: float) -> str:

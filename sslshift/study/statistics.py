@@ -169,7 +169,15 @@ def trend_by_shift(
     return change_by_shift(shift, found, boots, parts[0][2], level)
 
 
-def change_by_shift(shift: Sequence[float], values: np.ndarray, boots: np.ndarray, images: int, level: float = 0.95) -> Trend:
+def change_by_shift(
+    shift: Sequence[float],
+    values: np.ndarray,
+    boots: np.ndarray,
+    images: int,
+    level: float = 0.95,
+    *,
+    scatter: bool = True,
+) -> Trend:
     """`trend_by_shift` from slopes.
 
     Args:
@@ -178,6 +186,7 @@ def change_by_shift(shift: Sequence[float], values: np.ndarray, boots: np.ndarra
       boots: what they are in each resample of images, `[N, sources, seeds, draws]`.
       images: how many there are; 0 where they are not counted.
       level: how often the interval should hold.
+      scatter: whether the interval counts that sources scatter about the line; without, it is about these very sources.
 
     Raises:
       ValueError: fewer than three sources, or all at one index.
@@ -189,7 +198,7 @@ def change_by_shift(shift: Sequence[float], values: np.ndarray, boots: np.ndarra
         )
     x = np.asarray(shift, np.float64)
     change, boots_of_change = slopes(x, values), slopes(x, boots, axis=1)
-    return fitted(change, boots_of_change, images, level, [_sources(x, values, boots)])
+    return fitted(change, boots_of_change, images, level, [_sources(x, values, boots)] if scatter else [])
 
 
 def _sources(x: np.ndarray, values: np.ndarray, boots: np.ndarray) -> Contribution:

@@ -17,7 +17,7 @@ class Row:
       kind: of the runs, or the floor.
       unique, diversity, epochs: N, D, E, of what could be read (the mean over runs, rounded); None for a floor.
       shift: the source's shift index as (value, low, high); None for a floor.
-      scores: the metric on the test split by task and evaluation, over seeds, draws and test images; none without a finished run.
+      scores: the metric on the test split by task and evaluation, over seeds, draws and test images; of finished runs.
       gains: what the linear probe gains over that of the same seeds' untrained encoders, by task; empty for a floor.
       finished, planned: runs; 0 for a floor.
     """

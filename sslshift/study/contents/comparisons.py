@@ -5,7 +5,7 @@ import math
 from sslshift.study.compared import against, learners, pairs, trend_change, trends
 from sslshift.study.contents.text import learner_table, p_text, percent
 from sslshift.study.findings import trend_verdict
-from sslshift.study.intervals import two_digits
+from sslshift.study.intervals import signed, two_digits
 from sslshift.study.results import Results
 from sslshift.study.statistics import Trend
 from sslshift.study.table import Table
@@ -21,22 +21,26 @@ def trend_table(results: Results) -> Table:
             levels = f"{each.levels[0].unique:,} to {each.levels[-1].unique:,}"
             verdict = trend_verdict(each.trend, each.adjusted)
             lines.append([" on ".join(learner), each.source, two_digits(each.shift), levels, *_slope(each.trend), verdict])
-        change = trend_change(results, task, learner)
-        if found and isinstance(change, Trend):
-            verdict = trend_verdict(change, change.p_value)
-            lines.append([" on ".join(learner), "change for each unit of the shift index", "", "", *_slope(change), verdict])
+        for scatter, what in ((True, "any"), (False, "these very")):
+            change = trend_change(results, task, learner, scatter=scatter)
+            if found and isinstance(change, Trend):
+                name, verdict = (
+                    f"change for each unit of the shift index, {what} sources",
+                    trend_verdict(change, change.p_value),
+                )
+                lines.append([" on ".join(learner), name, "", "", *_slope(change), verdict])
     note = (
         "Slope of linear-probe accuracy for each factor of ten in D, in points, fitted to each seed's own runs. Intervals count"
-        f" seeds ({', '.join(map(str, sorted(seeds)))}) and test images, that of the change also how sources scatter about a "
-        "line. The nearest source is what the study asks about first; verdicts on the others are corrected (Holm)."
+        f" seeds ({', '.join(map(str, sorted(seeds)))}) and test images, that of the change for any sources also how they "
+        "scatter. The nearest source is what the study asks about first; verdicts on the others are corrected (Holm)."
     )
     head = ["source", "shift index", "N", "points per factor of ten", "95% interval", "verdict"]
     return learner_table(results, "trends", "What diversity does, and how that changes with the shift", head, lines, note)
 
 
 def _slope(trend: Trend) -> list[str]:
-    interval = "n/a" if math.isnan(trend.low) else f"{trend.low * 100:+.2f} to {trend.high * 100:+.2f}"
-    return [f"{trend.slope * 100:+.2f}", interval]
+    interval = "n/a" if math.isnan(trend.low) else f"{signed(trend.low)} to {signed(trend.high)}"
+    return [signed(trend.slope), interval]
 
 
 def pair_table(results: Results) -> Table:

@@ -1,6 +1,6 @@
 """Tables of runs: each kind on the first task, on all tasks, and every single run."""
 
-import math
+from collections import Counter
 
 from sslshift.study.contents.text import called, learner_table, percent
 from sslshift.study.intervals import two_digits
@@ -22,10 +22,13 @@ def main_table(results: Results) -> Table:
         gain = row.gains.get(task)
         verdict = gain.verdict if gain else ""
         lines.append([*_about(row), *_numbers(row), *cells, percent(gain, signed=True) if row.kind.unique else "", verdict])
-    compared = sum(row.gains.get(task) is not None and not math.isnan(row.gains[task].half) for row in rows(results))
+    compared = Counter(
+        row.kind.learner for row in rows(results) if row.gains.get(task) and row.gains[task].half == row.gains[task].half
+    )
+    counts = " and ".join(dict.fromkeys(map(str, compared.values()))) or "0"
     note = (
         f"Test {METRICS[results.opened.task.metric].text} on {task}; ± is half a 95% interval over seeds and test images. "
-        f"The verdict on the gain over the untrained encoder is corrected for {compared} comparisons (Holm)."
+        f"The verdict on the gain over the untrained encoder is corrected for the {counts} comparisons of its method (Holm)."
     )
     head = [
         "source",

@@ -27,16 +27,16 @@ def accuracy_vs_diversity(results: Results, task: str, width: str) -> Figure:
     with styled():
         count = legend_lines(len(looks(results, task)) + 2, width)
         drawing, places = panels(len(shown), width, height=2.3, below=count, sharex=True, sharey=True)
+        narrow_panels = width == "wide" and len(shown) > 2
         metric = METRICS[next(each.metric for each in results.opened.tasks if each.name == task)]
         for place, (title, learner, evaluation) in zip(places, shown, strict=True):
             _panel(place, results, task, sampled(results, task, evaluation), learner)
             place.set_title(title)
             place.set_ylabel(f"test {metric.text} (%)")
             place.label_outer()
-        places[-1].set_xlabel("diversity D = unique samples / budget")
         for place in places:
             # In a grid that is not full the last panel of a column stands above a gap.
-            place.set_xlabel("diversity D = unique samples / budget")
+            place.set_xlabel("diversity D" if narrow_panels else "diversity D = unique samples / budget")
             place.tick_params(labelbottom=True)
         legend_below(drawing, width)
     return drawing

@@ -36,7 +36,7 @@ def accuracy_vs_shift(results: Results, task: str, width: str) -> Figure | None:
         drawing, places = panels(len(shown), width, height=2.3, below=count, columns=2, sharex=True)
         for place, (learner, draw) in zip(places, shown, strict=True):
             title = draw(place, results, task, learner)
-            place.set_title(f"{' on '.join(learner)}: {title}" if len(named) > 1 else title)
+            place.set_title(f"{' on '.join(learner)}\n{title}" if len(named) > 1 else title)
             place.set_xlabel("shift index (0: downstream images, 1: noise)")
             place.tick_params(labelbottom=True)
         legend_below(drawing, width)

@@ -80,7 +80,7 @@ def shortened(name: str, most: int = 36) -> str:
 
     Example:
       >>> shortened("folder:/a/very/long/path/to/some/photographs/of/parts")
-      'folder:/a/very/lon…ographs/of/parts'
+      'folder:/a/very/lon…tographs/of/parts'
     """
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[: half + 1]}…{name[-half:]}"

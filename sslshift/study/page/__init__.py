@@ -23,6 +23,8 @@ from sslshift.study.table import Table
 _TITLE = "Which data should the encoder be pretrained on?"
 # Tables of which it is enough to see the head at first.
 _LONG = ("pairs", "runs")
+# Missing runs that are named at the top.
+_NAMED = 8
 
 
 def page(results: Results, figures: Sequence[Drawn], files: Mapping[str, str]) -> str:
@@ -59,7 +61,9 @@ def _unfinished(results: Results) -> str:
         return ""
     lines = [f"This study is not finished: {len(results.runs)} of {planned} runs are."]
     lines += [f"Failed: {_run(results, run)}: {why}" for run, why in failed]
-    lines += [f"Missing: {', '.join(_run(results, run) for run in missing)}."] if missing else []
+    if missing:
+        more = f"; and {len(missing) - _NAMED} more, see the table of every run" if len(missing) > _NAMED else ""
+        lines.append(f"Missing: {'; '.join(_run(results, run) for run in missing[:_NAMED])}{more}.")
     lines += ["Give the study's command again: it goes on where it was."]
     text = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
     return f'<section class="missing" aria-label="What is missing">{text}</section>\n'
