@@ -16,6 +16,8 @@ from reference_originals import PAIRS, random_tensors
 
 from sslshift.data.decode import Canvas
 from sslshift.models import PatchMLP, PretrainedEncoder, save_encoder
+from sslshift.shift.distances import DISTANCES
+from sslshift.shift.index import DEFAULT_DISTANCE
 from sslshift.study.matrix import architectures, by_kind
 from sslshift.transfer.encoders import encoder_named
 
@@ -91,6 +93,7 @@ def data(tmp_path_factory):
 def first(data, tmp_path_factory):
     """One call with everything, and its folder."""
     out = tmp_path_factory.mktemp("out")
+    # Whatever stands behind the index: the kernel distance is shown too.
     arguments = [
         f"--target=folder:{data}/parts",
         f"--source=folder:{data}/far?licence=CC-BY-4.0&cost_per_image=0.5",
@@ -128,15 +131,15 @@ def test_sources_stand_in_order_with_intervals_costs_and_a_reading(first):
     for text in (
         "near cannot be told from more of the same as the target",
         "far is farther than planned by",
-        "80 of the 80 images of the same are exact copies of images of the target",
+        "the same and the target share images, 80 of its 80 are exact copies",
         "It is the target itself.",
-        "near: 1 files are no readable images and not counted, e.g. ",
+        "near: files that are no readable images, not counted: 1, e.g. ",
         "untrained small conv net, random weights of seed 0",
         "it does not know what the pictures show",
         "python -m tools.fetch_encoder dinov2-small",
         "the target 32 x 32, colour; far 48 x 48, colour",
         "proxy A: of a linear classifier",
-        "by the kernel (KID) distance",
+        f"by the {DISTANCES[DEFAULT_DISTANCE].title} distance",
     ):
         assert text in said, text
     assert max(len(line) for line in said.splitlines() if line.startswith(("far ", "planned ", "floor "))) <= 100
@@ -202,11 +205,11 @@ def test_bad_input_gets_one_sentence(data, tmp_path):
         ([target, near, "--distances=kernel,emd"], "No distance is called 'emd'"),
         (
             [f"--target=folder:{data}/few", near],
-            "The target has 7 images that can be read; a shift index by kernel needs at least",
+            f"The target has 7 images that can be read; a shift index by {DEFAULT_DISTANCE} needs at least",
         ),
         ([f"--target=folder:{data}/empty", near], "holds no readable image"),
         ([f"--target=folder:{data}/flat", near, "--encoder=pixels"], "since they are all alike: there is no scale"),
-        ([target, f"--source=folder:{data}/few"], "it has 7 images that can be read; an index by kernel needs at least"),
+        ([target, f"--source=folder:{data}/few"], f"it has 7 images that can be read; an index by {DEFAULT_DISTANCE} needs"),
         ([target, f"--source=folder:{data}/none"], "there is no folder"),
     ]
     answers = calls(*([*arguments, f"--out={tmp_path / 'out'}"] for arguments, _ in cases))
@@ -251,6 +254,7 @@ def test_what_was_measured_stays_readable_when_a_source_fails(data, tmp_path):
     assert "there is no folder" in table["nowhere"]["why"]
     assert table["bad"]["why"] == "its component nowhere cannot be measured"
     assert "needs at least 20" in table["few"]["why"]
+    assert "few was not measured: it has 7 images" in said
     # All images of it are one.
     assert table["flat"]["unique"] == "1"
     assert float(table["flat"]["low"]) > 0

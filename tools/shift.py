@@ -86,7 +86,6 @@ def main() -> None:
         except (ValueError, OSError) as error:
             # What the others gave stays worth having.
             failed[each.name] = str(error)
-            say(console, f"{each.name} cannot be measured: {error}")
     found = _survey(target, noise.features, sets, planned, failed, beside, console)
     _write(found, sets, target, work, noise, looks, console)
     if found.failed:
@@ -138,7 +137,7 @@ def _write(
     trained = work.named.trained
     introduction = _introduction(found, target, work, looks)
     sentences, small = reading(found), output.notes(found, trained)
-    warnings = output.remarks(sets, target) + [note for each in found.measured.values() for note in each.notes]
+    warnings = output.remarks(found, sets, target)
     tables = {
         "How far from the target": output.main_table(found, sets),
         "Raw distances": output.raw_table(found),

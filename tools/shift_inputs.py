@@ -19,7 +19,8 @@ from tools.shift_declared import Declared, Planned
 
 # Side that an encoder without a size of its own sees at most; images looked at for their size.
 _SIDE, _LOOKED_AT = 64, 24
-_KEPT_BYTES = 1 << 28
+# Of a source, images on the canvas that are kept in memory for a second look.
+_KEPT_BYTES = 1 << 26
 # What the seeded order of a source is for; 1 to 7 are the sample plan's, the subsets' and the splits'.
 _DRAW = 8
 

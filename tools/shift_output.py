@@ -104,9 +104,11 @@ def notes(survey: Survey, by_features: bool) -> list[str]:
     ]
 
 
-def remarks(sets: Mapping[str, Encoded], target: Encoded) -> list[str]:
-    """Warnings about images: copies of the target, and those that cannot be read."""
-    said = []
+def remarks(survey: Survey, sets: Mapping[str, Encoded], target: Encoded) -> list[str]:
+    """Warnings: sources that were not measured, copies of the target, images that cannot be read, numbers that are missing."""
+    said = [f"{name} was not measured: {why.rstrip('.')}." for name, why in survey.failed.items()]
+    said += [f"{name}: {note}" for name, found in survey.measured.items() for note in found.notes]
+    said += _smallest(survey, sets, target)
     own = target.about
     if own["unique"] < own["used"]:
         said.append(
@@ -119,16 +121,29 @@ def remarks(sets: Mapping[str, Encoded], target: Encoded) -> list[str]:
         if about.get("copies"):
             same = " It is the target itself." if about["fingerprint"] == target.about["fingerprint"] else ""
             said.append(
-                f"Warning: {about['copies']:,} of the {about['used']:,} images of {name} are exact copies of images of the "
-                f"target; do not train on those that you test on.{same}"
+                f"Warning: {name} and {target.name} share images, {about['copies']:,} of its {about['used']:,} are exact copies; "
+                f"do not train on what you test on.{same}"
             )
-        for what, listed, total in (
-            ("images cannot be read", about["broken"], f"{len(about['broken']):,} of {about['looked_at']:,}"),
-            ("files are no readable images and not counted", about["refused"], f"{len(about['refused']):,}"),
-        ):
-            if listed:
-                said.append(f"{name}: {total} {what}, e.g. {listed[0]}.")
+        if about["broken"]:
+            count = f"{len(about['broken']):,} of {about['looked_at']:,} images"
+            said.append(f"{name}: {count} cannot be read and are left out, e.g. {about['broken'][0]}.")
+        if about["refused"]:
+            count = f"{len(about['refused']):,}"
+            said.append(f"{name}: files that are no readable images, not counted: {count}, e.g. {about['refused'][0]}.")
     return said
+
+
+def _smallest(survey: Survey, sets: Mapping[str, Encoded], target: Encoded) -> list[str]:
+    """Whether one source makes all comparisons rest on far fewer images."""
+    used = {name: sets[name].about["used"] for name in survey.measured if sets[name].images}
+    name = min(used, key=used.get, default="")
+    without = min([target.about["used"], *(count for other, count in used.items() if other != name)])
+    if len(used) < 2 or without < 2 * used[name]:
+        return []
+    return [
+        f"{name} has {used[name]:,} images, so that all is compared at {survey.sample_size:,} a side; without it, it could be "
+        f"{without // 2:,}, with narrower intervals."
+    ]
 
 
 def about_images(looks: Mapping[str, Look], canvas: Canvas) -> list[str]:
@@ -136,7 +151,9 @@ def about_images(looks: Mapping[str, Look], canvas: Canvas) -> list[str]:
     told = "; ".join(f"{name} {look.text}" for name, look in looks.items())
     small = [name for name, look in looks.items() if min(look.sides)[0] < min(canvas[:2])]
     seen = f"{canvas.height} x {canvas.width} {'grey' if canvas.channels == 1 else 'colour'}"
-    said = [f"Images are scaled to cover {seen} and cropped at the centre: {told}."]
+    texts = {look.text for look in looks.values()}
+    told = f"all are {texts.pop()}" if len(texts) == 1 else told
+    said = [f"Images are brought to {seen}, scaled to cover it and cropped at the centre: {told}."]
     if len({look.colour > 0 for look in looks.values()}) > 1:
         kind = "turned grey and do not count" if canvas.channels == 1 else "part of the distance"
         said.append(f"Some sources are grey and some in colour: {'colours are' if canvas.channels == 1 else 'that is'} {kind}.")

@@ -54,7 +54,6 @@ def page(
             {name: each.index for name, each in found.measured.items()}, {n: index_text(e) for n, e in found.measured.items()}
         ),
         *(f"<h2>{html.escape(title)}</h2>\n{_table(lines)}" for title, lines in tables.items()),
-        _failures(found),
         *_examples(found, sets, target),
         _map(found, sets, target),
         _layers(layers, list(found.measured)),
@@ -85,11 +84,6 @@ def _table(lines: Lines) -> str:
 
 def _list(sentences: Sequence[str]) -> str:
     return f"<ul>{''.join(f'<li>{html.escape(each)}</li>' for each in sentences)}</ul>"
-
-
-def _failures(found: Survey) -> str:
-    told = [f"{name} was not measured: {why.rstrip('.')}." for name, why in found.failed.items()]
-    return f'<section class="missing">{"".join(f"<p>{html.escape(each)}</p>" for each in told)}</section>' if told else ""
 
 
 def _examples(found: Survey, sets: Mapping[str, Encoded], target: Encoded) -> list[str]:

@@ -178,6 +178,7 @@ def _measured(
         except ValueError as error:
             raw[name] = RawDistance(math.nan, math.nan, math.nan, str(error))
     vendi, rank, notes = _diversity(features)
+    notes += tuple(f"no {distance_of(name).title} distance: {each.why}" for name, each in raw.items() if each.why)
     return Measured(index, raw, coverage_of(target, features, neighbours=NEIGHBOURS), vendi, rank, notes)
 
 
