@@ -323,6 +323,8 @@ def test_tables_escape_what_their_form_reads_otherwise():
     assert r"100\% $\to$ \textless{}i\textgreater{} &  \\" in tex
     assert all(rule in tex for rule in (r"\begin{tabular}{lr}", r"\toprule", r"\midrule", r"\bottomrule", "booktabs"))
     assert "<i>" not in AWKWARD.html
+    assert "<td>&lt;0.001</td>" in Table("t", "T", ("p",), (("<0.001",),), text_columns=0).html
+    assert "a:<wbr>b?<wbr>c=<wbr>1&amp;<wbr>d" in Table("t", "T", ("p",), (("a:b?c=1&d",),)).html
     assert list(csv.reader(AWKWARD.csv.splitlines()))[1:] == [list(line) for line in AWKWARD.lines]
 
 

@@ -81,7 +81,7 @@ class Table:
 
 def _cell(cell: str) -> str:
     # Long names may be broken where a reader would break them.
-    return re.sub(r"(?<=[:/?=&])(?=\w)", "<wbr>", html.escape(cell))
+    return "<wbr>".join(map(html.escape, re.split(r"(?<=[:/?=&])(?=\w)", cell)))
 
 
 def _markdown(cell: str) -> str:
