@@ -15,9 +15,15 @@ from PIL import Image
 from reference_originals import PAIRS, random_tensors
 
 from sslshift.data.decode import Canvas
+from sslshift.data.sources import ArraySource
 from sslshift.models import PatchMLP, PretrainedEncoder, save_encoder
+from sslshift.shift.density_coverage import Coverage
 from sslshift.shift.distances import DISTANCES
-from sslshift.shift.index import DEFAULT_DISTANCE
+from sslshift.shift.index import DEFAULT_DISTANCE, ShiftIndex
+from sslshift.shift.neighbours import nearness
+from sslshift.shift.noise import NoiseSource
+from sslshift.shift.reading import reading, source_sentence
+from sslshift.shift.survey import Measured, RawDistance, Survey, survey
 from sslshift.study.matrix import architectures, by_kind
 from sslshift.transfer.encoders import encoder_named
 
@@ -152,6 +158,47 @@ def test_sources_stand_in_order_with_intervals_costs_and_a_reading(first):
     assert len(record["sources"]["far"]["index"]["draws"]) == 20
 
 
+def index(value, low, high):
+    draws = tuple(np.linspace(low, high, 20).tolist())
+    return ShiftIndex(value, low, high, 0.0, 0.0, 1.0, 100, 20, draws)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ((0.01, -0.02, 0.04), "near cannot be told from more of the same as the target (0.01, 95% interval -0.02 to 0.04)."),
+        ((0.1, -0.1, 0.3), "near cannot be told from more of the same as the target (0.10, .*); it may be up to 0.30 away."),
+        ((-0.2, -0.3, -0.1), "nearer to the target than the target's halves are to each other .*: look for copies."),
+        ((0.031, 0.029, 0.033), "near is a little away from the target, 3% of the way to noise (0.031, .* 0.029 to 0.033)."),
+        ((0.34, 0.3, 0.38), "near is about a third of the way to noise from the target (0.34, 95% interval 0.30 to 0.38)."),
+        ((0.4, 0.1, 0.7), "near lies somewhere between 0.10 and 0.70 of the way to noise; too few images to say."),
+        ((0.95, 0.9, 1.05), "near is about as far from the target as noise"),
+        ((1.5, 1.2, 1.8), "near is farther from the target than noise"),
+    ],
+)
+def test_a_sentence_says_no_more_than_the_interval(values, text):
+    assert re.search(re.escape(text).replace(r"\.\*", ".*"), source_sentence("near", index(*values)))
+
+
+def found(order, raw):
+    measured = {
+        name: Measured(index((low + high) / 2, low, high), {"proxy_a": RawDistance(raw[name], 0.0, 0.0)}, Coverage(0, 0), 1, 1)
+        for name, (low, high) in order.items()
+    }
+    return Survey("kernel", 100, 200, measured, {}, 1.0, 1.0)
+
+
+def test_neighbours_in_the_order_differ_only_where_that_is_shown():
+    order = {"a": (0.10, 0.12), "b": (0.09, 0.14), "c": (0.5, 0.6)}
+    said = reading(found(order, {"a": 1.0, "b": 0.5, "c": 0.8}))
+    assert said[0] == "a and b are the nearest; which of them is nearer is not shown by these images."
+    assert said[1].startswith("c is farther than b by 0.4")
+    assert said[2] == "By the proxy A distance the order is another: c before a."
+    assert reading(found(order, {"a": 0.1, "b": 0.2, "c": 0.3}))[2] == "The other distances shown agree with this order."
+    alone = reading(found({"a": (0.1, 0.2)}, {"a": 1.0}))
+    assert len(alone) == 1
+
+
 def test_the_page_stands_alone(first):
     out, _, _ = first
     page = (out / "shift.html").read_text()
@@ -262,3 +309,47 @@ def test_what_was_measured_stays_readable_when_a_source_fails(data, tmp_path):
     page = (tmp_path / "shift.html").read_text()
     assert "nowhere was not measured: " in page
     assert "Raw pixels have no layers." in page
+
+
+def test_noise_is_of_the_targets_pixels_and_does_not_depend_on_how_it_is_read(random):
+    # Two colours alone: what is drawn are pixels, not channels.
+    colours = np.array([[250, 10, 0], [0, 20, 90]], np.uint8)
+    images = colours[random.integers(0, 2, (30, 8, 8))]
+    source = NoiseSource(ArraySource("memory:x", images), np.arange(2, 30), Canvas(8, 8, 3), 5)
+    noise = source.read(np.arange(28), Canvas(8, 8, 3))
+    assert noise.shape == (28, 8, 8, 3)
+    assert set(map(tuple, noise.reshape(-1, 3).tolist())) == set(map(tuple, colours.tolist()))
+    assert abs((noise[..., 0] > 0).mean() - (images[2:, ..., 0] > 0).mean()) < 0.05
+    again = NoiseSource(ArraySource("memory:x", images), np.arange(2, 30), Canvas(8, 8, 3), 5)
+    assert np.array_equal(again.read(np.array([27, 3]), Canvas(8, 8, 3)), noise[[27, 3]])
+    assert again.fingerprint == source.fingerprint
+    other = NoiseSource(ArraySource("memory:x", images), np.arange(2, 30), Canvas(8, 8, 3), 6)
+    assert other.fingerprint != source.fingerprint
+    with pytest.raises(ValueError, match="has images of"):
+        source.image(0, Canvas(9, 9, 3))
+
+
+def test_a_small_source_sets_the_size_of_all_and_a_tiny_one_fails(random):
+    sets = {name: random.normal(size=(count, 6)) + 2 for name, count in (("a", 300), ("b", 101), ("tiny", 11))}
+    target, noise = random.normal(size=(2, 400, 6)) * np.array([1, 3])[:, None, None] + 2
+    measured = survey(target, noise, sets, key=jax.random.key(0), distance="kernel", distances=["kernel", "proxy_a"])
+    assert (measured.sample_size, measured.images) == (50, 100)
+    assert set(measured.measured) == {"a", "b"}
+    assert "it has 11 images" in measured.failed["tiny"]
+    assert measured.measured["a"].raw["kernel"].value == measured.measured["a"].index.distance
+    # Of 400 in balls with 5 neighbours, 100 more come into 1 - (4 / 5)^5.
+    assert abs(measured.coverage_expected - (1 - 0.8**5)) < 0.01
+    assert abs(measured.measured["a"].coverage.target - measured.coverage_expected) < 0.1
+    with pytest.raises(ValueError, match="tiny: it has 11 images"):
+        survey(target, noise, {"tiny": sets["tiny"]}, key=jax.random.key(0))
+
+
+def test_nearness_is_what_a_loop_gives(random):
+    x, y = random.normal(size=(40, 3)) + 100, random.normal(size=(25, 3)) + 100
+    distances = np.sort(np.linalg.norm(x[:, None] - y, axis=2), axis=1)
+    np.testing.assert_allclose(nearness(x, y, neighbours=4), distances[:, :4].mean(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(nearness(x, y[:2]), distances_to(x, y[:2]), rtol=1e-9)
+
+
+def distances_to(x, y):
+    return np.linalg.norm(x[:, None] - y, axis=2).mean(axis=1)

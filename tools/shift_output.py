@@ -120,10 +120,8 @@ def remarks(survey: Survey, sets: Mapping[str, Encoded], target: Encoded) -> lis
             continue
         if about.get("copies"):
             same = " It is the target itself." if about["fingerprint"] == target.about["fingerprint"] else ""
-            said.append(
-                f"Warning: {name} and {target.name} share images, {about['copies']:,} of its {about['used']:,} are exact copies; "
-                f"do not train on what you test on.{same}"
-            )
+            count = f"{about['copies']:,} of its {about['used']:,} are exact copies"
+            said.append(f"Warning: {name} and {target.name} share images, {count}; do not train on what you test on.{same}")
         if about["broken"]:
             count = f"{len(about['broken']):,} of {about['looked_at']:,} images"
             said.append(f"{name}: {count} cannot be read and are left out, e.g. {about['broken'][0]}.")

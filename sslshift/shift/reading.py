@@ -2,6 +2,7 @@
 
 import itertools
 
+from sslshift.shift.distances import distance_of
 from sslshift.shift.index import ShiftIndex, index_difference
 from sslshift.shift.survey import Survey
 
@@ -76,9 +77,32 @@ def ranking(survey: Survey) -> list[str]:
     return sentences
 
 
+def second_opinions(survey: Survey) -> list[str]:
+    """Which raw distances turn an order that the index shows; nothing if there is no other distance or no order."""
+    shown = [
+        (near, far)
+        for near, far in itertools.combinations(survey.measured, 2)
+        if index_difference(survey.measured[far].index, survey.measured[near].index).shown
+    ]
+    others = [name for name in next(iter(survey.measured.values())).raw if name != survey.distance]
+    turned = {}
+    for name in others:
+        values = {source: found.raw[name].value for source, found in survey.measured.items()}
+        turned[name] = [f"{far} before {near}" for near, far in shown if values[far] < values[near]]
+    sentences = [
+        f"By the {distance_of(name).title} distance the order is another: {', '.join(pairs)}."
+        for name, pairs in turned.items()
+        if pairs
+    ]
+    if shown and others and not sentences:
+        sentences.append("The other distances shown agree with this order.")
+    return sentences
+
+
 def reading(survey: Survey) -> list[str]:
     """All of it: first the order, then each source."""
-    return ranking(survey) + [source_sentence(name, found.index) for name, found in survey.measured.items()]
+    alone = [source_sentence(name, found.index) for name, found in survey.measured.items()]
+    return ranking(survey) + second_opinions(survey) + alone
 
 
 def _percent(share: float) -> str:
