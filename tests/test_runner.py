@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -12,8 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from sslshift.data.mixture_text import parse_mixture
+from sslshift.data.sources import SCHEMES
 from sslshift.study import commands, runner
-from sslshift.study.declare import Study
+from sslshift.study.build import build_training
+from sslshift.study.declare import Study, parse_sources
 from sslshift.study.judged import judge
 from sslshift.study.learners import parse_own, single_studies, without_given
 from sslshift.study.ledger import LedgerError, append, fingerprint, read_ledger, require_budget
@@ -23,6 +27,7 @@ from sslshift.study.places import run_folder
 from sslshift.study.progress import Progress, TimeLeft
 from sslshift.study.records import NotThereError, only_reading, remembered
 from sslshift.training.loop import NonFiniteError
+from sslshift.transfer.tasks import parse_task
 
 TINY = Study(
     sources="bundled:mnist@40,60",
@@ -364,3 +369,22 @@ def test_progress_without_a_terminal_is_plain_lines(capsys):
         work.on_step(1, {"loss": 0.5})
     progress.say("run", {"linear": 0.5})
     assert capsys.readouterr().out.startswith("run: linear 50.0%   [1/1, 0 s]")
+
+
+@pytest.mark.parametrize("name", ["in_distribution", "raise_diversity", "out_of_distribution", "near_then_external"])
+def test_full_scale_is_declared_so_that_it_can_be_built(name):
+    module = importlib.import_module(f"experiments.{name}")
+    for single in single_studies(module.FULL):
+        build_training(single)
+    assert parse_sources(module.FULL.sources)
+    assert [parse_mixture(text, SCHEMES) for text in module.FULL.mixture] or not module.FULL.mixture
+    tasks = (module.FULL.downstream, *module.FULL.task)
+    assert {parse_task(text).source.split(":")[0] for text in tasks} <= set(SCHEMES)
+
+
+def test_scale_chooses_another_study_and_flags_still_win(tmp_path):
+    flags = ("--scale=full", "--downstream=bundled:mist", f"--out={tmp_path / 'out'}")
+    done = subprocess.run([sys.executable, "-m", "experiments.near_then_external", *flags], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "there is fashion_mnist, mnist" in done.stderr
+    assert (tmp_path / "out/error.log").exists()

@@ -1,0 +1,67 @@
+"""Few images of one's own, many of others: which to pretrain on, and in which order?
+
+    python -m experiments.near_then_external
+    python -m experiments.near_then_external --scale=full     # one GPU; --dry_run says first how long it takes
+
+No table of the paper, but the question that its readers are left with (https://arxiv.org/abs/2403.13808): with a fixed budget,
+train on near images alone, on external ones alone, on both mixed, or on one after the other, and in which order? All spend the
+same budget C. Once with equal numbers of different images, once with images of equal cost: a near image costs what ten
+external ones do (`cost_per_image` of the sources), so that the same money buys fewer of them.
+
+Small, near images are clothes and external ones digits, judged on clothes. Full scale takes dishes as near images and a part
+of YFCC100M as external ones:
+
+    python -c "import tensorflow_datasets as t; t.builder('food101', file_format='array_record').download_and_prepare()"
+    python -m tools.import_images --input=/data/yfcc --output=/data/yfcc224 --size=224
+"""
+
+import dataclasses
+
+from experiments.quickstart import QUICKSTART
+from sslshift.study import Study, run_experiment
+
+
+def orders(near: str, external: str, images: str, few: int, many: int) -> tuple[str, ...]:
+    """Both sources mixed, and each after the other: `few` near images and `many` external ones."""
+    near, external = f"near:{near}@{few}", f"external:{external}@{many}"
+    return (
+        f"mixed_{images} = {near}*50% + {external}*50%",
+        f"near_then_external_{images} = {near} for 50%; {external}",
+        f"external_then_near_{images} = {external} for 50%; {near}",
+    )
+
+
+CLOTHES, DIGITS = "bundled:fashion_mnist?cost_per_image=1", "bundled:mnist?cost_per_image=0.1"
+
+NEAR_THEN_EXTERNAL = dataclasses.replace(
+    QUICKSTART,
+    # 400 near images cost as much as 4,000 external ones; 2,000 of either are as many.
+    sources=f"{CLOTHES}@400,2000; {DIGITS}@2000,4000",
+    mixture=(*orders(CLOTHES, DIGITS, "equal_n", 1000, 1000), *orders(CLOTHES, DIGITS, "equal_cost", 200, 2000)),
+    downstream=CLOTHES,
+    budget=40_960,
+    seeds=4,
+    out="results/near_then_external",
+)
+
+DISHES, CRAWLED = "tfds:food101/train?cost_per_image=1", "arrayrecord:/data/yfcc224?cost_per_image=0.1"
+
+FULL = Study(
+    sources=f"{DISHES}@7500,60000; {CRAWLED}@60000,75000",
+    mixture=(*orders(DISHES, CRAWLED, "equal_n", 30_000, 30_000), *orders(DISHES, CRAWLED, "equal_cost", 3750, 37_500)),
+    downstream=DISHES,
+    downstream_test="tfds:food101/validation",
+    labelled=0,
+    image_size=224,
+    budget=32_000_000,
+    batch_size=512,
+    seeds=3,
+    encoder="resnet50",
+    dtype="bfloat16",
+    checkpoint_every=5000,
+    workers=16,
+    out="results/near_then_external_full",
+)
+
+if __name__ == "__main__":
+    run_experiment(NEAR_THEN_EXTERNAL, scales={"full": FULL})
