@@ -6,6 +6,8 @@ from sslshift.shift.distances import distance_of
 from sslshift.shift.index import ShiftIndex, index_difference
 from sslshift.shift.survey import Survey
 
+# Raw distances have no interval, and some are nearly the same for all distant sources: less than 5% is no other order.
+_CLEARLY = 0.95
 # The way to noise in words: the nearest of these.
 _WAYS = {
     0.1: "a tenth of the way",
@@ -88,14 +90,14 @@ def second_opinions(survey: Survey) -> list[str]:
     turned = {}
     for name in others:
         values = {source: found.raw[name].value for source, found in survey.measured.items()}
-        turned[name] = [f"{far} before {near}" for near, far in shown if values[far] < values[near]]
+        turned[name] = [f"{far} before {near}" for near, far in shown if values[far] < _CLEARLY * values[near]]
     sentences = [
         f"By the {distance_of(name).title} distance the order is another: {', '.join(pairs)}."
         for name, pairs in turned.items()
         if pairs
     ]
     if shown and others and not sentences:
-        sentences.append("The other distances shown agree with this order.")
+        sentences.append("The other distances shown agree with this order, to 5%.")
     return sentences
 
 
