@@ -206,8 +206,14 @@ def written(results, out):
     return write_results(results)
 
 
-def test_folder_holds_figures_tables_and_page(results, tmp_path):
-    paths = written(results, tmp_path)
+@pytest.fixture(scope="module")
+def folder(results, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    return out, written(results, out)
+
+
+def test_folder_holds_figures_tables_and_page(folder):
+    tmp_path, paths = folder
     assert tmp_path / "report.html" in paths
     names = {
         f"{name}{wide}" for name in ("accuracy_vs_diversity", "accuracy_vs_shift", "order_comparison") for wide in ("", "-wide")
@@ -230,12 +236,11 @@ def test_folder_holds_figures_tables_and_page(results, tmp_path):
     assert len(lines) == 9 + 2
 
 
-def test_equal_results_make_equal_files(results, tmp_path):
-    def contents():
-        written(results, tmp_path)
-        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
-    assert contents() == contents()
+def test_equal_results_make_equal_files(results, folder):
+    out, _ = folder
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    written(results, out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_page_of_an_unfinished_study_says_what_is_missing(opened, tmp_path):
@@ -264,14 +269,12 @@ def test_page_of_an_unfinished_study_says_what_is_missing(opened, tmp_path):
     assert runs.count("| missing |") >= len(part.missing)
 
 
-def test_page_of_a_finished_study_says_nothing_of_it(results, tmp_path):
-    written(results, tmp_path)
-    assert "not finished" not in (tmp_path / "report.html").read_text()
+def test_page_of_a_finished_study_says_nothing_of_it(folder):
+    assert "not finished" not in (folder[0] / "report.html").read_text()
 
 
-def test_page_tells_how_it_was_made(results, tmp_path):
-    written(results, tmp_path)
-    page = html.unescape((tmp_path / "report.html").read_text())
+def test_page_tells_how_it_was_made(folder):
+    page = html.unescape((folder[0] / "report.html").read_text())
     for part in ("--learning_rate=-1.0", "jax version", "numpy version", "python version", "0, 1, 2", "--budget=640", "1.5"):
         assert part in page
 

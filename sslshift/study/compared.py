@@ -237,13 +237,14 @@ def read(results: Results, kind: Kind) -> int:
 
 @functools.lru_cache(maxsize=32)
 def against(results: Results, task: str, learner: tuple[str, str]) -> tuple[Kind, dict[Kind, Difference]]:
-    """Every candidate against the nearest source alone (of a study of mixtures alone: the first), each at its most samples.
+    """Every candidate against the source nearest to the task (of mixtures alone: the nearest), each at its most samples.
 
     Returns:
       The one that they are compared with, and the differences of the others that share a seed with it.
     """
     numbers, candidates = sampled(results, task, "linear"), largest(results, learner)
     mixed = {candidate.name for candidate in results.opened.candidates if candidate.text}
+    candidates = sorted(candidates, key=lambda kind: shift_order(results.task_shifts[task][kind.source]))
     reference = next((kind for kind in candidates if kind.source not in mixed), candidates[0])
     others = [kind for kind in candidates if kind != reference]
     found = judged_together(

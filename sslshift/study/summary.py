@@ -41,8 +41,9 @@ def rows(results: Results) -> tuple[Row, ...]:
 
 def floors(results: Results) -> list[Kind]:
     """Untrained encoders as far as they are known, and raw pixels."""
-    known = dict.fromkeys((method, encoder) for method, encoder, _ in results.floors)
-    return [*(Kind(learner, UNTRAINED, None) for learner in known), Kind(None, PIXELS, None)]
+    known = {(method, encoder) for method, encoder, _ in results.floors}
+    named = [learner.key for learner in results.opened.learners if learner.key in known]
+    return [*(Kind(learner, UNTRAINED, None) for learner in named), Kind(None, PIXELS, None)]
 
 
 def _row(results: Results, kind: Kind) -> Row:

@@ -69,9 +69,7 @@ def task_table(results: Results) -> Table:
             cells.append(percent(score) + text if score else unknown)
         lines.append([*_about(row), "" if row.unique is None else f"{row.unique:,}", *cells])
     head = ["source", "N", *(f"{task.name}: {METRICS[task.metric].text} %" for task in tasks)]
-    note = (
-        "Linear probe, and its gain over the untrained encoder; verdicts are corrected for the comparisons of each task (Holm)."
-    )
+    note = "Linear probe, and its gain over the untrained encoder; verdicts corrected for each method and task (Holm)."
     return learner_table(results, "tasks", "Every source on every task", head, lines, note)
 
 
