@@ -34,8 +34,10 @@ from sslshift.data.sources import cached, open_source
 from sslshift.methods import METHODS, Method
 from sslshift.models import ENCODERS
 from sslshift.models.convolution import convolve
-from sslshift.training.state import Optimiser, init_state
-from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch, train_step
+from sslshift.training.loop import Training
+from sslshift.training.measure import step_flops
+from sslshift.training.state import Optimiser
+from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch
 from tools import bench_curation, bench_data, bench_shift, bench_transfer
 
 FLAGS = flags.FLAGS
@@ -112,15 +114,6 @@ def seconds_a_step(method: Method, optimiser: Optimiser, images: np.ndarray) -> 
     return seconds(lambda: train(steps)) / steps
 
 
-def step_flops(method: Method, optimiser: Optimiser, shape: tuple[int, ...]) -> float:
-    """Of one training step, views included, as XLA counts them before it optimises."""
-    built = optimiser.build(FLAGS.steps, shape[0], method.constant_rate)
-    image, key = jax.ShapeDtypeStruct(shape[1:], jnp.uint8), jax.random.key(0)
-    state = jax.eval_shape(functools.partial(init_state, method, built), key, image)
-    step = functools.partial(train_step, method=method, optimiser=built, steps=FLAGS.steps)
-    return jax.jit(step).lower(state, jax.ShapeDtypeStruct(shape, jnp.uint8), key).cost_analysis()["flops"]
-
-
 # Dense peaks in FLOP/s by device and dtype, from the vendors' data sheets; float32 products run as TF32 on these GPUs.
 PEAKS = {
     "H200": {"bfloat16": 989e12, "float32": 494e12},
@@ -151,7 +144,7 @@ def steps_of(name: str) -> None:
     has_convolutions = hasattr(encoder, "convolution")
     # XLA does not see how often the remedy's loop runs: the plain convolution's FLOPs count.
     plain = recipe.build(encoder.clone(convolution=lax.conv_general_dilated)) if has_convolutions else method
-    flops = step_flops(plain, optimiser, shape)
+    flops = step_flops(Training(plain, optimiser), Canvas(*shape[1:]), shape[0])
     device = jax.devices()[0].device_kind
     peak = next((by_dtype.get(FLAGS.dtype) for name, by_dtype in PEAKS.items() if name in device), None)
     figures = {"share_of_peak": flops / time_of_step / jax.device_count() / peak} if peak else {}

@@ -166,4 +166,4 @@ def train(
 
 
 # One optax object per setting, so that runs which share it share a compiled step.
-_built = functools.lru_cache(maxsize=8)(Optimiser.build)
+_built = functools.lru_cache(maxsize=64)(Optimiser.build)

@@ -69,8 +69,9 @@ def replicate(mesh: Mesh, tree):
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-# Runs of one study share method, optimiser and steps: they are compiled once.
-@functools.lru_cache(maxsize=8)
+# Runs of one study share method, optimiser and steps: they are compiled once. A study takes its methods in turn, seed by seed:
+# all that it may have are kept.
+@functools.lru_cache(maxsize=64)
 def compiled_step(
     method: Method, optimiser: optax.GradientTransformation, steps: int, mesh: Mesh
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
@@ -81,6 +82,6 @@ def compiled_step(
     return jax.jit(step, in_shardings=(everywhere, split, everywhere), out_shardings=everywhere, donate_argnums=0)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def compiled_init(method: Method, optimiser: optax.GradientTransformation) -> Callable[[jax.Array, jax.Array], TrainState]:
     return jax.jit(functools.partial(init_state, method, optimiser))
