@@ -29,6 +29,7 @@ from sslshift.study.records import write_atomically
 from sslshift.transfer.encoders import UNTRAINED, encoder_named
 from tools import shift_output as output
 from tools.shift_declared import TARGET, Planned, parse_mixtures, parse_source, parse_sources
+from tools.shift_files import as_csv, as_json, markdown, show
 from tools.shift_inputs import Encoded, Look, choose_canvas, mix, open_images
 from tools.shift_page import page
 from tools.shift_work import Work
@@ -141,14 +142,14 @@ def _write(
     tables = {
         "How far from the target": output.main_table(found, sets),
         "Raw distances": output.raw_table(found),
-        "What else tells sources apart": output.diversity_table(found),
+        "What else tells sources apart": output.diversity_table(found, sets, target),
     }
     tables = {title: lines for title, lines in tables.items() if lines}
     for line in introduction:
         say(console, line)
     for title, lines in tables.items():
         console.print()
-        output.show(console, lines, title, whole=lines is tables["How far from the target"])
+        show(console, lines, title, whole=lines is tables["How far from the target"])
     console.print()
     for line in [*warnings, *sentences]:
         say(console, f"- {line}")
@@ -156,8 +157,8 @@ def _write(
     for line in small:
         say(console, line, style="dim")
     work.out.mkdir(parents=True, exist_ok=True)
-    text = output.markdown(list(tables.values()), [*introduction, *warnings, *sentences], small)
-    record = output.as_json(found, sets, target) | {
+    text = markdown(list(tables.values()), [*introduction, *warnings, *sentences], small)
+    record = as_json(found, sets, target) | {
         "encoder": {"title": work.named.title, "remark": work.named.remark, "card": work.named.card},
         "canvas": list(work.canvas),
         "settings": {name: FLAGS[name].value for name in _SETTINGS},
@@ -166,7 +167,7 @@ def _write(
     }
     files = {
         "table.md": text,
-        "shift.csv": output.as_csv(found, sets),
+        "shift.csv": as_csv(found, sets),
         "shift.json": json.dumps(record, indent=2, default=str) + "\n",
     }
     for name, content in files.items():

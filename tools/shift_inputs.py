@@ -8,17 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from sslshift.data.curation.duplicates import MIN_COSINE
-from sslshift.data.curation.pairs import exact_pairs, near_pairs_by_features
+from sslshift.data.curation.pairs import near_pairs_by_features
 from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.data.mixture import apportion
 from sslshift.data.permutation import permute
 from sslshift.data.sources import Source, cached, open_source
 from sslshift.transfer.encoders import NamedEncoder
-from sslshift.transfer.features import Encoder, Extracted, extract
+from sslshift.transfer.features import Encoder, extract
 from tools.shift_declared import Declared, Planned
 
 # Side that an encoder without a size of its own sees at most; images looked at for their size.
 _SIDE, _LOOKED_AT = 64, 24
+# Of two images that are nearly one, for a trained encoder; one number alone would look surer than it is.
+COSINES = (0.99, MIN_COSINE)
 # Of a source, images on the canvas that are kept in memory for a second look.
 _KEPT_BYTES = 1 << 26
 # What the seeded order of a source is for; 1 to 7 are the sample plan's, the subsets' and the splits'.
@@ -138,7 +140,8 @@ def encode_images(
         "images": len(source),
         "looked_at": len(images.indices),
         "used": len(found.features),
-        "unique": _unique(found, by_features),
+        "unique": len(np.unique(found.digests, axis=0)),
+        **({"unlike": _unlike(found.features)} if by_features else {}),
         "licence": source.licence,
         "cost_per_image": source.cost_per_image,
         "looks": images.look.text,
@@ -152,12 +155,9 @@ def encode_images(
     return Encoded(name, found.features, about, images, images.indices[found.kept], found.digests, reader)
 
 
-def _unique(found: Extracted, by_features: bool) -> int:
-    pairs = exact_pairs([digest.tobytes() for digest in found.digests])
-    if by_features:
-        pairs = near_pairs_by_features(found.features, MIN_COSINE)
-    # They link groups, each by one pair less than it has images.
-    return len(found.features) - pairs.count
+def _unlike(features: np.ndarray) -> dict[str, int]:
+    """Images that are left at each threshold of the cosine. Pairs link groups, each by one less than it has images."""
+    return {f"{each:g}": len(features) - near_pairs_by_features(features, each).count for each in COSINES}
 
 
 def mix(planned: Planned, parts: Mapping[str, Encoded], count: int) -> Encoded:

@@ -1,15 +1,8 @@
-"""What `tools.shift` prints and writes: two tables, the reading, and the same as Markdown, CSV and JSON."""
+"""What `tools.shift` tells: tables as text, how to read them, and warnings."""
 
-import csv
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from sslshift.data.curation.duplicates import MIN_COSINE
 from sslshift.data.decode import Canvas
 from sslshift.shift.distances import DISTANCES, distance_of
 from sslshift.shift.reading import digits
@@ -78,25 +71,33 @@ def _number(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{value:.3g}"
 
 
-def diversity_table(survey: Survey) -> Lines:
-    """Coverage the other way and scores of diversity."""
-    lines = [["source", "near the target", "Vendi score", "effective rank"]]
-    rows = [(name, f"{100 * each.coverage.source:.0f}%", each.vendi, each.rank) for name, each in survey.measured.items()]
-    rows.append(("the target itself", "", survey.vendi, survey.rank))
-    return lines + [[name, share, _number(vendi), _number(rank)] for name, share, vendi, rank in rows]
+def diversity_table(survey: Survey, sets: Mapping[str, Encoded], target: Encoded) -> Lines:
+    """Coverage the other way, scores of diversity, and images without near-duplicates if the encoder can tell these."""
+    cosines = list(target.about.get("unlike", {}))
+    lines = [["source", "near the target", "Vendi score", "effective rank", *(f"unlike at {each}" for each in cosines)]]
+    rows = [(sets[name], f"{100 * each.coverage.source:.0f}%", each.vendi, each.rank) for name, each in survey.measured.items()]
+    for each, share, vendi, rank in [*rows, (target, "", survey.vendi, survey.rank)]:
+        unlike = each.about.get("unlike", {})
+        numbers = (f"{unlike[cosine]:,}" if unlike else "" for cosine in cosines)
+        lines.append([each.name, share, _number(vendi), _number(rank), *numbers])
+    return lines
 
 
 def notes(survey: Survey, by_features: bool) -> list[str]:
     """How to read the tables."""
     names = list(next(iter(survey.measured.values())).raw)
-    unique = f"exact copies and those of a cosine of at least {MIN_COSINE:g}" if by_features else "exact copies"
+    unlike = (
+        "unlike: less those of a cosine of at least so much to another; whether these are duplicates depends on the encoder: "
+        "look at some."
+    )
     return [
         f"index: 0 is another sample of the target, 1 is noise with the target's pixel values, more is possible; by the "
         f"{distance_of(survey.distance).title} distance ({distance_of(survey.distance).caveat}), {survey.sample_size:,} images "
         "on each side, 95% interval over halves of the images.",
         f"covers: share of the target's images with a near one among {survey.images:,} of the source; more of the target "
         f"itself would cover {100 * survey.coverage_expected:.0f}%. near the target: the same the other way round.",
-        f"unique: of the images looked at, less {unique}; python -m tools.find_duplicates looks at all.",
+        "unique: of the images looked at, less exact copies; python -m tools.find_duplicates looks at all.",
+        *([unlike] if by_features else []),
         "Vendi score and effective rank: how many kinds of images or of features there are; they depend on the number of "
         f"images ({survey.images:,} here) and on the encoder.",
         *(f"{DISTANCES[name].title}: {DISTANCES[name].caveat}." for name in names),
@@ -158,74 +159,3 @@ def about_images(looks: Mapping[str, Look], canvas: Canvas) -> list[str]:
     if small and len(small) < len(looks):
         said.append(f"{', '.join(small)}: smaller images are enlarged, and the blur of that is part of the distance.")
     return said
-
-
-def show(console: Console, lines: Lines, title: str, whole: bool = False) -> None:
-    """Prints a table; `whole`: numbers are not wrapped."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for head in lines[0]:
-        words = head in ("source", "licence", "cost")
-        table.add_column(
-            head, justify="left" if words else "right", no_wrap=not words, overflow="fold" if words else "ellipsis"
-        )
-    for line in lines[1:]:
-        table.add_row(*map(Text, line))
-    console.print(table)
-
-
-def markdown(tables: Sequence[Lines], sentences: Sequence[str], small: Sequence[str]) -> str:
-    parts = ["\n".join(f"- {sentence}" for sentence in sentences)]
-    for lines in tables:
-        rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-        parts.append("\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows))
-    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in small)]) + "\n"
-
-
-def as_csv(survey: Survey, sets: Mapping[str, Encoded]) -> str:
-    """A line per source; numbers of six digits, the same bytes whenever the same is measured."""
-    raw = list(next(iter(survey.measured.values())).raw)
-    head = ["source", "kind", "uri", "images", "used", "unique", "copies_of_target", "cost_per_image", "licence"]
-    head += ["distance", "index", "low", "high", "sample_size", "covers_target", "near_target", "vendi", "effective_rank"]
-    head += [f"{name}{what}" for name in raw for what in ("", "_floor", "_index")] + ["why"]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(head)
-    for name in [*survey.measured, *survey.failed]:
-        about, found = sets[name].about if name in sets else {}, survey.measured.get(name)
-        line = [name, *(about.get(key, "") for key in ("kind", "uri", "images", "used", "unique", "copies"))]
-        line += [about.get("cost_per_image", ""), about.get("licence", "")]
-        if found:
-            index, covered = found.index, found.coverage
-            line += [survey.distance, *index[:3], index.sample_size, *covered, found.vendi, found.rank]
-            line += [value for each in found.raw.values() for value in each[:3]] + ["; ".join(found.notes)]
-        else:
-            line += [""] * (len(head) - len(line) - 1) + [survey.failed[name]]
-        writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in line)
-    return out.getvalue()
-
-
-def as_json(survey: Survey, sets: Mapping[str, Encoded], target: Encoded) -> dict:
-    """Everything that was found; numbers that are not there are null."""
-    found = {
-        name: {
-            **sets[name].about,
-            "index": each.index._asdict(),
-            "raw": {other: raw._asdict() for other, raw in each.raw.items()},
-            "coverage": each.coverage._asdict(),
-            "vendi": each.vendi,
-            "effective_rank": each.rank,
-            "notes": list(each.notes),
-        }
-        for name, each in survey.measured.items()
-    }
-    about = {"distance": survey.distance, "sample_size": survey.sample_size, "coverage_expected": survey.coverage_expected}
-    target_about = {**target.about, "vendi": survey.vendi, "effective_rank": survey.rank}
-    return _plain({**about, "target": target_about, "sources": found, "failed": survey.failed})
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
