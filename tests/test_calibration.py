@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from sslshift.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
-from sslshift.shift import ShiftIndex
+from sslshift.shift import DISTANCES, ShiftIndex
 from sslshift.shift.calibration import Agreement, agreement, rank_correlation, steps
+from sslshift.study import calibration
+from sslshift.study.declare import Study
 
 KEY = jax.random.key(0)
 
@@ -81,3 +83,35 @@ def test_rank_correlation_of_a_perfect_and_of_a_reversed_order(random):
     assert unrelated.low < 0 < unrelated.high
     with pytest.raises(ValueError, match="at least four sources"):
         rank_correlation(np.arange(3.0), losses[:3])
+
+
+def test_a_study_is_calibrated_and_says_so_in_a_table(tmp_path, monkeypatch):
+    """The whole of it, small: two distances on three kinds of features; a second call computes nothing."""
+    monkeypatch.setattr(calibration, "SIZES", (50, 100, 200))
+    monkeypatch.setattr(calibration, "_SERIES_IMAGES", 200)
+    monkeypatch.setattr(calibration, "DISTANCES", {name: DISTANCES[name] for name in ("kernel", "visual_dna")})
+    study = Study(
+        sources="bundled:mnist@40,400; synthetic:noise?size=300@60,300",
+        downstream="bundled:mnist",
+        downstream_test="bundled:mnist/test",
+        budget=640,
+        batch_size=64,
+        seeds=1,
+        labelled=300,
+        shift_images=100,
+        head="32,16",
+        out=str(tmp_path),
+    )
+    calibration.run_calibration(study)
+    rows = [line.split(" | ") for line in (tmp_path / "calibration.md").read_text().splitlines()]
+    assert len(rows) == 2 + 3 * 2
+    assert {row[0].strip("| ") for row in rows[2:]} == {"raw pixels", "untrained encoder", "trained on equal shares"}
+    # Digits half of which are noise are farther than digits, and noise farther still.
+    assert all(row[4] == "4 of 4" for row in rows[2:])
+    assert all("[" in row[9] for row in rows[2:])
+    lines = (tmp_path / "calibration.csv").read_text().splitlines()
+    assert len(lines) > 6 * 30
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "calibration").rglob("result.json")}
+    calibration.run_calibration(study)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "calibration").rglob("result.json")} == kept
+    assert (tmp_path / "calibration.csv").read_text().splitlines() == lines

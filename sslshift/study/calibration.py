@@ -20,7 +20,7 @@ from sslshift.shift import DISTANCES, ShiftIndex, ShiftScale
 from sslshift.shift.calibration import agreement, rank_correlation, steps
 from sslshift.study.commands import run
 from sslshift.study.declare import Study
-from sslshift.study.floors import _untrained as untrained_encoder
+from sslshift.study.floors import untrained_encoder
 from sslshift.study.opened import Opened, open_study
 from sslshift.study.progress import Progress
 from sslshift.study.records import remembered, write_atomically
@@ -235,20 +235,20 @@ def _series(lines: list[dict]) -> str:
 
 def _predicts(lines: list[dict], results: Results) -> str:
     losses = _losses(results)
-    known = [line for line in lines if line["case"] in losses]
+    known = [line for line in lines if (line["case"], line["level"]) in losses]
     if len(known) < 4:
         return "n/a"
     values = np.array([line["index"]["value"] for line in known])
-    found = rank_correlation(values, np.array([losses[line["case"]] for line in known]))
+    found = rank_correlation(values, np.array([losses[line["case"], line["level"]] for line in known]))
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
-def _losses(results: Results) -> dict[str, list[float]]:
+def _losses(results: Results) -> dict[tuple[str, int], list[float]]:
     """Linear accuracy that each candidate loses against the best one on average, by seed."""
     task, seeds = results.opened.task.name, results.opened.study.seeds
-    scores: dict[str, list[float]] = {}
+    scores: dict[tuple[str, int], list[float]] = {}
     for run_, judged in results.runs:
-        scores.setdefault(run_.source, []).append(judged.scores[task]["linear"])
+        scores.setdefault((run_.source, run_.unique), []).append(judged.scores[task]["linear"])
     whole = {name: values for name, values in scores.items() if len(values) == seeds}
     best = max((float(np.mean(values)) for values in whole.values()), default=math.nan)
     return {name: [best - value for value in values] for name, values in whole.items()}

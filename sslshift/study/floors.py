@@ -26,7 +26,7 @@ def judge_pixels(opened: Opened, progress: Progress) -> Judged:
 
 def judge_untrained(opened: Opened, learner: Learner, seed: int, progress: Progress) -> Judged:
     """A learner's encoder before training. Methods that start from the same weights of the same encoder share the judgement."""
-    encoder = functools.cache(lambda: _untrained(opened, learner, seed))
+    encoder = functools.cache(lambda: untrained_encoder(opened, learner, seed))
     folder = Path(opened.study.out) / "floors" / f"start-{'-'.join(learner.key)}-s{seed}"
     start = remembered(folder, start_record(learner, seed), lambda: {"weights": _digest(encoder())})
     which = learner.study.encoder if len({each.study.encoder for each in opened.learners}) > 1 else "encoder"
@@ -47,7 +47,8 @@ def _judged(opened: Opened, encoder: Callable[[], Encoder], name: str, what: str
     return judged
 
 
-def _untrained(opened: Opened, learner: Learner, seed: int) -> NetworkEncoder:
+def untrained_encoder(opened: Opened, learner: Learner, seed: int) -> NetworkEncoder:
+    """A learner's encoder as it is before its training by a seed."""
     state = initial_state(learner.training, opened.reader(opened.equal_shares, seed, seed), seed)
     return NetworkEncoder(encoder_of(learner.training.method, state.variables, opened.canvas))
 
