@@ -212,6 +212,9 @@ def test_a_table_adds_rows_and_changes_none(tmp_path):
     with pytest.raises(LedgerError, match="cannot be read"):
         read_ledger(tmp_path)
     (tmp_path / "results.parquet").unlink()
+    (tmp_path / "results.csv").write_bytes("source,licence\na,é\n".encode("latin-1"))
+    with pytest.raises(LedgerError, match="cannot be read"):
+        read_ledger(tmp_path)
     (tmp_path / "results.csv").write_text("source,linear\na,0.5\n")
     with pytest.raises(LedgerError, match="no results table of this version"):
         read_ledger(tmp_path)

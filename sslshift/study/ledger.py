@@ -4,60 +4,29 @@ Every row ends in two marks. `fingerprint` is the digest of everything that the 
 written twice. `digest` is that of the row's own values: a row that somebody edited is told by it, in either file.
 """
 
-import csv
 import hashlib
-import io
 import json
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from sslshift.study.ledger_files import LedgerError, Row, as_csv, read_csv, read_parquet, text_of, write_parquet
 from sslshift.study.records import write_atomically
 
-PARQUET, CSV = "results.parquet", "results.csv"
-
-Row = dict[str, Any]
-
-# Before and after the columns of the evaluations, whose names depend on what encoders are judged by.
-_FIRST = (
-    "kind",
-    "method",
-    "encoder",
-    "source",
-    "unique",
-    "diversity",
-    "epochs",
-    "budget",
-    "batch_size",
-    "seed",
-    "draw",
-    "task",
-    "metric",
-    "test_images",
-)
-_LAST = (
-    "linear_gain_over_untrained",
-    "effective_rank",
-    "shift_index",
-    "shift_low",
-    "shift_high",
-    "broken",
-    "cost",
-    "loss_first",
-    "loss_last",
-    "licence",
+__all__ = [
+    "CSV",
+    "PARQUET",
+    "LedgerError",
+    "Row",
+    "append",
+    "as_csv",
     "fingerprint",
-    "digest",
-)
-_TEXT = ("kind", "method", "encoder", "source", "task", "metric", "licence", "fingerprint", "digest")
+    "read_ledger",
+    "require_budget",
+    "row_name",
+]
 
-
-class LedgerError(ValueError):
-    """A results table was edited, or belongs to something else."""
+PARQUET, CSV = "results.parquet", "results.csv"
 
 
 def fingerprint(configuration: dict[str, Any]) -> str:
@@ -76,7 +45,7 @@ def read_ledger(out: Path) -> list[Row]:
       LedgerError: a row was edited, or a file is none of ours; the message names file, row and run.
     """
     rows: dict[str, Row] = {}
-    for path, read in ((out / PARQUET, _read_parquet), (out / CSV, _read_csv)):
+    for path, read in ((out / PARQUET, read_parquet), (out / CSV, read_csv)):
         edited = []
         for place, row in read(path) if path.exists() else ():
             if row.get("digest") != _digest(row):
@@ -124,7 +93,9 @@ def append(rows: Sequence[Row], new: Iterable[Row], out: Path) -> list[Row]:
         row["digest"] = _digest(row)
         there = known.setdefault(row["fingerprint"], row)
         if there["digest"] != row["digest"]:
-            differing = [name for name in there | row if _text(there.get(name)) != _text(row.get(name)) and name != "digest"]
+            differing = [
+                name for name in there | row if text_of(there.get(name)) != text_of(row.get(name)) and name != "digest"
+            ]
             raise LedgerError(
                 f"{out / CSV} holds other values of {row_name(row)} than its folder gives now ({', '.join(differing[:3])}): "
                 f"the run was changed or made again since. Delete that row and {PARQUET}, and the same command writes it again."
@@ -133,7 +104,7 @@ def append(rows: Sequence[Row], new: Iterable[Row], out: Path) -> list[Row]:
     text = as_csv(grown)
     # Another program may watch these files: what has not changed is not touched.
     if len(grown) > len(rows) or not (out / PARQUET).exists():
-        _write_parquet(grown, out / PARQUET)
+        write_parquet(grown, out / PARQUET)
     if not (out / CSV).exists() or (out / CSV).read_text(encoding="utf-8") != text:
         write_atomically(out / CSV, text)
     return grown
@@ -146,77 +117,8 @@ def row_name(row: Row) -> str:
     return ", ".join(filter(None, [learner, str(row.get("source", "")), *numbers, f"task {row.get('task', '')}"]))
 
 
-def _columns(rows: Sequence[Row]) -> list[str]:
-    middle = dict.fromkeys(name for row in rows for name in row if name not in (*_FIRST, *_LAST))
-    return [*_FIRST, *middle, *_LAST]
-
-
 def _digest(row: Row) -> str:
     """Of a row's values as text; empty cells do not count, so that columns can be added."""
-    texts = {name: _text(value) for name, value in row.items() if name != "digest"}
+    texts = {name: text_of(value) for name, value in row.items() if name != "digest"}
     kept = sorted((name, text) for name, text in texts.items() if text)
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
-
-
-def _text(value: Any) -> str:
-    """A cell: the same of a number whether it was kept whole or floating."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    number = float(value)
-    return str(int(number)) if math.isfinite(number) and number.is_integer() and abs(number) < 2**53 else repr(number)
-
-
-def _value(name: str, text: str) -> Any:
-    if name in _TEXT:
-        return text
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """The table as text."""
-    out = io.StringIO()
-    columns = _columns(rows)
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([columns, *([_text(row.get(name)) for name in columns] for row in rows)])
-    return out.getvalue()
-
-
-def _read_csv(path: Path) -> Iterable[tuple[str, Row]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if "digest" not in (reader.fieldnames or ()):
-            raise LedgerError(f"{path} is no results table of this version (it has no digests); move it elsewhere.")
-        for cells in reader:
-            yield f"line {reader.line_num}", {name: _value(name, text) for name, text in cells.items() if name and text}
-
-
-def _read_parquet(path: Path) -> Iterable[tuple[str, Row]]:
-    try:
-        cells = pq.read_table(path).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise LedgerError(f"{path} cannot be read ({error}); delete it, and the same command writes it again.") from error
-    if cells and "digest" not in cells[0]:
-        raise LedgerError(f"{path} is no results table of this version (it has no digests); move it elsewhere.")
-    for number, row in enumerate(cells, 1):
-        yield f"row {number}", {name: value for name, value in row.items() if value is not None}
-
-
-def _write_parquet(rows: Sequence[Row], path: Path) -> None:
-    arrays = {}
-    for name in _columns(rows):
-        values = [row.get(name) for row in rows]
-        kinds = {type(value) for value in values if value is not None}
-        if kinds <= {int} and name not in _TEXT:
-            arrays[name] = pa.array(values, pa.int64())
-        elif kinds <= {int, float} and name not in _TEXT:
-            arrays[name] = pa.array([None if value is None else float(value) for value in values], pa.float64())
-        else:
-            arrays[name] = pa.array([None if value is None else _text(value) for value in values], pa.string())
-    part = path.with_name(path.name + ".part")
-    pq.write_table(pa.table(arrays), part)
-    part.replace(path)

@@ -65,7 +65,7 @@ def _of_task(opened: Opened, task: Task, judged: Judged, asked: dict[str, Any]) 
     asked |= {"task": task.facts, "evaluations": evaluations, "features": opened.study.features}
     # Notes are for people, and choices stand beside their evaluation already.
     values = {name: value for name, value in scores.items() if name not in ("chosen", "notes", "unreadable")}
-    plain = {name: value if isinstance(value, int | float | str) else json.dumps(value) for name, value in values.items()}
+    plain = {name: json.dumps(value) if isinstance(value, list | tuple | dict) else value for name, value in values.items()}
     return {"task": task.name} | plain | {"fingerprint": fingerprint(asked)}
 
 
