@@ -84,7 +84,7 @@ def parse_mixture(text: str, names: Sequence[str]) -> Planned:
     match = re.fullmatch(r"(?:(?P<name>[^=*]+?)\s*=\s*)?(?P<parts>.*)", text.strip())
     name, parts = match["name"] or text.strip(), match["parts"]
     shares: dict[str, float] = {}
-    for part in (piece.strip() for piece in re.split(r"\s\+\s|\+(?=\s*[\d.]+%?\s*\*)", parts)):
+    for part in (piece.strip() for piece in re.split(r"\+(?=\s*[\d.]+%?\s*\*)", parts)):
         match = re.fullmatch(rf"{_SHARE}\s*\*\s*(?P<source>.+)", part)
         if not match:
             raise ValueError(f"--mixture: {text!r}: {part!r} is no share; write 'NAME = 0.7*near + 0.3*web'.")

@@ -66,8 +66,14 @@ def as_csv(survey: Survey, sets: Mapping[str, Encoded]) -> str:
             line += [value for each in found.raw.values() for value in each[:3]] + ["; ".join(found.notes)]
         else:
             line += [""] * (len(head) - len(line) - 1) + [survey.failed[name]]
-        writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in line)
+        writer.writerow(_cell(value) for value in line)
     return out.getvalue()
+
+
+def _cell(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}" if math.isfinite(value) else ""
+    return str(value)
 
 
 def _unlike_names() -> list[str]:

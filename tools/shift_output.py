@@ -68,7 +68,8 @@ def raw_table(survey: Survey) -> Lines:
 
 
 def _number(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.3g}"
+    # Averages of what rounding left are 0.
+    return "n/a" if math.isnan(value) else f"{0.0 if abs(value) < 1e-12 else value:.3g}"
 
 
 def diversity_table(survey: Survey, sets: Mapping[str, Encoded], target: Encoded) -> Lines:
