@@ -72,6 +72,8 @@ def _of_task(opened: Opened, task: Task, judged: Judged, asked: dict[str, Any]) 
 def _shift_record(opened: Opened) -> dict[str, Any]:
     """What a shift index rests on beside its source and task: the encoder that all sources of the study have shaped."""
     return {
+        "by": opened.study.shift_distance,
+        "features": opened.study.shift_encoder,
         "images": opened.study.shift_images,
         "reference": opened.reference.record,
         "sources": {uri: source.fingerprint for uri, source in opened.sources.items()},
