@@ -1,0 +1,90 @@
+"""How a study measures distances: on which features, to which task, and that nothing is measured twice."""
+
+import dataclasses
+import io
+import math
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from sslshift.models import ENCODERS, PretrainedEncoder, save_encoder
+from sslshift.study.declare import Study
+from sslshift.study.notes import notes
+from sslshift.study.opened import open_study
+from sslshift.study.progress import Progress
+from sslshift.study.shifts import measure_task_shifts
+
+SILENT = Progress(Console(file=io.StringIO()))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study whose distances stand on an encoder in a file, which takes other images than the study's."""
+    folder = tmp_path_factory.mktemp("shifts")
+    module = ENCODERS["patch_mlp"]
+    variables = module.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32), train=False)
+    save_encoder(
+        PretrainedEncoder(module, {"batch_stats": {}} | dict(variables), (32, 32, 3)), folder / "well_known.safetensors"
+    )
+    return Study(
+        sources="bundled:fashion_mnist@400; bundled:mnist@400",
+        mixture=("half = clothes:bundled:fashion_mnist@200*0.5 + digits:bundled:mnist@200*0.5",),
+        downstream="bundled:fashion_mnist",
+        downstream_test="bundled:fashion_mnist/test",
+        task=("digits = bundled:mnist; test=bundled:mnist/test",),
+        budget=640,
+        batch_size=64,
+        labelled=200,
+        head="32,16",
+        shift_images=150,
+        shift_encoder=str(folder / "well_known.safetensors"),
+        out=str(folder / "out"),
+    )
+
+
+def measured(study, tmp_path):
+    return measure_task_shifts(open_study(study), tmp_path, SILENT)
+
+
+def test_every_task_has_distances_of_its_own_and_mixtures_lie_between(study, tmp_path):
+    shifts = measured(study, tmp_path)
+    clothes, digits = (shifts[name] for name in ("bundled:fashion_mnist", "digits"))
+    for shift, near, far in (
+        (clothes, "bundled:fashion_mnist", "bundled:mnist"),
+        (digits, "bundled:mnist", "bundled:fashion_mnist"),
+    ):
+        assert shift[near]["value"] < shift["half"]["value"] < shift[far]["value"]
+        assert shift[near]["high"] < shift[far]["low"]
+        assert {each["features"] for each in shift.values()} == {"the encoder of well_known.safetensors"}
+        assert {each["sample_size"] for each in shift.values()} == {150}
+
+
+def test_what_is_known_is_read_and_what_differs_is_measured_anew(study, tmp_path):
+    first = measured(study, tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    more = measured(dataclasses.replace(study, sources=study.sources + "; synthetic:noise?size=300@300"), tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    assert {task: {name: more[task][name] for name in found} for task, found in first.items()} == first
+    assert more["digits"]["synthetic:noise?size=300"]["value"] > more["digits"]["half"]["value"]
+    other = measured(dataclasses.replace(study, shift_distance="frechet"), tmp_path)
+    assert other["digits"]["half"]["by"] == "frechet"
+    assert other["digits"]["half"]["distance"] != first["digits"]["half"]["distance"]
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_the_report_names_what_stands_behind_the_index(study, tmp_path):
+    opened = open_study(study)
+    results = type("Results", (), {"opened": opened, "shifts": measured(study, tmp_path)["digits"], "leaks": {}, "runs": ()})
+    results.floors, results.pixels = {}, type("Judged", (), {"scores": {}})
+    said = " ".join(notes(results))
+    assert "on features of the encoder of well_known.safetensors" in said
+
+
+def test_too_few_images_and_missing_encoders_are_told(study, tmp_path):
+    few = measured(dataclasses.replace(study, sources="bundled:mnist@10; synthetic:noise?size=12@12", mixture=()), tmp_path)
+    assert math.isnan(few["digits"]["synthetic:noise?size=12"]["value"])
+    assert "at least 20 images" in few["digits"]["synthetic:noise?size=12"]["why"]
+    with pytest.raises(ValueError, match=r"no run folder or file .*fetch_encoder"):
+        measured(dataclasses.replace(study, shift_encoder=str(tmp_path / "none.safetensors")), tmp_path)
