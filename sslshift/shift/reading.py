@@ -11,6 +11,7 @@ _CLEARLY = 0.95
 # The way to noise in words: the nearest of these.
 _WAYS = {
     0.1: "a tenth of the way",
+    1 / 7: "a seventh of the way",
     0.2: "a fifth of the way",
     0.25: "a quarter of the way",
     1 / 3: "a third of the way",
