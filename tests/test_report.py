@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from sslshift.study.compared import against, gains, kinds, pairs, trend_change, trends
+from sslshift.study.compared import against, gains, judged_together, kinds, pairs, trend_change, trends
 from sslshift.study.console import print_results
 from sslshift.study.declare import Study
 from sslshift.study.findings import answer, findings
@@ -27,6 +27,7 @@ from sslshift.study.table import Table
 from sslshift.transfer.intervals import compare, runs_interval
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import Predictions
+from sslshift.transfer.resampling import Estimate
 
 NEAR, MIDDLE, FAR = "bundled:mnist", "bundled:fashion_mnist", "synthetic:noise?size=400"
 SHIFTS = {NEAR: 0.0, MIDDLE: 0.4, FAR: 0.9, "staged": 0.2}
@@ -334,3 +335,13 @@ def test_tables_escape_what_their_form_reads_otherwise():
 def test_lines_of_a_table_are_as_long_as_its_head():
     with pytest.raises(ValueError, match="every line needs 2 cells"):
         Table("t", "T", ("a", "b"), (("1",),))
+
+
+def test_verdicts_claim_no_more_than_the_whole_table_does():
+    sure, weak, none = (Estimate(value, value - 0.1, value + 0.1, p) for value, p in ((-0.3, 0.001), (0.12, 0.03), (0.02, 0.7)))
+    found = judged_together([sure, weak, None, none, sure], [False, False, False, False, True])
+    verdicts = [each and each.verdict for each in found]
+    assert verdicts == ["worse", "better, but not after correction", None, "no difference shown", "one seed, nothing shown"]
+    # Three were compared: what is missing, and what one seed cannot show, does not count.
+    assert [each.adjusted for each in found[:2]] == pytest.approx([0.003, 0.06])
+    assert math.isnan(found[4].half)

@@ -12,20 +12,6 @@ class Interval(NamedTuple):
     mean: float
     half: float
 
-    @property
-    def points(self) -> str:
-        """A difference of accuracies in percentage points, as text."""
-        return f"{self.mean * 100:+.1f} points" + ("" if np.isnan(self.half) else f" ± {self.half * 100:.1f}")
-
-    @property
-    def verdict(self) -> str:
-        """What a difference shows: `better`, `worse`, `no difference shown`, or that a single seed shows nothing."""
-        if np.isnan(self.half):
-            return "one seed, nothing shown"
-        if not abs(self.mean) > self.half:
-            return "no difference shown"
-        return "better" if self.mean > 0 else "worse"
-
 
 def interval(values) -> Interval:
     values = np.asarray(values, float)
