@@ -74,7 +74,13 @@ def _remarks(results: Results) -> list[str]:
 
 def _shifts(results: Results) -> list[str]:
     found = [f"{name}: no shift index. {shift['why']}" for name, shift in results.shifts.items() if "why" in shift]
-    few = {name: shift for name, shift in results.shifts.items() if shift["sample_size"] < 2 * shift.get("dimensions", 0)}
+    # Of distances between covariances alone: others need no more images than features.
+    frechet = results.opened.study.shift_distance.startswith("frechet")
+    few = {
+        name: shift
+        for name, shift in results.shifts.items()
+        if frechet and shift["sample_size"] < 2 * shift.get("dimensions", 0)
+    }
     for size, dimensions in sorted({(shift["sample_size"], shift["dimensions"]) for shift in few.values()}):
         names = [name for name, shift in few.items() if (shift["sample_size"], shift["dimensions"]) == (size, dimensions)]
         found.append(
