@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from sslshift.study.compared import against, gains, judged_together, kinds, pairs, trend_change, trends
+from sslshift.study.compared import against, gains, judged_together, kinds, pairs
 from sslshift.study.console import print_results
 from sslshift.study.declare import Study
 from sslshift.study.findings import answer, findings
@@ -24,6 +24,7 @@ from sslshift.study.results import Results
 from sslshift.study.sampled import PIXELS, UNTRAINED, Kind, sampled
 from sslshift.study.statistics import Trend
 from sslshift.study.table import Table
+from sslshift.study.trending import trend_change, trends
 from sslshift.transfer.intervals import compare, runs_interval
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import Predictions

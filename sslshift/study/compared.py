@@ -1,19 +1,16 @@
-"""What a study's numbers say of each other: gains over the untrained encoder, pairs of sources, trends, all with intervals."""
+"""What a study's runs say of each other: gains over the untrained encoder, pairs of sources, with intervals and verdicts."""
 
-import dataclasses
 import functools
 import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from sslshift.study.judged import Judged
 from sslshift.study.opened import Run
 from sslshift.study.results import Results
 from sslshift.study.sampled import UNTRAINED, Kind, sampled
-from sslshift.study.statistics import Trend, change_by_shift, fitted, holm, slopes
+from sslshift.study.statistics import holm
 from sslshift.transfer.resampling import Estimate
 
 LEVEL = 0.95
@@ -113,7 +110,7 @@ def gains(results: Results, task: str) -> dict[Kind, Difference | None]:
     """What the linear probe gains over that of the same seeds' untrained encoders, corrected for the kinds of each learner."""
     numbers, found = sampled(results, task, "linear"), {}
     for learner in learners(results):
-        mine, floor = _of(results, learner), Kind(learner, UNTRAINED, None)
+        mine, floor = of_learner(results, learner), Kind(learner, UNTRAINED, None)
         differences = [numbers.difference(kind, floor) for kind in mine]
         found |= dict(zip(mine, judged_together(differences, [numbers.alone([kind]) for kind in mine]), strict=True))
     return found
@@ -121,10 +118,11 @@ def gains(results: Results, task: str) -> dict[Kind, Difference | None]:
 
 def largest(results: Results, learner: tuple[str, str]) -> list[Kind]:
     """Each candidate with as many unique samples as the study has of it."""
-    return [list(ladder)[-1] for _, ladder in itertools.groupby(_of(results, learner), key=lambda kind: kind.source)]
+    return [list(ladder)[-1] for _, ladder in itertools.groupby(of_learner(results, learner), key=lambda kind: kind.source)]
 
 
-def _of(results: Results, learner: tuple[str, str]) -> list[Kind]:
+def of_learner(results: Results, learner: tuple[str, str]) -> list[Kind]:
+    """Its kinds, the nearest source first, then by unique samples."""
     return [kind for kind in kinds(results) if kind.learner == learner]
 
 
@@ -140,83 +138,6 @@ def pairs(results: Results, task: str, learner: tuple[str, str]) -> dict[tuple[K
         estimates[a, b] = found
     alone = [numbers.alone(pair) for pair in estimates]
     return dict(zip(estimates, judged_together(list(estimates.values()), alone), strict=True))
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceTrend:
-    """The trend of one source's ladder.
-
-    Attributes:
-      source: its name.
-      shift: its index.
-      levels: its kinds that share seeds, by unique samples.
-      trend: of accuracy in log10 D.
-      adjusted: its p-value: of the nearest source, which the study asks about first, as it is; of the others by Holm's method.
-    """
-
-    source: str
-    shift: float
-    levels: tuple[Kind, ...]
-    trend: Trend
-    adjusted: float
-
-
-@functools.lru_cache(maxsize=32)
-def trends(results: Results, task: str, learner: tuple[str, str]) -> tuple[SourceTrend, ...]:
-    """Of every source with at least two numbers of unique samples, near ones first."""
-    numbers, found = sampled(results, task, "linear"), []
-    for source, levels in _ladders(results, learner).items():
-        grid = numbers.grid(levels)
-        if grid is None:
-            # Of an unfinished study: its rungs have no seed in common yet.
-            continue
-        x = [math.log10(diversity(results, kind)) for kind in levels]
-        one = fitted(slopes(x, grid.values), slopes(x, grid.boots, axis=1), numbers.images)
-        if numbers.alone(levels):
-            one = one._replace(p_value=math.nan)
-        found.append(SourceTrend(source, results.task_shifts[task][source]["value"], tuple(levels), one, math.nan))
-    found.sort(key=lambda each: shift_order({"value": each.shift}))
-    p_values = [each.trend.p_value for each in found]
-    adjusted = [*p_values[:1], *holm(p_values[1:]).tolist()]
-    return tuple(dataclasses.replace(each, adjusted=p_value) for each, p_value in zip(found, adjusted, strict=True))
-
-
-def _ladders(results: Results, learner: tuple[str, str]) -> dict[str, list[Kind]]:
-    ladders = {name: list(each) for name, each in itertools.groupby(_of(results, learner), key=lambda kind: kind.source)}
-    return {name: each for name, each in ladders.items() if len(each) > 1}
-
-
-def trend_change(results: Results, task: str, learner: tuple[str, str], *, scatter: bool = True) -> Trend | str:
-    """How the trend changes for each unit of the shift index, over sources with an index and the seeds that all share.
-
-    Args:
-      results: of the study, finished or not.
-      task: its name.
-      learner: names of method and encoder.
-      scatter: whether the interval counts how sources scatter, so that it holds for others too.
-
-    Returns:
-      The change; or, in a sentence, why it cannot be told.
-    """
-    numbers = sampled(results, task, "linear")
-    usable = [each for each in trends(results, task, learner) if not math.isnan(each.shift)]
-    shift = [each.shift for each in usable]
-    grid = numbers.grid([kind for each in usable for kind in each.levels]) if usable else None
-    if usable and grid is None:
-        return "No seed is finished for all sources with several numbers of unique samples."
-    values, boots, start = [], [], 0
-    for each in usable:
-        rungs = slice(start, start + len(each.levels))
-        x = [math.log10(diversity(results, kind)) for kind in each.levels]
-        values.append(slopes(x, grid.values[rungs]))
-        boots.append(slopes(x, grid.boots[:, rungs], axis=1))
-        start = rungs.stop
-    try:
-        boots = np.stack(boots, axis=1) if boots else np.empty(0)
-        change = change_by_shift(shift, np.array(values), boots, numbers.images, scatter=scatter)
-        return change._replace(p_value=math.nan) if grid.values[0].size < 2 else change
-    except ValueError as error:
-        return str(error)
 
 
 def runs_of(results: Results, source: str, unique: int) -> list[tuple[Run, Judged]]:

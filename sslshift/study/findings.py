@@ -13,14 +13,13 @@ from sslshift.study.compared import (
     learners,
     pairs,
     read,
-    trend_change,
-    trends,
 )
 from sslshift.study.intervals import crossed, signed, two_digits
 from sslshift.study.leaks import told
 from sslshift.study.results import Results
 from sslshift.study.sampled import PIXELS, Kind, sampled
 from sslshift.study.statistics import Trend
+from sslshift.study.trending import trend_change, trends
 from sslshift.transfer.metrics import METRICS
 
 # So many names fit into a sentence.

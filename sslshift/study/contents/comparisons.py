@@ -2,13 +2,14 @@
 
 import math
 
-from sslshift.study.compared import against, learners, pairs, trend_change, trends
+from sslshift.study.compared import against, learners, pairs
 from sslshift.study.contents.text import learner_table, p_text, percent
 from sslshift.study.findings import trend_verdict
 from sslshift.study.intervals import signed, two_digits
 from sslshift.study.results import Results
 from sslshift.study.statistics import Trend
 from sslshift.study.table import Table
+from sslshift.study.trending import trend_change, trends
 
 
 def trend_table(results: Results) -> Table:

@@ -6,12 +6,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from sslshift.study.compared import kinds, learners, trend_change, trends
+from sslshift.study.compared import kinds, learners
 from sslshift.study.figures.diversity import bars, floors
 from sslshift.study.figures.style import MUTED, legend_below, legend_lines, looks, panels, styled
 from sslshift.study.results import Results
 from sslshift.study.sampled import sampled
 from sslshift.study.statistics import Trend
+from sslshift.study.trending import trend_change, trends
 from sslshift.transfer.metrics import METRICS
 
 
