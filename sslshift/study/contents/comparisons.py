@@ -55,7 +55,7 @@ def pair_table(results: Results) -> Table:
             lines.append([" on ".join(learner), f"{a.source}, N = {a.unique:,}", f"{b.source}, N = {b.unique:,}", *cells])
     note = (
         "Differences in points of the linear probe, first less second, paired over seeds and test images, each source with its "
-        f"most images. p is adjusted for {' and '.join(map(str, count))} comparisons (Holm); ± is half of the pair's own 95% "
+        f"most images. p is adjusted for {' and '.join(dict.fromkeys(map(str, count)))} comparisons (Holm); ± is half of the pair's own 95% "
         "interval."
     )
     head = ["first", "second", "difference", "adjusted p", "verdict on the first"]

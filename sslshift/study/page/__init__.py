@@ -133,7 +133,11 @@ def _downloads(files: Mapping[str, str]) -> str:
 
 def _settings(results: Results) -> list[str]:
     study = results.opened.study
-    settings = [(f"--{name}", str(value)) for name, value in dataclasses.asdict(study).items()]
+    settings = [
+        (f"--{name}", str(each))
+        for name, value in dataclasses.asdict(study).items()
+        for each in (value if isinstance(value, tuple) else (value,))
+    ]
     took = sum(judged.trained.get("seconds", 0.0) for _, judged in results.runs)
     ran = [
         ("device", environment.devices()),
