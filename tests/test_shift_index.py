@@ -149,7 +149,7 @@ def test_a_source_of_one_image_is_far_and_a_constant_target_has_no_scale(random)
         (lambda x: ShiftScale(x, x + 9, KEY).index(x * np.inf), "must be finite"),
         (
             lambda x: ShiftScale(x, x + 9, KEY).index(x[:19]),
-            "by kernel needs at least 20 images .* 19 of the source, 60 of the",
+            "by kernel_root needs at least 20 images .* 19 of the source, 60 of the",
         ),
         (lambda x: ShiftScale(x, x + 9, KEY).index(x, sample_size=40), "needs at least 80 images"),
     ],
