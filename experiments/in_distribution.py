@@ -12,6 +12,9 @@ Full scale takes CIFAR-100 as TFDS prepares it, 160 MB:
     python -c "import tensorflow_datasets as t; t.builder('cifar100', file_format='array_record').download_and_prepare()"
 
 and spends what 1,000 epochs of its 50,000 images would; the recipes are those of `sslshift/methods/recipes.py`.
+
+Small, on 2 CPU cores, 63 runs in 17 minutes: the slopes of all seven methods are above 0 (+0.04 to +0.24 points of linear
+accuracy for each factor of ten in diversity), SimCLR's alone by more than chance. experiments/README.md has the table.
 """
 
 import dataclasses

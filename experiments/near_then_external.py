@@ -13,6 +13,9 @@ of YFCC100M as external ones:
 
     python -c "import tensorflow_datasets as t; t.builder('food101', file_format='array_record').download_and_prepare()"
     python -m tools.import_images --input=/data/yfcc --output=/data/yfcc224 --size=224
+
+Small, on 2 CPU cores, 40 runs in 9 minutes: no order beats another by more than chance; mixed is ahead on average, external
+then near behind. experiments/README.md has the table.
 """
 
 import dataclasses

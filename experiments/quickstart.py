@@ -4,7 +4,8 @@
 
 Repeats the setting of the paper's first two findings (https://arxiv.org/abs/2403.13808) at the size of a laptop: one budget,
 Fashion-MNIST downstream, one near source and three far ones, several diversities, several seeds. The result that it got
-here, and what it cost, stand in experiments/README.md.
+here, and what it cost, stand in experiments/README.md: +0.50 points of linear accuracy for each factor of ten in diversity near
+the task (95%: +0.37 to +0.63), and on average less the farther the source; six minutes on 2 CPU cores.
 """
 
 from sslshift.study import Study, run, run_experiment

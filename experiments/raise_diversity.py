@@ -19,6 +19,9 @@ Full scale takes ImageNet, a crawl for its class names, and images generated fro
     python -m tools.generate_images --prompts=/data/imagenet/classes.txt --pipeline=stabilityai/stable-diffusion-2-1 \\
         --per_prompt=640 --output=/data/generated224 --size=224
     python -m tools.find_duplicates --source=arrayrecord:/data/crawl224 --out=results/duplicates
+
+Small, on 2 CPU cores, 16 runs in 5 minutes: against 4,000 clothes, three quarters digits lose 0.7 points (+- 0.9), three
+quarters dead leaves 1.6 (+- 1.4). experiments/README.md has the table.
 """
 
 import dataclasses

@@ -6,12 +6,15 @@ The study's discussion names a practical scale of distance as the missing tool (
 distance is asked, on images whose answer is known, on raw pixels, on an untrained encoder, and on one trained on an equal
 share of all sources: does it say at 200 images what it says at 5,000; does it rise as a source is blended with another, as
 images get worse (blur, noise, contrast), as classes are taken away; and is its order of ten sources and mixtures, all of 2,000
-images at one budget, their order by the accuracy that is lost downstream? What it gave here stands in experiments/README.md.
+images at one budget, their order by the accuracy that is lost downstream?
+
+Here, on 2 CPU cores, half an hour beside 30 runs: kernel distances are as steady as their intervals say, the others are not;
+all rise where they must; all predict the order alike (rank correlation 0.83 to 0.86). experiments/README.md has the table.
 
 At full scale the same questions are asked of other images and encoders by flags, for example
 
-    python -m experiments.shift_calibration --sources="tfds:imagenet2012/train@100000; arrayrecord:DIR/yfcc@100000" \
-        --downstream="pets = tfds:oxford_iiit_pet/train; test=tfds:oxford_iiit_pet/test" --image_size=224 \
+    python -m experiments.shift_calibration --sources="tfds:imagenet2012/train@100000; arrayrecord:DIR/yfcc@100000" \\
+        --downstream="pets = tfds:oxford_iiit_pet/train; test=tfds:oxford_iiit_pet/test" --image_size=224 \\
         --encoder=resnet50 --budget=25600000 --out=results/shift_calibration_full
 """
 

@@ -9,7 +9,7 @@ on noise. Views are not mirrored: a rising chirp would become a falling one. Wha
 
 Your own recordings: write log-spectrograms as grayscale PNG files, one folder for each class, and name them, for example
 
-    python -m experiments.signals --downstream=folder:/data/bearings --sources="folder:/data/bearings@100,1000; \
+    python -m experiments.signals --downstream=folder:/data/bearings --sources="folder:/data/bearings@100,1000; \\
         folder:/data/gearboxes@1000" --image_size=64 --budget=1000000 --encoder=resnet18_cifar
 """
 
