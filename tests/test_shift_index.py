@@ -120,6 +120,8 @@ def test_sources_of_other_sizes_are_measured_at_their_own(random):
     few, many = scale.index(drawn(random, 80, 1.0)), scale.index(drawn(random, 1000, 1.0))
     assert (few.sample_size, many.sample_size) == (40, 150)
     assert scale.index(drawn(random, 1000, 1.0), sample_size=40).floor == few.floor
+    plenty = np.tile(drawn(random, 300), (20, 1))
+    assert ShiftScale(plenty, plenty + 9, KEY, "rbf_mmd", repeats=4).index(plenty + 1).sample_size == 2500
     with pytest.raises(ValueError, match="one ShiftScale at one sample_size"):
         index_difference(few, many)
 

@@ -16,6 +16,8 @@ from sslshift.shift.distances import Function, distance_of
 DEFAULT_DISTANCE = "kernel_root"
 # Images a side of a distance below which halves of a sample tell next to nothing of its scatter.
 LEAST = 10
+# And above which nothing is gained that a person could read, while a kernel distance takes time with the square.
+MOST = 2500
 
 
 class ShiftIndex(NamedTuple):
@@ -108,7 +110,8 @@ class ShiftScale:
 
         Args:
           source: features `[n, dim]` of its images.
-          sample_size: images on each side of a distance; None: half as many as source, target and noise all have.
+          sample_size: images on each side of a distance; None: half as many as source, target and noise all have, at most
+            2,500.
 
         Raises:
           ValueError: too few images, features that do not fit, or a target that cannot be told from noise.
@@ -129,7 +132,7 @@ class ShiftScale:
         counts = {"source": source, "target": len(self.target), "noise": len(self.noise)}
         name = "" if callable(self.distance) else self.distance
         least = max(LEAST, distance_of(name).least if name else 0)
-        size = min(counts.values()) // 2 if asked is None else asked
+        size = min(min(counts.values()) // 2, MOST) if asked is None else asked
         if size < least or 2 * size > min(counts.values()):
             have = ", ".join(f"{count:,} of the {side}" for side, count in counts.items())
             needed = max(size, least)
@@ -226,7 +229,7 @@ def shift_index(
         deviation: structure lost, scale kept.
       distance: a name of `DISTANCES`, or a function of two sets of features of equal size.
       repeats: draws, an even number from 4 on.
-      sample_size: images on each side of a distance; None: half as many as all sides have.
+      sample_size: images on each side of a distance; None: half as many as all sides have, at most 2,500.
 
     Raises:
       ValueError: too few images, shapes that do not fit, or a target that cannot be told from noise.
