@@ -15,6 +15,9 @@ Full scale takes ImageNet and a part of YFCC100M, each imported once, and downst
     python -m tools.import_images --input=/data/yfcc --output=/data/yfcc224 --size=224
     python -c "import tensorflow_datasets as t; [t.builder(name, file_format='array_record').download_and_prepare()
         for name in ('food101', 'oxford_flowers102', 'oxford_iiit_pet', 'dtd')]"
+
+Small, on 2 CPU cores, 36 runs in 10 minutes: each task is served best by its own images (digits: 93.9% against 85.8 to 88.9% of
+every other source); slopes on clothes fall in the order of the shift, none of them shown. experiments/README.md has the table.
 """
 
 import dataclasses

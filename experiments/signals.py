@@ -5,7 +5,11 @@
 The study leaves open whether its findings hold beyond images (https://arxiv.org/abs/2403.13808, discussion); the paper has no
 table of this. Ten kinds of short events in noise (tones, chirps, clicks, bursts...) are to be told apart: pretrained at one
 budget on more and more different events, on a machine's hum (signals too, but without events), on photographs of clothes, and
-on noise. Views are not mirrored: a rising chirp would become a falling one. What it gave here stands in experiments/README.md.
+on noise. Views are not mirrored: a rising chirp would become a falling one.
+
+Here, on 2 CPU cores, 40 runs in 20 minutes: events gain 25 points of linear accuracy on the untrained encoder, and +1.25 for
+each factor of ten in diversity (95%: +0.22 to +2.28); 16 events end ahead of 20,000 of anything else. experiments/README.md has
+the table.
 
 Your own recordings: write log-spectrograms as grayscale PNG files, one folder for each class, and name them, for example
 
