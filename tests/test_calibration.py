@@ -1,5 +1,7 @@
 """What the calibration asks, and how images are made worse for it."""
 
+import csv
+
 import jax
 import numpy as np
 import pytest
@@ -91,7 +93,8 @@ def test_a_study_is_calibrated_and_says_so_in_a_table(tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "_SERIES_IMAGES", 200)
     monkeypatch.setattr(calibration, "DISTANCES", {name: DISTANCES[name] for name in ("kernel", "visual_dna")})
     study = Study(
-        sources="bundled:mnist@40,400; synthetic:noise?size=300@60,300",
+        sources="bundled:mnist@40,400; synthetic:noise?size=300@300",
+        mixture=("half = digits:bundled:mnist@150*0.5 + noise:synthetic:noise?size=300@150*0.5",),
         downstream="bundled:mnist",
         downstream_test="bundled:mnist/test",
         budget=640,
@@ -111,6 +114,10 @@ def test_a_study_is_calibrated_and_says_so_in_a_table(tmp_path, monkeypatch):
     assert all("[" in row[9] for row in rows[2:])
     lines = (tmp_path / "calibration.csv").read_text().splitlines()
     assert len(lines) > 6 * 30
+    candidates = [row for row in csv.DictReader(lines) if row["part"] == "candidates" and row["distance"] == "kernel"]
+    for features in {row["features"] for row in candidates}:
+        value = {row["case"]: float(row["value"]) for row in candidates if row["features"] == features}
+        assert value["bundled:mnist"] < value["half"] < value["synthetic:noise?size=300"]
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "calibration").rglob("result.json")}
     calibration.run_calibration(study)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "calibration").rglob("result.json")} == kept

@@ -174,10 +174,12 @@ def _class_subsets(opened: Opened, sampled: _Sampled, distance: str):
 
 def _candidates(opened: Opened, sampled: _Sampled, distance: str):
     """What was trained on."""
-    scale = _scale(sampled, distance, slice(2 * opened.study.shift_images or SIZES[-1]))
+    images = 2 * opened.study.shift_images or SIZES[-1]
+    scale = _scale(sampled, distance, slice(images))
     for candidate in opened.candidates:
-        features = sampled.features.of_candidate(candidate)[: 2 * opened.study.shift_images or SIZES[-1]]
-        yield candidate.name, candidate.unique, len(features), scale.index(features)
+        # All that there are: a mixture's lie component by component, and the scale draws from them.
+        index = scale.index(sampled.features.of_candidate(candidate))
+        yield candidate.name, candidate.unique, 2 * index.sample_size, index
 
 
 def _write(out: Path, lines: list[dict], results: Results) -> None:
