@@ -86,5 +86,8 @@ def test_too_few_images_and_missing_encoders_are_told(study, tmp_path):
     few = measured(dataclasses.replace(study, sources="bundled:mnist@10; synthetic:noise?size=12@12", mixture=()), tmp_path)
     assert math.isnan(few["digits"]["synthetic:noise?size=12"]["value"])
     assert "at least 20 images" in few["digits"]["synthetic:noise?size=12"]["why"]
+    # Before anything is trained or judged.
     with pytest.raises(ValueError, match=r"no run folder or file .*fetch_encoder"):
-        measured(dataclasses.replace(study, shift_encoder=str(tmp_path / "none.safetensors")), tmp_path)
+        open_study(dataclasses.replace(study, shift_encoder=str(tmp_path / "none.safetensors")))
+    with pytest.raises(ValueError, match="No distance is called 'fid'; there is kernel"):
+        open_study(dataclasses.replace(study, shift_distance="fid"))

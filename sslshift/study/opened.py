@@ -13,6 +13,8 @@ from sslshift.data.mixture import Component, Mixture, Stage
 from sslshift.data.permutation import permute
 from sslshift.data.pipeline import BatchReader
 from sslshift.data.sources import Source, cached, open_source, readable
+from sslshift.models.opening import open_encoder
+from sslshift.shift import distance_of
 from sslshift.study.build import build_training
 from sslshift.study.candidates import Candidate, open_candidates, sample_plan
 from sslshift.study.declare import Study
@@ -133,6 +135,10 @@ def open_study(study: Study) -> Opened:
     trainings = [build_training(single) for single in single_studies(study)]
     if study.batch_size % jax.device_count():
         raise ValueError(f"--batch_size={study.batch_size} cannot be divided among {jax.device_count()} devices.")
+    # Both are needed late, after floors are judged: what is wrong with them is told now.
+    distance_of(study.shift_distance)
+    if study.shift_encoder:
+        open_encoder(study.shift_encoder)
     budget = Budget(study.budget).whole_batches(study.batch_size)
     evaluations = declared_evaluations(study)
     declared = declared_tasks(study)
