@@ -1,17 +1,33 @@
 """Near the task, does more diversity help every method? Seven methods, one budget, a ladder of different images.
 
     python -m experiments.in_distribution
-    python -m experiments.in_distribution --scale=full     # one GPU; --dry_run says first how long it takes
+    python -m experiments.in_distribution --scale=full             # CIFAR-100; one GPU, --dry_run says first how long it takes
+    python -m experiments.in_distribution --scale=tiny_imagenet
+    python -m experiments.in_distribution --scale=imagenet
 
-Repeats the paper's first finding (https://arxiv.org/abs/2403.13808): pretrained on images of the downstream distribution at a
-fixed budget C, encoders of all methods get better with diversity D = N / C. There the images are CIFAR-100's and Tiny
-ImageNet's; small, they are the clothes that ship with the package. MAE stands on a ViT, the others on one encoder.
+Repeats the paper's first finding (https://arxiv.org/abs/2403.13808), its table of seven methods: pretrained on images of the
+downstream distribution at a fixed budget C, encoders of all methods get better with diversity D = N / C. There the images are
+CIFAR-100's, Tiny ImageNet's and ImageNet's; small, they are the clothes that ship with the package. MAE stands on a ViT, the
+others on one encoder.
 
-Full scale takes CIFAR-100 as TFDS prepares it, 160 MB:
+Full scale takes CIFAR-100 and Tiny ImageNet as their authors publish them (ImageNet: `experiments/large.py`):
 
-    python -c "import tensorflow_datasets as t; t.builder('cifar100', file_format='array_record').download_and_prepare()"
+    mkdir -p /data/raw/cifar100
+    curl -s https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz | tar -xz --strip-components=1 -C /data/raw/cifar100
+    curl -s http://cs231n.stanford.edu/tiny-imagenet-200.zip -o /data/raw/tiny_imagenet.zip
+    unzip -q /data/raw/tiny_imagenet.zip -d /data/raw && mv /data/raw/tiny-imagenet-200 /data/raw/tiny_imagenet
+    for set in cifar100 tiny_imagenet; do
+      python -m tools.list_images --layout=$set --input=/data/raw/$set
+      for split in train test; do
+        python -m tools.import_images --input=/data/raw/$set/$split.csv --output=/data/$set/$split --encoding=png
+      done
+    done
 
-and spends what 1,000 epochs of its 50,000 images would; the recipes are those of `sslshift/methods/recipes.py`.
+and spends what 1,000 epochs of CIFAR-100, 500 of Tiny ImageNet and 50 of ImageNet would; the recipes are those of
+`sslshift/methods/recipes.py`. What TFDS has prepared as ArrayRecord (which takes TensorFlow) is read where it lies, without it:
+
+    python -m experiments.in_distribution --scale=full --sources=tfds:cifar100/train@500,5000,50000 \\
+        --downstream=tfds:cifar100/train --downstream_test=tfds:cifar100/test
 
 Small, on 2 CPU cores, 63 runs in 17 minutes: the slopes of all seven methods are above 0 (+0.04 to +0.24 points of linear
 accuracy for each factor of ten in diversity), SimCLR's alone by more than chance. experiments/README.md has the table.
@@ -19,6 +35,7 @@ accuracy for each factor of ten in diversity), SimCLR's alone by more than chanc
 
 import dataclasses
 
+from experiments.large import IMAGENET, LARGE
 from experiments.methods import OWN
 from experiments.quickstart import QUICKSTART
 from sslshift.study import Study, run_experiment
@@ -36,9 +53,9 @@ IN_DISTRIBUTION = dataclasses.replace(
 )
 
 FULL = Study(
-    sources="tfds:cifar100/train@500,5000,50000",
-    downstream="tfds:cifar100/train",
-    downstream_test="tfds:cifar100/test",
+    sources="arrayrecord:/data/cifar100/train@500,5000,50000",
+    downstream="arrayrecord:/data/cifar100/train",
+    downstream_test="arrayrecord:/data/cifar100/test",
     labelled=0,
     budget=50_000_000,
     seeds=3,
@@ -51,5 +68,24 @@ FULL = Study(
     out="results/in_distribution_full",
 )
 
+FULL_TINY_IMAGENET = dataclasses.replace(
+    FULL,
+    sources="arrayrecord:/data/tiny_imagenet/train@1000,10000,100000",
+    downstream="arrayrecord:/data/tiny_imagenet/train",
+    downstream_test="arrayrecord:/data/tiny_imagenet/test",
+    for_method=("mae: encoder=vit_s8",),
+    out="results/in_distribution_tiny_imagenet",
+)
+
+FULL_IMAGENET = dataclasses.replace(
+    LARGE,
+    sources=f"{IMAGENET}@12800,128000,1280000",
+    method=SEVEN,
+    for_method=("mae: encoder=vit_b16",),
+    out="results/in_distribution_imagenet",
+)
+
+SCALES = {"full": FULL, "tiny_imagenet": FULL_TINY_IMAGENET, "imagenet": FULL_IMAGENET}
+
 if __name__ == "__main__":
-    run_experiment(IN_DISTRIBUTION, scales={"full": FULL})
+    run_experiment(IN_DISTRIBUTION, scales=SCALES)

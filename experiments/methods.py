@@ -4,7 +4,10 @@
 
 No table of the paper: the check that comes before any. At one budget and diversity, for each method: does its loss fall, do
 its features keep their rank, and does a linear probe on them beat the same encoder untrained by more than the interval over
-seeds? `--method=byol,dino` names some of them. The result that it got here, and what it cost, stand in experiments/README.md.
+seeds? `--method=byol,dino` names some of them.
+
+Small, on 2 CPU cores, 27 runs in 20 minutes: every loss falls, no encoder collapses, and six of the nine methods beat their
+untrained encoder by more than the interval (SimCLR by 2.4 points +- 0.8). experiments/README.md has the table.
 """
 
 import dataclasses

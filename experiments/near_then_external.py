@@ -11,8 +11,13 @@ external ones do (`cost_per_image` of the sources), so that the same money buys 
 Small, near images are clothes and external ones digits, judged on clothes. Full scale takes dishes as near images and a part
 of YFCC100M as external ones:
 
-    python -c "import tensorflow_datasets as t; t.builder('food101', file_format='array_record').download_and_prepare()"
-    python -m tools.import_images --input=/data/yfcc --output=/data/yfcc224 --size=224
+    mkdir -p /data/raw/food
+    curl -s http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz | tar -xz --strip-components=1 -C /data/raw/food
+    python -m tools.list_images --layout=food --input=/data/raw/food
+    for split in train test; do
+      python -m tools.import_images --input=/data/raw/food/$split.csv --output=/data/food/$split --size=224
+    done
+    python -m tools.import_images --input=/data/raw/yfcc --output=/data/yfcc --size=224  # files, zip archives or tar shards
 
 Small, on 2 CPU cores, 40 runs in 9 minutes: no order beats another by more than chance; mixed is ahead on average, external
 then near behind. experiments/README.md has the table.
@@ -20,8 +25,9 @@ then near behind. experiments/README.md has the table.
 
 import dataclasses
 
+from experiments.large import FOOD, FOOD_TEST, LARGE, YFCC
 from experiments.quickstart import QUICKSTART
-from sslshift.study import Study, run_experiment
+from sslshift.study import run_experiment
 
 
 def orders(near: str, external: str, images: str, few: int, many: int) -> tuple[str, ...]:
@@ -47,22 +53,16 @@ NEAR_THEN_EXTERNAL = dataclasses.replace(
     out="results/near_then_external",
 )
 
-DISHES, CRAWLED = "tfds:food101/train?cost_per_image=1", "arrayrecord:/data/yfcc224?cost_per_image=0.1"
+DISHES, CRAWLED = f"{FOOD}?cost_per_image=1", f"{YFCC}?cost_per_image=0.1"
 
-FULL = Study(
+FULL = dataclasses.replace(
+    LARGE,
+    # 7,500 near images cost as much as 75,000 external ones; 60,000 of either are as many.
     sources=f"{DISHES}@7500,60000; {CRAWLED}@60000,75000",
     mixture=(*orders(DISHES, CRAWLED, "equal_n", 30_000, 30_000), *orders(DISHES, CRAWLED, "equal_cost", 3750, 37_500)),
     downstream=DISHES,
-    downstream_test="tfds:food101/validation",
-    labelled=0,
-    image_size=224,
+    downstream_test=FOOD_TEST,
     budget=32_000_000,
-    batch_size=512,
-    seeds=3,
-    encoder="resnet50",
-    dtype="bfloat16",
-    checkpoint_every=5000,
-    workers=16,
     out="results/near_then_external_full",
 )
 

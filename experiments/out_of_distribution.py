@@ -8,13 +8,30 @@ images are close, and does not make up for a shift where they are not. There, en
 YFCC100M, judged on many downstream sets, and set against FID and VisualDNA distances; small, there are clothes, digits, dead
 leaves and noise, judged on clothes and on digits, so that two sources are near one task and far from the other.
 
-Full scale takes ImageNet and a part of YFCC100M, each imported once, and downstream sets as TFDS prepares them:
+Full scale takes ImageNet and a part of YFCC100M as `experiments/large.py` prepares them, and six tasks besides ImageNet: the
+archives that their authors publish, each task's unpacked into /data/raw/TASK:
 
-    python -m tools.import_images --input=/data/imagenet/train --output=/data/imagenet224 --size=224 --labels=folder
-    python -m tools.import_images --input=/data/imagenet/val --output=/data/imagenet224val --size=224 --labels=folder
-    python -m tools.import_images --input=/data/yfcc --output=/data/yfcc224 --size=224
-    python -c "import tensorflow_datasets as t; [t.builder(name, file_format='array_record').download_and_prepare()
-        for name in ('food101', 'oxford_flowers102', 'oxford_iiit_pet', 'dtd')]"
+    for task in cifar10 cifar100 flowers pets cars food; do
+      python -m tools.list_images --layout=$task --input=/data/raw/$task
+    done
+    for split in train test; do
+      for task in cifar10 cifar100; do
+        python -m tools.import_images --input=/data/raw/$task/$split.csv --output=/data/$task/$split --encoding=png
+      done
+      for task in flowers pets cars food; do
+        python -m tools.import_images --input=/data/raw/$task/$split.csv --output=/data/$task/$split --size=224
+      done
+    done
+    python -m tools.import_images --input=/data/raw/flowers/validation.csv --output=/data/flowers/validation --size=224
+
+Distances to ImageNet are part of the study. Those to all tasks, FID and VisualDNA, by features of a published encoder:
+
+    python -m tools.fetch_encoder dinov2-small --out=/data/encoders
+    for task in imagenet cifar10 cifar100 flowers pets cars food; do
+      python -m tools.shift --target=arrayrecord:/data/$task/test --source=arrayrecord:/data/imagenet/train \\
+        --source=arrayrecord:/data/yfcc --encoder=/data/encoders/dinov2-small.safetensors --images=10000 \\
+        --distances=frechet,visual_dna --out=results/shift/$task
+    done
 
 Small, on 2 CPU cores, 36 runs in 10 minutes: each task is served best by its own images (digits: 93.9% against 85.8 to 88.9% of
 every other source); slopes on clothes fall in the order of the shift, none of them shown. experiments/README.md has the table.
@@ -22,8 +39,9 @@ every other source); slopes on clothes fall in the order of the shift, none of t
 
 import dataclasses
 
+from experiments.large import IMAGENET, LARGE, YFCC
 from experiments.quickstart import QUICKSTART
-from sslshift.study import Study, run_experiment
+from sslshift.study import run_experiment
 
 OUT_OF_DISTRIBUTION = dataclasses.replace(
     QUICKSTART,
@@ -37,26 +55,18 @@ OUT_OF_DISTRIBUTION = dataclasses.replace(
     out="results/out_of_distribution",
 )
 
-FULL = Study(
-    sources="arrayrecord:/data/imagenet224@128000,400000,1280000; arrayrecord:/data/yfcc224@128000,400000,1280000,12800000",
-    downstream="arrayrecord:/data/imagenet224",
-    downstream_test="arrayrecord:/data/imagenet224val",
+FULL = dataclasses.replace(
+    LARGE,
+    sources=f"{IMAGENET}@128000,400000,1280000; {YFCC}@128000,400000,1280000,12800000",
     task=(
-        "food = tfds:food101/train; test=tfds:food101/validation",
-        "flowers = tfds:oxford_flowers102/train; test=tfds:oxford_flowers102/test",
-        "pets = tfds:oxford_iiit_pet/train; test=tfds:oxford_iiit_pet/test",
-        "textures = tfds:dtd/train; test=tfds:dtd/test",
+        *(
+            f"{name} = arrayrecord:/data/{name}/train; test=arrayrecord:/data/{name}/test"
+            for name in ("cifar10", "cifar100", "pets", "cars", "food")
+        ),
+        "flowers = arrayrecord:/data/flowers/train; validation=arrayrecord:/data/flowers/validation; "
+        "test=arrayrecord:/data/flowers/test",
     ),
-    labelled=0,
-    image_size=224,
-    budget=64_000_000,
-    batch_size=512,
-    seeds=3,
     method="simclr,moco_v3",
-    encoder="resnet50",
-    dtype="bfloat16",
-    checkpoint_every=5000,
-    workers=16,
     out="results/out_of_distribution_full",
 )
 

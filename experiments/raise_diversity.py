@@ -10,15 +10,23 @@ diffusion model. The budget is the same for all, every image is seen equally oft
 Small, the source is clothes; digits stand in for what a crawl brings (other images of objects), dead leaves for what a
 generator makes (structure, no objects).
 
-Full scale takes ImageNet, a crawl for its class names, and images generated from them, each imported once:
+Full scale takes ImageNet as `experiments/large.py` prepares it (which writes the prompts too), a crawl for its class names, and
+images generated from them; /data/urls.parquet is what your image search found, with a column `url`:
 
-    python -m tools.import_images --input=/data/imagenet/train --output=/data/imagenet224 --size=224 --labels=folder
-    python -m tools.import_images --input=/data/imagenet/val --output=/data/imagenet224val --size=224 --labels=folder
-    img2dataset --url_list=/data/urls.parquet --output_folder=/data/crawl --output_format=webdataset --image_size=256
-    python -m tools.import_images --input=/data/crawl --output=/data/crawl224 --size=224
-    python -m tools.generate_images --prompts=/data/imagenet/classes.txt --pipeline=stabilityai/stable-diffusion-2-1 \\
-        --per_prompt=640 --output=/data/generated224 --size=224
-    python -m tools.find_duplicates --source=arrayrecord:/data/crawl224 --out=results/duplicates
+    pip install img2dataset -e ".[generate]"
+    img2dataset --url_list=/data/urls.parquet --input_format=parquet --url_col=url --output_format=webdataset \\
+        --output_folder=/data/raw/crawl --image_size=256 --resize_mode=keep_ratio
+    python -m tools.import_images --input=/data/raw/crawl --output=/data/crawl --size=224
+    python -m tools.find_duplicates --source=arrayrecord:/data/crawl --out=/data/crawl_duplicates
+    python -m tools.generate_images --prompts=/data/raw/imagenet/classes.txt --per_prompt=660 \\
+        --pipeline=stable-diffusion-v1-5/stable-diffusion-v1-5 --output=/data/generated --size=224
+
+Each of the three may be a folder or a dataset of TFDS as well; what a flag names takes the place of what is declared:
+
+    python -m experiments.raise_diversity --scale=full --sources="tfds:imagenet2012/train@640000,1280000" \\
+        --downstream=tfds:imagenet2012/train --downstream_test=tfds:imagenet2012/validation \\
+        --mixture="base_and_crawled = base:tfds:imagenet2012/train@640000*50% + crawled:folder:/data/crawled@640000*50%" \\
+        --mixture="base_and_generated = base:tfds:imagenet2012/train@640000*50% + made:arrayrecord:/data/generated@640000*50%"
 
 Small, on 2 CPU cores, 16 runs in 5 minutes: against 4,000 clothes, three quarters digits lose 0.7 points (+- 0.9), three
 quarters dead leaves 1.6 (+- 1.4). experiments/README.md has the table.
@@ -26,8 +34,9 @@ quarters dead leaves 1.6 (+- 1.4). experiments/README.md has the table.
 
 import dataclasses
 
+from experiments.large import IMAGENET, LARGE
 from experiments.quickstart import QUICKSTART
-from sslshift.study import Study, run_experiment
+from sslshift.study import run_experiment
 
 RAISE_DIVERSITY = dataclasses.replace(
     QUICKSTART,
@@ -41,24 +50,15 @@ RAISE_DIVERSITY = dataclasses.replace(
     out="results/raise_diversity",
 )
 
-FULL = Study(
-    sources="arrayrecord:/data/imagenet224@640000,1280000",
+CRAWLED, GENERATED = "arrayrecord:/data/crawl?keep=/data/crawl_duplicates/kept.parquet", "arrayrecord:/data/generated"
+
+FULL = dataclasses.replace(
+    LARGE,
+    sources=f"{IMAGENET}@640000,1280000",
     mixture=(
-        "base_and_crawled = base:arrayrecord:/data/imagenet224@640000*50% + crawled:arrayrecord:/data/crawl224@640000*50%",
-        "base_and_generated = base:arrayrecord:/data/imagenet224@640000*50% + "
-        "generated:arrayrecord:/data/generated224@640000*50%",
+        f"base_and_crawled = base:{IMAGENET}@640000*50% + crawled:{CRAWLED}@640000*50%",
+        f"base_and_generated = base:{IMAGENET}@640000*50% + generated:{GENERATED}@640000*50%",
     ),
-    downstream="arrayrecord:/data/imagenet224",
-    downstream_test="arrayrecord:/data/imagenet224val",
-    labelled=0,
-    image_size=224,
-    budget=64_000_000,
-    batch_size=512,
-    seeds=3,
-    encoder="resnet50",
-    dtype="bfloat16",
-    checkpoint_every=5000,
-    workers=16,
     out="results/raise_diversity_full",
 )
 

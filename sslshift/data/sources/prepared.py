@@ -45,7 +45,7 @@ class PreparedSource(Source):
             where = f" in {data_dir}" if data_dir else ""
             raise ValueError(
                 f"{name}: split {split!r} of {dataset} cannot be read{where} ({_first_line(error)}); prepare it with "
-                f'tfds.builder({dataset!r}).download_and_prepare(file_format="array_record").'
+                f'tfds.builder({dataset!r}).download_and_prepare(file_format="array_record"), which needs TensorFlow.'
             ) from error
         features = builder.info.features
         if "image" not in features:

@@ -1,0 +1,181 @@
+"""Well-known data sets as their authors publish them, written down as lists of images that an import takes."""
+
+import csv
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+# A split's images, relative to the data set's folder, each with the name of its class.
+Rows = list[tuple[str, str]]
+
+
+def write_lists(layout: str, folder: Path) -> dict[str, int]:
+    """Writes `SPLIT.csv` (columns path, label) for each split of a data set into its folder.
+
+    Args:
+      layout: one of `LAYOUTS`.
+      folder: what the published archives unpack to.
+
+    Returns:
+      The number of images in each split.
+
+    Raises:
+      ValueError: the folder does not hold what the authors publish.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder}.")
+    try:
+        splits = LAYOUTS[layout](folder)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{folder} does not look as {layout} is published: there is no {error.filename}; unpack all its archives there."
+        ) from error
+    except (KeyError, IndexError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{folder} does not look as {layout} is published: {error!r}.") from error
+    for split, rows in splits.items():
+        if not rows:
+            raise ValueError(f"{folder} holds no image of the {split} split.")
+        with open(folder / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([("path", "label"), *rows])
+    return {split: len(rows) for split, rows in splits.items()}
+
+
+def _cifar(folder: Path) -> dict[str, Rows]:
+    """CIFAR-10 and CIFAR-100, the python version: pickled arrays, of which PNG files are made below `png/`."""
+    hundred = (folder / "meta").exists()
+    names = _unpickled(folder / ("meta" if hundred else "batches.meta"))[b"fine_label_names" if hundred else b"label_names"]
+    parts = {"train": ["train"], "test": ["test"]}
+    if not hundred:
+        parts = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+    splits: dict[str, Rows] = {}
+    for split, files in parts.items():
+        (folder / "png" / split).mkdir(parents=True, exist_ok=True)
+        splits[split] = rows = []
+        for file in files:
+            content = _unpickled(folder / file)
+            images = np.asarray(content[b"data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            for image, label in zip(images, content[b"fine_labels" if hundred else b"labels"], strict=True):
+                rows.append((f"png/{split}/{len(rows):05d}.png", names[label].decode()))
+                Image.fromarray(np.ascontiguousarray(image)).save(folder / rows[-1][0])
+    return splits
+
+
+class _Arrays(pickle.Unpickler):
+    """Takes plain values and arrays, and nothing else: a pickle may name any function to be called."""
+
+    _HARMLESS = ("_reconstruct", "ndarray", "dtype", "encode")
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] not in ("numpy", "_codecs") or name not in self._HARMLESS:
+            raise pickle.UnpicklingError(f"it wants {module}.{name}, which no array needs")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _unpickled(path: Path) -> dict[bytes, Any]:
+    with open(path, "rb") as file:
+        return _Arrays(file, encoding="bytes").load()
+
+
+def _tiny_imagenet(folder: Path) -> dict[str, Rows]:
+    """Tiny ImageNet: class folders for training; the validation images, which serve as the test split, are listed in a file."""
+    train = [
+        (image.relative_to(folder).as_posix(), name)
+        for name in _lines(folder / "wnids.txt")
+        for image in _images(folder / "train" / name / "images")
+    ]
+    listed = [line.split("\t") for line in _lines(folder / "val" / "val_annotations.txt")]
+    return {"train": train, "test": [(f"val/images/{columns[0]}", columns[1]) for columns in listed]}
+
+
+def _imagenet(folder: Path) -> dict[str, Rows]:
+    """ImageNet (ILSVRC 2012): class folders below `train`; flat images below `val`, whose classes the development kit lists.
+
+    `classes.txt` is written as well: a prompt for each class, as `tools.generate_images` reads it.
+    """
+    train = [(image.relative_to(folder).as_posix(), image.parent.name) for image in _images(folder / "train", "*/*")]
+    kit = next(iter(sorted(folder.glob("ILSVRC2012_devkit*"))), folder / "ILSVRC2012_devkit_t12") / "data"
+    synsets = _matlab(kit / "meta.mat")["synsets"].ravel()
+    names = {int(synset["ILSVRC2012_ID"].item()): str(synset["WNID"].item()) for synset in synsets}
+    truth = [names[int(line)] for line in _lines(kit / "ILSVRC2012_validation_ground_truth.txt")]
+    test = [image.relative_to(folder).as_posix() for image in _images(folder / "val")]
+    if len(test) != len(truth):
+        raise ValueError(f"{folder / 'val'} holds {len(test):,} images, but the development kit lists {len(truth):,}.")
+    words = {str(synset["WNID"].item()): str(synset["words"].item()).partition(",")[0] for synset in synsets}
+    prompts = [f"{name}|a photo of a {words[name]}\n" for name in sorted({label for _, label in train})]
+    (folder / "classes.txt").write_text("".join(prompts), encoding="utf-8")
+    return {"train": train, "test": list(zip(test, truth, strict=True))}
+
+
+def _flowers(folder: Path) -> dict[str, Rows]:
+    """Oxford Flowers 102: `jpg/`, and the numbers of each image's class and of each split's images."""
+    labels, splits = _matlab(folder / "imagelabels.mat")["labels"].ravel(), _matlab(folder / "setid.mat")
+    return {
+        split: [(f"jpg/image_{number:05d}.jpg", str(labels[number - 1])) for number in splits[name].ravel().tolist()]
+        for split, name in (("train", "trnid"), ("validation", "valid"), ("test", "tstid"))
+    }
+
+
+def _pets(folder: Path) -> dict[str, Rows]:
+    """Oxford-IIIT Pets: `images/`, whose names are the breed and a number, and lists of the splits in `annotations/`."""
+
+    def rows(file: str) -> Iterator[tuple[str, str]]:
+        for line in _lines(folder / "annotations" / file):
+            name = line.split()[0]
+            yield f"images/{name}.jpg", name.rpartition("_")[0]
+
+    return {"train": list(rows("trainval.txt")), "test": list(rows("test.txt"))}
+
+
+def _cars(folder: Path) -> dict[str, Rows]:
+    """Stanford Cars: `cars_train/`, `cars_test/`, and annotations, those of the test images beside or in the `devkit/`."""
+    labelled = "cars_test_annos_withlabels.mat"
+    beside = folder / labelled
+    files = {"train": folder / "devkit" / "cars_train_annos.mat", "test": beside}
+    if not beside.exists():
+        files["test"] = folder / "devkit" / labelled
+    return {
+        split: [
+            (f"cars_{split}/{car['fname'].item()}", str(car["class"].item())) for car in _matlab(file)["annotations"].ravel()
+        ]
+        for split, file in files.items()
+    }
+
+
+def _food(folder: Path) -> dict[str, Rows]:
+    """Food-101: `images/CLASS/NUMBER.jpg`, and lists of the splits in `meta/`."""
+    return {
+        split: [(f"images/{line}.jpg", line.partition("/")[0]) for line in _lines(folder / "meta" / f"{split}.txt")]
+        for split in ("train", "test")
+    }
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _images(folder: Path, pattern: str = "*") -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+
+
+def _matlab(path: Path) -> dict[str, np.ndarray]:
+    import scipy.io
+
+    with open(path, "rb") as file:
+        return scipy.io.loadmat(file)
+
+
+# What a data set is called here, and what reads its folder.
+LAYOUTS: dict[str, Callable[[Path], dict[str, Rows]]] = {
+    "cars": _cars,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "flowers": _flowers,
+    "food": _food,
+    "imagenet": _imagenet,
+    "pets": _pets,
+    "tiny_imagenet": _tiny_imagenet,
+}

@@ -1,0 +1,30 @@
+r"""Writes down a well-known data set as its authors publish it: a list of every split's images and classes, to be imported.
+
+    python -m tools.list_images --layout=food --input=/data/raw/food
+    python -m tools.import_images --input=/data/raw/food/train.csv --output=/data/food/train --size=256
+
+The lists are written into the input folder: train.csv, test.csv, and validation.csv where the authors have such a split. What
+the folder must hold is said in sslshift/data/records/published.py. TensorFlow is not needed.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from sslshift.command import run_command
+from sslshift.data.records.published import LAYOUTS, write_lists
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("layout", None, list(LAYOUTS), "Which data set it is.", required=True)
+flags.DEFINE_string("input", None, "The folder that its archives unpack to.", required=True)
+
+
+def main() -> None:
+    folder = Path(FLAGS.input).expanduser()
+    for split, images in write_lists(FLAGS.layout, folder).items():
+        Console().print(f"{images:,} images in {folder / split}.csv", highlight=False, soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    run_command(main)
