@@ -11,9 +11,11 @@ import absl.flags
 import pytest
 
 import sslshift.study.flags as study_flags
+from experiments import near_then_external
 from sslshift.data.mixture_text import parse_mixture
 from sslshift.data.sources import SCHEMES
-from sslshift.study.declare import parse_sources
+from sslshift.study.build import build_training
+from sslshift.study.declare import Study, parse_sources
 from sslshift.study.learners import single_studies
 from sslshift.transfer.tasks import parse_task
 
@@ -140,3 +142,38 @@ def declared_runs(study) -> int:
 def test_full_scale_is_one_flag_away(name, registry):
     assert "--scale=full" in importlib.import_module(f"experiments.{name}").__doc__
     assert "full" in registry(f"experiments.{name}")["scale"].parser.enum_values
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_scale_can_be_built_and_writes_into_a_folder_of_its_own(name):
+    studies = {
+        key: value for key, value in vars(importlib.import_module(f"experiments.{name}")).items() if is_declared(key, value)
+    }
+    for key, study in studies.items():
+        for single in single_studies(study):
+            build_training(single)
+        assert study.labelled == 0 or not key.startswith("FULL")
+    assert len({study.out for study in studies.values()}) == len(studies)
+
+
+def is_declared(key: str, value) -> bool:
+    return isinstance(value, Study) and key not in ("LARGE", "QUICKSTART")
+
+
+@pytest.mark.parametrize("study", [near_then_external.NEAR_THEN_EXTERNAL, near_then_external.FULL], ids=["small", "full"])
+def test_orders_are_compared_at_equal_numbers_and_at_equal_cost(study):
+    def images_and_cost(text: str) -> tuple[int, float]:
+        # Each source once, though it may stand in several stages.
+        parts = {(float(cost), int(number)) for cost, number in re.findall(r"cost_per_image=([\d.]+)@(\d+)", text)}
+        assert len(parts) == 2
+        return sum(number for _, number in parts), sum(cost * number for cost, number in parts)
+
+    (near, near_cost), (external, external_cost) = (
+        (unique, float(uri.partition("cost_per_image=")[2])) for uri, unique in parse_sources(study.sources)
+    )
+    mixed = {text.partition(" = ")[0]: images_and_cost(text) for text in study.mixture}
+    orders = ("mixed", "near_then_external", "external_then_near")
+    assert set(mixed) == {f"{order}_{what}" for order in orders for what in ("equal_n", "equal_cost")}
+    assert {mixed[f"{order}_equal_n"][0] for order in orders} == {near[1]} == {external[0]}
+    costs = {mixed[f"{order}_equal_cost"][1] for order in orders} | {near[0] * near_cost, external[1] * external_cost}
+    assert max(costs) == pytest.approx(min(costs))
