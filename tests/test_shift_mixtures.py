@@ -18,6 +18,7 @@ from sslshift.shift import (
     frechet_distance,
     frechet_distance_of_moments,
     kernel_distance,
+    kernel_distance_estimate,
     kernel_distance_of_mixture,
     layer_distances,
     layer_profile,
@@ -177,6 +178,40 @@ def test_kernel_table_against_a_loop(parts, random):
     assert table.distance({"t": 1}, {"c": SHARES[2], "a": SHARES[0], "b": SHARES[1]}) == pytest.approx(expected, rel=1e-9)
 
 
+def test_the_standard_error_of_a_table_is_the_jackknife_over_all_images_of_all_sets(parts, random):
+    sets = dict(zip("abct", [*parts, random.normal(size=(9, 4)) + 0.5], strict=True))
+    # Component b stands on both sides.
+    mixture, other = {"a": 0.5, "b": 0.3, "c": 0.2}, {"t": 0.9, "b": 0.1}
+    variance = 0.0
+    for name, each in sets.items():
+        left = [
+            KernelTable.of(sets | {name: np.delete(each, row, axis=0)}).distance(mixture, other) for row in range(len(each))
+        ]
+        variance += (len(left) - 1) * np.var(left)
+    table = KernelTable.of(sets)
+    value, error, bound = table.estimate(mixture, other)
+    assert (value, bound) == (table.distance(mixture, other), 0)
+    assert error == pytest.approx(math.sqrt(variance), rel=1e-9)
+    assert table.estimate(mixture, mixture)[:2] == (0, 0)
+
+
+def test_a_table_of_two_sets_has_the_standard_error_of_their_kernel_distance(random):
+    x, y = random.normal(size=(30, 3)) + 1e4, random.normal(size=(20, 3)) + 1e4
+    table = KernelTable.of({"x": x, "y": y, "few": y[:2]})
+    assert table.estimate({"x": 1}, {"y": 1}) == pytest.approx(kernel_distance_estimate(x, y), rel=1e-9)
+    # A set of two images has no distance without one of them: only where it has no share is the error known.
+    assert math.isnan(table.estimate({"x": 0.5, "few": 0.5}, {"y": 1}).standard_error)
+
+
+def test_the_standard_error_of_a_mixture_is_near_the_truth(random):
+    draws = []
+    for _ in range(300):
+        sets = {"a": random.normal(size=(60, 2)), "b": random.normal(size=(40, 2)) + 2, "t": random.normal(size=(80, 2)) + 0.3}
+        draws.append(KernelTable.of(sets).estimate({"a": 0.4, "b": 0.6}, {"t": 1}))
+    spread = np.std([draw.value for draw in draws])
+    assert np.sqrt(np.mean([draw.standard_error**2 for draw in draws])) == pytest.approx(spread, rel=0.2)
+
+
 def test_one_component_of_share_1_has_the_kernel_distance(parts, random):
     target = random.normal(size=(1100, 4))
     big = random.normal(size=(1300, 4)) + 0.3
@@ -214,7 +249,7 @@ def test_files_bring_mixtures_and_tables_back(tmp_path, parts):
         elif isinstance(kept, HistogramMixture):
             assert visual_dna_distance_of_histograms(loaded, kept) == 0
         else:
-            assert loaded.distance({"a.b": 0.5, "ü": 0.5}, {"ü": 1}) == kept.distance({"a.b": 0.5, "ü": 0.5}, {"ü": 1})
+            assert loaded.estimate({"a.b": 0.5, "ü": 0.5}, {"ü": 1}) == kept.estimate({"a.b": 0.5, "ü": 0.5}, {"ü": 1})
             assert loaded.encoder == "e"
 
 
@@ -250,6 +285,7 @@ def test_what_is_no_mixture_is_refused_in_one_sentence(parts):
         (lambda: table.distance({"a": 1}, {"c": 1}), "no set 'c'; it has a, b"),
         (lambda: table.distance({"a": 1}, {"b": 0.9}), "sum to 1, not to 0.9"),
         (lambda: table.distance({"a": 1}, {}), "not 0 shares for 0 components"),
+        (lambda: KernelTable.of({}), "at least one set"),
         (lambda: KernelTable.of({"a": parts[0], "one": parts[1][:1]}), "at least 2 images of each set, and 'one' has 1"),
         (lambda: KernelTable.of({"a": parts[0], "b": parts[1][:, :3]}), "4 and 3 dimensions"),
     ):

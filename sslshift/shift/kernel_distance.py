@@ -1,14 +1,13 @@
 """The kernel distance (KID): an unbiased squared MMD under a cubic polynomial kernel."""
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from sslshift.shift._features import generator, pair, require_one_encoder
-from sslshift.shift._kernels import cubic, sums_between, sums_within
+from sslshift.shift._kernels import Cubic, sums_between, sums_within
 from sslshift.shift._storage import Stored
 from sslshift.shift.estimate import Estimate
 
@@ -98,7 +97,7 @@ class _Sums(NamedTuple):
 
 
 def _sums(x: np.ndarray, y: np.ndarray) -> _Sums:
-    kernel = functools.partial(cubic, dim=x.shape[1])
+    kernel = Cubic.near(x)
     return _Sums(sums_within(x, kernel), sums_within(y, kernel), *sums_between(x, y, kernel))
 
 
