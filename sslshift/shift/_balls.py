@@ -17,20 +17,33 @@ _SPARE = 3
 
 def squared_radii(x: np.ndarray, neighbours: int) -> np.ndarray:
     """Squared distance of each row from its k-th nearest other row, `[n]`."""
-    radii, centre, count = np.empty(len(x)), _centre(x), min(neighbours + _SPARE, len(x) - 1)
+    return nearest_squares(x, x, neighbours, skip_own=True).max(axis=1)
+
+
+def nearest_squares(x: np.ndarray, y: np.ndarray, neighbours: int, *, skip_own: bool = False) -> np.ndarray:
+    """Squared distances of each row of x from its k nearest rows of y, in any order, `[n, k]`.
+
+    Args:
+      x: features `[n, dim]`.
+      y: features `[m, dim]`, m at least k.
+      neighbours: k.
+      skip_own: whether y is x, and no row its own neighbour; m is then above k.
+    """
+    squares, centre, count = np.empty((len(x), neighbours)), _centre(y), min(neighbours + _SPARE, len(y) - skip_own)
     for rows in tiles(len(x), 512):
         left, candidates = float64(x, rows) - centre, []
-        for columns in tiles(len(x), 2048):
-            squares, _ = _squared_distances(left, float64(x, columns) - centre)
-            own = np.arange(max(rows.start, columns.start), min(rows.stop, columns.stop))
-            squares[own - rows.start, own - columns.start] = np.inf
-            near, place = _nearest(squares, count)
+        for columns in tiles(len(y), 2048):
+            found, _ = _squared_distances(left, float64(y, columns) - centre)
+            if skip_own:
+                own = np.arange(max(rows.start, columns.start), min(rows.stop, columns.stop))
+                found[own - rows.start, own - columns.start] = np.inf
+            near, place = _nearest(found, count)
             candidates.append((near, place + columns.start))
         near, place = (np.concatenate(parts, axis=1) for parts in zip(*candidates, strict=True))
         place = np.take_along_axis(place, _nearest(near, count)[1], axis=1)
-        exact = np.stack([_exact(x, x, np.arange(rows.start, rows.stop), column) for column in place.T], axis=1)
-        radii[rows] = np.partition(exact, neighbours - 1, axis=1)[:, neighbours - 1]
-    return radii
+        exact = np.stack([_exact(x, y, np.arange(rows.start, rows.stop), column) for column in place.T], axis=1)
+        squares[rows] = np.partition(exact, neighbours - 1, axis=1)[:, :neighbours]
+    return squares
 
 
 def _nearest(squares: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sslshift.shift._features import blocks, float64, matrix, require_one_dimension, tiles
+from sslshift.shift._balls import nearest_squares
+from sslshift.shift._features import blocks, matrix, require_one_dimension
+from sslshift.shift.precision_recall import require_neighbours
 
 
 def nearness(x: np.ndarray, reference: np.ndarray, *, neighbours: int = 5) -> np.ndarray:
@@ -12,7 +14,7 @@ def nearness(x: np.ndarray, reference: np.ndarray, *, neighbours: int = 5) -> np
 
     Example:
       >>> import numpy as np
-      >>> nearness(np.array([[0.0], [10.0]]), np.array([[1.0], [3.0], [99.0]]), neighbours=2).round(9).tolist()
+      >>> nearness(np.array([[0.0], [10.0]]), np.array([[1.0], [3.0], [99.0]]), neighbours=2).tolist()
       [2.0, 8.0]
 
     Args:
@@ -24,20 +26,12 @@ def nearness(x: np.ndarray, reference: np.ndarray, *, neighbours: int = 5) -> np
       float64 `[n]`, Euclidean.
 
     Raises:
-      ValueError: features are no finite matrices of one dimension.
+      ValueError: features are no finite matrices of one dimension, or there is no neighbour.
     """
+    require_neighbours(neighbours)
     x, reference = matrix(x), matrix(reference)
     require_one_dimension(x.shape[1], reference.shape[1])
-    centre = float64(reference, slice(0, 1024)).mean(axis=0)
-    others = np.asarray(reference, np.float64) - centre
-    lengths, count = np.square(others).sum(axis=1), min(neighbours, len(others))
-    result = np.empty(len(x))
-    for rows in tiles(len(x)):
-        own = float64(x, rows) - centre
-        squares = lengths - 2 * own @ others.T + np.square(own).sum(axis=1)[:, None]
-        near = np.partition(squares, count - 1, axis=1)[:, :count]
-        result[rows] = np.sqrt(np.maximum(near, 0)).mean(axis=1)
-    return result
+    return np.sqrt(nearest_squares(x, reference, min(neighbours, len(reference)))).mean(axis=1)
 
 
 def plane(sets: Sequence[np.ndarray]) -> tuple[list[np.ndarray], tuple[float, float]]:

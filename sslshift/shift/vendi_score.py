@@ -44,8 +44,11 @@ def vendi_score_of_factor(factor: TriangularFactor, *, order: float = 1.0) -> fl
     if not factor.unit:
         raise ValueError("A Vendi score needs a triangular factor of unit vectors: TriangularFactor.of(features, unit=True).")
     # The eigenvalues of K / n are the squared singular values of the unit vectors, of which the trace is n.
-    squares = np.square(factor.singular_values)
-    shares = squares[squares > 0] / squares.sum()
+    values = factor.singular_values
+    # What is 0 but for rounding would count at orders near 0, where a share of 1e-32 is still 0.0006 to the power of 0.1.
+    nothing = values[0] * max(factor.count, factor.triangle.shape[1]) * np.finfo(np.float64).eps
+    squares = np.square(values[values > nothing])
+    shares = squares / squares.sum()
     if math.isinf(order):
         return float(1 / shares.max())
     # Closer to 1 the general form loses more digits than the limit is off.
