@@ -62,13 +62,30 @@ class Ranges(Stored):
             raise ValueError("Histograms over different ranges cannot be compared; make both with the same Ranges.")
 
     def place(self, block: np.ndarray, bins: int) -> np.ndarray:
-        """The bin of every value, int64 of the block's shape: values outside in the end bins, constant neurons in the first."""
+        """The bin of every value, int64 of the block's shape: values outside in the end bins, constant neurons in the first.
+
+        A value on an edge of `np.linspace(minimum, maximum, bins + 1)` counts in the bin above it, as with `np.histogram`.
+        """
         width = self.maximum - self.minimum
         # Values far outside a very narrow range are infinitely many widths away, which is the last bin too.
         with np.errstate(over="ignore"):
             where = (block - self.minimum) / np.where(width > 0, width, np.inf)
             where *= bins
-        return np.clip(where, 0, bins - 1, out=where).astype(np.int64)
+        # Half a bin off the edge that they are beyond: they are not looked at again.
+        places = np.clip(where, -0.5, bins - 0.5, out=where).astype(np.int64)
+        # Where rounding could decide, values are compared with the edge itself. Below the first one is no bin.
+        edges = np.maximum(np.rint(where), 1)
+        where -= edges
+        row, neuron = np.nonzero(np.abs(where, out=where) <= self._doubt(width, bins))
+        edge = edges[row, neuron]
+        places[row, neuron] = edge - (block[row, neuron] < edge * (width[neuron] / bins) + self.minimum[neuron])
+        return places
+
+    def _doubt(self, width: np.ndarray, bins: int) -> np.ndarray:
+        """How far from an edge, in bins, rounding can move values and edges, `[dim]`."""
+        largest = np.maximum(np.abs(self.minimum), np.abs(self.maximum))
+        relative = 1 + np.divide(largest, width, out=np.zeros_like(width), where=width > 0)
+        return np.minimum(8 * np.finfo(np.float64).eps * bins * relative, 0.25)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
