@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from sslshift.shift import (
     index_difference,
     kernel_distance,
     rbf_mmd,
+    shift_index,
     visual_dna_distance,
 )
 from sslshift.shift.blend import blend
@@ -124,6 +126,24 @@ def test_sources_of_other_sizes_are_measured_at_their_own(random):
     assert ShiftScale(plenty, plenty + 9, KEY, "rbf_mmd", repeats=4).index(plenty + 1).sample_size == 2500
     with pytest.raises(ValueError, match="one ShiftScale at one sample_size"):
         index_difference(few, many)
+
+
+def test_features_on_eight_devices_have_the_index_of_those_on_one(random):
+    target, far, source = (each.astype(np.float32) for each in (drawn(random, 96), noise(random, 96), drawn(random, 96, 1.0)))
+    split = jax.sharding.NamedSharding(jax.make_mesh((8,), ("data",)), jax.sharding.PartitionSpec("data"))
+    there = [jax.device_put(each, split) for each in (target, far, source)]
+    expected = ShiftScale(target, far, KEY, repeats=4).index(source)
+    assert ShiftScale(*there[:2], KEY, repeats=4).index(there[2]) == expected
+    assert ShiftScale(target.tolist(), far.tolist(), KEY, repeats=4).index(source.tolist()) == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.int32])
+def test_default_noise_does_not_depend_on_how_features_are_held(random, dtype):
+    # Beyond the squares that float16 holds, and in more images than bfloat16 can count.
+    target, source = (np.asarray(drawn(random, 600, shift) @ np.triu(np.ones((6, 6))) * 900, dtype) for shift in (0.0, 2.0))
+    settings = {"key": KEY, "distance": "frechet", "repeats": 4}
+    expected = shift_index(source.astype(np.float64), target.astype(np.float64), **settings)
+    assert shift_index(source, target, **settings) == expected
 
 
 def test_draws_depend_on_the_key_alone(random):

@@ -99,7 +99,10 @@ class ShiftScale:
     repeats: int = 20
 
     def __post_init__(self):
-        require_one_dimension(matrix(self.target).shape[1], matrix(self.noise).shape[1])
+        for side in ("target", "noise"):
+            # Arrays on devices would be indexed there, draw by draw.
+            object.__setattr__(self, side, matrix(getattr(self, side)))
+        require_one_dimension(self.target.shape[1], self.noise.shape[1])
         if self.repeats < 4 or self.repeats % 2:
             raise ValueError(f"A shift index needs an even number of draws, at least 4, not {self.repeats}.")
         if not callable(self.distance):
@@ -116,8 +119,8 @@ class ShiftScale:
         Raises:
           ValueError: too few images, features that do not fit, or a target that cannot be told from noise.
         """
-        source = np.asarray(source)
-        require_one_dimension(matrix(source).shape[1], self.target.shape[1])
+        source = matrix(source)
+        require_one_dimension(source.shape[1], self.target.shape[1])
         size = self._size(len(source), sample_size)
         floors, ceilings = self._ends(size)
         halves = zip(_halves(self.key, 0, len(self.target), size, self.repeats), self._some(1, source, size), strict=True)
@@ -236,9 +239,9 @@ def shift_index(
     """
     target = matrix(target)
     if noise is None:
-        random = generator(jax.random.fold_in(key, 3))
-        noise = random.normal(target.mean(axis=0), target.std(axis=0), target.shape)
-    return ShiftScale(target, np.asarray(noise), key, distance, repeats).index(source, sample_size=sample_size)
+        random, known = generator(jax.random.fold_in(key, 3)), np.asarray(target, np.float64)
+        noise = random.normal(known.mean(axis=0), known.std(axis=0), target.shape)
+    return ShiftScale(target, noise, key, distance, repeats).index(source, sample_size=sample_size)
 
 
 def noise_like(images: np.ndarray, *, key: jax.Array) -> np.ndarray:
