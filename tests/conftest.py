@@ -1,6 +1,5 @@
 """Eight virtual devices for every test, compiled code kept between tests, and absl flags marked as read (grain needs it)."""
 
-import gc
 import os
 import sys
 import tempfile
@@ -13,7 +12,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "sslshift-test-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
-import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -22,22 +20,16 @@ from sslshift.data.decode import Canvas
 from sslshift.data.sources import ArraySource
 from sslshift.methods import METHODS, Method
 from sslshift.models import PatchMLP, ViT
+from sslshift.training.programs import bound_programs
 
 flags.FLAGS([sys.argv[0]])
 
 
-# Linux gives a process 65,530 memory maps; each compiled program holds several, and at the limit the next one is a segmentation fault.
-_MANY_MAPS = 15_000
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _bounded_programs():
-    """Forgets compiled programs between test files once there are many."""
+    """A process of the whole suite compiles more than it may hold; one file may add as many again as are left here."""
     yield
-    maps = Path("/proc/self/maps")
-    if not maps.exists() or len(maps.read_bytes().splitlines()) > _MANY_MAPS:
-        jax.clear_caches()
-        gc.collect()
+    bound_programs(15_000)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import json
 import resource
 import shutil
+from pathlib import Path
 
 import chex
 import jax
@@ -16,6 +17,7 @@ from sslshift.methods import METHODS
 from sslshift.training.checkpoints import CheckpointError
 from sslshift.training.loop import NonFiniteError, Training, train
 from sslshift.training.metrics import MetricsWriter
+from sslshift.training.programs import bound_programs
 from sslshift.training.state import Optimiser, init_state
 from sslshift.training.step import compiled_step, make_mesh, train_step
 
@@ -276,3 +278,14 @@ def test_metrics_file_drops_what_a_resumed_run_repeats_and_a_line_cut_off(tmp_pa
     writer.write_scalars(2, {"loss": 1.25})
     writer.close()
     assert path.read_text() == '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.25}\n'
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not list a process's memory maps")
+def test_compiled_programs_are_forgotten_above_a_number_of_memory_maps():
+    programs = [jax.jit(lambda x, power=power: jnp.sort(x**power)) for power in range(20)]
+    before = [float(program(jnp.arange(8.0)).sum()) for program in programs]
+    held = len(Path("/proc/self/maps").read_text().splitlines())
+    assert not bound_programs(held + 1_000)
+    assert bound_programs(held // 2)
+    assert len(Path("/proc/self/maps").read_text().splitlines()) < held - 20
+    assert [float(program(jnp.arange(8.0)).sum()) for program in programs] == before
