@@ -101,6 +101,27 @@ def test_proxy_a_depends_on_its_key_alone(random):
     assert classifier_two_sample(x + 10, y, key=KEY)._replace(loss=0) == (2.0, 0.0, 0, 50)
 
 
+@pytest.mark.parametrize(("scale", "offset"), [(1e-3, 1e6), (1.0, 1e9), (1e45, 0.0), (1e-45, 0.0)])
+def test_proxy_a_sees_what_float32_does_not_hold(scale, offset, random):
+    x, y = random.normal(size=(300, 5)), random.normal(size=(300, 5)) + 0.6
+    x[:, 4] = y[:, 4] = 0.1
+    expected = classifier_two_sample(x, y, key=KEY)
+    # Folds are drawn by content: they are others.
+    found = classifier_two_sample(x * scale + offset, y * scale + offset, key=KEY)
+    assert found.loss == pytest.approx(expected.loss, rel=0.03)
+    assert found.error == pytest.approx(expected.error, abs=0.05)
+
+
+def test_proxy_a_takes_no_rounding_for_a_difference(random):
+    x, y = np.full((2, 50, 3), 5.0, np.float32)
+    x[:, 1:], y[:, 1:] = random.normal(size=(2, 50, 2))
+    expected = classifier_two_sample(x, y, key=KEY)
+    # The last digit of a dead neuron, as another size of batch leaves it.
+    moved = y.copy()
+    moved[:, 0] = np.nextafter(np.float32(5), np.float32(6))
+    assert classifier_two_sample(x, moved, key=KEY).error == pytest.approx(expected.error, abs=0.2)
+
+
 def test_proxy_a_refuses_what_it_cannot_split(random):
     x = random.normal(size=(10, 3))
     for call, message in (

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from sslshift.shift._features import blocks, pair
+from sslshift.shift._features import blocks, float64, pair
 from sslshift.transfer.linear_probe import fit_probe
 
 
@@ -83,6 +83,7 @@ def classifier_two_sample(
     x, y = pair(x, y, f"A proxy A-distance of {folds} folds", folds)
     (x, tags_x), (y, tags_y) = _chosen(x, y, key)
     fold_x, fold_y = _folds(tags_x, tags_y, folds)
+    x, y = _levelled(x, y)
     parts = [
         _held_out((x[fold_x != fold], y[fold_y != fold]), (x[fold_x == fold], y[fold_y == fold]), strength)
         for fold in range(folds)
@@ -117,6 +118,20 @@ def _folds(x: np.ndarray, y: np.ndarray, folds: int) -> list[np.ndarray]:
         sorter = np.argsort(order)
         dealt.append(sorter[np.searchsorted(order, tags, sorter=sorter)] % folds)
     return dealt
+
+
+def _levelled(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
+    """Both sets in float32, which may not hold them as they are: every feature moved and scaled to -1 to 1, constant ones 0."""
+    # Less the first image, a constant feature is exactly 0.
+    first = float64(x, slice(0, 1))
+    mean = sum((block - first).sum(axis=0) for each in (x, y) for block in blocks(each)) / (len(x) + len(y))
+    centre = first + mean
+    largest = np.max([np.abs(block - centre).max(axis=0) for each in (x, y) for block in blocks(each)], axis=0)
+    # A feature that varies by rounding alone is constant. Whole numbers are not rounded.
+    coarse = any(each.dtype.kind not in "iub" and each.dtype.itemsize < 8 for each in (x, y))
+    rounding = np.finfo(np.float32 if coarse else np.float64).eps * np.abs(centre)
+    scale = np.where(largest > 8 * rounding, largest, np.inf)
+    return [np.concatenate([((block - centre) / scale).astype(np.float32) for block in blocks(each)]) for each in (x, y)]
 
 
 def _held_out(
