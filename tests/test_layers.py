@@ -134,7 +134,7 @@ def test_every_layer_against_numpy(vit, random):
     images, bins, groups = images_of(random, 45), 50, 4
     ranges = LayerRanges.of(vit, [images[:30]])
     dna = VisualDna.of(vit, [images[:7], images[7:7], images[7:]], ranges, bins=bins, groups=groups, batch_size=16)
-    seen = jax.device_get(layer_activations(vit, images))
+    seen = jax.device_get(jax.jit(lambda images: layer_activations(vit, images))(images))
     assert list(dna.counts) == list(seen) == ["block0", "block1", "block2"]
     for name, values in seen.items():
         of_layer = ranges.layers[name]
@@ -167,7 +167,7 @@ def test_sharded_is_unsharded_exactly(random, one_device):
     # Sizes that neither the devices nor the images divide.
     sides = [
         VisualDna.of(encoder, [images], ranges[0], bins=37, groups=4, mesh=mesh, batch_size=size)
-        for mesh, size in ((None, 1), (None, 20), (one_device, 7), (one_device, 53), (one_device, 100))
+        for mesh, size in ((None, 1), (None, 20), (one_device, 7), (one_device, 100))
     ]
     for each in sides[1:]:
         assert (each.counts["map"] == sides[0].counts["map"]).all()

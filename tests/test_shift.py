@@ -7,7 +7,7 @@ import pytest
 from sslshift.data import open_source
 from sslshift.data.decode import Canvas
 from sslshift.data.permutation import permute
-from sslshift.shift import noise_like, shift_index
+from sslshift.shift import ShiftScale, noise_like, shift_index
 from sslshift.transfer.features import pixel_encoder
 
 KEY = jax.random.key(0)
@@ -56,12 +56,12 @@ def test_index_is_0_for_the_target_1_for_noise_and_between_for_digits(fashion):
 
 
 def test_index_grows_as_a_source_is_blended_away_from_the_target(fashion):
-    target, noise = fashion
+    scale = ShiftScale(*fashion, KEY, repeats=8)
     near, far = features_of("bundled:fashion_mnist", 1000), features_of("bundled:mnist", 1000)
     values = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         count = round(1000 * share)
-        values.append(shift_index(np.concatenate([far[:count], near[count:]]), target, key=KEY, noise=noise).value)
+        values.append(scale.index(np.concatenate([far[:count], near[count:]])).value)
     assert np.all(np.diff(values) > 0.01)
 
 

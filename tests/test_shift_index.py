@@ -112,7 +112,7 @@ def test_the_interval_covers_what_many_other_samples_say(random, name):
 def test_the_same_pair_at_500_and_at_5000_images_agrees(random):
     target, far, source = drawn(random, 5000), noise(random, 5000), drawn(random, 5000, 0.7)
     for name in ("kernel", "rbf_mmd"):
-        few, many = (ShiftScale(target[:n], far[:n], KEY, name, repeats=10).index(source[:n]) for n in (500, 5000))
+        few, many = (ShiftScale(target[:n], far[:n], KEY, name, repeats=6).index(source[:n]) for n in (500, 5000))
         assert abs(few.value - many.value) <= np.hypot(few.high - few.value, many.high - many.value)
         assert many.high - many.low < few.high - few.low
 
