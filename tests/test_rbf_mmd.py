@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sslshift.shift import Moments, frechet_distance, rbf_mmd, rbf_mmd_of_moments, unit_rows
 
@@ -54,6 +56,17 @@ def test_rbf_of_moments_keeps_its_bound(sigma, random):
     assert merged.value == pytest.approx(value, rel=1e-9)
     with pytest.raises(ValueError, match="rows of length 1"):
         rbf_mmd_of_moments(Moments.of(x), Moments.of(y))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.floats(-3, 5), st.floats(-1, 1), st.sampled_from([10.0, 3.0, 1.0, 0.4]), st.integers(0, 2**31))
+def test_rbf_of_moments_is_the_surer_the_nearer_all_vectors_are(offset, shift, sigma, seed):
+    random = np.random.default_rng(seed)
+    x, y = random.normal(size=(20, 4)) + 10**offset, random.normal(size=(30, 4)) + 10**offset + shift
+    value, _, bound = rbf_mmd_of_moments(*(Moments.of(unit_rows(side)) for side in (x, y)), sigma=sigma)
+    assert abs(value - rbf_mmd(x, y, sigma=sigma)) <= bound
+    if sigma == 10.0:
+        assert bound < min(3.4e-4, 10 ** (-3 - 2 * offset) + 1e-13)
 
 
 def test_rbf_is_nearly_blind_to_covariance_as_it_says(random):
