@@ -18,6 +18,7 @@ from sslshift.study.console import print_results
 from sslshift.study.declare import Study
 from sslshift.study.findings import answer, findings
 from sslshift.study.judged import Judged
+from sslshift.study.notes import caption
 from sslshift.study.opened import open_study
 from sslshift.study.report import write_results
 from sslshift.study.results import Results
@@ -313,9 +314,47 @@ def test_one_seed_shows_nothing(opened):
     one = results_of(opened, keep=lambda run: run.seed == 0)
     use, near, change = answer(one)
     assert "(one seed, nothing shown)" in use
-    assert "of one seed, with an interval over the test images alone, so that nothing is shown" in near
+    assert "of one seed, with an interval that does not count what other seeds would give, so that nothing is shown" in near
     assert ": of one seed, so that nothing is shown; of these" in change
     assert {each.verdict for each in gains(one, NEAR).values()} == {"one seed, nothing shown"}
+    low = results_of(opened, lambda run: 0.5, keep=lambda run: run.seed == 0)
+    assert not any("stays below" in sentence for sentence in findings(low))
+    assert any("is not shown to pass raw pixels: -2" in sentence for sentence in findings(low))
+
+
+def test_draws_of_one_training_seed_show_nothing_of_others():
+    """Subsets differ, the seed does not: chance between seeds is unknown, whatever the number of runs."""
+    opened = open_study(dataclasses.replace(STUDY, seeds=1, draws=3, mixture=()))
+    results = results_of(opened, lambda run: truth(run) + 0.001 * run.draw)
+    assert {each.verdict for each in gains(results, NEAR).values()} == {"one seed, nothing shown"}
+    assert {each.verdict for each in pairs(results, NEAR, LEARNER).values()} == {"one seed, nothing shown"}
+    assert all("nothing is shown" in sentence or "(one seed, nothing shown)" in sentence for sentence in answer(results))
+    assert "one seed: intervals are over 3 draws of each subset and the test images, and nothing is shown" in caption(results)
+
+
+def test_who_is_shown_to_be_behind_is_not_said_to_be_ahead(results, monkeypatch):
+    """The highest one's gain is not shown, so that another one is named; but it is shown to be ahead of that one."""
+    best, highest = Kind(LEARNER, MIDDLE, 320), Kind(LEARNER, NEAR, 320)
+    shown = {
+        kind: each._replace(verdict="better" if kind == best else "no difference shown")
+        for kind, each in gains(results, NEAR).items()
+    }
+    monkeypatch.setattr("sslshift.study.findings.gains", lambda *_: shown)
+    assert pairs(results, NEAR, LEARNER)[highest, best].verdict == "better"
+    use = answer(results)[0]
+    assert use.startswith(f"Pretrain on {MIDDLE} with 320 different images")
+    assert f"it is shown to be ahead of {FAR}; it is shown to be behind {NEAR} and staged." in use
+
+
+def test_the_nearest_of_far_sources_is_not_called_near(results):
+    shifts = {name: each | {"value": each["value"] + 0.8} for name, each in results.shifts.items()}
+    _, near, _ = answer(dataclasses.replace(results, task_shifts={NEAR: shifts}))
+    assert near.startswith(f"With the source nearest to the task ({NEAR}, shift index 0.80) each factor of ten")
+    unknown = {name: each | {"value": math.nan} for name, each in results.shifts.items()}
+    _, near, change = answer(dataclasses.replace(results, task_shifts={NEAR: unknown}))
+    assert "(no shift index is known) each factor of ten" in near
+    assert "at least 3 sources with a shift index" in change
+    assert "there are none" in change
 
 
 def test_two_sources_have_no_change_with_shift(opened):

@@ -6,16 +6,19 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
+import jax
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from sslshift.data.mixture_text import parse_mixture
 from sslshift.data.sources import SCHEMES
-from sslshift.study import commands, runner
+from sslshift.models import ENCODERS, ResNet
+from sslshift.study import commands, floors, runner
 from sslshift.study.build import build_training
 from sslshift.study.declare import Study, parse_sources
 from sslshift.study.judged import judge
@@ -26,7 +29,8 @@ from sslshift.study.opened import open_study
 from sslshift.study.places import run_folder
 from sslshift.study.progress import Progress, TimeLeft
 from sslshift.study.records import NotThereError, only_reading, remembered
-from sslshift.training.loop import NonFiniteError
+from sslshift.study.sampled import sampled
+from sslshift.training.loop import NonFiniteError, initial_state
 from sslshift.transfer.tasks import parse_task
 
 TINY = Study(
@@ -70,6 +74,15 @@ def done(tmp_path_factory):
     study = dataclasses.replace(TINY, out=str(out))
     commands.run(study)
     return study, out
+
+
+@pytest.fixture
+def copied(done, tmp_path):
+    """That study in a folder that may be damaged, and the folder of one of its runs."""
+    study, out = done
+    shutil.copytree(out, tmp_path / "out")
+    (folder,) = (tmp_path / "out/runs").glob("mnist-*-simclr-*n40-d0-s0")
+    return dataclasses.replace(study, out=str(tmp_path / "out")), folder
 
 
 def test_settings_of_one_method_make_a_study_of_its_own():
@@ -196,6 +209,19 @@ def test_an_edited_row_is_named_and_neither_used_nor_overwritten(done, unreporte
     assert len(pq.read_table(out / "results.parquet")) == len(lines) - 1
 
 
+def test_a_table_that_a_spreadsheet_saved_is_read_or_refused_whole(tmp_path):
+    names = ("a", "b", "c")
+    rows = [{"source": name, "seed": 0, "linear": 0.5, "fingerprint": fingerprint({"a": name})} for name in names]
+    rows = append([], rows, tmp_path)
+    (tmp_path / "results.parquet").unlink()
+    saved = (tmp_path / "results.csv").read_bytes()
+    (tmp_path / "results.csv").write_bytes(b"\xef\xbb\xbf" + saved.replace(b"\n", b"\r\n"))
+    assert [row["source"] for row in read_ledger(tmp_path)] == list(names)
+    (tmp_path / "results.csv").write_bytes(saved.replace(b"0.5", b"0,50"))
+    with pytest.raises(LedgerError, match=r"line 2 \(a, .* and 2 more rows were edited: .* Delete that file"):
+        read_ledger(tmp_path)
+
+
 def test_a_table_adds_rows_and_changes_none(tmp_path):
     first = {"kind": "run", "source": "a", "budget": 10, "seed": 0, "linear": 0.5, "fingerprint": fingerprint({"a": 1})}
     rows = append([], [first], tmp_path)
@@ -273,6 +299,58 @@ def test_a_full_disk_and_an_interrupt_stop_the_study(tmp_path, monkeypatch):
         with pytest.raises(type(error)):
             commands.run(dataclasses.replace(TINY, out=str(tmp_path)))
         assert not list(tmp_path.glob("runs/*/failed.json"))
+
+
+def test_a_full_disk_is_told_with_its_folder(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runner, "search_leaks", fail)
+    with pytest.raises(OSError, match=rf"^{tmp_path} cannot be written to: No space left on device\. Free some space"):
+        commands.run(dataclasses.replace(TINY, out=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("damaged", "told"),
+    [
+        ("result.json", r"result.json cannot be read \(.*\); delete it, and the same command makes it again"),
+        ("record.json", r"record.json cannot be read \(.*\); delete it, and the same command makes it again"),
+        (
+            "tasks/mnist-*-linear-*/predictions.npz",
+            "The predictions in .* cannot be read; delete that folder, and the same command judges",
+        ),
+    ],
+)
+def test_damaged_files_are_named_with_what_mends_them(copied, damaged, told):
+    study, folder = copied
+    (path,) = folder.glob(damaged)
+    path.write_bytes(path.read_bytes()[:7])
+    with pytest.raises(ValueError, match=told):
+        # Predictions are read by those who report.
+        sampled(runner.read_results(open_study(study)), "bundled:mnist", "linear")
+
+
+def test_a_run_that_lost_its_encoder_says_so_when_it_is_needed(copied, unreported):
+    study, folder = copied
+    (folder / "encoder.safetensors").unlink()
+    commands.run(study)
+    with pytest.raises(RuntimeError, match=r"has lost its encoder.safetensors; delete that folder"):
+        commands.run(dataclasses.replace(study, labelled=70))
+
+
+def test_the_floor_of_a_resnet_has_its_residual_branches_on(monkeypatch, tmp_path):
+    """Training starts with branches whose last scale is 0: as a floor that would be hardly a network."""
+    monkeypatch.setitem(ENCODERS, "resnet_tiny", ResNet((1,), width=8, small_images=True))
+    opened = open_study(dataclasses.replace(TINY, encoder="resnet_tiny,patch_mlp", out=str(tmp_path)))
+    for learner, silent in zip(opened.learners, (True, False), strict=True):
+        start = initial_state(learner.training, opened.reader(opened.equal_shares, 0, 0), 0).params["encoder"]
+        floor = floors.untrained_encoder(opened, learner, 0).pretrained.variables["params"]
+        changed = jax.tree.map(lambda a, b: bool((a != b).any()), start, floor)
+        names = {path[-1].key for path, each in jax.tree_util.tree_leaves_with_path(changed) if each}
+        assert names == ({"scale"} if silent else set())
+        assert all((leaf == 1).all() for path, leaf in jax.tree_util.tree_leaves_with_path(floor) if path[-1].key == "scale")
+        # Whose floors are as they were have the same record as before.
+        assert ("floor" in floors.start_record(learner, 0)) == silent
 
 
 def test_nothing_is_reported_where_no_run_is_finished(tmp_path):

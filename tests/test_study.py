@@ -371,6 +371,9 @@ def test_sources_as_text():
     ]
     with pytest.raises(ValueError, match="at least one"):
         parse_sources(" ; ")
+    for text in ("bundled:mnist@1k", "bundled:mnist@40, bundled:fashion_mnist@40", "bundled:mnist@_", "bundled:mnist@-5"):
+        with pytest.raises(ValueError, match=f"'{text}' is no URI with '@' and whole numbers .* separated by ';'"):
+            parse_sources(text)
     with pytest.raises(ValueError, match="only once"):
         parse_sources("a@1; a@2")
 

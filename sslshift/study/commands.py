@@ -1,7 +1,9 @@
 """What an experiment's `main` does: run a study, say what it would take, or report what is there."""
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +19,7 @@ from sslshift.study.progress import Progress
 from sslshift.study.records import ERROR_LOG
 from sslshift.study.report import write_results
 from sslshift.study.results import Results
-from sslshift.study.runner import read_results, run_study
+from sslshift.study.runner import DISK_FULL, read_results, run_study
 
 
 def run(study: Study) -> None:
@@ -30,12 +32,25 @@ def run(study: Study) -> None:
     console = _console()
     progress = Progress(console)
     opened = _open(study, progress)
-    with locked(Path(study.out)):
+    with _disk_told(study.out), locked(Path(study.out)):
         results = run_study(opened, progress)
         if results.runs:
             _report(results, console)
     if results.failed:
         raise RuntimeError(_failures(results))
+
+
+@contextlib.contextmanager
+def _disk_told(out: str) -> Iterator[None]:
+    """The system's error of a full disk names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL or error.filename:
+            raise
+        raise OSError(
+            f"{out} cannot be written to: {error.strerror}. Free some space and give the same command again."
+        ) from error
 
 
 def dry_run(study: Study) -> None:

@@ -8,6 +8,9 @@ from sslshift.models import ENCODERS, FEATURES
 from sslshift.shift import DEFAULT_DISTANCE, DISTANCES
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS
 
+# Sources whose names are paths, which may hold an '@'.
+_WITH_PATHS = ("folder", "arrayrecord")
+
 
 def _field(default, what: str):
     return dataclasses.field(default=default, metadata={"help": what})
@@ -141,8 +144,12 @@ def parse_sources(text: str) -> list[tuple[str, tuple[int, ...]]]:
     parsed = []
     for part in filter(None, (part.strip() for part in text.split(";"))):
         # An '@' before anything but numbers belongs to the URI: folders may have one in their names.
-        match = re.fullmatch(r"(?P<uri>.*?)\s*@(?P<numbers>[0-9_]+(\s*,\s*[0-9_]+)*)", part)
+        match = re.fullmatch(r"(?P<uri>.*?)\s*@(?P<numbers>[0-9][0-9_]*(\s*,\s*[0-9][0-9_]*)*)", part)
         uri, numbers = match.group("uri", "numbers") if match else (part, "")
+        if "@" in uri and uri.partition(":")[0] not in _WITH_PATHS:
+            raise ValueError(
+                f"--sources: {part!r} is no URI with '@' and whole numbers separated by ','; sources are separated by ';'."
+            )
         unique = tuple(int(number) for number in filter(None, numbers.split(",")))
         if len(set(unique)) < len(unique):
             raise ValueError(f"--sources: {part!r} asks for one number of unique samples twice.")

@@ -99,14 +99,22 @@ def _what_to_use(results: Results, learner: tuple[str, str]) -> tuple[str, str]:
         text = f"Pretrain on {with_images}: it ends highest, at {reached}, which is shown to be better"
     else:
         text = f"No gain from pretraining is shown: {with_images} ends highest, at {reached} ({gain.verdict})"
-    others = {(a if b == best else b).source: each for (a, b), each in pairs(results, task, learner).items() if best in (a, b)}
-    beaten = [name for name, each in others.items() if each and each.verdict == "better"]
-    if beaten:
-        text += f"; it is shown to be ahead of {_listed(beaten) if len(beaten) <= _FEW else f'{len(beaten)} others'}"
-    rest = [name for name in others if name not in beaten]
-    if rest:
-        others_shown = _listed(rest) if len(rest) <= _FEW else f"{len(rest)} others"
-        text += f"; no difference is shown from {others_shown}"
+    others: dict[str, list[str]] = {
+        "it is shown to be ahead of": [],
+        "it is shown to be behind": [],
+        "no difference is shown from": [],
+    }
+    beats, loses, level = others.values()
+    for (a, b), each in pairs(results, task, learner).items():
+        # The one with the higher mean is named first: the best need not be it, see above.
+        differs = each is not None and each.verdict == "better"
+        if best == a:
+            (beats if differs else level).append(b.source)
+        elif best == b:
+            (loses if differs else level).append(a.source)
+    for what, names in others.items():
+        if names:
+            text += f"; {what} {_listed(names) if len(names) <= _FEW else f'{len(names)} others'}"
     return f"{text}.", f"{best.source} {gain.verdict}"
 
 
@@ -119,10 +127,15 @@ def _near(results: Results, learner: tuple[str, str]) -> tuple[str, str]:
     said = {
         "rises": "more diversity is better",
         "falls": "more diversity is worse",
-        ONE_SEED: "of one seed, with an interval over the test images alone, so that nothing is shown",
+        ONE_SEED: "of one seed, with an interval that does not count what other seeds would give, so that nothing is shown",
     }
+    which = f"the source nearest to the task ({near.source}, shift index {two_digits(near.shift)})"
+    if near.source != largest(results, learner)[0].source:
+        which = which.replace("nearest to the task", "nearest to the task of those with several numbers of images", 1)
+    if math.isnan(near.shift):
+        which = f"{near.source} (no shift index is known)"
     return (
-        f"Near the task ({near.source}, shift index {two_digits(near.shift)}) each factor of ten in diversity changes "
+        f"With {which} each factor of ten in diversity changes "
         f"linear-probe {_metric(results)} by {in_points(near.trend)}: {said.get(verdict, verdict)}."
     ), verdict
 
@@ -189,13 +202,13 @@ def _pixels(results: Results, learner: tuple[str, str]) -> list[str]:
     """Raw pixels are a floor that an encoder worth its training should pass; said where the best one is not shown to."""
     numbers = sampled(results, results.opened.task.name, "linear")
     best = max(largest(results, learner), key=lambda kind: numbers.score(kind).value)
-    found = numbers.difference(best, Kind(None, PIXELS, None))
-    if found is None or found.low > 0:
+    found, one = numbers.difference(best, Kind(None, PIXELS, None)), numbers.alone([best])
+    if found is None or (found.low > 0 and not one):
         return []
-    place = "stays below" if found.high < 0 else "is not shown to pass"
+    place = "stays below" if found.high < 0 and not one else "is not shown to pass"
     return [
         f"The best, {best.source} with {read(results, best):,} different images, {place} raw pixels: "
-        f"{found.value * 100:+.1f} points ({found.low * 100:+.1f} to {found.high * 100:+.1f})."
+        f"{found.value * 100:+.1f} points ({ONE_SEED if one else f'{found.low * 100:+.1f} to {found.high * 100:+.1f}'})."
     ]
 
 

@@ -1,5 +1,6 @@
 """What encoders are compared with: raw pixels, and the same encoders untrained."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -7,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from sslshift.models import ENCODERS, ResNet
 from sslshift.models.description import describe
 from sslshift.study.judged import Judged, judge
 from sslshift.study.learners import Learner
@@ -25,17 +28,28 @@ def judge_pixels(opened: Opened, progress: Progress) -> Judged:
 
 
 def judge_untrained(opened: Opened, learner: Learner, seed: int, progress: Progress) -> Judged:
-    """A learner's encoder before training. Methods that start from the same weights of the same encoder share the judgement."""
+    """A learner's encoder before training, see `untrained_encoder`. Methods that start from the same weights share it."""
     encoder = functools.cache(lambda: untrained_encoder(opened, learner, seed))
-    folder = Path(opened.study.out) / "floors" / f"start-{'-'.join(learner.key)}-s{seed}"
+    name = f"start-{'-'.join(learner.key)}-s{seed}{'-branches_on' if starts_silent(learner) else ''}"
+    folder = Path(opened.study.out) / "floors" / name
     start = remembered(folder, start_record(learner, seed), lambda: {"weights": _digest(encoder())})
     which = learner.study.encoder if len({each.study.encoder for each in opened.learners}) > 1 else "encoder"
     return _judged(opened, encoder, f"untrained-{start['weights']}", f"floor: untrained {which}, seed {seed}", progress)
 
 
 def start_record(learner: Learner, seed: int) -> dict:
-    """What a learner's initial weights depend on, and with them all that its training does."""
-    return learner.record | {"seed": seed}
+    """What a learner's initial weights depend on, and with them all that its training does; and how its floor is judged."""
+    return learner.record | {"seed": seed} | floor_record(learner)
+
+
+def floor_record(learner: Learner) -> dict:
+    """How the floor differs from the encoder that training starts from; empty where it does not."""
+    return {"floor": "residual branches on"} if starts_silent(learner) else {}
+
+
+def starts_silent(learner: Learner) -> bool:
+    """Whether its encoder's residual branches add nothing when training starts."""
+    return isinstance(ENCODERS[learner.study.encoder], ResNet)
 
 
 def _judged(opened: Opened, encoder: Callable[[], Encoder], name: str, what: str, progress: Progress) -> Judged:
@@ -48,9 +62,22 @@ def _judged(opened: Opened, encoder: Callable[[], Encoder], name: str, what: str
 
 
 def untrained_encoder(opened: Opened, learner: Learner, seed: int) -> NetworkEncoder:
-    """A learner's encoder as it is before its training by a seed."""
+    """A learner's encoder as it is before its training by a seed, with residual branches switched on.
+
+    Training starts ResNets with branches that add nothing (their last scale is 0). What is left sees one place in four of each
+    stage, a floor so low that any training would seem to pass it.
+    """
     state = initial_state(learner.training, opened.reader(opened.equal_shares, seed, seed), seed)
-    return NetworkEncoder(encoder_of(learner.training.method, state.variables, opened.canvas))
+    encoder = encoder_of(learner.training.method, state.variables, opened.canvas)
+    if starts_silent(learner):
+        encoder = dataclasses.replace(encoder, variables=_switched_on(encoder.variables))
+    return NetworkEncoder(encoder)
+
+
+def _switched_on(variables):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.ones_like(leaf) if path[-1].key == "scale" else leaf, dict(variables)
+    )
 
 
 def _digest(encoder: NetworkEncoder) -> str:

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,17 @@ class Judged:
         return list(self.scores[task]["chosen"])
 
     def predicted(self, task: str) -> Predictions:
-        several = on_common_images([load_predictions(folder) for folder in self.predictions[task]])
+        several = on_common_images([_load(folder) for folder in self.predictions[task]])
         return several[0]._replace(predictions={name: each for one in several for name, each in one.predictions.items()})
+
+
+def _load(folder: Path) -> Predictions:
+    try:
+        return load_predictions(folder)
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"The predictions in {folder} cannot be read; delete that folder, and the same command judges its encoder again."
+        ) from error
 
 
 def slug(name: str) -> str:

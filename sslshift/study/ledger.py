@@ -53,8 +53,9 @@ def read_ledger(out: Path) -> list[Row]:
             else:
                 rows.setdefault(row["fingerprint"], row)
         if edited:
-            more = f" and {len(edited) - 1} more rows were" if len(edited) > 1 else " was"
-            cure = "that row" if path.name == CSV else "that file"
+            several = len(edited) > 1
+            more = f" and {len(edited) - 1} more row{'s' if len(edited) > 2 else ''} were" if several else " was"
+            cure = "that row" if path.name == CSV and not several else "that file"
             raise LedgerError(
                 f"{path}, {edited[0]}{more} edited: the values do not fit their digest. Delete {cure}, and the same command "
                 "writes it again; to change figures, copy the file elsewhere."

@@ -86,7 +86,8 @@ def as_csv(rows: Sequence[Row]) -> str:
 def read_csv(path: Path) -> Iterable[tuple[str, Row]]:
     """Rows, each with the line on which it ends."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        # Spreadsheets put a mark in front of UTF-8.
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if "digest" not in (reader.fieldnames or ()):
                 raise LedgerError(f"{path} is no results table of this version (it has no digests); move it elsewhere.")

@@ -6,12 +6,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-
+from sslshift.data.decode import Canvas
 from sslshift.models import ENCODER, PretrainedEncoder, open_encoder
 from sslshift.models.description import describe
 from sslshift.study.judged import Kind, difference, score
+from sslshift.transfer.encoders import untrained_encoder
 from sslshift.transfer.intervals import Comparison
 from sslshift.transfer.intervals import Interval as Score
 
@@ -93,10 +92,9 @@ def _trained_on(card) -> str:
 
 
 def untrained(encoder: PretrainedEncoder, seed: int) -> PretrainedEncoder:
-    """The same architecture with random weights."""
-    images = jnp.zeros((2, *encoder.shape))
-    variables = jax.jit(lambda key: encoder.module.init(key, images, train=False))(jax.random.key(seed))
-    return dataclasses.replace(encoder, variables={"batch_stats": {}} | variables, card={})
+    """The same architecture with random weights, residual branches switched on."""
+    found = untrained_encoder(encoder.module, Canvas(*encoder.shape), seed)
+    return dataclasses.replace(encoder, variables=found.variables, card={})
 
 
 def architectures(kinds: Sequence[Named]) -> list[tuple[str, PretrainedEncoder]]:

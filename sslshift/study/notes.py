@@ -4,6 +4,7 @@ from collections import Counter
 
 from sslshift.shift import DISTANCES
 from sslshift.study.compared import runs_of
+from sslshift.study.floors import starts_silent
 from sslshift.study.results import Results
 from sslshift.study.shifts import name_of_features
 from sslshift.transfer.metrics import METRICS
@@ -16,23 +17,28 @@ def caption(results: Results) -> str:
     learners = ", ".join(" on ".join(learner.key) for learner in opened.learners)
     return (
         f"Test {METRICS[opened.task.metric].text} on {opened.task.name} after pretraining on each source at one budget of "
-        f"C = {opened.budget.samples:,} samples ({learners}); "
-        + (
-            f"mean and 95% interval over {opened.study.seeds} seeds"
-            + (f", {opened.study.draws} draws of each subset" if opened.study.draws else "")
-            + " and the test images."
-            if opened.study.seeds > 1
-            else "one seed: intervals are over the test images alone."
-        )
+        f"C = {opened.budget.samples:,} samples ({learners}); " + _counted(opened.study.seeds, opened.study.draws)
     )
+
+
+def _counted(seeds: int, draws: int) -> str:
+    """What intervals are over."""
+    subsets = f"{draws} draws of each subset" if draws > 1 else "one draw of each subset" if draws else ""
+    if seeds > 1:
+        return f"mean and 95% interval over {', '.join(filter(None, [f'{seeds} seeds', subsets]))} and the test images."
+    over = f"{subsets} and the test images" if draws > 1 else "the test images alone"
+    return f"one seed: intervals are over {over}, and nothing is shown of other seeds."
 
 
 def notes(results: Results) -> list[str]:
     """What a reader must know, a sentence or two each."""
     opened = results.opened
-    sampled = "draws of the subset, training seeds" if opened.study.draws else "seeds"
+    sampled = "draws of the subset, training seeds" if opened.study.draws > 1 else "seeds"
+    counted = (
+        f"what {sampled} and test images contribute" if opened.study.seeds > 1 else "nothing of what other seeds would give"
+    )
     return [
-        f"Intervals count what {sampled} and test images contribute (Student's t and a bootstrap). A seed names the order, the "
+        f"Intervals count {counted} (Student's t and a bootstrap). A seed names the order, the "
         f"initial weights and the views{'' if opened.study.draws else ', and draws the subset'}. All rows share their test "
         "images: differences and gains are taken seed by seed on the same images, and are surer than two intervals side by "
         "side suggest.",
@@ -42,9 +48,19 @@ def notes(results: Results) -> list[str]:
         f"The shift index is by the {DISTANCES[opened.study.shift_distance].title} distance on features of "
         f"{name_of_features(opened.study)}: 0 is another sample of the downstream images, 1 is noise with their pixel values. "
         "Another encoder or distance gives other numbers. Trends over the index take it as exact.",
+        *_floors(results),
         *_remarks(results),
         *_shifts(results),
         *_sources(results),
+    ]
+
+
+def _floors(results: Results) -> list[str]:
+    silent = dict.fromkeys(learner.study.encoder for learner in results.opened.learners if starts_silent(learner))
+    return [
+        f"The untrained {name} is judged with its residual branches switched on: training starts with branches that add "
+        "nothing, a floor so low that any training would seem to pass it."
+        for name in silent
     ]
 
 

@@ -1,12 +1,11 @@
 """Where a run is kept, what it depends on, and how it is called."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 from sslshift.study.judged import slug
 from sslshift.study.opened import Opened, Run
-from sslshift.study.records import FAILED
+from sslshift.study.records import FAILED, read_json
 
 
 def run_folder(opened: Opened, run: Run) -> Path:
@@ -36,5 +35,5 @@ def failure_of(opened: Opened, run: Run) -> str | None:
     path = run_folder(opened, run) / FAILED
     if not path.exists():
         return None
-    failure = json.loads(path.read_text())
+    failure = read_json(path)
     return f"{failure['error']}: {failure['message']}"

@@ -38,12 +38,12 @@ def recalled(folder: Path, record: dict) -> dict | None:
     """
     asked, answer = folder / "record.json", folder / "result.json"
     if asked.exists() and _holds_work(folder):
-        difference = _difference(json.loads(asked.read_text()), json.loads(json.dumps(record)))
+        difference = _difference(read_json(asked), json.loads(json.dumps(record)))
         if difference:
             raise OtherConfigurationError(
                 f"{folder} was made by another configuration ({difference}); give another --out, or delete that folder."
             )
-        return json.loads(answer.read_text()) if answer.exists() else None
+        return read_json(answer) if answer.exists() else None
     return None
 
 
@@ -68,6 +68,18 @@ def require_computing(folder: Path) -> None:
     """Raises NotThereError within `only_reading`."""
     if _reading.get():
         raise NotThereError(f"{folder} holds no result yet.")
+
+
+def read_json(path: Path) -> dict:
+    """What a file of ours holds.
+
+    Raises:
+      ValueError: it holds no JSON, e.g. after the machine lost its power.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}); delete it, and the same command makes it again.") from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
+from sslshift.study.floors import floor_record
 from sslshift.study.judged import Judged
 from sslshift.study.ledger import Row, fingerprint
 from sslshift.study.opened import Opened, Run
@@ -35,13 +36,14 @@ def run_rows(opened: Opened, run: Run, judged: Judged, untrained: Judged, shifts
         "licence": "; ".join(licences),
         **{name: judged.trained[name] for name in ("broken", "loss_first", "loss_last")},
     }
+    asked = {"run": run_record(opened, run), "shift": _shift_record(opened)} | floor_record(opened.learner(run))
     rows = []
     for task in opened.tasks:
         shift = shifts[task.name][run.source]
         distance = {f"shift_{end}": shift[name] for end, name in (("index", "value"), ("low", "low"), ("high", "high"))}
         gain = judged.scores[task.name]["linear"] - untrained.scores[task.name]["linear"]
         row = own | distance | {"linear_gain_over_untrained": round(gain, 6)}
-        rows.append(row | _of_task(opened, task, judged, {"run": run_record(opened, run), "shift": _shift_record(opened)}))
+        rows.append(row | _of_task(opened, task, judged, asked))
     return rows
 
 
@@ -62,7 +64,7 @@ def _of_task(opened: Opened, task: Task, judged: Judged, asked: dict[str, Any]) 
     """What a task says, and the fingerprint of everything that it rests on."""
     scores = judged.scores[task.name]
     evaluations = {name: dataclasses.asdict(evaluation) for name, evaluation in opened.evaluations.items()}
-    asked |= {"task": task.facts, "evaluations": evaluations, "features": opened.study.features}
+    asked = asked | {"task": task.facts, "evaluations": evaluations, "features": opened.study.features}
     # Notes are for people, and choices stand beside their evaluation already.
     values = {name: value for name, value in scores.items() if name not in ("chosen", "notes", "unreadable")}
     plain = {name: json.dumps(value) if isinstance(value, list | tuple | dict) else value for name, value in values.items()}

@@ -39,11 +39,11 @@ from sslshift.training.loop import BROKEN, train
 from sslshift.training.metrics import loss_trend
 from sslshift.transfer.features import NetworkEncoder, encoder_of
 
-__all__ = ["Results", "read_results", "run_study"]
+__all__ = ["DISK_FULL", "Results", "read_results", "run_study"]
 
 # With these nothing of a study can go on; whatever else a run raises is that run's alone.
 _STOPS = (NotWrittenError, OtherConfigurationError, LedgerError)
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # The error of a failed run as one line of a report.
 _LONGEST_REASON = 300
 
@@ -147,7 +147,7 @@ def _failing(opened: Opened, run: Run, progress: Progress) -> Iterator[list[str]
     except _STOPS:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         text = " ".join(str(error).split())
         text = text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 4]} ..."
@@ -166,6 +166,8 @@ def _run(opened: Opened, run: Run, shift: dict, work: Work | None) -> Judged:
     how = (opened.tasks, opened.evaluations, opened.study.features)
 
     def encoder() -> NetworkEncoder:
+        if not (folder / ENCODER).exists():
+            raise ValueError(f"{folder} has lost its {ENCODER}; delete that folder, and the same command trains the run again.")
         return NetworkEncoder(load_encoder(folder / ENCODER))
 
     return judge(encoder, *how, folder, trained=trained, **({"on_progress": work.on_progress} if work else {}))

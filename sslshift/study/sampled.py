@@ -106,9 +106,9 @@ class Sampled:
         return self._estimate(grid.values[0] - grid.values[1], grid.boots[:, 0] - grid.boots[:, 1])
 
     def alone(self, kinds: Sequence[Kind]) -> bool:
-        """Whether they share one run alone: then chance between seeds and draws cannot be known."""
+        """Whether they share one training seed alone, with however many draws: then chance between seeds cannot be known."""
         trained = [set(self.runs.get(kind, ())) for kind in kinds if kind.unique is not None]
-        return len(set.intersection(*trained)) < 2
+        return len({seed for seed, _ in set.intersection(*trained)}) < 2
 
     def _estimate(self, values: np.ndarray, boots: np.ndarray, extra: Iterable[Contribution] = ()) -> Estimate:
         parts = [*contributions([values], [boots]), *extra]

@@ -14,7 +14,7 @@ from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.resampling import Contribution, contributions, estimate, resampled
 
 # A line through two points fits them whatever they are.
-_FEWEST_SOURCES = 3
+FEWEST_SOURCES = 3
 
 
 class Trend(NamedTuple):
@@ -191,9 +191,9 @@ def change_by_shift(
     Raises:
       ValueError: fewer than three sources, or all at one index.
     """
-    if len(shift) < _FEWEST_SOURCES:
+    if len(shift) < FEWEST_SOURCES:
         raise ValueError(
-            f"How a trend changes with the shift index needs a ladder of at least {_FEWEST_SOURCES} sources with an index, not "
+            f"How a trend changes with the shift index needs a ladder of at least {FEWEST_SOURCES} sources with an index, not "
             f"{len(shift)}: through two points goes a line whatever they are."
         )
     x = np.asarray(shift, np.float64)

@@ -10,7 +10,7 @@ import numpy as np
 from sslshift.study.compared import diversity, of_learner, shift_order
 from sslshift.study.results import Results
 from sslshift.study.sampled import Kind, sampled
-from sslshift.study.statistics import Trend, change_by_shift, fitted, holm, slopes
+from sslshift.study.statistics import FEWEST_SOURCES, Trend, change_by_shift, fitted, holm, slopes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +71,14 @@ def trend_change(results: Results, task: str, learner: tuple[str, str], *, scatt
     """
     numbers = sampled(results, task, "linear")
     usable = [each for each in trends(results, task, learner) if not math.isnan(each.shift)]
+    if len(usable) < FEWEST_SOURCES:
+        return (
+            f"At least {FEWEST_SOURCES} sources with a shift index and several numbers of unique samples are needed, and there "
+            f"{'is' if len(usable) == 1 else 'are'} {len(usable) or 'none'}."
+        )
     shift = [each.shift for each in usable]
-    grid = numbers.grid([kind for each in usable for kind in each.levels]) if usable else None
-    if usable and grid is None:
+    grid = numbers.grid([kind for each in usable for kind in each.levels])
+    if grid is None:
         return "No seed is finished for all sources with several numbers of unique samples."
     values, boots, start = [], [], 0
     for each in usable:
@@ -83,8 +88,7 @@ def trend_change(results: Results, task: str, learner: tuple[str, str], *, scatt
         boots.append(slopes(x, grid.boots[:, rungs], axis=1))
         start = rungs.stop
     try:
-        boots = np.stack(boots, axis=1) if boots else np.empty(0)
-        change = change_by_shift(shift, np.array(values), boots, numbers.images, scatter=scatter)
-        return change._replace(p_value=math.nan) if grid.values[0].size < 2 else change
+        change = change_by_shift(shift, np.array(values), np.stack(boots, axis=1), numbers.images, scatter=scatter)
+        return change._replace(p_value=math.nan) if len(grid.values[0]) < 2 else change
     except ValueError as error:
         return str(error)

@@ -53,10 +53,11 @@ def pair_table(results: Results) -> Table:
         for (a, b), each in found.items():
             cells = [percent(each, signed=True), p_text(each), each.verdict if each else "no seed in common"]
             lines.append([" on ".join(learner), f"{a.source}, N = {a.unique:,}", f"{b.source}, N = {b.unique:,}", *cells])
-    many = " and ".join(dict.fromkeys(map(str, count)))
+    many = " and ".join(dict.fromkeys(map(str, filter(None, count))))
+    adjusted = f" p is adjusted for the {many} comparisons of a method (Holm); ± is half of the pair's own 95% interval."
     note = (
         "Differences in points of the linear probe, first less second, paired over seeds and test images, each source with its "
-        f"most images. p is adjusted for the {many} comparisons of a method (Holm); ± is half of the pair's own 95% interval."
+        f"most images.{adjusted if many else ' Intervals and p-values need two seeds at least.'}"
     )
     head = ["first", "second", "difference", "adjusted p", "verdict on the first"]
     return learner_table(results, "pairs", "Every source against every other", head, lines, note, words=2)

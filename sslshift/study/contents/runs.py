@@ -25,10 +25,11 @@ def main_table(results: Results) -> Table:
     compared = Counter(
         row.kind.learner for row in rows(results) if row.gains.get(task) and row.gains[task].half == row.gains[task].half
     )
-    counts = " and ".join(dict.fromkeys(map(str, compared.values()))) or "0"
+    counts = " and ".join(dict.fromkeys(map(str, compared.values())))
+    verdicts = f"is corrected for the {counts} comparisons of its method (Holm)" if counts else "needs two seeds at least"
     note = (
-        f"Test {METRICS[results.opened.task.metric].text} on {task}; ± is half a 95% interval over seeds and test images. "
-        f"The verdict on the gain over the untrained encoder is corrected for the {counts} comparisons of its method (Holm)."
+        f"Test {METRICS[results.opened.task.metric].text} on {task}; ± is half a 95% interval over test images and seeds (of "
+        f"one seed: over test images alone). The verdict on the gain over the untrained encoder {verdicts}."
     )
     head = [
         "source",

@@ -1,5 +1,6 @@
 """Accuracy against diversity: a line per source, intervals, and the floors that no pretraining should stay under."""
 
+import math
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -69,6 +70,10 @@ def _panel(panel: plt.Axes, results: Results, task: str, numbers: Sampled, learn
         )
     floors(panel, numbers, learner)
     panel.set_xscale("log")
+    low, high = panel.get_xlim()
+    if math.floor(math.log10(high)) <= math.ceil(math.log10(low)):
+        # Two powers of ten at least: else the axis could not be read.
+        panel.set_xlim(10 ** math.floor(math.log10(low)) / 1.1, 10 ** math.ceil(math.log10(high)) * 1.1)
     panel.xaxis.set_major_formatter(lambda value, _: plain(value))
     panel.xaxis.set_minor_formatter(lambda value, _: "")
 

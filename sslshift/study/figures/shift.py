@@ -15,6 +15,9 @@ from sslshift.study.statistics import Trend
 from sslshift.study.trending import trend_change, trends
 from sslshift.transfer.metrics import METRICS
 
+# Sources nearer to each other on the index than this are shown on the whole of it.
+_NARROW = 0.05
+
 
 def accuracy_vs_shift(results: Results, task: str, width: str) -> Figure | None:
     """For each method on each encoder: the linear probe's accuracy, and how it rises with diversity, against the shift index.
@@ -68,6 +71,10 @@ def _accuracy(panel: plt.Axes, results: Results, task: str, learner: tuple[str, 
                 label=style.label if last else None,
             )
     floors(panel, numbers, learner)
+    known = [each["value"] for each in results.task_shifts[task].values() if not math.isnan(each["value"])]
+    if np.ptp(known) < _NARROW:
+        # A single place has no scale: that of the index is from 0 to 1.
+        panel.set_xlim(min(0.0, *known) - 0.05, max(1.0, *known) + 0.05)
     metric = METRICS[next(each.metric for each in results.opened.tasks if each.name == task)]
     panel.set_ylabel(f"test {metric.text} (%)")
     return "linear probe (filled: most images)"

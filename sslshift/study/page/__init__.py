@@ -81,7 +81,7 @@ def _sections(results: Results, figures: Sequence[Drawn], files: Mapping[str, st
     parts = []
     for drawn in figures:
         title = f"{drawn.title}: {drawn.task}" if several else drawn.title
-        parts.append(f"<h2>{html.escape(title)}</h2>\n{_figure(drawn)}")
+        parts.append(f'<section class="drawn"><h2>{html.escape(title)}</h2>\n{_figure(drawn)}</section>')
         if drawn.kind == "order_comparison" and "order" in tables:
             parts.append(tables.pop("order").html)
     parts.append(f"<h2>What else this study shows</h2>\n{_list(findings(results))}")
@@ -107,11 +107,11 @@ def _list(sentences: Sequence[str]) -> str:
 
 
 _FIGURE_NOTES = {
-    "accuracy_vs_diversity": "Means with 95% intervals over seeds and test images; the band is the untrained encoder's. Points "
-    "at one diversity stand a little aside of each other.",
+    "accuracy_vs_diversity": "Means with 95% intervals over test images and seeds (of one seed: over test images alone); the "
+    "band is the untrained encoder's. Points at one diversity stand a little aside of each other.",
     "accuracy_vs_shift": "Intervals of accuracy, of the slope and of the index itself; the band is the untrained encoder's.",
-    "order_comparison": "Paired differences with the 95% interval of each pair; a filled mark is a difference that is shown "
-    "after Holm's correction.",
+    "order_comparison": "Paired differences with the 95% interval of each pair (of one seed: none); a filled mark is a "
+    "difference that is shown after Holm's correction.",
 }
 
 
@@ -128,7 +128,7 @@ def _downloads(files: Mapping[str, str]) -> str:
         f"{html.escape(name)}</a>"
         for name, text in files.items()
     )
-    return f'<h2>Everything as CSV</h2>\n<p class="downloads">{links}</p>'
+    return f'<h2 class="away">Everything as CSV</h2>\n<p class="downloads">{links}</p>'
 
 
 def _settings(results: Results) -> list[str]:

@@ -44,6 +44,18 @@ function download(name, text) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
+// On paper nothing can be unfolded; what would fill many sheets stays folded.
+const LONG = 60;
+let unfolded = [];
+addEventListener("beforeprint", () => {
+  const folded = Array.from(document.querySelectorAll("details:not([open])"));
+  unfolded = folded.filter((part) => part.querySelectorAll("tbody tr").length <= LONG);
+  for (const part of unfolded) part.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const part of unfolded) part.open = false;
+});
+
 for (const table of document.querySelectorAll("table.sortable")) {
   Array.from(table.tHead.rows[0].cells).forEach((header, column) => {
     // A button is reached and pressed by keys too.
