@@ -81,3 +81,6 @@ def test_noise_has_the_pixel_values_of_each_channel_and_no_structure(random):
     np.testing.assert_allclose(noise.mean((0, 1, 2)), images.mean((0, 1, 2)), atol=1.0)
     np.testing.assert_allclose(noise.std((0, 1, 2)), images.std((0, 1, 2)), atol=1.0)
     assert abs(np.corrcoef(noise[:, 1:, :, 0].ravel(), noise[:, :-1, :, 0].ravel())[0, 1]) < 0.05
+    for bad in (images[0], images[:0]):
+        with pytest.raises(ValueError, match=r"needs images \[n, height, width, channels\]"):
+            noise_like(bad, key=KEY)

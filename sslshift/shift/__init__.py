@@ -9,14 +9,15 @@ For more images than fit in memory, over any number of hosts, stream sketches an
 | distance or score | sketch | error against the whole features |
 |---|---|---|
 | `frechet_distance` | `Moments` | none |
-| `rbf_mmd` | `Moments` of `unit_rows` | bounded |
+| `rbf_mmd` | `Moments` of `unit_rows` | bounded, the less the nearer all vectors are |
 | `visual_dna_distance` | `Histograms` over `Ranges` | none |
 | `visual_dna_distance_of_layers` | `VisualDna` over `LayerRanges` | rounding at bin edges |
 | `sliced_wasserstein` | `Projections` | bounded |
 | `kernel_distance` | `KernelBlocks` | unbiased, with its standard error |
 | `effective_rank`, `vendi_score` | `TriangularFactor` | none |
 
-A planned mixture's sketch comes from its components': `mixture_moments`, `mixture_histograms`, `LayerMixture`, `KernelTable`.
+A planned mixture's sketch comes from its components': `mixture_moments`, `mixture_histograms`, `LayerMixture`, and
+`KernelTable`, which has its standard error too.
 
 Classifiers and nearest neighbours need all images at once: `proxy_a_distance`, `precision_recall`, `density_coverage`,
 `coverage_of`.

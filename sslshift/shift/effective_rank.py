@@ -33,7 +33,13 @@ def effective_rank(x: np.ndarray) -> float:
 
 
 def effective_rank_of_factor(factor: TriangularFactor) -> float:
-    """`effective_rank` from a streamed `TriangularFactor`, exact to rounding."""
+    """`effective_rank` from a streamed `TriangularFactor`, exact to rounding.
+
+    Example:
+      >>> import numpy as np
+      >>> round(effective_rank_of_factor(TriangularFactor.of(np.eye(5)[:2]).merge(TriangularFactor.of(np.eye(5)[2:]))), 3)
+      5.0
+    """
     values = factor.singular_values
     share = values / max(values.sum(), np.finfo(np.float64).tiny) + 1e-7
     return float(np.exp(-np.sum(share * np.log(share))))

@@ -40,7 +40,18 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def frechet_distance_of_moments(x: Moments | MixtureMoments, y: Moments | MixtureMoments) -> float:
-    """`frechet_distance` from streamed moments: dim^2 of memory for any number of images."""
+    """`frechet_distance` from streamed moments: dim^2 of memory for any number of images.
+
+    Example:
+      >>> import numpy as np
+      >>> x = np.random.default_rng(0).normal(size=(500, 4))
+      >>> halves = Moments.of(x[:200]).merge(Moments.of(x[200:]))
+      >>> round(frechet_distance_of_moments(halves, Moments.of(x + 1.0)), 6)
+      4.0
+
+    Raises:
+      ValueError: encoders or dimensions differ, or a side has fewer than two images.
+    """
     require_one_encoder(x.encoder, y.encoder)
     require_one_dimension(len(x.mean), len(y.mean))
     if min(x.count, y.count) < 2:

@@ -7,6 +7,9 @@ import numpy as np
 from sslshift.shift._features import AT_ONCE, blocks, float64, matrix, require_one_dimension, require_one_encoder, tiles
 from sslshift.shift._storage import Stored
 
+# Numbers worked on at a time where passes over them are many (128 KiB).
+_IN_CACHE = 1 << 14
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ranges(Stored):
@@ -66,7 +69,14 @@ class Ranges(Stored):
 
         A value on an edge of `np.linspace(minimum, maximum, bins + 1)` counts in the bin above it, as with `np.histogram`.
         """
-        width = self.maximum - self.minimum
+        places, width = np.empty(block.shape, np.int64), self.maximum - self.minimum
+        doubt = self._doubt(width, bins)
+        # Some rows at a time, which stay in the processor's cache.
+        for rows in tiles(len(block), max(1, _IN_CACHE // len(width))):
+            places[rows] = self._place(block[rows], width, bins, doubt)
+        return places
+
+    def _place(self, block: np.ndarray, width: np.ndarray, bins: int, doubt: np.ndarray) -> np.ndarray:
         # Values far outside a very narrow range are infinitely many widths away, which is the last bin too.
         with np.errstate(over="ignore"):
             where = (block - self.minimum) / np.where(width > 0, width, np.inf)
@@ -76,7 +86,7 @@ class Ranges(Stored):
         # Where rounding could decide, values are compared with the edge itself. Below the first one is no bin.
         edges = np.maximum(np.rint(where), 1)
         where -= edges
-        row, neuron = np.nonzero(np.abs(where, out=where) <= self._doubt(width, bins))
+        row, neuron = np.nonzero(np.abs(where, out=where) <= doubt)
         edge = edges[row, neuron]
         places[row, neuron] = edge - (block[row, neuron] < edge * (width[neuron] / bins) + self.minimum[neuron])
         return places

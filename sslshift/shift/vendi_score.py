@@ -38,7 +38,17 @@ def vendi_score(x: np.ndarray, *, order: float = 1.0) -> float:
 
 
 def vendi_score_of_factor(factor: TriangularFactor, *, order: float = 1.0) -> float:
-    """`vendi_score` from a streamed `TriangularFactor` with `unit=True`, exact to rounding."""
+    """`vendi_score` from a streamed `TriangularFactor` with `unit=True`, exact to rounding.
+
+    Example:
+      >>> import numpy as np
+      >>> parts = [TriangularFactor.of(np.eye(3)[chosen], unit=True) for chosen in ([0, 0], [1, 2])]
+      >>> round(vendi_score_of_factor(parts[0].merge(parts[1]), order=2), 6)  # shares 1/2, 1/4, 1/4
+      2.666667
+
+    Raises:
+      ValueError: the factor is not of unit vectors, or the order is not above 0.
+    """
     if not order > 0:
         raise ValueError(f"The order of a Vendi score must be above 0, not {order}.")
     if not factor.unit:

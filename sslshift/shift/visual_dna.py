@@ -43,7 +43,18 @@ def visual_dna_distance(x: np.ndarray, y: np.ndarray, *, ranges: Ranges | None =
 
 
 def visual_dna_distance_of_histograms(x: Histograms | HistogramMixture, y: Histograms | HistogramMixture) -> float:
-    """`visual_dna_distance` from streamed histograms over the same ranges: the same number, however the images were split."""
+    """`visual_dna_distance` from streamed histograms over the same ranges: the same number, however the images were split.
+
+    Example:
+      >>> import numpy as np
+      >>> ranges = Ranges(np.array([0.0]), np.array([1.0]))
+      >>> near, far, other = (Histograms.of(np.array([[value]]), ranges, bins=4) for value in (0.1, 0.9, 0.1))
+      >>> visual_dna_distance_of_histograms(near.merge(far), other)  # half of the values moves 3 bins
+      1.5
+
+    Raises:
+      ValueError: ranges, bins or encoders differ.
+    """
     return float(visual_dna_distances(x, y).mean())
 
 
