@@ -1,14 +1,18 @@
 """Sources and planned mixtures of `tools.shift` out of what was typed."""
 
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from sslshift.data.sources import SCHEMES
+from sslshift.data.sources.base import printable
 
 # What tables call the images that all others are compared with.
 TARGET = "the target"
+# Of a name that nobody gave: what a table's column can hold.
+_LONGEST_NAME = 40
 _SHARE = r"(\d*\.?\d+(?:e-?\d+)?)(%?)"
 
 
@@ -26,7 +30,7 @@ class Planned(NamedTuple):
     shares: dict[str, float]
 
 
-def parse_source(text: str) -> Declared:
+def parse_source(text: str, flag: str = "--source") -> Declared:
     """`URI` or `NAME = URI`.
 
     Example:
@@ -36,23 +40,40 @@ def parse_source(text: str) -> Declared:
     Raises:
       ValueError: it is neither.
     """
-    given, uri = _parts(text)
-    return Declared(given or _short(uri), uri)
+    given, uri = _parts(text, flag)
+    return Declared(printable(given or _short(uri)), uri)
 
 
-def _parts(text: str) -> tuple[str, str]:
-    match = re.fullmatch(rf"(?:(?P<name>[^=:?]+?)\s*=\s*)?(?P<uri>(?:{'|'.join(SCHEMES)}):.*)", text.strip())
+def _parts(text: str, flag: str = "--source") -> tuple[str, str]:
+    match = re.fullmatch(rf"(?:(?P<name>[^=:?]+?)\s*=\s*)?(?P<uri>(?:{'|'.join(SCHEMES)}):.*)", text.strip(), re.DOTALL)
     if not match:
         schemes = ", ".join(f"{scheme}:" for scheme in SCHEMES)
-        raise ValueError(f"A source is written 'URI' or 'NAME = URI', and a URI begins with {schemes}; got {text!r}.")
-    return match["name"] or "", match["uri"]
+        raise ValueError(
+            f"{flag}: a source is written 'URI' or 'NAME = URI', and a URI begins with {schemes}; got {text!r}.{_hint(text)}"
+        )
+    return " ".join((match["name"] or "").split()), match["uri"]
+
+
+def _hint(text: str) -> str:
+    """What was probably meant; empty if nobody knows."""
+    name, equals, uri = text.rpartition("=")
+    uri = uri.strip().strip("'\"")
+    scheme, colon, rest = uri.partition(":")
+    if equals and scheme in SCHEMES:
+        return f" The name {name.strip()!r} cannot be given: a name holds no '=', ':' or '?'."
+    before = f"{name.strip()} = " if equals and not re.search("[:?=]", name) else ""
+    near = difflib.get_close_matches(scheme.lower(), SCHEMES, 1) if colon else []
+    if near:
+        return f" Did you mean {f'{before}{near[0]}:{rest}'!r}?"
+    return f" Did you mean {f'{before}folder:{uri}'!r}?" if uri and Path(uri).expanduser().is_dir() else ""
 
 
 def _short(uri: str) -> str:
     """The last part of a path; what is no path, without its options."""
     scheme, _, rest = uri.partition(":")
     rest = rest.partition("?")[0]
-    return (Path(rest).name if scheme in ("folder", "csv", "parquet", "arrayrecord") else rest) or uri
+    name = " ".join(((Path(rest).name if scheme in ("folder", "csv", "parquet", "arrayrecord") else rest) or uri).split())
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 16]}…{name[-15:]}"
 
 
 def parse_sources(texts: Sequence[str]) -> list[Declared]:
@@ -62,7 +83,10 @@ def parse_sources(texts: Sequence[str]) -> list[Declared]:
       ValueError: two have one name.
     """
     parts, short = [_parts(text) for text in texts], [parse_source(text).name for text in texts]
-    names = [given or (name if short.count(name) == 1 else uri) for (given, uri), name in zip(parts, short, strict=True)]
+    # Whole URIs tell those apart that nobody named and whose folders are called alike.
+    names = [
+        name if given or short.count(name) == 1 else printable(uri) for (given, uri), name in zip(parts, short, strict=True)
+    ]
     if TARGET in names:
         raise ValueError(f"--source: tables call your own images {TARGET}; give the source another name.")
     twice = next((name for name in names if names.count(name) > 1), None)

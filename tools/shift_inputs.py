@@ -1,6 +1,7 @@
 """The images that `tools.shift` looks at, on one canvas, as features; planned mixtures are made of these."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +11,10 @@ import numpy as np
 from sslshift.data.curation.duplicates import MIN_COSINE
 from sslshift.data.curation.pairs import near_pairs_by_features
 from sslshift.data.decode import BrokenImageError, Canvas
-from sslshift.data.mixture import apportion
 from sslshift.data.permutation import permute
 from sslshift.data.sources import Source, cached, open_source
+from sslshift.data.sources.base import printable
+from sslshift.shift.blend import blend, blend_counts
 from sslshift.transfer.encoders import NamedEncoder
 from sslshift.transfer.features import Encoder, extract
 from tools.shift_declared import Declared, Planned
@@ -136,7 +138,7 @@ def encode_images(
         raise ValueError(f"{name}: {str(error).removeprefix(f'{source.name}: ')}") from error
     about = {
         "kind": "source",
-        "uri": images.declared.uri,
+        "uri": printable(images.declared.uri),
         "images": len(source),
         "looked_at": len(images.indices),
         "used": len(found.features),
@@ -171,23 +173,23 @@ def mix(planned: Planned, parts: Mapping[str, Encoded], count: int) -> Encoded:
     Raises:
       ValueError: a component could not be read, or has too few images for its share.
     """
-    shares = list(planned.shares.values())
-    counts = dict(zip(planned.shares, apportion(count, shares), strict=True))
-    for name, part in counts.items():
-        if name not in parts:
-            raise ValueError(f"its component {name} cannot be measured")
-        have = len(parts[name].features)
-        if part > have:
-            raise ValueError(f"its share of {name} is {part:,} of {count:,} images, and {have:,} can be read")
-    features = np.concatenate([parts[name].features[:part] for name, part in counts.items()])
-    abouts = [parts[name].about for name in counts]
+    missing = next((name for name in planned.shares if name not in parts), None)
+    if missing:
+        raise ValueError(f"its component {missing} cannot be measured")
+    have = {name: len(parts[name].features) for name in planned.shares}
+    counts = blend_counts(have, planned.shares, count)
+    if sum(counts.values()) < count:
+        name = min(have, key=lambda name: have[name] / planned.shares[name])
+        part = math.ceil(count * planned.shares[name])
+        raise ValueError(f"its share of {name} is {part:,} of {count:,} images, and {have[name]:,} can be read")
     about = {
         "kind": "mixture",
         "uri": " + ".join(f"{share:g}*{name}" for name, share in planned.shares.items()),
         "used": count,
-        "licence": ", ".join(dict.fromkeys(about["licence"] for about in abouts)),
-        "cost_per_image": float(np.dot([about["cost_per_image"] for about in abouts], shares)),
+        "licence": ", ".join(dict.fromkeys(parts[name].about["licence"] for name in counts)),
+        "cost_per_image": sum(share * parts[name].about["cost_per_image"] for name, share in planned.shares.items()),
         "shares": planned.shares,
         "counts": counts,
     }
-    return Encoded(planned.name, features[permute(np.arange(count), count, _DRAW, 0)], about)
+    features = blend({name: parts[name].features for name in counts}, planned.shares, count)
+    return Encoded(planned.name, features, about)

@@ -177,7 +177,7 @@ def _candidates(opened: Opened, sampled: _Sampled, distance: str):
     images = 2 * opened.study.shift_images or SIZES[-1]
     scale = _scale(sampled, distance, slice(images))
     for candidate in opened.candidates:
-        # All that there are: a mixture's lie component by component, and the scale draws from them.
+        # All that there are: the scale draws from them.
         index = scale.index(sampled.features.of_candidate(candidate))
         yield candidate.name, candidate.unique, 2 * index.sample_size, index
 

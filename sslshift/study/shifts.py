@@ -16,7 +16,7 @@ from sslshift.data.permutation import permute
 from sslshift.data.sources import readable
 from sslshift.models import ENCODER, PretrainedEncoder, load_encoder, save_encoder
 from sslshift.models.opening import open_encoder
-from sslshift.shift import ShiftIndex, ShiftScale, noise_like
+from sslshift.shift import NoiseSource, ShiftIndex, ShiftScale
 from sslshift.shift.blend import blend
 from sslshift.study.candidates import Candidate
 from sslshift.study.declare import Study
@@ -29,9 +29,8 @@ from sslshift.transfer.features import Encoder, NetworkEncoder, encoder_of, extr
 from sslshift.transfer.tasks import Task
 
 REFERENCE = "the study's own encoder, trained on an equal share of every candidate source"
-
-# Images of noise made at a time.
-_BLOCK = 512
+# How noise and mixtures are drawn: an index of another way is measured anew.
+_DRAWN = 2
 
 
 def measure_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, dict]:
@@ -103,20 +102,18 @@ class Features:
     def of_candidate(self, candidate: Candidate) -> np.ndarray:
         """Of a candidate's sources in the proportions in which it shows them, at most `count`."""
         shares = {uri: candidate.mixture.share_of(uri) for uri in candidate.mixture.largest}
-        # A mixture of as many images as a single source has: fewer of each.
-        parts = {uri: self.of_source(uri)[: math.ceil(self.count * share)] for uri, share in shares.items()}
-        return blend(parts, shares)
+        # As many images as of a single source: fewer of each.
+        return blend({uri: self.of_source(uri) for uri in shares}, shares, most=self.count)
 
     def of_task(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
         """Of a task's test images, and of noise with their pixel values."""
         source, indices = task.test
         chosen = readable(source, self._some(indices), self.canvas)
-        blocks = np.array_split(chosen, -(-len(chosen) // _BLOCK))
-        noise = [
-            self._encode(noise_like(source.read(block, self.canvas), key=jax.random.key(number)))
-            for number, block in enumerate(blocks)
-        ]
-        return extract(self._encode, source, chosen, self.canvas).features, np.concatenate(noise)
+        noise = NoiseSource(source, chosen, self.canvas, 0)
+        return tuple(
+            extract(self._encode, each, indices, self.canvas).features
+            for each, indices in ((source, chosen), (noise, np.arange(len(noise))))
+        )
 
     def _some(self, indices: np.ndarray) -> np.ndarray:
         return indices[permute(np.arange(min(self.count, len(indices))), len(indices), 0)]
@@ -130,6 +127,7 @@ def _to_task(
     target, indices = task.test
     about = {"by": distance, "features": name_of_features(opened.study)}
     shared = about | {"target": [target.fingerprint, len(indices)], "images": sampled.count, "canvas": sampled.canvas}
+    shared["drawn"] = _DRAWN
     found = {}
     for name in names:
         candidate = next(each for each in opened.candidates if each.name == name)
