@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from reference_originals import HEADS, ORIGINALS, PAIRS, SIDE, normalised, projected, random_images, random_tensors
+from safetensors.numpy import save as safetensors_save
 from safetensors.numpy import save_file
 
 from sslshift.data.decode import Canvas, fit
@@ -161,7 +163,7 @@ def test_other_precisions_are_widened(precision, tensors, write, vit):
     np.testing.assert_allclose(encoder.apply(random_images((28, 28))), vit.apply(random_images((28, 28))), atol=0.1)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "backbone.", "module.backbone."])
+@pytest.mark.parametrize("prefix", ["module.", "backbone.", "module.backbone.", "teacher.", "module.encoder_q."])
 def test_prefixes_and_what_is_no_encoder_are_left_out(prefix, tensors, write, vit):
     weights = {prefix + name: tensor for name, tensor in tensors(VIT)[0].items() if not name.startswith("head")}
     more = {"head.mlp.0.weight": (5, 5), "decoder_embed.weight": (7, 24), "decoder_blocks.0.norm1.weight": (7,)}
@@ -323,7 +325,13 @@ def pickled_npz():
         ("x.pth", b"", r"is a pickle, which could run any code .* torch\.load.*weights_only=True.* x\.pth x\.safetensors$"),
         ("x.ckpt", b"", "is a pickle"),
         ("x.h5", b"", r"read from \.safetensors and \.npz files"),
-        ("x.safetensors", b"", "cannot be read as tensors"),
+        ("x.safetensors", b"", r"x\.safetensors is empty: fetch or copy it again"),
+        ("x.safetensors", safetensors_save({"a": np.ones(9, np.float32)})[:-8], r"is cut short, it has \d+ of \d+ bytes"),
+        ("x.safetensors", safetensors_save({"a": np.ones(9, np.float32)})[:40], r"is cut short, it has 40 of \d+ bytes"),
+        ("x.safetensors", pickle.dumps({"a": 1}), r"is a pickle, .* x\.safetensors x-converted\.safetensors$"),
+        ("x.npz", npz_with("archive/data.pkl", b""), r"is a pickle, .* x\.npz x\.safetensors$"),
+        ("x.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "pointer of Git LFS"),
+        ("x.safetensors", b"<!doctype html><title>Sign in</title>", "is a web page, not weights"),
         ("x.safetensors", b"\xff" * 100, "cannot be read as tensors"),
         ("x.npz", b"no zip", "cannot be read as tensors"),
         ("x.npz", npz_with("a.npy", b"no array"), "cannot be read as tensors"),
@@ -331,7 +339,7 @@ def pickled_npz():
         ("x.npz", npz_with("a.npy", npy_of("<f4", (-1,)) + bytes(6)), "cannot be read as tensors"),
         ("x.npz", npz_with("a.npy", b"\x93NUMPY\x03\x00" + bytes(64)), "version"),
         ("x.npz", pickled_npz(), "holds Python objects"),
-        ("x.npz", npz_with("a.npy", npy_of("<f4", (4,)) + bytes(16))[:-30], "cannot be read as tensors"),
+        ("x.npz", npz_with("a.npy", npy_of("<f4", (4,)) + bytes(16))[:-30], "is cut short: fetch"),
     ],
 )
 def test_other_and_damaged_files_are_refused(name, content, message, tmp_path):

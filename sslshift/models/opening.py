@@ -23,6 +23,8 @@ def open_encoder(path: str | os.PathLike) -> PretrainedEncoder:
     Raises:
       ValueError: there is no such path (where to get one is said), or what is there is no encoder.
     """
+    if not os.fspath(path):
+        raise ValueError("No encoder is named: name a run's folder or a file of weights.")
     path = Path(path).expanduser()
     if str(path) in CHECKPOINTS and not path.exists():
         raise ValueError(

@@ -70,7 +70,7 @@ def encoder_named(text: str, *, seed: int = 0) -> NamedEncoder:
         return NamedEncoder("raw pixels", remark, False, None, lambda canvas: pixel_encoder)
     if kind == UNTRAINED:
         if colon and name not in ENCODERS:
-            raise ValueError(f"No encoder is called {name!r}; there is {', '.join(ENCODERS)}.")
+            raise ValueError(f"{text!r} names no encoder of ours; after {UNTRAINED}: there is {', '.join(ENCODERS)}.")
         module = ENCODERS[name] if name else SMALL
         remark = (
             "An untrained network tells sources apart by colour, edges and texture, such as other cameras, light or materials "

@@ -1,6 +1,7 @@
 """Tensors out of files that may hold anything: safetensors and npz, never pickles."""
 
 import hashlib
+import json
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 # Several times the largest encoder that is read; a file of more is another thing, or hostile.
 LARGEST_FILE = 8 << 30
-_MOST_TENSORS = 20_000
+_MOST_TENSORS, _LONGEST_HEAD = 20_000, 100 << 20
 _PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".tar")
 # Checkpoints of training hold the weights under a name of their own.
 _CONVERSION = (
@@ -28,11 +29,7 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
       ValueError: there is no such file, it is of another kind (how to convert it is said), too large, or damaged.
     """
     if file.suffix.lower() in _PICKLES:
-        command = f'python -c "{_CONVERSION}" {file.name} {file.with_suffix(".safetensors").name}'
-        raise ValueError(
-            f"{file} is a pickle, which could run any code and is not opened; make a safetensors file of it, with PyTorch: "
-            f"{command}"
-        )
+        raise ValueError(_pickle(file))
     if file.suffix.lower() not in _READERS:
         raise ValueError(f"Weights are read from .safetensors and .npz files, not from {file}.")
     if not file.is_file():
@@ -40,9 +37,61 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
     if file.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{file} has {file.stat().st_size / 2**30:,.1f} GiB, more than any encoder that can be read.")
     try:
+        # The readers tell of a file that may not be read that it is not there.
+        file.open("rb").close()
         return _READERS[file.suffix.lower()](file)
+    except PermissionError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
     except (SafetensorError, zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(f"{file} cannot be read as tensors: {error}.") from error
+        raise ValueError(_told(file, error)) from error
+
+
+def _pickle(file: Path) -> str:
+    safe = file.with_suffix(".safetensors") if file.suffix != ".safetensors" else file.with_stem(f"{file.stem}-converted")
+    command = f'python -c "{_CONVERSION}" {file.name} {safe.name}'
+    return (
+        f"{file} is a pickle, which could run any code and is not opened; make a safetensors file of it, with PyTorch: "
+        f"{command}"
+    )
+
+
+def _told(file: Path, error: Exception) -> str:
+    """What is wrong with a file that its reader does not read, by what people commonly have in its place."""
+    with file.open("rb") as opened:
+        start = opened.read(256)
+    size = file.stat().st_size
+    if start[:1] == b"\x80" or (zipfile.is_zipfile(file) and _holds_pickle(file)):
+        return _pickle(file)
+    if start.startswith(b"version https://git-lfs"):
+        return f"{file} is a pointer of Git LFS, not the weights themselves: `git lfs pull` fetches them."
+    if start.lstrip()[:1] == b"<":
+        return f"{file} is a web page, not weights: what was downloaded is the page of an error or of a login."
+    whole = _whole_size(file, start) if file.suffix.lower() == ".safetensors" else 0
+    if size < whole:
+        return f"{file} is cut short, it has {size:,} of {whole:,} bytes: fetch or copy it again."
+    # An archive's list of contents stands at its end.
+    if not size or (start[:2] == b"PK" and not zipfile.is_zipfile(file)):
+        return f"{file} is {'cut short' if size else 'empty'}: fetch or copy it again."
+    return f"{file} cannot be read as tensors: {error}."
+
+
+def _holds_pickle(file: Path) -> bool:
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("data.pkl") for name in archive.namelist())
+
+
+def _whole_size(file: Path, start: bytes) -> int:
+    """Bytes that a safetensors file's head announces; 0: it announces none."""
+    length = int.from_bytes(start[:8], "little")
+    if start[8:9] != b"{" or length > _LONGEST_HEAD:
+        return 0
+    with file.open("rb") as opened:
+        opened.seek(8)
+        try:
+            head = json.loads(opened.read(length))
+            return 8 + length + max(entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__")
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return 8 + length
 
 
 def sha256(file: Path) -> str:

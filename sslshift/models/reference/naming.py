@@ -69,13 +69,17 @@ def numbers(names: Iterable[str], pattern: str) -> int:
 def without_prefix(tensors: Tensors, prefixes: Sequence[str], marks: Sequence[str]) -> Tensors | None:
     """The tensors with the prefix taken off under which most marks are found, the first of equals; None: there is no mark.
 
-    Names without the prefix stay as they are.
+    Where none of the prefixes has a mark, any other under which all marks are found is as good (`teacher.`,
+    `module.encoder_q.`). Names without the prefix stay as they are.
     """
 
     def found(prefix):
         return sum(prefix + mark in tensors for mark in marks)
 
     best = max(prefixes, key=found)
+    if not found(best):
+        others = sorted(name.removesuffix(marks[0]) for name in tensors if name.endswith(f".{marks[0]}"))
+        best = next((other for other in others if found(other) == len(marks)), best)
     return {name.removeprefix(best): tensor for name, tensor in tensors.items()} if found(best) else None
 
 
