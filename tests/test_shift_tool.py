@@ -17,6 +17,7 @@ from reference_originals import PAIRS, random_tensors
 from sslshift.data.decode import Canvas
 from sslshift.data.sources import ArraySource
 from sslshift.models import PatchMLP, PretrainedEncoder, save_encoder
+from sslshift.shift.blend import blend, blend_counts
 from sslshift.shift.density_coverage import Coverage
 from sslshift.shift.distances import DISTANCES
 from sslshift.shift.index import DEFAULT_DISTANCE, ShiftIndex
@@ -84,6 +85,9 @@ def data(tmp_path_factory):
     write(root / "gray", [image[..., 0] if number % 2 else image for number, image in enumerate(textures(60, 4, 4))])
     (root / "near" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
     (root / "empty").mkdir()
+    # Names that break lines, are no UTF-8, hold HTML, or are longer than any column.
+    write(root / os.fsdecode(b"two\nlines \xff"), textures(3, 5, 4))
+    write(root / ("long" * 50), textures(20, 6, 4))
     np.savez(root / "other.npz", weight=np.ones((3, 3), np.float32))
     with np.load(PAIRS, allow_pickle=False) as stored:
         shapes = json.loads(str(stored["torchvision/basic/about"]))["shapes"]
@@ -209,7 +213,7 @@ def test_the_page_stands_alone(first):
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     # Eight of the target, eight uncovered, and twice eight of each of three sources.
     assert page.count("<img ") == 8 + 8 + 3 * 16
-    for text in ("A map", "block3", "noise", "What no source comes near to", "near/0", "not shown by these images"):
+    for text in ("A map", "block3", "noise", "What the sources come least near to", "near/0", "not shown by these images"):
         assert text in page, text
     assert page.count('class="chart"') == 3
 
@@ -245,12 +249,22 @@ def test_bad_input_gets_one_sentence(data, tmp_path):
         ([target, near, f"--source=folder:{data}/far", "--mixture=m = 0.5*near + 0.4*far"], "sum to 1, not to 0.9"),
         ([target, near, "--mixture=near = 1*near"], "near is the name of something else already"),
         ([target, near, "--mixture=near and far"], "'near and far' is no share; write 'NAME = 0.7*near + 0.3*web'"),
-        ([target, "--source=parts"], "A source is written 'URI' or 'NAME = URI', and a URI begins with arrayrecord:"),
+        ([target, near.replace("folder", "foldr")], f"Did you mean 'folder:{data}/near'?"),
+        ([f"--target={data}/parts", near], f"--target: a source is written 'URI' or .* Did you mean 'folder:{data}/parts'?"),
+        ([target, f"--source=a = {data}/near"], f"Did you mean 'a = folder:{data}/near'?"),
+        ([target, f"--source=a:b = folder:{data}/near"], "The name 'a:b' cannot be given: a name holds no '=', ':' or '?'"),
+        ([target, near, f"--out={data}/other.npz/out"], f"is a file ({data}/other.npz); name a folder"),
+        ([target, near, "--out="], "--out= is empty; name a folder"),
+        ([target, near, "--encoder="], "No encoder is named"),
+        ([target, "--source=parts"], "--source: a source is written 'URI' or 'NAME = URI', and a URI begins with arrayrecord:"),
         ([target, near, "--encoder=dinov2-small"], "python -m tools.fetch_encoder dinov2-small --out=. fetches"),
         ([target, near, "--encoder=/no/such.safetensors"], "fetch_encoder NAME fetches a well-known encoder (dinov2-small"),
         ([target, near, f"--encoder={data}/other.npz"], "are of no known architecture"),
         ([target, near, f"--encoder={data}/huge.safetensors"], "has features that are not finite; the encoder is broken"),
-        ([target, near, "--encoder=untrained:resnet"], "No encoder is called 'resnet'; there is patch_mlp"),
+        (
+            [target, near, "--encoder=untrained:resnet"],
+            "'untrained:resnet' names no encoder of ours; after untrained: there is patch_mlp",
+        ),
         ([target, near, "--distances=kernel,emd"], "No distance is called 'emd'"),
         (
             [f"--target=folder:{data}/few", near],
@@ -261,9 +275,9 @@ def test_bad_input_gets_one_sentence(data, tmp_path):
         ([target, f"--source=folder:{data}/few"], f"it has 7 images that can be read; an index by {DEFAULT_DISTANCE} needs"),
         ([target, f"--source=folder:{data}/none"], "there is no folder"),
     ]
-    answers = calls(*([*arguments, f"--out={tmp_path / 'out'}"] for arguments, _ in cases))
+    answers = calls(*([f"--out={tmp_path / 'out'}", *arguments] for arguments, _ in cases))
     for (arguments, message), (_, error) in zip(cases, answers, strict=True):
-        assert message in error, (arguments, error)
+        assert re.search(re.escape(message).replace(r"\.\*", ".*"), error), (arguments, error)
         assert error.startswith(("ValueError: ", "OSError: ")), error
         assert "\n" not in error
 
@@ -289,6 +303,9 @@ def test_what_was_measured_stays_readable_when_a_source_fails(data, tmp_path):
             f"--source=folder:{data}/flat",
             f"--source=folder:{data}/gray",
             f"--source=folder:{data}/few",
+            f"--source=<script>alert(1)</script> = folder:{data}/parts",
+            f"--source=folder:{data}/{'long' * 50}",
+            f"--source=folder:{data}/{os.fsdecode(b'two' + bytes([10]) + b'lines ' + bytes([255]))}",
             "--mixture=bad = 0.5*near + 0.5*nowhere",
         ],
         [f"--target=folder:{data}/parts", f"--source=folder:{data}/far", "--images=40", *published],
@@ -298,9 +315,11 @@ def test_what_was_measured_stays_readable_when_a_source_fails(data, tmp_path):
     assert "unlike at 0.99  unlike at 0.95" in trained
     assert "those of a cosine of at least so much" in trained
     assert "untrained" not in trained
-    assert error == "RuntimeError: 3 of 6 sources could not be measured."
+    assert error == "RuntimeError: 4 of 9 sources could not be measured."
     table = rows(tmp_path)
-    assert {name for name, row in table.items() if row["index"]} == {"near", "flat", "gray"}
+    long = "longlonglonglonglonglong…onglonglonglong"
+    assert {name for name, row in table.items() if row["index"]} == {"near", "flat", "gray", "<script>alert(1)</script>", long}
+    assert table[r"two lines \xff"]["used"] == "3"
     assert "there is no folder" in table["nowhere"]["why"]
     assert table["bad"]["why"] == "its component nowhere cannot be measured"
     assert "needs at least 20" in table["few"]["why"]
@@ -308,10 +327,29 @@ def test_what_was_measured_stays_readable_when_a_source_fails(data, tmp_path):
     # All images of it are one.
     assert table["flat"]["unique"] == "1"
     assert float(table["flat"]["low"]) > 0
-    assert "gray 32 x 32, 12 of 24 in colour" in said
+    assert "the target 32 x 32, colour; sides of all are 32 to 32 (shift.json: `looks`)" in said
+    assert json.loads((tmp_path / "shift.json").read_text())["sources"]["gray"]["looks"] == "32 x 32, 12 of 24 in colour"
+    assert f"{long} (20) has few images, so that all is compared at 10 a side; without it, it could be 30," in said
     page = (tmp_path / "shift.html").read_text()
     assert "nowhere was not measured: " in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script" not in page
     assert "Raw pixels have no layers." in page
+
+
+def test_a_part_of_a_mixture_holds_all_its_components_and_what_was_asked_for_is_exact(random):
+    parts = {"near": np.zeros((300, 2)), "far": np.ones((100, 2))}
+    mixed = blend(parts, {"near": 0.75, "far": 0.25})
+    assert (len(mixed), mixed[:, 0].sum()) == (400, 100)
+    assert 0.1 < mixed[:100, 0].mean() < 0.4
+    assert np.array_equal(mixed, blend(parts, {"near": 0.75, "far": 0.25}))
+    exact = blend(parts, {"near": 0.75, "far": 0.25}, most=40)
+    assert (len(exact), exact[:, 0].sum()) == (40, 10)
+    # The scarce one makes it smaller, never another mixture.
+    assert blend_counts({"near": 300, "far": 10}, {"near": 0.75, "far": 0.25}, most=200) == {"near": 30, "far": 10}
+    # A component alone stays in its order.
+    alone = random.normal(size=(30, 2))
+    assert np.array_equal(blend({"near": alone}, {"near": 1.0}, most=20), alone[:20])
 
 
 def test_noise_is_of_the_targets_pixels_and_does_not_depend_on_how_it_is_read(random):

@@ -12,8 +12,11 @@ sees texture and colour alone: the page and the tables say so.
 
 import dataclasses
 import json
+import os
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +24,7 @@ from absl import flags
 from rich.console import Console
 
 from sslshift.command import run_command
+from sslshift.data.sources.base import printable
 from sslshift.shift.distances import DISTANCES, distance_of
 from sslshift.shift.index import DEFAULT_DISTANCE
 from sslshift.shift.reading import reading
@@ -28,7 +32,7 @@ from sslshift.shift.survey import Survey, common_images, survey
 from sslshift.study.records import write_atomically
 from sslshift.transfer.encoders import UNTRAINED, encoder_named
 from tools import shift_output as output
-from tools.shift_declared import TARGET, Planned, parse_mixtures, parse_source, parse_sources
+from tools.shift_declared import TARGET, Declared, Planned, parse_mixtures, parse_source, parse_sources
 from tools.shift_files import as_csv, as_json, markdown, show
 from tools.shift_inputs import Encoded, Look, choose_canvas, mix, open_images
 from tools.shift_page import page
@@ -53,18 +57,19 @@ flags.DEFINE_integer(
     0,
     "Side in pixels that images are brought to; 0: what the encoder takes, or the target's, up to 64.",
     lower_bound=0,
+    upper_bound=4096,
 )
 flags.DEFINE_string("distance", DEFAULT_DISTANCE, f"The distance behind the index: {', '.join(DISTANCES)}.")
 flags.DEFINE_string("distances", _BESIDE, "Raw distances shown beside it, separated by commas, or none.")
-flags.DEFINE_integer("seed", 0, "Of all draws, and of an untrained network's weights.", lower_bound=0)
+flags.DEFINE_integer(
+    "seed", 0, "Of all draws, and of an untrained network's weights.", lower_bound=0, upper_bound=(1 << 63) - 1
+)
 flags.DEFINE_boolean("html", False, "Also write the page OUT/shift.html.")
 flags.DEFINE_string("out", "results/shift", "Folder for results and kept features.")
 
 
 def main() -> None:
-    out = Path(FLAGS.out).expanduser()
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out={FLAGS.out} is a file; name a folder.")
+    out = _folder(FLAGS.out)
     beside = [] if FLAGS.distances in ("", "none") else [name.strip() for name in FLAGS.distances.split(",")]
     for name in (FLAGS.distance, *beside):
         distance_of(name)
@@ -73,24 +78,49 @@ def main() -> None:
     named = encoder_named(FLAGS.encoder, seed=FLAGS.seed)
     console = Console(width=None if Console().is_terminal else 100)
 
-    opened = open_images(parse_source(FLAGS.target)._replace(name=TARGET), FLAGS.images, FLAGS.seed)
-    canvas = choose_canvas(named, opened.look, FLAGS.image_size)
+    own = open_images(parse_source(FLAGS.target, "--target")._replace(name=TARGET), FLAGS.images, FLAGS.seed)
+    failed: dict[str, str] = {}
+    opened = _each(declared, lambda each: open_images(each, FLAGS.images, FLAGS.seed), failed)
+    canvas = choose_canvas(named, own.look, FLAGS.image_size)
     work = Work(named, named.build(canvas), canvas, out, FLAGS.seed, console)
-    target = work.encoded(opened)
+    target = work.encoded(own)
     noise = work.noise(target)
-    sets, failed, looks = {}, {}, {TARGET: opened.look}
-    for each in declared:
-        try:
-            images = open_images(each, FLAGS.images, FLAGS.seed)
-            looks[each.name] = images.look
-            sets[each.name] = work.encoded(images, target)
-        except (ValueError, OSError) as error:
-            # What the others gave stays worth having.
-            failed[each.name] = str(error)
+    sets = _each([images.declared for images in opened.values()], lambda each: work.encoded(opened[each.name], target), failed)
+    looks = {TARGET: own.look} | {name: images.look for name, images in opened.items()}
     found = _survey(target, noise.features, sets, planned, failed, beside, console)
     _write(found, sets, target, work, noise, looks, console)
     if found.failed:
         raise RuntimeError(f"{len(found.failed)} of {len(found.failed) + len(found.measured)} sources could not be measured.")
+
+
+def _folder(text: str) -> Path:
+    """The folder of results, if it can be written to: that is told before hours of work."""
+    out = Path(text).expanduser()
+    there = next(path for path in (out, *out.parents) if os.path.exists(path))
+    if not text or not there.is_dir():
+        raise ValueError(f"--out={text} is {f'a file ({there})' if text else 'empty'}; name a folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--out={text} cannot be written to: {there} allows no new files.")
+    return out
+
+
+def _each(declared: Sequence[Declared], do: Callable[[Declared], Any], failed: dict[str, str]) -> dict[str, Any]:
+    """What `do` makes of every source, by name; why it does not is added to `failed`.
+
+    Raises:
+      ValueError: it does of none.
+    """
+    done = {}
+    for each in declared:
+        try:
+            done[each.name] = do(each)
+        except (ValueError, OSError) as error:
+            # What the others gave stays worth having.
+            failed[each.name] = printable(str(error))
+    if not done:
+        name, why = next(iter(failed.items()))
+        raise ValueError(why if len(failed) == 1 else f"None of the {len(failed)} sources can be measured; {name}: {why}")
+    return done
 
 
 def _survey(
@@ -103,9 +133,6 @@ def _survey(
     console: Console,
 ) -> Survey:
     """The survey of sources and mixtures; those are added to `sets`."""
-    if not sets:
-        name, why = next(iter(failed.items()))
-        raise ValueError(why if len(failed) == 1 else f"None of the {len(failed)} sources can be measured; {name}: {why}")
     count = common_images([len(target.features), len(noise)], [len(each.features) for each in sets.values()], FLAGS.distance)
     for each in planned:
         try:
@@ -158,10 +185,15 @@ def _write(
         say(console, line, style="dim")
     work.out.mkdir(parents=True, exist_ok=True)
     text = markdown(list(tables.values()), [*introduction, *warnings, *sentences], small)
+    values = {name: FLAGS[name].value for name in _SETTINGS}
+    settings = {
+        name: [*map(printable, value)] if isinstance(value, list) else printable(value) if isinstance(value, str) else value
+        for name, value in values.items()
+    }
     record = as_json(found, sets, target) | {
         "encoder": {"title": work.named.title, "remark": work.named.remark, "card": work.named.card},
         "canvas": list(work.canvas),
-        "settings": {name: FLAGS[name].value for name in _SETTINGS},
+        "settings": settings,
         "versions": {name: metadata.version(name) for name in ("sslshift", "jax", "flax", "numpy")},
         "reading": [*warnings, *sentences],
     }
@@ -178,11 +210,12 @@ def _write(
             sets,
             target,
             about=introduction,
-            answer=[*warnings, *sentences],
+            answer=sentences,
+            warnings=warnings,
             tables=tables,
             notes=small,
             layers=work.layers(found, sets, target, noise),
-            settings=[["flag", "value"], *([f"--{name}", str(FLAGS[name].value)] for name in _SETTINGS)],
+            settings=[["flag", "value"], *([f"--{name}", str(value)] for name, value in settings.items())],
         )
         write_atomically(work.out / "shift.html", files["shift.html"])
     say(console, f"wrote {', '.join(str(work.out / name) for name in files)}")

@@ -42,7 +42,7 @@ def _text(x: float, y: float, text: str, anchor: str = "start", more: str = "") 
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{html.escape(text)}</text>'
 
 
-def _short(text: str, most: int = 46) -> str:
+def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f"…{text[1 - most :]}"
 
 
@@ -67,9 +67,8 @@ def index_chart(indices: Mapping[str, ShiftIndex], texts: Mapping[str, str]) -> 
     for number, (name, index) in enumerate(indices.items()):
         y, colour = top + row * number + 28, style_of(number)[0]
         body.append(f'<path d="M{left} {y}H{right}" stroke="#eef0f4"/>')
-        body.append(
-            _text(left, y - 11, f"{_short(name)}: {texts[name]}", more=' paint-order="stroke" stroke="#fff" stroke-width="4"')
-        )
+        label = f"{_short(name, 62 - len(texts[name]))}: {texts[name]}"
+        body.append(_text(left, y - 11, label, more=' paint-order="stroke" stroke="#fff" stroke-width="4"'))
         body.append(f'<path d="M{at(index.low):.1f} {y}H{at(index.high):.1f}" stroke="{colour}" stroke-width="3"/>')
         body.append(mark(number, at(index.value), y, 5))
     return _svg(bottom + 22, "shift index of every source with its interval", body)
@@ -106,6 +105,8 @@ def layer_chart(profiles: Mapping[str, LayerProfile], noise: LayerProfile) -> st
     floors = [max(each.layers[layer].floor for each in [noise, *profiles.values()]) for layer in layers]
     of_noise = [level.distance for level in noise.layers.values()]
     top = 1.05 * max(*of_noise, *floors, *(max(each) for each in values.values()), 1e-9)
+    power = 10 ** np.floor(np.log10(top / 4))
+    step = power * next(each for each in (1, 2, 5, 10) if top / 4 <= each * power)
     left, right, height = 40, _WIDTH - 12, 220
 
     def at(place: int, value: float) -> tuple[float, float]:
@@ -116,7 +117,7 @@ def layer_chart(profiles: Mapping[str, LayerProfile], noise: LayerProfile) -> st
         return f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dash or "none"}"/>'
 
     body = [f'<path d="M{left} 10V{10 + height}H{right}" fill="none" stroke="#6b7484"/>']
-    for value in np.linspace(0, top / 1.05, 5):
+    for value in np.arange(0, top, step):
         y = at(0, value)[1]
         body.append(f'<path d="M{left} {y:.1f}H{right}" stroke="#eef0f4"/>')
         body.append(_text(left - 4, y + 4, f"{value:.3g}", "end"))

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 
 from sslshift.data.decode import Canvas
 from sslshift.shift.distances import DISTANCES, distance_of
-from sslshift.shift.reading import digits
+from sslshift.shift.reading import digits, listed
 from sslshift.shift.survey import Measured, Survey
 from tools.shift_inputs import Encoded, Look
 
 Lines = list[list[str]]
 FLOOR = "floor"
+# Of more sources than these, sizes are told in sum.
+_MANY = 6
 
 
 def main_table(survey: Survey, sets: Mapping[str, Encoded]) -> Lines:
@@ -122,7 +124,8 @@ def remarks(survey: Survey, sets: Mapping[str, Encoded], target: Encoded) -> lis
             continue
         if about.get("copies"):
             same = " It is the target itself." if about["fingerprint"] == target.about["fingerprint"] else ""
-            count = f"{about['copies']:,} of its {about['used']:,} are exact copies"
+            are = "is an exact copy" if about["copies"] == 1 else "are exact copies"
+            count = f"{about['copies']:,} of its {about['used']:,} {are}"
             said.append(f"Warning: {name} and {target.name} share images, {count}; do not train on what you test on.{same}")
         if about["broken"]:
             count = f"{len(about['broken']):,} of {about['looked_at']:,} images"
@@ -134,21 +137,29 @@ def remarks(survey: Survey, sets: Mapping[str, Encoded], target: Encoded) -> lis
 
 
 def _smallest(survey: Survey, sets: Mapping[str, Encoded], target: Encoded) -> list[str]:
-    """Whether one source makes all comparisons rest on far fewer images."""
+    """Whether some sources make all comparisons rest on far fewer images."""
     used = {name: sets[name].about["used"] for name in survey.measured if sets[name].images}
-    name = min(used, key=used.get, default="")
-    without = min([target.about["used"], *(count for other, count in used.items() if other != name)])
-    if len(used) < 2 or without < 2 * used[name]:
-        return []
-    return [
-        f"{name} has {used[name]:,} images, so that all is compared at {survey.sample_size:,} a side; without it, it could be "
-        f"{without // 2:,}, with narrower intervals."
-    ]
+    names = sorted(used, key=used.get)
+    for few in range(1, len(names)):
+        without = min(target.about["used"], used[names[few]])
+        if without >= 2 * used[names[0]]:
+            sizes = listed([f"{name} ({used[name]:,})" for name in names[:few]])
+            have, it = ("has", "it") if few == 1 else ("have", "them")
+            return [
+                f"{sizes} {have} few images, so that all is compared at {survey.sample_size:,} a side; without {it}, it could "
+                f"be {without // 2:,}, with narrower intervals."
+            ]
+    return []
 
 
 def about_images(looks: Mapping[str, Look], canvas: Canvas) -> list[str]:
     """That sizes or colours differ, if they do, and what that does."""
     told = "; ".join(f"{name} {look.text}" for name, look in looks.items())
+    if len(looks) > _MANY:
+        first = next(iter(looks))
+        lows, highs = zip(*((min(look.sides)[0], max(look.sides)[1]) for look in looks.values()), strict=True)
+        sides = f"{min(lows)} to {max(highs)}" if min(lows) < max(highs) else f"{min(lows)}"
+        told = f"{first} {looks[first].text}; sides of all are {sides} pixels (`looks` in shift.json)"
     small = [name for name, look in looks.items() if min(look.sides)[0] < min(canvas[:2])]
     seen = f"{canvas.height} x {canvas.width} {'grey' if canvas.channels == 1 else 'colour'}"
     texts = {look.text for look in looks.values()}
@@ -158,5 +169,5 @@ def about_images(looks: Mapping[str, Look], canvas: Canvas) -> list[str]:
         kind = "turned grey and do not count" if canvas.channels == 1 else "part of the distance"
         said.append(f"Some sources are grey and some in colour: {'colours are' if canvas.channels == 1 else 'that is'} {kind}.")
     if small and len(small) < len(looks):
-        said.append(f"{', '.join(small)}: smaller images are enlarged, and the blur of that is part of the distance.")
+        said.append(f"Images smaller than that are enlarged, and the blur of it is part of the distance: {listed(small)}.")
     return said

@@ -6,7 +6,7 @@ import io
 import string
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import numpy as np
 
@@ -21,6 +21,16 @@ from tools.shift_layers import IMAGES
 from tools.shift_output import Lines, index_text
 
 _SHOWN, _SIDE, _POINTS = 8, 96, 250
+_STYLE = """\
+svg.chart { width: 100%; max-width: 38rem; }
+svg.key { display: inline-block; width: .8rem; height: .8rem; margin-right: .35rem; vertical-align: -.05rem; }
+.legend span { display: inline-block; margin: 0 1.1rem .2rem 0; }
+.pictures { display: flex; flex-wrap: wrap; gap: .5rem; }
+.pictures figure { width: 6rem; margin: 0; }
+.pictures img { width: 6rem; height: 6rem; object-fit: contain; background: #eef0f4; }
+.pictures figcaption { font-size: .7rem; line-height: 1.3; }
+@media print { .pictures figure { break-inside: avoid; } svg.chart { max-width: 30rem; } }
+"""
 
 
 def page(
@@ -30,6 +40,7 @@ def page(
     *,
     about: Sequence[str],
     answer: Sequence[str],
+    warnings: Sequence[str],
     tables: Mapping[str, Lines],
     notes: Sequence[str],
     layers: tuple[dict[str, LayerProfile], LayerProfile] | str,
@@ -42,13 +53,15 @@ def page(
       sets: sources and mixtures by name.
       target: the target.
       about: what was compared, by which encoder.
-      answer: warnings and the reading.
+      answer: the reading.
+      warnings: what to mind.
       tables: by title.
       notes: how to read the tables.
       layers: profiles of the sources and of noise; or why there are none.
       settings: flags and values.
     """
     parts = [
+        _box("missing", "Warnings", warnings),
         "<h2>How far each source is</h2>",
         index_chart(
             {name: each.index for name, each in found.measured.items()}, {n: index_text(e) for n, e in found.measured.items()}
@@ -61,14 +74,22 @@ def page(
         _list(notes),
         f"<details><summary>Settings</summary>{_table(settings)}</details>",
     ]
-    template = string.Template(Path(__file__).with_name("shift_page.html").read_text(encoding="utf-8"))
-    return template.substitute(
+    # The frame of a study's report without its script.
+    frame, style = ((resources.files("sslshift.study.page") / f"page.{kind}").read_text("utf-8") for kind in ("html", "css"))
+    return string.Template(frame.replace("<script>$script</script>\n", "")).substitute(
         title=html.escape(f"How far is it from {target.about['uri']}?"),
-        style=(resources.files("sslshift.study.page") / "page.css").read_text(encoding="utf-8"),
+        script_hash="none",
+        style=style + _STYLE,
         about="<br>".join(map(html.escape, about)),
+        unfinished="",
         answer="\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in answer),
         body="\n".join(parts),
     )
+
+
+def _box(kind: str, title: str, sentences: Sequence[str]) -> str:
+    lines = "\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+    return f'<section class="{kind}" aria-label="{title}">\n{lines}\n</section>' if sentences else ""
 
 
 def _table(lines: Lines) -> str:
@@ -94,8 +115,8 @@ def _examples(found: Survey, sets: Mapping[str, Encoded], target: Encoded) -> li
         everything = np.concatenate([each.features for each in shown.values()])
         lonely = np.argsort(-nearness(target.features, everything), kind="stable")[:_SHOWN]
         parts += [
-            "<h3>What no source comes near to: images like these are to be collected</h3>",
-            "<p>Of the target, those farthest from their five nearest images of all sources. "
+            "<h3>What the sources come least near to</h3>",
+            "<p>Of the target, those farthest from their five nearest images of all sources: collect images like these first. "
             f"{_covered(everything, target)}</p>",
             _pictures(target, lonely),
         ]

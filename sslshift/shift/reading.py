@@ -1,6 +1,7 @@
 """What a survey of sources says, in sentences: no more than its intervals allow."""
 
 import itertools
+from collections.abc import Sequence
 
 from sslshift.shift.distances import distance_of
 from sslshift.shift.index import ShiftIndex, index_difference
@@ -8,6 +9,8 @@ from sslshift.shift.survey import Survey
 
 # Raw distances have no interval, and some are nearly the same for all distant sources: less than 5% is no other order.
 _CLEARLY = 0.95
+# Of more names than these, and one, a sentence gives the number.
+_NAMED = 6
 # The way to noise in words: the nearest of these.
 _WAYS = {
     0.1: "a tenth of the way",
@@ -68,7 +71,7 @@ def ranking(survey: Survey) -> list[str]:
     sentences = [
         f"{names[0]} is the nearest."
         if len(first) == 1
-        else f"{_listed(first)} are the nearest; which of them is nearer is not shown by these images."
+        else f"{listed(first)} are the nearest; which of them is nearer is not shown by these images."
     ]
     for near, far in itertools.pairwise(names):
         difference = index_difference(indices[far], indices[near])
@@ -112,5 +115,12 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}%" if share < 0.01 else f"{100 * share:.0f}%"
 
 
-def _listed(names: list[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+def listed(names: Sequence[str]) -> str:
+    """All of a few names, or the first and how many more there are.
+
+    Example:
+      >>> listed(["a", "b", "c"]), listed([*"abcdefgh"])
+      ('a, b and c', 'a, b, c, d, e, f and 2 more')
+    """
+    *others, last = names if len(names) <= _NAMED + 1 else [*names[:_NAMED], f"{len(names) - _NAMED} more"]
+    return f"{', '.join(others)} and {last}" if others else last

@@ -151,7 +151,8 @@ def survey(
     for name, features in sources.items():
         on_source(name)
         if len(features) < least:
-            failed[name] = f"it has {len(features):,} images that can be read; an index by {distance} needs at least {least:,}"
+            have = f"{len(features):,} image{'' if len(features) == 1 else 's'} that can be read"
+            failed[name] = f"it has {have}; an index by {distance} needs at least {least:,}"
             continue
         try:
             index = scale.index(features, sample_size=size)
