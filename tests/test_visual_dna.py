@@ -118,6 +118,7 @@ def test_histograms_of_other_encoders_ranges_or_bins_are_refused(random):
         (lambda: Histograms.of(x, ranges, bins=0), "at least one bin"),
         (lambda: Ranges(np.ones(3), np.zeros(3)), "Ranges are minima"),
         (lambda: Ranges(np.ones(3), np.ones(2)), "Ranges are minima"),
+        (lambda: Ranges(np.zeros(2), np.array([1.0, np.inf])), "Ranges are minima .* finite"),
         (lambda: Histograms(np.ones((2, 5), np.int64), ranges), "3 neurons are int64 counts"),
         (lambda: Histograms(np.ones((3, 5)), ranges), "int64 counts"),
         (lambda: visual_dna_distance(x, x, ranges=Ranges.of(x[:, :2])), "2 neurons do not fit"),

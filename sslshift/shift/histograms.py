@@ -34,9 +34,11 @@ class Ranges(Stored):
 
     def __post_init__(self):
         shapes = np.shape(self.minimum), np.shape(self.maximum)
-        if len(shapes[0]) != 1 or shapes[0] != shapes[1] or not np.all(np.asarray(self.minimum) <= self.maximum):
+        fits = len(shapes[0]) == 1 and shapes[0] == shapes[1] and np.all(np.asarray(self.minimum) <= self.maximum)
+        if not fits or not np.isfinite([self.minimum, self.maximum]).all():
             raise ValueError(
-                f"Ranges are minima [dim] and maxima [dim], none of them smaller; shapes are {shapes[0]} and {shapes[1]}."
+                "Ranges are minima [dim] and maxima [dim], finite and none of them smaller; "
+                f"shapes are {shapes[0]} and {shapes[1]}."
             )
 
     @classmethod
