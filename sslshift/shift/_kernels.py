@@ -47,9 +47,9 @@ def sums_within(x: np.ndarray, kernel: Kernel) -> np.ndarray:
 class Cubic:
     """The kernel (x.y / dim + 1)^3 of the kernel distance, less a part that depends on x alone and one that depends on y alone.
 
-    These parts cancel in every distance, whose shares sum to 0 on either side. Far from the origin they are nearly all of the
-    kernel, and the digits of what is left would be lost in them. With rows less a centre c, s = |c|^2 / dim + 1,
-    t = x.y / dim, and w what c adds to t, the kernel is (s + w)^3, of which 3 s^2 t + 3 s w^2 + w^3 is kept.
+    These parts cancel in every distance between mixtures. Far from the origin they are nearly all of the kernel, and the digits
+    of what is left would be lost in them. With x and y less a centre c, s = |c|^2 / dim + 1, t = x.y / dim and
+    w = t + c.x / dim + c.y / dim, the kernel is (s + w)^3, of which 3 s^2 t + 3 s w^2 + w^3 is kept.
     """
 
     centre: np.ndarray
