@@ -6,6 +6,8 @@ import html
 import io
 import math
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -379,6 +381,27 @@ def test_tables_escape_what_their_form_reads_otherwise():
     assert "<td>&lt;0.001</td>" in Table("t", "T", ("p",), (("<0.001",),), text_columns=0).html
     assert "a:<wbr>b?<wbr>c=<wbr>1&amp;<wbr>d" in Table("t", "T", ("p",), (("a:b?c=1&d",),)).html
     assert list(csv.reader(AWKWARD.csv.splitlines()))[1:] == [list(line) for line in AWKWARD.lines]
+
+
+HARD = Table(
+    "t", "T", ("source", "p"), (('[1] *a--b `q` "q"', "≤0.1"), ("*é ł 日本\x07\u200b", ""), *AWKWARD.lines), text_columns=1
+)
+
+
+def test_latex_takes_every_name():
+    lines = HARD.latex.splitlines()
+    assert r"{[}1] {*}a-{}-b {`}q{`} {''}q{''} & {\ifdefined\Umathchar ≤\else U+2264\fi}0.1 \\" in lines
+    assert r"{*}é ł {\ifdefined\Umathchar 日本\else U+65E5 U+672C\fi}  &  \\" in lines
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX on this machine")
+def test_latex_tables_are_set(tmp_path, folder):
+    tables = [HARD.latex, *(path.read_text() for path in sorted((folder[0] / "tables").glob("*.tex")))]
+    body = "".join(f"\\begin{{table}}\n{each}\\end{{table}}\\clearpage\n" for each in tables)
+    text = f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n{body}\\end{{document}}\n"
+    (tmp_path / "tables.tex").write_text(text)
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "tables"], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 def test_lines_of_a_table_are_as_long_as_its_head():

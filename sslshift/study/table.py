@@ -4,7 +4,9 @@ import csv
 import dataclasses
 import html
 import io
+import itertools
 import re
+import unicodedata
 from collections.abc import Sequence
 
 
@@ -95,7 +97,11 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "{''}",
+    "`": "{`}",
+    # At the beginning of a row these would belong to the end of the one before it.
+    "[": "{[}",
+    "*": "{*}",
     "±": r"$\pm$",
     "→": r"$\to$",
     "×": r"$\times$",
@@ -104,7 +110,32 @@ _LATEX = {
 } | {character: f"\\{character}" for character in "_%&#${}"}
 
 
+# What pdfLaTeX prints in the encoding that it starts with, beside ASCII: Latin letters without some of them.
+_KNOWN = set(map(chr, range(0xA0, 0x180))) - set("«»ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ") | set("–—‘’“”•€™")
+
+
 def _latex(cell: str) -> str:
+    cell = "".join(_kept(character) for character in cell)
     # A sign before a number is a minus, not a hyphen.
-    cell = re.sub(r"(?<![\w.])-(?=\d)", "−", cell.replace("\n", " "))
-    return "".join(_LATEX.get(character, character) for character in cell)
+    cell = re.sub(r"(?<![\w.])-(?=\d)", "−", cell)
+    parts = [
+        "".join(_LATEX.get(character, character) for character in part) if known else _unknown("".join(part))
+        for known, part in itertools.groupby(cell, _is_known)
+    ]
+    # Two hyphens would be made a dash.
+    return re.sub("-(?=-)", "-{}", "".join(parts))
+
+
+def _is_known(character: str) -> bool:
+    return character.isascii() or character in _LATEX or character in _KNOWN
+
+
+def _kept(character: str) -> str:
+    """Nothing of what is not seen, a blank for what ends a line."""
+    kind = unicodedata.category(character)
+    return " " if kind in ("Cc", "Zl", "Zp") else "" if kind in ("Cf", "Cs", "Co", "Cn") else character
+
+
+def _unknown(text: str) -> str:
+    """As it is where XeLaTeX or LuaLaTeX reads it; pdfLaTeX gets its numbers."""
+    return rf"{{\ifdefined\Umathchar {text}\else {' '.join(f'U+{ord(each):04X}' for each in text)}\fi}}"
