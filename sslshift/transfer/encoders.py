@@ -1,6 +1,7 @@
 """The encoder that somebody typed: a file, a run, raw pixels, or an untrained network; and what it can see, in words."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -103,12 +104,18 @@ def untrained_encoder(module, canvas: Canvas, seed: int) -> PretrainedEncoder:
     Raises:
       ValueError: the network does not take such images.
     """
-    images = jnp.zeros((2, *canvas))
-    variables = jax.jit(lambda key: module.init(key, images, train=False))(jax.random.key(seed))
+    variables = _initialise(module, canvas)(jax.random.key(seed))
     variables = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.ones_like(leaf) if path[-1].key == "scale" else leaf, variables
     )
     return PretrainedEncoder(module, {"batch_stats": {}} | variables, tuple(canvas))
+
+
+@functools.lru_cache(maxsize=8)
+def _initialise(module, canvas: Canvas):
+    """From a key to variables, compiled once: that takes seconds."""
+    images = jnp.zeros((2, *canvas))
+    return jax.jit(lambda key: module.init(key, images, train=False))
 
 
 def _title(encoder: PretrainedEncoder, text: str) -> str:
