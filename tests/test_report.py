@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from sslshift.study import figures
 from sslshift.study.compared import against, gains, judged_together, kinds, pairs
 from sslshift.study.console import print_results
 from sslshift.study.declare import Study
@@ -82,7 +83,7 @@ def truth(run):
     return 0.75 - 0.1 * SHIFTS[run.source] + rise * math.log10(run.unique / 8) + wobble
 
 
-def results_of(opened, accuracy=truth, keep=lambda run: True, failed=()):
+def results_of(opened, accuracy=truth, keep=lambda run: True, failed=(), shifts=SHIFTS):
     """Results of a study with this accuracy of each run; runs that are not kept are missing, if they have not failed."""
     runs = []
     for run in (run for run in opened.runs if keep(run) and run not in dict(failed)):
@@ -96,7 +97,7 @@ def results_of(opened, accuracy=truth, keep=lambda run: True, failed=()):
     }
     known = ("value", "low", "high", "distance", "floor", "ceiling")
     shifts = {
-        each.name: dict.fromkeys(known, SHIFTS[each.name]) | {"sample_size": 100, "dimensions": 16}
+        each.name: dict.fromkeys(known, shifts[each.name]) | {"sample_size": 100, "dimensions": 16}
         for each in opened.candidates
     }
     missing = tuple(run for run in opened.runs if not keep(run) and run not in dict(failed))
@@ -257,7 +258,13 @@ def test_equal_results_make_equal_files(results, folder):
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-def test_page_of_an_unfinished_study_says_what_is_missing(opened, tmp_path):
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No figures, which take longer than all the rest."""
+    monkeypatch.setattr("sslshift.study.report.draw_all", lambda results, folder: ([], []))
+
+
+def test_page_of_an_unfinished_study_says_what_is_missing(opened, tmp_path, undrawn):
     broken = opened.runs[0]
     part = results_of(
         opened,
@@ -293,7 +300,9 @@ def test_page_tells_how_it_was_made(folder):
         assert part in page
 
 
-def test_methods_and_encoders_stand_side_by_side(tmp_path):
+def test_methods_and_encoders_stand_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "WIDTHS", {"narrow": 3.35})
+    monkeypatch.setattr(figures, "_FIGURES", dict(list(figures._FIGURES.items())[:1]))
     opened = open_study(dataclasses.replace(STUDY, method="simclr,vicreg", seeds=2, mixture=()))
     results = results_of(opened, lambda run: truth(run) if run.method == "simclr" else 1.4 - truth(run))
     assert {kind.learner[0] for kind in kinds(results)} == {"simclr", "vicreg"}
