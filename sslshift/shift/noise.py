@@ -13,9 +13,10 @@ _AT_ONCE = 256
 
 
 class NoiseSource(Source):
-    """As many images of unstructured noise as a target has: what `noise_like` makes, one image at a time.
+    """As many images of unstructured noise as a target has.
 
-    Every pixel is drawn independently from a pool of the target's pixels, which holds equally many of each image. Image i is a
+    Every pixel is drawn independently from a pool of the target's pixels, which holds equally many of each image. Pixels are
+    drawn whole, so that colours are those of the target; `noise_like`, for arrays, draws each channel by itself. Image i is a
     function of the target, the canvas, the seed and i: memory holds the pool alone, which is drawn when an image is first read.
 
     Args:
