@@ -9,7 +9,7 @@ import pytest
 from sslshift.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from sslshift.shift import DISTANCES, ShiftIndex
 from sslshift.shift.calibration import Agreement, agreement, rank_correlation, steps
-from sslshift.study import calibration
+from sslshift.study import calibration, commands
 from sslshift.study.declare import Study
 
 KEY = jax.random.key(0)
@@ -88,33 +88,35 @@ def test_rank_correlation_of_a_perfect_and_of_a_reversed_order(random):
 
 
 def test_a_study_is_calibrated_and_says_so_in_a_table(tmp_path, monkeypatch):
-    """The whole of it, small: two distances on three kinds of features; a second call computes nothing."""
+    """The whole of it, small: one distance on three kinds of features; a second call computes nothing."""
     monkeypatch.setattr(calibration, "SIZES", (50, 100, 200))
-    monkeypatch.setattr(calibration, "_SERIES_IMAGES", 200)
-    monkeypatch.setattr(calibration, "DISTANCES", {name: DISTANCES[name] for name in ("kernel", "visual_dna")})
+    monkeypatch.setattr(calibration, "_SERIES_IMAGES", 100)
+    monkeypatch.setattr(calibration, "DISTANCES", {"kernel": DISTANCES["kernel"]})
+    monkeypatch.setattr(commands, "_report", lambda results, console: None)
     study = Study(
         sources="bundled:mnist@40,400; synthetic:noise?size=300@300",
         mixture=("half = digits:bundled:mnist@150*0.5 + noise:synthetic:noise?size=300@150*0.5",),
         downstream="bundled:mnist",
         downstream_test="bundled:mnist/test",
+        evaluations="linear",
         budget=640,
         batch_size=64,
         seeds=1,
-        labelled=300,
+        labelled=100,
         shift_images=100,
         head="32,16",
         out=str(tmp_path),
     )
     calibration.run_calibration(study)
     rows = [line.split(" | ") for line in (tmp_path / "calibration.md").read_text().splitlines()]
-    assert len(rows) == 2 + 3 * 2
+    assert len(rows) == 2 + 3
     assert {row[0].strip("| ") for row in rows[2:]} == {"raw pixels", "untrained encoder", "trained on equal shares"}
     # Digits half of which are noise are farther than digits, and noise farther still.
     assert all(row[4] == "4 of 4" for row in rows[2:])
     assert all("[" in row[9] for row in rows[2:])
     lines = (tmp_path / "calibration.csv").read_text().splitlines()
-    assert len(lines) > 6 * 30
-    candidates = [row for row in csv.DictReader(lines) if row["part"] == "candidates" and row["distance"] == "kernel"]
+    assert len(lines) > 3 * 30
+    candidates = [row for row in csv.DictReader(lines) if row["part"] == "candidates"]
     for features in {row["features"] for row in candidates}:
         value = {row["case"]: float(row["value"]) for row in candidates if row["features"] == features}
         assert value["bundled:mnist"] < value["half"] < value["synthetic:noise?size=300"]
