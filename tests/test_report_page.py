@@ -169,6 +169,17 @@ def test_tables_and_whole_results_can_be_taken_away(page, tmp_path, study):
         assert text.encode("latin-1").decode() == (study / name).read_text()
 
 
+def test_on_paper_all_but_long_tables_is_unfolded(page):
+    folded = "Array.from(document.querySelectorAll('details:not([open]) > summary'), (e) => e.textContent)"
+    before = page.run(folded)
+    assert {"The command", "Versions, seeds and device", "Every run"} <= set(before)
+    page.run("document.querySelectorAll('details')[1].querySelector('tbody').innerHTML = '<tr><td>1</td></tr>'.repeat(61)")
+    page.run("dispatchEvent(new Event('beforeprint'))")
+    assert page.run(folded) == ["Every run"]
+    page.run("dispatchEvent(new Event('afterprint'))")
+    assert page.run(folded) == before
+
+
 def test_it_is_printed(page):
     printed = page.pdf()
     assert printed.startswith(b"%PDF")
