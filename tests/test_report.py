@@ -368,6 +368,18 @@ def test_the_nearest_of_far_sources_is_not_called_near(results):
     assert "there are none" in change
 
 
+def test_axes_of_a_single_place_can_be_read(tmp_path):
+    one = results_of(open_study(dataclasses.replace(STUDY, sources=f"{NEAR}@320", mixture=(), seeds=1)))
+    written(one, tmp_path)
+    words = {name: (tmp_path / f"figures/accuracy_vs_{name}.svg").read_text() for name in ("diversity", "shift")}
+    assert all(f">{tick}</text>" in words["diversity"] for tick in ("0.1", "1"))
+    assert all(f">{tick}</text>" in words["shift"] for tick in ("0.0", "1.0"))
+    page = html.unescape((tmp_path / "report.html").read_text())
+    assert "corrected for the" not in page
+    assert "needs two seeds at least" in page
+    assert "nothing is shown of other seeds" in page
+
+
 def test_two_sources_have_no_change_with_shift(opened):
     few = results_of(opened, keep=lambda run: run.source in (NEAR, FAR))
     assert "at least 3 sources" in answer(few)[2]

@@ -91,6 +91,22 @@ def test_trends_cover_the_truth_and_show_nothing_where_nothing_is(seeds, of_seed
         assert all((each.p_value < 0.05) == (not each.low <= 0 <= each.high) for each in found)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize(
+    ("of_images", "of_both", "of_seeds"), [(1.0, 0.0, 0.0), (1.0, 0.5, 1.0), (0.3, 0.3, 1.0), (1.0, 0.0, 1.0)]
+)
+def test_few_seeds_show_nothing_by_chance_more_often_than_said(random, seeds, of_images, of_both, of_seeds):
+    """Slopes of seeds that share their test images, as much as they like: chance shows something in one case of twenty."""
+    times, found = 600, []
+    for _ in range(times):
+        values = random.normal(0, of_images) + random.normal(0, of_both, seeds) + random.normal(0, of_seeds, seeds)
+        boots = values + random.normal(0, of_images, (100, 1)) + random.normal(0, of_both, (100, seeds))
+        found.append(fitted(values[:, None], boots[..., None], 1000))
+    # 0.05, and what 600 tries and 100 resamples leave uncertain.
+    assert np.mean([each.p_value < 0.05 for each in found]) < 0.08
+    assert covered(found, 0.0) > 0.92
+
+
 def test_change_by_shift_is_the_regression_where_seeds_agree():
     shift, rises = np.array([0.0, 0.2, 0.5, 0.9]), np.array([0.11, 0.08, 0.06, 0.0])
     found = change_by_shift(

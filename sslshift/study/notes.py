@@ -5,6 +5,7 @@ from collections import Counter
 from sslshift.shift import DISTANCES
 from sslshift.study.compared import runs_of
 from sslshift.study.floors import starts_silent
+from sslshift.study.opened import Opened
 from sslshift.study.results import Results
 from sslshift.study.shifts import name_of_features
 from sslshift.transfer.metrics import METRICS
@@ -48,15 +49,16 @@ def notes(results: Results) -> list[str]:
         f"The shift index is by the {DISTANCES[opened.study.shift_distance].title} distance on features of "
         f"{name_of_features(opened.study)}: 0 is another sample of the downstream images, 1 is noise with their pixel values. "
         "Another encoder or distance gives other numbers. Trends over the index take it as exact.",
-        *_floors(results),
+        *floor_notes(results.opened),
         *_remarks(results),
         *_shifts(results),
         *_sources(results),
     ]
 
 
-def _floors(results: Results) -> list[str]:
-    silent = dict.fromkeys(learner.study.encoder for learner in results.opened.learners if starts_silent(learner))
+def floor_notes(opened: Opened) -> list[str]:
+    """How untrained encoders are judged that differ from what training starts from."""
+    silent = dict.fromkeys(learner.study.encoder for learner in opened.learners if starts_silent(learner))
     return [
         f"The untrained {name} is judged with its residual branches switched on: training starts with branches that add "
         "nothing, a floor so low that any training would seem to pass it."
