@@ -19,6 +19,7 @@ from sslshift.data.mixture_text import parse_mixture
 from sslshift.data.sources import SCHEMES
 from sslshift.models import ENCODERS, ResNet
 from sslshift.study import commands, floors, runner
+from sslshift.study import rows as rows_module
 from sslshift.study.build import build_training
 from sslshift.study.declare import Study, parse_sources
 from sslshift.study.judged import judge
@@ -300,6 +301,16 @@ def test_a_full_disk_and_an_interrupt_stop_the_study(tmp_path, monkeypatch):
         with pytest.raises(type(error)):
             commands.run(dataclasses.replace(TINY, out=str(tmp_path)))
         assert not list(tmp_path.glob("runs/*/failed.json"))
+
+
+def test_an_index_drawn_in_another_way_gets_a_further_row(done, monkeypatch):
+    study, _ = done
+    opened = open_study(dataclasses.replace(study, shift_images=50))
+    before = rows_module._shift_record(opened)
+    monkeypatch.setattr(rows_module, "DRAWN", "otherwise")
+    assert rows_module._shift_record(opened) != before
+    without = rows_module._shift_record(open_study(study))
+    assert "drawn" not in without
 
 
 def test_a_full_disk_is_told_with_its_folder(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from sslshift.study.judged import Judged
 from sslshift.study.ledger import Row, fingerprint
 from sslshift.study.opened import Opened, Run
 from sslshift.study.places import run_record
+from sslshift.study.shifts import _DRAWN as DRAWN
 from sslshift.transfer.tasks import Task
 
 
@@ -73,7 +74,8 @@ def _of_task(opened: Opened, task: Task, judged: Judged, asked: dict[str, Any]) 
 
 def _shift_record(opened: Opened) -> dict[str, Any]:
     """What a shift index rests on beside its source and task: the encoder that all sources of the study have shaped."""
-    return {
+    drawn = {"drawn": DRAWN} if opened.study.shift_images else {}
+    return drawn | {
         "by": opened.study.shift_distance,
         "features": opened.study.shift_encoder,
         "images": opened.study.shift_images,
