@@ -24,7 +24,7 @@ archives that their authors publish, each task's unpacked into /data/raw/TASK:
     done
     python -m tools.import_images --input=/data/raw/flowers/validation.csv --output=/data/flowers/validation --size=224
 
-Distances to ImageNet are part of the study. Those to all tasks, FID and VisualDNA, by features of a published encoder:
+The study's shift index has one distance. FID and VisualDNA to each task, by features of a published encoder:
 
     python -m tools.fetch_encoder dinov2-small --out=/data/encoders
     for task in imagenet cifar10 cifar100 flowers pets cars food; do

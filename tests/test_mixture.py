@@ -203,7 +203,7 @@ def declarations(draw):
     return Declaration(draw(st.sampled_from(["", "near_first", "9.b-c"])), sources, tuple(stages))
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(declarations())
 def test_text_is_read_back(declaration):
     # A path that looks like a suffix of its component, or like a further component, cannot be written bare.

@@ -37,9 +37,9 @@ def equal(a, b):
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), a, b)))
 
 
-@pytest.mark.parametrize("name", ["simclr", "dino"])
-def test_step_compiles_once_and_donates_its_state(name, small_method, random, canvas):
-    method = small_method(name)
+def test_step_compiles_once_and_donates_its_state(small_method, random, canvas):
+    # Of all methods' states this one has the most parts.
+    method = small_method("dino")
     chex.clear_trace_counter()
     optimiser = Optimiser().build(10, 16)
     counted = chex.assert_max_traces(lambda *args: train_step(*args, method=method, optimiser=optimiser, steps=10), n=1)
@@ -71,7 +71,7 @@ def test_loss_falls_and_metrics_are_written(name, small_method, gray_source, can
     assert first.mean() - last.mean() > 2 * np.sqrt((first.var() + last.var()) / 20)
 
 
-@pytest.mark.parametrize(("name", "optimiser"), [("simclr", "adamw"), ("simsiam", "sgd"), ("dino", "lars"), ("nnclr", "adamw")])
+@pytest.mark.parametrize(("name", "optimiser"), [("simsiam", "sgd"), ("dino", "lars"), ("nnclr", "adamw")])
 def test_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(name, optimiser, small_method, reader, tmp_path):
     training = Training(small_method(name), Optimiser(optimiser, learning_rate=5e-3), checkpoint_every=4)
     whole = train(training, reader, 0, tmp_path / "whole")

@@ -209,7 +209,7 @@ def _member_rows(members: Iterable[_Member], container: Path, labels: str, refus
         elif suffix in _SIDECARS and member.size <= _LARGEST_SIDECAR:
             sidecars[_key(name), suffix] = member
         elif not (container.is_dir() and kind_of(name.name) in ("tar", "zip")):
-            others[suffix or name.name] += 1
+            others["hidden" if hidden else suffix or name.name] += 1
     used = set()
     for member in images:
         name = PurePosixPath(member.name)
