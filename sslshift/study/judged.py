@@ -5,7 +5,6 @@ import functools
 import hashlib
 import json
 import re
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ class Judged:
 def _load(folder: Path) -> Predictions:
     try:
         return load_predictions(folder)
-    except (ValueError, zipfile.BadZipFile) as error:
+    except ValueError as error:
         raise ValueError(
             f"The predictions in {folder} cannot be read; delete that folder, and the same command judges its encoder again."
         ) from error

@@ -9,7 +9,7 @@ from sslshift.study.judged import Judged
 from sslshift.study.ledger import Row, fingerprint
 from sslshift.study.opened import Opened, Run
 from sslshift.study.places import run_record
-from sslshift.study.shifts import _DRAWN as DRAWN
+from sslshift.study.shifts import DRAWN
 from sslshift.transfer.tasks import Task
 
 

@@ -37,6 +37,7 @@ from sslshift.training.broken import read_broken
 from sslshift.training.checkpoints import NotWrittenError
 from sslshift.training.loop import BROKEN, train
 from sslshift.training.metrics import loss_trend
+from sslshift.training.programs import bound_programs
 from sslshift.transfer.features import NetworkEncoder, encoder_of
 
 __all__ = ["DISK_FULL", "Results", "read_results", "run_study"]
@@ -72,6 +73,7 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     kinds = [(run.method, run.encoder) for run in unfinished]
     with progress.study(len(opened.runs), kinds, opened.weights):
         for number, run in enumerate(opened.runs, 1):
+            bound_programs()
             learner, what = opened.learner(run), describe_run(opened, run)
             key = (*learner.key, run.seed)
             with _failing(opened, run, progress) as failures:

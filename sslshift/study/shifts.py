@@ -30,7 +30,7 @@ from sslshift.transfer.tasks import Task
 
 REFERENCE = "the study's own encoder, trained on an equal share of every candidate source"
 # How noise and mixtures are drawn: an index of another way is measured anew.
-_DRAWN = 2
+DRAWN = 2
 
 
 def measure_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, dict]:
@@ -127,7 +127,7 @@ def _to_task(
     target, indices = task.test
     about = {"by": distance, "features": name_of_features(opened.study)}
     shared = about | {"target": [target.fingerprint, len(indices)], "images": sampled.count, "canvas": sampled.canvas}
-    shared["drawn"] = _DRAWN
+    shared["drawn"] = DRAWN
     found = {}
     for name in names:
         candidate = next(each for each in opened.candidates if each.name == name)

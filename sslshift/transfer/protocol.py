@@ -5,6 +5,8 @@ import difflib
 import functools
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -264,5 +266,5 @@ def load_predictions(folder: Path) -> Predictions:
             metric = json.loads(str(arrays["about"]))["metric"]
             predictions = {name.removeprefix("of_"): arrays[name] for name in arrays.files if name.startswith("of_")}
             return Predictions(metric, arrays["labels"], arrays["indices"], predictions)
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{folder / PREDICTIONS} cannot be read ({error}); delete the folder and evaluate again.") from error
