@@ -13,7 +13,7 @@ others on one encoder.
 Full scale takes CIFAR-100 and Tiny ImageNet as their authors publish them (ImageNet: `experiments/large.py`):
 
     mkdir -p /data/raw/cifar100
-    curl -s https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz | tar -xz --strip-components=1 -C /data/raw/cifar100
+    curl -s https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz | tar -xz --strip-components=1 -C /data/raw/cifar100
     curl -s http://cs231n.stanford.edu/tiny-imagenet-200.zip -o /data/raw/tiny_imagenet.zip
     unzip -q /data/raw/tiny_imagenet.zip -d /data/raw && mv /data/raw/tiny-imagenet-200 /data/raw/tiny_imagenet
     for set in cifar100 tiny_imagenet; do

@@ -9,7 +9,7 @@ YFCC100M, judged on many downstream sets, and set against FID and VisualDNA dist
 leaves and noise, judged on clothes and on digits, so that two sources are near one task and far from the other.
 
 Full scale takes ImageNet and a part of YFCC100M as `experiments/large.py` prepares them, and six tasks besides ImageNet: the
-archives that their authors publish, each task's unpacked into /data/raw/TASK:
+archives that their authors publish (CIFAR's in the binary version), each task's unpacked into /data/raw/TASK:
 
     for task in cifar10 cifar100 flowers pets cars food; do
       python -m tools.list_images --layout=$task --input=/data/raw/$task

@@ -1,7 +1,6 @@
 """Well-known data sets as they are published become lists of images that are sources and can be imported."""
 
 import csv
-import pickle
 
 import numpy as np
 import pytest
@@ -33,12 +32,12 @@ def struct(rows, names):
 
 def make_cifar(folder, hundred):
     pictures = np.arange(2 * 3072, dtype=np.uint32).reshape(2, 3072).astype(np.uint8)
-    key, meta = ("fine_labels", "meta") if hundred else ("labels", "batches.meta")
     for number, file in enumerate(["train", "test"] if hundred else [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
-        # As Python 2 pickled them, where numpy's functions had other places.
-        content = pickle.dumps({b"data": pictures + number, key.encode(): [1, 0]}, protocol=2)
-        (folder / file).write_bytes(content.replace(b"numpy._core.", b"numpy.core."))
-    (folder / meta).write_bytes(pickle.dumps({b"fine_label_names" if hundred else b"label_names": [b"apple", b"bear"]}))
+        coarse = [[7], [7]] if hundred else [[], []]
+        records = np.concatenate([np.array(coarse, np.uint8), np.array([[1], [0]], np.uint8), pictures + np.uint8(number)], 1)
+        (folder / f"{file}.bin").write_bytes(records.tobytes())
+    # The file of CIFAR-10's names ends with an empty line.
+    write(folder / ("fine_label_names.txt" if hundred else "batches.meta.txt"), "apple\nbear\n\n")
     return pictures
 
 
@@ -143,7 +142,7 @@ def test_what_stands_in_the_lists(tmp_path):
 
 
 @pytest.mark.parametrize("hundred", [True, False])
-def test_cifar_keeps_every_pixel_from_the_pickles_to_the_import(hundred, tmp_path):
+def test_cifar_keeps_every_pixel_from_the_archive_to_the_import(hundred, tmp_path):
     (tmp_path / "raw").mkdir()
     pictures = make_cifar(tmp_path / "raw", hundred)
     assert write_lists("cifar100" if hundred else "cifar10", tmp_path / "raw") == {"train": 2 if hundred else 10, "test": 2}
@@ -160,17 +159,20 @@ def test_labels_of_test_cars_may_lie_in_the_development_kit(tmp_path):
     assert write_lists("cars", tmp_path) == {"train": 2, "test": 2}
 
 
-def test_a_pickle_that_calls_functions_is_refused(tmp_path):
+def test_cifar_is_not_read_from_pickles_nor_from_half_a_file(tmp_path):
     make_cifar(tmp_path, True)
-    (tmp_path / "train").write_bytes(b"cos\nsystem\n(S'touch /tmp/never'\ntR.")
-    with pytest.raises(ValueError, match=r"as cifar100 is published: .*it wants os.system"):
+    (tmp_path / "test.bin").write_bytes((tmp_path / "test.bin").read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"test\.bin is cut short; unpack cifar-100-binary"):
+        write_lists("cifar100", tmp_path)
+    (tmp_path / "train.bin").rename(tmp_path / "train")
+    with pytest.raises(ValueError, match=r"no .*train\.bin; the binary version .*\(cifar-100-binary\.tar\.gz\)"):
         write_lists("cifar100", tmp_path)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_another_folder_is_refused_in_a_sentence(layout, tmp_path):
     save(tmp_path / "some.jpg")
-    with pytest.raises(ValueError, match=f"does not look as {layout} is published|holds no image"):
+    with pytest.raises(ValueError, match=f"does not look as {layout} is published|holds no image|binary version"):
         write_lists(layout, tmp_path)
     with pytest.raises(ValueError, match="no folder"):
         write_lists(layout, tmp_path / "other")

@@ -1,10 +1,9 @@
 """Well-known data sets as their authors publish them, written down as lists of images that an import takes."""
 
 import csv
-import pickle
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,7 +33,7 @@ def write_lists(layout: str, folder: Path) -> dict[str, int]:
         raise ValueError(
             f"{folder} does not look as {layout} is published: there is no {error.filename}; unpack all its archives there."
         ) from error
-    except (KeyError, IndexError, pickle.UnpicklingError) as error:
+    except (KeyError, IndexError) as error:
         raise ValueError(f"{folder} does not look as {layout} is published: {error!r}.") from error
     for split, rows in splits.items():
         if not rows:
@@ -44,40 +43,33 @@ def write_lists(layout: str, folder: Path) -> dict[str, int]:
     return {split: len(rows) for split, rows in splits.items()}
 
 
-def _cifar(folder: Path) -> dict[str, Rows]:
-    """CIFAR-10 and CIFAR-100, the python version: pickled arrays, of which PNG files are made below `png/`."""
-    hundred = (folder / "meta").exists()
-    names = _unpickled(folder / ("meta" if hundred else "batches.meta"))[b"fine_label_names" if hundred else b"label_names"]
-    parts = {"train": ["train"], "test": ["test"]}
+def _cifar(folder: Path, hundred: bool) -> dict[str, Rows]:
+    """CIFAR-10 and CIFAR-100, the binary version (the python one is pickles), of which PNG files are made below `png/`.
+
+    A record is the image's label (CIFAR-100: the coarse one, then the fine one) and its red, green and blue plane.
+    """
+    archive = "cifar-100-binary.tar.gz" if hundred else "cifar-10-binary.tar.gz"
+    parts = {"train": ["train.bin"], "test": ["test.bin"]}
     if not hundred:
-        parts = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+        parts = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}
+    missing = next((folder / file for files in parts.values() for file in files if not (folder / file).exists()), None)
+    if missing:
+        raise ValueError(f"There is no {missing}; the binary version of the data set is read ({archive}).")
+    labels = 2 if hundred else 1
+    names = _lines(folder / ("fine_label_names.txt" if hundred else "batches.meta.txt"))
     splits: dict[str, Rows] = {}
     for split, files in parts.items():
         (folder / "png" / split).mkdir(parents=True, exist_ok=True)
         splits[split] = rows = []
         for file in files:
-            content = _unpickled(folder / file)
-            images = np.asarray(content[b"data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            for image, label in zip(images, content[b"fine_labels" if hundred else b"labels"], strict=True):
-                rows.append((f"png/{split}/{len(rows):05d}.png", names[label].decode()))
-                Image.fromarray(np.ascontiguousarray(image)).save(folder / rows[-1][0])
+            content = np.fromfile(folder / file, np.uint8)
+            if not content.size or content.size % (labels + 3072):
+                raise ValueError(f"{folder / file} is cut short; unpack {archive} again.")
+            records = content.reshape(-1, labels + 3072)
+            for label, image in zip(records[:, labels - 1], records[:, labels:].reshape(-1, 3, 32, 32), strict=True):
+                rows.append((f"png/{split}/{len(rows):05d}.png", names[label]))
+                Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(folder / rows[-1][0])
     return splits
-
-
-class _Arrays(pickle.Unpickler):
-    """Takes plain values and arrays, and nothing else: a pickle may name any function to be called."""
-
-    _HARMLESS = ("_reconstruct", "ndarray", "dtype", "encode")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] not in ("numpy", "_codecs") or name not in self._HARMLESS:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}, which no array needs")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
-def _unpickled(path: Path) -> dict[bytes, Any]:
-    with open(path, "rb") as file:
-        return _Arrays(file, encoding="bytes").load()
 
 
 def _tiny_imagenet(folder: Path) -> dict[str, Rows]:
@@ -171,8 +163,8 @@ def _matlab(path: Path) -> dict[str, np.ndarray]:
 # What a data set is called here, and what reads its folder.
 LAYOUTS: dict[str, Callable[[Path], dict[str, Rows]]] = {
     "cars": _cars,
-    "cifar10": _cifar,
-    "cifar100": _cifar,
+    "cifar10": functools.partial(_cifar, hundred=False),
+    "cifar100": functools.partial(_cifar, hundred=True),
     "flowers": _flowers,
     "food": _food,
     "imagenet": _imagenet,
