@@ -164,7 +164,8 @@ class ShiftScale:
             if not span.mean() > 2 * span.std():
                 alike = " since they are all alike" if np.ptp(np.asarray(self.target, float), axis=0).max() == 0 else ""
                 raise ValueError(
-                    f"The target's features cannot be told from noise by this distance and encoder{alike}: there is no scale."
+                    f"The target's features cannot be told from noise by this distance and encoder{alike}: there is no scale. "
+                    f"Take more than {size:,} images of each side, another encoder, or another distance."
                 )
             self._known[size] = floors, ceilings
         return self._known[size]

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sslshift.models import ENCODERS, ResNet
@@ -19,6 +18,7 @@ from sslshift.study.opened import Opened
 from sslshift.study.progress import Progress
 from sslshift.study.records import remembered
 from sslshift.training.loop import initial_state
+from sslshift.transfer.encoders import branches_on
 from sslshift.transfer.features import Encoder, NetworkEncoder, encoder_of, pixel_encoder
 
 
@@ -70,14 +70,8 @@ def untrained_encoder(opened: Opened, learner: Learner, seed: int) -> NetworkEnc
     state = initial_state(learner.training, opened.reader(opened.equal_shares, seed, seed), seed)
     encoder = encoder_of(learner.training.method, state.variables, opened.canvas)
     if starts_silent(learner):
-        encoder = dataclasses.replace(encoder, variables=_switched_on(encoder.variables))
+        encoder = dataclasses.replace(encoder, variables=branches_on(encoder.variables))
     return NetworkEncoder(encoder)
-
-
-def _switched_on(variables):
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.ones_like(leaf) if path[-1].key == "scale" else leaf, dict(variables)
-    )
 
 
 def _digest(encoder: NetworkEncoder) -> str:

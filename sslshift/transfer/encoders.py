@@ -104,11 +104,15 @@ def untrained_encoder(module, canvas: Canvas, seed: int) -> PretrainedEncoder:
     Raises:
       ValueError: the network does not take such images.
     """
-    variables = _initialise(module, canvas)(jax.random.key(seed))
-    variables = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.ones_like(leaf) if path[-1].key == "scale" else leaf, variables
-    )
+    variables = branches_on(_initialise(module, canvas)(jax.random.key(seed)))
     return PretrainedEncoder(module, {"batch_stats": {}} | variables, tuple(canvas))
+
+
+def branches_on(variables):
+    """The variables with the scale of every norm at 1: ResNets start with that of each branch's last norm at 0."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.ones_like(leaf) if path[-1].key == "scale" else leaf, dict(variables)
+    )
 
 
 @functools.lru_cache(maxsize=8)

@@ -47,7 +47,7 @@ class FileSource(Source):
         self._digests = [bytes.fromhex(checks[i].digest) for i in self._whole]
         self.refused = [(printable(path), check.reason) for path, check in zip(paths, checks, strict=True) if check.reason]
         if not self._paths:
-            refused = f" ({len(paths)} files were refused, the first: {self.refused[0]})" if paths else ""
+            refused = f" ({len(paths)} files were refused, the first: {': '.join(map(str, self.refused[0]))})" if paths else ""
             raise ValueError(f"{name}: {root} holds no readable image{refused}.")
 
     def __len__(self) -> int:
@@ -72,7 +72,8 @@ class FolderSource(FileSource):
 
     def __init__(self, name: str, folder: Path, *, labels: bool, **about):
         if not folder.is_dir():
-            raise ValueError(f"{name}: there is no folder {printable(folder)}.")
+            is_file = " (it is a file)" if folder.exists() else ""
+            raise ValueError(f"{name}: there is no folder {printable(folder)}{is_file}.")
         unreadable: list[tuple[str, str]] = []
         super().__init__(name, folder, sorted(image_files(folder, unreadable)), about)
         self.refused = [*self.refused, *unreadable]
