@@ -351,6 +351,7 @@ def test_a_part_of_a_mixture_holds_all_its_components_and_what_was_asked_for_is_
     assert (len(mixed), mixed[:, 0].sum()) == (400, 100)
     assert 0.1 < mixed[:100, 0].mean() < 0.4
     assert np.array_equal(mixed, blend(parts, {"near": 0.75, "far": 0.25}))
+    assert np.array_equal(mixed, blend(parts, {"far": 0.25, "near": 0.75}))
     exact = blend(parts, {"near": 0.75, "far": 0.25}, most=40)
     assert (len(exact), exact[:, 0].sum()) == (40, 10)
     # The scarce one makes it smaller, never another mixture.

@@ -20,9 +20,9 @@ def blend(features: Mapping[str, np.ndarray], shares: Mapping[str, float], most:
       >>> import numpy as np
       >>> parts = {"near": np.zeros((10, 1)), "far": np.ones((3, 1))}
       >>> blend(parts, {"near": 0.5, "far": 0.5}).ravel().tolist()
-      [0.0, 1.0, 1.0, 0.0, 0.0, 1.0]
+      [1.0, 0.0, 0.0, 1.0, 1.0, 0.0]
       >>> blend(parts, {"near": 0.5, "far": 0.5}, most=4).ravel().tolist()
-      [1.0, 0.0, 1.0, 0.0]
+      [0.0, 1.0, 0.0, 1.0]
 
     Args:
       features: of each component's images `[n, dim]`, in random order.
@@ -50,7 +50,7 @@ def blend_counts(have: Mapping[str, int], shares: Mapping[str, float], most: int
 
     Example:
       >>> blend_counts({"near": 10, "far": 3}, {"near": 0.75, "far": 0.25})
-      {'near': 9, 'far': 3}
+      {'far': 3, 'near': 9}
 
     Args:
       have: images of each component.
@@ -61,7 +61,8 @@ def blend_counts(have: Mapping[str, int], shares: Mapping[str, float], most: int
     """
     if min(shares.values(), default=-1) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"Shares of a mixture must be at least 0 and sum to 1, not {dict(shares)}.")
-    used = {name: share for name, share in shares.items() if share}
+    # By name: the same mixture is the same sample, in whatever order somebody wrote it down.
+    used = {name: shares[name] for name in sorted(shares) if shares[name]}
     total = sum(used.values())
 
     def counts(count: int) -> dict[str, int]:

@@ -26,7 +26,7 @@ from sslshift.study.progress import Progress
 from sslshift.study.records import remembered, write_atomically
 from sslshift.study.results import Results
 from sslshift.study.runner import read_results
-from sslshift.study.shifts import Features, reference_encoder
+from sslshift.study.shifts import DRAWN, Features, reference_encoder
 from sslshift.transfer.features import Encoder, NetworkEncoder, pixel_encoder
 
 SIZES = (200, 500, 1000, 2000, 5000)
@@ -62,7 +62,7 @@ def run_calibration(study: Study) -> None:
     for name, encode in _encoders(opened, progress).items():
         sampled = functools.cache(functools.partial(_Sampled, opened, encode))
         for distance in DISTANCES:
-            folder = Path(study.out) / "calibration" / f"{name.replace(' ', '_')}-{distance}"
+            folder = Path(study.out) / "calibration" / f"{name.replace(' ', '_')}-{distance}-drawn{DRAWN}"
             record = {"features": encode.fingerprint, "distance": distance, "sizes": SIZES, "sources": list(opened.sources)}
             found = remembered(folder, record, lambda distance=distance, made=sampled: _measured(opened, made(), distance))[
                 "lines"
