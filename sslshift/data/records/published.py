@@ -38,8 +38,11 @@ def write_lists(layout: str, folder: Path) -> dict[str, int]:
     for split, rows in splits.items():
         if not rows:
             raise ValueError(f"{folder} holds no image of the {split} split.")
-        with open(folder / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
+        # Whole or not at all: a list cut short would be a smaller data set.
+        unfinished = folder / f"{split}.csv.part"
+        with open(unfinished, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([("path", "label"), *rows])
+        unfinished.replace(folder / f"{split}.csv")
     return {split: len(rows) for split, rows in splits.items()}
 
 
