@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from sslshift.budget import Budget
-from sslshift.data.decode import Canvas
+from sslshift.data.decode import Canvas, decode_onto
 from sslshift.data.mixture import single
 from sslshift.data.pipeline import BatchReader, batches
 from sslshift.data.plan import SamplePlan
@@ -76,6 +76,37 @@ def pillow_encode(paths: list[Path]) -> None:
         small.save(io.BytesIO(), "JPEG", quality=95, subsampling=0)
 
 
+def reduced(content: bytes, side: int) -> np.ndarray:
+    """What this package read until it was seen to change the image: a JPEG decoded near the canvas's size."""
+    with Image.open(io.BytesIO(content)) as image:
+        image.draft(None, (side, side))
+        return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC))
+
+
+def decoding(show: Callable[..., None], repeats: int) -> None:
+    """Prints the time of decoding photographs of several sizes onto a canvas, in full and, in turn with it, at reduced size."""
+    for pixels in (256, 512, 1024, 2048):
+        content = _photograph(pixels)
+        for side in (32, 64, 224):
+            canvas, times = Canvas(side, side, 3), []
+            for _ in range(5 * repeats):
+                started = time.perf_counter()
+                decode_onto(canvas, content)
+                between = time.perf_counter()
+                reduced(content, side)
+                times.append((between - started, time.perf_counter() - between))
+            full, less = (statistics.median(each) for each in zip(*times, strict=True))
+            show("data", decodes=pixels, onto=side, full_ms=full * 1e3, reduced_ms=less * 1e3, full_over_reduced=full / less)
+
+
+def _photograph(pixels: int) -> bytes:
+    random, out = np.random.default_rng(0), io.BytesIO()
+    blobs = Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).resize((pixels, pixels), Image.Resampling.BICUBIC)
+    grain = random.integers(-8, 9, (pixels, pixels, 3))
+    Image.fromarray(np.clip(np.asarray(blobs) + grain, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
 def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]], float], count: int, repeats: int) -> None:
     """Prints images per second, each with its ratio to the Pillow loop on one core.
 
@@ -85,6 +116,7 @@ def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]],
       count: files to read, whole batches.
       repeats: timings of which the median is taken, of what starts workers.
     """
+    decoding(show, repeats)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "files").mkdir()

@@ -41,15 +41,15 @@ def store(content: bytes, row: dict[str, Any], encoding: Encoding) -> Stored | R
     """The record of an image file, with `row` for what else is known of it (`origin` at least)."""
     try:
         require_size(len(content))
-        # A JPEG is decoded near the wanted size, which is quicker; twice as large, so that resizing still averages.
-        picture = decode_image(content, draft=2 * encoding.size)
+        picture = decode_image(content)
         width, height = _size(content)
     except BrokenImageError as error:
         return Refused(row["origin"], str(error))
     scale = encoding.size / min(picture.size)
     if scale < 1:
         shape = tuple(max(1, round(side * scale)) for side in picture.size)
-        picture = picture.resize(shape, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        # In one step: a coarser one before it (Pillow's `reducing_gap`) is quicker, and differs by up to 29 of 255.
+        picture = picture.resize(shape, Image.Resampling.BICUBIC)
     stored = io.BytesIO()
     picture.save(stored, encoding.format, **_options(encoding))
     about = {

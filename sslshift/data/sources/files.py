@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.progress import track
 
-from sslshift.data.decode import EXTENSIONS, BrokenImageError, Canvas, decode, decode_onto, read_file
+from sslshift.data.decode import EXTENSIONS, BrokenImageError, Canvas, check, decode, decode_onto, read_file
 from sslshift.data.sources.base import Source, licence_text, printable
 from sslshift.data.sources.labels import encode_labels, encode_multi_labels, is_multi_label
 
@@ -220,10 +220,10 @@ class _Check(NamedTuple):
 
 
 def _check(path: Path) -> _Check:
-    """A file's digest, and why it is no image if it is none. JPEGs are decoded at an eighth: truncation shows there as well."""
+    """Returns a file's digest, and why it is no image if it is none."""
     try:
         content = read_file(path)
-        decode(content, draft=1)
+        check(content)
     except BrokenImageError as error:
         return _Check("", str(error))
     return _Check(hashlib.sha256(content).hexdigest(), "")
