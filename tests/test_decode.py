@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto
+from sslshift.data.decode import Canvas, decode, decode_onto
 from sslshift.data.records.encode import Encoding, store
 from sslshift.shift import proxy_a_distance
 

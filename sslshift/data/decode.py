@@ -91,7 +91,7 @@ _SMALLEST = (1, 1)
 
 
 def decode_image(content: bytes, draft: tuple[int, int] | None = None) -> Image.Image:
-    """Returns what `decode` decodes, as a Pillow image in mode L or RGB; JPEGs are not much larger than `draft` if that is given."""
+    """Returns what `decode` decodes, as a Pillow image in mode L or RGB; a JPEG reduced to about `draft` where it is given."""
     try:
         require_size(len(content))
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
