@@ -127,8 +127,14 @@ def begin(job: Import) -> Summary | None:
     elif not (job.output / SETTINGS).exists():
         # A mistake in the input shows before anything is made.
         containers = find_containers(job.input)
-        if job.labels == "multi" and containers[0].kind != "list":
+        is_list = containers[0].kind == "list"
+        if job.labels == "multi" and not is_list:
             raise ValueError(f"labels=multi reads a CSV or Parquet list, and {printable(job.input)} is none; import a list.")
+        if job.labels == "folder" and is_list:
+            raise ValueError(
+                f"labels=folder takes the folders of a folder or an archive as labels, and {printable(job.input)} is a list; "
+                "its column 'label' says them, with labels=none."
+            )
         job.output.mkdir(parents=True, exist_ok=True)
         keep_settings(job.output, SETTINGS, job.record)
     return done

@@ -22,8 +22,8 @@ from sslshift.data.records.containers import Container, kind_of, member_fault
 from sslshift.data.records.manifest import CLASSES
 from sslshift.data.records.shards import Refused, parts_folder
 from sslshift.data.sources.base import printable
-from sslshift.data.sources.files import read_list, walk
-from sslshift.data.sources.labels import is_multi_label, split_labels
+from sslshift.data.sources.files import walk
+from sslshift.data.sources.lists import read_list
 
 # An image of a container: where its bytes are (a file's path, or an archive's with what finds the member), and what is known.
 _ROW = pa.schema(
@@ -170,21 +170,17 @@ def _grouped(rows: Iterable[dict], size: int) -> Iterator[list[dict]]:
 
 
 def _list_rows(path: Path, labels: str) -> Iterator[dict]:
-    columns = read_list(path, printable(path))
-    count = len(columns["path"])
-    label = columns.get("label", [None] * count)
-    multi_label = is_multi_label(columns, labels, printable(path))
-    classes = split_labels(label, printable(path)) if multi_label else None
-    costs = [None if value in (None, "") else float(value) for value in columns.get("cost", [None] * count)]
-    for i, name in enumerate(columns["path"]):
+    listed = read_list(path, printable(path), "multi" if labels == "multi" else None)
+    label = [None] * len(listed.paths) if listed.labels is None else listed.labels
+    for i, name in enumerate(listed.paths):
         yield {
             "origin": printable(name),
             "kind": "file",
             "path": os.fsencode(path.parent / name),
-            "class": None if classes else _text(label[i]),
-            CLASSES.name: classes[i] if classes else None,
-            "licence": _text(columns.get("licence", [None] * count)[i]),
-            "cost": costs[i],
+            "class": None if listed.multi_label else label[i],
+            CLASSES.name: label[i] if listed.multi_label else None,
+            "licence": listed.licences[i],
+            "cost": listed.costs[i],
         }
 
 

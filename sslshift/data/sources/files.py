@@ -1,6 +1,5 @@
 """Sources that are image files: those below a folder, or those that a CSV or Parquet list names."""
 
-import csv
 import hashlib
 import os
 import sys
@@ -15,7 +14,8 @@ from rich.progress import track
 
 from sslshift.data.decode import EXTENSIONS, BrokenImageError, Canvas, check, decode, decode_onto, read_file
 from sslshift.data.sources.base import Source, licence_text, printable
-from sslshift.data.sources.labels import encode_labels, encode_multi_labels, is_multi_label
+from sslshift.data.sources.labels import encode_labels, encode_multi_labels
+from sslshift.data.sources.lists import read_list
 
 
 class FileSource(Source):
@@ -109,17 +109,19 @@ class ListSource(FileSource):
     """
 
     def __init__(self, name: str, file: Path, *, labels: str | None = None, **about):
-        rows = read_list(file, name)
-        encode = encode_multi_labels if is_multi_label(rows, labels, name) else encode_labels
-        paths = [file.parent / path for path in rows["path"]]
-        super().__init__(name, file.parent, paths, about)
-        columns = {key: [values[i] for i in self._whole] for key, values in rows.items()}
-        if "licence" in columns:
-            self.licence = licence_text(Counter(value or self.licence for value in columns["licence"]), self.licence)
-        if "cost" in columns:
-            self.cost_per_image = _mean_cost(columns["cost"], self.cost_per_image, name)
-        if "label" in columns:
-            self.classes, self.labels = encode(columns["label"], name)
+        listed = read_list(file, name, labels)
+        super().__init__(name, file.parent, [file.parent / path for path in listed.paths], about)
+        whole = self._whole.tolist()
+        licences = Counter(listed.licences[i] or self.licence for i in whole)
+        self.licence = licence_text(licences, self.licence)
+        costs = [listed.costs[i] for i in whole]
+        if any(cost is not None for cost in costs):
+            self.cost_per_image = float(np.mean([self.cost_per_image if cost is None else cost for cost in costs]))
+        if listed.labels is not None:
+            encode = encode_multi_labels if listed.multi_label else encode_labels
+            self.classes, self.labels = encode([listed.labels[i] for i in whole])
+            if not self.classes:
+                raise ValueError(f"{name}: no image that can be read has a label; leave the column out.")
 
 
 def image_files(folder: Path, unreadable: list | None = None) -> Iterator[Path]:
@@ -147,71 +149,6 @@ def walk(folder: Path, unreadable: list | None = None) -> Iterator[Path]:
                 folders.remove(name)
             visited.add(real)
         yield from (Path(root, file) for file in files if not file.startswith("."))
-
-
-# Other people's names of the columns.
-_ALIASES = {"license": "licence", "cost_per_image": "cost"}
-_COLUMNS = ("path", "label", "licence", "cost")
-
-
-def read_list(file: Path, name: str) -> dict[str, list]:
-    """The columns `path`, `label`, `licence`, `cost` of a CSV or Parquet list that are there; each path once.
-
-    Raises:
-      ValueError: the list cannot be read, has no column `path` or no row, or names an image twice.
-    """
-    if not file.is_file():
-        raise ValueError(f"{name}: there is no file {printable(file)}.")
-    try:
-        columns = _parquet_columns(file) if file.suffix.lower() == ".parquet" else _csv_columns(file)
-    except (OSError, ValueError, csv.Error) as error:
-        raise ValueError(f"{name}: {printable(file)} cannot be read as a list of images: {error}") from error
-    if not columns.get("path"):
-        what = "lists no image" if "path" in columns else "has no column 'path'"
-        raise ValueError(f"{name}: {printable(file)} {what}; its columns are {', '.join(columns) or 'none'}.")
-    columns = {key: columns[key] for key in _COLUMNS if key in columns}
-    empty = next((row for row, path in enumerate(columns["path"], 1) if not isinstance(path, str) or not path), None)
-    if empty:
-        raise ValueError(f"{name}: row {empty:,} of {printable(file)} has no path.")
-    if len(set(columns["path"])) < len(columns["path"]):
-        seen: set[str] = set()
-        twice = next(path for path in columns["path"] if path in seen or seen.add(path))
-        raise ValueError(
-            f"{name}: {printable(file)} names {printable(twice)} twice; N counts different images: list each once."
-        )
-    return columns
-
-
-def _csv_columns(file: Path) -> dict[str, list]:
-    with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-        reader = csv.DictReader(lines, restkey="", strict=True)
-        fields = [(field, _ALIASES.get(field.strip().lower(), field.strip().lower())) for field in reader.fieldnames or ()]
-        columns: dict[str, list] = {short: [] for _, short in fields}
-        for row in reader:
-            for field, short in fields:
-                columns[short].append(row[field])
-    return columns
-
-
-def _parquet_columns(file: Path) -> dict[str, list]:
-    import pyarrow.parquet as pq
-
-    names = {_ALIASES.get(name.lower(), name.lower()): name for name in pq.read_schema(file).names}
-    wanted = {short: names[short] for short in _COLUMNS if short in names}
-    if "path" not in wanted:
-        return {key: [] for key in names}
-    table = pq.read_table(file, columns=list(wanted.values()))
-    return {short: table[name].to_pylist() for short, name in wanted.items()}
-
-
-def _mean_cost(values: Sequence, default: float, name: str) -> float:
-    try:
-        costs = np.array([default if value in (None, "") else float(value) for value in values])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: a cost is no number: {error}.") from error
-    if not (np.isfinite(costs) & (costs >= 0)).all():
-        raise ValueError(f"{name}: costs must be numbers of at least 0.")
-    return float(costs.mean())
 
 
 class _Check(NamedTuple):

@@ -1,12 +1,145 @@
 """From the names of classes, as lists and manifests hold them, to labels: one class of each image, or any number."""
 
+import numbers
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 # Between the names of one image. Names that contain it are possible in Parquet lists, which need no separator.
 SEPARATOR = ";"
+# Texts that pandas.read_csv takes for a missing value, and those that its missing values become as text; NaN is apart.
+_MISSING = frozenset(
+    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaT", "None")
+).union(("n/a", "null"))
+
+
+def is_missing(value: Any) -> bool:
+    """Returns whether a cell says nothing: None, NaN, a text of spaces, or one that pandas reads as a missing value.
+
+    Example:
+      >>> [is_missing(value) for value in (None, float("nan"), " ", "nan", "None", "none", "0", 0)]
+      [True, True, True, True, True, False, False, False]
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        return text in _MISSING or text.lstrip("+-").lower() == "nan"
+    # Of all values only those that stand for a missing one differ from themselves.
+    return value is None or bool(value != value)
+
+
+def cell_text(value: Any) -> str:
+    """Returns the text of a cell of any type, without the spaces around it; a whole number has no fraction.
+
+    Example:
+      >>> [cell_text(value) for value in (" cat ", b"cat", 1.0, 0.5, 1, True)]
+      ['cat', 'cat', '1', '0.5', '1', 'True']
+
+    Raises:
+      ValueError: it is no text or number, is not finite, or has a line break; the message goes on after "row N of FILE".
+    """
+    try:
+        text = value.decode() if isinstance(value, bytes) else value
+        text = text.encode().decode() if isinstance(text, str) else text
+    except UnicodeError as error:
+        raise ValueError(f"holds text that is not UTF-8 ({value!r}); save the file as UTF-8") from error
+    if isinstance(text, numbers.Number) and not isinstance(text, bool | np.bool_):
+        if not np.isfinite(float(text)):
+            raise ValueError(f"holds {text}; expected a name or a whole number")
+        text = str(int(text)) if text == int(text) else str(text)
+    elif isinstance(text, bool | np.bool_):
+        text = str(bool(text))
+    elif not isinstance(text, str):
+        raise ValueError(f"holds a {type(value).__name__} ({value!r}); expected text or a number")
+    text = text.strip()
+    if re.search(r"[\n\r\0]", text):
+        raise ValueError(f"holds a line break or a NUL in one value ({text[:60]!r}); look for a stray quotation mark")
+    return text
+
+
+def label_name(value: Any) -> str:
+    """Returns the name of the class that a value names: its `cell_text`.
+
+    Raises:
+      ValueError: the value is missing, or as `cell_text`.
+    """
+    text = "" if is_missing(value) else cell_text(value)
+    if is_missing(text):
+        raise ValueError(
+            f"has no label: {value!r} means a missing value; give every image a label or leave the image out, and rename "
+            "a class that is called so"
+        )
+    return text
+
+
+def label_names(values: Sequence, where: str) -> list[str]:
+    """Returns the name of each image's class.
+
+    Where all labels are whole numbers, 1.0 and 1 are one class, called 1: programs that keep missing values as NaN turn a
+    column of whole numbers into floating-point ones, which must not make other classes of them.
+
+    Args:
+      values: of each image, of any type that a Parquet column can have.
+      where: the source and the file, for messages.
+
+    Example:
+      >>> label_names([" cat", b"dog"], "list.csv"), label_names(["1.0", "2"], "list.csv")
+      (['cat', 'dog'], ['1', '2'])
+
+    Raises:
+      ValueError: an image has no label, or something that is no name.
+    """
+    names = []
+    for row, value in enumerate(values, 1):
+        try:
+            names.append(label_name(value))
+        except ValueError as error:
+            raise ValueError(f"{where}: row {row:,}, column 'label', {error}.") from error
+    if all(re.fullmatch(r"-?\d+(\.0+)?", name) for name in names):
+        return [name.partition(".")[0] for name in names]
+    return names
+
+
+def split_labels(values: Sequence, where: str) -> list[list[str]]:
+    """Returns the names of each image's classes, each name once.
+
+    Args:
+      values: of each image a list of names (Parquet), or one text in which `SEPARATOR` stands between them; no name is none
+        of the classes. Spaces around a name do not count, nor does a name that is empty.
+      where: the source and the file, for messages.
+
+    Raises:
+      ValueError: a value is missing (that is not known to be none of the classes) or lists something else than text, or no
+        image has a class.
+
+    Example:
+      >>> split_labels(["cat; dog", "", "dog;"], "csv:list.csv")
+      [['cat', 'dog'], [], ['dog']]
+    """
+    split = []
+    for row, value in enumerate(values, 1):
+        try:
+            split.append(_split(value))
+        except ValueError as error:
+            raise ValueError(f"{where}: row {row:,}, column 'label', {error}.") from error
+    if not any(split):
+        raise ValueError(f"{where}: no image has a label; leave the column out.")
+    return split
+
+
+def _split(value: Any) -> list[str]:
+    parts = value
+    if not isinstance(value, list):
+        # An empty text is none of the classes; None, NaN and "nan" are not known to be.
+        if is_missing(value) and not (isinstance(value, str) and not value.strip()):
+            raise ValueError(f"has no label: {value!r} means a missing value; an empty text or list says: none of the classes")
+        parts = cell_text(value).split(SEPARATOR)
+    wrong = next((part for part in parts if not isinstance(part, str) or (part.strip() and is_missing(part))), "")
+    if wrong != "":
+        # A list of 0 and 1, one for each class, would be taken for names.
+        raise ValueError(f"has {wrong!r} in its list of labels; a list holds names of classes")
+    return list(dict.fromkeys(cell_text(part) for part in parts if part.strip()))
 
 
 def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
@@ -22,81 +155,27 @@ def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(different, key=(lambda name: (int(name), name)) if numeric else None))
 
 
-def encode_labels(values: Sequence, name: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the classes as `sort_classes` gives them, and each image's label as its class's place among them.
-
-    Raises:
-      ValueError: an image has no label.
-    """
-    texts = ["" if value is None else str(value).strip() for value in values]
-    if "" in texts:
-        raise ValueError(f"{name}: image {texts.index(''):,} has no label; give all images one, or leave the column out.")
-    classes = sort_classes(texts)
-    place = {text: label for label, text in enumerate(classes)}
-    return classes, np.array([place[text] for text in texts], np.int64)
-
-
-def is_multi_label(rows: Mapping[str, Sequence], labels: str | None, name: str) -> bool:
-    """Whether the column `label` of a list says of each image any number of classes.
+def encode_labels(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Returns names of the classes as `sort_classes` gives them, and each image's label as its class's place among them.
 
     Args:
-      rows: the list, as `read_list` gives it.
-      labels: what was asked for: "multi", "single", or neither; then a column of lists is multi-label and another is not.
-      name: of the source.
-
-    Raises:
-      ValueError: "multi" and there is no such column, or "single" and it holds lists.
+      names: of each image's class, by `label_names`.
     """
-    if labels == "multi" and "label" not in rows:
-        raise ValueError(f"{name}: labels=multi needs a column 'label', and the list has {', '.join(rows)}; add it.")
-    listed = any(isinstance(value, list) for value in rows.get("label", ()))
-    if listed and labels == "single":
-        raise ValueError(f"{name}: column 'label' holds lists, of which labels=single cannot take one; leave the option out.")
-    return listed or labels == "multi"
+    classes = sort_classes(names)
+    place = {text: label for label, text in enumerate(classes)}
+    return classes, np.array([place[text] for text in names], np.int64)
 
 
-def split_labels(values: Sequence, name: str) -> list[list[str]]:
-    """The names of each image's classes, each name once.
+def encode_multi_labels(names: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Returns names of the classes as `sort_classes` gives them, and uint8 0/1 `[images, classes]`: which an image has.
 
     Args:
-      values: of each image a list of names (Parquet), or one text in which `SEPARATOR` stands between them; no name is none
-        of the classes. Spaces around a name do not count, nor does a name that is empty.
-      name: of the source.
-
-    Raises:
-      ValueError: a value is missing (that is not known to be none of the classes) or lists something else than text, or no
-        image has a class.
-
-    Example:
-      >>> split_labels(["cat; dog", "", "dog;"], "csv:list.csv")
-      [['cat', 'dog'], [], ['dog']]
+      names: of each image's classes, by `split_labels`.
     """
-    split = []
-    for image, value in enumerate(values):
-        if value is None:
-            raise ValueError(f"{name}: image {image:,} has no label; an empty text or list says: none of the classes.")
-        parts = value if isinstance(value, list) else str(value).split(SEPARATOR)
-        wrong = next((part for part in parts if not isinstance(part, str)), "")
-        if wrong != "":
-            # A list of 0 and 1, one for each class, would be taken for names.
-            raise ValueError(f"{name}: image {image:,} has {wrong!r} in its list of labels; a list holds names of classes.")
-        split.append(list(dict.fromkeys(part.strip() for part in parts if part.strip())))
-    if not any(split):
-        raise ValueError(f"{name}: no image has a label; leave the column out.")
-    return split
-
-
-def encode_multi_labels(values: Sequence, name: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the classes as `sort_classes` gives them, and uint8 0/1 `[images, classes]`: which classes each image has.
-
-    Raises:
-      ValueError: as `split_labels`, whose `values` these are.
-    """
-    split = split_labels(values, name)
-    classes = sort_classes(text for texts in split for text in texts)
+    classes = sort_classes(text for texts in names for text in texts)
     place = {text: label for label, text in enumerate(classes)}
-    images = np.repeat(np.arange(len(split)), [len(texts) for texts in split])
-    return classes, indicators(images, [place[text] for texts in split for text in texts], (len(split), len(classes)))
+    images = np.repeat(np.arange(len(names)), [len(texts) for texts in names])
+    return classes, indicators(images, [place[text] for texts in names for text in texts], (len(names), len(classes)))
 
 
 def indicators(images: np.ndarray, classes: np.ndarray | Sequence[int], shape: tuple[int, int]) -> np.ndarray:

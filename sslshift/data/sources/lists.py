@@ -1,0 +1,170 @@
+"""Lists of image files: CSV or Parquet, a row of each image, read whole and checked before an image is."""
+
+import csv
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sslshift.data.sources.base import printable
+from sslshift.data.sources.labels import cell_text, is_missing, label_names, split_labels
+
+# Other people's names of the columns.
+_ALIASES = {"license": "licence", "cost_per_image": "cost"}
+_COLUMNS = ("path", "label", "licence", "cost")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageList:
+    """What a list says of each image, in the order of its rows.
+
+    Attributes:
+      paths: relative to the list's folder, each file once.
+      labels: name of the class of each image, or where `multi_label` a list of names; None: the list has no labels.
+      multi_label: an image may have several of the classes, or none.
+      licences, costs: None of an image of which nothing is said.
+    """
+
+    paths: list[str]
+    labels: list[str] | list[list[str]] | None
+    multi_label: bool
+    licences: list[str | None]
+    costs: list[float | None]
+
+
+def read_list(file: Path, name: str, labels: str | None = None) -> ImageList:
+    """Reads a CSV or Parquet list.
+
+    Column `path` is needed; `label`, `licence` (or `license`) and `cost` (or `cost_per_image`) are optional, and others are
+    left alone. A missing path or label is refused; a missing licence or cost says nothing. See `labels.is_missing`.
+
+    Args:
+      file: the list.
+      name: of the source, for messages.
+      labels: "multi": column `label` holds any number of classes of each image, as `split_labels` reads them; "single": one;
+        None: a Parquet column of lists is multi-label, another column is not.
+
+    Raises:
+      ValueError: the list cannot be read, has no column `path` or no row, two columns for one thing, a row of another length
+        than its header, names an image twice, or a value is not what its column should hold.
+    """
+    where = name if printable(file) in name else f"{name}: {printable(file)}"
+    if not file.is_file():
+        raise ValueError(f"{name}: there is no file {printable(file)}{' (it is a folder)' if file.is_dir() else ''}.")
+    try:
+        header, columns = _read(file)
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"{where} cannot be read as a list of images: {error}") from error
+    if "path" not in columns or not columns["path"]:
+        what = "lists no image" if "path" in columns else "has no column 'path'"
+        commas = " (commas separate columns)" if len(header) == 1 and set(header[0]) & set(";\t|") else ""
+        raise ValueError(f"{where} {what}; its columns are {', '.join(header) or 'none'}{commas}.")
+    if labels == "multi" and "label" not in columns:
+        raise ValueError(f"{name}: labels=multi needs a column 'label', and the list has {', '.join(columns)}; add it.")
+    listed = any(isinstance(value, list) for value in columns.get("label", ()))
+    if listed and labels == "single":
+        raise ValueError(f"{name}: column 'label' holds lists, of which labels=single cannot take one; leave the option out.")
+    multi_label, nothing = listed or labels == "multi", [None] * len(columns["path"])
+    return ImageList(
+        _paths(columns["path"], file.parent, where),
+        (split_labels if multi_label else label_names)(columns["label"], where) if "label" in columns else None,
+        multi_label,
+        _said(cell_text, columns.get("licence", nothing), "licence", where),
+        _said(_cost, columns.get("cost", nothing), "cost", where),
+    )
+
+
+def _read(file: Path) -> tuple[list[str], dict[str, list]]:
+    """The names of all columns, and the values of ours that are there."""
+    with open(file, "rb") as content:
+        start = content.read(4)
+    if start == b"PAR1" or file.suffix.lower() == ".parquet":
+        return _parquet_columns(file)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("its text is UTF-16; save it as UTF-8.")
+    return _csv_columns(file)
+
+
+def _choose(header: Sequence[str]) -> dict[str, int]:
+    """Positions of our columns among those of a list."""
+    chosen: dict[str, int] = {}
+    for position, name in enumerate(header):
+        short = name.strip("\ufeff \t\r\n").lower()
+        short = _ALIASES.get(short, short)
+        if short in chosen:
+            raise ValueError(f"its columns {header[chosen[short]]!r} and {name!r} both mean {short!r}; keep one of them.")
+        if short in _COLUMNS:
+            chosen[short] = position
+    return chosen
+
+
+def _csv_columns(file: Path) -> tuple[list[str], dict[str, list]]:
+    with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+        reader = csv.reader(lines, strict=True)
+        header = next((cells for cells in reader if cells), [])
+        chosen = _choose(header)
+        columns: dict[str, list] = {short: [] for short in chosen}
+        for row, cells in enumerate((cells for cells in reader if cells), 1):
+            if len(cells) != len(header):
+                raise ValueError(
+                    f"row {row:,} (up to line {reader.line_num:,}) has {len(cells)} cells, and the header has {len(header)}; a "
+                    "text that contains a comma is written in quotation marks."
+                )
+            if sorted(cells) == sorted(header):
+                raise ValueError(f"row {row:,} repeats the header, as in lists joined by cat; join them with one header.")
+            for short, position in chosen.items():
+                columns[short].append(cells[position])
+    return header, columns
+
+
+def _parquet_columns(file: Path) -> tuple[list[str], dict[str, list]]:
+    import pyarrow.parquet as pq
+
+    header = pq.read_schema(file).names
+    chosen = {short: header[position] for short, position in _choose(header).items()}
+    if "path" not in chosen:
+        return header, {}
+    table = pq.read_table(file, columns=list(chosen.values()))
+    return header, {short: table[name].to_pylist() for short, name in chosen.items()}
+
+
+def _paths(values: Sequence, folder: Path, where: str) -> list[str]:
+    paths: list[str] = []
+    rows: dict[str, int] = {}
+    for row, value in enumerate(values, 1):
+        path = os.fsdecode(value) if isinstance(value, bytes) else value
+        if is_missing(path):
+            raise ValueError(f"{where}: row {row:,} has no path.")
+        if not isinstance(path, str) or any(sign in path for sign in "\0\n\r"):
+            raise ValueError(f"{where}: row {row:,} has {path!r} as its path; expected a text of one line.")
+        # ./a.png and a.png are one file.
+        first = rows.setdefault(os.path.normpath(folder / path), row)
+        if first != row:
+            raise ValueError(
+                f"{where} names {printable(path)} twice, in rows {first:,} and {row:,}; N counts different images: "
+                "list each once."
+            )
+        paths.append(path)
+    return paths
+
+
+def _said(read: Callable[[Any], Any], values: Sequence, column: str, where: str) -> list:
+    """The values of a column that may be missing."""
+    said = []
+    for row, value in enumerate(values, 1):
+        try:
+            said.append(None if is_missing(value) else read(value))
+        except ValueError as error:
+            raise ValueError(f"{where}: row {row:,}, column {column!r}, {error}.") from error
+    return said
+
+
+def _cost(value: Any) -> float:
+    try:
+        cost = float(value)
+    except (TypeError, ValueError):
+        cost = -1.0
+    if not 0 <= cost < float("inf"):
+        raise ValueError(f"holds {value!r}; a cost is a number of at least 0")
+    return cost
