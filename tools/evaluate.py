@@ -28,6 +28,7 @@ from sslshift.command import run_command
 from sslshift.data.decode import Canvas
 from sslshift.data.sources import cached, open_source
 from sslshift.models import ENCODER, FEATURES, PretrainedEncoder
+from sslshift.models.opening import HOW_TO_SAY, how_it_was_read
 from sslshift.study.contents import called
 from sslshift.study.judged import Judged, Kind, judge
 from sslshift.study.matrix import Named, architectures, by_kind, comparisons, find_encoders, score_table, untrained
@@ -46,7 +47,8 @@ FLAGS = flags.FLAGS
 flags.DEFINE_multi_string(
     "run",
     None,
-    "Folder of a finished run or of a whole study, or a file of an encoder, ours or published; may be given many times.",
+    "Folder of a finished run or of a whole study, or a file of an encoder, ours or published; may be given many times. "
+    f"{HOW_TO_SAY}",
     required=True,
 )
 flags.DEFINE_multi_string(
@@ -81,6 +83,9 @@ def main() -> None:
         runs = f"{len(unfinished)} of {len(unfinished) + len(files)} runs"
         _say(console, f"{runs} are not finished and are left out, e.g. {unfinished[0]}")
     named = by_kind(files)
+    for read in dict.fromkeys(how_it_was_read(encoder) for kind in named for _, _, encoder in kind.encoders):
+        if read:
+            _say(console, read)
     jobs = [
         _Job(kind.name, seed, str(file.parent if file.name == ENCODER else file), encoder)
         for kind in named
@@ -163,12 +168,14 @@ def _canvas(encoder: PretrainedEncoder) -> Canvas:
 
 def _judge(job: _Job, tasks: Sequence[Task], evaluations: Mapping[str, Any], out: Path, what: str, console: Console) -> Judged:
     place = out / "encoders" / ("pixels-" + "x".join(map(str, tasks[0].canvas)) if job.pixels else job.encoder.fingerprint[:16])
+    # An encoder that was asked for its mean is judged by it unless the flag says otherwise.
+    own = FLAGS["features"].using_default_value and not job.pixels
     with counting_images(console, what) as on_images:
         return judge(
             lambda: pixel_encoder if job.pixels else NetworkEncoder(job.encoder),
             tasks,
             evaluations,
-            FLAGS.features,
+            job.encoder.features if own else FLAGS.features,
             place,
             cache=out / "features",
             on_progress=lambda _, done, total: on_images(done, total),

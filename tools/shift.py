@@ -25,6 +25,7 @@ from rich.console import Console
 
 from sslshift.command import run_command
 from sslshift.data.sources.base import printable
+from sslshift.models.opening import HOW_TO_SAY
 from sslshift.shift.distances import DISTANCES, distance_of
 from sslshift.shift.index import DEFAULT_DISTANCE
 from sslshift.shift.reading import reading
@@ -49,7 +50,7 @@ flags.DEFINE_string(
     "encoder",
     UNTRAINED,
     "What sees the images: a .safetensors or .npz file of a published encoder (python -m tools.fetch_encoder), a finished run "
-    "or an encoder of ours, pixels, untrained (a small conv net), or untrained:NAME.",
+    f"or an encoder of ours, pixels, untrained (a small conv net), or untrained:NAME. {HOW_TO_SAY}",
 )
 flags.DEFINE_integer("images", 2000, "Images of each source and of the target at most, drawn by the seed.", lower_bound=20)
 flags.DEFINE_integer(

@@ -2,19 +2,19 @@
 
 Every encoder is called with normalised images `[batch, height, width, channels]` and `train=`, and returns features
 `[batch, dim]`. `ENCODERS` names those that an experiment can ask for; `encoder.clone(dtype=jax.numpy.bfloat16)` computes in
-bfloat16. An encoder with its weights is a `PretrainedEncoder`; `save_encoder` and `load_encoder` keep it in a file, and
-`open_encoder` also opens what others published.
+bfloat16. An encoder with its weights is a `PretrainedEncoder`; `save_encoder` and `load_encoder` keep it in a file.
+`load_encoder` and `open_encoder` also open what others published: `open_encoder("checkpoint.safetensors?part=teacher")`.
 """
 
 from sslshift.models.heads import MLPHead, PrototypeHead, unit
 from sslshift.models.layers import layer_numbers
-from sslshift.models.opening import open_encoder
+from sslshift.models.opening import load_encoder, open_encoder
 from sslshift.models.patch_mlp import PatchMLP
 from sslshift.models.patches import patchify, unpatchify
 from sslshift.models.pretrained import FEATURES, PretrainedEncoder
 from sslshift.models.resnet import BasicBlock, Bottleneck, ResNet
 from sslshift.models.vit import MAEDecoder, ViT, sincos_positions
-from sslshift.models.weights import ENCODER, load_encoder, save_encoder
+from sslshift.models.weights import ENCODER, save_encoder
 
 _RESNETS = {
     "resnet18": ResNet((2, 2, 2, 2)),

@@ -2,15 +2,42 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from safetensors import SafetensorError, safe_open
 
+from sslshift.models import weights
 from sslshift.models.pretrained import PretrainedEncoder
 from sslshift.models.reference.checkpoints import CHECKPOINTS
 from sslshift.models.reference.loading import load_reference
-from sslshift.models.weights import load_encoder
+
+_HUB_FILE = "model.safetensors"
+
+
+def _numbers(text: str) -> float | tuple[float, ...]:
+    numbers = tuple(float(number) for number in text.split(","))
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+# What may follow the path, as `load_reference` takes it.
+OPTIONS: dict[str, Callable[[str], Any]] = {
+    "part": str,
+    "heads": int,
+    "epsilon": float,
+    "stem": str,
+    "size": int,
+    "mean": _numbers,
+    "std": _numbers,
+    "features": str,
+}
+# For the help of flags that take an encoder.
+HOW_TO_SAY = (
+    "Options of a published encoder follow its path, 'checkpoint.safetensors?part=teacher&heads=12': part of several encoders, "
+    "heads, epsilon, stem=cifar, size, mean, std, features."
+)
 
 
 def open_encoder(path: str | os.PathLike) -> PretrainedEncoder:
@@ -18,30 +45,100 @@ def open_encoder(path: str | os.PathLike) -> PretrainedEncoder:
 
     Args:
       path: a run's folder, a `.safetensors` file that `save_encoder` wrote, or a file of a published encoder, see
-        `load_reference`.
+        `load_reference`, or the folder of a hub that holds a `model.safetensors`. A published encoder's may be followed by
+        options, `checkpoint.safetensors?part=teacher&heads=12`: those of `OPTIONS`, with the meaning they have there. In values
+        `%26` stands for `&`, and so on.
 
     Raises:
-      ValueError: there is no such path (where to get one is said), or what is there is no encoder.
+      ValueError: there is no such path (where to get one is said), an option is none, or what is there is no encoder.
     """
     if not os.fspath(path):
         raise ValueError("No encoder is named: name a run's folder or a file of weights.")
-    path = Path(path).expanduser()
-    if str(path) in CHECKPOINTS and not path.exists():
+    file, options = _parsed(path)
+    if str(file) in CHECKPOINTS and not file.exists():
         raise ValueError(
-            f"{path} is a known encoder, but no file: python -m tools.fetch_encoder {path} --out=. fetches "
-            f"{path}.safetensors, whose path is to be named."
+            f"{file} is a known encoder, but no file: python -m tools.fetch_encoder {file} --out=. fetches "
+            f"{file}.safetensors, whose path is to be named."
         )
-    if not path.exists():
+    if not file.exists():
         raise ValueError(
-            f"There is no run folder or file {path}; python -m tools.fetch_encoder NAME fetches a well-known encoder "
+            f"There is no run folder or file {file}; python -m tools.fetch_encoder NAME fetches a well-known encoder "
             f"({', '.join(CHECKPOINTS)})."
         )
-    return load_encoder(path) if path.is_dir() or _has_card(path) else load_reference(path)
+    if file.is_dir() and not (file / weights.ENCODER).exists() and (file / _HUB_FILE).is_file():
+        file = file / _HUB_FILE
+    if not (file.is_dir() or _has_card(file)):
+        return load_reference(file, **options)
+    if options:
+        raise ValueError(f"{file} is an encoder of sslshift, whose card says everything; leave ?{next(iter(options))}= out.")
+    return weights.load_encoder(file)
+
+
+def load_encoder(path: str | os.PathLike) -> PretrainedEncoder:
+    """The encoder of a finished run, or of a file: one that `save_encoder` wrote, or a published one.
+
+    In one line: `apply, params = load_encoder("results/quickstart/runs/...")`; then `apply(images)` are its features, and
+    `apply(images, params)` is the same as a function of the parameters.
+
+    Args:
+      path: as of `open_encoder`.
+
+    Raises:
+      ValueError: there is none, the run is not finished, or the file is damaged or does not hold what its card says.
+    """
+    file, options = _parsed(path)
+    hub = (file / _HUB_FILE).is_file() and not (file / weights.ENCODER).exists()
+    published = hub or (file.is_file() and not _has_card(file) and (file.suffix != ".safetensors" or _readable(file)))
+    return open_encoder(path) if published or options else weights.load_encoder(file)
 
 
 def is_published(encoder: PretrainedEncoder) -> bool:
     """Whether it is one of `load_reference`, by its card."""
     return "sha256" in encoder.card and "architecture" in encoder.card
+
+
+def how_it_was_read(encoder: PretrainedEncoder) -> str:
+    """Returns what was left behind, stated and assumed when a published encoder was loaded; empty for one of ours."""
+    card = encoder.card
+    told = {"Left behind": "left_behind", "stated by the file": "stated", "assumed": "assumed"}
+    parts = [f"{what}: {', '.join(card[name])}" for what, name in told.items() if card.get(name)]
+    part = [f"part {card['part']}"] if card.get("part") else []
+    return f"{card['name']}: {'; '.join([*part, *parts])}." if is_published(encoder) and parts else ""
+
+
+def _parsed(path: str | os.PathLike) -> tuple[Path, dict[str, Any]]:
+    """Returns the path alone, and the options behind it.
+
+    Raises:
+      ValueError: an option is unknown, named twice, or has no such value.
+    """
+    text = os.fspath(path)
+    whole, (start, mark, query) = Path(text).expanduser(), text.rpartition("?")
+    # A file may have a question mark in its name.
+    if not mark or whole.exists():
+        return whole, {}
+    options: dict[str, Any] = {}
+    for setting in query.split("&"):
+        name, equals, value = setting.partition("=")
+        if name not in OPTIONS or not equals or name in options:
+            wrong = "given twice" if name in options else "no option of an encoder"
+            raise ValueError(f"{text}: {setting!r} is {wrong}; write NAME=VALUE with one of {', '.join(OPTIONS)}.")
+        try:
+            options[name] = OPTIONS[name](unquote(value))
+        except ValueError:
+            kind = {int: "a whole number", float: "a number"}.get(OPTIONS[name], "a number, or three with commas between them")
+            raise ValueError(f"{text}: {name}= takes {kind}, not {value!r}.") from None
+        if options[name] == "":
+            raise ValueError(f"{text}: {name}= has no value.")
+    return Path(start).expanduser(), options
+
+
+def _readable(file: Path) -> bool:
+    try:
+        with safe_open(file, framework="numpy"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def _has_card(file: Path) -> bool:

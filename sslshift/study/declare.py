@@ -5,6 +5,7 @@ import re
 
 from sslshift.methods import METHODS
 from sslshift.models import ENCODERS, FEATURES
+from sslshift.models.opening import HOW_TO_SAY
 from sslshift.shift import DEFAULT_DISTANCE, DISTANCES
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS
 
@@ -103,7 +104,7 @@ class Study:
     shift_encoder: str = _field(
         "",
         "File of a well-known encoder (see tools.fetch_encoder), or a run, whose features distances are measured on; empty: an "
-        "encoder of the study's own, trained on an equal share of every source.",
+        f"encoder of the study's own, trained on an equal share of every source. {HOW_TO_SAY}",
     )
     checkpoint_every: int = _field(100, "Steps between checkpoints.")
     max_broken: float = _field(

@@ -80,7 +80,8 @@ def _names(kinds: Sequence[Sequence[tuple[int, Path, PretrainedEncoder]]]) -> li
     parts += [[f"C={card.get('budget', 0):,}" for card in cards]] if len({card.get("budget") for card in cards}) > 1 else []
     names = [", ".join(filter(None, each)) for each in zip(*parts, strict=True)]
     # Whatever else may differ, two lines of a table have two names.
-    return [name if names.count(name) == 1 else f"{name} ({kinds[i][0][1].parent.name})" for i, name in enumerate(names)]
+    names = [name if names.count(name) == 1 else f"{name} ({kinds[i][0][1].parent.name})" for i, name in enumerate(names)]
+    return [name if names.count(name) == 1 else f"{name} ({kinds[i][0][1]})" for i, name in enumerate(names)]
 
 
 def _trained_on(card) -> str:

@@ -15,7 +15,7 @@ from sslshift.data.decode import Canvas
 from sslshift.data.permutation import permute
 from sslshift.data.sources import readable
 from sslshift.models import ENCODER, PretrainedEncoder, load_encoder, save_encoder
-from sslshift.models.opening import open_encoder
+from sslshift.models.opening import how_it_was_read, open_encoder
 from sslshift.shift import NoiseSource, ShiftIndex, ShiftScale
 from sslshift.shift.blend import blend
 from sslshift.study.candidates import Candidate
@@ -61,6 +61,8 @@ def reference_encoder(opened: Opened, out: Path, progress: Progress) -> tuple[Pr
     """
     if opened.study.shift_encoder:
         encoder = open_encoder(opened.study.shift_encoder)
+        if how_it_was_read(encoder):
+            progress.note(how_it_was_read(encoder))
         return encoder, out / "shift" / f"{slug(encoder.card.get('name') or encoder.fingerprint)}-{encoder.fingerprint[:8]}"
     sources = {uri: source.fingerprint for uri, source in sorted(opened.sources.items())}
     record = opened.reference.record | {"mixture": "equal shares", "fingerprints": sources, "seed": 0}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from sslshift.data.decode import Canvas
 from sslshift.models import ENCODERS, PretrainedEncoder, ResNet
-from sslshift.models.opening import is_published, open_encoder
+from sslshift.models.opening import how_it_was_read, is_published, open_encoder
 from sslshift.transfer.features import Encoder, NetworkEncoder, pixel_encoder
 
 # Images at a time: sets of a few dozen are filled up to it, and a CPU is no faster with more.
@@ -30,7 +30,7 @@ class NamedEncoder:
 
     Attributes:
       title: what tables call it.
-      remark: what it can see and what it cannot; empty if it was trained.
+      remark: what it can see and what it cannot if it was not trained; how it was read from a published file; or empty.
       trained: whether its features mean more than colour and texture.
       canvas: what images are brought to; None: it takes any.
       build: the encoder itself, for images of a canvas.
@@ -87,7 +87,7 @@ def encoder_named(text: str, *, seed: int = 0) -> NamedEncoder:
     encoder = open_encoder(text)
     return NamedEncoder(
         _title(encoder, text),
-        "",
+        how_it_was_read(encoder),
         True,
         Canvas(*encoder.shape),
         lambda canvas: NetworkEncoder(encoder, _BATCH),

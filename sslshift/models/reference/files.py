@@ -14,11 +14,14 @@ from safetensors import SafetensorError, safe_open
 LARGEST_FILE = 8 << 30
 _MOST_TENSORS, _LONGEST_HEAD = 20_000, 100 << 20
 _PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".tar")
-# Checkpoints of training hold the weights under a name of their own.
+# Checkpoints of training hold the weights under names of their own, at any depth, beside an optimiser's state and arguments.
 _CONVERSION = (
-    "import sys, torch; from safetensors.torch import save_file; "
-    "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d.get('model', d)); "
-    "save_file({k: v.clone().contiguous() for k, v in d.items()}, sys.argv[2])"
+    "import argparse, sys, torch; from safetensors.torch import save_file; "
+    "torch.serialization.add_safe_globals([argparse.Namespace]); "
+    "flat = lambda d, at='': {k: v for n, x in d.items() if not str(n).startswith('optim') for k, v in "
+    "(flat(x, f'{at}{n}.') if isinstance(x, dict) else {f'{at}{n}': x} if torch.is_tensor(x) else {}).items()}; "
+    "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+    "save_file({k: v.clone().contiguous() for k, v in flat(d).items()}, sys.argv[2])"
 )
 
 
@@ -44,6 +47,14 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
     except (SafetensorError, zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, TypeError) as error:
         raise ValueError(_told(file, error)) from error
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Text that a `.safetensors` file says about its tensors, by name; empty for one that can be read and says nothing."""
+    if file.suffix.lower() != ".safetensors":
+        return {}
+    with safe_open(file, framework="numpy") as opened:
+        return dict(opened.metadata() or {})
 
 
 def _pickle(file: Path) -> str:

@@ -1,9 +1,11 @@
 """A published encoder out of a local file."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +14,18 @@ from sslshift.models.positions import RESIZE
 from sslshift.models.pretrained import PretrainedEncoder, nested
 from sslshift.models.reference import resnets, vits
 from sslshift.models.reference.checkpoints import CHECKPOINTS
-from sslshift.models.reference.files import read_tensors, sha256
+from sslshift.models.reference.facts import Fact, read_facts
+from sslshift.models.reference.files import read_metadata, read_tensors, sha256
 from sslshift.models.reference.naming import Recognised, Tensors, converted
+from sslshift.models.reference.parts import Part, choose, find_parts, left_behind
+from sslshift.models.vit import ViT
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_NORMALISATION = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+_USUAL = {"mean": "ImageNet's mean of pixels", "std": "ImageNet's standard deviation of pixels"}
 _KNOWN = (
-    "DINOv2 in its own names or those of transformers, ViTs in the names of timm or transformers, and ResNets in those of "
-    "torchvision"
+    "DINOv2 in its own names or those of transformers, ViTs in the names of timm, transformers, torchvision or mmpretrain, and "
+    "ResNets in those of torchvision"
 )
 _LARGEST_SIDE = 1 << 14
 
@@ -26,22 +33,34 @@ _LARGEST_SIDE = 1 << 14
 def load_reference(
     path: str | os.PathLike,
     *,
+    part: str | None = None,
     features: str = "pooled",
     heads: int | None = None,
+    epsilon: float | None = None,
+    stem: str | None = None,
     size: int | None = None,
-    mean: float | tuple[float, ...] = IMAGENET_MEAN,
-    std: float | tuple[float, ...] = IMAGENET_STD,
+    mean: float | tuple[float, ...] | None = None,
+    std: float | tuple[float, ...] | None = None,
 ) -> PretrainedEncoder:
     """An encoder that others published, from a file of weights whose names and shapes tell its architecture.
 
-    Read are DINOv2 (with and without registers) under the names of its own code and of `transformers`, ViTs under the names of
-    timm (DINO and MAE use them too) and of `transformers`, and ResNets under those of torchvision, all in float32. Heads,
-    decoders and mask tokens are left out. `python -m tools.fetch_encoder` fetches the best-known files.
+    Read are DINOv2 (with and without registers) under the names of its own code, in chunks or not, and of `transformers`; ViTs
+    under the names of timm (DINO, MAE and MoCo v3 use them too), `transformers`, torchvision and mmpretrain; and ResNets under
+    those of torchvision, also inside an `nn.Sequential`; all in float32. `python -m tools.fetch_encoder` fetches the best-known
+    files.
 
-    What no tensor tells, and is therefore taken as published:
-    - attention heads have 64 features each, in all published sizes from ViT-Ti to ViT-L;
+    The encoder may lie at any depth of a checkpoint of a whole training, also in the wrappers of DDP, FSDP and torch.compile.
+    Heads, projectors, predictors, prototypes, queues and decoders are left behind; the card lists them. Of several encoders
+    (student and teacher, base and momentum) `part` names one. A tensor inside the encoder that ours does not have is an error.
+
+    What no tensor tells is taken from the user, or else from the file: its metadata, and the `config.json` and
+    `preprocessor_config.json` that a hub keeps beside a `model.safetensors`. Where neither says it, it is taken as published if
+    all that is published agrees, and the card lists it as assumed:
+    - attention heads, for the widths and depths of ViT-Ti to ViT-g. At widths of 192 and 384 they are not assumed where
+      positions, names or heads may be MoCo v3's, whose number is another;
     - images are normalised by ImageNet's mean and standard deviation. Some are not trained so, such as timm's `augreg` ViTs and
-      Google's (mean 0.5, std 0.5): say it with `mean` and `std`;
+      Google's (mean 0.5, std 0.5);
+    - GELU is exact, patches do not overlap, and norms add the usual epsilon to a variance;
     - a bottleneck's stride lies on its 3x3 convolution, as in torchvision;
     - learned positions meet other image sizes as the code does whose names the file has, see `RESIZE` in
       `sslshift.models.positions`. DINO's files have timm's names, but its own code interpolated otherwise; at the size of its
@@ -49,19 +68,24 @@ def load_reference(
 
     Args:
       path: a `.safetensors` or `.npz` file of arrays.
+      part: which encoder of several: what its tensors' names begin with, a word of that (`encoder_q`), or its role (`teacher`,
+        `momentum`; `student`, `online`).
       features: which of `FEATURES` the encoder gives; `pooled` is the class token of a ViT, the mean over places of a ResNet.
-      heads: attention heads of a ViT; None: one for every 64 features.
+      heads: attention heads of a ViT.
+      epsilon: what a ViT's layer norms add to a variance.
+      stem: `cifar` for a ResNet whose 3x3 stem has stride 1, padding 1 and no max-pool.
       size: side of the images in pixels; None: that of the training, and 224 for DINOv2, which was trained at 224 pixels for
         the most part and at 518 at the end.
       mean, std: images in [0, 1] are normalised to (image - mean) / std.
 
     Returns:
       The encoder of images `[batch, size, size, 3]`. Its card has name, architecture, file, sha256, and licence and source of
-      a file that `CHECKPOINTS` lists.
+      a file that `CHECKPOINTS` lists; the `part`; and lists of what was `left_behind`, `stated` by the file, and `assumed`.
 
     Raises:
-      ValueError: there is no such file, it is none of the formats, damaged, or not of one of these architectures; then it is
-        said which tensors are missing, extra, or of another shape.
+      ValueError: there is no such file, it is none of the formats, damaged, or not of one of these architectures (then it is
+        said which tensors are missing, extra, or of another shape); it holds several encoders, which are listed; or a fact that
+        no tensor tells is not certain.
 
     References:
       Oquab et al., `DINOv2: Learning Robust Visual Features without Supervision <https://arxiv.org/abs/2304.07193>`_, 2023
@@ -70,37 +94,56 @@ def load_reference(
     """
     file = Path(path).expanduser()
     tensors = read_tensors(file)
+    options = {"heads": heads, "epsilon": epsilon, "stem": stem, "mean": mean, "std": std}
+    said = {name: Fact(value, "") for name, value in options.items() if value is not None}
     try:
-        recognised, variables = _variables(tensors, heads)
+        facts = read_facts(file, read_metadata(file), said) | said
+        chosen, name = choose(_parts(tensors), part)
+        recognised = chosen.kind.recognise(chosen, facts)
+        arrays = converted(chosen.tensors, recognised, chosen.written, chosen.prefix)
+        _require_fitting(recognised.module, said)
     except ValueError as error:
         raise ValueError(f"{file} cannot be loaded: {error}") from error
     side = recognised.side if size is None else size
     patch = getattr(recognised.module, "patch", 1)
     if not 0 < side <= _LARGEST_SIDE or side % patch:
         raise ValueError(f"{file} takes images whose side is a multiple of {patch} and at most {_LARGEST_SIDE}, not {side}.")
+    mean, std = (facts[name].value if name in facts else usual for name, usual in _NORMALISATION.items())
     if any(np.shape(value) not in ((), (3,)) for value in (mean, std)) or not np.min(std) > 0:
         raise ValueError(f"mean and std are numbers, or three of them, and std is above 0, not {mean} and {std}.")
-    card = _card(file, recognised)
+    card = _card(file, recognised, name) | {
+        "left_behind": left_behind(chosen, tensors),
+        "stated": [f"{each} = {fact.value} ({fact.where})" for each, fact in facts.items() if fact.where],
+        "assumed": [*recognised.assumed, *(f"{usual} (?{each}=)" for each, usual in _USUAL.items() if each not in facts)],
+    }
+    variables = jax.tree.map(jnp.asarray, nested(arrays))
     return PretrainedEncoder(recognised.module, variables, (side, side, 3), mean, std, features, card)
 
 
-def _variables(tensors: Tensors, heads: int | None) -> tuple[Recognised, Any]:
-    if found := vits.recognise(tensors, heads):
-        ignored = vits.IGNORED
-    elif found := resnets.recognise(tensors):
-        ignored = resnets.IGNORED
-    else:
-        if any(name.startswith("params/") for name in tensors):
-            raise ValueError("it is an encoder of a run; load_encoder loads it.")
+def _parts(tensors: Tensors) -> list[Part]:
+    if any(name.startswith("params/") for name in tensors):
+        raise ValueError("it is an encoder of a run; load_encoder loads it.")
+    parts = find_parts(tensors, [*vits.KINDS, *resnets.KINDS])
+    if not parts:
         some = ", ".join(sorted(tensors)[:5]) or "none"
-        raise ValueError(f"its tensors ({some}, {len(tensors)} in all) are of no known architecture; known are {_KNOWN}.")
-    recognised, named = found
-    return recognised, jax.tree.map(jnp.asarray, nested(converted(named, recognised, ignored)))
+        raise ValueError(
+            f"it holds weights, but no card of sslshift's, and its tensors ({some}, {len(tensors)} in all) are of no known "
+            f"architecture; known are {_KNOWN}."
+        )
+    return parts
 
 
-def _card(file: Path, recognised: Recognised) -> dict[str, Any]:
+def _require_fitting(module: nn.Module, said: Mapping[str, Fact]) -> None:
+    """Raises ValueError if the user says what the architecture does not have."""
+    other = [name for name in (("stem",) if isinstance(module, ViT) else ("heads", "epsilon")) if name in said]
+    if other:
+        raise ValueError(f"{type(module).__name__} has no {other[0]}; leave {other[0]}= out.")
+
+
+def _card(file: Path, recognised: Recognised, part: str) -> dict[str, Any]:
     digest = sha256(file)
     name = next((name for name, checkpoint in CHECKPOINTS.items() if checkpoint.sha256 == digest), None)
-    card = {"name": name or file.stem, "architecture": recognised.title, "file": file.name, "sha256": digest}
+    title = f"{file.stem} {part}" if part else file.stem
+    card = {"name": name or title, "architecture": recognised.title, "file": file.name, "sha256": digest}
     card |= {"licence": CHECKPOINTS[name].licence if name else None, "source": CHECKPOINTS[name].url if name else None}
-    return card | ({"positions": RESIZE[recognised.resize]} if recognised.resize else {})
+    return card | {"part": part or None} | ({"positions": RESIZE[recognised.resize]} if recognised.resize else {})

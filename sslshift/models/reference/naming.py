@@ -9,6 +9,23 @@ import numpy as np
 
 Tensors = Mapping[str, np.ndarray]
 _SHOWN = 5
+# Of batch norms; no feature depends on it.
+COUNTED = r"(.*\.)?num_batches_tracked"
+# Parts of other architectures, none of which ours have.
+_OTHERS = (
+    (r"(^|\.)rope(_embed)?\.|(^|\.)storage_tokens$", "rotary positions, as DINOv3 has, which are not supported"),
+    (
+        r"\.(w12|w1|w2|w3|gate_proj|fc1_g|fc1_x)\.",
+        "gated dense layers (SwiGLU), as DINOv2 ViT-g has, which are not supported",
+    ),
+    (r"(^|\.)fc_norm\.", "a norm after the mean over patches (fc_norm), as fine-tuned MAE has, which is not supported"),
+    (r"(^|\.)(norm_pre|pre_norm|ln_pre|pre_layrnorm)\.", "a norm before its blocks, as CLIP has, which is not supported"),
+    (r"\.(q_norm|k_norm)\.", "norms of queries and keys, which are not supported"),
+    (r"relative_position|rel_pos", "relative positions, as BEiT has, which are not supported"),
+    (r"(^|\.)dist_token$", "a distillation token, as distilled DeiT has, which is not supported"),
+    (r"(^|\.)conv1\.0\.weight$", "a stem of several convolutions (ResNet-D), which is not supported"),
+    (r"(^|\.)attnpool\.", "attention in place of mean pooling, as CLIP has, which is not supported"),
+)
 
 
 class Entry(NamedTuple):
@@ -34,6 +51,7 @@ class Recognised(NamedTuple):
       side: of the images that it was trained on, in pixels.
       entries: of all its arrays.
       resize: how it meets images of another size, for people; empty where nothing depends on it.
+      assumed: what no tensor tells, and how to say otherwise, for people.
     """
 
     title: str
@@ -41,6 +59,7 @@ class Recognised(NamedTuple):
     side: int
     entries: Sequence[Entry]
     resize: str = ""
+    assumed: Sequence[str] = ()
 
 
 def same(x: np.ndarray) -> np.ndarray:
@@ -66,60 +85,41 @@ def numbers(names: Iterable[str], pattern: str) -> int:
     return len({match[1] for name in names if (match := re.match(pattern, name))})
 
 
-def without_prefix(tensors: Tensors, prefixes: Sequence[str], marks: Sequence[str]) -> Tensors | None:
-    """The tensors with the prefix taken off under which most marks are found, the first of equals; None: there is no mark.
-
-    Where none of the prefixes has a mark, any other under which all marks are found is as good (`teacher.`,
-    `module.encoder_q.`). Names without the prefix stay as they are.
-    """
-
-    def found(prefix):
-        return sum(prefix + mark in tensors for mark in marks)
-
-    best = max(prefixes, key=found)
-    if not found(best):
-        others = sorted(name.removesuffix(marks[0]) for name in tensors if name.endswith(f".{marks[0]}"))
-        best = next((other for other in others if found(other) == len(marks)), best)
-    return {name.removeprefix(best): tensor for name, tensor in tensors.items()} if found(best) else None
-
-
-def require_marks(title: str, tensors: Tensors, marks: Sequence[str]) -> None:
-    """Raises ValueError if a tensor is missing that tells an architecture's size."""
-    missing = [mark for mark in marks if mark not in tensors]
-    if missing:
-        raise ValueError(_misfit(title, {"missing": missing}))
-
-
-def converted(tensors: Tensors, recognised: Recognised, ignored: str) -> dict[str, np.ndarray]:
+def converted(tensors: Tensors, recognised: Recognised, written: Mapping[str, str], prefix: str = "") -> dict[str, np.ndarray]:
     """Our float32 arrays by path.
 
     Args:
-      tensors: of a file.
+      tensors: of an encoder, without heads.
       recognised: what they are to be.
-      ignored: a pattern of names that are not needed.
+      written: for errors, the names in the file by the names here.
+      prefix: of a file's names, for those of tensors that are missing.
 
     Raises:
       ValueError: tensors are missing, extra, of another shape, no numbers with a fraction, or not finite.
     """
     expected = {name: shape for entry in recognised.entries for name, shape in entry.theirs.items()}
+    told = {name: prefix + name for name in expected} | dict(written)
     problems = {
-        "missing": sorted(set(expected) - set(tensors)),
-        "extra": sorted(name for name in set(tensors) - set(expected) if not re.fullmatch(ignored, name)),
+        "missing": sorted(told[name] for name in set(expected) - set(tensors)),
+        "extra": sorted(told[name] for name in set(tensors) - set(expected) if not re.fullmatch(COUNTED, name)),
         "of another shape": [
-            f"{name} ({_shape(tensors[name].shape)} in place of {_shape(shape)})"
+            f"{told[name]} ({_shape(tensors[name].shape)} in place of {_shape(shape)})"
             for name, shape in sorted(expected.items())
             if name in tensors and tensors[name].shape != shape
         ],
     }
     if any(problems.values()):
-        raise ValueError(_misfit(recognised.title, problems))
-    wide = {name: _as_float32(name, tensors[name]) for name in expected}
+        raise ValueError(misfit(recognised.title, problems, tensors))
+    wide = {name: _as_float32(told[name], tensors[name]) for name in expected}
     return {entry.ours: entry.convert(*(wide[name] for name in entry.theirs)) for entry in recognised.entries}
 
 
-def _misfit(title: str, problems: Mapping[str, list[str]]) -> str:
-    told = "; ".join(f"{what}: {_first(names)}" for what, names in problems.items() if names)
-    return f"it looks like a {title}, but not all its tensors fit ({told})."
+def misfit(title: str, problems: Mapping[str, list[str]], names: Iterable[str]) -> str:
+    """Returns the sentence that a file is not quite what it looks like, and what it may be where its names tell it."""
+    told = "; ".join(f"{what}: {_first(listed)}" for what, listed in problems.items() if listed)
+    names = list(names)
+    known = [what for pattern, what in _OTHERS if any(re.search(pattern, name) for name in names)]
+    return f"it looks like a {title}, but not all its tensors fit ({told})." + "".join(f" It has {what}." for what in known)
 
 
 def _as_float32(name: str, tensor: np.ndarray) -> np.ndarray:

@@ -1,22 +1,17 @@
 """ResNets under torchvision's names, which timm and most self-supervised code share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from sslshift.models.reference.naming import (
-    Entry,
-    Recognised,
-    Tensors,
-    convolution,
-    numbers,
-    require_marks,
-    same,
-    without_prefix,
-)
+from sslshift.models.reference.naming import Entry, Recognised, convolution, misfit, numbers, same
+from sslshift.models.reference.parts import Kind, Part
 from sslshift.models.resnet import BasicBlock, Bottleneck, ResNet
 
-IGNORED = r"(.*\.)?num_batches_tracked|(fc|head|classifier)\..*"
-_PREFIXES = ("", "module.", "backbone.", "module.backbone.", "model.")
-_MARKS = ("conv1.weight", "layer1.0.conv1.weight")
+CIFAR = "cifar"
+_STEM = "a 7x7 stem of stride 2 and a 3x3 max-pool"
+_SMALL_STEM = "a 3x3 stem of stride 1 and padding 1 without max-pool, as asked, and images of 32 x 32 (?size= says another)"
+_STRIDE = "strides on the 3x3 convolutions of bottlenecks (v1.5, as torchvision; v1 is not supported)"
+_EPSILON = "an epsilon of 1e-05 in batch norms"
 _STAGES = 4
 _KNOWN = {
     (2, 2, 2, 2): {BasicBlock: "ResNet-18"},
@@ -26,24 +21,40 @@ _KNOWN = {
 }
 
 
-def recognise(tensors: Tensors) -> tuple[Recognised, Tensors] | None:
-    """A ResNet and its tensors without a common prefix; None: the names are not those of one.
+def recognise(part: Part, facts: Mapping[str, Any]) -> Recognised:
+    """Returns the ResNet that a part's names and shapes show.
 
     The stride of a bottleneck lies on its 3x3 convolution, as in torchvision (v1.5); that of He et al. (v1) has the same names.
+
+    Args:
+      part: without heads.
+      facts: `stem` is `cifar` where the user said that.
+
+    Raises:
+      ValueError: it has the 3x3 stem of small images, and its stride and pooling were not said; or the stem is another.
     """
-    found = without_prefix(tensors, _PREFIXES, _MARKS)
-    if found is None:
-        return None
-    require_marks("ResNet under torchvision's names", found, _MARKS)
+    found = part.tensors
     block = Bottleneck if any(name.endswith(".conv3.weight") for name in found) else BasicBlock
     depths = tuple(max(1, numbers(found, rf"layer{stage}\.(\d+)\.")) for stage in range(1, _STAGES + 1))
-    width = found["conv1.weight"].shape[0] if found["conv1.weight"].ndim == 4 else 64
+    stem = found["conv1.weight"].shape
+    width = stem[0] if len(stem) == 4 and stem[0] else 64
+    small = "stem" in facts
+    if small and facts["stem"].value != CIFAR:
+        raise ValueError(f"stem is {CIFAR} or not given, not {facts['stem'].value!r}.")
     title = _KNOWN.get(depths, {}).get(block, f"ResNet with {depths} blocks") + " under torchvision's names"
-    return Recognised(title, ResNet(depths, block, width), 224, list(_entries(depths, block, width))), found
+    if not small and stem[2:] == (3, 3):
+        wrong = f"{part.written['conv1.weight']} ({' x '.join(map(str, stem))} in place of {width} x 3 x 7 x 7)"
+        raise ValueError(
+            f"{misfit(title, {'of another shape': [wrong]}, found)} Say ?stem={CIFAR} if its 3x3 stem has stride 1, padding 1 "
+            "and no max-pool; no tensor shows that, and some code pads otherwise (solo-learn by 2)."
+        )
+    assumed = [_SMALL_STEM if small else _STEM, *([_STRIDE] if block is Bottleneck else []), _EPSILON]
+    entries = list(_entries(depths, block, width, 3 if small else 7))
+    return Recognised(title, ResNet(depths, block, width, small), 32 if small else 224, entries, assumed=assumed)
 
 
-def _entries(depths: tuple[int, ...], block: type, width: int) -> Iterator[Entry]:
-    yield _kernel("stem", "conv1", (width, 3, 7, 7))
+def _entries(depths: tuple[int, ...], block: type, width: int, side: int) -> Iterator[Entry]:
+    yield _kernel("stem", "conv1", (width, 3, side, side))
     yield from _norm("stem_norm", "bn1", width)
     number, inputs = 0, width
     for stage, depth in enumerate(depths):
@@ -71,3 +82,6 @@ def _norm(ours: str, theirs: str, width: int) -> Iterator[Entry]:
     names |= {"batch_stats/{}/mean": "running_mean", "batch_stats/{}/var": "running_var"}
     for path, name in names.items():
         yield Entry(path.format(ours), {f"{theirs}.{name}": (width,)}, same)
+
+
+KINDS = (Kind("ResNet under torchvision's names", ("conv1.weight", "layer1.0.conv1.weight"), recognise),)

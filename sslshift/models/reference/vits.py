@@ -1,29 +1,23 @@
-"""Vision transformers under the names of timm, of DINOv2's own code, and of `transformers`."""
+"""Vision transformers under the names of timm, of DINOv2's own code, of `transformers`, of torchvision and of mmpretrain."""
 
+import functools
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from sslshift.models.reference.naming import (
-    Entry,
-    Recognised,
-    Tensors,
-    convolution,
-    dense,
-    joined,
-    numbers,
-    require_marks,
-    same,
-    without_prefix,
-)
+from sslshift.models.reference.facts import Fact
+from sslshift.models.reference.naming import Entry, Recognised, Tensors, convolution, dense, joined, numbers, same
+from sslshift.models.reference.parts import Kind, Part
 from sslshift.models.vit import ViT
 
-IGNORED = r"(head|fc|classifier|pooler|decoder)\..*|decoder_.*|mask_token|embeddings\.mask_token"
-_PREFIXES = ("", "module.", "backbone.", "module.backbone.", "model.", "vit.", "dinov2.", "dinov2_with_registers.")
-_HEAD = 64
-_SIZES = {192: "Ti", 384: "S", 768: "B", 1024: "L"}
+_SIZES = {192: "Ti", 384: "S", 768: "B", 1024: "L", 1280: "H", 1536: "g"}
+# Attention heads by width and depth, of DeiT, DINO, iBOT, MAE, MoCo v3 and DINOv2.
+_PUBLISHED = {(192, 12): 3, (384, 12): 6, (768, 12): 12, (1024, 24): 16, (1280, 32): 16, (1536, 40): 24}
+# In these widths MoCo v3's ViTs and their relatives have 12 heads; they all have fixed positions.
+_TWELVE, _MOCO = (192, 384), {"base_encoder", "momentum_encoder"}
 
 
 class _Names(NamedTuple):
@@ -86,76 +80,154 @@ _TRANSFORMERS_VIT = _TRANSFORMERS_DINOV2._replace(
 )
 
 
-def recognise(tensors: Tensors, heads: int | None) -> tuple[Recognised, Tensors] | None:
-    """A ViT and its tensors without a common prefix; None: the names are not those of one.
+_TORCHVISION = _Names(
+    whose="torchvision",
+    token="class_token",
+    positions="encoder.pos_embedding",
+    registers="",
+    embed="conv_proj",
+    norm="encoder.ln",
+    block="encoder.layers",
+    norm1="ln_1",
+    qkv=("self_attention.in_proj",),
+    out="self_attention.out_proj",
+    scale1="",
+    norm2="ln_2",
+    up="mlp.0",
+    down="mlp.3",
+    scale2="",
+)
+_MMPRETRAIN = _TIMM._replace(
+    whose="mmpretrain",
+    registers="",
+    embed="patch_embed.projection",
+    norm="ln1",
+    block="layers",
+    norm1="ln1",
+    scale1="attn.gamma1.weight",
+    norm2="ln2",
+    up="ffn.layers.0.0",
+    down="ffn.layers.1",
+    scale2="ffn.gamma2.weight",
+)
 
-    Args:
-      tensors: of a file.
-      heads: attention heads; None: one for every 64 features, as in all published sizes, since no tensor tells.
+
+def _recognise(names: _Names, part: Part, facts: Mapping[str, Fact]) -> Recognised:
+    """Returns the ViT that a part's names and shapes show.
 
     Raises:
-      ValueError: the tensors that tell its shape are of no possible shape.
+      ValueError: the tensors that tell its shape are of no possible shape, neither the user nor the file nor its published
+        relatives tell the number of heads, or the file says that it is another architecture.
     """
-    for names in (_TIMM, _TRANSFORMERS_DINOV2):
-        marks = (names.token, names.positions, f"{names.embed}.weight")
-        found = without_prefix(tensors, _PREFIXES, marks)
-        if found is not None:
-            require_marks(f"ViT under the names of {names.whose}", found, marks)
-            return _recognised(_dialect(names, found), found, heads), found
-    return None
-
-
-def _dialect(names: _Names, found: Tensors) -> _Names:
-    """Whose names they are of those that begin alike."""
-    if names is _TRANSFORMERS_DINOV2:
-        return _TRANSFORMERS_VIT if any(".layernorm_before." in name for name in found) else names
-    # timm's conversion of DINOv2 drops the mask token.
-    scaled = any(name.endswith(names.scale1) for name in found)
-    return _ORIGINAL if scaled and ("mask_token" in found or _ORIGINAL.registers in found) else names
-
-
-def _recognised(names: _Names, found: Tensors, heads: int | None) -> Recognised:
+    found, names = part.tensors, _dialect(names, part)
     kernel, table = found[f"{names.embed}.weight"].shape, found[names.positions].shape
     if len(kernel) != 4 or kernel[2] != kernel[3] or len(table) != 3 or 0 in kernel + table:
         raise ValueError(f"its {names.embed}.weight of shape {kernel} and {names.positions} of shape {table} are no ViT's.")
-    width, patch = kernel[0], kernel[3]
+    width, patch, depth = kernel[0], kernel[3], max(1, numbers(found, rf"{names.block}\.(\d+)\."))
+    _require_ours(facts, width, depth)
     registers = found[names.registers].shape[-2] if names.registers in found and found[names.registers].ndim > 1 else 0
-    scaled = any(name.endswith(names.scale1) for name in found)
+    scaled = _scaled(names, found)
     grid = math.isqrt(table[1])
     # Of the tokens before the patches none has a position, the class token alone, or all of them.
     leading = table[1] - grid**2 if table[1] - grid**2 in (0, 1, 1 + registers) else 1
     resize = _resize(names, registers)
+    heads = facts["heads"].value if "heads" in facts else _published_heads(names, part, width, depth)
+    if heads < 1 or width % heads:
+        raise ValueError(f"its width of {width} cannot be divided among {heads} attention heads.")
+    epsilon = facts["epsilon"].value if "epsilon" in facts else 1e-12 if names is _TRANSFORMERS_VIT else 1e-6
+    if not 0 < epsilon < 1:
+        raise ValueError(f"its layer norms' epsilon is above 0 and below 1, not {epsilon}.")
     module = ViT(
         width,
-        max(1, numbers(found, rf"{names.block}\.(\d+)\.")),
-        _heads(width, heads),
+        depth,
+        heads,
         patch,
         positions="learned",
         registers=registers or None,
         layer_scale=1.0 if scaled else None,
         grid=grid,
         resize=resize,
-        epsilon=1e-12 if names is _TRANSFORMERS_VIT else 1e-6,
+        epsilon=epsilon,
     )
     # DINOv2 was trained at 224 pixels and only at last, shortly, at the 518 of its table.
     side = 224 if scaled and (patch, grid) == (14, 37) else grid * patch
     biased = any(name.endswith(f".{names.qkv[0]}.bias") for name in found)
-    return Recognised(_title(names, module), module, side, list(_entries(names, module, leading, biased)), resize)
+    entries = list(_entries(names, module, leading, biased))
+    return Recognised(_title(names, module), module, side, entries, resize, _assumed(module, facts))
+
+
+KINDS = tuple(
+    Kind(
+        f"ViT under the names of {names.whose}",
+        (names.token, names.positions, f"{names.embed}.weight"),
+        functools.partial(_recognise, names),
+    )
+    for names in (_TIMM, _TRANSFORMERS_DINOV2, _TORCHVISION, _MMPRETRAIN)
+)
+
+
+def _dialect(names: _Names, part: Part) -> _Names:
+    """Whose names they are of those that begin alike."""
+    if names is _TRANSFORMERS_DINOV2:
+        return _TRANSFORMERS_VIT if any(".layernorm_before." in name for name in part.tensors) else names
+    if names is not _TIMM:
+        return names
+    # timm's conversion of DINOv2 drops the mask token.
+    own = "mask_token" in part.heads or _ORIGINAL.registers in part.tensors
+    return _ORIGINAL if own and _scaled(names, part.tensors) else names
+
+
+def _scaled(names: _Names, found: Tensors) -> bool:
+    return bool(names.scale1) and any(name.endswith(names.scale1) for name in found)
+
+
+def _require_ours(facts: Mapping[str, Fact], width: int, depth: int) -> None:
+    """Raises ValueError if the file says of itself what its tensors deny, or what ours cannot compute."""
+    for name, ours in (("width", width), ("depth", depth)):
+        if name in facts and facts[name].value != ours:
+            raise ValueError(f"{facts[name].where} says {name} = {facts[name].value}, but its tensors have {ours}.")
+    activation = facts.get("activation")
+    if activation and activation.value.lower() != "gelu":
+        raise ValueError(f"{activation.where} says that its activation is {activation.value}; only exact GELU is supported.")
+    sides = facts.get("image_size")
+    if sides and len(set(sides.value)) > 1:
+        raise ValueError(f"{sides.where} says that its images are {sides.value}; only square ones are supported.")
+
+
+def _published_heads(names: _Names, part: Part, width: int, depth: int) -> int:
+    """Returns the number of attention heads of all published ViTs of this width and depth.
+
+    Raises:
+      ValueError: there is none, or they differ and nothing in the file tells which it is.
+    """
+    unsure = f"its width of {width} does not tell the number of attention heads; say it with heads="
+    if (width, depth) not in _PUBLISHED:
+        raise ValueError(f"{unsure}, as in ?heads={max(1, width // 64)}.")
+    heads = _PUBLISHED[width, depth]
+    if width in _TWELVE and not (names in (_ORIGINAL, _TRANSFORMERS_DINOV2) and _scaled(names, part.tensors)):
+        # Squares of a sine and a cosine add up to 1.
+        table = np.asarray(part.tensors[names.positions], np.float32)[0, 1:]
+        fixed = table.ndim == 2 and np.allclose((table**2).sum(-1), width / 2, rtol=0.01)
+        named = _MOCO & set(part.prefix.split(".")) or any(re.fullmatch(r"head\.\d\.running_mean", name) for name in part.heads)
+        if fixed or named:
+            raise ValueError(f"{unsure}: MoCo v3's have 12 (?heads=12), others of this width have {heads} (?heads={heads}).")
+    return heads
+
+
+def _assumed(module: ViT, facts: Mapping[str, Fact]) -> list[str]:
+    heads = f"{module.heads} attention heads, as published ViTs of this size have (?heads= says another number)"
+    return [
+        *([] if "heads" in facts else [heads]),
+        *([] if "epsilon" in facts else [f"an epsilon of {module.epsilon:g} in layer norms (?epsilon=)"]),
+        f"exact GELU, patches that do not overlap, positions on a square of {module.grid} x {module.grid}",
+        "the class token after the last norm as pooled features (?features=mean gives the patches' mean)",
+    ]
 
 
 def _resize(names: _Names, registers: int) -> str:
     if names is _TIMM or (registers and names is not _TRANSFORMERS_VIT):
         return "antialias"
     return "torch_offset" if names is _ORIGINAL else "torch"
-
-
-def _heads(width: int, heads: int | None) -> int:
-    if heads is None and width % _HEAD:
-        raise ValueError(f"its width of {width} does not tell the number of attention heads; say it with heads=.")
-    heads = width // _HEAD if heads is None else heads
-    if heads < 1 or width % heads:
-        raise ValueError(f"its width of {width} cannot be divided among {heads} attention heads.")
-    return heads
 
 
 def _title(names: _Names, module: ViT) -> str:

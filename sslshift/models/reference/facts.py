@@ -1,0 +1,105 @@
+"""What a file says of an encoder beside its tensors: in its own header, or in the JSON files that a hub keeps beside it."""
+
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_NAMES = {
+    "heads": ("heads", "num_heads", "num_attention_heads"),
+    "epsilon": ("epsilon", "layer_norm_eps", "layer_norm_epsilon"),
+    "activation": ("activation", "act_layer", "hidden_act"),
+    "width": ("hidden_size",),
+    "depth": ("num_hidden_layers",),
+    "image_size": ("image_size", "img_size", "input_size"),
+    "mean": ("mean", "image_mean"),
+    "std": ("std", "image_std"),
+}
+_NESTED = ("config", "args", "model_args", "pretrained_cfg", "vision_config")
+# A hub's folder holds one model of this name, which the files beside it describe.
+_HUB_FILE, _BESIDE = "model.safetensors", ("config.json", "preprocessor_config.json")
+_LONGEST, _DEEPEST = 1 << 20, 3
+
+
+class Fact(NamedTuple):
+    """A value, and where it was read."""
+
+    value: Any
+    where: str
+
+
+def read_facts(file: Path, metadata: Mapping[str, str], settled: Collection[str] = ()) -> dict[str, Fact]:
+    """Returns what is said of an encoder: the values of `_NAMES`, if any.
+
+    Args:
+      file: of weights. Beside a `model.safetensors`, a `config.json` and a `preprocessor_config.json` are read.
+      metadata: text by name from the header of the file; a value may be JSON, such as a whole `config`.
+      settled: names of facts that are not looked for, since the user said them.
+
+    Raises:
+      ValueError: two places disagree, or a value is none, such as a number of heads that is not a whole number above 0.
+    """
+    facts: dict[str, Fact] = {}
+    for where, content in _sources(file, metadata):
+        for name, value in _said(content):
+            if name in settled:
+                continue
+            value = _checked(name, value, where)
+            if name in facts and facts[name].value != value:
+                raise ValueError(
+                    f"{facts[name].where} says {name} = {facts[name].value}, and {where} says {value}; say which with {name}=."
+                )
+            facts.setdefault(name, Fact(value, where))
+    return facts
+
+
+def _sources(file: Path, metadata: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield "the file's metadata", {name: _json(text) for name, text in metadata.items()}
+    beside = [file.parent / name for name in _BESIDE] if file.name == _HUB_FILE else []
+    for each in beside:
+        if each.is_file():
+            content = _json(each.read_text(errors="replace")) if each.stat().st_size < _LONGEST else None
+            if not isinstance(content, dict):
+                raise ValueError(f"{each.name} beside it is not the JSON object that describes an encoder.")
+            yield f"{each.name} beside it", content
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _said(content: Mapping[str, Any], deep: int = _DEEPEST) -> Iterator[tuple[str, Any]]:
+    for name, others in _NAMES.items():
+        yield from ((name, content[other]) for other in others if content.get(other) is not None)
+    if content.get("do_normalize") is False:
+        yield from (("mean", 0.0), ("std", 1.0))
+    for name in _NESTED:
+        if deep and isinstance(content.get(name), dict):
+            yield from _said(content[name], deep - 1)
+
+
+def _checked(name: str, value: Any, where: str) -> Any:
+    """Returns the value as a number, a tuple of three, or text."""
+    try:
+        if name == "activation":
+            return str(value)
+        if name == "image_size":
+            sides = value if isinstance(value, list) else [value]
+            return tuple(int(side) for side in sides[-2:])
+        if name in ("heads", "width", "depth"):
+            if isinstance(value, bool) or int(value) != float(value) or not 0 < int(value) < 1 << 16:
+                raise ValueError
+            return int(value)
+        values = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+        numbers = tuple(float(each) for each in values)
+        wrong = len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers))
+        if wrong or (name == "epsilon" and not (len(numbers) == 1 and 0 < numbers[0] < 1)):
+            raise ValueError
+        # A number for all channels, and three equal ones, are one thing.
+        return numbers[0] if len(set(numbers)) == 1 else numbers
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{where} says {name} = {str(value)[:80]!r}, which is no such value.") from None

@@ -1,0 +1,183 @@
+"""The encoders in a file of a whole training: where each lies, which one is meant, and what stands beside them."""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sslshift.models.reference.layouts import plain_names
+from sslshift.models.reference.naming import COUNTED, Recognised, Tensors, misfit
+
+# What trainers put on an encoder, by the first word of a tensor's name at the encoder's own level.
+_HEADS = re.compile(
+    r"fc|(.+_)?(heads?|linear|classifiers?|pooler|pre_logits|proj(ector|ection)|pred(ictor|iction)|prototypes?|neck|decoder|queue"
+    r"|masked_embed|mask_token|loss|criterion)(_.+)?"
+)
+# Inside these an encoder is but the first part of another.
+_NOT_APART = {"patch_embed", "patch_embeddings", "embeddings", "embedder", "stem"}
+_WRAPPER = {"module", "state_dict"}
+_TEACHER = frozenset({"teacher", "momentum", "ema", "target", "key", "k", "averaged"})
+_STUDENT = frozenset({"student", "online", "base", "query", "q", "source"})
+_ROLES = (_TEACHER, _STUDENT)
+_MOST_PARTS = 100
+# So many names without dots that begin alike are reported as one.
+_FLAT = 3
+
+
+class Kind(NamedTuple):
+    """An architecture under the names of one library.
+
+    Args:
+      title: what people call it.
+      marks: tensors that every encoder of the kind has, and that tell its size.
+      recognise: makes the architecture of a part, with what is said of it beside its tensors.
+    """
+
+    title: str
+    marks: tuple[str, ...]
+    recognise: Callable[["Part", Mapping[str, Any]], Recognised]
+
+
+class Part(NamedTuple):
+    """An encoder inside a file.
+
+    Args:
+      prefix: what the names of its tensors begin with; empty, or with a dot at its end.
+      kind: what its names look like.
+      tensors: by the original architecture's names, without the prefix and without heads.
+      heads: names, likewise, of the tensors of heads that stand on it.
+      written: names in the file by the names in `tensors`.
+    """
+
+    prefix: str
+    kind: Kind
+    tensors: Tensors
+    heads: tuple[str, ...]
+    written: Mapping[str, str]
+
+
+def find_parts(tensors: Tensors, kinds: Sequence[Kind]) -> list[Part]:
+    """Returns the encoders of a file, at most one for each prefix, in the order of the prefixes.
+
+    Raises:
+      ValueError: two tensors have one name once wrappers are taken off, or there is a part of an encoder but no whole one; then
+        it is said which tensors are missing.
+    """
+    written = plain_names(tensors)
+    found = {prefix: kind for kind in kinds for prefix in _prefixes(written, kind) if _marks(written, kind, prefix) == 1.0}
+    if not found:
+        _require_whole(written, kinds)
+    return [_part(tensors, written, prefix, found[prefix], found) for prefix in sorted(found)]
+
+
+def choose(parts: Sequence[Part], wanted: str | None) -> tuple[Part, str]:
+    """Returns the part that is meant and its name; the name is empty where there is but one.
+
+    Args:
+      parts: of one file, at least one.
+      wanted: its prefix, a word of it (`encoder_q`), or its role (`teacher`, `student`, `momentum`, `online`).
+
+    Raises:
+      ValueError: there are several and none is named, or none or several have that name.
+    """
+    if len(parts) > _MOST_PARTS:
+        raise ValueError(f"it holds {len(parts)} encoders, more than any training has.")
+    apart = [part for i, part in enumerate(parts) if not any(_same(part, other) for other in parts[:i])]
+    names = dict(zip(_short_names([part.prefix for part in apart]), apart, strict=True))
+    told = ", ".join(f"{name} ({part.kind.title}, {len(part.tensors)} tensors)" for name, part in names.items())
+    if wanted is None and len(apart) > 1:
+        ready = " or ".join(f"?part={name}" for name in names)
+        raise ValueError(f"it holds {len(apart)} encoders: {told}; add {ready} to its path to name one.")
+    found = apart if wanted is None else _matching(wanted, names, parts)
+    if len(found) != 1:
+        several = f"{len(found)} of its encoders match" if found else "none of its encoders matches"
+        raise ValueError(f"{several} part={wanted}; it holds {told}.")
+    if len(apart) == 1:
+        return found[0], ""
+    return found[0], next((name for name, part in names.items() if part is found[0]), wanted or "")
+
+
+def left_behind(part: Part, tensors: Tensors) -> list[str]:
+    """Returns what of a file is not the encoder, one text for each module with the number of its tensors."""
+    inside = set(part.written.values())
+    rest = [name for name in tensors if name not in inside and not re.fullmatch(COUNTED, name)]
+    modules = {start for name in inside for start in _starts(name)}
+    flat = Counter(name.partition("_")[0] for name in rest if "." not in name)
+    groups: Counter[str] = Counter()
+    for name in rest:
+        first = name.partition("_")[0]
+        # mmcv's averaged copy has no dots in its names.
+        together = "." not in name and flat[first] > _FLAT
+        groups[f"{first}_..." if together else next(start for start in _starts(name) if start not in modules)] += 1
+    return [f"{label} ({count} tensor{'s' if count > 1 else ''})" for label, count in sorted(groups.items())]
+
+
+def _starts(name: str) -> list[str]:
+    """Returns the beginnings of a name in whole words, from the shortest to itself."""
+    return list(itertools.accumulate(name.split("."), "{}.{}".format))
+
+
+def _prefixes(written: Mapping[str, str], kind: Kind) -> set[str]:
+    """Returns what stands before any mark of the kind."""
+    ends = {name.removesuffix(mark) for name in written for mark in kind.marks if name.endswith(mark)}
+    return {end for end in ends if (not end or end.endswith(".")) and not _NOT_APART & set(end.split("."))}
+
+
+def _marks(written: Mapping[str, str], kind: Kind, prefix: str) -> float:
+    return sum(prefix + mark in written for mark in kind.marks) / len(kind.marks)
+
+
+def _require_whole(written: Mapping[str, str], kinds: Sequence[Kind]) -> None:
+    # A numbered module holds a block of some network, whose names begin like an encoder's.
+    places = [(kind, each) for kind in kinds for each in sorted(_prefixes(written, kind)) if not re.search(r"\d\.$", each)]
+    shares = [(kind, prefix, _marks(written, kind, prefix)) for kind, prefix in places]
+    kind, prefix, share = max(shares, key=lambda each: each[2], default=(None, "", 0.0))
+    if kind and share:
+        missing = [prefix + mark for mark in kind.marks if prefix + mark not in written]
+        raise ValueError(misfit(kind.title, {"missing": missing}, written))
+
+
+def _part(tensors: Tensors, written: Mapping[str, str], prefix: str, kind: Kind, others: Mapping[str, Kind]) -> Part:
+    deeper = tuple(other for other in others if other != prefix and other.startswith(prefix))
+    # No name begins with any of an empty tuple.
+    inside = [name for name in written if name.startswith(prefix) and not name.startswith(deeper)]
+    own = {name.removeprefix(prefix): name for name in inside}
+    heads = tuple(name for name in own if _HEADS.fullmatch(name.removeprefix("embeddings.").partition(".")[0]))
+    names = {name: written[whole] for name, whole in own.items() if name not in set(heads)}
+    return Part(prefix, kind, {name: tensors[each] for name, each in names.items()}, heads, names)
+
+
+def _same(a: Part, b: Part) -> bool:
+    """Whether one encoder lies under two names, as where a module is reached in two ways."""
+    alike = a.kind == b.kind and a.tensors.keys() == b.tensors.keys()
+    return alike and all(np.array_equal(tensor, b.tensors[name]) for name, tensor in a.tensors.items())
+
+
+def _short_names(prefixes: Sequence[str]) -> list[str]:
+    """Returns for each prefix a word that no other has, or the whole prefix; a dot for an empty one."""
+    words = [[word for word in prefix.split(".") if not (word in _WRAPPER or word.isdigit())] for prefix in prefixes]
+    alone = [[word for word in own if word and sum(word in others for others in words) == 1] for own in words]
+    return [own[0] if own else prefix.removesuffix(".") or "." for own, prefix in zip(alone, prefixes, strict=True)]
+
+
+def _matching(wanted: str, names: Mapping[str, Part], parts: Sequence[Part]) -> list[Part]:
+    """Returns the parts of that name: by short name, whole prefix, a word of the prefix, or role."""
+    if wanted in names:
+        return [names[wanted]]
+    apart = list(names.values())
+    exact = [part for part in parts if wanted == (part.prefix.removesuffix(".") or ".")]
+    exact = exact or [part for part in apart if wanted in part.prefix.split(".")]
+    if exact or not any(wanted in role for role in _ROLES):
+        return exact
+    role = _TEACHER if wanted in _TEACHER else _STUDENT
+    having = [part for part in apart if role & _words(part.prefix)]
+    # What stands beside a teacher and has no role of its own is the student.
+    others = [part for part in apart if not _TEACHER & _words(part.prefix)]
+    return having or (others if role is _STUDENT and len(others) < len(apart) else [])
+
+
+def _words(prefix: str) -> set[str]:
+    return set(re.split(r"[._]", prefix))
