@@ -115,7 +115,7 @@ def test_labels_that_some_images_lack_are_told(photos, tmp_path):
     result = run_import(wanted, workers=0)
     assert result.summary.classes is None
     assert open_source(f"arrayrecord:{tmp_path / 'out'}").labels is None
-    assert any("No labels: some images are in no class folder" in line for line in told(result, wanted))
+    assert any("No labels: 1 of 6 images are in no class folder" in line for line in told(result, wanted))
 
 
 def test_images_smaller_than_the_size_keep_theirs_and_colours_their_number(tmp_path):
@@ -248,7 +248,7 @@ def test_hostile_files_are_refused_and_listed(photos, tmp_path):
     rows, refused = imported(photos, tmp_path / "out")
     assert len(rows) == 6
     assert "\\xff\\xfe.png" in [row["origin"] for row in rows]
-    assert set(refused) == {*HOSTILE, "pipe.png", str(photos / "gone.png")}
+    assert set(refused) == {*HOSTILE, "pipe.png", "gone.png"}
     for name, (_, reason) in HOSTILE.items():
         assert re.search(reason, refused[name]), (name, refused[name])
     assert "no regular file" in refused["pipe.png"]
@@ -329,7 +329,7 @@ def test_archives_that_are_cut_keep_what_can_be_read(tmp_path):
 
 
 def test_compressed_bomb_is_not_expanded(tmp_path, monkeypatch):
-    monkeypatch.setattr("sslshift.data.records.listing._SMALL_ARCHIVE", 1 << 16)
+    monkeypatch.setattr("sslshift.data.records.members._SMALL_ARCHIVE", 1 << 16)
     with gzip.open(tmp_path / "a.tar.gz", "wb") as file:
         file.write(bytes(1 << 24))
     with pytest.raises(ValueError, match="no image"):

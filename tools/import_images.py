@@ -19,7 +19,7 @@ from rich.console import Console
 from sslshift.command import run_command
 from sslshift.data.records.encode import ENCODINGS, Encoding
 from sslshift.data.records.importing import LABELS, Import, Result, run_import
-from sslshift.data.records.manifest import REFUSED
+from sslshift.data.records.manifest import REFUSED, Summary, read_columns
 from sslshift.data.records.on_beam import run_on_beam
 from sslshift.data.records.shards import Part
 from tools.progress import counting_images
@@ -75,7 +75,7 @@ def _run(job: Import, console: Console) -> Result:
 
 def told(result: Result, job: Import) -> list[str]:
     """What was imported, in lines for people."""
-    summary, others = result
+    summary, others, faults = result
     mebibytes = sum(shard.bytes for shard in summary.shards) / 2**20
     labelled = f", {len(summary.classes)} classes" if summary.classes else ""
     labelled += ", any number of them to an image" if summary.multi_label else ""
@@ -83,8 +83,11 @@ def told(result: Result, job: Import) -> list[str]:
         f"{summary.records:,} images in {len(summary.shards):,} shards ({mebibytes:,.0f} MiB){labelled}, "
         f"licence: {summary.licence}. Open them as arrayrecord:{job.output}"
     ]
-    if job.labels == "folder" and not summary.classes:
-        lines.append("No labels: some images are in no class folder; the manifest's column 'class' is null for those")
+    lines += [f"WARNING: {path}: {reason}" for path, reason in faults[:5]]
+    if len(faults) > 5:
+        lines.append(f"WARNING: {len(faults) - 5:,} more archives or folders could not be read whole")
+    if not summary.multi_label and not summary.classes:
+        lines += _unlabelled(summary, job)
     if job.labels == "multi" and not summary.classes:
         lines.append("No labels: no image that was stored has one")
     if summary.refused:
@@ -94,6 +97,16 @@ def told(result: Result, job: Import) -> list[str]:
         kinds = ", ".join(f"{count:,} {extension}" for extension, count in some)
         lines.append(f"{sum(others.values()):,} files of other kinds were left alone: {kinds}")
     return lines
+
+
+def _unlabelled(summary: Summary, job: Import) -> list[str]:
+    """Why there are no labels, where there could be some."""
+    (classes,) = read_columns(job.output, ["class"])
+    if job.labels != "folder" and classes.null_count == summary.records:
+        return []
+    lack = "are in no class folder" if job.labels == "folder" else "have none"
+    share = f"{classes.null_count:,} of {summary.records:,} images"
+    return [f"No labels: {share} {lack}; the manifest's column 'class' is null for those"]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Making a source once, to be opened at once ever after: images of any container as sharded ArrayRecord with a manifest.
 
-Importing: `containers` finds what there is (folders, archives, lists), `listing` writes down every image in it, `encode` brings
-an image to its stored form, `shards` writes stored images so that a kill or a full disk leaves nothing half, `importing` does
-all of it in parallel and `on_beam` on many machines. Generating: `prompts` reads what is asked for, `diffusion` loads a
+Importing: `containers` finds what there is (folders, archives, lists), `members` reads the files of a folder or archive,
+`sidecars` gives images the captions, licences and classes that stand beside them, `listing` writes down every image, `encode`
+brings an image to its stored form, `shards` writes stored images so that a kill or a full disk leaves nothing half, `importing`
+does all of it in parallel and `on_beam` on many machines. Generating: `prompts` reads what is asked for, `diffusion` loads a
 text-to-image pipeline, `generating` makes a source of its images. `folder` is the folder in the making for both. `manifest` is
 the format, the only part that reading needs:
 

@@ -10,6 +10,8 @@ from sslshift.data.sources.files import walk
 
 _TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 _ZIP = re.compile(r"\.zip$", re.IGNORECASE)
+# Archives of images that are met, and that the standard library cannot open.
+_OTHER = re.compile(r"\.(7z|rar|cab|cpio|iso|zst|lz4|tzst|zip\.\d+|z\d\d|tar\.(lzma|lz|z|br))$", re.IGNORECASE)
 _LIST = re.compile(r"\.(csv|parquet)$", re.IGNORECASE)
 
 
@@ -43,6 +45,11 @@ def find_containers(path: Path) -> list[Container]:
 def kind_of(name: str) -> str:
     """What a file of this name contains: "tar", "zip" or "list"; empty if it is no container."""
     return next((kind for kind, pattern in (("tar", _TAR), ("zip", _ZIP), ("list", _LIST)) if pattern.search(name)), "")
+
+
+def is_other_archive(name: str) -> bool:
+    """Returns whether a file of this name is an archive that is not opened."""
+    return bool(_OTHER.search(name))
 
 
 def member_fault(name: str) -> str:

@@ -15,8 +15,9 @@ from sslshift.data.decode import BrokenImageError
 from sslshift.data.records.containers import Container, find_containers
 from sslshift.data.records.encode import Encoding, store
 from sslshift.data.records.folder import find_finished, keep_settings, locked, remove_parts
-from sslshift.data.records.listing import Listing, list_container, read_entry, read_group
+from sslshift.data.records.listing import Listing, list_container, read_group
 from sslshift.data.records.manifest import CLASSES, REFUSED, Summary
+from sslshift.data.records.members import read_entry, require_unchanged
 from sslshift.data.records.shards import Part, Refused, Stored, finish, finished_part, write_refused, write_shard
 from sslshift.data.sources.base import printable
 
@@ -75,10 +76,17 @@ class Task(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The source that an import made, and the files that it left alone, by extension."""
+    """What an import made.
+
+    Attributes:
+      summary: of the source.
+      others: numbers of files that were left alone, by extension.
+      faults: archives and folders that could not be read whole: nobody knows how many images they hold.
+    """
 
     summary: Summary
     others: dict[str, int]
+    faults: Sequence[Refused] = ()
 
 
 def run_import(
@@ -152,6 +160,7 @@ def tasks_of(listings: Iterable[Listing]) -> list[Task]:
 def import_group(job: Import, task: Task) -> Part:
     """Encodes the images of a task into their shard; a pure function of what the files hold."""
     rows = read_group(job.output, *task)
+    require_unchanged(rows)
     extra = [CLASSES] if any(row.get(CLASSES.name) is not None for row in rows) else []
     return write_shard(job.output, task.name, (_stored(job, row) for row in rows), extra)
 
@@ -187,7 +196,7 @@ def join(job: Import, listings: Sequence[Listing]) -> Result:
     summary = finish(
         job.output, names, licence=job.licence, cost_per_image=job.cost_per_image, made=job.record, refused=refused
     )
-    return Result(summary, dict(others))
+    return Result(summary, dict(others), [each for listing in listings for each in listing.faults])
 
 
 def _nothing(job: Import, refused: Sequence[Refused], others: Counter[str]) -> str:

@@ -1,28 +1,22 @@
 """Writes down every image of a container once, so that what is imported is settled before the first image is read."""
 
-import bz2
-import functools
-import gzip
 import json
-import lzma
 import os
-import stat
-import tarfile
-import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sslshift.data.decode import EXTENSIONS, LARGEST_FILE, BrokenImageError, read_file
-from sslshift.data.records.containers import Container, kind_of, member_fault
+from sslshift.data.decode import EXTENSIONS
+from sslshift.data.records.containers import Container, is_other_archive, kind_of
 from sslshift.data.records.manifest import CLASSES
+from sslshift.data.records.members import Member, folder_members, forget_archives, tar_members, zip_members
 from sslshift.data.records.shards import Refused, parts_folder
+from sslshift.data.records.sidecars import SUFFIXES, describe, first_dot, join, whole_stem
 from sslshift.data.sources.base import printable
-from sslshift.data.sources.files import walk
 from sslshift.data.sources.lists import read_list
 
 # An image of a container: where its bytes are (a file's path, or an archive's with what finds the member), and what is known.
@@ -33,6 +27,8 @@ _ROW = pa.schema(
         pa.field("path", pa.binary()),
         pa.field("offset", pa.int64()),
         pa.field("size", pa.int64()),
+        # What changes with an archive.
+        pa.field("stamp", pa.string()),
         pa.field("class", pa.string()),
         # Null but in multi-label lists.
         CLASSES,
@@ -42,40 +38,28 @@ _ROW = pa.schema(
         pa.field("url", pa.string()),
     ]
 )
-# Files that WebDataset and img2dataset put beside an image of the same name.
-_SIDECARS = (".json", ".txt", ".cls")
-_LARGEST_SIDECAR = 1 << 20
-# Images hardly compress: an archive that grows by more, and beyond a size, is made to fill disks.
-_LARGEST_GROWTH, _SMALL_ARCHIVE = 100, 1 << 30
-
-_OPEN = {
-    ".gz": gzip.open,
-    ".tgz": gzip.open,
-    ".bz2": bz2.open,
-    ".tbz": bz2.open,
-    ".tbz2": bz2.open,
-    ".xz": lzma.open,
-    ".txz": lzma.open,
-}
+# What each kind of container is listed by, and what its files are joined by: the rule of WebDataset holds in a tar alone.
+_MEMBERS = {"folder": (folder_members, whole_stem), "tar": (tar_members, first_dot), "zip": (zip_members, whole_stem)}
 
 
 class Listing(NamedTuple):
-    """What a container holds: images in groups of which each becomes a shard, what is refused, and files of other kinds."""
+    """What a container holds.
+
+    Attributes:
+      container: its number.
+      groups: of images; each becomes a shard.
+      images: how many.
+      refused: files that look like images and are not imported, and after them what else was not imported.
+      others: numbers of files of other kinds, by extension.
+      faults: those of `refused` that are no single image: an archive or a folder that could not be read whole.
+    """
 
     container: int
     groups: int
     images: int
     refused: list[Refused]
     others: dict[str, int]
-
-
-class _Member(NamedTuple):
-    """A file of a container: its name there, what finds its bytes, and why it is refused if it is."""
-
-    name: str
-    size: int
-    place: dict[str, Any]
-    fault: str = ""
+    faults: Sequence[Refused] = ()
 
 
 def list_container(container: Container, output: Path, group_size: int, labels: str) -> Listing:
@@ -91,26 +75,26 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
     marker = parts_folder(output) / f"listing-{container.number:05d}.json"
     if marker.exists():
         values = json.loads(marker.read_text(encoding="utf-8"))
-        return Listing(**values | {"refused": [Refused(*each) for each in values["refused"]]})
+        lists = {name: [Refused(*each) for each in values.get(name, ())] for name in ("refused", "faults")}
+        return Listing(**values | lists)
     parts_folder(output).mkdir(parents=True, exist_ok=True)
-    # A file of the same name may be another one by now.
-    _open_zip.cache_clear()
-    _open_tar.cache_clear()
+    forget_archives()
     refused: list[Refused] = []
+    faults: list[Refused] = []
     others: Counter[str] = Counter()
     path = Path(os.fsdecode(container.path))
     if container.kind == "list":
         rows = _list_rows(path, labels)
     else:
-        members = {"folder": _folder_members, "tar": _tar_members, "zip": _zip_members}[container.kind]
-        rows = _member_rows(members(path, output, container.number, refused), path, labels, refused, others)
+        list_members, key = _MEMBERS[container.kind]
+        rows = _member_rows(list_members(path, output, container.number, faults), path, key, labels, refused, others)
     images = groups = 0
     target = listing_file(output, container.number)
     with pq.ParquetWriter(target, _ROW) as writer:
         for group in _grouped(rows, group_size):
             writer.write_table(pa.Table.from_pylist(group, _ROW))
             images, groups = images + len(group), groups + 1
-    listing = Listing(container.number, groups, images, refused, dict(others))
+    listing = Listing(container.number, groups, images, [*refused, *faults], dict(others), faults)
     marker.with_suffix(".part").write_text(json.dumps(listing._asdict()), encoding="utf-8")
     marker.with_suffix(".part").replace(marker)
     return listing
@@ -123,39 +107,6 @@ def listing_file(output: Path, number: int) -> Path:
 def read_group(output: Path, number: int, group: int) -> list[dict[str, Any]]:
     """The rows of one group of a container's listing."""
     return pq.ParquetFile(listing_file(output, number)).read_row_group(group).to_pylist()
-
-
-def read_entry(row: dict[str, Any]) -> bytes:
-    """The bytes of a listed image.
-
-    Raises:
-      BrokenImageError: it cannot be read (any more).
-    """
-    if row["kind"] == "file":
-        return read_file(Path(os.fsdecode(row["path"])))
-    try:
-        if row["kind"] == "zip":
-            archive = _open_zip(row["path"])
-            with archive.open(archive.infolist()[row["offset"]]) as member:
-                content = member.read(LARGEST_FILE + 1)
-        else:
-            content = os.pread(_open_tar(row["path"]).fileno(), row["size"], row["offset"])
-    except Exception as error:  # zipfile raises many kinds on hostile input.
-        raise BrokenImageError(f"{type(error).__name__}: {error}") from error
-    if len(content) != row["size"]:
-        raise BrokenImageError(f"{row['size']:,} bytes were announced and {len(content):,} are there")
-    return content
-
-
-# A worker reads a container's members one after another: the archive stays open.
-@functools.lru_cache(maxsize=4)
-def _open_zip(path: bytes) -> zipfile.ZipFile:
-    return zipfile.ZipFile(os.fsdecode(path))
-
-
-@functools.lru_cache(maxsize=4)
-def _open_tar(path: bytes) -> BinaryIO:
-    return open(path, "rb")
 
 
 def _grouped(rows: Iterable[dict], size: int) -> Iterator[list[dict]]:
@@ -184,139 +135,52 @@ def _list_rows(path: Path, labels: str) -> Iterator[dict]:
         }
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None or str(value).strip() == "" else str(value).strip()
-
-
-def _member_rows(members: Iterable[_Member], container: Path, labels: str, refused, others) -> Iterator[dict]:
-    """Images among the members, each with what stands in the sidecars of its name."""
-    prefix = "" if container.is_dir() else f"{printable(container.name)}/"
-    images, sidecars, seen = [], {}, set()
+def _member_rows(members: Iterable[Member], container: Path, key, labels: str, refused, others) -> Iterator[dict]:
+    """Images among the members, each with what its own sidecars say."""
+    is_folder = container.is_dir()
+    prefix = "" if is_folder else f"{printable(container.name)}/"
+    images, sidecars, seen, twice = [], [], set(), set()
     for member in members:
         name = PurePosixPath(member.name)
         suffix = name.suffix.lower()
-        hidden = any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in name.parts)
-        fault = member.fault or ("it is a second member of this name" if member.name in seen and not hidden else "")
-        seen.add(member.name)
+        hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
+        # ./a.png and a.png are one name.
+        member = member._replace(name=str(name))
+        fault = member.fault
+        if not fault and not hidden:
+            fault = "it is a second member of this name" if member.name in seen else _archive_fault(name, is_folder)
+            (twice if member.name in seen else seen).add(member.name)
         if fault:
             refused.append(Refused(prefix + printable(member.name), fault))
         elif suffix in EXTENSIONS and not hidden:
             images.append(member)
-        elif suffix in _SIDECARS and member.size <= _LARGEST_SIDECAR:
-            sidecars[_key(name), suffix] = member
-        elif not (container.is_dir() and kind_of(name.name) in ("tar", "zip")):
+        elif suffix in SUFFIXES and not hidden:
+            sidecars.append(member)
+        elif not (is_folder and kind_of(name.name) in ("tar", "zip")):
             others["hidden" if hidden else suffix or name.name] += 1
     used = set()
-    for member in images:
-        name = PurePosixPath(member.name)
-        found = {suffix: sidecars[_key(name), suffix] for suffix in _SIDECARS if (_key(name), suffix) in sidecars}
-        used.update((_key(name), suffix) for suffix in found)
-        about = _about(found)
+    for image, own, fault in join(images, sidecars, twice, key):
+        used.update(each.name for each in own.values())
+        try:
+            about = describe(own, classes=labels != "folder")
+        except ValueError as error:
+            fault = fault or str(error)
+        if fault:
+            refused.append(Refused(prefix + printable(image.name), fault))
+            continue
         if labels == "folder":
+            name = PurePosixPath(image.name)
             about["class"] = printable(name.parts[0]) if len(name.parts) > 1 else None
-        yield {"origin": prefix + printable(member.name), **member.place, **about}
-    for key in sidecars.keys() - used:
-        others[key[1]] += 1
+        yield {"origin": prefix + printable(image.name), "size": image.size, **image.place, **about}
+    for member in sidecars:
+        if member.name not in used:
+            others[f"{PurePosixPath(member.name).suffix.lower()} of no image"] += 1
 
 
-def _key(name: PurePosixPath) -> str:
-    """What a sample's files share in WebDataset: the path up to the first dot of the file's name."""
-    return f"{name.parent}/{name.name.partition('.')[0]}"
-
-
-def _about(sidecars: dict[str, _Member]) -> dict[str, Any]:
-    """Caption, URL, licence and class that stand beside an image; what cannot be read is left out."""
-    texts = {}
-    for suffix, member in sidecars.items():
-        try:
-            texts[suffix] = read_entry({"size": member.size} | member.place).decode(errors="replace").strip()
-        except BrokenImageError:
-            continue
-    try:
-        values = json.loads(texts.get(".json", "{}"))
-    except (ValueError, RecursionError):
-        values = {}
-    values = {key.lower(): value for key, value in values.items()} if isinstance(values, dict) else {}
-
-    def said(*keys: str) -> str | None:
-        return next((_text(values[key]) for key in keys if isinstance(values.get(key), str | int)), None)
-
-    return {
-        "caption": texts.get(".txt") or said("caption", "text"),
-        "url": said("url"),
-        "licence": said("licence", "license"),
-        "class": texts.get(".cls") or said("label", "class", "cls"),
-    }
-
-
-def _folder_members(folder: Path, output: Path, number: int, refused: list[Refused]) -> Iterator[_Member]:
-    inside = output.resolve()
-    for path in sorted(walk(folder, refused)):
-        # An output below the input would be imported into itself.
-        if inside in path.resolve().parents:
-            continue
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            refused.append(Refused(printable(path), error.strerror or str(error)))
-            continue
-        place = {"kind": "file", "path": os.fsencode(path)}
-        yield _Member(path.relative_to(folder).as_posix(), size, place)
-
-
-def _tar_members(path: Path, output: Path, number: int, refused: list[Refused]) -> Iterator[_Member]:
-    """Members of a tar archive; a compressed one is expanded into the working folder, since it has no random access."""
-    plain = path
-    if path.suffix.lower() in _OPEN:
-        plain = parts_folder(output) / f"archive-{number:05d}.tar"
-        try:
-            _expand(path, plain)
-        except (OSError, EOFError, lzma.LZMAError, BrokenImageError) as error:
-            refused.append(Refused(printable(path), f"the archive cannot be read to its end: {error}"))
-    try:
-        with tarfile.open(plain, "r:", errors="surrogateescape") as archive:
-            for member in archive:
-                if member.isdir():
-                    continue
-                fault = member_fault(member.name)
-                if not fault and not member.isreg():
-                    fault = "it is a link" if member.islnk() or member.issym() else "it is no regular file"
-                if not fault and member.issparse():
-                    fault = "it is a sparse file"
-                place = {"kind": "tar", "path": os.fsencode(plain), "offset": member.offset_data, "size": member.size}
-                yield _Member(member.name, member.size, place, fault)
-                # The archive's own list of members would hold all of them.
-                archive.members = []
-    except (tarfile.TarError, OSError, EOFError) as error:
-        refused.append(Refused(printable(path), f"the archive cannot be read to its end: {error}"))
-
-
-def _expand(path: Path, target: Path) -> None:
-    limit = _SMALL_ARCHIVE + _LARGEST_GROWTH * path.stat().st_size
-    written = 0
-    with _OPEN[path.suffix.lower()](path, "rb") as packed, open(target, "wb") as plain:
-        while chunk := packed.read1(1 << 16):
-            written += len(chunk)
-            if written > limit:
-                raise BrokenImageError(f"it expands to more than {_LARGEST_GROWTH} times its size")
-            plain.write(chunk)
-
-
-def _zip_members(path: Path, output: Path, number: int, refused: list[Refused]) -> Iterator[_Member]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for index, member in enumerate(archive.infolist()):
-                if member.is_dir():
-                    continue
-                fault = member_fault(member.orig_filename)
-                mode = member.external_attr >> 16
-                if not fault and stat.S_ISLNK(mode):
-                    fault = "it is a link"
-                if not fault and member.flag_bits & 1:
-                    fault = "it is encrypted"
-                if not fault and member.file_size > LARGEST_FILE:
-                    fault = f"its {member.file_size:,} bytes are too many for an image"
-                place = {"kind": "zip", "path": os.fsencode(path), "offset": index, "size": member.file_size}
-                yield _Member(member.filename, member.file_size, place, fault)
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        refused.append(Refused(printable(path), f"the archive cannot be read: {error}"))
+def _archive_fault(name: PurePosixPath, is_folder: bool) -> str:
+    """Why an archive among the members is not imported; empty if it is, or is none."""
+    if is_other_archive(name.name):
+        return "it is an archive of a kind that is not read (tar, tar.gz, tar.bz2, tar.xz and zip are); unpack it"
+    if not is_folder and kind_of(name.name) in ("tar", "zip"):
+        return "it is an archive within an archive; unpack the outer one, and import the folder"
+    return ""

@@ -1,0 +1,183 @@
+"""Archives that are joined, cut, wrapped or wrongly called: every image is imported, or a warning says that some may not be."""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import tarfile
+import zipfile
+
+import pyarrow.parquet as pq
+import pytest
+from test_sidecars import png
+
+from sslshift.data.records import importing
+from sslshift.data.records.encode import Encoding
+from sslshift.data.records.importing import Import, run_import
+from sslshift.data.records.manifest import MANIFEST
+from tools.import_images import told
+
+
+def tar(*levels: int, end: bool = True) -> bytes:
+    """An archive of gray images, each with its class."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for level in levels:
+            for name, content in ((f"{level}.png", png(level)), (f"{level}.cls", f"c{level}".encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        size = archive.offset
+    return out.getvalue() if end else out.getvalue()[:size]
+
+
+def zipped(*levels: int, comment: bytes = b"") -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.comment = comment
+        for level in levels:
+            archive.writestr(f"{level}.png", png(level))
+    return out.getvalue()
+
+
+def imported(folder, name, content):
+    """Names and classes of the images that an archive is imported as, and the warnings."""
+    (folder / name).write_bytes(content)
+    job = Import(folder / name, folder / "out", Encoding(8, "png"))
+    result = run_import(job, workers=0)
+    rows = pq.read_table(folder / "out" / MANIFEST).to_pylist()
+    lines = told(result, job)
+    warnings = [line for line in lines if line.startswith("WARNING")]
+    assert len(warnings) == len(result.faults)
+    assert all("refused, each with its reason in" in lines[1 + len(warnings)] for _ in warnings[:1])
+    return [(row["origin"].rpartition("/")[2], row["class"]) for row in rows], warnings
+
+
+def expected(*levels):
+    return [(f"{level}.png", f"c{level}") for level in levels]
+
+
+PACKED = {"a.tar": bytes, "a.tar.gz": gzip.compress, "a.tar.bz2": bz2.compress, "a.tar.xz": lzma.compress}
+
+
+@pytest.mark.parametrize(("name", "pack"), PACKED.items())
+def test_archives_joined_by_cat_are_imported_whole(tmp_path, name, pack):
+    images, warnings = imported(tmp_path, name, pack(tar(1, 2)) + pack(tar(3)) + pack(tar(4, 5)))
+    assert images == expected(1, 2, 3, 4, 5)
+    assert not warnings
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        gzip.compress(tar(1, 2) + tar(3)),
+        tar(1, end=False) + bytes(512) + tar(2, 3, end=False) + bytes(5120),
+        bytes(1024) + tar(1, 2, 3),
+        tar() + tar(1, 2, 3),
+        tar(1, end=False) + tar(2, 3),
+        bz2.compress(tar(1)) + bytes(100) + bz2.compress(tar(2, 3)),
+        lzma.compress(tar(1)) + bytes(4) + lzma.compress(tar(2, 3)) + bytes(8),
+        gzip.compress(tar(1)) + bytes(100) + gzip.compress(tar(2, 3)) + bytes(1000),
+    ],
+    ids=["gzipped join", "zeros between", "zeros before", "empty first", "no mark", "bz2 padded", "xz padded", "gzip padded"],
+)
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.tar.xz"])
+def test_zeros_and_wrong_names_lose_no_image(tmp_path, content, name):
+    images, warnings = imported(tmp_path, name, content)
+    assert images == expected(1, 2, 3)
+    assert not warnings
+
+
+@pytest.mark.parametrize(
+    ("content", "warning"),
+    [
+        (tar(1, 2) + b"garbage" * 99, "is no tar archive, and is left out"),
+        (tar(1, 2) + b"\n", "is no tar archive, and is left out"),
+        (tar(1, 2) + zipped(3), "is no tar archive, and is left out"),
+        (tar(1, 2) + gzip.compress(tar(3)), "is no tar archive, and is left out"),
+        (tar(1, 2, end=False) + b"x" * 512 + tar(3), "is no tar archive, and is left out"),
+        (tar(1, 2, end=False), "it lacks its end mark, and may be cut short"),
+        (tar(1, 2, 3)[: len(tar(1, 2, end=False)) + 100], "is no tar archive|cannot be read to its end"),
+        (gzip.compress(tar(1, 2)) + tar(3), "cannot be read to its end: Not a gzipped file"),
+        (gzip.compress(tar(1, 2)) + b"x", "cannot be read to its end"),
+        (bz2.compress(tar(1, 2)) + tar(3), "cannot be read to its end: Invalid data stream"),
+        (lzma.compress(tar(1, 2)) + tar(3), "cannot be read to its end: "),
+        (bz2.compress(tar(1, 2)) + bz2.compress(tar(3))[:-9], "cannot be read to its end: it is cut short"),
+        (lzma.compress(tar(1, 2)) + lzma.compress(tar(3))[:-9], "cannot be read to its end: it is cut short"),
+        (gzip.compress(tar(1, 2)) + gzip.compress(tar(3))[:-9], "cannot be read to its end"),
+    ],
+)
+def test_what_follows_and_cannot_be_read_is_reported(tmp_path, content, warning):
+    images, warnings = imported(tmp_path, "a.tar", content)
+    assert images[:2] == expected(1, 2)
+    assert any(each in line for line in warnings for each in warning.split("|"))
+
+
+def test_samples_of_one_name_in_joined_archives_do_not_mix(tmp_path):
+    """The class of the second archive's image is not that of the first one's, which has none."""
+    one, two = io.BytesIO(), tar(1, 2)
+    with tarfile.open(fileobj=one, mode="w") as archive:
+        info = tarfile.TarInfo("1.png")
+        info.size = len(png(7))
+        archive.addfile(info, io.BytesIO(png(7)))
+    images, _ = imported(tmp_path, "a.tar", one.getvalue() + two)
+    assert images == expected(2)
+    refused = (tmp_path / "out/refused.csv").read_text()
+    assert "one of these is there twice" in refused
+    assert "it is a second member of this name" in refused
+
+
+@pytest.mark.parametrize(
+    ("content", "levels", "warning"),
+    [
+        (zipped(1, 2) + zipped(3), [3], "bytes before its first member are not read, as in zip files joined by cat"),
+        (b"#!/bin/sh\n" + zipped(1), [1], "10 bytes before its first member are not read"),
+        (zipped(1) + b"more", [1], "4 bytes after its last member are not read"),
+        (zipped(1, comment=b"a comment") + b"more", [1], "4 bytes after its last member are not read"),
+        (zipped(1, 2, comment=b"a comment"), [1, 2], ""),
+        (zipped(1, 2), [1, 2], ""),
+    ],
+)
+def test_what_stands_around_a_zip_archive_is_reported(tmp_path, content, levels, warning):
+    images, warnings = imported(tmp_path, "a.zip", content)
+    assert images == [(f"{level}.png", None) for level in levels]
+    assert len(warnings) == bool(warning)
+    assert all(warning in line for line in warnings)
+
+
+@pytest.mark.parametrize("name", ["inner.tar", "inner.zip", "inner.tar.gz", "inner.rar", "inner.tar.zst", "inner.7z"])
+def test_archives_within_archives_are_refused_by_name(tmp_path, name):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("1.png", png(1))
+        archive.writestr(name, tar(2, 3))
+    images, _ = imported(tmp_path, "a.zip", out.getvalue())
+    assert len(images) == 1
+    assert name in (tmp_path / "out/refused.csv").read_text()
+
+
+def test_archives_of_kinds_that_are_not_read_are_refused_in_a_folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(png(1))
+    (tmp_path / "in/b.rar").write_bytes(b"Rar!")
+    run_import(Import(tmp_path / "in", tmp_path / "out"), workers=0)
+    assert 'b.rar,"it is an archive of a kind that is not read' in (tmp_path / "out/refused.csv").read_text()
+
+
+@pytest.mark.parametrize(("name", "make"), [("a.zip", zipped), ("a.tar", tar)])
+def test_archives_that_change_after_they_were_listed_are_refused(tmp_path, monkeypatch, name, make):
+    """Images are found by their places, where others may be by now."""
+    (tmp_path / name).write_bytes(make(1, 2, 3))
+    listed = importing.read_group
+
+    def read_group(*which):
+        (tmp_path / name).write_bytes(make(3, 1, 2))
+        os.utime(tmp_path / name, ns=(1, 1))
+        return listed(*which)
+
+    monkeypatch.setattr(importing, "read_group", read_group)
+    with pytest.raises(
+        ValueError, match=f"{name} has changed since the import listed its members; repeat the import with another output"
+    ):
+        run_import(Import(tmp_path / name, tmp_path / "out"), workers=0)
