@@ -77,7 +77,7 @@ def main() -> None:
         raise ValueError(f"--out={FLAGS.out} is a file; name a folder.")
     evaluations = parse_evaluations(FLAGS.evaluations, FLAGS.evaluation_options)
     tasks = _Tasks(_declared(FLAGS.task))
-    console = Console(width=None if Console().is_terminal else 160)
+    console = Console(emoji=False, width=None if Console().is_terminal else 160)
     files, unfinished = find_encoders([Path(run).expanduser() for run in FLAGS.run])
     if unfinished:
         runs = f"{len(unfinished)} of {len(unfinished) + len(files)} runs"

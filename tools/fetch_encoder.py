@@ -45,7 +45,7 @@ flags.DEFINE_string("sha256", "", "The digest that it must have, for a name that
 def main() -> None:
     url, digest, size = _wanted(FLAGS.name, FLAGS.url, FLAGS.sha256.lower())
     file = Path(FLAGS.out).expanduser() / f"{FLAGS.name}{Path(urllib.parse.urlsplit(url).path).suffix}"
-    console = Console()
+    console = Console(emoji=False)
     if file.exists():
         if sha256(file) != digest:
             raise ValueError(f"{file} is there with another digest than {digest}; remove it or name another --out.")

@@ -31,7 +31,8 @@ from sslshift.data.curation.leaks import NEAR, SAME, find_leaks
 from sslshift.data.curation.linking import Pairs
 from sslshift.data.curation.page import Section, by_distance, page
 from sslshift.data.curation.pairs import near_pairs_between_by_features
-from sslshift.data.sources import Source, open_source
+from sslshift.data.sources import PartialSource, Source, open_source, parse_uri
+from sslshift.data.sources.base import printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("source", None, "URI of the source.", required=True)
@@ -66,7 +67,7 @@ def main() -> None:
     source = open_source(FLAGS.source)
     out.mkdir(parents=True, exist_ok=True)
     lines = _leaks(source, open_source(FLAGS.against), out) if FLAGS.against else _duplicates(source, out)
-    console = Console()
+    console = Console(emoji=False)
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -163,12 +164,15 @@ def _write_pairs(out: Path, groups: list[tuple[str, Pairs]], first: Source, seco
 
 def _keep(source: Source, kept: np.ndarray, out: Path) -> list[str]:
     if not len(kept):
-        raise ValueError(f"Nothing of {source.name} would be left; {out / 'pairs.csv'} has the pairs.")
+        raise ValueError(f"Nothing of {source.name} would be left; {printable(out / 'pairs.csv')} has the pairs.")
+    if isinstance(source, PartialSource):
+        # A URI has one option keep: what is kept of a part is kept of the whole.
+        kept, source = source.indices[kept], source.whole
     save_kept(out / "kept.parquet", kept, source)
-    mark = "&" if "?" in source.name else "?"
+    uri = parse_uri(source.name).with_options(keep=str(out / "kept.parquet"))
     return [
-        f"The {len(kept):,} images that are left: {source.name}{mark}keep={out / 'kept.parquet'}",
-        f"Pairs to judge by eye: {out / 'pairs.html'}; all: {out / 'pairs.csv'}",
+        f"The {len(kept):,} images that are left: {uri}",
+        f"Pairs to judge by eye: {printable(out / 'pairs.html')}; all: {printable(out / 'pairs.csv')}",
     ]
 
 

@@ -24,6 +24,8 @@ from sslshift.data.records.encode import ENCODINGS, Encoding
 from sslshift.data.records.generating import Generation, count_kept, find_generated, run_generation
 from sslshift.data.records.manifest import REFUSED, Summary
 from sslshift.data.records.prompts import read_prompts
+from sslshift.data.sources import Uri
+from sslshift.data.sources.base import printable
 from tools.progress import counting_images
 
 FLAGS = flags.FLAGS
@@ -52,7 +54,7 @@ flags.DEFINE_integer("shard_size", 256, "Images in a shard, at most; an interrup
 
 
 def main() -> None:
-    console = Console()
+    console = Console(emoji=False)
     prompts = read_prompts(FLAGS.prompts, [each.strip() for each in FLAGS.template.split(";") if each.strip()])
     encoding = Encoding(FLAGS.size, FLAGS.encoding, FLAGS.quality)
     output = Path(FLAGS.output).expanduser()
@@ -97,10 +99,10 @@ def told(summary: Summary, output: Path) -> list[str]:
     mebibytes = sum(shard.bytes for shard in summary.shards) / 2**20
     lines = [
         f"{summary.records:,} images of {len(summary.classes or ()):,} classes in {len(summary.shards):,} shards "
-        f"({mebibytes:,.0f} MiB), licence: {summary.licence}. Open them as arrayrecord:{output}"
+        f"({mebibytes:,.0f} MiB), licence: {summary.licence}. Open them as {Uri('arrayrecord', str(output))}"
     ]
     if summary.refused:
-        lines.append(f"{summary.refused:,} refused, each with its reason in {output / REFUSED}")
+        lines.append(f"{summary.refused:,} refused, each with its reason in {printable(output / REFUSED)}")
     return lines
 
 

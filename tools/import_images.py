@@ -22,6 +22,8 @@ from sslshift.data.records.importing import LABELS, Import, Result, run_import
 from sslshift.data.records.manifest import REFUSED, Summary, read_columns
 from sslshift.data.records.on_beam import run_on_beam
 from sslshift.data.records.shards import Part
+from sslshift.data.sources import Uri
+from sslshift.data.sources.base import printable
 from tools.progress import counting_images
 
 FLAGS = flags.FLAGS
@@ -47,7 +49,7 @@ flags.DEFINE_string("beam_options", "", "Options of the pipeline, separated by s
 
 
 def main() -> None:
-    console = Console()
+    console = Console(emoji=False)
     encoding = Encoding(FLAGS.size, FLAGS.encoding, FLAGS.quality)
     paths = Path(FLAGS.input).expanduser(), Path(FLAGS.output).expanduser()
     job = Import(*paths, encoding, FLAGS.labels, FLAGS.licence, FLAGS.cost_per_image, FLAGS.shard_size)
@@ -81,7 +83,7 @@ def told(result: Result, job: Import) -> list[str]:
     labelled += ", any number of them to an image" if summary.multi_label else ""
     lines = [
         f"{summary.records:,} images in {len(summary.shards):,} shards ({mebibytes:,.0f} MiB){labelled}, "
-        f"licence: {summary.licence}. Open them as arrayrecord:{job.output}"
+        f"licence: {summary.licence}. Open them as {Uri('arrayrecord', str(job.output))}"
     ]
     lines += [f"WARNING: {path}: {reason}" for path, reason in faults[:5]]
     if len(faults) > 5:
@@ -91,7 +93,7 @@ def told(result: Result, job: Import) -> list[str]:
     if job.labels == "multi" and not summary.classes:
         lines.append("No labels: no image that was stored has one")
     if summary.refused:
-        lines.append(f"{summary.refused:,} refused, each with its reason in {job.output / REFUSED}")
+        lines.append(f"{summary.refused:,} refused, each with its reason in {printable(job.output / REFUSED)}")
     if others:
         some = sorted(others.items(), key=lambda item: -item[1])[:5]
         kinds = ", ".join(f"{count:,} {extension}" for extension, count in some)

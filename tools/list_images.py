@@ -14,6 +14,7 @@ from rich.console import Console
 
 from sslshift.command import run_command
 from sslshift.data.records.published import LAYOUTS, write_lists
+from sslshift.data.sources.base import printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("layout", None, list(LAYOUTS), "Which data set it is.", required=True)
@@ -23,7 +24,9 @@ flags.DEFINE_string("input", None, "The folder that its archives unpack to.", re
 def main() -> None:
     folder = Path(FLAGS.input).expanduser()
     for split, images in write_lists(FLAGS.layout, folder).items():
-        Console().print(f"{images:,} images in {folder / split}.csv", highlight=False, soft_wrap=True, markup=False)
+        Console(emoji=False).print(
+            f"{images:,} images in {printable(folder / split)}.csv", highlight=False, soft_wrap=True, markup=False
+        )
 
 
 if __name__ == "__main__":

@@ -180,8 +180,8 @@ def _opened(declaration: Declaration, console: Console) -> dict[str, Source]:
 
 def main() -> None:
     # In a file the table must not be folded to 80 columns.
-    console = Console()
-    console = console if console.is_terminal else Console(width=140)
+    console = Console(emoji=False)
+    console = console if console.is_terminal else Console(emoji=False, width=140)
     declaration, budget = parse_mixture(FLAGS.mixture, SCHEMES), Budget(FLAGS.budget)
     steps = budget.steps(FLAGS.batch_size)
     sources = _opened(declaration, console)

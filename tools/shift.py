@@ -77,7 +77,7 @@ def main() -> None:
     declared = parse_sources(FLAGS.source)
     planned = parse_mixtures(FLAGS.mixture, [each.name for each in declared])
     named = encoder_named(FLAGS.encoder, seed=FLAGS.seed)
-    console = Console(width=None if Console().is_terminal else 100)
+    console = Console(emoji=False, width=None if Console().is_terminal else 100)
 
     own = open_images(parse_source(FLAGS.target, "--target")._replace(name=TARGET), FLAGS.images, FLAGS.seed)
     failed: dict[str, str] = {}

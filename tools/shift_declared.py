@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from sslshift.data.sources import SCHEMES
 from sslshift.data.sources.base import printable
+from sslshift.data.sources.uri import parse_uri, spelled
 
 # What tables call the images that all others are compared with.
 TARGET = "the target"
@@ -51,7 +52,7 @@ def _parts(text: str, flag: str = "--source") -> tuple[str, str]:
         raise ValueError(
             f"{flag}: a source is written 'URI' or 'NAME = URI', and a URI begins with {schemes}; got {text!r}.{_hint(text)}"
         )
-    return " ".join((match["name"] or "").split()), match["uri"]
+    return " ".join((match["name"] or "").split()), spelled(match["uri"])
 
 
 def _hint(text: str) -> str:
@@ -70,9 +71,10 @@ def _hint(text: str) -> str:
 
 def _short(uri: str) -> str:
     """The last part of a path; what is no path, without its options."""
-    scheme, _, rest = uri.partition(":")
-    rest = rest.partition("?")[0]
-    name = " ".join(((Path(rest).name if scheme in ("folder", "csv", "parquet", "arrayrecord") else rest) or uri).split())
+    parsed = parse_uri(uri)
+    rest = parsed.path
+    named = Path(rest).name if parsed.scheme in ("folder", "csv", "parquet", "arrayrecord") else rest
+    name = " ".join(printable(named or uri).split())
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 16]}…{name[-15:]}"
 
 

@@ -18,7 +18,8 @@
 
 A number up to 1 is a part, a whole number above it counts samples. Spaces must stand around `+`, `->`, `for`, and the `=`
 after a mixture's name, and may stand around everything else: paths with a `+` or `@` inside need nothing. `;` always separates.
-A path whose end looks like N, a share or a length gets a slash behind it (`folder:icons@2/`).
+In a path that looks like one of these pieces, characters are encoded as `sslshift.data.sources.uri` says: `%3B` for `;`, `%40`
+for `@` (`folder:icons%402`), and so on; the URIs that commands print are encoded so.
 
 A source's name is one word, the same wherever its URI appears; without one, the URI is the name. N may differ between stages,
 the way of drawing may not. In a ramp either list may give a source's N; a source that only one names starts or ends at 0.
@@ -31,6 +32,7 @@ from collections.abc import Collection
 from decimal import Decimal
 
 from sslshift.data.mixture import SUBSETS
+from sslshift.data.sources.uri import parse_uri, spelled
 
 # A part of a whole, or a whole number of samples or images.
 Amount = Decimal | int
@@ -97,12 +99,26 @@ def _stage_text(stage: DeclaredStage, unseen: dict[str, NamedSource]) -> str:
 
 def _part_text(part: Part, unseen: dict[str, NamedSource]) -> str:
     source = unseen.pop(part.source, None)
-    text = part.source if source is None or source.uri == source.name else f"{source.name}:{source.uri}"
+    text = part.source
+    if source is not None:
+        text = _uri_text(source.uri) if source.uri == source.name else f"{source.name}:{_uri_text(source.uri)}"
     if part.unique is not None:
         text += "@" + ("all" if part.unique == 1 and isinstance(part.unique, Decimal) else _percent(part.unique))
     text += "" if part.subset == "random" else f"/{part.subset}"
     text += "" if part.share is None else f"*{_number(part.share)}"
     return text + ("" if source is None or source.cap is None else f"<={_percent(source.cap)}")
+
+
+def _uri_text(uri: str) -> str:
+    """The URI as it is, or encoded where the text around it would take a part of it for something else."""
+    for text in (uri, f"{uri}@all"):
+        try:
+            survives = parse_mixture(text).uris == {uri: uri}
+        except ValueError:
+            survives = False
+        if not survives:
+            return str(parse_uri(uri))
+    return uri
 
 
 def _number(amount: Amount) -> str:
@@ -285,11 +301,17 @@ class _Sources:
         return bool(match) and (self._schemes is None or match[1] in self._schemes)
 
     def _add(self, name: str | None, uri: str, piece: str) -> str:
-        called = next((other for other, known in self._uris.items() if known == uri), name or uri)
+        uri = spelled(uri)
+        try:
+            same = str(parse_uri(uri))
+        except ValueError as error:
+            raise _wrong(piece, str(error).removesuffix(".")) from error
+        # Two spellings of one URI are one source.
+        called = next((other for other, known in self._uris.items() if str(parse_uri(known)) == same), name or uri)
         if called != (name or called):
             other = "has no name" if called == uri else f"is called {called}"
             raise _wrong(piece, f"{uri} {other} at an earlier place; a source has the same name everywhere")
-        if self._uris.setdefault(called, uri) != uri:
+        if str(parse_uri(self._uris.setdefault(called, uri))) != same:
             raise _wrong(piece, f"{called} is the name of {self._uris[called]}; give the other source another name")
         return called
 

@@ -99,7 +99,7 @@ def _some(opened: Opened, runs, shown: int = 5) -> str:
 
 def _console() -> Console:
     # A terminal's width is taken as it is; in a file the table must not be folded to 80 columns.
-    return Console(width=None if sys.stdout.isatty() else 180)
+    return Console(emoji=False, width=None if sys.stdout.isatty() else 180)
 
 
 def _open(study: Study, progress: Progress) -> Opened:

@@ -3,14 +3,15 @@
 import dataclasses
 import re
 
+from sslshift.data.sources.uri import parse_uri, spelled
 from sslshift.methods import METHODS
 from sslshift.models import ENCODERS, FEATURES
 from sslshift.models.opening import HOW_TO_SAY
 from sslshift.shift import DEFAULT_DISTANCE, DISTANCES
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS
 
-# Sources whose names are paths, which may hold an '@'.
-_WITH_PATHS = ("folder", "arrayrecord")
+# Sources whose names are no paths, which may hold an '@'.
+_WITHOUT_PATHS = ("bundled", "synthetic", "tfds")
 
 
 def _field(default, what: str):
@@ -133,7 +134,9 @@ class Study:
 
 
 def parse_sources(text: str) -> list[tuple[str, tuple[int, ...]]]:
-    """`"URI@N,N; URI"` as (URI, unique samples) pairs; no numbers mean all images.
+    """Returns `"URI@N,N; URI"` as (URI, unique samples) pairs; no numbers mean all images.
+
+    A `;`, and an `@` before numbers, that belong to a URI are written as `sslshift.data.sources.uri` says: `%3B` and `%40`.
 
     Example:
       >>> parse_sources("bundled:mnist@10,4_000; synthetic:noise?size=100")
@@ -147,15 +150,17 @@ def parse_sources(text: str) -> list[tuple[str, tuple[int, ...]]]:
         # An '@' before anything but numbers belongs to the URI: folders may have one in their names.
         match = re.fullmatch(r"(?P<uri>.*?)\s*@(?P<numbers>[0-9][0-9_]*(\s*,\s*[0-9][0-9_]*)*)", part)
         uri, numbers = match.group("uri", "numbers") if match else (part, "")
-        if "@" in uri and uri.partition(":")[0] not in _WITH_PATHS:
+        named = parse_uri(uri) if ":" in uri else None
+        if "@" in (named.path if named else uri) and (named is None or named.scheme in _WITHOUT_PATHS):
             raise ValueError(
                 f"--sources: {part!r} is no URI with '@' and whole numbers separated by ','; sources are separated by ';'."
             )
         unique = tuple(int(number) for number in filter(None, numbers.split(",")))
         if len(set(unique)) < len(unique):
             raise ValueError(f"--sources: {part!r} asks for one number of unique samples twice.")
-        parsed.append((uri, unique))
-    names = [uri for uri, _ in parsed]
+        parsed.append((spelled(uri), unique))
+    # Two spellings of one URI are one source.
+    names = [str(parse_uri(uri)) if ":" in uri else uri for uri, _ in parsed]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"--sources must name at least one source, and each only once; got {text!r}.")
     return parsed

@@ -50,7 +50,7 @@ class Progress:
     """Progress of one study on a console."""
 
     def __init__(self, console: Console | None = None):
-        self._console = console or Console()
+        self._console = console or Console(emoji=False)
         self._left = ""
         self._bars: Bars | None = None
         self._whole: TaskID | None = None

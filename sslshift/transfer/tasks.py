@@ -4,16 +4,17 @@ import copy
 import dataclasses
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qsl
 
 import numpy as np
 
 from sslshift.data.decode import Canvas
 from sslshift.data.sources import SCHEMES, Source, open_source
+from sslshift.data.sources.uri import parse_uri, spelled
 from sslshift.data.split import stratified_split
 from sslshift.transfer.metrics import METRICS, default_metric, metric_for
 
@@ -119,7 +120,7 @@ def parse_task(text: str) -> Declaration:
       ValueError: the text does not say this.
     """
     first, *rest = (part.strip() for part in text.split(";"))
-    match = re.fullmatch(rf"(?:(?P<name>[^=:?]+?)\s*=\s*)?(?P<uri>(?:{'|'.join(SCHEMES)}):.*)", first)
+    match = re.fullmatch(rf"(?:(?P<name>[^=:?]+?)\s*=\s*)?(?P<uri>(?:{'|'.join(SCHEMES)}):.*)", first, re.DOTALL)
     if not match:
         raise ValueError(
             f"A task is written 'NAME = URI; test=URI', a URI begins with {', '.join(s + ':' for s in SCHEMES)}; got {text!r}."
@@ -140,25 +141,25 @@ def parse_task(text: str) -> Declaration:
 
 def _folder_splits(uris: dict[str, str]) -> dict[str, str]:
     """Folders with their class folders as labels, and split folders in place of one folder that holds only these."""
-    scheme, _, rest = uris["train"].partition(":")
-    path, _, query = rest.partition("?")
+    uri = parse_uri(uris["train"])
     split_names = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-    root = Path(path).expanduser()
-    if scheme == "folder" and root.is_dir() and "labels" not in dict(parse_qsl(query)):
+    root = Path(os.path.expanduser(uri.path))
+    if uri.scheme == "folder" and root.is_dir() and "labels" not in uri.options:
         folders = {each.name: split_names.get(each.name.lower()) for each in root.iterdir() if not each.name.startswith(".")}
         found = {split: name for name, split in folders.items() if split}
         if len(folders) > 1 and "train" in found and len(found) == len(folders):
             if "test" not in found:
                 found["test"] = found.pop("validation")
-            mark = f"?{query}" if query else ""
-            there = {split: f"folder:{path.rstrip('/')}/{name}{mark}" for split, name in found.items()}
+            below = {split: f"{uri.path.rstrip('/')}/{name}" for split, name in found.items()}
+            there = {split: str(dataclasses.replace(uri, path=path)) for split, path in below.items()}
             uris = there | {split: uri for split, uri in uris.items() if split != "train"}
     return {split: _labelled(uri) for split, uri in uris.items()}
 
 
 def _labelled(uri: str) -> str:
     """A folder's URI that asks for labels, unless it says something of them itself."""
-    if not uri.startswith("folder:") or "labels" in dict(parse_qsl(uri.partition("?")[2])):
+    uri = spelled(uri)
+    if not uri.startswith("folder:") or "labels" in parse_uri(uri).options:
         return uri
     return uri + ("&" if "?" in uri else "?") + "labels=folder"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sslshift.data.sources.base import printable
-from sslshift.data.sources.files import walk
+from sslshift.data.sources.walk import list_files
 
 _TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 _ZIP = re.compile(r"\.zip$", re.IGNORECASE)
@@ -30,7 +30,7 @@ def find_containers(path: Path) -> list[Container]:
       ValueError: there is nothing, or a file of another kind.
     """
     if path.is_dir():
-        archives = sorted(each for each in walk(path) if kind_of(each.name) in ("tar", "zip"))
+        archives = [each for each in list_files(path).paths if kind_of(each.name) in ("tar", "zip")]
         found = [("folder", path), *((kind_of(each.name), each) for each in archives)]
     elif path.is_file():
         kind = kind_of(path.name)

@@ -18,6 +18,7 @@ from sslshift.data.records.shards import Refused, parts_folder
 from sslshift.data.records.sidecars import SUFFIXES, describe, first_dot, join, whole_stem
 from sslshift.data.sources.base import printable
 from sslshift.data.sources.lists import read_list
+from sslshift.data.sources.walk import is_hidden
 
 # An image of a container: where its bytes are (a file's path, or an archive's with what finds the member), and what is known.
 _ROW = pa.schema(
@@ -143,7 +144,7 @@ def _member_rows(members: Iterable[Member], container: Path, key, labels: str, r
     for member in members:
         name = PurePosixPath(member.name)
         suffix = name.suffix.lower()
-        hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
+        hidden = any(is_hidden(part) for part in name.parts)
         # ./a.png and a.png are one name.
         member = member._replace(name=str(name))
         fault = member.fault

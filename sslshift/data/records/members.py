@@ -16,7 +16,7 @@ from sslshift.data.decode import LARGEST_FILE, BrokenImageError, read_file
 from sslshift.data.records.containers import member_fault
 from sslshift.data.records.shards import Refused, parts_folder
 from sslshift.data.sources.base import printable
-from sslshift.data.sources.files import walk
+from sslshift.data.sources.walk import is_image, list_files
 
 # Images hardly compress: an archive that grows by more, and beyond a size, is made to fill disks.
 _LARGEST_GROWTH, _SMALL_ARCHIVE = 100, 1 << 30
@@ -37,10 +37,17 @@ class Member(NamedTuple):
 def folder_members(folder: Path, output: Path, number: int, faults: list[Refused]) -> Iterator[Member]:
     """Yields the files below a folder, except those below `output`; what cannot be looked into is added to `faults`."""
     del number
-    inside = output.resolve()
-    for path in sorted(walk(folder, faults)):
+    inside = os.path.realpath(output) + os.sep
+    files = list_files(folder)
+    faults += [Refused(*each) for each in files.unreadable]
+    # Hidden files are counted among those of other kinds.
+    yield from (Member(path.relative_to(folder).as_posix(), 0, {}) for path in files.hidden)
+    for path, reason in files.links:
+        if is_image(path):
+            yield Member(path.relative_to(folder).as_posix(), 0, {}, reason)
+    for path in files.paths:
         # An output below the input would be imported into itself.
-        if inside in path.resolve().parents:
+        if os.path.realpath(path).startswith(inside):
             continue
         try:
             size = path.stat().st_size

@@ -1,16 +1,19 @@
 """Sources: random-access collections of images behind one function, `open_source(uri)`."""
 
+import difflib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import parse_qsl
+from typing import NamedTuple
 
 from sslshift.data import bundled, synthetic
 from sslshift.data.sources.array_record import ArrayRecordSource
-from sslshift.data.sources.base import PartialSource, Source, digests, readable
+from sslshift.data.sources.base import PartialSource, Source, digests, printable, readable
 from sslshift.data.sources.files import FolderSource, ListSource
 from sslshift.data.sources.memory import ArraySource, CachedSource, SyntheticSource, cached
 from sslshift.data.sources.prepared import PreparedSource, parse_prepared
+from sslshift.data.sources.uri import Uri, parse_uri, require_options, spelled
 
 __all__ = [
     "ArraySource",
@@ -18,9 +21,11 @@ __all__ = [
     "PartialSource",
     "Source",
     "SyntheticSource",
+    "Uri",
     "cached",
     "digests",
     "open_source",
+    "parse_uri",
     "readable",
 ]
 
@@ -66,14 +71,23 @@ def _open_prepared(uri: str, name: str, options: dict[str, str]) -> Source:
     return PreparedSource(uri, *parse_prepared(uri, name), data_dir, _about(uri, options))
 
 
+class _Scheme(NamedTuple):
+    """A kind of source: how it is opened, and its options."""
+
+    open: Callable[[str, str, dict[str, str]], Source]
+    options: tuple[str, ...]
+
+
+# What every source of somebody's images can be told about them.
+_ABOUT = ("licence", "cost_per_image")
 SCHEMES = {
-    "arrayrecord": _open_array_record,
-    "bundled": _open_bundled,
-    "csv": _open_list,
-    "folder": _open_folder,
-    "parquet": _open_list,
-    "synthetic": _open_synthetic,
-    "tfds": _open_prepared,
+    "arrayrecord": _Scheme(_open_array_record, (*_ABOUT, "keep")),
+    "bundled": _Scheme(_open_bundled, (*_ABOUT, "keep")),
+    "csv": _Scheme(_open_list, ("labels", *_ABOUT, "keep")),
+    "folder": _Scheme(_open_folder, ("labels", *_ABOUT, "keep")),
+    "parquet": _Scheme(_open_list, ("labels", *_ABOUT, "keep")),
+    "synthetic": _Scheme(_open_synthetic, ("size", "seed", "keep")),
+    "tfds": _Scheme(_open_prepared, ("data_dir", *_ABOUT, "keep")),
 }
 
 
@@ -90,7 +104,7 @@ def open_source(uri: str) -> Source:
       `events` and of machines' `hum`.
 
     Every URI but a generated one takes `?licence=TEXT&cost_per_image=NUMBER`; every one takes `?keep=FILE`, a choice of its
-    images that `tools.find_duplicates` wrote.
+    images that `tools.find_duplicates` wrote. `sslshift.data.sources.uri` has the grammar: `%3F` is a question mark in a path.
 
     Example:
       >>> source = open_source("synthetic:noise?size=1000&seed=3")
@@ -100,16 +114,18 @@ def open_source(uri: str) -> Source:
     Raises:
       ValueError: the scheme, the name or an option is unknown, or there is no image.
     """
-    scheme, colon, rest = uri.partition(":")
+    name = spelled(uri)
+    scheme, colon, _ = uri.partition(":")
     if not colon or scheme not in SCHEMES:
-        raise ValueError(f"Unknown source {uri!r}: it must begin with {', '.join(s + ':' for s in SCHEMES)}.")
-    name, _, query = rest.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+        near = difflib.get_close_matches(scheme.strip().lower(), SCHEMES, 1) if colon else []
+        meant = f" Did you mean {near[0]}:?" if near else ""
+        raise ValueError(f"Unknown source {name!r}: it must begin with {', '.join(s + ':' for s in SCHEMES)}.{meant}")
+    parsed = parse_uri(uri)
+    require_options(parsed, SCHEMES[scheme].options, name)
+    options = dict(parsed.options)
     keep = options.pop("keep", "")
-    source = SCHEMES[scheme](uri, name, options)
-    if options:
-        raise ValueError(f"{uri}: unknown option {', '.join(options)}.")
-    return _kept(source, Path(keep).expanduser()) if keep else source
+    source = SCHEMES[scheme].open(name, parsed.path, options)
+    return _kept(source, Path(os.path.expanduser(keep))) if keep else source
 
 
 def _kept(source: Source, file: Path) -> Source:
@@ -119,10 +135,25 @@ def _kept(source: Source, file: Path) -> Source:
     return PartialSource(source, load_kept(file, source))
 
 
-def _path(uri: str, name: str) -> Path:
-    if not name:
+def _path(uri: str, path: str) -> Path:
+    if not path:
         raise ValueError(f"{uri}: a path is missing, as in folder:/data/parts.")
-    return Path(name).expanduser()
+    _require_one_reading(uri, path)
+    return Path(os.path.expanduser(path))
+
+
+def _require_one_reading(uri: str, path: str) -> None:
+    """Raises ValueError where the path as it was typed, its '?' and '%' taken literally, is there and might be meant."""
+    if os.path.exists(os.path.expanduser(path)) and uri == str(parse_uri(uri)):
+        return
+    scheme, _, typed = uri.partition(":")
+    for literal in (typed, typed.partition("?")[0]):
+        if literal != path and os.path.lexists(os.path.expanduser(literal)):
+            also = f", and {path} is written {Uri(scheme, path)}" if os.path.exists(os.path.expanduser(path)) else ""
+            raise ValueError(
+                f"{uri} names the path {printable(path)}; the path {literal}, which is there, is written "
+                f"{Uri(scheme, literal)}{also}."
+            )
 
 
 def _known(uri: str, name: str, names: Sequence[str] | dict, what: str) -> str:

@@ -17,6 +17,7 @@ from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto
 from sslshift.data.records.manifest import CLASSES, PARTS, SUMMARY, read_columns, read_summary, require_match
 from sslshift.data.sources.base import Source, printable
 from sslshift.data.sources.labels import indicators
+from sslshift.data.sources.walk import is_hidden
 
 if TYPE_CHECKING:
     from array_record.python.array_record_module import ArrayRecordReader
@@ -145,9 +146,8 @@ def open_shard(path: str) -> "ArrayRecordReader":
 def _shards(path: Path, name: str) -> list[Path]:
     if path.is_file():
         return [path]
-    shards = sorted(
-        each for each in path.iterdir() if ".array_record" in each.name or each.suffix in (".arrayrecord", ".riegeli")
-    )
+    names = (each for each in path.iterdir() if not is_hidden(each.name))
+    shards = sorted(each for each in names if ".array_record" in each.name or each.suffix in (".arrayrecord", ".riegeli"))
     if not shards:
         raise ValueError(
             f"{name}: {printable(path)} holds no .array_record file; python -m tools.import_images makes them from images."

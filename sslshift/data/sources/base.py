@@ -75,7 +75,7 @@ class Source:
 
 
 class PartialSource(Source):
-    """Some of the images of a source, in their order there."""
+    """Some of the images of a source, in their order there: those of `whole` at `indices`."""
 
     def __init__(self, source: Source, indices: np.ndarray):
         indices = np.asarray(indices, np.int64)
@@ -87,27 +87,27 @@ class PartialSource(Source):
             fingerprint=f"{source.fingerprint}, {len(indices)} of {len(source)} ({chosen})",
         )
         self.refused, self.classes = source.refused, source.classes
-        self._source, self._indices = source, indices
+        self.whole, self.indices = source, indices
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        return None if self._source.labels is None else self._source.labels[self._indices]
+        return None if self.whole.labels is None else self.whole.labels[self.indices]
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
-        return self._source.image(int(self._indices[index]), canvas)
+        return self.whole.image(int(self.indices[index]), canvas)
 
     def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
-        return self._source.read(self._indices[indices], canvas)
+        return self.whole.read(self.indices[indices], canvas)
 
     def origin(self, index: int) -> str:
-        return self._source.origin(int(self._indices[index]))
+        return self.whole.origin(int(self.indices[index]))
 
     def stored_identities(self) -> tuple[list[bytes], np.ndarray] | None:
-        stored = self._source.stored_identities()
-        return stored and ([stored[0][index] for index in self._indices.tolist()], stored[1][self._indices])
+        stored = self.whole.stored_identities()
+        return stored and ([stored[0][index] for index in self.indices.tolist()], stored[1][self.indices])
 
 
 def digests(source: Source, indices: np.ndarray, canvas: Canvas) -> list[bytes]:

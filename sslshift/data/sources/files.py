@@ -4,18 +4,20 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from rich.markup import escape
 from rich.progress import track
 
-from sslshift.data.decode import EXTENSIONS, BrokenImageError, Canvas, check, decode, decode_onto, read_file
+from sslshift.data.decode import BrokenImageError, Canvas, check, decode, decode_onto, read_file
 from sslshift.data.sources.base import Source, licence_text, printable
 from sslshift.data.sources.labels import encode_labels, encode_multi_labels
 from sslshift.data.sources.lists import read_list
+from sslshift.data.sources.walk import is_image, list_files
 
 
 class FileSource(Source):
@@ -38,7 +40,7 @@ class FileSource(Source):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             checks = pool.map(_check, paths)
             hidden = len(paths) < 500 or not sys.stderr.isatty()
-            checks = list(track(checks, f"checking the images of {name}", len(paths), disable=hidden))
+            checks = list(track(checks, f"checking the images of {escape(name)}", len(paths), disable=hidden))
         # Positions among `paths` of the files that count.
         self._whole = np.flatnonzero([not check.reason for check in checks])
         self._paths = [paths[i] for i in self._whole]
@@ -74,9 +76,14 @@ class FolderSource(FileSource):
         if not folder.is_dir():
             is_file = " (it is a file)" if folder.exists() else ""
             raise ValueError(f"{name}: there is no folder {printable(folder)}{is_file}.")
-        unreadable: list[tuple[str, str]] = []
-        super().__init__(name, folder, sorted(image_files(folder, unreadable)), about)
-        self.refused = [*self.refused, *unreadable]
+        files = list_files(folder)
+        images = [path for path in files.paths if is_image(path)]
+        if files.unreadable and not images:
+            path, reason = files.unreadable[0]
+            raise ValueError(f"{name}: {printable(folder)} holds no image that can be reached: {path}: {reason}.")
+        super().__init__(name, folder, images, about)
+        links = ((printable(path), reason) for path, reason in files.links if is_image(path))
+        self.refused = [*self.refused, *links, *files.unreadable]
         if labels:
             self._label(folder)
 
@@ -122,33 +129,6 @@ class ListSource(FileSource):
             self.classes, self.labels = encode([listed.labels[i] for i in whole])
             if not self.classes:
                 raise ValueError(f"{name}: no image that can be read has a label; leave the column out.")
-
-
-def image_files(folder: Path, unreadable: list | None = None) -> Iterator[Path]:
-    """Those of `walk` that have an image's extension."""
-    return (path for path in walk(folder, unreadable) if path.suffix.lower() in EXTENSIONS)
-
-
-def walk(folder: Path, unreadable: list | None = None) -> Iterator[Path]:
-    """Files below a folder that are not hidden; links to folders are followed, each folder once.
-
-    Folders that may not be read are added to `unreadable` as (path, reason).
-    """
-    visited = {os.path.realpath(folder)}
-
-    def note(error: OSError) -> None:
-        if unreadable is not None:
-            unreadable.append((printable(error.filename), error.strerror))
-
-    for root, folders, files in os.walk(folder, onerror=note, followlinks=True):
-        # A folder before links to it, so that its own name is the one that counts.
-        folders.sort(key=lambda name, root=root: (os.path.islink(os.path.join(root, name)), name))
-        for name in list(folders):
-            real = os.path.realpath(os.path.join(root, name))
-            if real in visited:
-                folders.remove(name)
-            visited.add(real)
-        yield from (Path(root, file) for file in files if not file.startswith("."))
 
 
 class _Check(NamedTuple):
