@@ -1,5 +1,7 @@
-"""From the command line to a `main`: flags and settings out of text; what a user can get wrong is told in one sentence."""
+"""From the command line to a `main`: flags and settings out of text; user errors are reported in one sentence."""
 
+import errno
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -62,6 +64,47 @@ def _keep_traceback(folder: Path) -> str:
     except OSError:
         return ""
     return f" (Details: {folder / 'error.log'})"
+
+
+# Advice by the number of the system's error. For any other cause there is none: wrong advice is worse than the bare cause.
+_REMEDIES = {
+    errno.ENOSPC: "Free some space and give the same command again.",
+    errno.EDQUOT: "Free some space, or ask for a larger quota, and give the same command again.",
+    errno.EFBIG: "Raise the system's limit on the size of a file (`ulimit -f` shows it) and give the same command again.",
+    errno.EROFS: "The file system is mounted read-only: name a folder on another one, or have it mounted for writing.",
+    errno.EACCES: "Change the permissions, or name another folder.",
+    errno.EPERM: "Change the permissions, or name another folder.",
+    errno.EMFILE: "Raise the system's limit on open files (`ulimit -n` shows it) and give the same command again.",
+}
+
+
+def remedy(error: BaseException) -> str:
+    """Returns one sentence that says what to do about an error of the operating system, or "" where the cause is another one.
+
+    Libraries wrap the system's error in their own: its number is searched for along the chain of causes, also in their texts.
+
+    Example:
+      >>> remedy(OSError(errno.ENOSPC, "No space left on device"))
+      'Free some space and give the same command again.'
+      >>> remedy(ValueError("a programming error"))
+      ''
+    """
+    for cause in causes(error):
+        written = re.search(r"os_error_code='(\d+)'", str(cause))
+        number = int(written[1]) if written else getattr(cause, "errno", None)
+        if number in _REMEDIES:
+            return _REMEDIES[number]
+    return ""
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """Returns an error and what it was raised from, from the last to the first."""
+    chain: list[BaseException] = []
+    step: BaseException | None = error
+    while step is not None and step not in chain:
+        chain.append(step)
+        step = step.__cause__ or (None if step.__suppress_context__ else step.__context__)
+    return chain
 
 
 def parsed(name: str, text: str, default: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sslshift.command import remedy
 from sslshift.study.build import describe_training
 from sslshift.study.console import print_results
 from sslshift.study.declare import Study
@@ -48,9 +49,7 @@ def _disk_told(out: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK_FULL or error.filename:
             raise
-        raise OSError(
-            f"{out} cannot be written to: {error.strerror}. Free some space and give the same command again."
-        ) from error
+        raise OSError(f"{out} cannot be written to: {error.strerror}. {remedy(error)}") from error
 
 
 def dry_run(study: Study) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sslshift.command import remedy
 from sslshift.study.records import recalled, remembered, require_computing
 from sslshift.transfer.features import Encoder, NetworkEncoder
 from sslshift.transfer.intervals import Comparison, compare, runs_interval
@@ -59,9 +60,8 @@ def _load(folder: Path) -> Predictions:
     try:
         return load_predictions(folder)
     except ValueError as error:
-        raise ValueError(
-            f"The predictions in {folder} cannot be read; delete that folder, and the same command judges its encoder again."
-        ) from error
+        advice = remedy(error) or "Delete that folder, and the same command evaluates its encoder again."
+        raise ValueError(f"The predictions in {folder} cannot be read. {advice}") from error
 
 
 def slug(name: str) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sslshift.command import remedy
+
 Row = dict[str, Any]
 
 # Before and after the columns of the evaluations, whose names depend on what encoders are judged by.
@@ -102,7 +104,8 @@ def read_parquet(path: Path) -> Iterable[tuple[str, Row]]:
     try:
         cells = pq.read_table(path).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
-        raise LedgerError(f"{path} cannot be read ({error}); delete it, and the same command writes it again.") from error
+        advice = remedy(error) or "Delete it, and the same command writes it again."
+        raise LedgerError(f"{path} cannot be read ({error}). {advice}") from error
     if cells and "digest" not in cells[0]:
         raise LedgerError(f"{path} is no results table of this version (it has no digests); move it elsewhere.")
     for number, row in enumerate(cells, 1):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from sslshift.command import causes, remedy
 from sslshift.training.state import TrainState
 
 PyTree = Any
@@ -19,7 +20,7 @@ class CheckpointError(RuntimeError):
 
 
 class NotWrittenError(CheckpointError):
-    """A checkpoint could not be written: the disk is full, or the folder is not to be written to."""
+    """A checkpoint could not be written; the message gives the cause."""
 
 
 class Checkpoints:
@@ -44,7 +45,7 @@ class Checkpoints:
         """Writes the state after `step` steps, and beside it that of an online probe if there is one.
 
         Raises:
-          CheckpointError: e.g. the disk is full; earlier checkpoints stay as they are.
+          NotWrittenError: e.g. the disk is full; earlier checkpoints stay as they are.
         """
         last = self.latest
         try:
@@ -54,17 +55,26 @@ class Checkpoints:
         except Exception as error:  # Orbax and tensorstore raise many kinds; all mean the same here.
             self._failed = True
             kept = "there is no earlier one" if last is None else f"the last good one is step {last:,}"
+            advice = remedy(error)
             raise NotWrittenError(
-                f"The checkpoint of step {step:,} could not be written to {self._folder} ({_reason(error)}); {kept}. "
-                "Free some space and give the same command again: the run goes on from there."
+                f"The checkpoint of step {step:,} could not be written to {self._folder} ({_reason(error)}); {kept}."
+                + (f" {advice}" if advice else "")
             ) from error
 
     def restore(self, like: TrainState) -> TrainState:
         """The latest state, placed as `like` is.
 
         Raises:
-          CheckpointError: it does not fit `like`, or cannot be read.
+          CheckpointError: it holds arrays of other names or shapes than `like`, or cannot be read.
         """
+        with self._reading():
+            stored = self._stored("state")
+        difference = stored and _difference(stored, _shapes(like))
+        if difference:
+            raise CheckpointError(
+                f"The checkpoint of step {self.latest:,} in {self._folder} does not fit this run: {difference}. "
+                "It was written with other settings; use another folder, or the settings it was written with."
+            )
         with self._reading():
             return self._load("state", like)
 
@@ -75,11 +85,15 @@ class Checkpoints:
           CheckpointError: it cannot be read.
         """
         with self._reading():
-            parts = self._orbax.checkpointables_metadata(self.latest).metadata
-            # Of damaged arrays orbax knows no shapes and gives None: reading them says what is wrong.
-            if "online" not in parts or (parts["online"] is not None and _shapes(parts["online"]) != _shapes(like)):
-                return like
-            return self._load("online", like)
+            stored = self._stored("online")
+            return like if stored is not None and stored != _shapes(like) else self._load("online", like)
+
+    def _stored(self, name: str) -> dict[str, tuple[int, ...]] | None:
+        """Returns the shapes of a part of the latest checkpoint, or None where it is damaged: then orbax knows none."""
+        parts = self._orbax.checkpointables_metadata(self.latest).metadata
+        if name in parts and parts[name] is None:
+            return None
+        return _shapes(parts.get(name, {}))
 
     def _load(self, name: str, like: PyTree) -> PyTree:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
@@ -91,10 +105,16 @@ class Checkpoints:
             with _quiet():
                 yield
         except Exception as error:
+            step = self.latest
+            # Deleting helps where the files are damaged, not where the system does not hand them out.
+            advice = remedy(error) or f"If its files are damaged, delete {self._folder / str(step)}: {self._without(step)}."
             raise CheckpointError(
-                f"The checkpoint of step {self.latest:,} in {self._folder} cannot be read ({_reason(error)}); "
-                "delete its folder to go on from the one before."
+                f"The checkpoint of step {step:,} in {self._folder} cannot be read ({_reason(error)}). {advice}"
             ) from error
+
+    def _without(self, step: int) -> str:
+        earlier = [each.step for each in self._orbax.checkpoints if each.step != step]
+        return f"the run then goes on from step {max(earlier):,}" if earlier else "the run then starts again"
 
     def close(self) -> None:
         # After a failed save orbax raises the same error again, which would hide the sentence that was raised for it.
@@ -114,13 +134,23 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _shapes(tree: PyTree) -> list[tuple[str, tuple[int, ...]]]:
-    """Paths and shapes of a tree's arrays; sorted, since orbax's own trees have keys in place of fields, in another order."""
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each array of a tree by its path. Orbax's own trees have keys in place of fields."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return sorted((jax.tree_util.keystr(path, simple=True), leaf.shape) for path, leaf in leaves)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _difference(stored: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> str:
+    """Returns the first array that differs, as text; empty where none does."""
+    name = next((name for name in expected | stored if stored.get(name) != expected.get(name)), None)
+    if name is None:
+        return ""
+    there, here = (f"shape {list(shapes[name])}" if name in shapes else "no such array" for shapes in (stored, expected))
+    return f"{name} has {there} in the file and {here} in the run"
 
 
 def _reason(error: BaseException) -> str:
-    """The error in one line; of a long one the end, where the operating system's own words stand."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text if len(text) <= 160 else '... ' + text[-150:]}"
+    """Returns the first cause in one line. The end of a long text is kept: there the operating system's own words are."""
+    first = causes(error)[-1]
+    text = " ".join(str(first).split())
+    return f"{type(first).__name__}: {text if len(text) <= 160 else '... ' + text[-150:]}"

@@ -142,23 +142,25 @@ def train(
         # From the run's key, not the initial weights' own: the two must not share random numbers.
         key = replicate(mesh, jax.random.fold_in(jax.random.key(seed), 1))
         pending = None
-        with jax.transfer_guard("disallow"):
-            for step, batch in enumerate(batches(reader, done, steps, workers=training.workers), done + 1):
-                broken.add(batch.broken)
-                state, metrics = step_fn(state, shard_batch(mesh, batch.images), key)
-                signals = {}
-                if watch:
-                    probe = watch.learn(probe, state.variables, step)
-                    if step % online.every == 0 or step == steps:
-                        signals = watch.report(probe, state.variables)
-                # Metrics of the step before: reading this step's would leave the device idle.
-                if pending:
-                    observe(*pending)
-                pending = (step, metrics, signals)
-                if step % training.checkpoint_every == 0 or step == steps:
-                    observe(*pending)
-                    pending = None
-                    checkpoints.save(state, step, probe)
+        for step, batch in enumerate(batches(reader, done, steps, workers=training.workers), done + 1):
+            broken.add(batch.broken)
+            images = shard_batch(mesh, batch.images)
+            # Nothing of the step may wait for the host. Saving and reporting do, so that they must not run under this guard.
+            with jax.transfer_guard("disallow"):
+                state, metrics = step_fn(state, images, key)
+            signals = {}
+            if watch:
+                probe = watch.learn(probe, state.variables, step)
+                if step % online.every == 0 or step == steps:
+                    signals = watch.report(probe, state.variables)
+            # Metrics of the step before: reading this step's would leave the device idle.
+            if pending:
+                observe(*pending)
+            pending = (step, metrics, signals)
+            if step % training.checkpoint_every == 0 or step == steps:
+                observe(*pending)
+                pending = None
+                checkpoints.save(state, step, probe)
     finally:
         metrics_file.close()
         checkpoints.close()

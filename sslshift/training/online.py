@@ -298,10 +298,8 @@ class Watch:
         return self._place(array, PartitionSpec())
 
     def _place(self, array: np.ndarray, spec: PartitionSpec) -> jax.Array:
-        # Every host has all of these images and labels, and hands its devices their part. JAX counts that as an implicit
-        # transfer, which the training loop forbids; here it is meant.
-        with jax.transfer_guard_host_to_device("allow"):
-            return jax.make_array_from_callback(array.shape, NamedSharding(self._mesh, spec), array.__getitem__)
+        # Every host has all of these images and labels, and hands its devices their part.
+        return jax.make_array_from_callback(array.shape, NamedSharding(self._mesh, spec), array.__getitem__)
 
 
 def _filled(rows: np.ndarray, multiple: int) -> np.ndarray:

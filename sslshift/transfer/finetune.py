@@ -259,16 +259,17 @@ def _trained(
     step_fn, epoch = compiled_step(network, mesh), max(1, len(training.labels) // network.batch_size)
     rate, key = replicate(mesh, jnp.float32(rate)), replicate(mesh, jax.random.key(training.reader.plan.seed))
     before = None
-    with jax.transfer_guard("disallow"):
-        for step, batch in enumerate(training.batches(), 1):
-            state, loss = step_fn(state, LabelledBatch(*(shard_batch(mesh, part) for part in batch)), rate, key)
-            # Waiting for no step would pile batches up on the device, waiting for this one would leave it idle.
-            if before is not None:
-                before.block_until_ready()
-            before = loss
-            on_step(step)
-            if step % epoch == 0 and not jax.device_get(state.finite):
-                break
+    for step, batch in enumerate(training.batches(), 1):
+        sharded = LabelledBatch(*(shard_batch(mesh, part) for part in batch))
+        with jax.transfer_guard("disallow"):
+            state, loss = step_fn(state, sharded, rate, key)
+        # Waiting for no step would pile batches up on the device, waiting for this one would leave it idle.
+        if before is not None:
+            before.block_until_ready()
+        before = loss
+        on_step(step)
+        if step % epoch == 0 and not jax.device_get(state.finite):
+            break
     return state
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from sslshift.command import parsed
+from sslshift.command import parsed, remedy
 from sslshift.losses import effective_rank
 from sslshift.transfer.evaluation import Outcome, Split, Splits
 from sslshift.transfer.features import Encoder, Extracted, extract
@@ -267,4 +267,5 @@ def load_predictions(folder: Path) -> Predictions:
             predictions = {name.removeprefix("of_"): arrays[name] for name in arrays.files if name.startswith("of_")}
             return Predictions(metric, arrays["labels"], arrays["indices"], predictions)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{folder / PREDICTIONS} cannot be read ({error}); delete the folder and evaluate again.") from error
+        advice = remedy(error) or "Delete the folder and evaluate again."
+        raise ValueError(f"{folder / PREDICTIONS} cannot be read ({error}). {advice}") from error
