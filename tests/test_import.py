@@ -493,6 +493,40 @@ def test_parts_that_do_not_belong_together_are_named(photos, tmp_path, name, mes
         open_source(f"arrayrecord:{tmp_path / 'out'}")
 
 
+def test_manifests_of_another_import_or_another_order_are_named(photos, tmp_path):
+    """As many rows as there are records: nothing but their content tells that labels would be those of other images."""
+    output, other = tmp_path / "out", tmp_path / "other"
+    run_import(job(photos, output, labels="folder"), workers=0)
+    rows = pq.read_table(output / MANIFEST)
+    (photos / "cats/a.png").rename(photos / "dogs/zz.png")
+    run_import(job(photos, other, labels="folder"), workers=0)
+    shutil.copy(other / MANIFEST, output / MANIFEST)
+    with pytest.raises(ValueError, match=r"manifest\.parquet is of another import than source\.json\. Copy or import it anew"):
+        open_source(f"arrayrecord:{output}")
+
+    def opened(table):
+        # As another program writes it, without the metadata.
+        pq.write_table(table.replace_schema_metadata({}), output / MANIFEST)
+        return open_source(f"arrayrecord:{output}")
+
+    assert opened(rows).labels.tolist() == [0, 0, 1, 1, 1]
+    for order in ([1, 0, 2, 3, 4], [4, 3, 2, 1, 0]):
+        source = opened(rows.take(order))
+        with pytest.raises(ValueError, match="has rows that are not in the order of the records: it was changed"):
+            _ = source.labels
+        with pytest.raises(ValueError, match="not in the order of the records"):
+            source.stored_identities()
+    label = rows.schema.get_field_index("label")
+    for labels in ([0, 1, 1, 1, 1], [0, 0, 1, 1, None]):
+        source = opened(rows.set_column(label, "label", pa.array(labels, pa.int64())))
+        with pytest.raises(ValueError, match="has labels that are not those of the classes"):
+            _ = source.labels
+    names = pa.array(["cats", "cats", "dogs", "dogs", "cows"])
+    source = opened(rows.set_column(rows.schema.get_field_index("class"), "class", names))
+    with pytest.raises(ValueError, match="has labels that are not those of the classes"):
+        _ = source.labels
+
+
 def test_records_that_rot_are_named(photos, tmp_path):
     run_import(job(photos, tmp_path / "out", shard_size=9), workers=0)
     shard = next((tmp_path / "out").glob("images-*"))

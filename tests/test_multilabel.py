@@ -291,8 +291,15 @@ def test_prepared_labels_that_are_unknown_are_named(tmp_path):
 
     classes = tfds.features.ClassLabel(names=["bird", "cat"])
     source = prepare(tmp_path / "a", "labels", tfds.features.Sequence(classes), [[-1]])
-    with pytest.raises(ValueError, match=r"tfds:several/train.*, image 0 has a label that is none of the 2 classes"):
+    with pytest.raises(ValueError, match=r"tfds:several/train.*, image 0 has the label -1, which is none of the 2 classes"):
         _ = source.labels
+    # So are those of one class each; where all are unknown there are no labels.
+    source = prepare(tmp_path / "c", "label", classes, [0, -1, 1])
+    with pytest.raises(ValueError, match=r", image \d has the label -1, .* TFDS writes -1 where a label is not known"):
+        _ = source.labels
+    source = prepare(tmp_path / "d", "label", classes, [-1, -1])
+    assert source.labels is None
+    assert "label" not in source[0]
     # Numbers without names are no classes.
     other = prepare(tmp_path / "b", "labels", tfds.features.Sequence(np.int64), [[0]])
     assert (other.classes, other.labels) == (None, None)

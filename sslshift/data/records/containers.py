@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sslshift.data.sources.base import printable
+from sslshift.data.sources.recognise import recognise_file
 from sslshift.data.sources.walk import list_files
 
 _TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
@@ -35,7 +36,11 @@ def find_containers(path: Path) -> list[Container]:
     elif path.is_file():
         kind = kind_of(path.name)
         if not kind:
-            raise ValueError(f"{printable(path)} is no folder, no tar or zip archive, and no CSV or Parquet list of images.")
+            known = recognise_file(path)
+            raise ValueError(
+                f"{printable(path)} is no folder, no tar or zip archive, and no CSV or Parquet list of images by its name"
+                + (f"; it is {known}." if known else ".")
+            )
         found = [(kind, path)]
     else:
         raise ValueError(f"There is no folder or file {printable(path)}.")

@@ -34,6 +34,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+# Metadata of the file: the fingerprint of the records that its rows are of.
+FINGERPRINT = b"sslshift.fingerprint"
+
 # A further column of multi-label sources, instead of `label` and `class`, which are null: the names of an image's classes.
 CLASSES = pa.field("classes", pa.list_(pa.string()))
 
@@ -120,14 +123,18 @@ def require_match(summary: Summary, folder: Path, name: str) -> None:
             found = "is missing" if size is None else f"has {size:,} bytes instead of {shard.bytes:,}"
             raise ValueError(f"{name}: {path} {found}; the folder was copied in part or changed. Copy or import it anew.")
     try:
-        rows = pq.read_metadata(folder / MANIFEST).num_rows
+        metadata = pq.read_metadata(folder / MANIFEST)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{name}: {folder / MANIFEST} cannot be read ({error}); copy or import it anew.") from error
+    rows = metadata.num_rows
     if rows != summary.records:
         raise ValueError(
             f"{name}: {MANIFEST} has {rows:,} rows for {summary.records:,} records; they are of different imports. "
             "Copy or import it anew."
         )
+    # Manifests of earlier versions do not say.
+    if (metadata.metadata or {}).get(FINGERPRINT, summary.fingerprint.encode()) != summary.fingerprint.encode():
+        raise ValueError(f"{name}: {folder / MANIFEST} is of another import than {SUMMARY}. Copy or import it anew.")
 
 
 def read_columns(folder: Path, names: Sequence[str]) -> list[pa.ChunkedArray]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sslshift.data.curation.perceptual_hash import VERSION as HASH_VERSION
-from sslshift.data.records.manifest import CLASSES, MANIFEST, PARTS, REFUSED, SCHEMA, Shard, Summary, write_summary
+from sslshift.data.records.manifest import CLASSES, FINGERPRINT, MANIFEST, PARTS, REFUSED, SCHEMA, Shard, Summary, write_summary
 from sslshift.data.sources.array_record import open_shard
 from sslshift.data.sources.base import licence_text
 from sslshift.data.sources.labels import sort_classes
@@ -154,11 +154,11 @@ def finish(
     multi_label = bool(tables) and CLASSES.name in pq.read_schema(tables[0]).names
     classes = _classes(tables, multi_label)
     licences: Counter[str] = Counter()
-    cost = _write_manifest(folder, tables, classes, licence, cost_per_image, licences)
+    fingerprint = hashlib.sha256("".join(part.content for part in filled).encode()).hexdigest()
+    cost = _write_manifest(folder, tables, classes, licence, cost_per_image, licences, fingerprint)
     refused = [*refused, *(each for part in parts for each in part.refused)]
     write_refused(folder, refused)
     shards = tuple(Shard(shard_file(part.name), part.records, part.bytes) for part in filled)
-    fingerprint = hashlib.sha256("".join(part.content for part in filled).encode()).hexdigest()
     summary = Summary(
         shards=shards,
         classes=classes,
@@ -185,7 +185,7 @@ def _classes(tables: Sequence[Path], multi_label: bool) -> tuple[str, ...] | Non
     return None if None in names or not names else sort_classes(names)
 
 
-def _write_manifest(folder, tables, classes, licence, cost_per_image, licences) -> float:
+def _write_manifest(folder, tables, classes, licence, cost_per_image, licences, fingerprint) -> float:
     """Joins the rows part by part, counts licences, and returns the mean cost."""
     places = {name: label for label, name in enumerate(classes or ())}
     target, records, total = folder / MANIFEST, 0, 0.0
@@ -201,7 +201,7 @@ def _write_manifest(folder, tables, classes, licence, cost_per_image, licences) 
             numbers = pa.array(range(records, records + len(rows)), pa.int64())
             for name, column in (("licence", own), ("cost", costs), ("label", labels), ("record", numbers)):
                 rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), column)
-            writer = writer or pq.ParquetWriter(unfinished, rows.schema)
+            writer = writer or pq.ParquetWriter(unfinished, rows.schema.with_metadata({FINGERPRINT: fingerprint}))
             writer.write_table(rows)
             records += len(rows)
         if writer is None:

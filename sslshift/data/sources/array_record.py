@@ -5,6 +5,7 @@ import functools
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto
-from sslshift.data.records.manifest import CLASSES, PARTS, SUMMARY, read_columns, read_summary, require_match
+from sslshift.data.records.manifest import CLASSES, MANIFEST, PARTS, SUMMARY, read_columns, read_summary, require_match
 from sslshift.data.sources.base import Source, printable
 from sslshift.data.sources.labels import indicators
+from sslshift.data.sources.recognise import recognise_file, recognise_record
 from sslshift.data.sources.walk import is_hidden
 
 if TYPE_CHECKING:
@@ -73,12 +75,27 @@ class ArrayRecordSource(Source):
         if self.classes is None:
             return None
         if not self._multi_label:
-            (labels,) = read_columns(self._folder, ["label"])
+            labels, names = self._columns("label", "class")
+            places = pc.index_in(names, value_set=pa.array(self.classes))
+            if places.null_count or not labels.equals(places.cast(pa.int64())):
+                raise ValueError(self._other_manifest("labels that are not those of the classes"))
             return labels.to_numpy().astype(np.int64)
-        (names,) = read_columns(self._folder, [CLASSES.name])
+        (names,) = self._columns(CLASSES.name)
         names = names.combine_chunks()
         places = pc.index_in(pc.list_flatten(names), value_set=pa.array(self.classes))
+        if names.null_count or places.null_count:
+            raise ValueError(self._other_manifest("names that are not those of the classes"))
         return indicators(pc.list_parent_indices(names).to_numpy(), places.to_numpy(), (len(self), len(self.classes)))
+
+    def _columns(self, *names: str) -> list[pa.ChunkedArray]:
+        """Columns of the manifest, whose rows must be in the order of the records."""
+        records, *columns = read_columns(self._folder, ["record", *names])
+        if not np.array_equal(records.to_numpy(), np.arange(len(self))):
+            raise ValueError(self._other_manifest("rows that are not in the order of the records"))
+        return columns
+
+    def _other_manifest(self, what: str) -> str:
+        return f"{self.name}: {printable(self._folder / MANIFEST)} has {what}: it was changed. Copy or import it anew."
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         (content,) = self._contents([index])
@@ -123,7 +140,7 @@ class ArrayRecordSource(Source):
 
         if self._hashes != VERSION:
             return None
-        digests, hashes = read_columns(self._folder, ["digest", "perceptual_hash"])
+        digests, hashes = self._columns("digest", "perceptual_hash")
         return [bytes.fromhex(digest) for digest in digests.to_pylist()], hashes.to_numpy()
 
 
@@ -152,17 +169,49 @@ def _shards(path: Path, name: str) -> list[Path]:
         raise ValueError(
             f"{name}: {printable(path)} holds no .array_record file; python -m tools.import_images makes them from images."
         )
+    _require_complete([shard.name for shard in shards], path, name)
     return shards
 
 
+def _require_complete(files: Sequence[str], folder: Path, name: str) -> None:
+    """Raises ValueError where shards that count themselves, as in a-00000-of-00002, are not all there."""
+    numbers: dict[tuple[str, ...], set[int]] = {}
+    for file in files:
+        match = re.fullmatch(r"(.*?)-(\d+)-of-(\d+)(.*)", file)
+        if match:
+            numbers.setdefault(match.group(1, 3, 4), set()).add(int(match[2]))
+    for (start, total, end), found in numbers.items():
+        if len(found) != int(total):
+            raise ValueError(
+                f"{name}: {printable(folder)} holds {len(found):,} of the {int(total):,} shards {start}-*-of-{total}{end}; "
+                "copy the others there, or name one file."
+            )
+
+
 def _count(shard: Path, name: str) -> int:
+    """How many records a shard holds, of which some must be images."""
+    fault = "it is cut short, or no ArrayRecord file"
     try:
-        records = open_shard(str(shard)).num_records()
+        reader = open_shard(str(shard))
+        records = reader.num_records()
     except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{name}: {printable(shard)} cannot be read: {error}") from error
+        records, fault = 0, str(error)
     if not records:
-        raise ValueError(f"{name}: {printable(shard)} holds no record: it is cut short, or no ArrayRecord file.")
-    return records
+        known = recognise_file(shard)
+        fault = f"it is {known}" if known else fault
+        raise ValueError(f"{name}: {printable(shard)} holds no record that can be read: {fault}.")
+    kinds = []
+    # One image that is broken does not make the others none.
+    for place in sorted({0, records // 2, records - 1}):
+        try:
+            (content,) = reader.read([place])
+        except (OSError, RuntimeError, ValueError, IndexError):
+            return records
+        kind = recognise_record(content, shard)
+        if not kind:
+            return records
+        kinds.append(kind)
+    raise ValueError(f"{name}: the records of {printable(shard)} are not encoded images; the first is {kinds[0]}.")
 
 
 def _fingerprint(shards: Sequence[Path], counts: Sequence[int]) -> str:

@@ -5,10 +5,14 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sslshift.data.sources.base import printable
 from sslshift.data.sources.labels import cell_text, is_missing, label_names, split_labels
+from sslshift.data.sources.recognise import START, recognise
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Other people's names of the columns.
 _ALIASES = {"license": "licence", "cost_per_image": "cost"}
@@ -59,7 +63,9 @@ def read_list(file: Path, name: str, labels: str | None = None) -> ImageList:
     if "path" not in columns or not columns["path"]:
         what = "lists no image" if "path" in columns else "has no column 'path'"
         commas = " (commas separate columns)" if len(header) == 1 and set(header[0]) & set(";\t|") else ""
-        raise ValueError(f"{where} {what}; its columns are {', '.join(header) or 'none'}{commas}.")
+        # What is no list at all may have a header of any signs and length.
+        columns = [column if column.isprintable() else ascii(column) for column in header[:20]]
+        raise ValueError(f"{where} {what}; its columns are {', '.join(each[:60] for each in columns) or 'none'}{commas}.")
     if labels == "multi" and "label" not in columns:
         raise ValueError(f"{name}: labels=multi needs a column 'label', and the list has {', '.join(columns)}; add it.")
     listed = any(isinstance(value, list) for value in columns.get("label", ()))
@@ -78,11 +84,16 @@ def read_list(file: Path, name: str, labels: str | None = None) -> ImageList:
 def _read(file: Path) -> tuple[list[str], dict[str, list]]:
     """The names of all columns, and the values of ours that are there."""
     with open(file, "rb") as content:
-        start = content.read(4)
-    if start == b"PAR1" or file.suffix.lower() == ".parquet":
+        start = content.read(START)
+    if start.startswith(b"PAR1"):
         return _parquet_columns(file)
+    known = recognise(start)
+    if known:
+        raise ValueError(f"it is {known}.")
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError("its text is UTF-16; save it as UTF-8.")
+    if file.suffix.lower() == ".parquet":
+        raise ValueError("it is called .parquet and does not begin as a Parquet file.")
     return _csv_columns(file)
 
 
@@ -121,12 +132,27 @@ def _csv_columns(file: Path) -> tuple[list[str], dict[str, list]]:
 def _parquet_columns(file: Path) -> tuple[list[str], dict[str, list]]:
     import pyarrow.parquet as pq
 
-    header = pq.read_schema(file).names
+    schema = pq.read_schema(file)
+    header = schema.names
     chosen = {short: header[position] for short, position in _choose(header).items()}
     if "path" not in chosen:
+        encoded = next((field.name for field in schema if _holds_files(field.type)), None)
+        if encoded:
+            raise ValueError(
+                f"its column {encoded!r} holds whole image files, as data sets of Hugging Face do; write each as a file, and "
+                "name the files in a column 'path'."
+            )
         return header, {}
     table = pq.read_table(file, columns=list(chosen.values()))
     return header, {short: table[name].to_pylist() for short, name in chosen.items()}
+
+
+def _holds_files(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    is_struct = pa.types.is_struct(kind)
+    kinds = [kind.field("bytes").type] if is_struct and kind.get_field_index("bytes") >= 0 else [kind]
+    return any(is_binary(each) for each in kinds for is_binary in (pa.types.is_binary, pa.types.is_large_binary))
 
 
 def _paths(values: Sequence, folder: Path, where: str) -> list[str]:

@@ -4,7 +4,7 @@ import difflib
 import functools
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -70,16 +70,20 @@ class PreparedSource(Source):
         if self._label is None:
             return None
         found = [self._data[index][self._label] for index in range(len(self))]
-        return self._indicators(found) if self._multi_label else np.array([int(label) for label in found], np.int64)
-
-    def _indicators(self, found: Sequence[Sequence[int]]) -> np.ndarray:
+        if not self._multi_label and all(int(label) == -1 for label in found):
+            # So TFDS writes a split without labels.
+            return None
+        found = found if self._multi_label else [[label] for label in found]
         images = np.repeat(np.arange(len(self)), [len(labels) for labels in found])
         labels = np.array([label for labels in found for label in labels], np.int64)
-        # TFDS writes -1 where a label is not known.
-        unknown = images[(labels < 0) | (labels >= len(self.classes))]
+        unknown = np.flatnonzero((labels < 0) | (labels >= len(self.classes)))
         if unknown.size:
-            raise ValueError(f"{self.origin(int(unknown[0]))} has a label that is none of the {len(self.classes)} classes.")
-        return indicators(images, labels, (len(self), len(self.classes)))
+            first, label = int(images[unknown[0]]), int(labels[unknown[0]])
+            raise ValueError(
+                f"{self.origin(first)} has the label {label}, which is none of the {len(self.classes)} classes; TFDS writes -1 "
+                "where a label is not known. Use another split."
+            )
+        return indicators(images, labels, (len(self), len(self.classes))) if self._multi_label else labels
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         try:

@@ -1,0 +1,132 @@
+"""Says what a file or record is that is not what its reader was told, and what reads it."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from sslshift.data.decode import FORMATS
+from sslshift.data.sources.base import printable
+
+_IMPORT = "python -m tools.import_images imports it under a name that ends in"
+_FILES = "write its images as files into a folder, and folder: opens that"
+# How files of a kind start, what they are, and what to do with them. Long enough to be no coincidence.
+_KINDS: tuple[tuple[bytes, str, str], ...] = (
+    (
+        rb"\x83\xaf\x70\xd1\x0d\x88\x4a\x3f",
+        "a file of ArrayRecord or other Riegeli records",
+        "arrayrecord: opens it if it is whole",
+    ),
+    (rb"PAR1", "a Parquet file", "parquet: opens one with a column 'path' of image files"),
+    (rb".{257}ustar", "a tar archive", f"{_IMPORT} .tar"),
+    (rb"PK\x03\x04.{26}[^/]*\.npy", "an .npz file of NumPy", _FILES),
+    (rb"PK\x03\x04", "a zip archive", f"{_IMPORT} .zip"),
+    (rb"\x1f\x8b\x08", "compressed by gzip", f"unpack it; if it is a tar archive, {_IMPORT} .tar.gz"),
+    (rb"BZh[1-9]1AY&SY", "compressed by bzip2", f"unpack it; if it is a tar archive, {_IMPORT} .tar.bz2"),
+    (rb"\xfd7zXZ\0", "compressed by xz", f"unpack it; if it is a tar archive, {_IMPORT} .tar.xz"),
+    (rb"\x28\xb5\x2f\xfd", "compressed by Zstandard", "unpack it"),
+    (rb"\x93NUMPY", "an array of NumPy", _FILES),
+    (rb"\x89HDF\r\n\x1a\n", "an HDF5 file", _FILES),
+    (rb".{16}\xde\xc0\xef\xbe", "an LMDB database", _FILES),
+    (rb"SQLite format 3\0", "an SQLite database", _FILES),
+    (rb"ARROW1\0\0", "an Arrow file", _FILES),
+    (rb"\x0a\x23\xd7\xce", "a RecordIO file of MXNet", _FILES),
+    (rb"\x80[\x02-\x05][\x95}\]c]", "a pickle, which may run code and is never opened", _FILES),
+    (rb"[\x81-\x8f][\xa1-\xbf\xd9]|\xde..[\xa1-\xbf\xd9]", "a MessagePack map", _FILES),
+    (rb"\s*(\{\s*\"|\[\s*[\[{\"])", "JSON", _FILES),
+)
+# As much of a file as its kind shows in; photographs may begin with a thumbnail.
+START = 1 << 17
+
+
+def recognise_file(file: Path) -> str:
+    """Returns what a file is and what to do with it, as a sentence goes on after "it is"; empty where its kind is unknown."""
+    with open(file, "rb") as content:
+        return recognise(content.read(START))
+
+
+def recognise(start: bytes) -> str:
+    """Returns what begins so, as `recognise_file`.
+
+    Example:
+      >>> recognise(b"PAR1")
+      "a Parquet file; parquet: opens one with a column 'path' of image files"
+    """
+    if _is_image(start):
+        return "an image; folder: opens the folder that holds it"
+    if _is_tfrecord(start):
+        return f"a TFRecord file; tfds: reads data sets that TFDS prepared in ArrayRecord format, and for others {_FILES}"
+    found = next(((what, remedy) for pattern, what, remedy in _KINDS if re.match(pattern, start, re.DOTALL)), None)
+    return "; ".join(found) if found else ""
+
+
+def recognise_record(content: bytes, shard: Path) -> str:
+    """Returns what a record is that is no encoded image, and what to do with it; empty where it is one.
+
+    Args:
+      content: the record.
+      shard: the file that it is of.
+    """
+    if _is_image(content):
+        return ""
+    features = _example_features(content)
+    if features:
+        return f"a serialised tf.train.Example (features {', '.join(features)}), as TFDS writes; {_prepared(shard)}"
+    known = recognise(content[:START])
+    if known:
+        return f"{known.partition(';')[0]}; write the encoded image of each record as a record of its own"
+    return f"no image of a known format (it begins with {content[:12]!r}); write an encoded image as each record"
+
+
+def _is_image(start: bytes) -> bool:
+    try:
+        # Nothing is decoded: Pillow looks at the header.
+        with Image.open(io.BytesIO(start), formats=FORMATS):
+            return True
+    except Exception:  # Pillow raises almost anything on hostile input.
+        return False
+
+
+def _example_features(content: bytes) -> list[str]:
+    """Names of the features of a serialised tf.train.Example or SequenceExample; empty if it is none."""
+    # The tag of one of its two fields; half a second of imports is for these alone.
+    if content[:1] not in (b"\x0a", b"\x12"):
+        return []
+    from google.protobuf.message import DecodeError
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    try:
+        # The features of an Example are the context of a SequenceExample on the wire.
+        example = tf_example_pb2.SequenceExample.FromString(content)
+    except DecodeError:
+        return []
+    return sorted([*example.context.feature, *example.feature_lists.feature_list])
+
+
+def _prepared(shard: Path) -> str:
+    """Which URI reads a shard that TFDS prepared, as far as its folder tells."""
+    try:
+        about = json.loads((shard.parent / "dataset_info.json").read_text(encoding="utf-8"))
+        name, config = about["name"], about.get("configName", "")
+        split = re.fullmatch(rf"{re.escape(name)}-([\w-]+)\.array_record-.*", shard.name)[1]
+        data_dir = shard.parent.absolute().parents[2 if config else 1]
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return "tfds:NAME/SPLIT?data_dir=PATH reads what TFDS prepared, and other records must be encoded images"
+    dataset = f"{name}/{config}" if config else name
+    return f"tfds:{dataset}/{split}?data_dir={printable(data_dir)} reads them"
+
+
+def _is_tfrecord(start: bytes) -> bool:
+    """Whether a length and its masked CRC-32C come first."""
+    if len(start) < 16:
+        return False
+    crc = 0xFFFFFFFF
+    for byte in start[:8]:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return int.from_bytes(start[8:12], "little") == masked
