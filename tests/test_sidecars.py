@@ -184,3 +184,13 @@ def test_contradictions_about_classes_do_not_matter_where_folders_are_the_labels
     stored, refused, _, _ = imported(tmp_path, "folder", files, labels="folder")
     assert stored == {1: ("x", None, "CC0")}
     assert not refused
+
+
+def test_a_class_that_several_images_link_to_is_that_of_each(tmp_path):
+    folder = write(tmp_path, "folder", [("a.png", 1), ("a.cls", "cat"), ("b.png", 2), ("c.png", 3), ("c.cls", "dog")])
+    (folder / "b.cls").symlink_to("a.cls")
+    (folder / "d.png").symlink_to("a.png")
+    stored, refused, _, _ = imported(tmp_path, "folder", [])
+    assert classes_of(stored) == {1: "cat", 2: "cat", 3: "dog"}
+    assert len(refused) == 1
+    assert "d.png" in refused[0]

@@ -42,20 +42,18 @@ def folder_members(folder: Path, output: Path, number: int, faults: list[Refused
     faults += [Refused(*each) for each in files.unreadable]
     # Hidden files are counted among those of other kinds.
     yield from (Member(path.relative_to(folder).as_posix(), 0, {}) for path in files.hidden)
-    for path, reason in files.links:
-        if is_image(path):
-            yield Member(path.relative_to(folder).as_posix(), 0, {}, reason)
-    for path in files.paths:
+    # A second name of an image is no second image, but one of a class or caption may describe another image.
+    linked = {path: reason for path, reason in files.links if is_image(path)}
+    yield from (Member(path.relative_to(folder).as_posix(), 0, {}, reason) for path, reason in linked.items())
+    for path in (*(path for path, _ in files.links if path not in linked), *files.paths):
         # An output below the input would be imported into itself.
         if os.path.realpath(path).startswith(inside):
             continue
+        name = path.relative_to(folder).as_posix()
         try:
-            size = path.stat().st_size
+            yield Member(name, path.stat().st_size, {"kind": "file", "path": os.fsencode(path)})
         except OSError as error:
-            yield Member(path.relative_to(folder).as_posix(), 0, {}, error.strerror or str(error))
-            continue
-        place = {"kind": "file", "path": os.fsencode(path)}
-        yield Member(path.relative_to(folder).as_posix(), size, place)
+            yield Member(name, 0, {}, error.strerror or str(error))
 
 
 def tar_members(path: Path, output: Path, number: int, faults: list[Refused]) -> Iterator[Member]:
