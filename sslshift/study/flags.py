@@ -15,6 +15,14 @@ from sslshift.study.learners import without_given
 # --help of an experiment lists its flags, though they are defined here.
 flags.disclaim_key_flags()
 
+# A default belongs to the value it was declared with. Where the first flag is given another value by hand, what an experiment
+# declares for the others is of other data, or for another optimiser, and is not used.
+_COMPANIONS = {
+    "sources": ("mixture",),
+    "downstream": ("downstream_test", "task"),
+    "optimiser": ("learning_rate", "weight_decay", "warmup"),
+}
+
 _DEFINE = {
     str: flags.DEFINE_string,
     int: flags.DEFINE_integer,
@@ -46,13 +54,15 @@ def run_experiment(
 
     def folder() -> str:
         # A dry run writes nothing, not even the traceback of its error.
-        return "" if flags.FLAGS.dry_run else _values(scales[flags.FLAGS.scale])["out"]
+        return "" if flags.FLAGS.dry_run else flags.FLAGS.out if flags.FLAGS["out"].present else scales[flags.FLAGS.scale].out
 
     run_command(lambda: _do(run, scales[flags.FLAGS.scale]), folder=folder)
 
 
 def _do(run: Callable[[Study], None], declared: Study) -> None:
-    study = _study(declared)
+    study, notes = _study(declared)
+    for note in notes:
+        print(note)
     if flags.FLAGS.dry_run:
         commands.dry_run(study)
     elif flags.FLAGS.report_only:
@@ -61,22 +71,57 @@ def _do(run: Callable[[Study], None], declared: Study) -> None:
         run(study)
 
 
-def _values(declared: Study) -> dict[str, Any]:
-    """Fields of a study, those that were given by hand as the flags say."""
-    values = {}
-    for field in dataclasses.fields(Study):
-        flag = flags.FLAGS[field.name]
-        value = flag.value if flag.present else getattr(declared, field.name)
-        values[field.name] = tuple(value) if isinstance(value, list) else value
-    return values
+def _study(declared: Study) -> tuple[Study, list[str]]:
+    """Returns the declared study, overridden by flags, and notes on defaults that were not used or that belong to other data.
+
+    Raises:
+      ValueError: a test split was given without the images that it belongs to.
+    """
+    given = _given()
+    if given.get("downstream_test") and "downstream" not in given:
+        raise ValueError(
+            f"--downstream_test={given['downstream_test']} was given without --downstream: a test split belongs to the images "
+            f"that encoders learn the task from. Give both; the default is --downstream={declared.downstream!r}."
+        )
+    unused = _unused(declared, given)
+    defaults = {field.name: field.default for field in dataclasses.fields(Study)}
+    study = dataclasses.replace(declared, **{name: defaults[name] for name in unused} | given)
+    if "for_method" not in given:
+        # What was given by hand wins over what the experiment says of one method.
+        own = {*given, *unused, *(options_given(study) if "method_options" in given else ())}
+        study = dataclasses.replace(study, for_method=without_given(study.for_method, own))
+    changed = {name: of for name, of in unused.items() if getattr(declared, name) != defaults[name]}
+    return study, [*_unused_notes(declared, changed), *_kept_notes(study, given)]
 
 
-def _study(declared: Study) -> Study:
-    """The declared study, overridden by flags."""
-    study = Study(**_values(declared))
-    given = {field.name for field in dataclasses.fields(Study) if flags.FLAGS[field.name].present}
-    if "for_method" in given:
-        return study
-    # What was given by hand wins over what the experiment says of one method.
-    given |= set(options_given(study)) if "method_options" in given else set()
-    return dataclasses.replace(study, for_method=without_given(study.for_method, given))
+def _given() -> dict[str, Any]:
+    """Returns the fields of a study that were given by hand."""
+    given = {field.name: flags.FLAGS[field.name] for field in dataclasses.fields(Study) if flags.FLAGS[field.name].present}
+    return {name: tuple(flag.value) if isinstance(flag.value, list) else flag.value for name, flag in given.items()}
+
+
+def _unused(declared: Study, given: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the fields whose declared values belong to another field that was changed by hand, each with that field."""
+    changed = [name for name in _COMPANIONS if name in given and given[name] != getattr(declared, name)]
+    return {companion: name for name in changed for companion in _COMPANIONS[name] if companion not in given}
+
+
+def _unused_notes(declared: Study, unused: Mapping[str, str]) -> list[str]:
+    notes = []
+    for name, of in unused.items():
+        values = getattr(declared, name)
+        text = "; ".join(values) if isinstance(values, tuple) else str(values)
+        notes.append(
+            f"--{name}: this experiment's default ({text}) belongs to its own --{of} and is not used; give --{name} to set it."
+        )
+    return notes
+
+
+def _kept_notes(study: Study, given: Mapping[str, Any]) -> list[str]:
+    """Returns notes where only one of sources and downstream images was given: the other is still the experiment's own."""
+    notes = []
+    if "downstream" in given and "sources" not in given:
+        notes.append(f"--sources was not given: encoders are pretrained on this experiment's own sources, {study.sources}")
+    if "sources" in given and "downstream" not in given:
+        notes.append(f"--downstream was not given: encoders are evaluated on this experiment's own task, {study.downstream}")
+    return notes

@@ -274,8 +274,14 @@ def _with_classes_of(source: Source, other: Source) -> Source:
     """Another split with its labels counted as the source counts them, by the names of the classes."""
     if source.labels.ndim != other.labels.ndim:
         raise ValueError(f"Images of {source.name} have one label each, those of {other.name} several, or the other way round.")
-    if source.classes is None or other.classes is None or source.classes == other.classes:
+    if source.classes == other.classes:
         return other
+    if source.classes is None or other.classes is None:
+        named, bare = (other, source) if source.classes is None else (source, other)
+        raise ValueError(
+            f"{named.name} has names for its classes ({', '.join(named.classes[:3])}, ...) and {bare.name} has only numbers, "
+            "so it is unknown which number is which class; give names to both, or numbers to both."
+        )
     unknown = sorted(set(other.classes) - set(source.classes))
     if unknown:
         raise ValueError(

@@ -38,7 +38,9 @@ def _open_bundled(uri: str, name: str, options: dict[str, str]) -> Source:
     sheet = entry["splits"][split]
     images, labels = bundled.read_sheet(bundled.FOLDER / f"{name}-{split}.png", sheet)
     about = {"licence": entry["licence"]} | _about(uri, options)
-    return ArraySource(uri, images, labels, fingerprint=sheet["sha256"], **about)
+    source = ArraySource(uri, images, labels, fingerprint=sheet["sha256"], **about)
+    source.classes = tuple(entry["classes"])
+    return source
 
 
 def _open_synthetic(uri: str, name: str, options: dict[str, str]) -> Source:

@@ -1,0 +1,101 @@
+"""A default belongs to the value that it was declared with: other images, or another optimiser, do not get it by accident."""
+
+import functools
+
+import absl.flags
+import pytest
+
+import sslshift.study.flags as study_flags
+from experiments import methods, near_then_external, out_of_distribution, quickstart
+from sslshift.study.declare import Study
+
+
+@pytest.fixture
+def study_of(monkeypatch, capsys):
+    """Runs an experiment's command line up to the study that it asks for; returns the study and what was printed."""
+
+    plain = {name: getattr(absl.flags, name) for name in vars(absl.flags) if name.startswith("DEFINE_")}
+    names = {kind: define.__name__ for kind, define in study_flags._DEFINE.items()}
+
+    def run(declared, *arguments, scales=None):
+        defined, studies = absl.flags.FlagValues(), []
+        among = {name: functools.partial(define, flag_values=defined) for name, define in plain.items()}
+        monkeypatch.setattr(absl.flags, "FLAGS", defined)
+        for name in ("DEFINE_enum", "DEFINE_boolean"):
+            monkeypatch.setattr(absl.flags, name, among[name])
+        monkeypatch.setattr(study_flags, "_DEFINE", {kind: among[name] for kind, name in names.items()})
+
+        def command(main, folder):
+            defined(["command", *arguments])
+            main()
+
+        monkeypatch.setattr(study_flags, "run_command", command)
+        study_flags.run_experiment(declared, studies.append, scales)
+        return studies[0], capsys.readouterr().out
+
+    return run
+
+
+def test_another_downstream_set_does_not_get_the_test_split_of_the_default(study_of):
+    study, printed = study_of(quickstart.QUICKSTART, "--downstream=folder:/data/parts")
+    assert (study.downstream, study.downstream_test) == ("folder:/data/parts", "")
+    assert (
+        "--downstream_test: this experiment's default (bundled:fashion_mnist/test) belongs to its own --downstream" in printed
+    )
+    assert (
+        "--sources was not given: encoders are pretrained on this experiment's own sources, bundled:fashion_mnist@4" in printed
+    )
+
+
+def test_nor_its_further_tasks(study_of):
+    study, printed = study_of(out_of_distribution.OUT_OF_DISTRIBUTION, "--downstream=folder:/data/parts")
+    assert (study.task, study.downstream_test) == ((), "")
+    assert "--task: this experiment's default (digits = bundled:mnist; test=bundled:mnist/test)" in printed
+    mine = "mine = folder:/data/other"
+    study, _ = study_of(out_of_distribution.OUT_OF_DISTRIBUTION, "--downstream=folder:/data/parts", f"--task={mine}")
+    assert study.task == (mine,)
+
+
+def test_nor_those_of_another_scale(study_of):
+    scales = {"full": out_of_distribution.FULL}
+    study, _ = study_of(
+        out_of_distribution.OUT_OF_DISTRIBUTION, "--scale=full", "--downstream=folder:/data/parts", scales=scales
+    )
+    assert (study.task, study.downstream_test, study.encoder) == ((), "", "resnet50")
+
+
+def test_other_sources_do_not_get_the_mixtures_of_the_defaults(study_of):
+    declared = near_then_external.NEAR_THEN_EXTERNAL
+    study, printed = study_of(declared, "--sources=folder:/data/parts@500", "--downstream=folder:/data/parts")
+    assert study.mixture == ()
+    assert "--mixture: this experiment's default (mixed_equal_n = near:bundled:fashion_mnist" in printed
+    study, _ = study_of(declared, "--sources=folder:/data/parts@500", "--mixture=folder:/data/parts@100")
+    assert study.mixture == ("folder:/data/parts@100",)
+    assert study_of(declared)[0] == declared
+
+
+def test_a_test_split_alone_is_refused(study_of):
+    with pytest.raises(ValueError, match=r"--downstream_test=folder:/x was given without --downstream.*Give both"):
+        study_of(quickstart.QUICKSTART, "--downstream_test=folder:/x")
+    # Holding out a part of the default is no other data.
+    assert study_of(quickstart.QUICKSTART, "--downstream_test=")[0].downstream_test == ""
+
+
+def test_another_optimiser_does_not_get_the_rates_of_the_default(study_of):
+    study, printed = study_of(quickstart.QUICKSTART, "--optimiser=sgd")
+    assert (study.learning_rate, study.weight_decay, study.warmup) == (-1.0, -1.0, -1.0)
+    assert "--learning_rate: this experiment's default (0.005) belongs to its own --optimiser" in printed
+    assert study_of(quickstart.QUICKSTART, "--optimiser=adamw")[0] == quickstart.QUICKSTART
+    study, _ = study_of(methods.METHODS, "--optimiser=", "--learning_rate=-1")
+    assert "vicreg" not in "".join(study.for_method)
+    assert "mae: encoder=vit_nano4; min_crop_scale=0.5; decoder_depth=2" in study.for_method
+
+
+def test_what_is_given_as_declared_changes_nothing(study_of):
+    study, printed = study_of(quickstart.QUICKSTART, "--downstream=bundled:fashion_mnist")
+    assert study == quickstart.QUICKSTART
+    assert "--downstream_test" not in printed
+    study, printed = study_of(Study(out="x"), "--sources=bundled:mnist")
+    assert printed == (
+        "--downstream was not given: encoders are evaluated on this experiment's own task, bundled:fashion_mnist\n"
+    )
