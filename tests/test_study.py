@@ -21,7 +21,7 @@ from scipy import stats
 
 from sslshift.data import open_source
 from sslshift.methods import METHODS
-from sslshift.study import commands
+from sslshift.study import commands, environment
 from sslshift.study.build import build_training, describe_training, method_options
 from sslshift.study.declare import Study, parse_sources
 from sslshift.study.intervals import crossed, interval, signed
@@ -245,6 +245,17 @@ def within(capsys, out, *flags) -> str:
 def test_studies_that_cannot_be_are_refused_before_anything_is_trained(flags, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         open_study(tiny(*flags))
+
+
+def test_a_package_that_is_not_installed_costs_no_finished_run(monkeypatch):
+    def version(name):
+        if name == "sslshift":
+            raise PackageNotFoundError(name)
+        return "1.2"
+
+    monkeypatch.setattr(environment, "version", version)
+    versions = environment.versions()
+    assert (versions["sslshift"], versions["jax"]) == ("unknown, since it is not installed", "1.2")
 
 
 def test_out_that_is_a_file_is_left_alone(tmp_path):

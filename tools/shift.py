@@ -14,7 +14,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from sslshift.shift.distances import DISTANCES, distance_of
 from sslshift.shift.index import DEFAULT_DISTANCE
 from sslshift.shift.reading import reading
 from sslshift.shift.survey import Survey, common_images, survey
+from sslshift.study.environment import versions
 from sslshift.study.records import write_atomically
 from sslshift.transfer.encoders import UNTRAINED, encoder_named
 from tools import shift_output as output
@@ -195,7 +195,7 @@ def _write(
         "encoder": {"title": work.named.title, "remark": work.named.remark, "card": work.named.card},
         "canvas": list(work.canvas),
         "settings": settings,
-        "versions": {name: metadata.version(name) for name in ("sslshift", "jax", "flax", "numpy")},
+        "versions": versions(),
         "reading": [*warnings, *sentences],
     }
     files = {

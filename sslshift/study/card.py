@@ -1,9 +1,9 @@
 """The card that travels with a run's encoder: how it was trained, on what, how far that was, and whose the images are."""
 
-from importlib.metadata import version
 from typing import Any
 
 from sslshift.study.candidates import Candidate
+from sslshift.study.environment import versions
 from sslshift.study.opened import Opened, Run
 
 
@@ -48,7 +48,7 @@ def encoder_card(opened: Opened, candidate: Candidate, run: Run, shift: dict, tr
         "sources": sources,
         "shift": {"to": opened.task.name, **_finite(shift)},
         "training": _finite(trained),
-        "versions": {name: version(name) for name in ("sslshift", "jax", "flax", "optax", "numpy")},
+        "versions": versions(),
     }
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import platform
 import shlex
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import jax
 
@@ -13,9 +13,16 @@ from sslshift.study.declare import Study
 _PACKAGES = ("sslshift", "jax", "jaxlib", "flax", "optax", "grain", "numpy", "scipy")
 
 
-def versions() -> list[tuple[str, str]]:
-    """Names and versions of what computed."""
-    return [("python", platform.python_version()), *((name, version(name)) for name in _PACKAGES)]
+def versions() -> dict[str, str]:
+    """Returns the versions of what computed, by name. A package that runs without being installed has none."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown, since it is not installed"
 
 
 def devices() -> str:

@@ -143,7 +143,7 @@ def _settings(results: Results) -> list[str]:
         ("device", environment.devices()),
         ("training of all finished runs", f"{took:,.0f} seconds on the clock"),
         ("training seeds", ", ".join(map(str, range(study.seeds)))),
-        *((f"{name} version", each) for name, each in environment.versions()),
+        *((f"{name} version", each) for name, each in environment.versions().items()),
     ]
     flags = Table("settings", "Settings", ("flag", "value"), settings, text_columns=2)
     what = Table("environment", "Versions, seeds and device", ("what", "value"), ran, text_columns=2)
