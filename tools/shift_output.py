@@ -116,7 +116,8 @@ def remarks(survey: Survey, sets: Mapping[str, Encoded], target: Encoded) -> lis
     own = target.about
     if own["unique"] < own["used"]:
         said.append(
-            f"{own['used'] - own['unique']:,} of the {own['used']:,} images of {target.name} are copies of others of it."
+            f"{own['used'] - own['unique']:,} of the {own['used']:,} images of {target.name} are copies of others of it, as "
+            "the encoder sees them."
         )
     for name, each in {target.name: target, **sets}.items():
         about = each.about
@@ -125,7 +126,7 @@ def remarks(survey: Survey, sets: Mapping[str, Encoded], target: Encoded) -> lis
         if about.get("copies"):
             same = " It is the target itself." if about["fingerprint"] == target.about["fingerprint"] else ""
             are = "is an exact copy" if about["copies"] == 1 else "are exact copies"
-            count = f"{about['copies']:,} of its {about['used']:,} {are}"
+            count = f"{about['copies']:,} of its {about['used']:,} {are} as the encoder sees them"
             said.append(f"Warning: {name} and {target.name} share images, {count}; do not train on what you test on.{same}")
         if about["broken"]:
             count = f"{len(about['broken']):,} of {about['looked_at']:,} images"

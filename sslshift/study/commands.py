@@ -122,7 +122,10 @@ def _open(study: Study, progress: Progress) -> Opened:
             progress.note(f"mixture {candidate.text}: N = {candidate.unique:,} (python -m tools.plan_samples shows it in full)")
     for source in opened.sources.values():
         if opened.withheld.get(source.name):
-            progress.note(f"{source.name}: images of the held-out test split are left out; {len(source):,} remain")
+            progress.note(
+                f"{source.name}: images that equal one of the held-out test split, as the encoders see them, are left out; "
+                f"{len(source):,} remain"
+            )
         if source.refused:
             path, reason = source.refused[0]
             progress.note(f"{source.name}: {len(source.refused)} files refused, not counted in N, e.g. {path} ({reason})")

@@ -45,7 +45,10 @@ def declared_tasks(study: Study) -> list[Declaration]:
 
 
 def without_test(source: Source, task: Task) -> Source:
-    """The source less the images of a held-out test split: they must not be pretrained on."""
+    """Returns the source less the images of a held-out test split, which must not be pretrained on.
+
+    Images are equal if they are on the canvas of the encoders. On a gray one, pictures that differ in colour alone may be.
+    """
     if isinstance(source, SyntheticSource):
         return source
     test, held_out = task.test

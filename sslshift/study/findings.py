@@ -60,7 +60,8 @@ def findings(results: Results) -> list[str]:
             sentences += [prefix + text for text in (*_sources(results, learner), *_mixtures(results, learner))]
         sentences += [prefix + text for text in _pixels(results, learner)]
     leaked = [
-        f"Warning: {told(uri, leaks, results.opened)}; accuracies after pretraining on it may be too high."
+        f"Warning: {told(uri, leaks, results.opened)}; accuracies after pretraining on it may be too high"
+        f"{'' if leaks['equal'] else ' if the similar images show the same things (leaks.csv lists them)'}."
         for uri, leaks in results.leaks.items()
         if leaks.get("count")
     ]

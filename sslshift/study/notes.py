@@ -122,7 +122,10 @@ def _sources(results: Results) -> list[str]:
             found.append(f"{uri}: not searched for test images, since {leaks['why']}.")
     for uri, source in opened.sources.items():
         if opened.withheld.get(uri):
-            found.append(f"{uri}: images that are also in the held-out test split are left out; {len(source):,} remain.")
+            found.append(
+                f"{uri}: images that equal one of the held-out test split, as the encoders see them, are left out; "
+                f"{len(source):,} remain."
+            )
         if source.refused:
             some = "; ".join(f"{path} ({reason})" for path, reason in source.refused[:5])
             found.append(f"{uri}: {len(source.refused)} files are no readable images and not counted in N, e.g. {some}.")

@@ -131,8 +131,9 @@ def evaluate(
     """Judges an encoder by a task.
 
     Features are computed once for all evaluations. Images that cannot be read are left out and listed. A training or
-    validation image that is also a test image, pixel for pixel, is left out, and so is a training image that is also a
-    validation image; notes count them.
+    validation image that equals a test image, pixel for pixel as the encoder sees them, is left out, and so is a training image
+    that equals a validation image; notes count them, and those of another label. To encoders that take gray images, pictures
+    that differ in colour alone are equal.
 
     Args:
       encode: from images to features; `features.NetworkEncoder` or `features.pixel_encoder`.
@@ -186,6 +187,7 @@ def evaluate(
 def _apart(extracted: dict[str, Extracted], parts: dict[str, Part]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Which of the images that could be read remain in each split, and notes on the others."""
     digests = {name: [digest.tobytes() for digest in seen.digests] for name, seen in extracted.items()}
+    labels = {name: part.labels[extracted[name].kept] for name, part in parts.items()}
     left = {"test": np.ones(len(digests["test"]), bool)}
     notes = [
         f"{len(seen.broken):,} of {len(seen.kept):,} images of the {name} split cannot be read and are left out, e.g. "
@@ -203,15 +205,24 @@ def _apart(extracted: dict[str, Extracted], parts: dict[str, Part]) -> tuple[dic
             if overlap > _LARGEST_OVERLAP * len(digests[other]):
                 raise ValueError(
                     f"{overlap:,} of {len(digests[other]):,} {other} images of {parts[other].source.name} are also {name} "
-                    f"images of {parts[name].source.name}: the splits must hold different images."
+                    f"images of {parts[name].source.name}, as the encoder sees them: the splits must hold different images."
                 )
             if overlap:
+                apart = _differently_labelled(np.flatnonzero(shared), name, other, digests, labels)
                 notes.append(
-                    f"{int(shared.sum()):,} {name} images are also {other} images, pixel for pixel, and are left out of the "
-                    f"{name} split"
+                    f"{int(shared.sum()):,} {name} images equal {other} images pixel for pixel, as the encoder sees them, "
+                    f"and are left out of the {name} split" + (f"; {apart:,} of them have another label there" if apart else "")
                 )
             left[name] &= ~shared
     return left, notes
+
+
+def _differently_labelled(
+    places: np.ndarray, name: str, other: str, digests: dict[str, list[bytes]], labels: dict[str, np.ndarray]
+) -> int:
+    """Returns how many images at these places of a split have a label that no equal image of the other split has."""
+    there = {(digest, label.tobytes()) for digest, label in zip(digests[other], labels[other], strict=True)}
+    return sum((digests[name][place], labels[name][place].tobytes()) not in there for place in places.tolist())
 
 
 PREDICTIONS = "predictions.npz"

@@ -2,50 +2,81 @@
 
 import hashlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from sslshift.data.curation.likeness import DETAILS, correlations, details
-from sslshift.data.curation.perceptual_hash import SIDE, hash_thumbnails, thumbnails
+from sslshift.data.curation.likeness import (
+    DETAILS,
+    Colours,
+    blurred_chroma,
+    colour_differences,
+    details_and_contrast,
+    unlikeness,
+)
+from sslshift.data.curation.perceptual_hash import SIDE, colour_thumbnails, hash_thumbnails
 from sslshift.data.curation.threads import in_threads, watched
 from sslshift.data.sources import Source
 
 # Bytes of a digest, images of a block, and bytes of an image that is held until others of its size are read.
 _DIGEST, _CHUNK, _SMALL = 16, 512, 1 << 14
+# Of the chroma of one image.
+CHROMA = (2, SIDE // 2, SIDE // 2)
 
 
-def looks(source: Source, indices: np.ndarray, *, shown: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray, list[bytes]]]:
-    """Reads images in threads: in order, blocks of their indices, thumbnails `[n, 32, 32]`, and digests of their pixels.
+class Looks(NamedTuple):
+    """A block of images as they look.
 
-    `shown` is for a person who waits for many. Equal pixels have equal digests, whatever file they come from.
+    Attributes:
+      indices: of the images.
+      gray: thumbnails, float32 `[n, 32, 32]`.
+      chroma: of `likeness.Colours`; None where all are gray.
+      digests: of the pixels: equal pixels have equal digests, whatever file they come from.
     """
 
-    def look(start: int) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
+    indices: np.ndarray
+    gray: np.ndarray
+    chroma: np.ndarray | None
+    digests: list[bytes]
+
+
+def looks(source: Source, indices: np.ndarray, *, shown: bool = False) -> Iterator[Looks]:
+    """Yields blocks of images, read in threads, in their order. `shown` is for a person who waits for many."""
+
+    def look(start: int) -> Looks:
         chunk = indices[start : start + _CHUNK]
-        gray, digests = np.empty((len(chunk), SIDE, SIDE), np.float32), []
+        gray, chroma, digests = np.empty((len(chunk), SIDE, SIDE), np.float32), None, []
         same_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+
+        def add(places: list[int], images: np.ndarray) -> None:
+            nonlocal chroma
+            gray[places], colours = colour_thumbnails(images)
+            if colours is not None:
+                chroma = np.zeros((len(chunk), *CHROMA), np.int8) if chroma is None else chroma
+                chroma[places] = blurred_chroma(colours)
+
         for place, index in enumerate(chunk.tolist()):
             image = source.image(index)
             digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=_DIGEST)
             digest.update(image.tobytes())
             digests.append(digest.digest())
             if image.size > _SMALL:
-                gray[place] = thumbnails(image[None])[0]
+                add([place], image[None])
             else:
                 same_shape.setdefault(image.shape, []).append((place, image))
         for images in same_shape.values():
-            gray[[place for place, _ in images]] = thumbnails(np.stack([image for _, image in images]))
-        return chunk, gray, digests
+            add([place for place, _ in images], np.stack([image for _, image in images]))
+        return Looks(chunk, gray, chroma, digests)
 
     starts = range(0, len(indices), _CHUNK)
     yield from in_threads(look, watched(starts, f"reading {source.name}", long=shown and len(indices) > 5000))
 
 
 class Identities:
-    """Digests, perceptual hashes and details of a source's images.
+    """Digests, perceptual hashes, details and colours of a source's images.
 
     Where the source has stored digests and hashes, no image is read before its detail is asked for. Else every image is read
-    once. 600 bytes per image are held.
+    once. 600 bytes per image are held, 1,100 of colour images.
 
     Attributes:
       hashes: perceptual hashes, uint64 `[n]`.
@@ -55,6 +86,8 @@ class Identities:
     def __init__(self, source: Source):
         self._source = source
         self._details = np.zeros((len(source), DETAILS), np.float16)
+        self._brightness, self._contrast = np.zeros((2, len(source)), np.float32)
+        self._chroma = np.zeros((len(source), *CHROMA), np.int8)
         self._pixels = np.zeros((len(source), _DIGEST), np.uint8)
         self._have = np.zeros(len(source), bool)
         stored = source.stored_identities()
@@ -78,14 +111,35 @@ class Identities:
         self._read(indices)
         return self._details[indices].astype(np.float32)
 
-    def unlikeness(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """1 - correlation of the details of pairs of images, `[m]`."""
-        return np.maximum(1 - correlations(self.details(first), self.details(second)), 0)
+    def colours(self, indices: np.ndarray) -> Colours:
+        """Returns those of these images."""
+        self._read(indices)
+        return Colours(self._brightness[indices], self._contrast[indices], self._chroma[indices])
+
+    def unlikeness(self, first: np.ndarray, second: np.ndarray, limit: float) -> np.ndarray:
+        """Returns how unlike pairs of images are, `[m]`; see `likeness.unlikeness`."""
+
+        def colours(rows: np.ndarray) -> tuple[Colours, Colours]:
+            return self.colours(first[rows]), self.colours(second[rows])
+
+        return unlikeness(self.details(first), self.details(second), limit, colours)
+
+    def colour_differences(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Returns by how much pairs of images differ in colour, `[m]`; see `likeness.colour_differences`."""
+        starts = range(0, len(first), _CHUNK)
+        parts = [
+            colour_differences(self.colours(first[start : start + _CHUNK]), self.colours(second[start : start + _CHUNK]))
+            for start in starts
+        ]
+        return np.concatenate([np.zeros(0), *parts])
 
     def _read(self, indices: np.ndarray, hashed: bool = False) -> None:
         missing = np.unique(indices[~self._have[indices]])
-        for chunk, gray, digests in looks(self._source, missing, shown=hashed):
-            self._details[chunk] = details(gray)
+        for chunk, gray, chroma, digests in looks(self._source, missing, shown=hashed):
+            self._details[chunk], self._contrast[chunk] = details_and_contrast(gray)
+            self._brightness[chunk] = gray.mean((1, 2))
+            if chroma is not None:
+                self._chroma[chunk] = chroma
             self._pixels[chunk] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST)
             self._have[chunk] = True
             if hashed:

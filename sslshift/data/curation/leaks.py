@@ -23,14 +23,15 @@ and not the training image: some of the clothes with sides cut, none of those at
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
 from sslshift.data.curation.blocks import chunks
 from sslshift.data.curation.duplicates import MAX_DISTANCE, MIN_CORRELATION, require_correlation
 from sslshift.data.curation.hamming import HashIndex
-from sslshift.data.curation.identities import Identities, looks
-from sslshift.data.curation.likeness import correlations, details, variants
+from sslshift.data.curation.identities import CHROMA, Identities, looks
+from sslshift.data.curation.likeness import Colours, details_and_contrast, unlikeness, variants
 from sslshift.data.curation.linking import Matches, Pairs
 from sslshift.data.curation.pairs import exact_pairs_between
 from sslshift.data.curation.perceptual_hash import SIDE, hash_thumbnails
@@ -49,7 +50,7 @@ class Leaks:
     Attributes:
       pairs: `first` are indices of the pretraining source, `second` of the test source, `distance` is 1 - correlation of their
         detail. Every image concerned, of either source, is in at least one pair.
-      how: of each pair, "same pixels" or "near".
+      how: of each pair, "same pixels" or "near". Only of the first may it be said that the image is in both.
       missed: the nearest pairs that were not near enough, for a person to judge the limit.
     """
 
@@ -80,11 +81,13 @@ def find_leaks(
     *,
     max_distance: int = MAX_DISTANCE,
     min_correlation: float = MIN_CORRELATION,
+    colour: bool = True,
 ) -> Leaks:
     """Finds the test images that a pretraining source holds: the same pixels, or the same picture stored otherwise.
 
     Perceptual hashes find candidates, also of the test image as it would be with a pixel of 28 more or less on any side or
-    reduced to 20 pixels or less (`likeness.variants`); the correlation of their detail decides. Figures stand above.
+    reduced to 20 pixels or less (`likeness.variants`); the correlation of their detail decides, and their colours. A gray copy
+    of a colourful test image is another image. Figures stand above.
 
     Args:
       source: what is pretrained on, or a `PartialSource` of it; read once, or only its candidates if it has stored hashes.
@@ -93,6 +96,8 @@ def find_leaks(
       max_distance: bits in which the hashes of candidates may differ.
       min_correlation: of the detail of the same picture, at most 1. Where images are as different as photographs are, 0.98 is
         strict enough and finds more of what was heavily changed.
+      colour: whether images that differ in colour alone are different. False for encoders that take gray images, to which they
+        are one.
 
     Raises:
       ValueError: an argument is out of its range.
@@ -102,45 +107,76 @@ def find_leaks(
     asked = np.arange(len(test_source)) if test_indices is None else np.unique(test_indices)
     own = Identities(source)
     index = HashIndex(own.hashes)
-    gray, digests = _read(test_source, asked)
-    same = _same_pixels(own, gray, digests)
-    matches = Matches((len(own), len(asked)), 1 - min_correlation)
+    tests = _read(test_source, asked)
+    same = _same_pixels(own, tests)
+    limit = 1 - min_correlation
+    matches = Matches((len(own), len(asked)), limit)
     matches.add(*same)
     for start in watched(range(0, len(asked), _STEP), "comparing with the test images", long=len(asked) > 5000):
-        _compare(own, index, gray[start : start + _STEP], start, max_distance, matches)
-    pairs, missed = (Pairs(found.first, asked[found.second], found.distance) for found in matches.found())
-    equal = set(zip(same.first.tolist(), asked[same.second].tolist(), strict=True))
-    how = [SAME if pair in equal else NEAR for pair in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)]
-    return Leaks(pairs, tuple(how), missed)
+        _compare(own, index, tests, start, max_distance, limit, colour, matches)
+    found, missed = matches.found()
+    # Pixels stored again may have another hash than the one that was stored with them, and are compared here at last.
+    equal = [a == tests.digests[j] for a, j in zip(own.pixels(found.first), found.second.tolist(), strict=True)]
+    how = tuple(SAME if each else NEAR for each in equal)
+    pairs, missed = (each._replace(second=asked[each.second]) for each in (found, missed))
+    return Leaks(pairs, how, missed)
 
 
-def _read(source: Source, indices: np.ndarray) -> tuple[np.ndarray, list[bytes]]:
-    """Thumbnails `[n, 32, 32]` and digests of the pixels of these images."""
+class _Tests(NamedTuple):
+    """Thumbnails `[n, 32, 32]` of test images, their chroma, and digests of their pixels."""
+
+    gray: np.ndarray
+    chroma: np.ndarray
+    digests: list[bytes]
+
+
+def _read(source: Source, indices: np.ndarray) -> _Tests:
     gray, digests = np.empty((len(indices), SIDE, SIDE), np.float32), []
-    for _, block, pixels in looks(source, indices, shown=True):
-        gray[len(digests) : len(digests) + len(block)] = block
+    chroma = np.zeros((len(indices), *CHROMA), np.int8)
+    for _, block, colours, pixels in looks(source, indices, shown=True):
+        chosen = slice(len(digests), len(digests) + len(block))
+        gray[chosen] = block
+        if colours is not None:
+            chroma[chosen] = colours
         digests += pixels
-    return gray, digests
+    return _Tests(gray, chroma, digests)
 
 
-def _same_pixels(own: Identities, gray: np.ndarray, digests: list[bytes]) -> Pairs:
+def _same_pixels(own: Identities, tests: _Tests) -> Pairs:
     """Pairs of (source, test) images of equal pixels. Those have equal hashes, so only such source images are looked at."""
-    places = np.flatnonzero(np.isin(own.hashes, hash_thumbnails(gray)))
-    pairs = exact_pairs_between(own.pixels(places), digests)
+    places = np.flatnonzero(np.isin(own.hashes, hash_thumbnails(tests.gray)))
+    pairs = exact_pairs_between(own.pixels(places), tests.digests)
     return pairs._replace(first=places[pairs.first])
 
 
-def _compare(own: Identities, index: HashIndex, gray: np.ndarray, start: int, max_distance: int, matches: Matches) -> None:
-    """Adds the matches of these test images, the first of which is image `start` of the split."""
+def _compare(
+    own: Identities,
+    index: HashIndex,
+    tests: _Tests,
+    start: int,
+    max_distance: int,
+    limit: float,
+    colour: bool,
+    matches: Matches,
+) -> None:
+    """Adds the matches of some test images, the first of which is image `start` of the split."""
+    gray = tests.gray[start : start + _STEP]
     # All images as they are, then all in their next variant: most that match do so at once, and are done.
     pictures = variants(gray).swapaxes(0, 1).reshape(-1, SIDE, SIDE)
-    detail = details(pictures)
+    detail, contrast = details_and_contrast(pictures)
+    brightness = gray.mean((1, 2))
 
     def wanted(rows: np.ndarray, columns: np.ndarray, bits: np.ndarray) -> np.ndarray:
         return matches.open(columns, start + rows[:, None] % len(gray))
 
     for picture, first, _ in chunks(index.near(hash_thumbnails(pictures), max_distance, wanted)):
-        second = start + picture % len(gray)
-        chosen = matches.open(first, second)
-        picture, first, second = picture[chosen], first[chosen], second[chosen]
-        matches.add(first, second, np.maximum(1 - correlations(own.details(first), detail[picture]), 0))
+        chosen = matches.open(first, start + picture % len(gray))
+        picture, first = picture[chosen], first[chosen]
+        place = picture % len(gray)
+
+        def colours(rows: np.ndarray, picture=picture, first=first, place=place) -> tuple[Colours, Colours]:
+            chroma = tests.chroma[start + place[rows]]
+            return own.colours(first[rows]), Colours(brightness[place[rows]], contrast[picture[rows]], chroma)
+
+        distance = unlikeness(own.details(first), detail[picture], limit, colours, chroma=colour)
+        matches.add(first, start + place, distance)

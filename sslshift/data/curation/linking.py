@@ -32,6 +32,10 @@ class Pairs(NamedTuple):
     def count(self) -> int:
         return len(self.first)
 
+    def chosen(self, which: np.ndarray) -> "Pairs":
+        """Returns those at these places, or those for which a bool `[m]` is true."""
+        return Pairs(*(side[which] for side in self))
+
 
 NONE = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 

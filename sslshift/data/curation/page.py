@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sslshift.data.curation.labels import label_text
 from sslshift.data.curation.linking import Pairs
 from sslshift.data.decode import to_image
 from sslshift.data.sources import Source
@@ -34,7 +35,7 @@ figcaption {{ font-size: .8rem }}
 
 
 class Section(NamedTuple):
-    """Pairs under one heading, shown in their order; `say` puts a distance into words."""
+    """Pairs under one heading, shown in their order with their labels; `say` puts a distance into words."""
 
     heading: str
     pairs: Pairs
@@ -60,6 +61,8 @@ def by_distance(pairs: Pairs, *, nearest_first: bool) -> Pairs:
 
 
 def _figure(first: tuple[Source, int], second: tuple[Source, int], caption: str) -> str:
+    labels = [label_text(*side) or "no label" for side in (first, second) if side[0].labels is not None]
+    caption = f"{caption}, {' and '.join(dict.fromkeys(labels))}" if labels else caption
     pictures = "".join(_picture(source, index) for source, index in (first, second))
     return f"<figure>{pictures}<figcaption>{first[1]:,} and {second[1]:,}: {html.escape(caption)}</figcaption></figure>\n"
 

@@ -36,21 +36,31 @@ FLAT_CONTRAST = 0.5
 TIE = 1.0
 # Larger images are averaged down to this shorter side first, in their own uint8.
 LARGE = 256
+# Of Rec. 601, as in JPEG: luma, and the two chroma components, blue and red less luma.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_CHROMA = np.array([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """Gray float32 `[n, 32, 32]`, 0 to 255, from images of one size, uint8 `[n, height, width, 1 or 3]`.
+    """Returns gray thumbnails, float32 `[n, 32, 32]`, 0 to 255, of images of one size, uint8 `[n, height, width, 1 or 3]`.
 
     The whole picture is drawn to the square, whatever its proportions.
     """
+    return colour_thumbnails(images)[0]
+
+
+def colour_thumbnails(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns `thumbnails`, and their chroma, float32 `[n, 2, 32, 32]` from -128 to 128, or None where the images are gray."""
     factor = min(images.shape[1:3]) // LARGE
     if factor > 1:
         images = np.stack([from_image(to_image(image).reduce(factor)) for image in images])
     count, height, width, channels = images.shape
     rows = drawing(height) @ images.reshape(count, height, width * channels).astype(np.float32)
-    gray = rows if channels == 1 else rows.reshape(count, SIDE, width, channels) @ _LUMA
-    return gray @ drawing(width).T
+    across = drawing(width).T
+    if channels == 1:
+        return rows @ across, None
+    rows = rows.reshape(count, SIDE, width, channels)
+    return (rows @ _LUMA) @ across, np.stack([rows @ component for component in _CHROMA], 1) @ across
 
 
 def hash_thumbnails(gray: np.ndarray) -> np.ndarray:

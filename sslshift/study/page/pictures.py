@@ -1,4 +1,4 @@
-"""Pictures inside the page: what sources look like, and which of their images are in the test split."""
+"""Pictures inside the page: what sources look like, and which of their images equal or resemble test images."""
 
 import base64
 import html
@@ -27,7 +27,7 @@ def samples(opened: Opened, uri: str) -> str:
 
 
 def leaked(results: Results) -> str:
-    """A warning, and some of the pairs, for every source that holds test images; nothing if none does."""
+    """A warning, and some of the pairs, for every source with test images or similar ones; nothing if there are none."""
     opened, parts = results.opened, []
     for number, (uri, leaks) in enumerate(results.leaks.items()):
         if not leaks.get("count"):
@@ -45,7 +45,7 @@ def leaked(results: Results) -> str:
             + _gallery(np.stack(columns), "pairs of a source's image and a test image")
             + Table(f"leaks-{number}", "Pairs", head, lines, rest, text_columns=0).html
         )
-    return f"<h2>Test images among the pretraining images</h2>\n{''.join(parts)}\n" if parts else ""
+    return f"<h2>Test images that pretraining images equal or resemble</h2>\n{''.join(parts)}\n" if parts else ""
 
 
 def _gallery(images: np.ndarray, caption: str) -> str:
