@@ -230,6 +230,7 @@ def heads_of(name, encoder):
         ("barlow_twins", "2048a 2048a 2048b", ""),
         ("vicreg", "2048a 2048a 2048b", ""),
         ("nnclr", "2048a 2048a 256a", "4096a 256b"),
+        ("swav", "2048a 128b", ""),
     ],
 )
 def test_heads_are_those_of_the_recipes(name, projector, predictor):
@@ -261,6 +262,7 @@ def test_optimisers_are_those_of_the_recipes():
         "dino": ("lars", 0.3, 1e-6),
         "mae": ("adamw", 2e-4, 0.05),
         "nnclr": ("lars", 0.4, 1e-5),
+        "swav": ("lars", 0.6, 1e-6),
     }
 
 
@@ -441,7 +443,7 @@ def test_an_encoder_of_others_needs_no_settings_of_ours(images):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: METHODS["simclr"].build(PatchMLP(), local_views=4), r"simclr has no option 'local_views'; dino has"),
+        (lambda: METHODS["simclr"].build(PatchMLP(), local_views=4), r"simclr has no option 'local_views'; dino, swav has"),
         (lambda: METHODS["byol"].build(PatchMLP(), temprature=1), r"no option 'temprature'\. Its options: projector"),
         (lambda: METHODS["simclr"].build(PatchMLP(), (ViewSettings(),)), r"simclr takes settings of 2 view\(s\), not 1"),
         (lambda: METHODS["mae"].build(PatchMLP()), r"mae .*needs a ViT \(vit_\*\) as encoder, not PatchMLP"),

@@ -72,7 +72,7 @@ def test_loss_falls_and_metrics_are_written(name, small_method, gray_source, can
     assert first.mean() - last.mean() > 2 * np.sqrt((first.var() + last.var()) / 20)
 
 
-@pytest.mark.parametrize(("name", "optimiser"), [("simsiam", "sgd"), ("dino", "lars"), ("nnclr", "adamw")])
+@pytest.mark.parametrize(("name", "optimiser"), [("simsiam", "sgd"), ("dino", "lars"), ("nnclr", "adamw"), ("swav", "lars")])
 def test_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(name, optimiser, small_method, reader, tmp_path):
     training = Training(small_method(name), Optimiser(optimiser, learning_rate=5e-3), checkpoint_every=4)
     whole = train(training, reader, 0, tmp_path / "whole")

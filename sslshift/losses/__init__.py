@@ -12,6 +12,7 @@ from sslshift.losses.info_nce import info_nce
 from sslshift.losses.masked_reconstruction import masked_reconstruction
 from sslshift.losses.negative_cosine import negative_cosine
 from sslshift.losses.nt_xent import nt_xent
+from sslshift.losses.swav import sinkhorn, swapped_prediction, swav
 from sslshift.losses.vicreg import vicreg
 
 __all__ = [
@@ -25,6 +26,9 @@ __all__ = [
     "masked_reconstruction",
     "negative_cosine",
     "nt_xent",
+    "sinkhorn",
+    "swapped_prediction",
+    "swav",
     "uniformity",
     "vicreg",
 ]

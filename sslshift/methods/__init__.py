@@ -17,6 +17,7 @@ What differs from method to method:
 | dino | projector with prototypes | `dino` | teacher follows, centre, prototypes frozen at first |
 | mae | decoder | `masked_reconstruction` | |
 | nnclr | projector, predictor | cross-entropy of neighbours | queue of past projections |
+| swav | projector, prototypes | `swav` | queue of past projections, prototypes of unit length and frozen at first |
 """
 
 from sslshift.methods.base import Method, Moment, Output

@@ -56,6 +56,10 @@ def freeze_nothing(gradient: PyTree, progress: jax.Array) -> PyTree:
     return gradient
 
 
+def constrain_nothing(params: PyTree) -> PyTree:
+    return params
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """An SSL algorithm as data and pure functions.
@@ -68,6 +72,7 @@ class Method:
       init_target: `(variables) -> target`, state that the gradient does not update.
       update_target: `(target, variables, progress) -> target` after each step; progress is then in (0, 1].
       freeze: `(gradient, progress) -> gradient` with zeros for parameters that must not move yet.
+      constrain: `(params) -> params` after each step, such as to vectors of unit length.
       constant_rate: names of networks whose learning rate stays at its peak.
       least_batch: the smallest batch whose statistics are defined.
     """
@@ -78,6 +83,7 @@ class Method:
     init_target: Callable[[PyTree], PyTree] = no_target
     update_target: Callable[[PyTree, PyTree, jax.Array], PyTree] = keep_target
     freeze: Callable[[PyTree, jax.Array], PyTree] = freeze_nothing
+    constrain: Callable[[PyTree], PyTree] = constrain_nothing
     constant_rate: tuple[str, ...] = ()
     least_batch: int = 2
 

@@ -4,18 +4,17 @@ References:
   Caron et al., `Emerging Properties in Self-Supervised Vision Transformers <https://arxiv.org/abs/2104.14294>`_, 2021
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from sslshift import losses
 from sslshift.data.views import ViewSettings
 from sslshift.methods.base import Method, Output
-from sslshift.methods.siamese import Siamese, copy_networks, follow, forward, settings_of
-from sslshift.models import PatchMLP, PrototypeHead
+from sslshift.methods.multi_crop import with_local_views
+from sslshift.methods.siamese import Siamese, copy_networks, follow, forward, hold_prototypes, settings_of
+from sslshift.models import PrototypeHead
 
 
 def dino(
@@ -58,27 +57,16 @@ def dino(
       ValueError: a share is outside [0, 1], a temperature not above 0, a number negative, or local views are of a size that the
         encoder does not take.
     """
-    shares = {"temperature_warmup": temperature_warmup, "frozen": frozen, "center_momentum": center_momentum}
+    shares = {"temperature_warmup": temperature_warmup, "center_momentum": center_momentum}
     for name, value in shares.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must lie in [0, 1], not {value}.")
     if min(student_temperature, teacher_temperature, first_teacher_temperature) <= 0:
         raise ValueError("DINO's temperatures must be above 0.")
-    if min(local_views, local_size) < 0:
-        raise ValueError(f"local_views and local_size must not be negative, but are {local_views} and {local_size}.")
-    if local_size and not local_views:
-        raise ValueError("A local_size without local_views would change nothing: say how many local views there are.")
-    if local_size and isinstance(encoder, PatchMLP):
-        raise ValueError("patch_mlp takes images of one size only: leave local_size at 0, or use a ResNet or a ViT.")
     settings = settings_of(encoder)
     networks = Siamese(encoder, PrototypeHead(projector, prototypes, settings["dtype"]))
     teacher_views = len(views)
-    if local_views:
-        smallest = min(0.05, local_crop_scale)
-        local = dataclasses.replace(
-            views[0], min_crop_scale=smallest, max_crop_scale=local_crop_scale, size=local_size, solarise_probability=0.0
-        )
-        views = (*(dataclasses.replace(view, min_crop_scale=local_crop_scale) for view in views), *[local] * local_views)
+    views = with_local_views(encoder, views, local_views, size=local_size, crop_scale=local_crop_scale)
 
     def temperature(progress):
         warm = jnp.clip(progress / temperature_warmup, 0, 1) if temperature_warmup else 1.0
@@ -103,12 +91,4 @@ def dino(
     def init_target(variables):
         return copy_networks(variables) | {"center": jnp.zeros(prototypes)}
 
-    def freeze(gradient, progress):
-        moving = (progress >= frozen).astype(jnp.float32)
-
-        def scaled(path, leaf):
-            return leaf * moving if path[-1].key == "prototypes" else leaf
-
-        return jax.tree_util.tree_map_with_path(scaled, gradient)
-
-    return Method(views, networks, loss, init_target, follow(momentum), freeze)
+    return Method(views, networks, loss, init_target, follow(momentum), hold_prototypes(frozen))

@@ -16,6 +16,7 @@ from jax import lax
 
 from sslshift.data.views import ViewSettings
 from sslshift.methods.base import Method, Output
+from sslshift.methods.queue import enqueued, first_image, gathered
 from sslshift.methods.siamese import Siamese, forward, settings_of
 from sslshift.models import MLPHead, unit
 
@@ -59,8 +60,7 @@ def nnclr(
         contrast = functools.partial(_contrast, temperature=temperature, axis_name=settings["axis_name"])
         value = (contrast(_nearest(z1, past), p2) + contrast(_nearest(z2, past), p1)) / 2
         # The first views enter the queue, the oldest leave it.
-        newest = jnp.concatenate([lax.stop_gradient(_gathered(z1, settings["axis_name"])), past])[:queue]
-        return value, Output(batch_stats, {"queue": newest})
+        return value, Output(batch_stats, {"queue": enqueued(past, z1, settings["axis_name"])})
 
     def init_target(variables):
         del variables
@@ -76,20 +76,7 @@ def _nearest(z, past):
 
 def _contrast(neighbours, predictions, *, temperature, axis_name):
     """Each neighbour finds the prediction of its own image among those of the global batch."""
-    everyone = _gathered(predictions, axis_name)
+    everyone = gathered(predictions, axis_name)
     logits = jnp.matmul(neighbours, everyone.T, precision=lax.Precision.HIGHEST) / temperature
-    own = _first(neighbours, axis_name) + jnp.arange(len(logits))
+    own = first_image(neighbours, axis_name) + jnp.arange(len(logits))
     return optax.softmax_cross_entropy_with_integer_labels(logits, own).mean()
-
-
-def _first(z, axis_name):
-    """The number of this device's first image in the global batch."""
-    return 0 if axis_name is None else lax.axis_index(axis_name) * len(z)
-
-
-def _gathered(z, axis_name):
-    """The global batch; by a sum, which shard_map knows to be the same on all devices."""
-    if axis_name is None:
-        return z
-    room = jnp.zeros((lax.axis_size(axis_name) * len(z), *z.shape[1:]), z.dtype)
-    return lax.psum(lax.dynamic_update_slice_in_dim(room, z, _first(z, axis_name), axis=0), axis_name)

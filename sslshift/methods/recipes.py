@@ -20,6 +20,7 @@ from sslshift.methods.moco_v3 import moco_v3
 from sslshift.methods.nnclr import nnclr
 from sslshift.methods.simclr import simclr
 from sslshift.methods.simsiam import simsiam
+from sslshift.methods.swav import swav
 from sslshift.methods.vicreg import vicreg
 from sslshift.models import ViT
 
@@ -186,5 +187,26 @@ METHODS = {
         {"projector": (2048, 2048, 256), "predictor": (4096,), "temperature": 0.2, "queue": 65_536},
         _lars(0.4, 1e-5),
         "solo-learn",
+    ),
+    "swav": Recipe(
+        swav,
+        (_SYMMETRIC, _SYMMETRIC),
+        {
+            "projector": (2048, 128),
+            "prototypes": 3000,
+            "temperature": 0.1,
+            "epsilon": 0.05,
+            "iterations": 3,
+            "frozen": 0.002,
+            "queue": 3840,
+            "queue_start": 0.05,
+            "local_views": 0,
+            "local_size": 0,
+            "local_crop_scale": 0.14,
+        },
+        _lars(0.6, 1e-6),
+        "solo-learn (prototypes frozen for 2 epochs of 1,000 and a queue from epoch 50 on, as shares of the run); from the "
+        "authors (https://github.com/facebookresearch/swav) the scale of local crops, and prototypes that are brought back to "
+        "length 1 after each step, where solo-learn has a weight norm",
     ),
 }

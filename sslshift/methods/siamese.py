@@ -68,3 +68,23 @@ def follow(momentum: float) -> Callable[[PyTree, PyTree, jax.Array], PyTree]:
         return target | {"params": params}
 
     return update
+
+
+def hold_prototypes(share: float) -> Callable[[PyTree, jax.Array], PyTree]:
+    """Returns a method's `freeze`: prototypes do not move during the first share of the run.
+
+    Raises:
+      ValueError: the share is outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"frozen must lie in [0, 1], not {share}.")
+
+    def freeze(gradient: PyTree, progress: jax.Array) -> PyTree:
+        moving = (progress >= share).astype(jnp.float32)
+
+        def scaled(path, leaf):
+            return leaf * moving if path[-1].key == "prototypes" else leaf
+
+        return jax.tree_util.tree_map_with_path(scaled, gradient)
+
+    return freeze

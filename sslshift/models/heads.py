@@ -68,9 +68,43 @@ class PrototypeHead(nn.Module):
         # Their length does not enter the output, but how fast they turn: a linear layer's usual one (1 / sqrt(3)) lets them.
         initial = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         weights = self.param("prototypes", initial, (self.widths[-1], self.prototypes))
-        # A temperature of a few hundredths would enlarge a rounded cosine's error.
-        wide = jnp.result_type(z.dtype, jnp.float32)
-        return jnp.matmul(unit(z, axis=-1), unit(weights, axis=0).astype(z.dtype), preferred_element_type=wide)
+        return _cosines(z, unit(weights, axis=0))
+
+
+class Prototypes(nn.Module):
+    """SwAV's prototypes: the cosines of projections with them, `[..., dim]` to `[..., prototypes]`, in float32 or better.
+
+    The weights start at length 1, and SwAV brings them back to it after every step. No gradient passes through their length, as
+    in the authors' code, which normalises them outside of the gradient.
+
+    Args:
+      prototypes: number of outputs.
+      dtype: of the computation; parameters stay in float32.
+
+    References:
+      Caron et al., `Unsupervised Learning of Visual Features by Contrasting Cluster Assignments
+      <https://arxiv.org/abs/2006.09882>`_, 2020
+    """
+
+    prototypes: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, z: jax.Array, *, train: bool) -> jax.Array:
+        del train
+
+        def directions(key, shape):
+            return unit(jax.random.normal(key, shape), axis=0)
+
+        weights = self.param("prototypes", directions, (z.shape[-1], self.prototypes))
+        length = jnp.linalg.norm(lax.stop_gradient(weights), axis=0, keepdims=True)
+        return _cosines(z if self.dtype is None else z.astype(self.dtype), weights / jnp.maximum(length, 1e-6))
+
+
+def _cosines(z: jax.Array, unit_weights: jax.Array) -> jax.Array:
+    # A temperature of a few hundredths would enlarge a rounded cosine's error.
+    wide = jnp.result_type(z.dtype, jnp.float32)
+    return jnp.matmul(unit(z, axis=-1), unit_weights.astype(z.dtype), preferred_element_type=wide)
 
 
 def unit(x: jax.Array, axis: int = -1) -> jax.Array:

@@ -43,7 +43,7 @@ def train_step(
     gradient = method.freeze(gradient, moment.progress)
     updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
     # Weight decay moves what has no gradient.
-    params = optax.apply_updates(state.params, method.freeze(updates, moment.progress))
+    params = method.constrain(optax.apply_updates(state.params, method.freeze(updates, moment.progress)))
     variables = {"params": params, "batch_stats": output.batch_stats}
     new = TrainState(
         step=state.step + 1,

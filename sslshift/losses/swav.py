@@ -1,0 +1,242 @@
+"""The loss of SwAV, and the assignments of Sinkhorn and Knopp that it predicts."""
+
+import numbers
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sslshift.losses import _batch
+
+
+def swav(
+    logits: jax.Array,
+    *,
+    temperature: float,
+    epsilon: float,
+    iterations: int,
+    queue_logits: jax.Array | None = None,
+    axis_name: str | None = None,
+    queue_mask: jax.Array | None = None,
+    queue_split: bool | None = None,
+    assigned_views: int = 2,
+) -> jax.Array:
+    """Returns the swapped prediction loss: a view predicts the prototypes that another view of its image is assigned to.
+
+    The first `assigned_views` views (the global crops) are assigned to prototypes, each view by itself, see `sinkhorn`. Every
+    view predicts the assignments of the others by its softmax over the prototypes. The loss is the mean cross-entropy over all
+    pairs of an assigned view and a different view, which is the authors' loss: with multi-crop the local views predict
+    but are not assigned. No gradient reaches the assignments.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.zeros((2, 4, 8))
+      >>> loss = swav(logits, temperature=0.1, epsilon=0.05, iterations=3)
+      >>> round(float(loss), 4)  # log(prototypes): nothing is preferred
+      2.0794
+
+    Args:
+      logits: `[views, batch, prototypes]`, any floating dtype, at least two views, the assigned ones first. In the paper they
+        are the cosines of embeddings and prototypes; nothing is normalised here.
+      temperature: divides the logits of the predictions, above 0 (0.1 in the paper).
+      epsilon: divides the logits of the assignments, above 0 (0.05 in the paper).
+      iterations: of Sinkhorn and Knopp, at least 1 (3 in the paper).
+      queue_logits: of past embeddings, `[assigned_views, queue, prototypes]`; they take part in the assignment alone.
+      axis_name: the mapped axis over which the batch is split, inside `shard_map`; assignments are then those of the global
+        batch.
+      queue_mask: which entries of the queue take part, see `sinkhorn`.
+      queue_split: whether each device holds its own part of the queue, see `sinkhorn`.
+      assigned_views: number of views that are assigned, from 1 to the number of views.
+
+    Returns:
+      Scalar loss of the global batch, in float32 or better.
+
+    Raises:
+      ValueError: shapes do not fit, there is a single view, or a hyperparameter is out of its range.
+
+    References:
+      Caron et al., `Unsupervised Learning of Visual Features by Contrasting Cluster Assignments
+      <https://arxiv.org/abs/2006.09882>`_, 2020
+    """
+    logits = _require_logits("Logits", logits)
+    if not isinstance(assigned_views, numbers.Integral) or not 1 <= assigned_views <= len(logits):
+        raise ValueError(
+            f"assigned_views must be a whole number from 1 to the {len(logits)} views of the logits, not {assigned_views}."
+        )
+    assignments = sinkhorn(
+        logits[:assigned_views],
+        epsilon=epsilon,
+        iterations=iterations,
+        queue_logits=queue_logits,
+        axis_name=axis_name,
+        queue_mask=queue_mask,
+        queue_split=queue_split,
+    )
+    return swapped_prediction(logits, assignments, temperature=temperature, axis_name=axis_name)
+
+
+def swapped_prediction(
+    logits: jax.Array, assignments: jax.Array, *, temperature: float, axis_name: str | None = None
+) -> jax.Array:
+    """Returns the mean cross-entropy of assignments to prototypes and the predictions of other views.
+
+    The assigned views are the first of the views, and no view predicts its own assignment. No gradient reaches the assignments.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> sure = jnp.array([[[1.0, 0.0]], [[1.0, 0.0]]])
+      >>> round(float(swapped_prediction(100 * sure, sure, temperature=0.1)), 4)
+      0.0
+
+    Args:
+      logits: `[views, batch, prototypes]`, any floating dtype, at least two views.
+      assignments: of the first views, `[assigned views, batch, prototypes]`; those of an image sum to 1.
+      temperature: divides the logits, above 0.
+      axis_name: the mapped axis over which the batch is split, inside `shard_map`.
+
+    Returns:
+      Scalar loss of the global batch, in float32 or better.
+
+    Raises:
+      ValueError: shapes do not fit, there is a single view, or the temperature is not above 0.
+    """
+    logits, assignments = _require_logits("Logits", logits), _require_logits("Assignments", assignments)
+    if len(logits) < 2:
+        raise ValueError(f"SwAV needs at least two views, since a view predicts another's assignment; got {len(logits)}.")
+    if len(assignments) > len(logits) or assignments.shape[1:] != logits.shape[1:]:
+        raise ValueError(
+            f"Assignments must be of the first views of the logits {logits.shape}, [assigned views, batch, prototypes]; "
+            f"got {assignments.shape}."
+        )
+    _batch.require_positive(temperature=temperature)
+    logits, assignments = _accumulated(logits, lax.stop_gradient(assignments))
+    predictions = jax.nn.log_softmax(logits / jnp.asarray(temperature, logits.dtype))
+    # What each view predicts is the sum of the other views' assignments, [views, batch, prototypes].
+    different = 1 - jnp.eye(len(logits), len(assignments), dtype=logits.dtype)
+    targets = jnp.einsum("va,abk->vbk", different, assignments, precision=lax.Precision.HIGHEST)
+    pairs = len(assignments) * (len(logits) - 1)
+    return _batch.batch_mean(-jnp.sum(targets * predictions, axis=(0, 2)) / pairs, axis_name)
+
+
+def sinkhorn(
+    logits: jax.Array,
+    *,
+    epsilon: float,
+    iterations: int,
+    queue_logits: jax.Array | None = None,
+    axis_name: str | None = None,
+    queue_mask: jax.Array | None = None,
+    queue_split: bool | None = None,
+) -> jax.Array:
+    """Returns soft assignments of images to prototypes that give every prototype about the same share of the images.
+
+    Of each view exp(logits / epsilon) is scaled, `iterations` times, so that first the prototypes and then the images have
+    equal sums (Sinkhorn and Knopp). All is computed with logarithms, so that logits of any size neither overflow nor vanish.
+    A single image without a queue is assigned to all prototypes alike. No gradient passes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.array([[[1.0, 0.9], [1.0, 0.1]]])  # both images are nearest to the first prototype
+      >>> sinkhorn(logits, epsilon=0.05, iterations=3).round(2).tolist()
+      [[[0.0, 1.0], [1.0, 0.0]]]
+
+    Args:
+      logits: `[views, batch, prototypes]`, any floating dtype.
+      epsilon: above 0; the smaller it is, the harder are the assignments.
+      iterations: at least 1.
+      queue_logits: `[views, queue, prototypes]`, of images that are assigned together with the batch and then dropped.
+      axis_name: the mapped axis over which the batch is split, inside `shard_map`; sums are then those of the global batch.
+      queue_mask: bool `[queue]`, False where an entry of the queue takes no part, such as one that is not filled yet, whose
+        logits may then be anything; None: all take part.
+      queue_split: whether, inside `shard_map`, `queue_logits` are the device's own part of the queue (as in the authors'
+        code) or the whole queue, the same on every device. None decides by their type: they are a part if they vary over
+        `axis_name`. A whole queue from `lax.all_gather` varies by its type, too: say False. Where types do not say what
+        varies (`check_vma=False`, or the axis of a `vmap`), it must be given.
+
+    Returns:
+      `[views, batch, prototypes]`, in float32 or better; the assignments of an image sum to 1.
+
+    Raises:
+      ValueError: shapes do not fit, a hyperparameter is out of its range, or it is not known whether the queue is split.
+
+    References:
+      Cuturi, `Sinkhorn Distances: Lightspeed Computation of Optimal Transport <https://arxiv.org/abs/1306.0895>`_, 2013
+    """
+    logits = _require_logits("Logits", logits)
+    _batch.require_positive(epsilon=epsilon)
+    if not isinstance(iterations, numbers.Integral) or iterations < 1:
+        raise ValueError(f"iterations must be a whole number of at least 1, not {iterations}.")
+    if queue_logits is None:
+        if queue_mask is not None or queue_split is not None:
+            raise ValueError("queue_mask and queue_split describe queue_logits, which are not given.")
+        parts, axes, masks = (logits,), (axis_name,), (None,)
+    else:
+        queue_logits = _require_queue(queue_logits, queue_mask, logits)
+        parts, masks = (logits, queue_logits), (None, None if queue_mask is None else jnp.asarray(queue_mask))
+        axes = (axis_name, axis_name if axis_name and _is_split(queue_split, queue_logits, logits, axis_name) else None)
+    parts = [part / jnp.asarray(epsilon, part.dtype) for part in _accumulated(*lax.stop_gradient(parts))]
+    for _ in range(iterations):
+        mass = _log_mass(parts, masks, axes)
+        parts = [jax.nn.log_softmax(part - mass) for part in parts]
+    return jnp.exp(parts[0])
+
+
+def _log_mass(parts, masks, axes):
+    """Returns the log of each prototype's sum over the images of all parts and devices, `[views, 1, prototypes]`."""
+    parts = [
+        part if mask is None else jnp.where(mask[None, :, None], part, -jnp.inf)
+        for part, mask in zip(parts, masks, strict=True)
+    ]
+    largest = [part.max(axis=1, keepdims=True) for part in parts]
+    largest = largest[0] if len(parts) == 1 else jnp.maximum(*largest)
+    if axes[0] is not None:
+        largest = lax.pmax(largest, axes[0])
+    total = 0
+    for part, axis_name in zip(parts, axes, strict=True):
+        here = jnp.exp(part - largest).sum(axis=1, keepdims=True)
+        total += here if axis_name is None else lax.psum(here, axis_name)
+    return largest + jnp.log(total)
+
+
+def _require_logits(what: str, logits: jax.Array) -> jax.Array:
+    """Returns the logits as an array; raises ValueError unless they are `[views, batch, prototypes]` of a floating dtype."""
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 3 or 0 in shape:
+        raise ValueError(
+            f"{what} must be one array [views, batch, prototypes] without empty dimensions, got "
+            f"{type(logits).__name__ if shape is None else shape}."
+        )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"{what} must have a floating dtype, not {logits.dtype}.")
+    return jnp.asarray(logits)
+
+
+def _require_queue(queue_logits: jax.Array, mask: jax.Array | None, logits: jax.Array) -> jax.Array:
+    queue_logits = _require_logits("The queue's logits", queue_logits)
+    views, queue, prototypes = queue_logits.shape
+    if (views, prototypes) != (len(logits), logits.shape[2]):
+        raise ValueError(
+            f"The queue's logits must be [assigned views, queue, prototypes] with {len(logits)} views and {logits.shape[2]} "
+            f"prototypes, got {queue_logits.shape}."
+        )
+    if mask is not None and (jnp.shape(mask) != (queue,) or jnp.result_type(mask) != jnp.bool_):
+        raise ValueError(
+            f"queue_mask must be bool of shape ({queue},), got {jnp.result_type(mask)} of shape {jnp.shape(mask)}."
+        )
+    return queue_logits
+
+
+def _is_split(given: bool | None, queue_logits: jax.Array, logits: jax.Array, axis_name: str) -> bool:
+    if given is not None:
+        return given
+    if axis_name not in jax.typeof(logits).manual_axis_type.varying:
+        raise ValueError(
+            f"Types do not say here what varies over {axis_name!r}: give queue_split=True if each device holds its own part of "
+            "the queue, or queue_split=False if it holds the whole queue."
+        )
+    return axis_name in jax.typeof(queue_logits).manual_axis_type.varying
+
+
+def _accumulated(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in arrays) else jnp.float32
+    return tuple(array.astype(dtype) for array in arrays)

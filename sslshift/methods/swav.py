@@ -1,0 +1,134 @@
+"""SwAV: each view of an image predicts the prototypes that another view of it is assigned to.
+
+References:
+  Caron et al., `Unsupervised Learning of Visual Features by Contrasting Cluster Assignments
+  <https://arxiv.org/abs/2006.09882>`_, 2020
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sslshift import losses
+from sslshift.data.views import ViewSettings
+from sslshift.methods.base import Method, Output, no_target
+from sslshift.methods.multi_crop import with_local_views
+from sslshift.methods.queue import batch_size, enqueued
+from sslshift.methods.siamese import Siamese, forward, hold_prototypes, settings_of
+from sslshift.models import MLPHead, Prototypes, unit
+
+
+def swav(
+    encoder: nn.Module,
+    views: tuple[ViewSettings, ViewSettings],
+    *,
+    projector: Sequence[int],
+    prototypes: int,
+    temperature: float,
+    epsilon: float,
+    iterations: int,
+    frozen: float,
+    queue: int,
+    queue_start: float,
+    local_views: int,
+    local_size: int,
+    local_crop_scale: float,
+) -> Method:
+    """Returns SwAV on an encoder.
+
+    Its metrics show a collapse. `assignment_entropy` is the mean entropy of an image's assignment as a share of the largest
+    possible (1: the prototypes do not distinguish the images). `prototype_perplexity` is the exponential of the entropy of the
+    batch's mean prediction, the number of prototypes that are predicted (1: the same one for every image). With a queue,
+    `queue_used` is 1 in the steps whose assignments include it.
+
+    Args:
+      encoder: any encoder; with a `local_size`, one that takes images of that size too.
+      views: of an image; these are assigned to prototypes.
+      projector: widths of the projector.
+      prototypes: their number. Their vectors have length 1 before every step.
+      temperature: of the predictions.
+      epsilon: of the assignments.
+      iterations: of the assignments (Sinkhorn and Knopp).
+      frozen: share of the run during which the prototypes stay as they are.
+      queue: number of past embeddings, for each of these views, that are assigned together with the batch; 0: none. The queue
+        fills from the first step on and takes part once it is full and `queue_start` is over. Every device holds all of it.
+      queue_start: share of the run without the queue.
+      local_views: further views that predict but are not assigned (multi-crop).
+      local_size: their side in pixels; 0: that of the images.
+      local_crop_scale: the largest share of an image's area in a local view, and then the smallest in the others.
+
+    Raises:
+      ValueError: a hyperparameter is out of its range, or local views are of a size that the encoder does not take.
+    """
+    if not (temperature > 0 and epsilon > 0):
+        raise ValueError(f"SwAV needs a temperature and an epsilon above 0, not {temperature} and {epsilon}.")
+    if iterations < 1 or prototypes < 2 or queue < 0:
+        raise ValueError(
+            "SwAV needs at least 1 iteration, 2 prototypes and a queue of at least 0, not "
+            f"{iterations}, {prototypes} and {queue}."
+        )
+    if not 0 <= queue_start <= 1:
+        raise ValueError(f"queue_start must lie in [0, 1], not {queue_start}.")
+    settings = settings_of(encoder)
+    axis_name = settings["axis_name"]
+    networks = Siamese(
+        encoder, MLPHead(projector, batch_norm=True, **settings), Prototypes(prototypes, dtype=settings["dtype"])
+    )
+    assigned = len(views)
+    views = with_local_views(encoder, views, local_views, size=local_size, crop_scale=local_crop_scale)
+
+    def assign(logits, variables, target, progress):
+        """Returns the assignments of the first views, and whether the queue took part."""
+        given = {"epsilon": epsilon, "iterations": iterations, "axis_name": axis_name}
+        if not queue:
+            return losses.sinkhorn(logits[:assigned], **given), {}
+        past = networks.predictor.apply({"params": variables["params"]["predictor"]}, target["queue"], train=True)
+        used = jnp.logical_and(target["filled"] == queue, progress >= queue_start)
+        mask = jnp.broadcast_to(used, (queue,))
+        assignments = losses.sinkhorn(logits[:assigned], queue_logits=past, queue_mask=mask, queue_split=False, **given)
+        return assignments, {"queue_used": used.astype(jnp.float32)}
+
+    def loss(variables, target, views, moment):
+        (z, logits), batch_stats = forward(networks, variables, views)
+        logits = jnp.stack(logits)
+        assignments, metrics = assign(logits, variables, target, moment.progress)
+        value = losses.swapped_prediction(logits, assignments, temperature=temperature, axis_name=axis_name)
+        metrics |= _collapse_signals(lax.stop_gradient(logits) / temperature, assignments, axis_name)
+        if queue:
+            newest = unit(jnp.stack(z[:assigned]).astype(jnp.float32))
+            filled = jnp.minimum(target["filled"] + batch_size(newest, axis_name), queue)
+            target = {"queue": enqueued(target["queue"], newest, axis_name), "filled": filled}
+        return value, Output(batch_stats, target, metrics)
+
+    def init_target(variables):
+        del variables
+        return {"queue": jnp.zeros((assigned, queue, projector[-1])), "filled": jnp.zeros((), jnp.int32)}
+
+    return Method(
+        views,
+        networks,
+        loss,
+        init_target if queue else no_target,
+        freeze=hold_prototypes(frozen),
+        constrain=_unit_prototypes,
+    )
+
+
+def _unit_prototypes(params):
+    predictor = params["predictor"]
+    return params | {"predictor": predictor | {"prototypes": unit(predictor["prototypes"], axis=0)}}
+
+
+def _collapse_signals(scores, assignments, axis_name):
+    """Returns metrics of the global batch, from logits over the temperature and assignments."""
+    entropy = jax.scipy.special.entr(assignments).sum(axis=-1).mean()
+    prediction = jax.nn.softmax(scores).mean(axis=(0, 1))
+    if axis_name is not None:
+        entropy, prediction = lax.pmean((entropy, prediction), axis_name)
+    return {
+        "assignment_entropy": entropy / jnp.log(assignments.shape[-1]),
+        "prototype_perplexity": jnp.exp(jax.scipy.special.entr(prediction).sum()),
+    }
