@@ -97,7 +97,7 @@ def test_an_import_shrinks_jpeg_and_png_alike(random):
 def test_a_classifier_does_not_tell_jpeg_from_png(random):
     def pictures(count):
         for _ in range(count):
-            image = np.roll(pattern(f"stripes {random.integers(2, 6)}", 257, random), random.integers(257), axis=1)
+            image = np.roll(pattern(f"stripes {random.integers(2, 6)}", 129, random), random.integers(129), axis=1)
             image = np.clip(image.astype(int) + random.integers(-40, 41, image.shape), 0, 255).astype(np.uint8)
             image[0] = image[-1] = image[:, 0] = image[:, -1] = 255
             yield image
@@ -105,8 +105,8 @@ def test_a_classifier_does_not_tell_jpeg_from_png(random):
     def seen(images, form, **options):
         return np.stack([decode_onto(Canvas(16, 16, 1), stored(image, form, **options)).ravel() for image in images])
 
-    ours, theirs = (list(pictures(150)) for _ in range(2))
+    ours, theirs = (list(pictures(100)) for _ in range(2))
     png, lossless, jpeg = seen(ours, "PNG"), seen(theirs, "PNG"), seen(theirs, "JPEG", **EXACT_JPEG)
     distances = [proxy_a_distance(png.astype(float), each.astype(float), key=jax.random.key(0)) for each in (lossless, jpeg)]
-    # Folds are drawn by content, so these differ by chance: by a standard error of 0.16, from 300 images each.
-    assert abs(distances[1] - distances[0]) < 0.4
+    # Folds are drawn by content, so these differ by chance: by a standard error of 0.2, from 200 images each.
+    assert abs(distances[1] - distances[0]) < 0.5

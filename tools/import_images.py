@@ -5,6 +5,7 @@ r"""Imports images once, to be opened at once ever after: a folder, archive or l
     python -m tools.import_images --input=parts.zip --output=parts256 --labels=folder --licence=CC-BY-4.0
     python -m tools.import_images --input=list.csv --output=list256                # columns path, label, licence, cost
     python -m tools.import_images --input=list.csv --output=list256 --labels=multi # several labels of an image: cat;dog
+    python -m tools.import_images --input=/data/scans --output=scans256 --range=0..4095   # 12 bits in files of 16
     python -m tools.import_images --input=/mnt/crawl --output=/mnt/crawl256 --beam --beam_options="--runner=DirectRunner"
 
 Then `arrayrecord:OUTPUT` is a source. What was refused, and why, stands in OUTPUT/refused.csv. Stop it whenever you like; the
@@ -17,6 +18,7 @@ from absl import flags
 from rich.console import Console
 
 from sslshift.command import run_command
+from sslshift.data.ranges import parse_range
 from sslshift.data.records.encode import ENCODINGS, Encoding
 from sslshift.data.records.importing import LABELS, Import, Result, run_import
 from sslshift.data.records.manifest import REFUSED, Summary, read_columns
@@ -42,6 +44,11 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_string("licence", "unknown", "Licence of images of which nothing else is said.")
 flags.DEFINE_float("cost_per_image", 0.0, "Cost of an image of which nothing else is said, in any currency.")
+flags.DEFINE_string(
+    "range",
+    None,
+    "Values LOW..HIGH of images of more than 8 bits that become 0 and 255; none: the least of 8 to 16 bits that holds all.",
+)
 flags.DEFINE_integer("shard_size", 1024, "Images in a shard, at most.")
 flags.DEFINE_integer("workers", -1, "Processes; -1: as many as there are cores, 0: none but this one.")
 flags.DEFINE_boolean("beam", False, "Run as an Apache Beam pipeline; needs the extra 'beam'.")
@@ -52,7 +59,8 @@ def main() -> None:
     console = Console(emoji=False)
     encoding = Encoding(FLAGS.size, FLAGS.encoding, FLAGS.quality)
     paths = Path(FLAGS.input).expanduser(), Path(FLAGS.output).expanduser()
-    job = Import(*paths, encoding, FLAGS.labels, FLAGS.licence, FLAGS.cost_per_image, FLAGS.shard_size)
+    stated = parse_range(FLAGS.range, "--range") if FLAGS.range else None
+    job = Import(*paths, encoding, FLAGS.labels, FLAGS.licence, FLAGS.cost_per_image, FLAGS.shard_size, stated)
     result = run_on_beam(job, FLAGS.beam_options.split()) if FLAGS.beam else _run(job, console)
     for line in told(result, job):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -92,6 +100,7 @@ def told(result: Result, job: Import) -> list[str]:
         lines += _unlabelled(summary, job)
     if job.labels == "multi" and not summary.classes:
         lines.append("No labels: no image that was stored has one")
+    lines += summary.notes
     if summary.refused:
         lines.append(f"{summary.refused:,} refused, each with its reason in {printable(job.output / REFUSED)}")
     if others:

@@ -175,6 +175,8 @@ def _opened(declaration: Declaration, console: Console) -> dict[str, Source]:
         called = "" if name == uri else f"{name} = "
         refused = f", {len(source.refused):,} files refused, e.g. {': '.join(source.refused[0])}" if source.refused else ""
         console.print(f"{called}{uri}: {len(source):,} images{refused}", highlight=False, soft_wrap=True, markup=False)
+        for note in source.notes:
+            console.print(f"{called}{uri}: {note}", highlight=False, soft_wrap=True, markup=False)
     return sources
 
 

@@ -149,6 +149,7 @@ def encode_images(
         "looks": images.look.text,
         "broken": [f"{source.origin(index)}: {why}" for index, why in found.broken],
         "refused": [f"{path} ({why})" for path, why in source.refused],
+        "notes": list(source.notes),
         "fingerprint": source.fingerprint,
     }
     if target is not None:

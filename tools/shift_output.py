@@ -131,6 +131,7 @@ def remarks(survey: Survey, sets: Mapping[str, Encoded], target: Encoded) -> lis
         if about["broken"]:
             count = f"{len(about['broken']):,} of {about['looked_at']:,} images"
             said.append(f"{name}: {count} cannot be read and are left out, e.g. {about['broken'][0]}.")
+        said += [f"{name}: {note}." for note in about.get("notes", ())]
         if about["refused"]:
             count = f"{len(about['refused']):,}"
             said.append(f"{name}: files that are no readable images, not counted: {count}, e.g. {about['refused'][0]}.")

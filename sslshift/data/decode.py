@@ -1,13 +1,21 @@
 """From an image file's bytes to a uint8 array on the run's canvas. Files are hostile: every failure is one exception."""
 
+import contextlib
 import io
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from sslshift.data.broken import BrokenImageError, UnknownRangeError
+from sslshift.data.deep import read_samples
+from sslshift.data.metadata import pixels_only
+from sslshift.data.ranges import WHOLE, Levels, PixelRange
+from sslshift.data.unknown import describe_unknown
 
 # Formats that Pillow decodes by itself; others, such as EPS, would be handed to programs of the system.
 Image.init()
@@ -15,7 +23,7 @@ FORMATS = tuple(
     name for name in ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000") if name in Image.OPEN
 )
 # Names of files that are meant as images, also of formats that are not decoded: they are refused, not overlooked.
-_OTHERS = (".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".psd", ".svg")
+_OTHERS = (".arw", ".cr2", ".cr3", ".dcm", ".dicom", ".dng", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".nef", ".psd", ".svg")
 EXTENSIONS = frozenset(Image.registered_extensions()).union(_OTHERS)
 # A file above this size is no photograph, and would be held in memory whole.
 LARGEST_FILE = 1 << 28
@@ -29,10 +37,6 @@ class Canvas(NamedTuple):
     height: int
     width: int
     channels: int
-
-
-class BrokenImageError(ValueError):
-    """A file that is not a usable image; the message says why."""
 
 
 def read_file(path: Path) -> bytes:
@@ -59,54 +63,99 @@ def require_size(size: int) -> None:
         raise BrokenImageError(f"the file's {size / 2**20:,.0f} MiB are more than an image of {LARGEST_FILE >> 20} MiB at most")
 
 
-def decode(content: bytes) -> np.ndarray:
+def decode(content: bytes, pixel_range: PixelRange | None = WHOLE) -> np.ndarray:
     """Decodes an image file to uint8 `[height, width, channels]`, 1 channel if it is gray and 3 otherwise.
 
-    JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF, JPEG 2000; turned as EXIF says; transparency on white; 16 bits to 8 by the
-    type's range; CMYK and palettes to RGB; of several frames the first.
+    JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF, JPEG 2000; turned as EXIF says, where that can be read; transparency on white;
+    CMYK and palettes to RGB; of several frames the first. Metadata that are broken, or large, do not matter.
 
     Args:
       content: the file's bytes.
+      pixel_range: the values of images of more than 8 bits that become 0 and 255. By default those are 0 and 65535, and 0 and 1
+        of floating-point images; the range of a source is decided once for all of its files. None: such images are refused.
 
     Raises:
-      BrokenImageError: truncated, not an image, a sliver, or so large that it is a decompression bomb.
+      BrokenImageError: truncated, not an image, a sliver, or so large that it is a decompression bomb; or of more than 8 bits
+        and not within the pixel range, unless that was stated by a user.
     """
-    return from_image(decode_image(content))
+    return from_image(decode_image(content, pixel_range).image)
 
 
-def decode_onto(canvas: Canvas, content: bytes) -> np.ndarray:
+def decode_onto(canvas: Canvas, content: bytes, pixel_range: PixelRange | None = WHOLE) -> np.ndarray:
     """Returns an image file on a canvas: what `fit` makes of `decode`, in fewer steps. Raises like `decode`."""
-    return _fitted(decode_image(content), canvas)
+    return _fitted(decode_image(content, pixel_range).image, canvas)
 
 
-def check(content: bytes) -> None:
-    """Raises BrokenImageError where `decode` would; JPEGs are decoded at an eighth, which shows truncation as well."""
-    decode_image(content, _SMALLEST)
+class Decoded(NamedTuple):
+    """An image in mode L or RGB, its size as it is stored, and its values if it has more than 8 bits."""
+
+    image: Image.Image
+    width: int
+    height: int
+    levels: Levels | None
 
 
-# Reduced decoding is the way to check a JPEG, never to read one: it averages other pixels than `fit` does, and an image would
-# differ from the same one in another format (by 57 of 255 at the border of 539 pixels brought to 32 with twice the resolution,
-# by 41 with four times). Only JPEG files could be decoded so.
-_SMALLEST = (1, 1)
+def decode_image(content: bytes, pixel_range: PixelRange | None = WHOLE) -> Decoded:
+    """Returns what `decode` decodes, as a Pillow image, and what is known of it. Raises like `decode`."""
+    with _opened(content) as (image, pixels):
+        width, height = image.size
+        samples = read_samples(image, pixels)
+        if samples is None:
+            image.load()
+            return Decoded(_turned(_as_gray_or_colour(image), image), width, height, None)
+        if pixel_range is None and samples.top is None:
+            raise UnknownRangeError("it has more than 8 bits, and which of its values are black and white was not said")
+        eight_bits = to_image(samples.within(pixel_range or WHOLE))
+        return Decoded(_turned(eight_bits, image), width, height, samples.levels(pixel_range))
 
 
-def decode_image(content: bytes, draft: tuple[int, int] | None = None) -> Image.Image:
-    """Returns what `decode` decodes, as a Pillow image in mode L or RGB; a JPEG reduced to about `draft` where it is given."""
+def check(content: bytes, stated: PixelRange | None = None) -> Levels | None:
+    """Returns the values of an image of more than 8 bits, None of any other.
+
+    Args:
+      content: the file's bytes.
+      stated: the pixel range that the user gave, if any: it is counted what lies outside of it.
+
+    Raises:
+      BrokenImageError: where `decode` would, but for the pixel range.
+    """
+    with _opened(content) as (image, pixels):
+        samples = read_samples(image, pixels)
+        if samples is not None:
+            return samples.levels(stated)
+        # A JPEG at an eighth: truncation shows as well. That is a way to check it, never to read it: other pixels are averaged
+        # than by `fit`, and an image would differ from the same one in another format (by 57 of 255 at the border of 539 pixels
+        # brought to 32 with twice the resolution, by 41 with four times).
+        image.draft(None, (1, 1))
+        image.load()
+        return None
+
+
+@contextlib.contextmanager
+def _opened(content: bytes) -> Iterator[tuple[ImageFile.ImageFile, bytes]]:
+    """An image file without its metadata, opened; whatever goes wrong with it is one exception."""
     try:
         require_size(len(content))
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        pixels = pixels_only(content)
+        with _open(pixels) as image:
             _require_shape(*image.size)
-            if draft:
-                image.draft(None, draft)
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _as_gray_or_colour(image)
+            yield image, pixels
     except BrokenImageError:
         raise
     except UnidentifiedImageError as error:
-        raise BrokenImageError("no image of a known format, or cut short at its start") from error
+        raise BrokenImageError(describe_unknown(content)) from error
     except Exception as error:  # Pillow's decoders raise almost anything on hostile input.
         raise BrokenImageError(f"{type(error).__name__}: {error}") from error
+
+
+def _open(content: bytes) -> ImageFile.ImageFile:
+    try:
+        return Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        # Pillow reads EXIF of these when it opens them; without an item of that name it opens a file of which they are broken.
+        if content[4:8] != b"ftyp" or b"Exif" not in content:
+            raise
+        return Image.open(io.BytesIO(content.replace(b"Exif", b"free")), formats=FORMATS)
 
 
 def _require_shape(width: int, height: int) -> None:
@@ -116,21 +165,32 @@ def _require_shape(width: int, height: int) -> None:
         raise BrokenImageError(f"a sliver: {width:,} x {height:,} pixels")
 
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _turned(image: Image.Image, original: ImageFile.ImageFile) -> Image.Image:
+    """The image turned as the original's EXIF or XMP say; as it is stored where they cannot be read."""
+    try:
+        turn = _TURNS.get(original.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Whatever stands in EXIF costs no image.
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
 def _as_gray_or_colour(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        # By the type's range, not the image's: equal grays stay equal across files. Floating images lie in [0, 1].
-        return Image.fromarray(_to_bytes(np.asarray(image, np.float64), 1.0 if image.mode == "F" else 65535.0))
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == mode else image.convert(mode)
-
-
-def _to_bytes(values: np.ndarray, top: float) -> np.ndarray:
-    if not np.isfinite(values).all():
-        raise ValueError("the image holds values that are not finite")
-    return np.clip(values * (255.0 / top) + 0.5, 0, 255).astype(np.uint8)
 
 
 def to_image(image: np.ndarray) -> Image.Image:

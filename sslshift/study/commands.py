@@ -126,6 +126,8 @@ def _open(study: Study, progress: Progress) -> Opened:
                 f"{source.name}: images that equal one of the held-out test split, as the encoders see them, are left out; "
                 f"{len(source):,} remain"
             )
+        for note in source.notes:
+            progress.note(f"{source.name}: {note}")
         if source.refused:
             path, reason = source.refused[0]
             progress.note(f"{source.name}: {len(source.refused)} files refused, not counted in N, e.g. {path} ({reason})")

@@ -126,6 +126,7 @@ def _sources(results: Results) -> list[str]:
                 f"{uri}: images that equal one of the held-out test split, as the encoders see them, are left out; "
                 f"{len(source):,} remain."
             )
+        found += [f"{uri}: {note}." for note in source.notes]
         if source.refused:
             some = "; ".join(f"{path} ({reason})" for path, reason in source.refused[:5])
             found.append(f"{uri}: {len(source.refused)} files are no readable images and not counted in N, e.g. {some}.")

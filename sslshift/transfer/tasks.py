@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sslshift.data.decode import Canvas
+from sslshift.data.ranges import PixelRange
 from sslshift.data.sources import SCHEMES, Source, open_source
 from sslshift.data.sources.uri import parse_uri, spelled
 from sslshift.data.split import stratified_split
@@ -223,7 +224,7 @@ def make_task(
 
     Raises:
       ValueError: labels are missing or do not fit each other, there are fewer than two classes, a split lacks images or a
-        class to learn, or two splits are the same images.
+        class to learn, two splits are the same images, or they have different pixel ranges.
     """
     _require_apart({"training": source, "validation": validation, "test": test})
     others = {"validation": validation, "test": test}
@@ -240,6 +241,8 @@ def make_task(
     if others["validation"] is None:
         chosen, kept = stratified_split(labels[rest], _HELD_OUT, _VALIDATION_KEY)
         drawn, rest = rest[chosen], rest[kept]
+    given = [each for each in (source, validation, test) if each is not None]
+    notes += [f"{each.name}: {note}" for each in given for note in each.notes]
     parts = {
         "train": Part(source, rest),
         "validation": _whole(others["validation"]) or Part(source, drawn),
@@ -257,7 +260,7 @@ def _whole(source: Source | None) -> Part | None:
 
 
 def _require_apart(sources: dict[str, Source | None]) -> None:
-    """Raises ValueError where a split has no labels, or holds the images of another."""
+    """Raises ValueError where a split has no labels, holds the images of another, or has another pixel range."""
     given = [(split, source) for split, source in sources.items() if source is not None]
     for split, source in given:
         if source.labels is None:
@@ -267,6 +270,13 @@ def _require_apart(sources: dict[str, Source | None]) -> None:
             raise ValueError(
                 f"{other.name} holds the images of {one.name}: a {second} split needs others than the {first} split "
                 "(or none: it is held out)."
+            )
+        if one.pixel_range and other.pixel_range and one.pixel_range[:2] != other.pixel_range[:2]:
+            widest = min(one.pixel_range.low, other.pixel_range.low), max(one.pixel_range.high, other.pixel_range.high)
+            raise ValueError(
+                f"Images of more than 8 bits have the pixel range {one.pixel_range.text} in {one.name} and "
+                f"{other.pixel_range.text} in {other.name}, so equal values would be seen differently in the {first} and the "
+                f"{second} split; state one range for both, e.g. ?range={PixelRange(*widest).text} (--range, of an import)."
             )
 
 

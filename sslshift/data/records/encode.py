@@ -7,8 +7,10 @@ from typing import Any
 
 from PIL import Image
 
+from sslshift.data.broken import UnknownRangeError
 from sslshift.data.curation.perceptual_hash import perceptual_hash
-from sslshift.data.decode import FORMATS, BrokenImageError, decode_image, from_image, require_size
+from sslshift.data.decode import BrokenImageError, decode_image, from_image
+from sslshift.data.ranges import PixelRange
 from sslshift.data.records.shards import Refused, Stored
 
 ENCODINGS = ("jpeg", "png", "webp")
@@ -37,12 +39,22 @@ class Encoding:
             raise ValueError(f"A quality lies between 1 and 100, not at {self.quality}.")
 
 
-def store(content: bytes, row: dict[str, Any], encoding: Encoding) -> Stored | Refused:
-    """The record of an image file, with `row` for what else is known of it (`origin` at least)."""
+def store(content: bytes, row: dict[str, Any], encoding: Encoding, pixel_range: PixelRange | None = None) -> Stored | Refused:
+    """Returns the record of an image file.
+
+    Args:
+      content: the file's bytes.
+      row: what else is known of it, `origin` at least.
+      encoding: how it is stored.
+      pixel_range: the values of images of more than 8 bits that become 0 and 255.
+
+    Raises:
+      UnknownRangeError: it has more than 8 bits, and there is no pixel range.
+    """
     try:
-        require_size(len(content))
-        picture = decode_image(content)
-        width, height = _size(content)
+        picture, width, height, levels = decode_image(content, pixel_range)
+    except UnknownRangeError:
+        raise
     except BrokenImageError as error:
         return Refused(row["origin"], str(error))
     scale = encoding.size / min(picture.size)
@@ -60,13 +72,7 @@ def store(content: bytes, row: dict[str, Any], encoding: Encoding) -> Stored | R
         "width": picture.width,
         "height": picture.height,
     }
-    return Stored(stored.getvalue(), row | about)
-
-
-def _size(content: bytes) -> tuple[int, int]:
-    """As stored in the file, before EXIF turns it."""
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        return image.size
+    return Stored(stored.getvalue(), row | about, levels and levels.of(row["origin"]))
 
 
 def _options(encoding: Encoding) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import multiprocessing
 import os
 from collections import Counter
@@ -11,8 +12,11 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sslshift.data.decode import BrokenImageError
+from sslshift.data.broken import UnknownRangeError
+from sslshift.data.decode import BrokenImageError, check
+from sslshift.data.ranges import WHOLE, Levels, PixelRange, decide_range, describe_range, merge_levels
 from sslshift.data.records.containers import Container, find_containers
+from sslshift.data.records.depth import forget_levels, has_levels, read_levels, write_levels
 from sslshift.data.records.encode import Encoding, store
 from sslshift.data.records.folder import find_finished, keep_settings, locked, remove_parts
 from sslshift.data.records.listing import Listing, list_container, read_group
@@ -38,6 +42,7 @@ class Import:
       licence: of images of which nothing else is said.
       cost_per_image: of images of which nothing else is said.
       shard_size: images in a shard, at most.
+      pixel_range: the values of images of more than 8 bits that become 0 and 255; None: decided from all of them.
     """
 
     input: Path
@@ -47,6 +52,7 @@ class Import:
     licence: str = "unknown"
     cost_per_image: float = 0.0
     shard_size: int = 1024
+    pixel_range: PixelRange | None = None
 
     def __post_init__(self):
         if self.labels not in LABELS:
@@ -60,8 +66,9 @@ class Import:
     def record(self) -> dict[str, Any]:
         """What decides the result, as JSON."""
         values = dataclasses.asdict(self)
-        del values["output"]
-        return values | {"input": printable(self.input.resolve())}
+        del values["output"], values["pixel_range"]
+        stated = self.pixel_range and self.pixel_range.text
+        return values | {"input": printable(self.input.resolve()), "range": stated}
 
 
 class Task(NamedTuple):
@@ -105,7 +112,7 @@ def run_import(
       on_shard: called with every shard that is done.
 
     Raises:
-      ValueError: nothing to import, or the folder was made with other settings.
+      ValueError: nothing to import, the folder was made with other settings, or images of more than 8 bits need a stated range.
       OSError: the disk is full; repeat the call.
     """
     done = begin(job)
@@ -117,9 +124,16 @@ def run_import(
             listings.append(listing)
             if on_listed:
                 on_listed(len(listings), sum(each.images for each in listings))
-        for part in run(functools.partial(import_group, job), tasks_of(listings)):
-            if on_shard:
+        import_once = functools.partial(import_group, job)
+        for part in run(import_once, tasks_of(listings)):
+            if on_shard and part:
                 on_shard(part)
+        waiting = waiting_tasks(job, listings)
+        if waiting:
+            import_once = functools.partial(import_once, pixel_range=choose_range(job) or WHOLE)
+            for part in run(import_once, waiting):
+                if on_shard:
+                    on_shard(part)
         return join(job, listings)
 
 
@@ -129,7 +143,7 @@ def begin(job: Import) -> Summary | None:
     Raises:
       ValueError: it holds something else, or was made with other settings.
     """
-    done = find_finished(job.output, SETTINGS, job.record)
+    done = find_finished(job.output, SETTINGS, job.record, free=["range"])
     if done:
         remove_parts(job.output)
     elif not (job.output / SETTINGS).exists():
@@ -145,6 +159,9 @@ def begin(job: Import) -> Summary | None:
             )
         job.output.mkdir(parents=True, exist_ok=True)
         keep_settings(job.output, SETTINGS, job.record)
+    elif json.loads((job.output / SETTINGS).read_text(encoding="utf-8")).get("range") != job.record["range"]:
+        forget_levels(job.output)
+        keep_settings(job.output, SETTINGS, job.record)
     return done
 
 
@@ -157,15 +174,60 @@ def tasks_of(listings: Iterable[Listing]) -> list[Task]:
     return [Task(listing.container, group) for listing in listings for group in range(listing.groups)]
 
 
-def import_group(job: Import, task: Task) -> Part:
-    """Encodes the images of a task into their shard; a pure function of what the files hold."""
+def waiting_tasks(job: Import, listings: Iterable[Listing]) -> list[Task]:
+    """Returns the tasks whose images wait for `choose_range`, after every task was given to `import_group`."""
+    return [task for task in tasks_of(listings) if not finished_part(job.output, task.name)]
+
+
+def choose_range(job: Import) -> PixelRange | None:
+    """Returns the pixel range of the import, or None where no image has more than 8 bits.
+
+    Raises:
+      ValueError: values need a stated range.
+    """
+    return decide_range(read_levels(job.output), job.pixel_range, printable(job.input), "--range")
+
+
+def import_group(job: Import, task: Task, pixel_range: PixelRange | None = None) -> Part | None:
+    """Encodes the images of a task into their shard; a pure function of what the files hold, and of the pixel range.
+
+    Returns:
+      What is known of the shard; None where images have more than 8 bits and there is no pixel range yet: their values were
+      written down for `choose_range`.
+    """
+    pixel_range = pixel_range or job.pixel_range
+    if not pixel_range and has_levels(job.output, task.name):
+        return finished_part(job.output, task.name)
     rows = read_group(job.output, *task)
     require_unchanged(rows)
     extra = [CLASSES] if any(row.get(CLASSES.name) is not None for row in rows) else []
-    return write_shard(job.output, task.name, (_stored(job, row) for row in rows), extra)
+    try:
+        return write_shard(job.output, task.name, _all_stored(job, task, rows, pixel_range), extra)
+    except UnknownRangeError:
+        write_levels(job.output, task.name, filter(None, map(_levels, rows)))
+        return None
 
 
-def _stored(job: Import, row: dict[str, Any]) -> Stored | Refused:
+def _levels(row: dict[str, Any]) -> Levels | None:
+    try:
+        levels = check(read_entry(row))
+    except BrokenImageError:
+        return None
+    return levels and levels.of(row["origin"])
+
+
+def _all_stored(job: Import, task: Task, rows: Sequence[dict], pixel_range: PixelRange | None) -> Iterator[Stored | Refused]:
+    found: list[Levels] = []
+    for row in rows:
+        item = _stored(job, row, pixel_range)
+        if isinstance(item, Stored) and item.levels:
+            found = merge_levels([*found, item.levels])
+        yield item
+    if found:
+        write_levels(job.output, task.name, found)
+
+
+def _stored(job: Import, row: dict[str, Any], pixel_range: PixelRange | None) -> Stored | Refused:
     about = {key: row[key] for key in ("origin", "class", "licence", "cost", "caption", "url")}
     if row.get(CLASSES.name) is not None:
         about[CLASSES.name] = row[CLASSES.name]
@@ -173,7 +235,7 @@ def _stored(job: Import, row: dict[str, Any]) -> Stored | Refused:
         content = read_entry(row)
     except BrokenImageError as error:
         return Refused(row["origin"], str(error))
-    return store(content, about, job.encoding)
+    return store(content, about, job.encoding, pixel_range)
 
 
 def join(job: Import, listings: Sequence[Listing]) -> Result:
@@ -193,8 +255,16 @@ def join(job: Import, listings: Sequence[Listing]) -> Result:
         # What was listed goes, so that the command looks again once the input is mended.
         remove_parts(job.output)
         raise ValueError(_nothing(job, refused, others))
+    chosen, records = choose_range(job), sum(part.records for part in parts)
     summary = finish(
-        job.output, names, licence=job.licence, cost_per_image=job.cost_per_image, made=job.record, refused=refused
+        job.output,
+        names,
+        licence=job.licence,
+        cost_per_image=job.cost_per_image,
+        made=job.record,
+        refused=refused,
+        pixel_range=chosen,
+        notes=describe_range(read_levels(job.output), chosen, records, "--range"),
     )
     return Result(summary, dict(others), [each for listing in listings for each in listing.faults])
 

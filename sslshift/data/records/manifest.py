@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sslshift.data.ranges import PixelRange
+
 MANIFEST, SUMMARY, REFUSED, PARTS = "manifest.parquet", "source.json", "refused.csv", "parts"
 VERSION = 1
 
@@ -64,6 +66,8 @@ class Summary:
       hashes: version of the perceptual hashes in the manifest; others are not compared with them.
       made: how the source was made, for people and for a repeated command.
       multi_label: an image may have several of the classes, or none; they stand in the manifest's column `CLASSES`.
+      pixel_range: the values of images of more than 8 bits that became 0 and 255; None where there was no such image.
+      notes: what was decided where the files left it open.
     """
 
     shards: tuple[Shard, ...]
@@ -75,6 +79,8 @@ class Summary:
     hashes: int
     made: dict[str, Any]
     multi_label: bool = False
+    pixel_range: PixelRange | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def records(self) -> int:
@@ -85,9 +91,10 @@ def write_summary(folder: Path, summary: Summary) -> None:
     """Written last of all: a folder with it is whole."""
     part = folder / f"{SUMMARY}.part"
     values = {"version": VERSION, **dataclasses.asdict(summary)}
-    if not summary.multi_label:
+    for name in ("multi_label", "pixel_range", "notes"):
         # Versions that know nothing of it read all other sources, and refuse these.
-        del values["multi_label"]
+        if not values[name]:
+            del values[name]
     part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     part.replace(folder / SUMMARY)
 
@@ -106,6 +113,8 @@ def read_summary(folder: Path, name: str) -> Summary:
         if any(not shard.records > 0 or Path(shard.file).name != shard.file for shard in values["shards"]):
             raise ValueError("a shard has no records, or lies outside of the folder")
         values["classes"] = values["classes"] and tuple(values["classes"])
+        values["pixel_range"] = values.get("pixel_range") and PixelRange(*values["pixel_range"])
+        values["notes"] = tuple(values.get("notes", ()))
         summary = Summary(**values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{name}: {folder / SUMMARY} cannot be used: {error}") from error

@@ -7,8 +7,19 @@ pip install -e ".[beam]".
 import functools
 from collections.abc import Sequence
 
+from sslshift.data.ranges import WHOLE
 from sslshift.data.records.containers import find_containers
-from sslshift.data.records.importing import Import, Result, begin, import_group, join, list_task, tasks_of
+from sslshift.data.records.importing import (
+    Import,
+    Result,
+    begin,
+    choose_range,
+    import_group,
+    join,
+    list_task,
+    tasks_of,
+    waiting_tasks,
+)
 
 
 def run_on_beam(job: Import, options: Sequence[str] = ()) -> Result:
@@ -29,8 +40,9 @@ def run_on_beam(job: Import, options: Sequence[str] = ()) -> Result:
     done = begin(job)
     if done:
         return Result(done, {})
+    options = PipelineOptions(list(options))
     # Listings are read back from the shared folder: a Beam pipeline returns nothing to its caller.
-    with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+    with beam.Pipeline(options=options) as pipeline:
         _ = (
             pipeline
             | "containers" >> beam.Create(find_containers(job.input))
@@ -40,4 +52,10 @@ def run_on_beam(job: Import, options: Sequence[str] = ()) -> Result:
             | "spread groups" >> beam.Reshuffle()
             | "import" >> beam.Map(functools.partial(import_group, job))
         )
-    return join(job, [list_task(job, container) for container in find_containers(job.input)])
+    listings = [list_task(job, container) for container in find_containers(job.input)]
+    waiting = waiting_tasks(job, listings)
+    if waiting:
+        import_once = functools.partial(import_group, job, pixel_range=choose_range(job) or WHOLE)
+        with beam.Pipeline(options=options) as pipeline:
+            _ = pipeline | "groups" >> beam.Create(waiting) | "spread" >> beam.Reshuffle() | "import" >> beam.Map(import_once)
+    return join(job, listings)

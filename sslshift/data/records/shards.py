@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sslshift.data.broken import UnknownRangeError
 from sslshift.data.curation.perceptual_hash import VERSION as HASH_VERSION
+from sslshift.data.ranges import Levels, PixelRange
 from sslshift.data.records.manifest import CLASSES, FINGERPRINT, MANIFEST, PARTS, REFUSED, SCHEMA, Shard, Summary, write_summary
 from sslshift.data.sources.array_record import open_shard
 from sslshift.data.sources.base import licence_text
@@ -25,10 +27,11 @@ _ROW_GROUP = 1 << 17
 
 
 class Stored(NamedTuple):
-    """An image as it is stored, and its row of the manifest (columns that are missing are null)."""
+    """An image as it is stored, its row of the manifest (columns that are missing are null), and values of more than 8 bits."""
 
     content: bytes
     row: dict[str, Any]
+    levels: Levels | None = None
 
 
 class Refused(NamedTuple):
@@ -76,6 +79,7 @@ def write_shard(folder: Path, name: str, items: Iterable[Stored | Refused], extr
 
     Raises:
       OSError: the disk is full, or the folder cannot be written; nothing is left under a final name.
+      UnknownRangeError: one of the items raises it; nothing is left either.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -108,6 +112,8 @@ def write_shard(folder: Path, name: str, items: Iterable[Stored | Refused], extr
         marker = parts / f"{name}.json"
         marker.with_suffix(".part").write_text(json.dumps(part._asdict()), encoding="utf-8")
         marker.with_suffix(".part").replace(marker)
+    except UnknownRangeError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(
             f"{final} cannot be written: {error}. Make room, or choose another folder, and repeat the command."
@@ -134,6 +140,8 @@ def finish(
     cost_per_image: float,
     made: dict[str, Any],
     refused: Sequence[Refused] = (),
+    pixel_range: PixelRange | None = None,
+    notes: Sequence[str] = (),
 ) -> Summary:
     """Joins finished shards to a source: manifest, refused.csv, and last `source.json`.
 
@@ -169,6 +177,8 @@ def finish(
         hashes=HASH_VERSION,
         made=made,
         multi_label=multi_label and classes is not None,
+        pixel_range=pixel_range,
+        notes=tuple(notes),
     )
     write_summary(folder, summary)
     shutil.rmtree(parts_folder(folder), ignore_errors=True)

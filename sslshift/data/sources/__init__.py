@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sslshift.data import bundled, synthetic
+from sslshift.data.ranges import PixelRange, parse_range
 from sslshift.data.sources.array_record import ArrayRecordSource
 from sslshift.data.sources.base import PartialSource, Source, digests, printable, readable
 from sslshift.data.sources.files import FolderSource, ListSource
@@ -54,23 +55,24 @@ def _open_synthetic(uri: str, name: str, options: dict[str, str]) -> Source:
 def _open_folder(uri: str, name: str, options: dict[str, str]) -> Source:
     labels = options.pop("labels", "none")
     _known(uri, labels, ("none", "folder"), "value of labels")
-    return FolderSource(uri, _path(uri, name), labels=labels == "folder", **_about(uri, options))
+    stated_range = _range(uri, options)
+    return FolderSource(uri, _path(uri, name), labels=labels == "folder", stated_range=stated_range, **_about(uri, options))
 
 
 def _open_list(uri: str, name: str, options: dict[str, str]) -> Source:
     labels = options.pop("labels", None)
     if labels is not None:
         _known(uri, labels, ("single", "multi"), "value of labels")
-    return ListSource(uri, _path(uri, name), labels=labels, **_about(uri, options))
+    return ListSource(uri, _path(uri, name), labels=labels, stated_range=_range(uri, options), **_about(uri, options))
 
 
 def _open_array_record(uri: str, name: str, options: dict[str, str]) -> Source:
-    return ArrayRecordSource(uri, _path(uri, name), _about(uri, options))
+    return ArrayRecordSource(uri, _path(uri, name), _about(uri, options), _range(uri, options))
 
 
 def _open_prepared(uri: str, name: str, options: dict[str, str]) -> Source:
     data_dir = options.pop("data_dir", None)
-    return PreparedSource(uri, *parse_prepared(uri, name), data_dir, _about(uri, options))
+    return PreparedSource(uri, *parse_prepared(uri, name), data_dir, _about(uri, options), _range(uri, options))
 
 
 class _Scheme(NamedTuple):
@@ -83,13 +85,13 @@ class _Scheme(NamedTuple):
 # What every source of somebody's images can be told about them.
 _ABOUT = ("licence", "cost_per_image")
 SCHEMES = {
-    "arrayrecord": _Scheme(_open_array_record, (*_ABOUT, "keep")),
+    "arrayrecord": _Scheme(_open_array_record, ("range", *_ABOUT, "keep")),
     "bundled": _Scheme(_open_bundled, (*_ABOUT, "keep")),
-    "csv": _Scheme(_open_list, ("labels", *_ABOUT, "keep")),
-    "folder": _Scheme(_open_folder, ("labels", *_ABOUT, "keep")),
-    "parquet": _Scheme(_open_list, ("labels", *_ABOUT, "keep")),
+    "csv": _Scheme(_open_list, ("labels", "range", *_ABOUT, "keep")),
+    "folder": _Scheme(_open_folder, ("labels", "range", *_ABOUT, "keep")),
+    "parquet": _Scheme(_open_list, ("labels", "range", *_ABOUT, "keep")),
     "synthetic": _Scheme(_open_synthetic, ("size", "seed", "keep")),
-    "tfds": _Scheme(_open_prepared, ("data_dir", *_ABOUT, "keep")),
+    "tfds": _Scheme(_open_prepared, ("data_dir", "range", *_ABOUT, "keep")),
 }
 
 
@@ -104,6 +106,11 @@ def open_source(uri: str) -> Source:
     - `bundled:NAME` or `bundled:NAME/SPLIT`: images that ship with the package (`fashion_mnist`, `mnist`).
     - `synthetic:NAME?size=N&seed=S`: generated images: `dead_leaves`, `noise`, and log-spectrograms of labelled
       `events` and of machines' `hum`.
+
+    Images of more than 8 bits (16-bit PNG, TIFF of floating point) share one pixel range: the values that become 0 and 255.
+    A folder or list decides it from all of its files, and `source.notes` say it: the smallest of 8 to 16 bits that holds all
+    integers; [0, 1] of floating-point values, which are refused outside of it. `?range=LOW..HIGH` states another one, and
+    `arrayrecord:` of others and `tfds:` need it for such images.
 
     Every URI but a generated one takes `?licence=TEXT&cost_per_image=NUMBER`; every one takes `?keep=FILE`, a choice of its
     images that `tools.find_duplicates` wrote. `sslshift.data.sources.uri` has the grammar: `%3F` is a question mark in a path.
@@ -168,6 +175,10 @@ def _whole(uri: str, key: str, text: str) -> int:
     if not re.fullmatch(r"[0-9][0-9_]*", text):
         raise ValueError(f"{uri}: {key} must be a whole number, not {text!r}.")
     return int(text)
+
+
+def _range(uri: str, options: dict[str, str]) -> PixelRange | None:
+    return parse_range(options.pop("range"), f"{uri}: range") if "range" in options else None
 
 
 def _about(uri: str, options: dict[str, str]) -> dict:

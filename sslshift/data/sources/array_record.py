@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sslshift.data.broken import UnknownRangeError
 from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto
+from sslshift.data.ranges import PixelRange, with_range
 from sslshift.data.records.manifest import CLASSES, MANIFEST, PARTS, SUMMARY, read_columns, read_summary, require_match
 from sslshift.data.sources.base import Source, printable
 from sslshift.data.sources.labels import indicators
@@ -38,12 +40,15 @@ class ArrayRecordSource(Source):
       name: the URI.
       path: a folder of shards, or one file.
       about: licence and cost_per_image where the URI gave them.
+      stated_range: the pixel range of images of more than 8 bits; None: they are refused when they are read. Those that an
+        import wrote have 8 bits.
 
     Raises:
-      ValueError: there is no shard, one is unreadable, or shards, manifest and summary do not belong together.
+      ValueError: there is no shard, one is unreadable, shards, manifest and summary do not belong together, or an import is
+        given a range.
     """
 
-    def __init__(self, name: str, path: Path, about: Mapping):
+    def __init__(self, name: str, path: Path, about: Mapping, stated_range: PixelRange | None = None):
         if not path.exists():
             raise ValueError(f"{name}: there is no folder or file {printable(path)}.")
         self._folder = path
@@ -53,6 +58,10 @@ class ArrayRecordSource(Source):
             self._shards, counts = [path / shard.file for shard in summary.shards], [shard.records for shard in summary.shards]
             about = {"licence": summary.licence, "cost_per_image": summary.cost_per_image} | about
             fingerprint = summary.fingerprint
+            if stated_range:
+                raise ValueError(
+                    f"{name}: an import stores 8 bits; state the range when the images are imported, with --range."
+                )
         else:
             if (path / PARTS).exists():
                 raise ValueError(
@@ -60,8 +69,10 @@ class ArrayRecordSource(Source):
                 )
             self._shards = _shards(path, name)
             counts = [_count(shard, name) for shard in self._shards]
-            fingerprint = _fingerprint(self._shards, counts)
+            fingerprint = with_range(_fingerprint(self._shards, counts), stated_range)
         super().__init__(name, fingerprint=fingerprint, **about)
+        self._stated_range = stated_range
+        self.pixel_range, self.notes = (summary.pixel_range, summary.notes) if summary else (stated_range, ())
         self.classes, self._hashes = (summary.classes, summary.hashes) if summary else (None, None)
         self._multi_label = bool(summary and summary.multi_label)
         # Index after the last of each shard.
@@ -110,7 +121,9 @@ class ArrayRecordSource(Source):
 
     def _decoded(self, index: int, content: bytes, canvas: Canvas | None) -> np.ndarray:
         try:
-            return decode_onto(canvas, content) if canvas else decode(content)
+            return decode_onto(canvas, content, self._stated_range) if canvas else decode(content, self._stated_range)
+        except UnknownRangeError as error:
+            raise BrokenImageError(f"{self.origin(index)}: {error}; state it with ?range=LOW..HIGH") from error
         except BrokenImageError as error:
             raise BrokenImageError(f"{self.origin(index)}: {error}") from error
 

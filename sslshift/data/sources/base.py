@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sslshift.data.decode import BrokenImageError, Canvas
+from sslshift.data.ranges import PixelRange
 
 
 class Source:
@@ -25,12 +26,16 @@ class Source:
       classes: names of the labels, or of the columns of multi-label `labels`; None where there are none.
       fingerprint: changes when the content does; it goes into the record of every run.
       refused: (path, reason) of files that looked like images and are not counted in `len`.
+      pixel_range: the values of images of more than 8 bits that become 0 and 255; None where there is no such image.
+      notes: what was decided where the files left it open, and what a reader must know; sentences without a full stop.
     """
 
     def __init__(self, name: str, *, licence: str = "unknown", cost_per_image: float = 0.0, fingerprint: str):
         self.name, self.licence, self.cost_per_image, self.fingerprint = name, licence, cost_per_image, fingerprint
         self.classes: tuple[str, ...] | None = None
         self.refused: Sequence[tuple[str, str]] = []
+        self.pixel_range: PixelRange | None = None
+        self.notes: Sequence[str] = ()
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -87,6 +92,7 @@ class PartialSource(Source):
             fingerprint=f"{source.fingerprint}, {len(indices)} of {len(source)} ({chosen})",
         )
         self.refused, self.classes = source.refused, source.classes
+        self.pixel_range, self.notes = source.pixel_range, source.notes
         self.whole, self.indices = source, indices
 
     def __len__(self) -> int:

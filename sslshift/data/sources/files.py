@@ -1,5 +1,6 @@
 """Sources that are image files: those below a folder, or those that a CSV or Parquet list names."""
 
+import functools
 import hashlib
 import os
 import sys
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from sslshift.data.decode import BrokenImageError, Canvas, check, decode, decode_onto, read_file
+from sslshift.data.ranges import Levels, PixelRange, decide_range, describe_range, merge_levels
 from sslshift.data.sources.base import Source, licence_text, printable
 from sslshift.data.sources.labels import encode_labels, encode_multi_labels
 from sslshift.data.sources.lists import read_list
@@ -24,28 +26,34 @@ class FileSource(Source):
     """Image files.
 
     Every file is decoded once when the source is opened, so that N counts what can be seen: what cannot be decoded is
-    listed in `refused`. A collection for which that takes too long is one for `tools.import_images`.
+    listed in `refused`, and the pixel range of images of more than 8 bits is decided from all of them. A collection for which
+    that takes too long is one for `tools.import_images`.
 
     Args:
       name: the URI.
       root: the folder that paths are told relative to.
       paths: the files, in order.
       about: licence and cost_per_image.
+      stated_range: the pixel range that the user gave, if any.
 
     Raises:
-      ValueError: none of the files is an image.
+      ValueError: none of the files is an image, or those of more than 8 bits need a stated range.
     """
 
-    def __init__(self, name: str, root: Path, paths: Sequence[Path], about: Mapping):
+    def __init__(self, name: str, root: Path, paths: Sequence[Path], about: Mapping, stated_range: PixelRange | None = None):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            checks = pool.map(_check, paths)
+            checks = pool.map(functools.partial(_check, stated_range=stated_range), paths)
             hidden = len(paths) < 500 or not sys.stderr.isatty()
             checks = list(track(checks, f"checking the images of {escape(name)}", len(paths), disable=hidden))
         # Positions among `paths` of the files that count.
         self._whole = np.flatnonzero([not check.reason for check in checks])
         self._paths = [paths[i] for i in self._whole]
         content = "".join(f"{printable(os.path.relpath(paths[i], root))}\0{checks[i].digest}\n" for i in self._whole)
+        levels = merge_levels(check.levels for check in checks if check.levels)
+        chosen = decide_range(levels, stated_range, name, "?range")
+        content += f"range\0{chosen.text}\n" if chosen else ""
         super().__init__(name, fingerprint=hashlib.sha256(content.encode()).hexdigest(), **about)
+        self.pixel_range, self.notes = chosen, describe_range(levels, chosen, len(self._paths), "?range")
         self._digests = [bytes.fromhex(checks[i].digest) for i in self._whole]
         self.refused = [(printable(path), check.reason) for path, check in zip(paths, checks, strict=True) if check.reason]
         if not self._paths:
@@ -59,7 +67,7 @@ class FileSource(Source):
         path = self._paths[index]
         try:
             content = read_file(path)
-            return decode_onto(canvas, content) if canvas else decode(content)
+            return decode_onto(canvas, content, self.pixel_range) if canvas else decode(content, self.pixel_range)
         except BrokenImageError as error:
             raise BrokenImageError(
                 f"{printable(path)} could be read when the source was opened and cannot be now: {error}"
@@ -72,7 +80,7 @@ class FileSource(Source):
 class FolderSource(FileSource):
     """The image files below a folder, in the order of their paths."""
 
-    def __init__(self, name: str, folder: Path, *, labels: bool, **about):
+    def __init__(self, name: str, folder: Path, *, labels: bool, stated_range: PixelRange | None = None, **about):
         if not folder.is_dir():
             is_file = " (it is a file)" if folder.exists() else ""
             raise ValueError(f"{name}: there is no folder {printable(folder)}{is_file}.")
@@ -81,7 +89,7 @@ class FolderSource(FileSource):
         if files.unreadable and not images:
             path, reason = files.unreadable[0]
             raise ValueError(f"{name}: {printable(folder)} holds no image that can be reached: {path}: {reason}.")
-        super().__init__(name, folder, images, about)
+        super().__init__(name, folder, images, about, stated_range)
         links = ((printable(path), reason) for path, reason in files.links if is_image(path))
         self.refused = [*self.refused, *links, *files.unreadable]
         if labels:
@@ -109,15 +117,16 @@ class ListSource(FileSource):
       file: the list.
       labels: "multi": column `label` holds any number of classes of each image, as `split_labels` reads them; "single": one;
         None: a Parquet column of lists is multi-label, another column is not.
+      stated_range: the pixel range that the user gave, if any.
       **about: licence and cost_per_image.
 
     Raises:
       ValueError: the list is none, or its columns do not hold what they should.
     """
 
-    def __init__(self, name: str, file: Path, *, labels: str | None = None, **about):
+    def __init__(self, name: str, file: Path, *, labels: str | None = None, stated_range: PixelRange | None = None, **about):
         listed = read_list(file, name, labels)
-        super().__init__(name, file.parent, [file.parent / path for path in listed.paths], about)
+        super().__init__(name, file.parent, [file.parent / path for path in listed.paths], about, stated_range)
         whole = self._whole.tolist()
         licences = Counter(listed.licences[i] or self.licence for i in whole)
         self.licence = licence_text(licences, self.licence)
@@ -134,13 +143,14 @@ class ListSource(FileSource):
 class _Check(NamedTuple):
     digest: str
     reason: str
+    levels: Levels | None = None
 
 
-def _check(path: Path) -> _Check:
+def _check(path: Path, stated_range: PixelRange | None) -> _Check:
     """Returns a file's digest, and why it is no image if it is none."""
     try:
         content = read_file(path)
-        check(content)
+        levels = check(content, stated_range)
     except BrokenImageError as error:
         return _Check("", str(error))
-    return _Check(hashlib.sha256(content).hexdigest(), "")
+    return _Check(hashlib.sha256(content).hexdigest(), "", levels and levels.of(printable(path)))

@@ -93,6 +93,7 @@ class CachedSource(Source):
         about = {"licence": source.licence, "cost_per_image": source.cost_per_image, "fingerprint": source.fingerprint}
         super().__init__(source.name, **about)
         self.classes, self.refused = source.classes, source.refused
+        self.pixel_range, self.notes = source.pixel_range, source.notes
         self._source, self._canvas = source, canvas
         self._allocate()
 

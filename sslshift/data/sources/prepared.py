@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sslshift.data.broken import UnknownRangeError
 from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto, fit
+from sslshift.data.ranges import PixelRange, with_range
 from sslshift.data.sources.base import Source
 from sslshift.data.sources.labels import indicators
 
@@ -23,13 +25,22 @@ class PreparedSource(Source):
       split: TFDS's name of the split; a slice such as `train[:10%]` is one.
       data_dir: where datasets lie; None: TFDS's own place.
       about: licence and cost_per_image where the URI gave them.
+      stated_range: the pixel range of images of more than 8 bits; None: they are refused when they are read.
 
     Raises:
       ValueError: no such dataset or split, it is not prepared, or has no image.
     """
 
-    def __init__(self, name: str, dataset: str, split: str, data_dir: str | None, about: Mapping):
-        self._arguments = (name, dataset, split, data_dir, about)
+    def __init__(
+        self,
+        name: str,
+        dataset: str,
+        split: str,
+        data_dir: str | None,
+        about: Mapping,
+        stated_range: PixelRange | None = None,
+    ):
+        self._arguments = (name, dataset, split, data_dir, about, stated_range)
         # Half a second that the other sources need not wait for.
         import tensorflow_datasets as tfds
 
@@ -55,7 +66,9 @@ class PreparedSource(Source):
         self._data = data
         licence = getattr(builder.info.redistribution_info, "license", "")
         about = {"licence": " ".join(licence.split())} | about if licence else about
-        super().__init__(name, fingerprint=_fingerprint(builder.info, split, len(data)), **about)
+        fingerprint = with_range(_fingerprint(builder.info, split, len(data)), stated_range)
+        super().__init__(name, fingerprint=fingerprint, **about)
+        self.pixel_range = stated_range
         self._label, self._multi_label, self.classes = label_feature(dict(features.items()))
 
     def __reduce__(self) -> tuple:
@@ -90,8 +103,12 @@ class PreparedSource(Source):
             image = self._data[index]["image"]
             # Features that TFDS does not store encoded come as arrays.
             if isinstance(image, np.ndarray):
+                if image.dtype != np.uint8:
+                    raise BrokenImageError(f"its values are {image.dtype}, which only images in files may be")
                 return fit(image, canvas) if canvas else image
-            return decode_onto(canvas, image) if canvas else decode(image)
+            return decode_onto(canvas, image, self.pixel_range) if canvas else decode(image, self.pixel_range)
+        except UnknownRangeError as error:
+            raise BrokenImageError(f"{self.origin(index)}: {error}; state it with ?range=LOW..HIGH") from error
         except Exception as error:  # TFDS's own errors are of many kinds.
             raise BrokenImageError(f"{self.origin(index)}: {_first_line(error)}") from error
 

@@ -1,0 +1,251 @@
+"""Pixels of more than 8 bits, in full: what the file holds, and what it becomes in 8 bits within a pixel range.
+
+Pillow keeps 16 bits of gray images only. Of others it unpacks the more significant byte of each value, by the name of a raw
+mode; by another name it unpacks the less significant one, and both together are the values.
+"""
+
+import io
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from sslshift.data.broken import BrokenImageError
+from sslshift.data.metadata import png_chunks
+from sslshift.data.ranges import Levels, PixelRange
+
+_SAMPLE_FORMAT, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR = 339, 258, 262, 284
+_WIDE = (";16B", ";16L", ";16N")
+# libtiff gives values in the machine's order; Pillow unpacks these in the file's.
+_NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
+_SIGNED = BrokenImageError("its colours are signed numbers, of which none is known to be black; write unsigned ones")
+
+
+class Samples(NamedTuple):
+    """Pixel values as a file holds them.
+
+    Attributes:
+      values: `[height, width, 1 or 3]`, uint16, int64 or float32.
+      alpha: float32 `[height, width]` in [0, 1], or None where all is opaque.
+      top: the value of white if the file itself states it, of a black of 0; a range that the user states goes before it.
+      white_is_low: the smallest value is white.
+      bits: the significant bits that the file states, or 0.
+    """
+
+    values: np.ndarray
+    alpha: np.ndarray | None = None
+    top: float | None = None
+    white_is_low: bool = False
+    bits: int = 0
+
+    def levels(self, stated: PixelRange | None) -> Levels | None:
+        """Returns what there is to know for deciding a range; None where the file states its own, or nothing can be seen."""
+        values = self.values if self.alpha is None else self.values[self.alpha > 0]
+        if (self.top and not stated) or not values.size:
+            return None
+        floating = values.dtype.kind == "f"
+        outside = 0
+        if stated:
+            each = values.reshape(-1, values.shape[-1])
+            outside = int(((each < stated.low) | (each > stated.high)).any(1).sum())
+        low, high = float(values.min()), float(values.max())
+        pixels = values.size // values.shape[-1]
+        return Levels(floating, 1, pixels, low, high, "", "", self.bits, int(outside > 0), outside)
+
+    def within(self, chosen: PixelRange) -> np.ndarray:
+        """Returns the image in 8 bits: uint8 `[height, width, 1 or 3]`, on white where it is transparent.
+
+        Raises:
+          BrokenImageError: no range was stated, and values lie outside of the source's, or are floating outside of [0, 1].
+        """
+        low, high = chosen[:2]
+        if not chosen.stated:
+            low, high = (0, 1) if self.values.dtype.kind == "f" else (low, self.top or high)
+            _require_within(self.values, low, high)
+        image = _to_bytes(self.values, low, high)
+        image = 255 - image if self.white_is_low else image
+        if self.alpha is None:
+            return image
+        alpha = self.alpha[..., None]
+        return (image * alpha + 255 * (1 - alpha) + 0.5).astype(np.uint8)
+
+
+def _require_within(values: np.ndarray, low: float, high: float) -> None:
+    least, most = values.min(), values.max()
+    if least < low or most > high:
+        kind = "floating-point" if values.dtype.kind == "f" else "integer"
+        raise BrokenImageError(
+            f"its {kind} values from {least:g} to {most:g} lie outside of {low:g}..{high:g}; state the range of black and white"
+        )
+
+
+def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    if values.dtype == np.uint16:
+        return _to_bytes(np.arange(65536), low, high)[values]
+    return np.clip((values.astype(np.float64) - low) * (255.0 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
+
+
+def read_samples(image: ImageFile.ImageFile, content: bytes) -> Samples | None:
+    """Returns the pixels of an image of more than 8 bits, or of signed ones; None, and nothing loaded, for any other image.
+
+    Args:
+      image: opened, and not loaded.
+      content: the bytes that it was opened from.
+
+    Raises:
+      BrokenImageError: values are not finite, are signed colours, or Pillow cannot read all of their bits.
+    """
+    reader = _reader(image, content)
+    if reader is None:
+        return None
+    samples = reader(image, content)
+    if samples.values.dtype.kind == "f" and not np.isfinite(samples.values).all():
+        raise BrokenImageError("the image holds values that are not finite")
+    return samples
+
+
+def _reader(image: ImageFile.ImageFile, content: bytes) -> Callable[[ImageFile.ImageFile, bytes], Samples] | None:
+    if image.format == "PPM":
+        coder = image.tile[0].codec_name
+        if image.mode == "I" or (image.mode == "RGB" and coder == "ppm" and image.tile[0].args[-1] > 255):
+            return _read_plain_portable if coder == "ppm_plain" else _read_portable
+        return _read_gray if image.mode == "F" else None
+    if image.format == "JPEG2000":
+        deep = max(_jpeg2000_depths(content), default=0) > 8
+        if deep and image.mode != "I;16":
+            # Pillow rounds to 8 bits, and white to 0.
+            raise BrokenImageError("its colours have more than 8 bits, which is not read of JPEG 2000; write PNG or TIFF")
+        return _read_jpeg2000 if deep else None
+    if image.mode.startswith("I") or image.mode == "F":
+        return _read_gray
+    if image.format == "TIFF" and image.tag_v2.get(_SAMPLE_FORMAT, (1,))[0] == 2:
+        return _read_signed_bytes
+    wide = image.format == "TIFF" and set(image.tag_v2.get(_BITS_PER_SAMPLE, ())) == {16}
+    return _read_wide if (wide or _raw_mode(image).endswith(_WIDE)) and image.mode != "CMYK" else None
+
+
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    args = image.tile[0].args if image.tile else ""
+    args = args if isinstance(args, str) else (args or ("",))[0]
+    return args if isinstance(args, str) else ""
+
+
+def _loaded(image: ImageFile.ImageFile, raw_mode: Callable[[str], str]) -> np.ndarray:
+    """The pixels with the raw mode of every tile replaced."""
+
+    def replaced(args):
+        return raw_mode(args) if isinstance(args, str) else (raw_mode(args[0]), *args[1:])
+
+    image.tile = [tile._replace(args=replaced(tile.args)) for tile in image.tile]
+    image.load()
+    return np.asarray(image)
+
+
+def _read_gray(image: ImageFile.ImageFile, content: bytes) -> Samples:
+    tiff = image.format == "TIFF"
+    by_libtiff = tiff and image.tile[0].codec_name == "libtiff"
+    raw_mode = _raw_mode(image)
+    values = _loaded(image, lambda name: _NATIVE.get(name, name) if by_libtiff else name)
+    if raw_mode == "I;32N" and tiff:
+        # Pillow has no unsigned numbers of 32 bits.
+        values = values.astype(np.int64) & 0xFFFFFFFF
+    values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    values = values.astype(np.int64) if values.dtype == np.int32 else values
+    top = 4095 if raw_mode == "I;12" else None
+    white_is_low = tiff and image.tag_v2.get(_PHOTOMETRIC) == 0
+    return Samples(values[..., None], _keyed(image, values[..., None]), top, white_is_low, _significant_bits(image, content))
+
+
+def _read_signed_bytes(image: ImageFile.ImageFile, content: bytes) -> Samples:
+    if image.mode != "L":
+        raise _SIGNED
+    image.load()
+    return Samples(np.asarray(image).view(np.int8).astype(np.int64)[..., None])
+
+
+def _read_wide(image: ImageFile.ImageFile, content: bytes) -> Samples:
+    """Colour or transparency of 16 bits: more and less significant bytes, one after the other."""
+    raw_mode = _raw_mode(image)
+    tiff = image.format == "TIFF"
+    if raw_mode == "LA;16B":
+        # Four bytes of each pixel, as if they were its four channels.
+        high, low = (lambda each: (each[..., [0, 2]], each[..., [1, 3]]))(_loaded(image, lambda name: "RGBA").astype(np.uint16))
+    else:
+        native = tiff and image.tile[0].codec_name == "libtiff"
+        if native and image.tag_v2.get(_PLANAR) == 2:
+            raise BrokenImageError("its 16-bit channels are compressed one by one, which is not read in full; interleave them")
+        little = sys.byteorder == "little" if native else tiff and image.tag_v2.prefix == b"II"
+        again = Image.open(io.BytesIO(content), formats=[image.format])
+        high, low = (
+            _loaded(each, lambda name, order=order: f"{name.partition(';')[0].replace('a', 'A')};16{order}").astype(np.uint16)
+            for each, order in ((image, "LB"[not little]), (again, "BL"[not little]))
+        )
+    values = high << 8 | low
+    bits = _significant_bits(image, content)
+    if values.shape[-1] in (1, 3):
+        return Samples(values, _keyed(image, values), bits=bits)
+    colours, alpha = values[..., :-1], values[..., -1].astype(np.float32) / 65535
+    if raw_mode.startswith("RGBa"):
+        # Colours were multiplied by their opacity.
+        colours = np.minimum(colours / np.maximum(alpha, 1 / 65535)[..., None] + 0.5, 65535).astype(np.uint16)
+    return Samples(colours, None if (alpha == 1).all() else alpha, bits=bits)
+
+
+def _keyed(image: ImageFile.ImageFile, values: np.ndarray) -> np.ndarray | None:
+    """The opacity of an image of which one colour is transparent, else None."""
+    key = image.info.get("transparency")
+    if image.format != "PNG" or key is None:
+        return None
+    return (values != np.asarray(key)).any(-1).astype(np.float32)
+
+
+def _significant_bits(image: ImageFile.ImageFile, content: bytes) -> int:
+    """The bits of each colour that a PNG says its values had, or 0."""
+    if image.format != "PNG":
+        return 0
+    stated = next((chunk.data for chunk in png_chunks(content) if chunk.kind == b"sBIT"), b"")
+    colours = stated[: 1 if len(stated) in (1, 2) else 3]
+    return max(colours) if colours and 1 <= max(colours) <= 16 else 0
+
+
+def _read_portable(image: ImageFile.ImageFile, content: bytes) -> Samples:
+    """PGM and PPM, whose header states the value of white; 65535 is also what writers state who know none."""
+    args, offset = image.tile[0].args, image.tile[0].offset
+    shape = (image.height, image.width, 3 if image.mode == "RGB" else 1)
+    if len(content) - offset < 2 * np.prod(shape):
+        raise BrokenImageError("the file is cut short")
+    values = np.frombuffer(content, ">u2", int(np.prod(shape)), offset).reshape(shape).astype(np.uint16)
+    return Samples(values, top=args[-1] if isinstance(args, tuple) and args[-1] != 65535 else None)
+
+
+def _read_plain_portable(image: ImageFile.ImageFile, content: bytes) -> Samples:
+    """PGM as text: Pillow brings its numbers to 16 bits, by the value of white that the header states."""
+    top = image.tile[0].args[-1]
+    image.load()
+    values = np.rint(np.asarray(image, np.float64)[..., None] * (top / 65535)).astype(np.uint16)
+    return Samples(values, top=top if top != 65535 else None)
+
+
+def _read_jpeg2000(image: ImageFile.ImageFile, content: bytes) -> Samples:
+    """Gray of 9 to 16 bits, which Pillow shifts to 16; fewer than 16 are a statement, and 16 are what writers put anyway."""
+    (depth,) = _jpeg2000_depths(content)[:1]
+    image.load()
+    values = np.asarray(image).astype(np.uint16)[..., None] >> (16 - depth)
+    return Samples(values, top=(1 << depth) - 1 if depth < 16 else None)
+
+
+def _jpeg2000_depths(content: bytes) -> list[int]:
+    """The bits of each component of a JPEG 2000 image.
+
+    Raises:
+      BrokenImageError: they are signed.
+    """
+    # The marker of sizes follows that of the start; counts and depths stand behind 36 bytes of it.
+    start = content.find(b"\xff\x4f\xff\x51")
+    count = int.from_bytes(content[start + 40 : start + 42])
+    depths = content[start + 42 : start + 42 + 3 * count : 3]
+    if any(depth & 0x80 for depth in depths):
+        raise _SIGNED
+    return [depth + 1 for depth in depths]

@@ -1,0 +1,173 @@
+"""The pixel range of a source: the values of its images of more than 8 bits that become black and white, for all files alike.
+
+A file of 16 bits may hold values of 12, and a floating-point file any. So the range is no property of a file: it is decided
+once for a source, from all its values or by its user, and reported.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+# What cameras, scanners and microscopes deliver.
+_BITS = (8, 10, 12, 14, 16)
+
+
+class PixelRange(NamedTuple):
+    """The values that become 0 and 255; `stated` by the user, for floating-point images too, which lie in [0, 1] otherwise."""
+
+    low: float
+    high: float
+    stated: bool = False
+
+    @property
+    def text(self) -> str:
+        return f"{_plain(self.low)}..{_plain(self.high)}"
+
+
+# That of one file of whole numbers of which nothing is known.
+WHOLE = PixelRange(0, 65535)
+
+
+def parse_range(text: str, name: str) -> PixelRange:
+    """Returns the range that `LOW..HIGH` states.
+
+    Example:
+      >>> parse_range("-1000..3000", "range").text
+      '-1000..3000'
+
+    Raises:
+      ValueError: it is written otherwise, or LOW is not below HIGH.
+    """
+    low, dots, high = text.partition("..")
+    number = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+    if not (dots and number.fullmatch(low) and number.fullmatch(high)):
+        raise ValueError(f"{name} must be two numbers LOW..HIGH, as in 0..4095, not {text!r}.")
+    stated = PixelRange(float(low), float(high), stated=True)
+    if not (stated.low < stated.high and math.isfinite(stated.low) and math.isfinite(stated.high)):
+        raise ValueError(f"{name} must be finite numbers LOW..HIGH of which LOW is the smaller one, not {text!r}.")
+    return stated
+
+
+def with_range(fingerprint: str, stated: PixelRange | None) -> str:
+    """Returns the fingerprint of a source whose images are read with a stated range."""
+    return f"{fingerprint}, range {stated.text}" if stated else fingerprint
+
+
+class Levels(NamedTuple):
+    """The values that images of more than 8 bits hold; those of one source are of whole numbers or floating, each by itself.
+
+    Attributes:
+      floating: whether they are floating-point numbers.
+      images, pixels: how many.
+      low, high: the smallest and the largest value.
+      lowest, highest: the images that hold them.
+      bits: the most significant bits that a file states (a PNG's sBIT), or 0.
+      clipped_images, clipped_pixels: how many of them have values outside of a stated range.
+    """
+
+    floating: bool
+    images: int
+    pixels: int
+    low: float
+    high: float
+    lowest: str = ""
+    highest: str = ""
+    bits: int = 0
+    clipped_images: int = 0
+    clipped_pixels: int = 0
+
+    def of(self, image: str) -> "Levels":
+        """Returns the levels with the name of the one image that they are of."""
+        return self._replace(lowest=image, highest=image)
+
+
+def merge_levels(levels: Iterable[Levels]) -> list[Levels]:
+    """Returns the levels of many files together: of whole numbers first, then of floating-point ones, where there are any."""
+    merged: dict[bool, Levels] = {}
+    for each in levels:
+        before = merged.get(each.floating)
+        merged[each.floating] = _merge(before, each) if before else each
+    return [merged[floating] for floating in sorted(merged)]
+
+
+def _merge(a: Levels, b: Levels) -> Levels:
+    least, most = min(a, b, key=lambda each: each.low), max(a, b, key=lambda each: each.high)
+    return Levels(
+        a.floating,
+        a.images + b.images,
+        a.pixels + b.pixels,
+        least.low,
+        most.high,
+        least.lowest,
+        most.highest,
+        max(a.bits, b.bits),
+        a.clipped_images + b.clipped_images,
+        a.clipped_pixels + b.clipped_pixels,
+    )
+
+
+def decide_range(levels: Sequence[Levels], stated: PixelRange | None, name: str, option: str) -> PixelRange | None:
+    """Returns the pixel range of a source, or None where no image has more than 8 bits.
+
+    Whole numbers get the smallest range of 8, 10, 12, 14 or 16 bits that holds them all. Floating-point numbers are taken as
+    they are if they lie in [0, 1].
+
+    Args:
+      levels: from `merge_levels`.
+      stated: the range that the user gave, if any.
+      name: of the source.
+      option: how the range is given, e.g. "--range".
+
+    Raises:
+      ValueError: no range was stated and the values are negative, need more than 16 bits, or are floating outside of [0, 1].
+    """
+    if not levels:
+        return None
+    if stated:
+        return stated
+    for each in levels:
+        top = 1 if each.floating else 65535
+        if each.low < 0 or each.high > top:
+            kind = "floating-point" if each.floating else "integer"
+            worst = each.lowest if each.low < 0 else each.highest
+            raise ValueError(
+                f"{name}: {kind} images ({each.images:,}) hold values from {_plain(each.low)} to {_plain(each.high)} "
+                f"(e.g. {worst}), and without a stated range they must lie in 0..{top}; say which values are black and white "
+                f"with {option}=LOW..HIGH."
+            )
+    whole = next((each for each in levels if not each.floating), None)
+    if whole is None:
+        return PixelRange(0, 1)
+    needed = max(int(whole.high).bit_length(), whole.bits)
+    return PixelRange(0, 2 ** next(bits for bits in _BITS if bits >= needed) - 1)
+
+
+def describe_range(levels: Sequence[Levels], chosen: PixelRange | None, images: int, option: str) -> list[str]:
+    """Returns what a reader must know of a source's pixel range, as sentences without a full stop; none for 8-bit images."""
+    if not levels or chosen is None:
+        return []
+    deep = sum(each.images for each in levels)
+    others = (
+        f"; images that have 8 bits or state their own range ({images - deep:,}) are taken by that" if deep < images else ""
+    )
+    said = []
+    for each in levels:
+        kind = "floating-point values" if each.floating else "integers of more than 8 bits"
+        held = f"images of {kind} ({each.images:,}) hold {_plain(each.low)} to {_plain(each.high)}"
+        if chosen.stated:
+            clipped = f"{each.clipped_pixels / each.pixels:.2g} of the pixels, in {each.clipped_images:,} images"
+            outside = f"values outside of it are clipped: {clipped}" if each.clipped_images else "no value lies outside of it"
+            said.append(f"{held}; the stated range {chosen.text} becomes 0 to 255, and {outside}{others}")
+        elif each.floating:
+            said.append(f"{held}; they are taken to lie in 0..1, which becomes 0 to 255{others}")
+        else:
+            said.append(
+                f"{held}; the range {chosen.text} becomes 0 to 255 in all of them ({option}=LOW..HIGH sets another){others}"
+            )
+    return said
+
+
+def _plain(value: float) -> str:
+    """A number as it can be written in a range."""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e16 else f"{value:.9g}"
