@@ -233,7 +233,7 @@ HOSTILE = {
     "cut.png": (picture(7, 200, 200)[:700], ""),
     "bomb.png": (png_header(60_000, 60_000), "[bB]omb"),
     "sliver.png": (picture(1, 30_000, 1), "sliver"),
-    "phone.heic": (b"\0\0\0\x18ftypheic", "no image of a known format"),
+    "phone.heic": (b"\0\0\0\x18ftypheic", "an HEIC file"),
     "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
 }
 

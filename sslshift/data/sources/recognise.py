@@ -81,6 +81,9 @@ def recognise_record(content: bytes, shard: Path) -> str:
 
 
 def _is_image(start: bytes) -> bool:
+    # Metadata for which Pillow would refuse them do not make them another kind of file.
+    if start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+        return True
     try:
         # Nothing is decoded: Pillow looks at the header.
         with Image.open(io.BytesIO(start), formats=FORMATS):
