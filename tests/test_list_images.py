@@ -183,3 +183,58 @@ def test_validation_images_of_imagenet_must_be_complete(tmp_path):
     (tmp_path / "val/ILSVRC2012_val_00000002.JPEG").unlink()
     with pytest.raises(ValueError, match="holds 1 images, but the development kit lists 2"):
         write_lists("imagenet", tmp_path)
+
+
+def test_validation_images_of_imagenet_are_joined_by_their_numbers(tmp_path):
+    """As many images as there are lines: only their numbers tell that one is missing and another is there twice."""
+    make_imagenet(tmp_path)
+    (tmp_path / "val/ILSVRC2012_val_00000001.JPEG").rename(tmp_path / "val/ILSVRC2012_val_00000002 (1).JPEG")
+    with pytest.raises(
+        ValueError, match=r"holds val/ILSVRC2012_val_0+2 \(1\)\.JPEG where val/ILSVRC2012_val_0+1\.JPEG is expected"
+    ):
+        write_lists("imagenet", tmp_path)
+    (tmp_path / "val/ILSVRC2012_val_00000002 (1).JPEG").rename(tmp_path / "val/ILSVRC2012_val_00000003.JPEG")
+    with pytest.raises(ValueError, match="is expected; each image must be there once"):
+        write_lists("imagenet", tmp_path)
+
+
+def test_lines_that_are_counted_are_never_skipped(tmp_path):
+    make_imagenet(tmp_path)
+    truth = tmp_path / "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
+    truth.write_text("1\n\n2\n")
+    with pytest.raises(ValueError, match=r"Line 2 of .*ground_truth\.txt is empty"):
+        write_lists("imagenet", tmp_path)
+    make_cifar(tmp_path / "val", True)
+    write(tmp_path / "val/fine_label_names.txt", "\napple\nbear\n")
+    with pytest.raises(ValueError, match=r"Line 1 of .*fine_label_names\.txt is empty"):
+        write_lists("cifar100", tmp_path / "val")
+    write(tmp_path / "val/fine_label_names.txt", "apple\napple\n")
+    with pytest.raises(ValueError, match="names a class twice"):
+        write_lists("cifar100", tmp_path / "val")
+
+
+@pytest.mark.parametrize("numbers", [[[0, 1]], [[7, 1]]])
+def test_numbers_of_flowers_are_those_of_labels(tmp_path, numbers):
+    """Number 0 would be the last image's label."""
+    make_flowers(tmp_path)
+    scipy.io.savemat(tmp_path / "setid.mat", {"trnid": numbers, "valid": [[3, 4]], "tstid": [[5, 6]]})
+    with pytest.raises(ValueError, match=r"imagelabels\.mat lists 6, and setid\.mat counts them from"):
+        write_lists("flowers", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("layout", "image"),
+    [
+        ("pets", "images/Abyssinian_3.jpg"),
+        ("food", "images/sushi/2.jpg"),
+        ("cars", "cars_test/00002.jpg"),
+        ("tiny_imagenet", "val/images/val_1.JPEG"),
+        ("tiny_imagenet", "train/n01/images/n01_0.JPEG"),
+        ("flowers", "jpg/image_00005.jpg"),
+    ],
+)
+def test_images_that_are_listed_must_be_there(tmp_path, layout, image):
+    MADE[layout](tmp_path)
+    (tmp_path / image).unlink()
+    with pytest.raises(ValueError, match=r"lacks 1 of 2 images that are listed|holds no image of the class n01|holds 5 images"):
+        write_lists(layout, tmp_path)

@@ -464,3 +464,11 @@ def test_damaged_files_decode_or_are_refused_and_nothing_else(form, random):
             reasons.append(str(error))
     assert reasons
     assert all(reasons)
+
+
+@pytest.mark.parametrize("labels", [[0.0, np.nan, 1.0], [0.5, 1.0, 2.0], [0, np.inf, 1], ["a", "b", "c"], [None, 1, 2]])
+def test_labels_in_memory_that_are_no_whole_numbers_are_refused(labels):
+    images = np.zeros((3, 4, 4, 1), np.uint8)
+    with pytest.raises(ValueError, match="memory: labels must be whole numbers, one of each image"):
+        ArraySource("memory", images, np.asarray(labels))
+    assert ArraySource("memory", images, np.array([0.0, 2.0, 1.0])).labels.tolist() == [0, 2, 1]

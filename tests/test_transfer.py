@@ -344,6 +344,17 @@ def test_predictions_are_kept_and_compared_on_common_images(gray_source, canvas,
     np.testing.assert_array_equal(whole.predictions["linear"], several[0].predictions["linear"][4:])
     with pytest.raises(ValueError, match="Predictions of different tasks"):
         on_common_images([whole, part._replace(labels=1 - part.labels)])
+    # Predictions of another number or order of images would be compared with other images' labels.
+    with np.load(folders[0] / "predictions.npz") as kept:
+        arrays = dict(kept)
+    for change in (
+        {"labels": arrays["labels"][:-1]},
+        {"indices": arrays["indices"][::-1]},
+        {"of_knn": arrays["of_knn"][..., 1:]},
+    ):
+        np.savez(folders[0] / "predictions.npz", **arrays | change)
+        with pytest.raises(ValueError, match="its images, labels and predictions do not belong together"):
+            load_predictions(folders[0])
     (folders[0] / "predictions.npz").write_bytes(b"PK")
     with pytest.raises(ValueError, match="cannot be read"):
         load_predictions(folders[0])

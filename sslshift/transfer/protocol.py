@@ -270,13 +270,24 @@ def on_common_images(several: Sequence[Predictions]) -> list[Predictions]:
     return several
 
 
+def _require_aligned(found: Predictions) -> None:
+    """Raises ValueError where predictions, labels and images are not equally many, or the images not in order, each once."""
+    count, axis = len(found.indices), -METRICS[found.metric].axes
+    # Where nothing could be predicted there are no predictions of any image.
+    sizes = {len(found.labels), *(each.shape[axis] for each in found.predictions.values() if len(each))}
+    if found.indices.ndim != 1 or sizes != {count} or not (np.diff(found.indices) > 0).all():
+        raise ValueError("its images, labels and predictions do not belong together")
+
+
 def load_predictions(folder: Path) -> Predictions:
     """Raises ValueError where a folder has no predictions, or unreadable ones."""
     try:
         with np.load(folder / PREDICTIONS, allow_pickle=False) as arrays:
             metric = json.loads(str(arrays["about"]))["metric"]
             predictions = {name.removeprefix("of_"): arrays[name] for name in arrays.files if name.startswith("of_")}
-            return Predictions(metric, arrays["labels"], arrays["indices"], predictions)
+            found = Predictions(metric, arrays["labels"], arrays["indices"], predictions)
+        _require_aligned(found)
+        return found
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         advice = remedy(error) or "Delete the folder and evaluate again."
         raise ValueError(f"{folder / PREDICTIONS} cannot be read ({error}). {advice}") from error

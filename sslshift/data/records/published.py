@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,12 +39,24 @@ def write_lists(layout: str, folder: Path) -> dict[str, int]:
     for split, rows in splits.items():
         if not rows:
             raise ValueError(f"{folder} holds no image of the {split} split.")
+        _require_images(folder, rows)
         # Whole or not at all: a list cut short would be a smaller data set.
         unfinished = folder / f"{split}.csv.part"
         with open(unfinished, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([("path", "label"), *rows])
         unfinished.replace(folder / f"{split}.csv")
     return {split: len(rows) for split, rows in splits.items()}
+
+
+def _require_images(folder: Path, rows: Rows) -> None:
+    """Raises ValueError where an image is missing, FileNotFoundError where a folder of images is."""
+    names = functools.cache(lambda parent: frozenset(os.listdir(folder / parent)))
+    missing = [path for path, _ in rows if os.path.basename(path) not in names(os.path.dirname(path))]
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {len(missing):,} of {len(rows):,} images that are listed, e.g. {missing[0]}; unpack all its "
+            "archives there."
+        )
 
 
 def _cifar(folder: Path, hundred: bool) -> dict[str, Rows]:
@@ -60,6 +73,8 @@ def _cifar(folder: Path, hundred: bool) -> dict[str, Rows]:
         raise ValueError(f"There is no {missing}; the binary version of the data set is read ({archive}).")
     labels = 2 if hundred else 1
     names = _lines(folder / ("fine_label_names.txt" if hundred else "batches.meta.txt"))
+    if len(set(names)) < len(names):
+        raise ValueError(f"{folder} names a class twice; unpack {archive} again.")
     splits: dict[str, Rows] = {}
     for split, files in parts.items():
         (folder / "png" / split).mkdir(parents=True, exist_ok=True)
@@ -82,6 +97,9 @@ def _tiny_imagenet(folder: Path) -> dict[str, Rows]:
         for name in _lines(folder / "wnids.txt")
         for image in _images(folder / "train" / name / "images")
     ]
+    empty = set(_lines(folder / "wnids.txt")) - {name for _, name in train}
+    if empty:
+        raise ValueError(f"{folder / 'train'} holds no image of the class {min(empty)}; unpack the archive again.")
     listed = [line.split("\t") for line in _lines(folder / "val" / "val_annotations.txt")]
     return {"train": train, "test": [(f"val/images/{columns[0]}", columns[1]) for columns in listed]}
 
@@ -99,6 +117,11 @@ def _imagenet(folder: Path) -> dict[str, Rows]:
     test = [image.relative_to(folder).as_posix() for image in _images(folder / "val")]
     if len(test) != len(truth):
         raise ValueError(f"{folder / 'val'} holds {len(test):,} images, but the development kit lists {len(truth):,}.")
+    # Line n of the kit is the class of image n: with an image more and another less, all between would get others' classes.
+    wanted = [f"val/ILSVRC2012_val_{number:08d}" for number in range(1, len(truth) + 1)]
+    other = next((pair for pair in zip(test, wanted, strict=True) if os.path.splitext(pair[0])[0] != pair[1]), None)
+    if other:
+        raise ValueError(f"{folder} holds {other[0]} where {other[1]}.JPEG is expected; each image must be there once.")
     words = {str(synset["WNID"].item()): str(synset["words"].item()).partition(",")[0] for synset in synsets}
     prompts = [f"{name}|a photo of a {words[name]}\n" for name in sorted({label for _, label in train})]
     (folder / "classes.txt").write_text("".join(prompts), encoding="utf-8")
@@ -108,6 +131,13 @@ def _imagenet(folder: Path) -> dict[str, Rows]:
 def _flowers(folder: Path) -> dict[str, Rows]:
     """Oxford Flowers 102: `jpg/`, and the numbers of each image's class and of each split's images."""
     labels, splits = _matlab(folder / "imagelabels.mat")["labels"].ravel(), _matlab(folder / "setid.mat")
+    images = len(_images(folder / "jpg"))
+    numbers = np.concatenate([splits[name].ravel() for name in ("trnid", "valid", "tstid")])
+    if images != len(labels) or not 1 <= numbers.min() <= numbers.max() <= len(labels):
+        raise ValueError(
+            f"{folder / 'jpg'} holds {images:,} images, imagelabels.mat lists {len(labels):,}, and setid.mat counts them from "
+            f"{numbers.min():,} to {numbers.max():,}; unpack all archives again."
+        )
     return {
         split: [(f"jpg/image_{number:05d}.jpg", str(labels[number - 1])) for number in splits[name].ravel().tolist()]
         for split, name in (("train", "trnid"), ("validation", "valid"), ("test", "tstid"))
@@ -149,7 +179,11 @@ def _food(folder: Path) -> dict[str, Rows]:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """The lines of a file, in which the number of a line matters: none may be empty but at its end."""
+    lines = path.read_text(encoding="utf-8").rstrip().split("\n")
+    if not all(line.strip() for line in lines):
+        raise ValueError(f"Line {next(n for n, line in enumerate(lines, 1) if not line.strip()):,} of {path} is empty.")
+    return lines
 
 
 def _images(folder: Path, pattern: str = "*") -> list[Path]:

@@ -50,6 +50,8 @@ def _checked_labels(labels: np.ndarray, size: int, name: str) -> np.ndarray:
             f"{name}: {size:,} images need labels [{size}], not {list(labels.shape)}; or [{size}, classes], multi-label."
         )
     if labels.ndim == 1:
+        if labels.dtype.kind not in "biuf" or not np.array_equal(labels, np.round(labels)) or not np.isfinite(labels).all():
+            raise ValueError(f"{name}: labels must be whole numbers, one of each image, and there are others, or missing ones.")
         return labels.astype(np.int64)
     wrong = ~np.isin(labels, (0, 1))
     if wrong.any():
