@@ -197,8 +197,8 @@ def test_the_card_says_what_a_file_is(vit, tensors, write, monkeypatch):
             "an epsilon of 1e-06 in layer norms (?epsilon=)",
             "exact GELU, patches that do not overlap, positions on a square of 7 x 7",
             "the class token after the last norm as pooled features (?features=mean gives the patches' mean)",
-            "ImageNet's mean of pixels (?mean=)",
-            "ImageNet's standard deviation of pixels (?std=)",
+            "ImageNet's mean of RGB pixels (?mean=)",
+            "ImageNet's standard deviation of RGB pixels (?std=)",
         ],
     }
     known = CHECKPOINTS["dinov2-small"]._replace(sha256=digest)

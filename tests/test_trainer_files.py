@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 import sslshift
 from sslshift.models import open_encoder, save_encoder
 from sslshift.models.opening import how_it_was_read
-from sslshift.models.reference import files, load_reference
+from sslshift.models.reference import IMAGENET_MEAN, files, load_reference
 from sslshift.models.vit import sincos_positions
 from sslshift.transfer.encoders import encoder_named
 
@@ -398,9 +398,9 @@ def test_the_number_of_heads_shows_in_features(write):
 
 @pytest.mark.parametrize(
     ("width", "depth", "heads"),
-    [(192, 12, 3), (384, 12, 6), (1280, 32, 16), (128, 2, None), (384, 8, None), (768, 8, None), (1152, 27, None)],
+    [(192, 12, 3), (384, 36, 6), (768, 8, 12), (1280, 32, 16), (128, 2, None), (512, 8, None), (1152, 27, None)],
 )
-def test_heads_are_those_of_published_sizes_or_said(width, depth, heads, shapes_alone):
+def test_heads_are_those_of_published_widths_or_said(width, depth, heads, shapes_alone):
     shapes = vit_shapes(width, depth)
     if heads is None:
         with pytest.raises(
@@ -449,6 +449,62 @@ def test_a_hub_s_folder_says_what_tensors_do_not(originals, write, tmp_path):
         load_reference(file, heads=HEADS)
     # Beside a file of another name they may belong to anything.
     assert load_reference(write(originals["transformers/vit"], "mine.safetensors"), heads=HEADS).module.epsilon == 1e-12
+
+
+def test_a_mean_that_the_trainer_pooled_or_subtracted_is_the_trainer_s(originals, write):
+    colours = {
+        "normalize.mean": np.float32([123.0, 117.0, 104.0]).reshape(3, 1, 1),
+        "normalize.std": np.float32([58.0, 57.0, 57.5]),
+    }
+    model = under("model.", originals[VIT])
+    encoder = load_reference(write(model | colours, global_pool="avg"), heads=HEADS)
+    np.testing.assert_allclose(encoder.mean, np.array([123, 117, 104]) / 255, rtol=1e-6)
+    np.testing.assert_allclose(encoder.std, np.array([58, 57, 57.5]) / 255, rtol=1e-6)
+    assert encoder.module.pool == "mean"
+    assert [text.partition(" ")[0] for text in encoder.card["stated"]] == ["pool", "mean", "std"]
+    images = random_images((28, 28))
+    plain = load_reference(write(model), heads=HEADS, mean=encoder.mean, std=encoder.std, features="mean")
+    np.testing.assert_allclose(encoder.apply(images), plain.apply(images), atol=1e-5)
+    assert load_reference(write(model | colours), heads=HEADS, mean=0.5).mean == 0.5
+    two = colours | {"other.mean": np.zeros(3, np.float32), "other.std": np.ones(3, np.float32)}
+    assert load_reference(write(model | two), heads=HEADS).mean == IMAGENET_MEAN
+    with pytest.raises(ValueError, match="the file's metadata says that it pools by map; only token and avg are supported"):
+        load_reference(write(model, global_pool="map"), heads=HEADS)
+
+
+@pytest.mark.parametrize("whose", ["torchvision", "mmpretrain"])
+def test_vits_under_other_names(whose, originals, write):
+    spellings = {
+        "torchvision": {
+            "cls_token": "class_token",
+            "pos_embed": "encoder.pos_embedding",
+            "patch_embed.proj": "conv_proj",
+            "blocks.": "encoder.layers.encoder_layer_",
+            "norm1": "ln_1",
+            "norm2": "ln_2",
+            "norm.": "encoder.ln.",
+            "attn.qkv.": "self_attention.in_proj_",
+            "attn.proj": "self_attention.out_proj",
+            "mlp.fc1": "mlp.0",
+            "mlp.fc2": "mlp.3",
+        },
+        "mmpretrain": {
+            "patch_embed.proj": "patch_embed.projection",
+            "blocks.": "layers.",
+            "norm1": "ln1",
+            "norm2": "ln2",
+            "norm.": "ln1.",
+            "mlp.fc1": "ffn.layers.0.0",
+            "mlp.fc2": "ffn.layers.1",
+        },
+    }[whose]
+    weights = originals[VIT]
+    for old, new in spellings.items():
+        weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
+    encoder = load_reference(write(under("backbone.", weights) | head("neck.0.weight")), heads=HEADS)
+    assert encoder.card["architecture"] == f"ViT-24/4 under the names of {whose}"
+    plain, images = load_reference(write(originals[VIT]), heads=HEADS), random_images((28, 28))
+    np.testing.assert_array_equal(encoder.apply(images), plain.apply(images))
 
 
 def test_two_places_that_disagree_are_refused_until_the_user_says(originals, write):

@@ -6,12 +6,15 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 _NAMES = {
-    "heads": ("heads", "num_heads", "num_attention_heads"),
-    "epsilon": ("epsilon", "layer_norm_eps", "layer_norm_epsilon"),
+    "heads": ("heads", "num_heads", "n_heads", "num_attention_heads"),
+    "epsilon": ("epsilon", "eps", "layer_norm_eps", "layer_norm_epsilon"),
     "activation": ("activation", "act_layer", "hidden_act"),
     "width": ("hidden_size",),
     "depth": ("num_hidden_layers",),
+    "pool": ("global_pool",),
     "image_size": ("image_size", "img_size", "input_size"),
     "mean": ("mean", "image_mean"),
     "std": ("std", "image_std"),
@@ -54,6 +57,30 @@ def read_facts(file: Path, metadata: Mapping[str, str], settled: Collection[str]
     return facts
 
 
+def normaliser(tensors: Mapping[str, np.ndarray], within: str) -> dict[str, Fact]:
+    """Returns the `mean` and `std` of pixels that a model keeps as tensors before its encoder; empty unless there is one pair.
+
+    Args:
+      tensors: of a file.
+      within: what the names of the encoder's tensors begin with; none of these is looked at.
+    """
+    found: dict[tuple[float, ...], dict[str, Fact]] = {}
+    for name, std in tensors.items():
+        mean = tensors.get(f"{name.removesuffix('std')}mean")
+        outside = within and not name.startswith(within)
+        if not name.endswith("std") or not outside or mean is None or (mean.size, std.size) != (3, 3):
+            continue
+        pair = {"mean": np.ravel(mean).astype(float), "std": np.ravel(std).astype(float)}
+        if not all(np.isfinite(each).all() for each in pair.values()) or pair["std"].min() <= 0:
+            continue
+        # Some count pixels from 0 to 255.
+        scale = 255 if pair["std"].min() > 1 else 1
+        where = f"its tensors {name.removesuffix('std')}mean and {name.rpartition('.')[2]}"
+        told = {each: Fact(tuple((value / scale).tolist()), where) for each, value in pair.items()}
+        found[told["mean"].value + told["std"].value] = told
+    return next(iter(found.values())) if len(found) == 1 else {}
+
+
 def _sources(file: Path, metadata: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield "the file's metadata", {name: _json(text) for name, text in metadata.items()}
     beside = [file.parent / name for name in _BESIDE] if file.name == _HUB_FILE else []
@@ -85,7 +112,7 @@ def _said(content: Mapping[str, Any], deep: int = _DEEPEST) -> Iterator[tuple[st
 def _checked(name: str, value: Any, where: str) -> Any:
     """Returns the value as a number, a tuple of three, or text."""
     try:
-        if name == "activation":
+        if name in ("activation", "pool"):
             return str(value)
         if name == "image_size":
             sides = value if isinstance(value, list) else [value]

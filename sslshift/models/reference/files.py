@@ -4,6 +4,7 @@ import hashlib
 import json
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO
 
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 # Several times the largest encoder that is read; a file of more is another thing, or hostile.
 LARGEST_FILE = 8 << 30
-_MOST_TENSORS, _LONGEST_HEAD = 20_000, 100 << 20
+_MOST_TENSORS, _LONGEST_NAME, _LONGEST_HEAD = 20_000, 1000, 100 << 20
 _PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".tar")
 # Checkpoints of training hold the weights under names of their own, at any depth, beside an optimiser's state and arguments.
 _CONVERSION = (
@@ -114,14 +115,14 @@ def sha256(file: Path) -> str:
 def _from_safetensors(file: Path) -> dict[str, np.ndarray]:
     with safe_open(file, framework="numpy") as opened:
         names = opened.keys()
-        _require_number(len(names))
+        _require_few(names)
         return {name: opened.get_tensor(name) for name in names}
 
 
 def _from_npz(file: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-        _require_number(len(members))
+        _require_few([member.filename for member in members])
         # A member never unpacks to more than its entry says, so the sum bounds the memory.
         if sum(member.file_size for member in members) > LARGEST_FILE:
             raise ValueError("its arrays are larger than any encoder's")
@@ -144,9 +145,12 @@ def _array(opened: IO[bytes]) -> np.ndarray:
     return np.frombuffer(opened.read(), dtype).reshape(shape, order="F" if by_columns else "C")
 
 
-def _require_number(number: int) -> None:
-    if number > _MOST_TENSORS:
-        raise ValueError(f"its {number:,} tensors are more than any encoder has")
+def _require_few(names: Collection[str]) -> None:
+    if len(names) > _MOST_TENSORS:
+        raise ValueError(f"its {len(names):,} tensors are more than any encoder has")
+    longest = max(map(len, names), default=0)
+    if longest > _LONGEST_NAME:
+        raise ValueError(f"the name of a tensor has {longest:,} characters, more than any encoder's")
 
 
 _READERS = {".safetensors": _from_safetensors, ".npz": _from_npz}

@@ -14,7 +14,7 @@ from sslshift.models.positions import RESIZE
 from sslshift.models.pretrained import PretrainedEncoder, nested
 from sslshift.models.reference import resnets, vits
 from sslshift.models.reference.checkpoints import CHECKPOINTS
-from sslshift.models.reference.facts import Fact, read_facts
+from sslshift.models.reference.facts import Fact, normaliser, read_facts
 from sslshift.models.reference.files import read_metadata, read_tensors, sha256
 from sslshift.models.reference.naming import Recognised, Tensors, converted
 from sslshift.models.reference.parts import Part, choose, find_parts, left_behind
@@ -22,7 +22,8 @@ from sslshift.models.vit import ViT
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _NORMALISATION = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-_USUAL = {"mean": "ImageNet's mean of pixels", "std": "ImageNet's standard deviation of pixels"}
+_USUAL = {"mean": "ImageNet's mean of RGB pixels", "std": "ImageNet's standard deviation of RGB pixels"}
+_STATED = ("heads", "epsilon", "pool", "mean", "std")
 _KNOWN = (
     "DINOv2 in its own names or those of transformers, ViTs in the names of timm, transformers, torchvision or mmpretrain, and "
     "ResNets in those of torchvision"
@@ -100,6 +101,7 @@ def load_reference(
         facts = read_facts(file, read_metadata(file), said) | said
         chosen, name = choose(_parts(tensors), part)
         recognised = chosen.kind.recognise(chosen, facts)
+        facts = normaliser(tensors, chosen.prefix) | facts
         arrays = converted(chosen.tensors, recognised, chosen.written, chosen.prefix)
         _require_fitting(recognised.module, said)
     except ValueError as error:
@@ -113,7 +115,9 @@ def load_reference(
         raise ValueError(f"mean and std are numbers, or three of them, and std is above 0, not {mean} and {std}.")
     card = _card(file, recognised, name) | {
         "left_behind": left_behind(chosen, tensors),
-        "stated": [f"{each} = {fact.value} ({fact.where})" for each, fact in facts.items() if fact.where],
+        "stated": [
+            f"{each} = {facts[each].value} ({facts[each].where})" for each in _STATED if each in facts and each not in said
+        ],
         "assumed": [*recognised.assumed, *(f"{usual} (?{each}=)" for each, usual in _USUAL.items() if each not in facts)],
     }
     variables = jax.tree.map(jnp.asarray, nested(arrays))

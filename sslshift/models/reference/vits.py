@@ -14,10 +14,13 @@ from sslshift.models.reference.parts import Kind, Part
 from sslshift.models.vit import ViT
 
 _SIZES = {192: "Ti", 384: "S", 768: "B", 1024: "L", 1280: "H", 1536: "g"}
-# Attention heads by width and depth, of DeiT, DINO, iBOT, MAE, MoCo v3 and DINOv2.
-_PUBLISHED = {(192, 12): 3, (384, 12): 6, (768, 12): 12, (1024, 24): 16, (1280, 32): 16, (1536, 40): 24}
+# Attention heads by width, of DeiT, DINO, iBOT, MAE, MoCo v3, DINOv2 and timm's ViTs.
+_PUBLISHED = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
 # In these widths MoCo v3's ViTs and their relatives have 12 heads; they all have fixed positions.
 _TWELVE, _MOCO = (192, 384), {"base_encoder", "momentum_encoder"}
+_TOKEN = "the class token after the last norm as pooled features (?features=mean gives the patches' mean)"
+# What timm calls features, and what we do.
+_POOLS = {"token": "token", "avg": "mean"}
 
 
 class _Names(NamedTuple):
@@ -131,7 +134,7 @@ def _recognise(names: _Names, part: Part, facts: Mapping[str, Fact]) -> Recognis
     # Of the tokens before the patches none has a position, the class token alone, or all of them.
     leading = table[1] - grid**2 if table[1] - grid**2 in (0, 1, 1 + registers) else 1
     resize = _resize(names, registers)
-    heads = facts["heads"].value if "heads" in facts else _published_heads(names, part, width, depth)
+    heads = facts["heads"].value if "heads" in facts else _published_heads(names, part, width)
     if heads < 1 or width % heads:
         raise ValueError(f"its width of {width} cannot be divided among {heads} attention heads.")
     epsilon = facts["epsilon"].value if "epsilon" in facts else 1e-12 if names is _TRANSFORMERS_VIT else 1e-6
@@ -142,7 +145,8 @@ def _recognise(names: _Names, part: Part, facts: Mapping[str, Fact]) -> Recognis
         depth,
         heads,
         patch,
-        positions="learned",
+        _POOLS[facts["pool"].value] if "pool" in facts else "token",
+        "learned",
         registers=registers or None,
         layer_scale=1.0 if scaled else None,
         grid=grid,
@@ -189,21 +193,24 @@ def _require_ours(facts: Mapping[str, Fact], width: int, depth: int) -> None:
     activation = facts.get("activation")
     if activation and activation.value.lower() != "gelu":
         raise ValueError(f"{activation.where} says that its activation is {activation.value}; only exact GELU is supported.")
+    pool = facts.get("pool")
+    if pool and pool.value not in _POOLS:
+        raise ValueError(f"{pool.where} says that it pools by {pool.value}; only {' and '.join(_POOLS)} are supported.")
     sides = facts.get("image_size")
     if sides and len(set(sides.value)) > 1:
         raise ValueError(f"{sides.where} says that its images are {sides.value}; only square ones are supported.")
 
 
-def _published_heads(names: _Names, part: Part, width: int, depth: int) -> int:
-    """Returns the number of attention heads of all published ViTs of this width and depth.
+def _published_heads(names: _Names, part: Part, width: int) -> int:
+    """Returns the number of attention heads of all published ViTs of this width.
 
     Raises:
       ValueError: there is none, or they differ and nothing in the file tells which it is.
     """
     unsure = f"its width of {width} does not tell the number of attention heads; say it with heads="
-    if (width, depth) not in _PUBLISHED:
+    if width not in _PUBLISHED:
         raise ValueError(f"{unsure}, as in ?heads={max(1, width // 64)}.")
-    heads = _PUBLISHED[width, depth]
+    heads = _PUBLISHED[width]
     if width in _TWELVE and not (names in (_ORIGINAL, _TRANSFORMERS_DINOV2) and _scaled(names, part.tensors)):
         # Squares of a sine and a cosine add up to 1.
         table = np.asarray(part.tensors[names.positions], np.float32)[0, 1:]
@@ -215,12 +222,12 @@ def _published_heads(names: _Names, part: Part, width: int, depth: int) -> int:
 
 
 def _assumed(module: ViT, facts: Mapping[str, Fact]) -> list[str]:
-    heads = f"{module.heads} attention heads, as published ViTs of this size have (?heads= says another number)"
+    heads = f"{module.heads} attention heads, as published ViTs of this width have (?heads= says another number)"
     return [
         *([] if "heads" in facts else [heads]),
         *([] if "epsilon" in facts else [f"an epsilon of {module.epsilon:g} in layer norms (?epsilon=)"]),
         f"exact GELU, patches that do not overlap, positions on a square of {module.grid} x {module.grid}",
-        "the class token after the last norm as pooled features (?features=mean gives the patches' mean)",
+        *([] if "pool" in facts else [_TOKEN]),
     ]
 
 
