@@ -192,7 +192,7 @@ def test_the_card_says_what_a_file_is(vit, tensors, write, monkeypatch):
         "positions": RESIZE["antialias"],
         "part": None,
         "left_behind": ["head (2 tensors)"],
-        "stated": [],
+        "stated": ["heads = 3 (as asked)"],
         "assumed": [
             "an epsilon of 1e-06 in layer norms (?epsilon=)",
             "exact GELU, patches that do not overlap, positions on a square of 7 x 7",

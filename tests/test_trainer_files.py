@@ -461,7 +461,7 @@ def test_a_mean_that_the_trainer_pooled_or_subtracted_is_the_trainer_s(originals
     np.testing.assert_allclose(encoder.mean, np.array([123, 117, 104]) / 255, rtol=1e-6)
     np.testing.assert_allclose(encoder.std, np.array([58, 57, 57.5]) / 255, rtol=1e-6)
     assert encoder.module.pool == "mean"
-    assert [text.partition(" ")[0] for text in encoder.card["stated"]] == ["pool", "mean", "std"]
+    assert [text.partition(" ")[0] for text in encoder.card["stated"]] == ["heads", "pool", "mean", "std"]
     images = random_images((28, 28))
     plain = load_reference(write(model), heads=HEADS, mean=encoder.mean, std=encoder.std, features="mean")
     np.testing.assert_allclose(encoder.apply(images), plain.apply(images), atol=1e-5)
@@ -561,10 +561,8 @@ def test_a_named_encoder_says_how_it_was_read(originals, write):
     file = write(under("teacher.", originals[VIT]) | under("student.", originals[VIT], 1) | head("teacher.head.weight"))
     named = encoder_named(f"{file}?part=teacher&heads=3")
     assert named.title == "checkpoint teacher (ViT-24/4 under the names of timm)"
-    assert named.remark.startswith(
-        "checkpoint teacher: part teacher; Left behind: student (30 tensors), teacher.head (1 tensor)"
-    )
-    assert "assumed: an epsilon of 1e-06 in layer norms (?epsilon=)" in named.remark
+    start = "Read from checkpoint.safetensors, part teacher. Left behind: student (30 tensors), teacher.head (1 tensor). "
+    assert named.remark.startswith(f"{start}Stated: heads = 3 (as asked). Assumed: an epsilon of 1e-06 in layer norms")
 
 
 def test_the_command_that_converts_a_pickle_flattens_it(tmp_path):

@@ -100,10 +100,13 @@ def is_published(encoder: PretrainedEncoder) -> bool:
 def how_it_was_read(encoder: PretrainedEncoder) -> str:
     """Returns what was left behind, stated and assumed when a published encoder was loaded; empty for one of ours."""
     card = encoder.card
-    told = {"Left behind": "left_behind", "stated by the file": "stated", "assumed": "assumed"}
-    parts = [f"{what}: {', '.join(card[name])}" for what, name in told.items() if card.get(name)]
-    part = [f"part {card['part']}"] if card.get("part") else []
-    return f"{card['name']}: {'; '.join([*part, *parts])}." if is_published(encoder) and parts else ""
+    if not is_published(encoder):
+        return ""
+    told = {"Left behind": "left_behind", "Stated": "stated", "Assumed": "assumed"}
+    part = f", part {card['part']}" if card.get("part") else ""
+    return " ".join(
+        [f"Read from {card['file']}{part}.", *(f"{what}: {', '.join(card[k])}." for what, k in told.items() if card.get(k))]
+    )
 
 
 def _parsed(path: str | os.PathLike) -> tuple[Path, dict[str, Any]]:

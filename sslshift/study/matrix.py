@@ -80,8 +80,10 @@ def _names(kinds: Sequence[Sequence[tuple[int, Path, PretrainedEncoder]]]) -> li
     parts += [[f"C={card.get('budget', 0):,}" for card in cards]] if len({card.get("budget") for card in cards}) > 1 else []
     names = [", ".join(filter(None, each)) for each in zip(*parts, strict=True)]
     # Whatever else may differ, two lines of a table have two names.
-    names = [name if names.count(name) == 1 else f"{name} ({kinds[i][0][1].parent.name})" for i, name in enumerate(names)]
-    return [name if names.count(name) == 1 else f"{name} ({kinds[i][0][1]})" for i, name in enumerate(names)]
+    by_folder = [f"{name} ({kinds[i][0][1].parent.name})" for i, name in enumerate(names)]
+    by_path = [f"{name} ({kinds[i][0][1]})" for i, name in enumerate(names)]
+    longer = [folder if by_folder.count(folder) == 1 else path for folder, path in zip(by_folder, by_path, strict=True)]
+    return [name if names.count(name) == 1 else other for name, other in zip(names, longer, strict=True)]
 
 
 def _trained_on(card) -> str:

@@ -81,7 +81,7 @@ def load_reference(
 
     Returns:
       The encoder of images `[batch, size, size, 3]`. Its card has name, architecture, file, sha256, and licence and source of
-      a file that `CHECKPOINTS` lists; the `part`; and lists of what was `left_behind`, `stated` by the file, and `assumed`.
+      a file that `CHECKPOINTS` lists; the `part`; and lists of what was `left_behind`, `stated` (by whom), and `assumed`.
 
     Raises:
       ValueError: there is no such file, it is none of the formats, damaged, or not of one of these architectures (then it is
@@ -96,7 +96,7 @@ def load_reference(
     file = Path(path).expanduser()
     tensors = read_tensors(file)
     options = {"heads": heads, "epsilon": epsilon, "stem": stem, "mean": mean, "std": std}
-    said = {name: Fact(value, "") for name, value in options.items() if value is not None}
+    said = {name: Fact(value, "as asked") for name, value in options.items() if value is not None}
     try:
         facts = read_facts(file, read_metadata(file), said) | said
         chosen, name = choose(_parts(tensors), part)
@@ -115,9 +115,7 @@ def load_reference(
         raise ValueError(f"mean and std are numbers, or three of them, and std is above 0, not {mean} and {std}.")
     card = _card(file, recognised, name) | {
         "left_behind": left_behind(chosen, tensors),
-        "stated": [
-            f"{each} = {facts[each].value} ({facts[each].where})" for each in _STATED if each in facts and each not in said
-        ],
+        "stated": [f"{each} = {facts[each].value} ({facts[each].where})" for each in _STATED if each in facts],
         "assumed": [*recognised.assumed, *(f"{usual} (?{each}=)" for each, usual in _USUAL.items() if each not in facts)],
     }
     variables = jax.tree.map(jnp.asarray, nested(arrays))
