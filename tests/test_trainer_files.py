@@ -562,7 +562,7 @@ def test_a_named_encoder_says_how_it_was_read(originals, write):
     named = encoder_named(f"{file}?part=teacher&heads=3")
     assert named.title == "checkpoint teacher (ViT-24/4 under the names of timm)"
     start = "Read from checkpoint.safetensors, part teacher. Left behind: student (30 tensors), teacher.head (1 tensor). "
-    assert named.remark.startswith(f"{start}Stated: heads = 3 (as asked). Assumed: an epsilon of 1e-06 in layer norms")
+    assert named.read.startswith(f"{start}Stated: heads = 3 (as asked). Assumed: an epsilon of 1e-06 in layer norms")
 
 
 def test_the_command_that_converts_a_pickle_flattens_it(tmp_path):

@@ -228,7 +228,7 @@ def _introduction(found: Survey, target: Encoded, work: Work, looks: dict[str, L
         f"Target: {about['uri']}, {about['used']:,} of {about['images']:,} images. Encoder: {named.title}, "
         f"{target.features.shape[1]:,} features. Index by the {distance_of(found.distance).title} distance at "
         f"{found.sample_size:,} images a side.",
-        *([named.remark] if named.remark else []),
+        *filter(None, [named.remark, named.read]),
         *output.about_images(looks, work.canvas),
     ]
     learned = [

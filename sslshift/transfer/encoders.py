@@ -30,12 +30,13 @@ class NamedEncoder:
 
     Attributes:
       title: what tables call it.
-      remark: what it can see and what it cannot if it was not trained; how it was read from a published file; or empty.
+      remark: what it can see and what it cannot; empty if it was trained.
       trained: whether its features mean more than colour and texture.
       canvas: what images are brought to; None: it takes any.
       build: the encoder itself, for images of a canvas.
       card: what is known of it.
       multiple: of which a side has to be one, such as a ViT's patch.
+      read: what of a published file was left behind, and what was assumed; empty for other encoders.
     """
 
     title: str
@@ -45,6 +46,7 @@ class NamedEncoder:
     build: Callable[[Canvas], Encoder]
     card: dict = dataclasses.field(default_factory=dict)
     multiple: int = 1
+    read: str = ""
 
 
 def encoder_named(text: str, *, seed: int = 0) -> NamedEncoder:
@@ -87,11 +89,12 @@ def encoder_named(text: str, *, seed: int = 0) -> NamedEncoder:
     encoder = open_encoder(text)
     return NamedEncoder(
         _title(encoder, text),
-        how_it_was_read(encoder),
+        "",
         True,
         Canvas(*encoder.shape),
         lambda canvas: NetworkEncoder(encoder, _BATCH),
         dict(encoder.card),
+        read=how_it_was_read(encoder),
     )
 
 
