@@ -434,7 +434,7 @@ def test_a_hub_s_folder_says_what_tensors_do_not(originals, write, tmp_path):
         assert not any("ImageNet" in text or "heads" in text for text in encoder.card["assumed"])
     assert open_encoder(f"{tmp_path}?heads=2").module.heads == 2
     for wrong, message in (
-        ({"hidden_act": "quick_gelu"}, r"config\.json beside it says that its activation is quick_gelu; only exact GELU"),
+        ({"hidden_act": "quick_gelu"}, r"config\.json beside it says that its activation is 'quick_gelu'; only exact GELU"),
         ({"hidden_size": 768}, r"config\.json beside it says width = 768, but its tensors have 24"),
         ({"num_attention_heads": "many"}, r"says heads = 'many', which is no such value"),
         ({"num_attention_heads": 5}, "cannot be divided among 5"),
@@ -468,7 +468,7 @@ def test_a_mean_that_the_trainer_pooled_or_subtracted_is_the_trainer_s(originals
     assert load_reference(write(model | colours), heads=HEADS, mean=0.5).mean == 0.5
     two = colours | {"other.mean": np.zeros(3, np.float32), "other.std": np.ones(3, np.float32)}
     assert load_reference(write(model | two), heads=HEADS).mean == IMAGENET_MEAN
-    with pytest.raises(ValueError, match="the file's metadata says that it pools by map; only token and avg are supported"):
+    with pytest.raises(ValueError, match="the file's metadata says that it pools by 'map'; only token and avg are supported"):
         load_reference(write(model, global_pool="map"), heads=HEADS)
 
 
@@ -547,6 +547,7 @@ def test_options_follow_the_path(originals, write, tmp_path):
         ("heads=3&stem=cifar", "ViT has no stem"),
         ("heads=3&epsilon=-1", "epsilon is above 0"),
         ("heads=3&features=cls", "No features are called"),
+        ("heads=3&mean=123.7,116.3,103.5", "mean is of images in"),
     ):
         with pytest.raises(ValueError, match=message):
             open_encoder(f"{file}?{query}")
@@ -555,6 +556,25 @@ def test_options_follow_the_path(originals, write, tmp_path):
     ours = save_encoder(encoder, tmp_path / "ours.safetensors")
     with pytest.raises(ValueError, match=r"is an encoder of sslshift, whose card says everything; leave .heads= out"):
         open_encoder(f"{ours}?heads=3")
+
+
+def test_whatever_names_and_facts_a_file_has_is_one_line(originals, write):
+    model = under("e\n<b>\x1b[31m.", originals[VIT])
+    rest = {f"m{i}\n.weight": np.ones(1, np.float32) for i in range(50)}
+    encoder = load_reference(write(model | rest), heads=HEADS)
+    assert (len(encoder.card["left_behind"]), encoder.card["left_behind"][-1]) == (21, "30 more modules")
+    assert how_it_was_read(encoder).isprintable()
+    second = under("f\n.", originals[VIT], 1)
+    file = write(model | second)
+    with pytest.raises(ValueError, match=r"add \?part=e%0A%3Cb%3E%1B%5B31m or \?part=f%0A to its path") as raised:
+        load_reference(file, heads=HEADS)
+    assert str(raised.value).isprintable()
+    assert open_encoder(f"{file}?part=f%0A&heads=3").card["part"] == "f\n"
+    with pytest.raises(ValueError, match=r"extra: e\.a.b") as raised:
+        load_reference(write(under("e.", originals[VIT]) | {"e.a\nb": np.ones(1, np.float32)}), heads=HEADS)
+    assert str(raised.value).isprintable()
+    with pytest.raises(ValueError, match="has 2,000 characters, more than any encoder's"):
+        load_reference(write({"a." * 1000: np.ones(1, np.float32)}))
 
 
 def test_a_named_encoder_says_how_it_was_read(originals, write):

@@ -13,6 +13,7 @@ from sslshift.models import weights
 from sslshift.models.pretrained import PretrainedEncoder
 from sslshift.models.reference.checkpoints import CHECKPOINTS
 from sslshift.models.reference.loading import load_reference
+from sslshift.models.reference.naming import shown
 
 _HUB_FILE = "model.safetensors"
 
@@ -104,9 +105,8 @@ def how_it_was_read(encoder: PretrainedEncoder) -> str:
         return ""
     told = {"Left behind": "left_behind", "Stated": "stated", "Assumed": "assumed"}
     part = f", part {card['part']}" if card.get("part") else ""
-    return " ".join(
-        [f"Read from {card['file']}{part}.", *(f"{what}: {', '.join(card[k])}." for what, k in told.items() if card.get(k))]
-    )
+    sentences = [f"{what}: {', '.join(card[name])}." for what, name in told.items() if card.get(name)]
+    return shown(" ".join([f"Read from {card['file']}{part}.", *sentences]))
 
 
 def _parsed(path: str | os.PathLike) -> tuple[Path, dict[str, Any]]:

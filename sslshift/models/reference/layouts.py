@@ -6,6 +6,8 @@ from itertools import groupby
 
 import numpy as np
 
+from sslshift.models.reference.naming import shown
+
 # What torch.compile, FSDP and activation checkpointing insert anywhere in a name.
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module)\.")
 _CHUNKED = re.compile(r"((?:.*\.)?blocks)\.(\d+)\.(\d+)\.(.+)")
@@ -41,7 +43,7 @@ def plain_names(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
     written: dict[str, str] = {}
     for name, each in plain.items():
         if each in written:
-            raise ValueError(f"its tensors {written[each]} and {name} are two of the same place.")
+            raise ValueError(f"its tensors {shown(written[each])} and {shown(name)} are two of the same place.")
         written[each] = name
     return written
 

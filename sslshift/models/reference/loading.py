@@ -16,7 +16,7 @@ from sslshift.models.reference import resnets, vits
 from sslshift.models.reference.checkpoints import CHECKPOINTS
 from sslshift.models.reference.facts import Fact, normaliser, read_facts
 from sslshift.models.reference.files import read_metadata, read_tensors, sha256
-from sslshift.models.reference.naming import Recognised, Tensors, converted
+from sslshift.models.reference.naming import Recognised, Tensors, converted, shown
 from sslshift.models.reference.parts import Part, choose, find_parts, left_behind
 from sslshift.models.vit import ViT
 
@@ -113,6 +113,8 @@ def load_reference(
     mean, std = (facts[name].value if name in facts else usual for name, usual in _NORMALISATION.items())
     if any(np.shape(value) not in ((), (3,)) for value in (mean, std)) or not np.min(std) > 0:
         raise ValueError(f"mean and std are numbers, or three of them, and std is above 0, not {mean} and {std}.")
+    if np.max(np.abs(mean)) > 1:
+        raise ValueError(f"mean is of images in [0, 1], not {mean}; divide the mean and std of values up to 255 by 255.")
     card = _card(file, recognised, name) | {
         "left_behind": left_behind(chosen, tensors),
         "stated": [f"{each} = {facts[each].value} ({facts[each].where})" for each in _STATED if each in facts],
@@ -127,7 +129,7 @@ def _parts(tensors: Tensors) -> list[Part]:
         raise ValueError("it is an encoder of a run; load_encoder loads it.")
     parts = find_parts(tensors, [*vits.KINDS, *resnets.KINDS])
     if not parts:
-        some = ", ".join(sorted(tensors)[:5]) or "none"
+        some = ", ".join(map(shown, sorted(tensors)[:5])) or "none"
         raise ValueError(
             f"it holds weights, but no card of sslshift's, and its tensors ({some}, {len(tensors)} in all) are of no known "
             f"architecture; known are {_KNOWN}."

@@ -125,10 +125,10 @@ def misfit(title: str, problems: Mapping[str, list[str]], names: Iterable[str]) 
 def _as_float32(name: str, tensor: np.ndarray) -> np.ndarray:
     # bfloat16 is no NumPy type and says it is of kind V.
     if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
-        raise ValueError(f"its tensor {name} holds {tensor.dtype}, no floating-point numbers.")
+        raise ValueError(f"its tensor {shown(name)} holds {tensor.dtype}, no floating-point numbers.")
     wide = tensor.astype(np.float32)
     if not np.isfinite(wide).all():
-        raise ValueError(f"its tensor {name} holds values that are not finite.")
+        raise ValueError(f"its tensor {shown(name)} holds values that are not finite.")
     return wide
 
 
@@ -136,5 +136,10 @@ def _shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "a number"
 
 
+def shown(text: str) -> str:
+    """Returns a name of a file in one line, whatever is in it."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 def _first(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return ", ".join(map(shown, names[:_SHOWN])) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -5,16 +5,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
 from sslshift.models.reference.layouts import plain_names
-from sslshift.models.reference.naming import COUNTED, Recognised, Tensors, misfit
+from sslshift.models.reference.naming import COUNTED, Recognised, Tensors, misfit, shown
 
 # What trainers put on an encoder, by the first word of a tensor's name at the encoder's own level.
 _HEADS = re.compile(
-    r"fc|(.+_)?(heads?|linear|classifiers?|pooler|pre_logits|proj(ector|ection)|pred(ictor|iction)|prototypes?|neck|decoder|queue"
-    r"|masked_embed|mask_token|loss|criterion)(_.+)?"
+    r"fc|mlp|proj|pred|(.+_)?(heads?|linear|classifiers?|pooler|pre_logits|project(or|ion)s?|predict(or|ion)s?|prototypes?|neck"
+    r"|decoder|queue|masked_embed|mask_token|loss|criterion)(_.+)?"
 )
 # Inside these an encoder is but the first part of another.
 _NOT_APART = {"patch_embed", "patch_embeddings", "embeddings", "embedder", "stem"}
@@ -25,6 +26,7 @@ _ROLES = (_TEACHER, _STUDENT)
 _MOST_PARTS = 100
 # So many names without dots that begin alike are reported as one.
 _FLAT = 3
+_LISTED = 20
 
 
 class Kind(NamedTuple):
@@ -87,9 +89,9 @@ def choose(parts: Sequence[Part], wanted: str | None) -> tuple[Part, str]:
         raise ValueError(f"it holds {len(parts)} encoders, more than any training has.")
     apart = [part for i, part in enumerate(parts) if not any(_same(part, other) for other in parts[:i])]
     names = dict(zip(_short_names([part.prefix for part in apart]), apart, strict=True))
-    told = ", ".join(f"{name} ({part.kind.title}, {len(part.tensors)} tensors)" for name, part in names.items())
+    told = ", ".join(f"{shown(name)} ({part.kind.title}, {len(part.tensors)} tensors)" for name, part in names.items())
     if wanted is None and len(apart) > 1:
-        ready = " or ".join(f"?part={name}" for name in names)
+        ready = " or ".join(f"?part={quote(name)}" for name in names)
         raise ValueError(f"it holds {len(apart)} encoders: {told}; add {ready} to its path to name one.")
     found = apart if wanted is None else _matching(wanted, names, parts)
     if len(found) != 1:
@@ -112,7 +114,9 @@ def left_behind(part: Part, tensors: Tensors) -> list[str]:
         # mmcv's averaged copy has no dots in its names.
         together = "." not in name and flat[first] > _FLAT
         groups[f"{first}_..." if together else next(start for start in _starts(name) if start not in modules)] += 1
-    return [f"{label} ({count} tensor{'s' if count > 1 else ''})" for label, count in sorted(groups.items())]
+    texts = [f"{shown(label)} ({count} tensor{'s' if count > 1 else ''})" for label, count in sorted(groups.items())]
+    more = len(texts) - _LISTED
+    return [*texts[:_LISTED], *([f"{more} more modules"] if more > 0 else [])]
 
 
 def _starts(name: str) -> list[str]:
@@ -145,7 +149,9 @@ def _part(tensors: Tensors, written: Mapping[str, str], prefix: str, kind: Kind,
     # No name begins with any of an empty tuple.
     inside = [name for name in written if name.startswith(prefix) and not name.startswith(deeper)]
     own = {name.removeprefix(prefix): name for name in inside}
-    heads = tuple(name for name in own if _HEADS.fullmatch(name.removeprefix("embeddings.").partition(".")[0]))
+    needed = {mark.partition(".")[0] for mark in kind.marks} - {"embeddings"}
+    words = {name: name.removeprefix("embeddings.").partition(".")[0] for name in own}
+    heads = tuple(name for name, word in words.items() if word not in needed and _HEADS.fullmatch(word))
     names = {name: written[whole] for name, whole in own.items() if name not in set(heads)}
     return Part(prefix, kind, {name: tensors[each] for name, each in names.items()}, heads, names)
 

@@ -192,10 +192,10 @@ def _require_ours(facts: Mapping[str, Fact], width: int, depth: int) -> None:
             raise ValueError(f"{facts[name].where} says {name} = {facts[name].value}, but its tensors have {ours}.")
     activation = facts.get("activation")
     if activation and activation.value.lower() != "gelu":
-        raise ValueError(f"{activation.where} says that its activation is {activation.value}; only exact GELU is supported.")
+        raise ValueError(f"{activation.where} says that its activation is {activation.value!r}; only exact GELU is supported.")
     pool = facts.get("pool")
     if pool and pool.value not in _POOLS:
-        raise ValueError(f"{pool.where} says that it pools by {pool.value}; only {' and '.join(_POOLS)} are supported.")
+        raise ValueError(f"{pool.where} says that it pools by {pool.value!r}; only {' and '.join(_POOLS)} are supported.")
     sides = facts.get("image_size")
     if sides and len(set(sides.value)) > 1:
         raise ValueError(f"{sides.where} says that its images are {sides.value}; only square ones are supported.")
