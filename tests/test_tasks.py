@@ -1,11 +1,15 @@
 """Tasks as data: their text form, their splits, and what is refused or told."""
 
+import shutil
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from sslshift.data import ArraySource, open_source
 from sslshift.data.decode import Canvas
+from sslshift.data.records.importing import Import, run_import
 from sslshift.transfer.tasks import Declaration, make_task, open_task, own_canvas, parse_task
 
 
@@ -160,3 +164,169 @@ def test_images_of_several_sizes_need_a_canvas(tmp_path):
     (tmp_path / "a" / "odd.png").unlink()
     with pytest.raises(ValueError, match="the first is 8 x 8"):
         own_canvas(open_source(f"folder:{tmp_path}?labels=folder"), largest=4)
+
+
+def layout(root, *names):
+    """Small images of these names, no two of them alike."""
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = np.full((8, 8), number, np.uint8)
+        image[number % 8, number // 8 % 8] = 255
+        Image.fromarray(image).save(path)
+    return root
+
+
+def split_names(*splits, classes=("a", "b"), count=3, form="{split}/{kind}/{number}.png"):
+    return [form.format(split=split, kind=kind, number=n) for split in splits for kind in classes for n in range(count)]
+
+
+def declared(root, *, ignore=""):
+    """The folders of the splits, relative to the root, that a task has."""
+    found = parse_task(f"folder:{root}")
+    for uri in filter(None, (found.source, found.validation, found.test)):
+        assert uri.endswith("?labels=folder")
+    return [
+        uri.removeprefix(f"folder:{root}").removesuffix("?labels=folder").strip("/")
+        for uri in (found.source, found.validation, found.test)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (split_names("train", "valid", "test"), ["train", "valid", "test"]),
+        (split_names("Train", "VALIDATION", "Testing"), ["Train", "VALIDATION", "Testing"]),
+        (split_names("training", "dev", "holdout"), ["training", "dev", "holdout"]),
+        (split_names("train", "hold-out"), ["train", "", "hold-out"]),
+        (split_names("train", "eval"), ["train", "", "eval"]),
+        (split_names("train", "val"), ["train", "", "val"]),
+        (split_names("trainval", "test"), ["trainval", "", "test"]),
+        (split_names("training_set", "test_set"), ["training_set", "", "test_set"]),
+        (split_names("TrainData", "TestData"), ["TrainData", "", "TestData"]),
+        (split_names("train2017", "val2017"), ["train2017", "", "val2017"]),
+        (split_names("images/train", "images/val", "images/test"), ["images/train", "images/val", "images/test"]),
+        (split_names("set 1/data/train", "set 1/data/test"), ["set 1/data/train", "", "set 1/data/test"]),
+        (split_names("seg_train/seg_train", "seg_test/seg_test"), ["seg_train/seg_train", "", "seg_test/seg_test"]),
+        (split_names("train/images", "test/images"), ["train/images", "", "test/images"]),
+        (split_names("train"), ["train", "", ""]),
+        # Classes that are called like splits, where nothing else is possible.
+        (split_names("train", "test", "tram", form="{split}/{number}.png"), ["", "", ""]),
+        (split_names("valid", "invalid", form="{split}/{number}.png"), ["", "", ""]),
+        (split_names("train_station", "test_tube"), ["", "", ""]),
+        (split_names("cat", "dog"), ["", "", ""]),
+        (split_names("cat", "dog", form="{split}/{number}.png"), ["", "", ""]),
+    ],
+)
+def test_split_folders_are_known_by_their_names_and_what_they_hold(tmp_path, names, found):
+    layout(tmp_path, *names)
+    # What is beside them changes nothing.
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/train.json").write_text("{}")
+    layout(tmp_path, ".ipynb_checkpoints/a.png", "__MACOSX/train/._a.png", "@eaDir/b.png")
+    assert declared(tmp_path) == found
+
+
+def test_a_file_beside_split_folders_does_not_make_them_classes(tmp_path):
+    for split, start in (("train", 0), ("valid", 20), ("test", 40)):
+        folder_of(tmp_path / split, "ab", start=start)
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    task = open_task(parse_task(f"folder:{tmp_path}"))
+    assert (task.classes, task.train.source.classes, task.notes) == (2, ("a", "b"), ())
+    layout(tmp_path, "sample.png")
+    task = open_task(parse_task(f"folder:{tmp_path}"))
+    assert "1 images beside the split folders test, train, valid are in no split, and are not used" in task.notes
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        # Both readings are possible.
+        ([*split_names("train"), *split_names("cat", "dog")], r"train can be splits, or classes as cat, dog beside them"),
+        (
+            [*split_names("train", "test"), *split_names("unlabelled", form="{split}/{number}.png")],
+            r"'folder:.*/train; test=folder:.*/test'. If all of these folders are classes, write folder:.*\?labels=folder",
+        ),
+        (
+            split_names("train", "test", form="{split}/{number}.png"),
+            r"no class folders\. If test, train are the classes, write",
+        ),
+        (split_names("train", "valid", "test", form="{split}/{number}.png"), r"If they are splits, sort the images of each"),
+        (
+            [*split_names("train", classes=["ice"]), *split_names("test", classes=["passed"])],
+            r"train has the folders ice, and test has passed\. If train and test are splits",
+        ),
+        # Splits that make no task.
+        (
+            [*split_names("train", "val"), *split_names("test", form="{split}/{number}.png")],
+            r"in test images are in no class folders and so have no labels, while train, val has class folders",
+        ),
+        (split_names("train", "val", "valid", "test"), r"the folders val, valid can each be the validation split"),
+        (split_names("val", "test"), r"there is no training split beside test, val"),
+        (
+            split_names("train_a", "test_a", "train_b", "test_b"),
+            r"several groups of split folders \(test_a, train_a; test_b, train_b\)",
+        ),
+        # Classes first.
+        (
+            split_names("train", "test", form="{kind}/{split}/{number}.png"),
+            r"split folders \(test, train\) are within a, b.*move the split folders above them \(test/a/...\)",
+        ),
+        ([*split_names("data/train", "data/test"), "docs/figure.png"], r"If data holds the task, name it: folder:.*/data\."),
+    ],
+)
+def test_folders_that_can_be_read_in_two_ways_are_refused(tmp_path, names, message):
+    layout(tmp_path, *names)
+    with pytest.raises(ValueError, match=message):
+        parse_task(f"folder:{tmp_path}")
+    # Whoever says that they are classes is believed.
+    assert parse_task(f"folder:{tmp_path}?labels=folder").source == f"folder:{tmp_path}?labels=folder"
+
+
+def test_splits_that_were_named_win_and_those_of_the_folder_are_told(tmp_path):
+    layout(tmp_path / "a", *split_names("train", "test")), layout(tmp_path / "b", *split_names("x"))
+    found = parse_task(f"folder:{tmp_path / 'a'}; test=folder:{tmp_path / 'b/x'}")
+    assert found.test == f"folder:{tmp_path / 'b/x'}?labels=folder"
+    assert found.notes == ("the images in test are not used, since other ones were named",)
+
+
+def test_splits_are_no_classes_of_a_source(tmp_path):
+    layout(tmp_path, *split_names("train", "valid", "test"))
+    with pytest.raises(
+        ValueError, match=r"the folders test, train, valid are splits with .*\(a, b\).*as in folder:.*/train, or name the root"
+    ):
+        open_source(f"folder:{tmp_path}?labels=folder")
+    job = Import(tmp_path, tmp_path / "records", labels="folder")
+    with pytest.raises(ValueError, match=r"--input=.*: the folders test, train, valid are splits"):
+        run_import(job, workers=0)
+    assert not job.output.exists()
+    shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path, "train")
+    with zipfile.ZipFile(tmp_path / "set.zip", "a") as archive:
+        archive.write(tmp_path / "test/a/0.png", "test/a/0.png")
+    with pytest.raises(ValueError, match=r"set.zip: the folders test, train are splits"):
+        run_import(Import(tmp_path / "set.zip", tmp_path / "unpacked", labels="folder"), workers=0)
+    # Without class folders in them they are classes, and the source says so.
+    other = layout(tmp_path / "other", *split_names("train", "test", form="{split}/{number}.png"))
+    source = open_source(f"folder:{other}?labels=folder")
+    assert source.classes == ("test", "train")
+    assert source.notes == [
+        "the classes are test, train, the first folders; if these are splits, name each split's folder as a source"
+    ]
+
+
+def test_classes_are_matched_by_name(tmp_path):
+    # The training split has its names composed, the test split decomposed, in another order and less one.
+    folder_of(tmp_path / "train", ["10", "9", "\u00e9", "z"])
+    folder_of(tmp_path / "test", ["z", "e\u0301", "9"], count=3, start=20)
+    task = open_task(parse_task(f"folder:{tmp_path}"))
+    names = task.train.source.classes
+    assert names == ("10", "9", "z", "\u00e9")
+    seen = [task.test.source.origin(int(i)) for i in task.test.indices]
+    assert [names[label] for label in task.test.labels] == [
+        {"e\u0301": "\u00e9"}.get(path.split("/")[-2], path.split("/")[-2]) for path in seen
+    ]
+    assert any("no image of the test split is of class 10" in note for note in task.notes)
+    folder_of(tmp_path / "test", ["Z"], count=3, start=40)
+    with pytest.raises(ValueError, match=r"has no class Z; it has 10, 9, z, é\..*names"):
+        open_task(parse_task(f"folder:{tmp_path}"))

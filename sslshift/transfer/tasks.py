@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import difflib
 import hashlib
 import itertools
 import os
@@ -15,7 +16,10 @@ import numpy as np
 from sslshift.data.decode import Canvas
 from sslshift.data.ranges import PixelRange
 from sslshift.data.sources import SCHEMES, Source, open_source
+from sslshift.data.sources.labels import class_name
+from sslshift.data.sources.layout import find_splits
 from sslshift.data.sources.uri import parse_uri, spelled
+from sslshift.data.sources.walk import is_image, list_files
 from sslshift.data.split import stratified_split
 from sslshift.transfer.metrics import METRICS, default_metric, metric_for
 
@@ -91,6 +95,7 @@ class Declaration:
       name: empty: the URI.
       metric: empty: accuracy, or average precision where an image may have several labels.
       labelled: training and validation images together, at most; 0: all there are.
+      notes: what was assumed of folders; sentences without a full stop.
     """
 
     source: str
@@ -99,6 +104,7 @@ class Declaration:
     name: str = ""
     metric: str = ""
     labelled: int = 0
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     def __post_init__(self):
         if self.metric and self.metric not in METRICS:
@@ -110,15 +116,16 @@ class Declaration:
 def parse_task(text: str) -> Declaration:
     """A task out of text: `NAME = URI; validation=URI; test=URI; metric=NAME; labelled=N`, of which only the URI is needed.
 
-    A `folder:` has its class folders as labels. If all that it holds are folders called train, val or valid or validation, and
-    test, these are the splits; with train and val alone, val is the test split, as it is for ImageNet.
+    A `folder:` has its class folders as labels. If they are called train, val and test, or usual synonyms, and hold class
+    folders, these are the splits; with train and val alone, val is the test split, as it is for ImageNet. Where folders can be
+    read as splits and as classes, `?labels=folder` says that they are classes. See `sslshift.data.sources.layout`.
 
     Example:
       >>> parse_task("digits = bundled:mnist; test=bundled:mnist/test; labelled=500")
       Declaration(source='bundled:mnist', validation='', test='bundled:mnist/test', name='digits', metric='', labelled=500)
 
     Raises:
-      ValueError: the text does not say this.
+      ValueError: the text does not say this, or folders can be read as splits and as classes.
     """
     first, *rest = (part.strip() for part in text.split(";"))
     match = re.fullmatch(rf"(?:(?P<name>[^=:?]+?)\s*=\s*)?(?P<uri>(?:{'|'.join(SCHEMES)}):.*)", first, re.DOTALL)
@@ -136,25 +143,28 @@ def parse_task(text: str) -> Declaration:
         given[key] = value
     if not re.fullmatch("[0-9][0-9_]*", given.setdefault("labelled", "0")):
         raise ValueError(f"Task {text!r}: labelled must be a whole number, not {given['labelled']!r}.")
-    declared = _folder_splits({"train": match["uri"]} | {key: given.pop(key) for key in ("validation", "test") if key in given})
-    return Declaration(source=declared.pop("train"), **declared, **given | {"labelled": int(given["labelled"])})
+    uris = {"train": match["uri"]} | {split: given.pop(split) for split in ("validation", "test") if split in given}
+    declared, notes = _folder_splits(uris)
+    given["labelled"] = int(given["labelled"])
+    return Declaration(source=declared.pop("train"), **declared, **given, notes=notes)
 
 
-def _folder_splits(uris: dict[str, str]) -> dict[str, str]:
-    """Folders with their class folders as labels, and split folders in place of one folder that holds only these."""
-    uri = parse_uri(uris["train"])
-    split_names = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+def _folder_splits(uris: dict[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Folders with their class folders as labels, and split folders in place of one folder that holds these; and notes."""
+    uri, notes = parse_uri(uris["train"]), ()
     root = Path(os.path.expanduser(uri.path))
     if uri.scheme == "folder" and root.is_dir() and "labels" not in uri.options:
-        folders = {each.name: split_names.get(each.name.lower()) for each in root.iterdir() if not each.name.startswith(".")}
-        found = {split: name for name, split in folders.items() if split}
-        if len(folders) > 1 and "train" in found and len(found) == len(folders):
-            if "test" not in found:
-                found["test"] = found.pop("validation")
-            below = {split: f"{uri.path.rstrip('/')}/{name}" for split, name in found.items()}
-            there = {split: str(dataclasses.replace(uri, path=path)) for split, path in below.items()}
+        below = (path.relative_to(root) for path in list_files(root).paths if is_image(path))
+        folders, notes = find_splits(below, uri)
+        if folders:
+            there = {
+                split: str(dataclasses.replace(uri, path=f"{uri.path.rstrip('/')}/{folder}"))
+                for split, folder in folders.items()
+            }
+            unused = [folders[split] for split in there if split != "train" and split in uris]
+            notes += tuple(f"the images in {folder} are not used, since other ones were named" for folder in unused)
             uris = there | {split: uri for split, uri in uris.items() if split != "train"}
-    return {split: _labelled(uri) for split, uri in uris.items()}
+    return {split: _labelled(uri) for split, uri in uris.items()}, notes
 
 
 def _labelled(uri: str) -> str:
@@ -173,7 +183,7 @@ def open_task(declaration: Declaration, canvas: Canvas | None = None, open_: Cal
     """
     source = open_(declaration.source)
     test, validation = (open_(uri) if uri else None for uri in (declaration.test, declaration.validation))
-    return make_task(
+    task = make_task(
         source,
         test,
         canvas or own_canvas(source),
@@ -182,6 +192,7 @@ def open_task(declaration: Declaration, canvas: Canvas | None = None, open_: Cal
         metric=declaration.metric,
         name=declaration.name or declaration.source,
     )
+    return dataclasses.replace(task, notes=declaration.notes + task.notes)
 
 
 def own_canvas(source: Source, largest: int | None = None) -> Canvas:
@@ -292,16 +303,20 @@ def _with_classes_of(source: Source, other: Source) -> Source:
             f"{named.name} has names for its classes ({', '.join(named.classes[:3])}, ...) and {bare.name} has only numbers, "
             "so it is unknown which number is which class; give names to both, or numbers to both."
         )
-    unknown = sorted(set(other.classes) - set(source.classes))
+    own, theirs = ([class_name(name) for name in each.classes] for each in (source, other))
+    unknown = sorted(set(theirs) - set(own))
     if unknown:
+        near = difflib.get_close_matches(unknown[0], own, 1)
+        meant = f" Is {unknown[0]} the class {near[0]}?" if near else ""
         raise ValueError(
-            f"{other.name}: {source.name} has no class {', '.join(unknown[:10])}; the classes of both must be called alike."
+            f"{other.name}: {source.name} has no class {', '.join(unknown[:10])}; it has {', '.join(own[:10])}. The classes of "
+            f"both must have the same names.{meant}"
         )
-    renamed, places = copy.copy(other), np.array([source.classes.index(name) for name in other.classes])
+    renamed, places = copy.copy(other), np.array([own.index(name) for name in theirs])
     if other.labels.ndim == 1:
         renamed.labels = places[other.labels]
     else:
-        renamed.labels = np.zeros((len(other), len(source.classes)), other.labels.dtype)
+        renamed.labels = np.zeros((len(other), len(own)), other.labels.dtype)
         renamed.labels[:, places] = other.labels
     renamed.classes = source.classes
     return renamed

@@ -24,6 +24,9 @@ from sslshift.data.records.manifest import CLASSES, REFUSED, Summary
 from sslshift.data.records.members import read_entry, require_unchanged
 from sslshift.data.records.shards import Part, Refused, Stored, finish, finished_part, write_refused, write_shard
 from sslshift.data.sources.base import printable
+from sslshift.data.sources.labels import gather_spellings, spelling_notes
+from sslshift.data.sources.layout import require_no_splits, split_note
+from sslshift.data.sources.walk import is_image, list_files
 
 SETTINGS = "import.json"
 LABELS = ("none", "folder", "multi")
@@ -157,6 +160,9 @@ def begin(job: Import) -> Summary | None:
                 f"labels=folder takes the folders of a folder or an archive as labels, and {printable(job.input)} is a list; "
                 "its column 'label' says them, with labels=none."
             )
+        if job.labels == "folder" and job.input.is_dir():
+            images = (path.relative_to(job.input) for path in list_files(job.input).paths if is_image(path))
+            require_no_splits(images, f"--input={printable(job.input)}", printable(job.input))
         job.output.mkdir(parents=True, exist_ok=True)
         keep_settings(job.output, SETTINGS, job.record)
     elif json.loads((job.output / SETTINGS).read_text(encoding="utf-8")).get("range") != job.record["range"]:
@@ -264,9 +270,14 @@ def join(job: Import, listings: Sequence[Listing]) -> Result:
         made=job.record,
         refused=refused,
         pixel_range=chosen,
-        notes=describe_range(read_levels(job.output), chosen, records, "--range"),
+        notes=[*describe_range(read_levels(job.output), chosen, records, "--range"), *_notes(listings)],
     )
     return Result(summary, dict(others), [each for listing in listings for each in listing.faults])
+
+
+def _notes(listings: Iterable[Listing]) -> list[str]:
+    spellings = gather_spellings(name for listing in listings for texts in listing.spellings.values() for name in texts)
+    return spelling_notes(spellings) + split_note(spellings)
 
 
 def _nothing(job: Import, refused: Sequence[Refused], others: Counter[str]) -> str:

@@ -17,6 +17,8 @@ from sslshift.data.records.members import Member, folder_members, forget_archive
 from sslshift.data.records.shards import Refused, parts_folder
 from sslshift.data.records.sidecars import SUFFIXES, describe, first_dot, join, whole_stem
 from sslshift.data.sources.base import printable
+from sslshift.data.sources.labels import class_name, gather_spellings
+from sslshift.data.sources.layout import require_no_splits
 from sslshift.data.sources.lists import read_list
 from sslshift.data.sources.walk import is_hidden
 
@@ -52,6 +54,7 @@ class Listing(NamedTuple):
       images: how many.
       refused: files that look like images and are not imported, and after them what else was not imported.
       others: numbers of files of other kinds, by extension.
+      spellings: how each class is spelled, see `labels.gather_spellings`.
       faults: those of `refused` that are no single image: an archive or a folder that could not be read whole.
     """
 
@@ -60,6 +63,7 @@ class Listing(NamedTuple):
     images: int
     refused: list[Refused]
     others: dict[str, int]
+    spellings: dict[str, list[str]]
     faults: Sequence[Refused] = ()
 
 
@@ -77,25 +81,27 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
     if marker.exists():
         values = json.loads(marker.read_text(encoding="utf-8"))
         lists = {name: [Refused(*each) for each in values.get(name, ())] for name in ("refused", "faults")}
-        return Listing(**values | lists)
+        return Listing(**{"spellings": {}} | values | lists)
     parts_folder(output).mkdir(parents=True, exist_ok=True)
     forget_archives()
     refused: list[Refused] = []
     faults: list[Refused] = []
     others: Counter[str] = Counter()
+    spellings: dict[str, list[str]] = {}
     path = Path(os.fsdecode(container.path))
     if container.kind == "list":
-        rows = _list_rows(path, labels)
+        rows = _list_rows(path, labels, spellings)
     else:
         list_members, key = _MEMBERS[container.kind]
-        rows = _member_rows(list_members(path, output, container.number, faults), path, key, labels, refused, others)
+        members = list_members(path, output, container.number, faults)
+        rows = _member_rows(members, path, key, labels, refused, others, spellings)
     images = groups = 0
     target = listing_file(output, container.number)
     with pq.ParquetWriter(target, _ROW) as writer:
         for group in _grouped(rows, group_size):
             writer.write_table(pa.Table.from_pylist(group, _ROW))
             images, groups = images + len(group), groups + 1
-    listing = Listing(container.number, groups, images, [*refused, *faults], dict(others), faults)
+    listing = Listing(container.number, groups, images, [*refused, *faults], dict(others), spellings, faults)
     marker.with_suffix(".part").write_text(json.dumps(listing._asdict()), encoding="utf-8")
     marker.with_suffix(".part").replace(marker)
     return listing
@@ -121,8 +127,9 @@ def _grouped(rows: Iterable[dict], size: int) -> Iterator[list[dict]]:
         yield group
 
 
-def _list_rows(path: Path, labels: str) -> Iterator[dict]:
+def _list_rows(path: Path, labels: str, spellings: dict[str, list[str]]) -> Iterator[dict]:
     listed = read_list(path, printable(path), "multi" if labels == "multi" else None)
+    spellings |= listed.spellings
     label = [None] * len(listed.paths) if listed.labels is None else listed.labels
     for i, name in enumerate(listed.paths):
         yield {
@@ -136,7 +143,7 @@ def _list_rows(path: Path, labels: str) -> Iterator[dict]:
         }
 
 
-def _member_rows(members: Iterable[Member], container: Path, key, labels: str, refused, others) -> Iterator[dict]:
+def _member_rows(members: Iterable[Member], container: Path, key, labels: str, refused, others, spellings) -> Iterator[dict]:
     """Images among the members, each with what its own sidecars say."""
     is_folder = container.is_dir()
     prefix = "" if is_folder else f"{printable(container.name)}/"
@@ -159,6 +166,10 @@ def _member_rows(members: Iterable[Member], container: Path, key, labels: str, r
             sidecars.append(member)
         elif not (is_folder and kind_of(name.name) in ("tar", "zip")):
             others["hidden" if hidden else suffix or name.name] += 1
+    if labels == "folder":
+        below = [PurePosixPath(image.name) for image in images]
+        require_no_splits(below, printable(container), printable(container))
+        spellings |= gather_spellings(printable(name.parts[0]) for name in below if len(name.parts) > 1)
     used = set()
     for image, own, fault in join(images, sidecars, twice, key):
         used.update(each.name for each in own.values())
@@ -171,7 +182,7 @@ def _member_rows(members: Iterable[Member], container: Path, key, labels: str, r
             continue
         if labels == "folder":
             name = PurePosixPath(image.name)
-            about["class"] = printable(name.parts[0]) if len(name.parts) > 1 else None
+            about["class"] = class_name(printable(name.parts[0])) if len(name.parts) > 1 else None
         yield {"origin": prefix + printable(image.name), "size": image.size, **image.place, **about}
     for member in sidecars:
         if member.name not in used:

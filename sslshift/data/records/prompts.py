@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sslshift.data.sources.base import printable
+from sslshift.data.sources.labels import class_name
 
 
 def read_prompts(text: str, templates: Sequence[str] = ("a photo of a {}",)) -> dict[str, tuple[str, ...]]:
@@ -34,6 +35,7 @@ def read_prompts(text: str, templates: Sequence[str] = ("a photo of a {}",)) -> 
         name, *own = (part.strip() for part in re.split(r"[\t|]", entry, maxsplit=1))
         if not name or own == [""]:
             raise ValueError(f"{place}: {entry!r} lacks its class name or its prompt; write class|prompt.")
+        name = class_name(name)
         asked = tuple(own) or tuple(template.replace("{}", name) for template in templates)
         if set(asked) & set(prompts.get(name, ())):
             raise ValueError(f"{place}: the class {name!r} is there twice with the same prompt; name it once.")

@@ -152,6 +152,7 @@ def finish(
       cost_per_image: of images whose rows name none.
       made: how it was made, kept in the summary.
       refused: what was refused before any shard was written.
+      notes: what was decided where the files left it open.
 
     Raises:
       OSError: the disk is full; the same call may be repeated.

@@ -19,7 +19,7 @@ from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto
 from sslshift.data.ranges import PixelRange, with_range
 from sslshift.data.records.manifest import CLASSES, MANIFEST, PARTS, SUMMARY, read_columns, read_summary, require_match
 from sslshift.data.sources.base import Source, printable
-from sslshift.data.sources.labels import indicators
+from sslshift.data.sources.labels import class_name, indicators, sort_classes
 from sslshift.data.sources.recognise import recognise_file, recognise_record
 from sslshift.data.sources.walk import is_hidden
 
@@ -73,7 +73,9 @@ class ArrayRecordSource(Source):
         super().__init__(name, fingerprint=fingerprint, **about)
         self._stated_range = stated_range
         self.pixel_range, self.notes = (summary.pixel_range, summary.notes) if summary else (stated_range, ())
-        self.classes, self._hashes = (summary.classes, summary.hashes) if summary else (None, None)
+        self._stored_classes, self._hashes = (summary.classes, summary.hashes) if summary else (None, None)
+        # An import of an earlier version may have kept spellings that print alike apart.
+        self.classes = self._stored_classes and sort_classes(map(class_name, self._stored_classes))
         self._multi_label = bool(summary and summary.multi_label)
         # Index after the last of each shard.
         self._ends = list(itertools.accumulate(counts))
@@ -87,16 +89,21 @@ class ArrayRecordSource(Source):
             return None
         if not self._multi_label:
             labels, names = self._columns("label", "class")
-            places = pc.index_in(names, value_set=pa.array(self.classes))
+            places = pc.index_in(names, value_set=pa.array(self._stored_classes))
             if places.null_count or not labels.equals(places.cast(pa.int64())):
                 raise ValueError(self._other_manifest("labels that are not those of the classes"))
-            return labels.to_numpy().astype(np.int64)
+            return self._places()[labels.to_numpy().astype(np.int64)]
         (names,) = self._columns(CLASSES.name)
         names = names.combine_chunks()
-        places = pc.index_in(pc.list_flatten(names), value_set=pa.array(self.classes))
+        places = pc.index_in(pc.list_flatten(names), value_set=pa.array(self._stored_classes))
         if names.null_count or places.null_count:
             raise ValueError(self._other_manifest("names that are not those of the classes"))
-        return indicators(pc.list_parent_indices(names).to_numpy(), places.to_numpy(), (len(self), len(self.classes)))
+        shape = len(self), len(self.classes)
+        return indicators(pc.list_parent_indices(names).to_numpy(), self._places()[places.to_numpy()], shape)
+
+    def _places(self) -> np.ndarray:
+        """The place of each stored class among `classes`."""
+        return np.array([self.classes.index(class_name(name)) for name in self._stored_classes], np.int64)
 
     def _columns(self, *names: str) -> list[pa.ChunkedArray]:
         """Columns of the manifest, whose rows must be in the order of the records."""

@@ -17,8 +17,10 @@ from rich.progress import track
 from sslshift.data.decode import BrokenImageError, Canvas, check, decode, decode_onto, read_file
 from sslshift.data.ranges import Levels, PixelRange, decide_range, describe_range, merge_levels
 from sslshift.data.sources.base import Source, licence_text, printable
-from sslshift.data.sources.labels import encode_labels, encode_multi_labels
+from sslshift.data.sources.labels import class_name, encode_labels, encode_multi_labels, gather_spellings, spelling_notes
+from sslshift.data.sources.layout import require_no_splits, split_note
 from sslshift.data.sources.lists import read_list
+from sslshift.data.sources.uri import Uri
 from sslshift.data.sources.walk import is_image, list_files
 
 
@@ -96,14 +98,16 @@ class FolderSource(FileSource):
             self._label(folder)
 
     def _label(self, folder: Path) -> None:
-        names = [printable(path.relative_to(folder).parts[0]) for path in self._paths]
+        below = [path.relative_to(folder) for path in self._paths]
         loose = next((path for path in self._paths if path.parent == folder), None)
         if loose:
             raise ValueError(
                 f"{self.name}: labels=folder needs each image in a class folder, but {printable(loose)} is in none."
             )
-        classes, labels = np.unique(names, return_inverse=True)
-        self.classes, self.labels = tuple(classes.tolist()), labels.astype(np.int64)
+        require_no_splits(below, self.name, str(Uri("folder", str(folder))))
+        names = [printable(path.parts[0]) for path in below]
+        self.classes, self.labels = encode_labels(list(map(class_name, names)))
+        self.notes = [*self.notes, *spelling_notes(gather_spellings(names)), *split_note(self.classes)]
 
 
 class ListSource(FileSource):
@@ -136,6 +140,7 @@ class ListSource(FileSource):
         if listed.labels is not None:
             encode = encode_multi_labels if listed.multi_label else encode_labels
             self.classes, self.labels = encode([listed.labels[i] for i in whole])
+            self.notes = [*self.notes, *spelling_notes(listed.spellings)]
             if not self.classes:
                 raise ValueError(f"{name}: no image that can be read has a label; leave the column out.")
 

@@ -2,7 +2,8 @@
 
 import numbers
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,57 @@ def cell_text(value: Any) -> str:
     return text
 
 
+# Zero-width space, word joiner, byte order mark and soft hyphen: a name with them prints as one without.
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))
+
+
+def class_name(text: str) -> str:
+    """Returns the one spelling of a class's name, by which all sources know it: names that print alike are one class.
+
+    Unicode is composed (NFC), white space is one plain space, and none at the ends. Names that differ in case are different.
+
+    Example:
+      >>> class_name(" cafe\u0301\u00a0au  lait") == "caf\u00e9 au lait"
+      True
+    """
+    return " ".join(unicodedata.normalize("NFC", text.translate(_INVISIBLE)).split()) or text
+
+
+def gather_spellings(names: Iterable[str]) -> dict[str, list[str]]:
+    """Returns how each class is spelled, by its `class_name`, each spelling once."""
+    spellings: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        spellings.setdefault(class_name(name), []).append(name)
+    return spellings
+
+
+def spelling_notes(spellings: Mapping[str, Collection[str]]) -> list[str]:
+    """Returns notes on names of classes that were joined, and on those that look like one class and were not.
+
+    Args:
+      spellings: by class, as `gather_spellings` gives them.
+
+    Example:
+      >>> spelling_notes(gather_spellings(["cat", "Cat", "cat "]))[0]
+      "the names 'cat', 'cat ' print alike and are one class, cat"
+    """
+    notes = [
+        f"the names {', '.join(map(ascii, texts))} print alike and are one class, {name}"
+        for name, texts in spellings.items()
+        if len(texts) > 1
+    ]
+    by_case: dict[str, list[str]] = {}
+    for name in spellings:
+        by_case.setdefault(name.casefold(), []).append(name)
+    return notes + [
+        f"{', '.join(names)} differ in case alone and are different classes; rename one if they are the same"
+        for names in by_case.values()
+        if len(names) > 1
+    ]
+
+
 def label_name(value: Any) -> str:
-    """Returns the name of the class that a value names: its `cell_text`.
+    """Returns the name of the class that a value names: the `class_name` of its `cell_text`.
 
     Raises:
       ValueError: the value is missing, or as `cell_text`.
@@ -70,7 +120,7 @@ def label_name(value: Any) -> str:
             f"has no label: {value!r} means a missing value; give every image a label or leave the image out, and rename "
             "a class that is called so"
         )
-    return text
+    return class_name(text)
 
 
 def label_names(values: Sequence, where: str) -> list[str]:
@@ -139,7 +189,7 @@ def _split(value: Any) -> list[str]:
     if wrong != "":
         # A list of 0 and 1, one for each class, would be taken for names.
         raise ValueError(f"has {wrong!r} in its list of labels; a list holds names of classes")
-    return list(dict.fromkeys(cell_text(part) for part in parts if part.strip()))
+    return list(dict.fromkeys(class_name(cell_text(part)) for part in parts if part.strip()))
 
 
 def sort_classes(names: Iterable[str]) -> tuple[str, ...]:

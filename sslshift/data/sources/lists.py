@@ -3,12 +3,12 @@
 import csv
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslshift.data.sources.base import printable
-from sslshift.data.sources.labels import cell_text, is_missing, label_names, split_labels
+from sslshift.data.sources.labels import SEPARATOR, cell_text, gather_spellings, is_missing, label_names, split_labels
 from sslshift.data.sources.recognise import START, recognise
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class ImageList:
       labels: name of the class of each image, or where `multi_label` a list of names; None: the list has no labels.
       multi_label: an image may have several of the classes, or none.
       licences, costs: None of an image of which nothing is said.
+      spellings: how the list spells each class, see `labels.gather_spellings`.
     """
 
     paths: list[str]
@@ -35,6 +36,7 @@ class ImageList:
     multi_label: bool
     licences: list[str | None]
     costs: list[float | None]
+    spellings: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
 def read_list(file: Path, name: str, labels: str | None = None) -> ImageList:
@@ -78,7 +80,15 @@ def read_list(file: Path, name: str, labels: str | None = None) -> ImageList:
         multi_label,
         _said(cell_text, columns.get("licence", nothing), "licence", where),
         _said(_cost, columns.get("cost", nothing), "cost", where),
+        gather_spellings(_texts(columns.get("label", ()), multi_label)),
     )
+
+
+def _texts(labels: Sequence, multi_label: bool) -> Iterator[str]:
+    """The names of classes as a list spells them."""
+    for value in labels:
+        parts = value.split(SEPARATOR) if multi_label and isinstance(value, str) else value
+        yield from (part for part in (parts if isinstance(parts, list) else [parts]) if isinstance(part, str) and part.strip())
 
 
 def _read(file: Path) -> tuple[list[str], dict[str, list]]:

@@ -1,0 +1,298 @@
+"""How folders below a root are meant: as classes, or as the splits of a task with class folders in each of them.
+
+The names of the image files decide, and where they allow both readings an error says both and how to write each.
+"""
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import NamedTuple
+
+from sslshift.data.sources.labels import class_name
+from sslshift.data.sources.uri import Uri
+
+_SPLITS = {
+    "train": ("train", "training", "trn", "trainval"),
+    "validation": ("val", "valid", "validation", "validate", "dev", "devel", "development"),
+    "test": ("test", "testing", "tst", "eval", "evaluation", "holdout", "heldout"),
+}
+_SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words}
+
+# The folders of an image below a root, and its name.
+_Parts = tuple[str, ...]
+
+
+class Splits(NamedTuple):
+    """What was found below a root.
+
+    Attributes:
+      folders: the folder of each split, relative to the root; empty where the folders are classes.
+      notes: what was assumed; sentences without a full stop.
+    """
+
+    folders: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+class _Folder(NamedTuple):
+    """A folder with images: whether it holds some directly, and the folders in it that hold others."""
+
+    direct: bool
+    inner: frozenset[str]
+
+    @property
+    def has_classes(self) -> bool:
+        return not self.direct
+
+
+def find_splits(paths: Iterable[PurePath], uri: Uri) -> Splits:
+    """Returns the folders of the splits below a root, if it has such folders.
+
+    Split folders are called train, val and test, or a usual synonym in any case, alone or with a part that their names share
+    (`seg_train`, `seg_test`). They may be below one folder that holds all images, such as `images`.
+
+    Args:
+      paths: of the images, relative to the root.
+      uri: of the root, for messages.
+
+    Raises:
+      ValueError: the folders can be read as splits and as classes, or as neither.
+    """
+    parts = [path.parts for path in paths]
+    root, parts = _below_single(parts)
+    folders = _folders(parts)
+    inside = _within(uri, root)
+    splits = _split_family(folders, inside)
+    others = sorted(folders.keys() - splits.keys())
+    if not splits:
+        _require_no_splits_within(folders, inside)
+        return Splits({})
+    kinds = set(splits.values())
+    if all(folders[name].direct for name in splits):
+        return _flat(splits, others, inside)
+    if others:
+        raise ValueError(_both(splits, others, inside))
+    _require_usable(splits, folders, inside)
+    if len(splits) == 1:
+        name = next(iter(splits))
+        # The one folder of classes; further splits are drawn from it.
+        return Splits({"train": _joined(root, name)}, (f"all labelled images are in {name}, from which splits are drawn",))
+    where = {split: _below_wrapper(name, split, parts) for name, split in splits.items()}
+    _require_common_classes(where, parts, inside)
+    notes = []
+    if root:
+        notes.append(f"the splits are the folders {_listed(sorted(splits))} of {'/'.join(root)}")
+    loose = sum(len(each) == 1 for each in parts)
+    if loose:
+        notes.append(f"{loose:,} images beside the split folders {_listed(sorted(splits))} are in no split, and are not used")
+    if "test" not in kinds:
+        notes.append(
+            f"{'/'.join(where['validation'])} is the test split, and validation images are drawn from the training split"
+        )
+        where["test"] = where.pop("validation")
+    return Splits({split: _joined(root, *where[split]) for split in _SPLITS if split in where}, tuple(notes))
+
+
+def require_no_splits(paths: Iterable[PurePath], name: str, root: str) -> None:
+    """Raises ValueError where the first folders of images are the splits of a task and would be taken for classes.
+
+    Args:
+      paths: of the images, relative to the root.
+      name: of what asks for class folders, for the message.
+      root: the root as a URI or path, for the message.
+    """
+    folders = _folders([path.parts for path in paths])
+    if not _kinds_within(folders) or len(_families(folders)) > 1 or any(folder.direct for folder in folders.values()):
+        return
+    inner = {each: set(map(class_name, folder.inner)) for each, folder in folders.items()}
+    train = next(each for each in folders if _split_word(each)[0] == "train")
+    common = inner[train] & set().union(*(names for each, names in inner.items() if each != train))
+    if common and all(map(_split_word, folders)):
+        raise ValueError(
+            f"{name}: the folders {_listed(sorted(folders))} are splits with the same class folders "
+            f"({_listed(sorted(common))}); labels=folder would make the splits the classes. Name one split, as in "
+            f"{root}/{train}, or name the root without labels=folder as a task. If {_listed(sorted(folders))} are the classes, "
+            "list the images with these labels in a csv: file."
+        )
+
+
+def split_note(classes: Collection[str] | None) -> list[str]:
+    """Returns a note where classes are called like the splits of a task."""
+    splits = {_SPLIT_OF.get(name.lower()) for name in classes or ()}
+    if None in splits or "train" not in splits or len(splits) < 2:
+        return []
+    return [f"the classes are {_listed(classes)}, the first folders; if these are splits, name each split's folder as a source"]
+
+
+def _folders(parts: Sequence[_Parts]) -> dict[str, _Folder]:
+    direct: dict[str, bool] = {}
+    inner: dict[str, set[str]] = {}
+    for each in parts:
+        if len(each) > 1:
+            direct[each[0]] = direct.get(each[0], False) or len(each) == 2
+            inner.setdefault(each[0], set()).update(each[1:2] if len(each) > 2 else ())
+    return {name: _Folder(direct[name], frozenset(inner[name])) for name in sorted(direct)}
+
+
+def _below_single(parts: list[_Parts]) -> tuple[_Parts, list[_Parts]]:
+    """The folders down to the one that has several folders with images, or images of its own, and the paths below it.
+
+    Only where split folders are there: else the one folder is a class, and its folders are of no concern.
+    """
+    root: _Parts = ()
+    below = parts
+    while len(folders := _folders(below)) == 1 and not any(len(each) == 1 for each in below):
+        ((name, folder),) = folders.items()
+        if folder.direct:
+            break
+        root, below = (*root, name), [each[1:] for each in below]
+        if len(_kinds_within(_folders(below))) > 1:
+            return root, below
+    return (), parts
+
+
+def _split_word(name: str) -> tuple[str, str] | None:
+    """The split that a folder is called after, and what its name has besides; None if it is called otherwise."""
+    name = re.sub(r"(?i)\b(h[oe]ld)[-_ ]out\b", r"\1out", name)
+    words = [match for match in re.finditer(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name) if match[0].lower() in _SPLIT_OF]
+    if len(words) != 1:
+        return None
+    (word,) = words
+    return _SPLIT_OF[word[0].lower()], f"{name[: word.start()]}*{name[word.end() :]}".lower()
+
+
+def _families(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Folders that are called after splits: by what else is in the name, their splits."""
+    families: dict[str, dict[str, str]] = {}
+    for name in names:
+        word = _split_word(name)
+        if word:
+            families.setdefault(word[1], {})[name] = word[0]
+    return families
+
+
+def _split_family(folders: Mapping[str, _Folder], uri: Uri) -> dict[str, str]:
+    """The split of each folder that is called after one: of names with a part besides, only where several share it."""
+    families = _families(folders)
+    whole = {rest: family for rest, family in families.items() if "train" in family.values() and len(set(family.values())) > 1}
+    if len(whole) > 1:
+        several = "; ".join(_listed(sorted(family)) for family in whole.values())
+        raise ValueError(f"{uri}: there are several groups of split folders ({several}); name the folders of each split.")
+    return next(iter(whole.values()), families.get("*", {}))
+
+
+def _kinds_within(names: Iterable[str]) -> set[str]:
+    """The splits, training among them, that folders of these names are called after; empty if there is no such group."""
+    for family in _families(names).values():
+        if "train" in family.values() and len(set(family.values())) > 1:
+            return set(family.values())
+    return set()
+
+
+def _require_no_splits_within(folders: Mapping[str, _Folder], uri: Uri) -> None:
+    with_splits = [name for name, folder in folders.items() if _kinds_within(folder.inner)]
+    if with_splits:
+        family = _kinds_within(folders[with_splits[0]].inner)
+        names = sorted(name for name in folders[with_splits[0]].inner if (_split_word(name) or ("",))[0] in family)
+        raise ValueError(
+            f"{uri}: split folders ({_listed(names)}) are within {_listed(with_splits)}, of the folders "
+            f"{_listed(sorted(folders))}. If the first folders are classes, move the split folders above them "
+            f"({names[0]}/{with_splits[0]}/...), or list the images of each split in a csv: file; with {_with_labels(uri)} "
+            "test images are drawn from all images of a class. "
+            f"If {with_splits[0]} holds the task, name it: {_within(uri, (with_splits[0],))}."
+        )
+
+
+def _flat(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> Splits:
+    """Folders called after splits that hold images directly: they have no labels unless they are classes themselves."""
+    names = _listed(sorted(splits))
+    if others:
+        return Splits(
+            {},
+            (f"{names} are taken for classes, like {_listed(others)} beside them, since they hold images in no class folders",),
+        )
+    if len(splits) == 1:
+        return Splits({})
+    raise ValueError(
+        f"{uri}: {names} hold images that are in no class folders. If {names} are the classes, write {_with_labels(uri)}. If "
+        "they are splits, sort the images of each into class folders, or list them with their labels in a csv: file for each."
+    )
+
+
+def _both(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> str:
+    names = _listed(sorted(splits))
+    given = {split: str(_within(uri, (name,))) for name, split in splits.items()}
+    task = [given.get("train", f"{uri}/..."), *(f"{split}={at}" for split, at in given.items() if split != "train")]
+    return (
+        f"{uri}: {names} can be splits, or classes as {_listed(others)} beside them. If they are splits, name each as in "
+        f"'{'; '.join(task)}'. If all of these folders are classes, write {_with_labels(uri)}."
+    )
+
+
+def _require_usable(splits: Mapping[str, str], folders: Mapping[str, _Folder], uri: Uri) -> None:
+    """Raises ValueError where split folders do not make a task: two of one split, none of training, or no class folders."""
+    for split in _SPLITS:
+        twice = sorted(name for name, each in splits.items() if each == split)
+        if len(twice) > 1:
+            raise ValueError(
+                f"{uri}: the folders {_listed(twice)} can each be the {split} split; name the folder of each split, as in "
+                f"'{_within(uri, ('train',))}; test={_within(uri, (twice[0],))}'."
+            )
+    flat = sorted(name for name in splits if folders[name].direct)
+    if flat:
+        sorted_ = sorted(name for name in splits if not folders[name].direct)
+        raise ValueError(
+            f"{uri}: in {_listed(flat)} images are in no class folders and so have no labels, while {_listed(sorted_)} has "
+            f"class folders. Sort these images into class folders, or name the splits that have them, as in "
+            f"'{_within(uri, (sorted_[0],))}'. If all of these folders are classes, write {_with_labels(uri)}."
+        )
+    if "train" not in splits.values():
+        raise ValueError(
+            f"{uri}: there is no training split beside {_listed(sorted(splits))}; name the folder of each split, as in "
+            f"'folder:TRAIN; test={_within(uri, (next(iter(splits)),))}'. If these folders are classes, write "
+            f"{_with_labels(uri)}."
+        )
+
+
+def _below_wrapper(name: str, split: str, parts: Sequence[_Parts]) -> _Parts:
+    """The folder of a split that holds its class folders: within `train` perhaps `train/images` or `train/train`."""
+    folders = _folders([each[1:] for each in parts if each[0] == name])
+    if len(folders) == 1:
+        ((inner, folder),) = folders.items()
+        word = _split_word(inner)
+        if not folder.direct and (inner.lower() in ("images", "image", "imgs", "img", "data") or (word and word[0] == split)):
+            return (name, inner)
+    return (name,)
+
+
+def _require_common_classes(where: Mapping[str, _Parts], parts: Sequence[_Parts], uri: Uri) -> None:
+    classes = {
+        split: {class_name(each[len(at)]) for each in parts if each[: len(at)] == at and len(each) > len(at) + 1}
+        for split, at in where.items()
+    }
+    for split, names in classes.items():
+        if not names & classes["train"]:
+            one, other = "/".join(where["train"]), "/".join(where[split])
+            raise ValueError(
+                f"{uri}: {one} has the folders {_listed(sorted(classes['train']))}, and {other} has {_listed(sorted(names))}. "
+                f"If {one} and {other} are splits, their class folders must have the same names. If they are classes, write "
+                f"{_with_labels(uri)}."
+            )
+
+
+def _within(uri: Uri, folders: Sequence[str]) -> Uri:
+    return dataclasses.replace(uri, path="/".join((uri.path.rstrip("/") or "", *folders))) if folders else uri
+
+
+def _with_labels(uri: Uri) -> Uri:
+    return uri.with_options(labels="folder")
+
+
+def _joined(root: _Parts, *folders: str) -> str:
+    return "/".join((*root, *folders))
+
+
+def _listed(names: Collection[str], shown: int = 6) -> str:
+    names = list(names)
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
