@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_sidecars import png
 
+from sslshift.data import open_source
 from sslshift.data.records import importing
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import, run_import
@@ -163,6 +164,34 @@ def test_archives_of_kinds_that_are_not_read_are_refused_in_a_folder(tmp_path):
     (tmp_path / "in/b.rar").write_bytes(b"Rar!")
     run_import(Import(tmp_path / "in", tmp_path / "out"), workers=0)
     assert 'b.rar,"it is an archive of a kind that is not read' in (tmp_path / "out/refused.csv").read_text()
+
+
+@pytest.mark.parametrize("name", ["a.tar.001", "a.zip.001", "a.z01", "a.tar.gz.partaa", "a.tar.aa", "a.tgz.aa", "a.tar.zst"])
+def test_parts_of_archives_are_refused_and_reported(tmp_path, name):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/1.png").write_bytes(png(1))
+    (tmp_path / "in" / name).write_bytes(tar(2)[:700])
+    run_import(Import(tmp_path / "in", tmp_path / "out"), workers=0)
+    assert f'{name},"it is an archive of a kind that is not read' in (tmp_path / "out/refused.csv").read_text()
+    (note,) = open_source(f"folder:{tmp_path / 'in'}").notes
+    assert f"archives in the folder (1, e.g. {name}) are not looked into" in note
+
+
+def test_archives_that_are_added_while_an_import_is_stopped_do_not_shift_the_others(tmp_path, monkeypatch):
+    """Containers are numbered in the order of their names: the images of a new one would never be imported."""
+    (tmp_path / "in").mkdir()
+    for name, level in (("b.tar", 1), ("c.tar", 2)):
+        (tmp_path / "in" / name).write_bytes(tar(level))
+    job = Import(tmp_path / "in", tmp_path / "out", Encoding(8, "png"))
+    with monkeypatch.context() as patched:
+        patched.setattr(importing, "read_group", None)
+        with pytest.raises(TypeError):
+            run_import(job, workers=0)
+    (tmp_path / "in/a.tar").write_bytes(tar(3))
+    with pytest.raises(ValueError, match=r"b\.tar was listed where .*a\.tar is now: archives were added or removed since"):
+        run_import(job, workers=0)
+    (tmp_path / "in/a.tar").unlink()
+    assert run_import(job, workers=0).summary.records == 2
 
 
 @pytest.mark.parametrize(("name", "make"), [("a.zip", zipped), ("a.tar", tar)])

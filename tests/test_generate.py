@@ -80,6 +80,14 @@ def refusals(folder: Path) -> dict[str, str]:
         return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
 
+def test_commas_do_not_separate_prompts(tmp_path):
+    (tmp_path / "classes.csv").write_text("class,prompt\ncat,a cat\n")
+    with pytest.raises(ValueError, match=r"classes\.csv separates by commas, .*; write class\|prompt"):
+        read_prompts(str(tmp_path / "classes.csv"))
+    (tmp_path / "classes.csv").write_text("cat|a cat, asleep\ndog\n")
+    assert list(read_prompts(str(tmp_path / "classes.csv"))) == ["cat", "dog"]
+
+
 def test_prompts_become_a_labelled_source(tmp_path):
     job_ = job(tmp_path / "out", "owl; cat|my cat Tom", seed=3, licence="by noise@1", cost_per_image=0.25)
     summary = run_generation(job_, Generator(), batch_size=3, about={"versions": "noise 1"})

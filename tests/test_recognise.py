@@ -208,3 +208,14 @@ def test_shards_that_count_themselves_must_all_be_there(tmp_path):
     with pytest.raises(ValueError, match=r"holds 2 of the 3 shards a\.array_record-\*-of-00003; copy the others there"):
         open_source(f"arrayrecord:{tmp_path}")
     assert len(open_source(f"arrayrecord:{tmp_path}/a.array_record-00002-of-00003")) == 1
+
+
+@pytest.mark.parametrize("scheme", ["folder", "arrayrecord"])
+@pytest.mark.parametrize("kind", ["tfrecord", "tar", "npz", "mdb", "parquet", "jpg"])
+def test_folders_of_other_files_are_recognised(tmp_path, scheme, kind):
+    content, message = FILES.get(kind, (hugging_face(), "a Parquet file; parquet: opens"))
+    (tmp_path / "notes.xyz").write_text("nothing")
+    (tmp_path / "some-00000").write_bytes(content)
+    message = "an image, though its name does not end like one; rename it" if kind == "jpg" else message
+    with pytest.raises(ValueError, match=rf"It holds some-00000, which is {re.escape(message)}"):
+        open_source(f"{scheme}:{tmp_path}")

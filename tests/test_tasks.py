@@ -330,3 +330,24 @@ def test_classes_are_matched_by_name(tmp_path):
     folder_of(tmp_path / "test", ["Z"], count=3, start=40)
     with pytest.raises(ValueError, match=r"has no class Z; it has 10, 9, z, é\..*names"):
         open_task(parse_task(f"folder:{tmp_path}"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        ([0, 1] * 8 + [0], None, "has 17 labels for 18 images; each image needs its own"),
+        ([0, 1] * 10, None, "has 20 labels for 18 images"),
+        # -1 would be the last class of another split.
+        ([0, -1] * 9, ("a", "b"), "has labels from -1 to 0, and names for 2 classes"),
+        ([0, 2] * 9, ("a", "b"), "has labels from 0 to 2, and names for 2 classes"),
+        ([[0, 1, 0]] * 18, ("a", "b"), "has 3 columns of labels, and names for 2 classes"),
+    ],
+)
+def test_labels_that_are_not_those_of_the_images_are_refused(labels, classes, message):
+    images = np.random.default_rng(0).integers(0, 256, (36, 4, 4, 1), np.uint8)
+    good, bad = ArraySource("good", images[:18], np.array([0, 1] * 9)), ArraySource("bad", images[18:])
+    good.classes = ("b", "a")
+    bad.labels, bad.classes = np.array(labels), classes
+    for pair in ((good, bad), (bad, good), (bad, None)):
+        with pytest.raises(ValueError, match=f"bad {message}"):
+            make_task(*pair, CANVAS, labelled=0)

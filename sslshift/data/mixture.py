@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -112,10 +113,9 @@ class Stage:
         """The stage's `samples` as stretches of constant shares: one, or the steps of a ramp."""
         start, end = self._ends
         totals = staircase(samples, start, end) if self.ramped and samples else [apportion(samples, start)]
-        before = [[0] * len(start), *totals]
         return [
             Segment(tuple(now - then for now, then in zip(after, earlier, strict=True)), tuple(earlier))
-            for earlier, after in zip(before, totals, strict=False)
+            for earlier, after in itertools.pairwise([[0] * len(start), *totals])
         ]
 
 

@@ -124,7 +124,7 @@ def layer_profile(x: Layers, y: Layers) -> LayerProfile:
     floor = np.sqrt(np.square(floors.mean(axis=0)).mean(axis=0))
     rows = np.stack([values.mean(axis=0), values.std(axis=0), floor], axis=1).tolist()
     levels = [Level(*row) for row in rows]
-    return LayerProfile(dict(zip(x_one, levels, strict=False)), levels[-1], (x.count // 2, y.count // 2))
+    return LayerProfile(dict(zip(x_one, levels[:-1], strict=True)), levels[-1], (x.count // 2, y.count // 2))
 
 
 def _averages(x: LayerHistograms, y: LayerHistograms) -> list[float]:

@@ -276,6 +276,7 @@ def _require_apart(sources: dict[str, Source | None]) -> None:
     for split, source in given:
         if source.labels is None:
             raise ValueError(f"{source.name} has no labels, which the {split} split needs (for folders: ?labels=folder).")
+        _require_one_label_each(source)
     for (first, one), (second, other) in itertools.combinations(given, 2):
         if one.fingerprint == other.fingerprint:
             raise ValueError(
@@ -289,6 +290,19 @@ def _require_apart(sources: dict[str, Source | None]) -> None:
                 f"{other.pixel_range.text} in {other.name}, so equal values would be seen differently in the {first} and the "
                 f"{second} split; state one range for both, e.g. ?range={PixelRange(*widest).text} (--range, of an import)."
             )
+
+
+def _require_one_label_each(source: Source) -> None:
+    """Raises ValueError where labels are not as many as the images, or not those of the classes that have names."""
+    labels, names = source.labels, source.classes
+    if len(labels) != len(source):
+        raise ValueError(f"{source.name} has {len(labels):,} labels for {len(source):,} images; each image needs its own.")
+    if names is not None and labels.ndim == 1 and not ((labels >= 0) & (labels < len(names))).all():
+        raise ValueError(
+            f"{source.name} has labels from {labels.min()} to {labels.max()}, and names for {len(names):,} classes."
+        )
+    if names is not None and labels.ndim == 2 and labels.shape[1] != len(names):
+        raise ValueError(f"{source.name} has {labels.shape[1]:,} columns of labels, and names for {len(names):,} classes.")
 
 
 def _with_classes_of(source: Source, other: Source) -> Source:

@@ -11,8 +11,11 @@ from sslshift.data.sources.walk import list_files
 
 _TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 _ZIP = re.compile(r"\.zip$", re.IGNORECASE)
-# Archives of images that are met, and that the standard library cannot open.
-_OTHER = re.compile(r"\.(7z|rar|cab|cpio|iso|zst|lz4|tzst|zip\.\d+|z\d\d|tar\.(lzma|lz|z|br))$", re.IGNORECASE)
+# Archives of images that are met, and that the standard library cannot open; parts of split archives among them.
+_OTHER = re.compile(
+    r"\.(7z|rar|cab|cpio|iso|zst|lz4|tzst|z\d\d|tar\.(lzma|lz|z|br)|(zip|tgz|tar(\.\w+)?)\.(\d{2,}|part\w+|a[a-z]))$",
+    re.IGNORECASE,
+)
 _LIST = re.compile(r"\.(csv|parquet)$", re.IGNORECASE)
 
 

@@ -56,6 +56,7 @@ class Listing(NamedTuple):
       others: numbers of files of other kinds, by extension.
       spellings: how each class is spelled, see `labels.gather_spellings`.
       faults: those of `refused` that are no single image: an archive or a folder that could not be read whole.
+      path: of the container; empty where an earlier version listed it.
     """
 
     container: int
@@ -65,6 +66,7 @@ class Listing(NamedTuple):
     others: dict[str, int]
     spellings: dict[str, list[str]]
     faults: Sequence[Refused] = ()
+    path: str = ""
 
 
 def list_container(container: Container, output: Path, group_size: int, labels: str) -> Listing:
@@ -76,12 +78,22 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
       group_size: images in a shard, at most.
       labels: "folder" takes the first folder of an image's name as its label; "none" what lists and sidecars say; "multi" any
         number of labels of a list.
+
+    Raises:
+      ValueError: a list is refused, or an earlier call listed another container by this number.
     """
     marker = parts_folder(output) / f"listing-{container.number:05d}.json"
     if marker.exists():
         values = json.loads(marker.read_text(encoding="utf-8"))
         lists = {name: [Refused(*each) for each in values.get(name, ())] for name in ("refused", "faults")}
-        return Listing(**{"spellings": {}} | values | lists)
+        listing = Listing(**{"spellings": {}} | values | lists)
+        # Numbers are those of a sorted listing: an archive more or less moves them.
+        if listing.path not in ("", printable(container.path)):
+            raise ValueError(
+                f"{listing.path} was listed where {printable(container.path)} is now: archives were added or removed since "
+                "this import was begun. Repeat it with another output."
+            )
+        return listing
     parts_folder(output).mkdir(parents=True, exist_ok=True)
     forget_archives()
     refused: list[Refused] = []
@@ -101,7 +113,8 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
         for group in _grouped(rows, group_size):
             writer.write_table(pa.Table.from_pylist(group, _ROW))
             images, groups = images + len(group), groups + 1
-    listing = Listing(container.number, groups, images, [*refused, *faults], dict(others), spellings, faults)
+    told = [*refused, *faults]
+    listing = Listing(container.number, groups, images, told, dict(others), spellings, faults, printable(path))
     marker.with_suffix(".part").write_text(json.dumps(listing._asdict()), encoding="utf-8")
     marker.with_suffix(".part").replace(marker)
     return listing

@@ -56,4 +56,6 @@ def _entries(text: str) -> tuple[str, list[str]]:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{printable(path)} cannot be read as a text file in UTF-8: {error}.") from error
+    if path.lower().endswith(".csv") and any("," in line and not re.search(r"[\t|]", line) for line in lines):
+        raise ValueError(f"{printable(path)} separates by commas, which names and prompts may contain; write class|prompt.")
     return printable(path), [line for line in lines if line.strip() and not line.lstrip().startswith("#")]

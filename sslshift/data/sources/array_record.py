@@ -20,7 +20,7 @@ from sslshift.data.ranges import PixelRange, with_range
 from sslshift.data.records.manifest import CLASSES, MANIFEST, PARTS, SUMMARY, read_columns, read_summary, require_match
 from sslshift.data.sources.base import Source, printable
 from sslshift.data.sources.labels import class_name, indicators, sort_classes
-from sslshift.data.sources.recognise import recognise_file, recognise_record
+from sslshift.data.sources.recognise import recognise_file, recognise_folder, recognise_record
 from sslshift.data.sources.walk import is_hidden
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ def _shards(path: Path, name: str) -> list[Path]:
     if not shards:
         raise ValueError(
             f"{name}: {printable(path)} holds no .array_record file; python -m tools.import_images makes them from images."
+            + recognise_folder(path)
         )
     _require_complete([shard.name for shard in shards], path, name)
     return shards

@@ -16,10 +16,12 @@ from rich.progress import track
 
 from sslshift.data.decode import BrokenImageError, Canvas, check, decode, decode_onto, read_file
 from sslshift.data.ranges import Levels, PixelRange, decide_range, describe_range, merge_levels
+from sslshift.data.records.containers import is_other_archive, kind_of
 from sslshift.data.sources.base import Source, licence_text, printable
 from sslshift.data.sources.labels import class_name, encode_labels, encode_multi_labels, gather_spellings, spelling_notes
 from sslshift.data.sources.layout import require_no_splits, split_note
 from sslshift.data.sources.lists import read_list
+from sslshift.data.sources.recognise import recognise_folder
 from sslshift.data.sources.uri import Uri
 from sslshift.data.sources.walk import is_image, list_files
 
@@ -60,7 +62,7 @@ class FileSource(Source):
         self.refused = [(printable(path), check.reason) for path, check in zip(paths, checks, strict=True) if check.reason]
         if not self._paths:
             refused = f" ({len(paths)} files were refused, the first: {': '.join(map(str, self.refused[0]))})" if paths else ""
-            raise ValueError(f"{name}: {root} holds no readable image{refused}.")
+            raise ValueError(f"{name}: {root} holds no readable image{refused}.{'' if paths else recognise_folder(root)}")
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -94,6 +96,13 @@ class FolderSource(FileSource):
         super().__init__(name, folder, images, about, stated_range)
         links = ((printable(path), reason) for path, reason in files.links if is_image(path))
         self.refused = [*self.refused, *links, *files.unreadable]
+        archives = [path for path in files.paths if kind_of(path.name) in ("tar", "zip") or is_other_archive(path.name)]
+        if archives:
+            self.notes = [
+                *self.notes,
+                f"archives in the folder ({len(archives):,}, e.g. {printable(archives[0].name)}) are not looked into; "
+                "python -m tools.import_images imports what they hold",
+            ]
         if labels:
             self._label(folder)
 

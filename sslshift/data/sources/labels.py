@@ -114,7 +114,8 @@ def label_name(value: Any) -> str:
     Raises:
       ValueError: the value is missing, or as `cell_text`.
     """
-    text = "" if is_missing(value) else cell_text(value)
+    # After the signs that nobody sees are taken out, nothing or another missing value may be left.
+    text = "" if is_missing(value) else cell_text(value).translate(_INVISIBLE)
     if is_missing(text):
         raise ValueError(
             f"has no label: {value!r} means a missing value; give every image a label or leave the image out, and rename "

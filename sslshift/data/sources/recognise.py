@@ -9,6 +9,7 @@ from PIL import Image
 
 from sslshift.data.decode import FORMATS
 from sslshift.data.sources.base import printable
+from sslshift.data.sources.walk import is_image
 
 _IMPORT = "python -m tools.import_images imports it under a name that ends in"
 _FILES = "write its images as files into a folder, and folder: opens that"
@@ -39,6 +40,23 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
 )
 # As much of a file as its kind shows in; photographs may begin with a thumbnail.
 START = 1 << 17
+_LOOKED_AT = 20
+
+
+def recognise_folder(folder: Path) -> str:
+    """Returns what a first file of a known kind in a folder is, as a sentence after a space; empty where none of a few is."""
+    for file in sorted(folder.iterdir())[:_LOOKED_AT]:
+        try:
+            known = recognise_file(file) if file.is_file() else ""
+        except OSError:
+            continue
+        if known and is_image(file):
+            continue
+        if known.startswith("an image"):
+            known = "an image, though its name does not end like one; rename it"
+        if known:
+            return f" It holds {printable(file.name)}, which is {known}."
+    return ""
 
 
 def recognise_file(file: Path) -> str:
