@@ -152,6 +152,17 @@ def test_palettes_and_transparency_of_wrong_checksums_are_refused():
             decode(flipped(out.getvalue(), kind, 4))
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_one_gray_of_few_bits_may_be_transparent(bits):
+    grays = np.tile(np.arange(16, dtype=np.uint8) % 2**bits, (3, 1))
+    rows = np.packbits((grays[..., None] >> np.arange(bits - 1, -1, -1) & 1).reshape(3, -1), axis=1)
+    header = struct.pack(">IIBBBBB", 16, 3, bits, 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    chunks = (b"IHDR", header), (b"tRNS", b"\0\0"), (b"IDAT", pixels), (b"IEND", b"")
+    image = decode(PNG[:8] + b"".join(chunk(*each) for each in chunks))[..., 0]
+    assert (image == np.where(grays, grays * (255 // (2**bits - 1)), 255)).all()
+
+
 MPF = b"MPF\0II*\0\x08\0\0\0\2\0\x01\xb0\4\0\1\0\0\0\5\0\0\0\x02\xb0\7\0\4\0\0\0abcd\0\0\0\0"
 SEGMENTS = {
     "broken EXIF": [(0xE1, b"Exif\0\0junk")],

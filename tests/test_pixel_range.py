@@ -1,5 +1,6 @@
 """Images of more than 8 bits: one range of values for a whole source, decided once, recorded and reported, or stated."""
 
+import contextlib
 import io
 import json
 import struct
@@ -11,10 +12,11 @@ from PIL import Image
 
 from sslshift.data import open_source
 from sslshift.data.decode import BrokenImageError, Canvas, check, decode
-from sslshift.data.ranges import Levels, PixelRange, decide_range, merge_levels, parse_range
+from sslshift.data.ranges import Levels, PixelRange, compare_ranges, decide_range, merge_levels, parse_range
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import, begin, import_group, run_import, tasks_of
 from sslshift.data.records.listing import list_container
+from sslshift.data.records.on_beam import run_on_beam
 from sslshift.data.sources import CachedSource, PartialSource
 from sslshift.transfer.tasks import make_task
 from tests.test_sources import array_record
@@ -411,6 +413,47 @@ def test_an_import_that_was_stopped_keeps_its_range(scans, tmp_path):
     begin(stated)
     assert import_group(stated, last).records == 1
     assert imported(scans, tmp_path / "out").fingerprint == whole.fingerprint
+
+
+def test_beam_decides_the_same_range(scans, tmp_path):
+    pytest.importorskip("apache_beam")
+    summary = run_on_beam(Import(scans, tmp_path / "beam", Encoding(64, "png"), shard_size=2)).summary
+    whole = imported(scans, tmp_path / "out")
+    assert (summary.fingerprint, summary.pixel_range, summary.notes) == (whole.fingerprint, whole.pixel_range, whole.notes)
+
+
+def test_different_ranges_of_sources_are_said():
+    ranges = {"near": PixelRange(0, 4095), "far": PixelRange(0, 1023), "eight bits": None}
+    (said,) = compare_ranges(ranges)
+    assert "0..4095 in near, 0..1023 in far" in said
+    assert compare_ranges(ranges | {"far": PixelRange(0.0, 4095.0, stated=True)}) == []
+
+
+def test_what_is_transparent_does_not_decide_the_range():
+    alpha = np.full((20, 30), 65535, np.uint16)
+    alpha[0], hidden = 0, COLOUR.copy()
+    hidden[0] = 65535
+    content = png16(np.dstack([hidden, alpha]), 6)
+    assert check(content).high == COLOUR[1:].max()
+    image = decode(content, PixelRange(0, 4095))
+    assert (image[0] == 255).all()
+    assert (image[1:] == eight_bits(COLOUR[1:], 0, 4095)).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "content",
+    [stored(GRAY), png16(OPAQUE, 6), tiff(COLOUR), tiff(COLOUR, compression=8, order=">"), tiff(RAMP.astype(np.float32)),
+     stored(GRAY, "JPEG2000"), b"P6 30 20 65535\n" + COLOUR.astype(">u2").tobytes(), tiff(GRAY, planar=2)],
+)  # fmt: skip
+def test_damaged_files_of_more_than_8_bits_decode_or_are_refused_and_nothing_else(content, random):
+    for trial in range(60):
+        damaged = bytearray(content[: random.integers(1, len(content))] if trial % 3 == 0 else content)
+        for place in random.integers(0, min(len(damaged), 300 if trial % 2 else len(damaged)), random.integers(1, 6)):
+            damaged[place] = random.integers(256)
+        for read in (check, lambda each: decode(each, PixelRange(-9, 9000, stated=True))):
+            with contextlib.suppress(BrokenImageError):
+                read(bytes(damaged))
 
 
 def test_levels_merge_in_any_order():

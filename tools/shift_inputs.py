@@ -150,6 +150,7 @@ def encode_images(
         "broken": [f"{source.origin(index)}: {why}" for index, why in found.broken],
         "refused": [f"{path} ({why})" for path, why in source.refused],
         "notes": list(source.notes),
+        "pixel_range": source.pixel_range,
         "fingerprint": source.fingerprint,
     }
     if target is not None:

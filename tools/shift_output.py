@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from sslshift.data.decode import Canvas
+from sslshift.data.ranges import compare_ranges
 from sslshift.shift.distances import DISTANCES, distance_of
 from sslshift.shift.reading import digits, listed
 from sslshift.shift.survey import Measured, Survey
@@ -119,7 +120,10 @@ def remarks(survey: Survey, sets: Mapping[str, Encoded], target: Encoded) -> lis
             f"{own['used'] - own['unique']:,} of the {own['used']:,} images of {target.name} are copies of others of it, as "
             "the encoder sees them."
         )
-    for name, each in {target.name: target, **sets}.items():
+    everyone = {target.name: target, **sets}
+    ranges = {name: each.about.get("pixel_range") for name, each in everyone.items()}
+    said += [f"Warning: {sentence}." for sentence in compare_ranges(ranges)]
+    for name, each in everyone.items():
         about = each.about
         if about["kind"] == "mixture":
             continue

@@ -101,6 +101,7 @@ def decode_image(content: bytes, pixel_range: PixelRange | None = WHOLE) -> Deco
         width, height = image.size
         samples = read_samples(image, pixels)
         if samples is None:
+            _scale_transparency(image)
             image.load()
             return Decoded(_turned(_as_gray_or_colour(image), image), width, height, None)
         if pixel_range is None and samples.top is None:
@@ -183,6 +184,13 @@ def _turned(image: Image.Image, original: ImageFile.ImageFile) -> Image.Image:
     except Exception:  # Whatever stands in EXIF costs no image.
         turn = None
     return image if turn is None else image.transpose(turn)
+
+
+def _scale_transparency(image: ImageFile.ImageFile) -> None:
+    """Pillow scales gray of 2 and 4 bits to 8, but not the gray that is transparent in a PNG."""
+    scale = {"L;2": 85, "L;4": 17}.get(image.tile[0].args) if image.format == "PNG" and image.tile else None
+    if scale and "transparency" in image.info:
+        image.info["transparency"] *= scale
 
 
 def _as_gray_or_colour(image: Image.Image) -> Image.Image:

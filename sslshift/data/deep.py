@@ -27,7 +27,7 @@ class Samples(NamedTuple):
     """Pixel values as a file holds them.
 
     Attributes:
-      values: `[height, width, 1 or 3]`, uint16, int64 or float32.
+      values: `[height, width, 1 or 3]`, integers of up to 32 bits or float32.
       alpha: float32 `[height, width]` in [0, 1], or None where all is opaque.
       top: the value of white if the file itself states it, of a black of 0; a range that the user states goes before it.
       white_is_low: the smallest value is white.
@@ -40,9 +40,13 @@ class Samples(NamedTuple):
     white_is_low: bool = False
     bits: int = 0
 
+    @property
+    def _visible(self) -> np.ndarray:
+        return self.values if self.alpha is None else self.values[self.alpha > 0]
+
     def levels(self, stated: PixelRange | None) -> Levels | None:
         """Returns what there is to know for deciding a range; None where the file states its own, or nothing can be seen."""
-        values = self.values if self.alpha is None else self.values[self.alpha > 0]
+        values = self._visible
         if (self.top and not stated) or not values.size:
             return None
         floating = values.dtype.kind == "f"
@@ -63,7 +67,7 @@ class Samples(NamedTuple):
         low, high = chosen[:2]
         if not chosen.stated:
             low, high = (0, 1) if self.values.dtype.kind == "f" else (low, self.top or high)
-            _require_within(self.values, low, high)
+            _require_within(self._visible, low, high)
         image = _to_bytes(self.values, low, high)
         image = 255 - image if self.white_is_low else image
         if self.alpha is None:
@@ -73,7 +77,7 @@ class Samples(NamedTuple):
 
 
 def _require_within(values: np.ndarray, low: float, high: float) -> None:
-    least, most = values.min(), values.max()
+    least, most = (values.min(), values.max()) if values.size else (low, high)
     if least < low or most > high:
         kind = "floating-point" if values.dtype.kind == "f" else "integer"
         raise BrokenImageError(
@@ -83,8 +87,13 @@ def _require_within(values: np.ndarray, low: float, high: float) -> None:
 
 def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if values.dtype == np.uint16:
-        return _to_bytes(np.arange(65536), low, high)[values]
-    return np.clip((values.astype(np.float64) - low) * (255.0 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
+        return _to_bytes(np.arange(65536)[:, None], low, high)[values, 0]
+    image = np.empty(values.shape, np.uint8)
+    # Few rows at a time, since they take eight times the memory.
+    for start in range(0, len(values), 256):
+        rows = values[start : start + 256].astype(np.float64)
+        image[start : start + 256] = np.clip((rows - low) * (255.0 / (high - low)) + 0.5, 0, 255)
+    return image
 
 
 def read_samples(image: ImageFile.ImageFile, content: bytes) -> Samples | None:
@@ -150,9 +159,8 @@ def _read_gray(image: ImageFile.ImageFile, content: bytes) -> Samples:
     values = _loaded(image, lambda name: _NATIVE.get(name, name) if by_libtiff else name)
     if raw_mode == "I;32N" and tiff:
         # Pillow has no unsigned numbers of 32 bits.
-        values = values.astype(np.int64) & 0xFFFFFFFF
+        values = values.view(np.uint32)
     values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
-    values = values.astype(np.int64) if values.dtype == np.int32 else values
     top = 4095 if raw_mode == "I;12" else None
     white_is_low = tiff and image.tag_v2.get(_PHOTOMETRIC) == 0
     return Samples(values[..., None], _keyed(image, values[..., None]), top, white_is_low, _significant_bits(image, content))
@@ -162,7 +170,7 @@ def _read_signed_bytes(image: ImageFile.ImageFile, content: bytes) -> Samples:
     if image.mode != "L":
         raise _SIGNED
     image.load()
-    return Samples(np.asarray(image).view(np.int8).astype(np.int64)[..., None])
+    return Samples(np.asarray(image).view(np.int8)[..., None])
 
 
 def _read_wide(image: ImageFile.ImageFile, content: bytes) -> Samples:
@@ -171,7 +179,8 @@ def _read_wide(image: ImageFile.ImageFile, content: bytes) -> Samples:
     tiff = image.format == "TIFF"
     if raw_mode == "LA;16B":
         # Four bytes of each pixel, as if they were its four channels.
-        high, low = (lambda each: (each[..., [0, 2]], each[..., [1, 3]]))(_loaded(image, lambda name: "RGBA").astype(np.uint16))
+        channels = _loaded(image, lambda name: "RGBA")
+        high, low = channels[..., [0, 2]], channels[..., [1, 3]]
     else:
         native = tiff and image.tile[0].codec_name == "libtiff"
         if native and image.tag_v2.get(_PLANAR) == 2:
@@ -179,10 +188,12 @@ def _read_wide(image: ImageFile.ImageFile, content: bytes) -> Samples:
         little = sys.byteorder == "little" if native else tiff and image.tag_v2.prefix == b"II"
         again = Image.open(io.BytesIO(content), formats=[image.format])
         high, low = (
-            _loaded(each, lambda name, order=order: f"{name.partition(';')[0].replace('a', 'A')};16{order}").astype(np.uint16)
+            _loaded(each, lambda name, order=order: f"{name.partition(';')[0].replace('a', 'A')};16{order}")
             for each, order in ((image, "LB"[not little]), (again, "BL"[not little]))
         )
-    values = high << 8 | low
+    values = high.astype(np.uint16)
+    values <<= 8
+    values |= low
     bits = _significant_bits(image, content)
     if values.shape[-1] in (1, 3):
         return Samples(values, _keyed(image, values), bits=bits)

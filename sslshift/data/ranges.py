@@ -6,7 +6,7 @@ once for a source, from all its values or by its user, and reported.
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 # What cameras, scanners and microscopes deliver.
@@ -166,6 +166,18 @@ def describe_range(levels: Sequence[Levels], chosen: PixelRange | None, images: 
                 f"{held}; the range {chosen.text} becomes 0 to 255 in all of them ({option}=LOW..HIGH sets another){others}"
             )
     return said
+
+
+def compare_ranges(ranges: Mapping[str, PixelRange | None]) -> list[str]:
+    """Returns a sentence without a full stop where sources that are compared have different pixel ranges, else none."""
+    texts = {name: chosen.text for name, chosen in ranges.items() if chosen}
+    if len(set(texts.values())) < 2:
+        return []
+    found = ", ".join(f"{text} in {name}" for name, text in texts.items())
+    return [
+        f"Pixel ranges differ ({found}), so that equal values are seen differently; if the images come from one kind of "
+        "camera, state one range for all of them with ?range=LOW..HIGH (--range, of an import)"
+    ]
 
 
 def _plain(value: float) -> str:

@@ -14,6 +14,7 @@ from sslshift.study.console import print_results
 from sslshift.study.declare import Study
 from sslshift.study.estimate import show_estimate
 from sslshift.study.locked import locked
+from sslshift.study.notes import range_notes
 from sslshift.study.opened import Opened, open_study
 from sslshift.study.places import describe_run, run_folder
 from sslshift.study.progress import Progress
@@ -120,6 +121,8 @@ def _open(study: Study, progress: Progress) -> Opened:
     for candidate in opened.candidates:
         if candidate.text:
             progress.note(f"mixture {candidate.text}: N = {candidate.unique:,} (python -m tools.plan_samples shows it in full)")
+    for note in range_notes(opened):
+        progress.note(note)
     for source in opened.sources.values():
         if opened.withheld.get(source.name):
             progress.note(

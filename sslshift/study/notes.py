@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from sslshift.data.ranges import compare_ranges
 from sslshift.shift import DISTANCES
 from sslshift.study.compared import runs_of
 from sslshift.study.floors import starts_silent
@@ -108,6 +109,12 @@ def _shifts(results: Results) -> list[str]:
     return found
 
 
+def range_notes(opened: Opened) -> list[str]:
+    """Returns a sentence without a full stop where sources and tasks have different pixel ranges, else none."""
+    tasks = {each.train.source.name: each.train.source for each in opened.tasks}
+    return compare_ranges({name: source.pixel_range for name, source in (tasks | opened.sources).items()})
+
+
 def _sources(results: Results) -> list[str]:
     opened, found = results.opened, []
     for candidate in opened.candidates:
@@ -120,6 +127,7 @@ def _sources(results: Results) -> list[str]:
     for uri, leaks in results.leaks.items():
         if "why" in leaks:
             found.append(f"{uri}: not searched for test images, since {leaks['why']}.")
+    found += [f"{sentence}." for sentence in range_notes(opened)]
     for uri, source in opened.sources.items():
         if opened.withheld.get(uri):
             found.append(
