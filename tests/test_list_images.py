@@ -116,6 +116,9 @@ def listed(folder, split):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_lists_are_sources_with_the_same_classes_in_every_split(layout, tmp_path):
     MADE[layout](tmp_path)
+    # What an archive made on a Mac holds beside each file.
+    for path in [path for path in tmp_path.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")]:
+        (path.parent / f"._{path.name}").write_bytes(b"\0\5\x16\7")
     counts = write_lists(layout, tmp_path)
     assert set(counts) - {"validation"} == {"train", "test"}
     sources = {split: open_source(f"csv:{tmp_path / split}.csv") for split in counts}

@@ -1,5 +1,6 @@
 """Tasks as data: their text form, their splits, and what is refused or told."""
 
+import dataclasses
 import shutil
 import zipfile
 
@@ -10,6 +11,8 @@ from PIL import Image
 from sslshift.data import ArraySource, open_source
 from sslshift.data.decode import Canvas
 from sslshift.data.records.importing import Import, run_import
+from sslshift.study.declare import Study
+from sslshift.study.downstream import declared_tasks
 from sslshift.transfer.tasks import Declaration, make_task, open_task, own_canvas, parse_task
 
 
@@ -351,3 +354,13 @@ def test_labels_that_are_not_those_of_the_images_are_refused(labels, classes, me
     for pair in ((good, bad), (bad, good), (bad, None)):
         with pytest.raises(ValueError, match=f"bad {message}"):
             make_task(*pair, CANVAS, labelled=0)
+
+
+def test_a_test_split_that_is_named_apart_is_one_split(tmp_path):
+    layout(tmp_path / "a", *split_names("x", "y")), layout(tmp_path / "b", *split_names("train", "test"))
+    study = Study(downstream=f"folder:{tmp_path / 'a'}", downstream_test=f"folder:{tmp_path / 'b/test'}")
+    assert declared_tasks(study)[0].test == f"folder:{tmp_path / 'b/test'}?labels=folder"
+    # Of a folder with splits it is unknown which one is meant.
+    study = dataclasses.replace(study, downstream_test=f"folder:{tmp_path / 'b'}")
+    with pytest.raises(ValueError, match="the folders test, train are splits"):
+        open_task(declared_tasks(study)[0])

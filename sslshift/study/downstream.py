@@ -11,7 +11,7 @@ from sslshift.data.sources import PartialSource, Source, SyntheticSource, digest
 from sslshift.models import FEATURES
 from sslshift.study.declare import Study
 from sslshift.transfer.protocol import parse_evaluations
-from sslshift.transfer.tasks import Declaration, Task, open_task, own_canvas, parse_task
+from sslshift.transfer.tasks import Declaration, Task, open_task, own_canvas, parse_split, parse_task
 
 # Images of a split whose shapes are looked at.
 _LOOKED_AT = 16
@@ -35,7 +35,7 @@ def declared_tasks(study: Study) -> list[Declaration]:
     """The tasks that a study names, --downstream first."""
     first, *others = (parse_task(text) for text in (study.downstream, *study.task))
     if study.downstream_test:
-        first = dataclasses.replace(first, test=parse_task(study.downstream_test).source)
+        first = dataclasses.replace(first, test=parse_split(study.downstream_test))
     declared = [dataclasses.replace(each, labelled=each.labelled or study.labelled) for each in (first, *others)]
     names = [each.name or each.source for each in declared]
     twice = next((name for name in names if names.count(name) > 1), None)

@@ -164,12 +164,17 @@ def _folder_splits(uris: dict[str, str]) -> tuple[dict[str, str], tuple[str, ...
             unused = [folders[split] for split in there if split != "train" and split in uris]
             notes += tuple(f"the images in {folder} are not used, since other ones were named" for folder in unused)
             uris = there | {split: uri for split, uri in uris.items() if split != "train"}
-    return {split: _labelled(uri) for split, uri in uris.items()}, notes
+    return {split: parse_split(uri) for split, uri in uris.items()}, notes
 
 
-def _labelled(uri: str) -> str:
-    """A folder's URI that asks for labels, unless it says something of them itself."""
-    uri = spelled(uri)
+def parse_split(uri: str) -> str:
+    """Returns the URI of one split: that of a folder asks for labels, unless it says something of them itself.
+
+    Example:
+      >>> parse_split("folder:/data/parts/test"), parse_split("bundled:mnist/test")
+      ('folder:/data/parts/test?labels=folder', 'bundled:mnist/test')
+    """
+    uri = spelled(uri.strip())
     if not uri.startswith("folder:") or "labels" in parse_uri(uri).options:
         return uri
     return uri + ("&" if "?" in uri else "?") + "labels=folder"

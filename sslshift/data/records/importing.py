@@ -270,14 +270,14 @@ def join(job: Import, listings: Sequence[Listing]) -> Result:
         made=job.record,
         refused=refused,
         pixel_range=chosen,
-        notes=[*describe_range(read_levels(job.output), chosen, records, "--range"), *_notes(listings)],
+        notes=[*describe_range(read_levels(job.output), chosen, records, "--range"), *_notes(job, listings)],
     )
     return Result(summary, dict(others), [each for listing in listings for each in listing.faults])
 
 
-def _notes(listings: Iterable[Listing]) -> list[str]:
+def _notes(job: Import, listings: Iterable[Listing]) -> list[str]:
     spellings = gather_spellings(name for listing in listings for texts in listing.spellings.values() for name in texts)
-    return spelling_notes(spellings) + split_note(spellings)
+    return spelling_notes(spellings) + (split_note(spellings) if job.labels == "folder" else [])
 
 
 def _nothing(job: Import, refused: Sequence[Refused], others: Counter[str]) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sslshift.data.sources.walk import is_hidden
+
 # A split's images, relative to the data set's folder, each with the name of its class.
 Rows = list[tuple[str, str]]
 
@@ -187,7 +189,8 @@ def _lines(path: Path) -> list[str]:
 
 
 def _images(folder: Path, pattern: str = "*") -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    found = (path for path in folder.glob(pattern) if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    return sorted(path for path in found if not any(map(is_hidden, path.relative_to(folder).parts)))
 
 
 def _matlab(path: Path) -> dict[str, np.ndarray]:
