@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import tarfile
 import zipfile
 
@@ -153,8 +154,9 @@ def test_archives_within_archives_are_refused_by_name(tmp_path, name):
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("1.png", png(1))
         archive.writestr(name, tar(2, 3))
-    images, _ = imported(tmp_path, "a.zip", out.getvalue())
+    images, (warning,) = imported(tmp_path, "a.zip", out.getvalue())
     assert len(images) == 1
+    assert re.search(rf"a\.zip/{name}: it is an archive (within an archive|of a kind that is not read)", warning)
     assert name in (tmp_path / "out/refused.csv").read_text()
 
 

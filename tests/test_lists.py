@@ -90,6 +90,14 @@ def test_rows_that_may_belong_elsewhere_are_refused(pictures, text, message):
     refuse(pictures / "list.csv", message)
 
 
+def test_a_number_in_two_spellings_among_names_is_refused(pictures):
+    (pictures / "list.csv").write_text("path,label\na.png,1\nb.png,1.0\nc.png,x\n")
+    refuse(pictures / "list.csv", r"labels '1' and '1\.0' are one number in two spellings; choose one of them")
+    # Where all are numbers there is no doubt.
+    (pictures / "list.csv").write_text("path,label\na.png,1\nb.png,1.0\nc.png,2\n")
+    assert open_source(f"csv:{pictures / 'list.csv'}").classes == ("1", "2")
+
+
 def test_texts_in_another_encoding_are_refused(pictures):
     file = pictures / "list.csv"
     file.write_bytes("path,label\na.png,caf\xe9\nb.png,x\n".encode("latin-1"))
@@ -110,7 +118,7 @@ def test_marks_and_spaces_in_a_header_do_not_count(pictures):
     assert source.labels.tolist() == [0, 1]
 
 
-MISSING = ["", "  ", "nan", "NaN", "-nan", "NaT", "None", "<NA>", "NA", "N/A", "NULL", "null", "#N/A"]
+MISSING = ["", "  ", "\u200b", "na\u200bn", "nan", "NaN", "-nan", "NaT", "None", "<NA>", "NA", "N/A", "NULL", "null", "#N/A"]
 
 
 @pytest.mark.parametrize("text", MISSING)

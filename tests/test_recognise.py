@@ -22,6 +22,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from sslshift.data import open_source
 from sslshift.data.records.importing import Import, run_import
+from sslshift.data.sources.recognise import recognise, recognise_record
 
 
 def image(form="PNG") -> bytes:
@@ -219,3 +220,11 @@ def test_folders_of_other_files_are_recognised(tmp_path, scheme, kind):
     message = "an image, though its name does not end like one; rename it" if kind == "jpg" else message
     with pytest.raises(ValueError, match=rf"It holds some-00000, which is {re.escape(message)}"):
         open_source(f"{scheme}:{tmp_path}")
+
+
+def test_whatever_a_record_holds_it_is_told(tmp_path, random):
+    start = [b"\n", b"\x12", b"\x80", b"\x93NUMPY", b"PK\x03\x04", b'{"', b"", example(image=image())]
+    for trial in range(400):
+        content = start[trial % len(start)] + random.integers(0, 256, random.integers(0, 60), np.uint8).tobytes()
+        assert recognise_record(content, tmp_path / "a.array_record").isprintable()
+        assert recognise(content).isprintable()

@@ -10,6 +10,11 @@ r"""Imports images once, to be opened at once ever after: a folder, archive or l
 
 Then `arrayrecord:OUTPUT` is a source. What was refused, and why, stands in OUTPUT/refused.csv. Stop it whenever you like; the
 same command goes on where it was. The format is described in sslshift/data/records/__init__.py.
+
+Files of an image's name, `a.0.json`, `a.0.txt` and `a.0.cls` of `a.0.png`, give its licence, URL, caption and class. In a tar,
+where WebDataset's rule holds, `a.cls` is of `a.0.png` too if no other image's name begins with `a.`. An image is refused where
+such files could be of several images, contradict each other or cannot be read. Archives that were joined by cat are read to
+their end; what cannot be read is a WARNING, since nobody knows how many images are lost.
 """
 
 from pathlib import Path

@@ -106,7 +106,7 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
     else:
         list_members, key = _MEMBERS[container.kind]
         members = list_members(path, output, container.number, faults)
-        rows = _member_rows(members, path, key, labels, refused, others, spellings)
+        rows = _member_rows(members, path, key, labels, refused, faults, others, spellings)
     images = groups = 0
     target = listing_file(output, container.number)
     with pq.ParquetWriter(target, _ROW) as writer:
@@ -156,7 +156,9 @@ def _list_rows(path: Path, labels: str, spellings: dict[str, list[str]]) -> Iter
         }
 
 
-def _member_rows(members: Iterable[Member], container: Path, key, labels: str, refused, others, spellings) -> Iterator[dict]:
+def _member_rows(
+    members: Iterable[Member], container: Path, key, labels: str, refused, faults, others, spellings
+) -> Iterator[dict]:
     """Images among the members, each with what its own sidecars say."""
     is_folder = container.is_dir()
     prefix = "" if is_folder else f"{printable(container.name)}/"
@@ -167,12 +169,13 @@ def _member_rows(members: Iterable[Member], container: Path, key, labels: str, r
         hidden = any(is_hidden(part) for part in name.parts)
         # ./a.png and a.png are one name.
         member = member._replace(name=str(name))
-        fault = member.fault
+        fault, archive = member.fault, "" if hidden else _archive_fault(name, is_folder)
         if not fault and not hidden:
-            fault = "it is a second member of this name" if member.name in seen else _archive_fault(name, is_folder)
+            fault = "it is a second member of this name" if member.name in seen else ""
             (twice if member.name in seen else seen).add(member.name)
-        if fault:
-            refused.append(Refused(prefix + printable(member.name), fault))
+        if fault or archive:
+            # Nobody knows how many images an archive holds.
+            (faults if archive else refused).append(Refused(prefix + printable(member.name), archive or fault))
         elif suffix in EXTENSIONS and not hidden:
             images.append(member)
         elif suffix in SUFFIXES and not hidden:

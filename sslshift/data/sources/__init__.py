@@ -101,6 +101,7 @@ def open_source(uri: str) -> Source:
     - `folder:PATH`: every image below a folder; `?labels=folder` makes the first folder level the label.
     - `csv:FILE`, `parquet:FILE`: a list with a column `path`, relative to the list, and perhaps `label`, `licence`, `cost`;
       `?labels=multi`: an image may have several labels, as in `cat;dog`, or none (a Parquet column of lists needs no option).
+      A missing label (an empty cell, NaN, None, `NA`, ...) and two columns for one thing are refused with their row or name.
     - `arrayrecord:PATH`: a folder of ArrayRecord shards (`tools.import_images` writes them), or one.
     - `tfds:NAME/SPLIT`: what TFDS prepared in ArrayRecord format, `?data_dir=PATH` if not at its own place.
     - `bundled:NAME` or `bundled:NAME/SPLIT`: images that ship with the package (`fashion_mnist`, `mnist`).

@@ -139,7 +139,8 @@ def label_names(values: Sequence, where: str) -> list[str]:
       (['cat', 'dog'], ['1', '2'])
 
     Raises:
-      ValueError: an image has no label, or something that is no name.
+      ValueError: an image has no label or something that is no name, or names and numbers are mixed and a number among them
+        has two spellings.
     """
     names = []
     for row, value in enumerate(values, 1):
@@ -147,8 +148,12 @@ def label_names(values: Sequence, where: str) -> list[str]:
             names.append(label_name(value))
         except ValueError as error:
             raise ValueError(f"{where}: row {row:,}, column 'label', {error}.") from error
-    if all(re.fullmatch(r"-?\d+(\.0+)?", name) for name in names):
-        return [name.partition(".")[0] for name in names]
+    whole = {name: name.partition(".")[0] for name in set(names) if re.fullmatch(r"-?\d+(\.0+)?", name)}
+    if len(whole) == len(set(names)):
+        return [whole[name] for name in names]
+    twice = next((name for name in sorted(whole) if name != whole[name] and whole[name] in whole), None)
+    if twice:
+        raise ValueError(f"{where}: labels {whole[twice]!r} and {twice!r} are one number in two spellings; choose one of them.")
     return names
 
 
@@ -186,7 +191,7 @@ def _split(value: Any) -> list[str]:
         if is_missing(value) and not (isinstance(value, str) and not value.strip()):
             raise ValueError(f"has no label: {value!r} means a missing value; an empty text or list says: none of the classes")
         parts = cell_text(value).split(SEPARATOR)
-    wrong = next((part for part in parts if not isinstance(part, str) or (part.strip() and is_missing(part))), "")
+    wrong = next((part for part in parts if not isinstance(part, str) or (part.strip() and is_missing(class_name(part)))), "")
     if wrong != "":
         # A list of 0 and 1, one for each class, would be taken for names.
         raise ValueError(f"has {wrong!r} in its list of labels; a list holds names of classes")
