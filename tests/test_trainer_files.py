@@ -535,7 +535,7 @@ def test_options_follow_the_path(originals, write, tmp_path):
     )
     assert named.card["part"] == "a&b"
     for query, message in (
-        ("head=3", r"'head=3' is no option of an encoder; write NAME=VALUE with one of part, heads"),
+        ("head=3", r"'head=3' is no option of an encoder; write NAME=VALUE with one of part, heads.* Did you mean heads=\?"),
         ("heads", "'heads' is no option"),
         ("", "'' is no option"),
         ("heads=3&heads=4", "'heads=4' is given twice"),

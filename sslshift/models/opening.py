@@ -1,5 +1,6 @@
 """One way to every encoder that lies in a file: of a run of ours, or one that others published."""
 
+import difflib
 import json
 import os
 from collections.abc import Callable
@@ -125,7 +126,8 @@ def _parsed(path: str | os.PathLike) -> tuple[Path, dict[str, Any]]:
         name, equals, value = setting.partition("=")
         if name not in OPTIONS or not equals or name in options:
             wrong = "given twice" if name in options else "no option of an encoder"
-            raise ValueError(f"{text}: {setting!r} is {wrong}; write NAME=VALUE with one of {', '.join(OPTIONS)}.")
+            near = "".join(f" Did you mean {each}=?" for each in difflib.get_close_matches(name.lower(), OPTIONS, 1) if equals)
+            raise ValueError(f"{text}: {setting!r} is {wrong}; write NAME=VALUE with one of {', '.join(OPTIONS)}.{near}")
         try:
             options[name] = OPTIONS[name](unquote(value))
         except ValueError:
