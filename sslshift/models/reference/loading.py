@@ -17,7 +17,7 @@ from sslshift.models.reference.checkpoints import CHECKPOINTS
 from sslshift.models.reference.facts import Fact, normaliser, read_facts
 from sslshift.models.reference.files import read_metadata, read_tensors, sha256
 from sslshift.models.reference.naming import Recognised, Tensors, converted, shown
-from sslshift.models.reference.parts import Part, choose, find_parts, left_behind
+from sslshift.models.reference.parts import EncoderPart, choose, find_parts, left_behind
 from sslshift.models.vit import ViT
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -100,7 +100,7 @@ def load_reference(
     try:
         facts = read_facts(file, read_metadata(file), said) | said
         chosen, name = choose(_parts(tensors), part)
-        recognised = chosen.kind.recognise(chosen, facts)
+        recognised = chosen.dialect.recognise(chosen, facts)
         facts = normaliser(tensors, chosen.prefix) | facts
         arrays = converted(chosen.tensors, recognised, chosen.written, chosen.prefix)
         _require_fitting(recognised.module, said)
@@ -124,10 +124,10 @@ def load_reference(
     return PretrainedEncoder(recognised.module, variables, (side, side, 3), mean, std, features, card)
 
 
-def _parts(tensors: Tensors) -> list[Part]:
+def _parts(tensors: Tensors) -> list[EncoderPart]:
     if any(name.startswith("params/") for name in tensors):
         raise ValueError("it is an encoder of a run; load_encoder loads it.")
-    parts = find_parts(tensors, [*vits.KINDS, *resnets.KINDS])
+    parts = find_parts(tensors, [*vits.DIALECTS, *resnets.DIALECTS])
     if not parts:
         some = ", ".join(map(shown, sorted(tensors)[:5])) or "none"
         raise ValueError(

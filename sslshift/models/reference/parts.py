@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -29,39 +29,39 @@ _FLAT = 3
 _LISTED = 20
 
 
-class Kind(NamedTuple):
+class Dialect(NamedTuple):
     """An architecture under the names of one library.
 
     Args:
       title: what people call it.
-      marks: tensors that every encoder of the kind has, and that tell its size.
+      marks: tensors that every encoder of the dialect has, and that tell its size.
       recognise: makes the architecture of a part, with what is said of it beside its tensors.
     """
 
     title: str
     marks: tuple[str, ...]
-    recognise: Callable[["Part", Mapping[str, Any]], Recognised]
+    recognise: Callable[["EncoderPart", Mapping[str, Any]], Recognised]
 
 
-class Part(NamedTuple):
+class EncoderPart(NamedTuple):
     """An encoder inside a file.
 
     Args:
       prefix: what the names of its tensors begin with; empty, or with a dot at its end.
-      kind: what its names look like.
+      dialect: what its names look like.
       tensors: by the original architecture's names, without the prefix and without heads.
       heads: names, likewise, of the tensors of heads that stand on it.
       written: names in the file by the names in `tensors`.
     """
 
     prefix: str
-    kind: Kind
+    dialect: Dialect
     tensors: Tensors
     heads: tuple[str, ...]
     written: Mapping[str, str]
 
 
-def find_parts(tensors: Tensors, kinds: Sequence[Kind]) -> list[Part]:
+def find_parts(tensors: Tensors, dialects: Sequence[Dialect]) -> list[EncoderPart]:
     """Returns the encoders of a file, at most one for each prefix, in the order of the prefixes.
 
     Raises:
@@ -69,13 +69,14 @@ def find_parts(tensors: Tensors, kinds: Sequence[Kind]) -> list[Part]:
         it is said which tensors are missing.
     """
     written = plain_names(tensors)
-    found = {prefix: kind for kind in kinds for prefix in _prefixes(written, kind) if _marks(written, kind, prefix) == 1.0}
+    places = [(prefix, dialect) for dialect in dialects for prefix in _prefixes(written, dialect)]
+    found = {prefix: dialect for prefix, dialect in places if _marks(written, dialect, prefix) == 1.0}
     if not found:
-        _require_whole(written, kinds)
+        _require_whole(written, dialects)
     return [_part(tensors, written, prefix, found[prefix], found) for prefix in sorted(found)]
 
 
-def choose(parts: Sequence[Part], wanted: str | None) -> tuple[Part, str]:
+def choose(parts: Sequence[EncoderPart], wanted: str | None) -> tuple[EncoderPart, str]:
     """Returns the part that is meant and its name; the name is empty where there is but one.
 
     Args:
@@ -89,7 +90,7 @@ def choose(parts: Sequence[Part], wanted: str | None) -> tuple[Part, str]:
         raise ValueError(f"it holds {len(parts)} encoders, more than any training has.")
     apart = [part for i, part in enumerate(parts) if not any(_same(part, other) for other in parts[:i])]
     names = dict(zip(_short_names([part.prefix for part in apart]), apart, strict=True))
-    told = ", ".join(f"{shown(name)} ({part.kind.title}, {len(part.tensors)} tensors)" for name, part in names.items())
+    told = ", ".join(f"{shown(name)} ({part.dialect.title}, {len(part.tensors)} tensors)" for name, part in names.items())
     if wanted is None and len(apart) > 1:
         ready = " or ".join(f"?part={quote(name)}" for name in names)
         raise ValueError(f"it holds {len(apart)} encoders: {told}; add {ready} to its path to name one.")
@@ -102,7 +103,7 @@ def choose(parts: Sequence[Part], wanted: str | None) -> tuple[Part, str]:
     return found[0], next((name for name, part in names.items() if part is found[0]), wanted or "")
 
 
-def left_behind(part: Part, tensors: Tensors) -> list[str]:
+def left_behind(part: EncoderPart, tensors: Tensors) -> list[str]:
     """Returns what of a file is not the encoder, one text for each module with the number of its tensors."""
     inside = set(part.written.values())
     rest = [name for name in tensors if name not in inside and not re.fullmatch(COUNTED, name)]
@@ -124,41 +125,41 @@ def _starts(name: str) -> list[str]:
     return list(itertools.accumulate(name.split("."), "{}.{}".format))
 
 
-def _prefixes(written: Mapping[str, str], kind: Kind) -> set[str]:
-    """Returns what stands before any mark of the kind."""
-    ends = {name.removesuffix(mark) for name in written for mark in kind.marks if name.endswith(mark)}
+def _prefixes(written: Mapping[str, str], dialect: Dialect) -> set[str]:
+    """Returns what stands before any mark of the dialect."""
+    ends = {name.removesuffix(mark) for name in written for mark in dialect.marks if name.endswith(mark)}
     return {end for end in ends if (not end or end.endswith(".")) and not _NOT_APART & set(end.split("."))}
 
 
-def _marks(written: Mapping[str, str], kind: Kind, prefix: str) -> float:
-    return sum(prefix + mark in written for mark in kind.marks) / len(kind.marks)
+def _marks(written: Mapping[str, str], dialect: Dialect, prefix: str) -> float:
+    return sum(prefix + mark in written for mark in dialect.marks) / len(dialect.marks)
 
 
-def _require_whole(written: Mapping[str, str], kinds: Sequence[Kind]) -> None:
+def _require_whole(written: Mapping[str, str], dialects: Sequence[Dialect]) -> None:
+    places = [(dialect, prefix) for dialect in dialects for prefix in sorted(_prefixes(written, dialect))]
     # A numbered module holds a block of some network, whose names begin like an encoder's.
-    places = [(kind, each) for kind in kinds for each in sorted(_prefixes(written, kind)) if not re.search(r"\d\.$", each)]
-    shares = [(kind, prefix, _marks(written, kind, prefix)) for kind, prefix in places]
-    kind, prefix, share = max(shares, key=lambda each: each[2], default=(None, "", 0.0))
-    if kind and share:
-        missing = [prefix + mark for mark in kind.marks if prefix + mark not in written]
-        raise ValueError(misfit(kind.title, {"missing": missing}, written))
+    shares = [(*place, _marks(written, *place)) for place in places if not re.search(r"\d\.$", place[1])]
+    dialect, prefix, share = max(shares, key=lambda each: each[2], default=(None, "", 0.0))
+    if dialect and share:
+        missing = [prefix + mark for mark in dialect.marks if prefix + mark not in written]
+        raise ValueError(misfit(dialect.title, {"missing": missing}, written))
 
 
-def _part(tensors: Tensors, written: Mapping[str, str], prefix: str, kind: Kind, others: Mapping[str, Kind]) -> Part:
+def _part(tensors: Tensors, written: Mapping[str, str], prefix: str, dialect: Dialect, others: Collection[str]) -> EncoderPart:
     deeper = tuple(other for other in others if other != prefix and other.startswith(prefix))
     # No name begins with any of an empty tuple.
     inside = [name for name in written if name.startswith(prefix) and not name.startswith(deeper)]
     own = {name.removeprefix(prefix): name for name in inside}
-    needed = {mark.partition(".")[0] for mark in kind.marks} - {"embeddings"}
+    needed = {mark.partition(".")[0] for mark in dialect.marks} - {"embeddings"}
     words = {name: name.removeprefix("embeddings.").partition(".")[0] for name in own}
     heads = tuple(name for name, word in words.items() if word not in needed and _HEADS.fullmatch(word))
     names = {name: written[whole] for name, whole in own.items() if name not in set(heads)}
-    return Part(prefix, kind, {name: tensors[each] for name, each in names.items()}, heads, names)
+    return EncoderPart(prefix, dialect, {name: tensors[each] for name, each in names.items()}, heads, names)
 
 
-def _same(a: Part, b: Part) -> bool:
+def _same(a: EncoderPart, b: EncoderPart) -> bool:
     """Whether one encoder lies under two names, as where a module is reached in two ways."""
-    alike = a.kind == b.kind and a.tensors.keys() == b.tensors.keys()
+    alike = a.dialect == b.dialect and a.tensors.keys() == b.tensors.keys()
     return alike and all(np.array_equal(tensor, b.tensors[name]) for name, tensor in a.tensors.items())
 
 
@@ -169,7 +170,7 @@ def _short_names(prefixes: Sequence[str]) -> list[str]:
     return [own[0] if own else prefix.removesuffix(".") or "." for own, prefix in zip(alone, prefixes, strict=True)]
 
 
-def _matching(wanted: str, names: Mapping[str, Part], parts: Sequence[Part]) -> list[Part]:
+def _matching(wanted: str, names: Mapping[str, EncoderPart], parts: Sequence[EncoderPart]) -> list[EncoderPart]:
     """Returns the parts of that name: by short name, whole prefix, a word of the prefix, or role."""
     if wanted in names:
         return [names[wanted]]

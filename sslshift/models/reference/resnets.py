@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sslshift.models.reference.naming import Entry, Recognised, convolution, misfit, numbers, same
-from sslshift.models.reference.parts import Kind, Part
+from sslshift.models.reference.parts import Dialect, EncoderPart
 from sslshift.models.resnet import BasicBlock, Bottleneck, ResNet
 
 CIFAR = "cifar"
@@ -21,7 +21,7 @@ _KNOWN = {
 }
 
 
-def recognise(part: Part, facts: Mapping[str, Any]) -> Recognised:
+def recognise(part: EncoderPart, facts: Mapping[str, Any]) -> Recognised:
     """Returns the ResNet that a part's names and shapes show.
 
     The stride of a bottleneck lies on its 3x3 convolution, as in torchvision (v1.5); that of He et al. (v1) has the same names.
@@ -84,4 +84,4 @@ def _norm(ours: str, theirs: str, width: int) -> Iterator[Entry]:
         yield Entry(path.format(ours), {f"{theirs}.{name}": (width,)}, same)
 
 
-KINDS = (Kind("ResNet under torchvision's names", ("conv1.weight", "layer1.0.conv1.weight"), recognise),)
+DIALECTS = (Dialect("ResNet under torchvision's names", ("conv1.weight", "layer1.0.conv1.weight"), recognise),)

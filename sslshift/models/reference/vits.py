@@ -10,7 +10,7 @@ import numpy as np
 
 from sslshift.models.reference.facts import Fact
 from sslshift.models.reference.naming import Entry, Recognised, Tensors, convolution, dense, joined, numbers, same
-from sslshift.models.reference.parts import Kind, Part
+from sslshift.models.reference.parts import Dialect, EncoderPart
 from sslshift.models.vit import ViT
 
 _SIZES = {192: "Ti", 384: "S", 768: "B", 1024: "L", 1280: "H", 1536: "g"}
@@ -115,7 +115,7 @@ _MMPRETRAIN = _TIMM._replace(
 )
 
 
-def _recognise(names: _Names, part: Part, facts: Mapping[str, Fact]) -> Recognised:
+def _recognise(names: _Names, part: EncoderPart, facts: Mapping[str, Fact]) -> Recognised:
     """Returns the ViT that a part's names and shapes show.
 
     Raises:
@@ -157,11 +157,11 @@ def _recognise(names: _Names, part: Part, facts: Mapping[str, Fact]) -> Recognis
     side = 224 if scaled and (patch, grid) == (14, 37) else grid * patch
     biased = any(name.endswith(f".{names.qkv[0]}.bias") for name in found)
     entries = list(_entries(names, module, leading, biased))
-    return Recognised(_title(names, module), module, side, entries, resize, _assumed(module, facts))
+    return Recognised(_title(names, module), module, side, entries, resize, _assumed(names, module, side, facts))
 
 
-KINDS = tuple(
-    Kind(
+DIALECTS = tuple(
+    Dialect(
         f"ViT under the names of {names.whose}",
         (names.token, names.positions, f"{names.embed}.weight"),
         functools.partial(_recognise, names),
@@ -170,7 +170,7 @@ KINDS = tuple(
 )
 
 
-def _dialect(names: _Names, part: Part) -> _Names:
+def _dialect(names: _Names, part: EncoderPart) -> _Names:
     """Whose names they are of those that begin alike."""
     if names is _TRANSFORMERS_DINOV2:
         return _TRANSFORMERS_VIT if any(".layernorm_before." in name for name in part.tensors) else names
@@ -201,7 +201,7 @@ def _require_ours(facts: Mapping[str, Fact], width: int, depth: int) -> None:
         raise ValueError(f"{sides.where} says that its images are {sides.value}; only square ones are supported.")
 
 
-def _published_heads(names: _Names, part: Part, width: int) -> int:
+def _published_heads(names: _Names, part: EncoderPart, width: int) -> int:
     """Returns the number of attention heads of all published ViTs of this width.
 
     Raises:
@@ -221,12 +221,19 @@ def _published_heads(names: _Names, part: Part, width: int) -> int:
     return heads
 
 
-def _assumed(module: ViT, facts: Mapping[str, Fact]) -> list[str]:
+def _assumed(names: _Names, module: ViT, side: int, facts: Mapping[str, Fact]) -> list[str]:
+    """Returns what no tensor tells and nobody said, with the option that says otherwise."""
     heads = f"{module.heads} attention heads, as published ViTs of this width have (?heads= says another number)"
     return [
         *([] if "heads" in facts else [heads]),
         *([] if "epsilon" in facts else [f"an epsilon of {module.epsilon:g} in layer norms (?epsilon=)"]),
         f"exact GELU, patches that do not overlap, positions on a square of {module.grid} x {module.grid}",
+        f"for other images positions interpolated as by {names.whose}",
+        *(
+            []
+            if side == module.grid * module.patch
+            else [f"images of {side} x {side}, on which most of it was trained (?size=)"]
+        ),
         *([] if "pool" in facts else [_TOKEN]),
     ]
 
