@@ -196,7 +196,7 @@ def test_the_card_says_what_a_file_is(vit, tensors, write, monkeypatch):
         "assumed": [
             "an epsilon of 1e-06 in layer norms (?epsilon=)",
             "exact GELU, patches that do not overlap, positions on a square of 7 x 7",
-            "for other images positions interpolated as by timm",
+            "positions interpolated for other image sizes as timm does it",
             "the class token after the last norm as pooled features (?features=mean gives the patches' mean)",
             "ImageNet's mean of RGB pixels (?mean=)",
             "ImageNet's standard deviation of RGB pixels (?std=)",

@@ -272,7 +272,7 @@ def test_the_stem_of_small_images_is_said_since_no_tensor_shows_its_stride_and_p
         load_reference(write(originals[RESNET]), stem="cifar")
     with pytest.raises(ValueError, match="stem is cifar or not given, not 'small'"):
         load_reference(files[0], stem="small")
-    with pytest.raises(ValueError, match="ResNet has no heads; leave heads= out"):
+    with pytest.raises(ValueError, match="ResNet, which has no option heads; remove heads="):
         load_reference(files[0], heads=4, stem="cifar")
 
 
@@ -544,7 +544,7 @@ def test_options_follow_the_path(originals, write, tmp_path):
         ("mean=a,b", "mean= takes a number, or three"),
         ("part=", "part= has no value"),
         ("heads=0", "cannot be divided among 0"),
-        ("heads=3&stem=cifar", "ViT has no stem"),
+        ("heads=3&stem=cifar", "ViT, which has no option stem"),
         ("heads=3&epsilon=-1", "epsilon is above 0"),
         ("heads=3&features=cls", "No features are called"),
         ("heads=3&mean=123.7,116.3,103.5", "mean is of images in"),
@@ -554,7 +554,7 @@ def test_options_follow_the_path(originals, write, tmp_path):
     with pytest.raises(ValueError, match=r"There is no run folder or file .*none\.safetensors;"):
         open_encoder(f"{tmp_path}/none.safetensors?heads=3")
     ours = save_encoder(encoder, tmp_path / "ours.safetensors")
-    with pytest.raises(ValueError, match=r"is an encoder of sslshift, whose card says everything; leave .heads= out"):
+    with pytest.raises(ValueError, match=r"is an encoder of sslshift, whose card says everything; remove .heads="):
         open_encoder(f"{ours}?heads=3")
 
 

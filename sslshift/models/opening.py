@@ -72,7 +72,7 @@ def open_encoder(path: str | os.PathLike) -> PretrainedEncoder:
     if not (file.is_dir() or _has_card(file)):
         return load_reference(file, **options)
     if options:
-        raise ValueError(f"{file} is an encoder of sslshift, whose card says everything; leave ?{next(iter(options))}= out.")
+        raise ValueError(f"{file} is an encoder of sslshift, whose card says everything; remove ?{next(iter(options))}=.")
     return weights.load_encoder(file)
 
 

@@ -141,7 +141,7 @@ def _require_fitting(module: nn.Module, said: Mapping[str, Fact]) -> None:
     """Raises ValueError if the user says what the architecture does not have."""
     other = [name for name in (("stem",) if isinstance(module, ViT) else ("heads", "epsilon")) if name in said]
     if other:
-        raise ValueError(f"{type(module).__name__} has no {other[0]}; leave {other[0]}= out.")
+        raise ValueError(f"it is a {type(module).__name__}, which has no option {other[0]}; remove {other[0]}=.")
 
 
 def _card(file: Path, recognised: Recognised, part: str) -> dict[str, Any]:

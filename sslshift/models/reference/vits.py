@@ -209,7 +209,7 @@ def _published_heads(names: _Names, part: EncoderPart, width: int) -> int:
     """
     unsure = f"its width of {width} does not tell the number of attention heads; say it with heads="
     if width not in _PUBLISHED:
-        raise ValueError(f"{unsure}, as in ?heads={max(1, width // 64)}.")
+        raise ValueError(f"{unsure}, as in ?heads=N after its path.")
     heads = _PUBLISHED[width]
     if width in _TWELVE and not (names in (_ORIGINAL, _TRANSFORMERS_DINOV2) and _scaled(names, part.tensors)):
         # Squares of a sine and a cosine add up to 1.
@@ -228,11 +228,11 @@ def _assumed(names: _Names, module: ViT, side: int, facts: Mapping[str, Fact]) -
         *([] if "heads" in facts else [heads]),
         *([] if "epsilon" in facts else [f"an epsilon of {module.epsilon:g} in layer norms (?epsilon=)"]),
         f"exact GELU, patches that do not overlap, positions on a square of {module.grid} x {module.grid}",
-        f"for other images positions interpolated as by {names.whose}",
+        f"positions interpolated for other image sizes as {names.whose} does it",
         *(
             []
             if side == module.grid * module.patch
-            else [f"images of {side} x {side}, on which most of it was trained (?size=)"]
+            else [f"images of {side} x {side}, on which it was trained for the most part (?size=)"]
         ),
         *([] if "pool" in facts else [_TOKEN]),
     ]
