@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from sslshift.data import open_source
+from sslshift.data.records import importing
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import, run_import
+from tools.import_images import told
 
 NAMES = ("a.png", "b.png", "c.png")
 
@@ -207,6 +209,24 @@ def test_missing_licences_and_costs_say_nothing(pictures, licence, cost):
     stored = open_source(f"arrayrecord:{pictures / 'out'}")
     assert source.licence == stored.licence == "mixed: mine (2), CC0 (1)"
     assert source.cost_per_image == stored.cost_per_image == 2 / 3
+
+
+def test_a_list_that_changes_after_its_import_was_begun_is_named(pictures, monkeypatch):
+    """What was listed stays: a label that was mended would be lost, and nobody would know."""
+    (pictures / "list.csv").write_text("path,label\na.png,x\nb.png,y\n")
+    job = Import(pictures / "list.csv", pictures / "out", Encoding(8, "png"))
+    with monkeypatch.context() as patched:
+        patched.setattr(importing, "read_group", None)
+        with pytest.raises(TypeError):
+            run_import(job, workers=0)
+    (pictures / "list.csv").write_text("path,label\na.png,y\nb.png,x\n")
+    with pytest.raises(ValueError, match=r"list\.csv has changed since this import was begun\. Repeat it with another output"):
+        run_import(job, workers=0)
+    (pictures / "list.csv").write_text("path,label\na.png,x\nb.png,y\n")
+    assert "It was made by an earlier call" not in " ".join(told(run_import(job, workers=0), job))
+    assert "It was made by an earlier call; for what changed in the input since" in " ".join(
+        told(run_import(job, workers=0), job)
+    )
 
 
 def test_folders_are_no_labels_of_a_list(pictures):

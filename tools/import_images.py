@@ -90,7 +90,7 @@ def _run(job: Import, console: Console) -> Result:
 
 def told(result: Result, job: Import) -> list[str]:
     """What was imported, in lines for people."""
-    summary, others, faults = result
+    summary, others, faults, earlier = result
     mebibytes = sum(shard.bytes for shard in summary.shards) / 2**20
     labelled = f", {len(summary.classes)} classes" if summary.classes else ""
     labelled += ", any number of them to an image" if summary.multi_label else ""
@@ -98,6 +98,8 @@ def told(result: Result, job: Import) -> list[str]:
         f"{summary.records:,} images in {len(summary.shards):,} shards ({mebibytes:,.0f} MiB){labelled}, "
         f"licence: {summary.licence}. Open them as {Uri('arrayrecord', str(job.output))}"
     ]
+    if earlier:
+        lines.append("It was made by an earlier call; for what changed in the input since, give another output")
     lines += [f"WARNING: {path}: {reason}" for path, reason in faults[:5]]
     if len(faults) > 5:
         lines.append(f"WARNING: {len(faults) - 5:,} more archives or folders could not be read whole")

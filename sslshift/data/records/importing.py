@@ -92,11 +92,13 @@ class Result(NamedTuple):
       summary: of the source.
       others: numbers of files that were left alone, by extension.
       faults: archives and folders that could not be read whole: nobody knows how many images they hold.
+      earlier: an earlier call made it, and the input was not looked at.
     """
 
     summary: Summary
     others: dict[str, int]
     faults: Sequence[Refused] = ()
+    earlier: bool = False
 
 
 def run_import(
@@ -120,7 +122,7 @@ def run_import(
     """
     done = begin(job)
     if done:
-        return Result(done, {})
+        return Result(done, {}, earlier=True)
     with locked(job.output), _pool(workers) as run:
         listings: list[Listing] = []
         for listing in run(functools.partial(list_task, job), find_containers(job.input)):

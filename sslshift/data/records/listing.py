@@ -1,5 +1,6 @@
 """Writes down every image of a container once, so that what is imported is settled before the first image is read."""
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -57,6 +58,7 @@ class Listing(NamedTuple):
       spellings: how each class is spelled, see `labels.gather_spellings`.
       faults: those of `refused` that are no single image: an archive or a folder that could not be read whole.
       path: of the container; empty where an earlier version listed it.
+      digest: of the content of a list; empty of others.
     """
 
     container: int
@@ -67,6 +69,7 @@ class Listing(NamedTuple):
     spellings: dict[str, list[str]]
     faults: Sequence[Refused] = ()
     path: str = ""
+    digest: str = ""
 
 
 def list_container(container: Container, output: Path, group_size: int, labels: str) -> Listing:
@@ -93,6 +96,8 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
                 f"{listing.path} was listed where {printable(container.path)} is now: archives were added or removed since "
                 "this import was begun. Repeat it with another output."
             )
+        if listing.digest and listing.digest != _digest(container):
+            raise ValueError(f"{listing.path} has changed since this import was begun. Repeat it with another output.")
         return listing
     parts_folder(output).mkdir(parents=True, exist_ok=True)
     forget_archives()
@@ -114,10 +119,17 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
             writer.write_table(pa.Table.from_pylist(group, _ROW))
             images, groups = images + len(group), groups + 1
     told = [*refused, *faults]
-    listing = Listing(container.number, groups, images, told, dict(others), spellings, faults, printable(path))
+    listing = Listing(
+        container.number, groups, images, told, dict(others), spellings, faults, printable(path), _digest(container)
+    )
     marker.with_suffix(".part").write_text(json.dumps(listing._asdict()), encoding="utf-8")
     marker.with_suffix(".part").replace(marker)
     return listing
+
+
+def _digest(container: Container) -> str:
+    path = Path(os.fsdecode(container.path))
+    return hashlib.sha256(path.read_bytes()).hexdigest() if container.kind == "list" else ""
 
 
 def listing_file(output: Path, number: int) -> Path:

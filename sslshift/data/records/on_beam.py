@@ -39,7 +39,7 @@ def run_on_beam(job: Import, options: Sequence[str] = ()) -> Result:
         raise ValueError('Apache Beam is not installed: pip install -e ".[beam]".') from error
     done = begin(job)
     if done:
-        return Result(done, {})
+        return Result(done, {}, earlier=True)
     options = PipelineOptions(list(options))
     # Listings are read back from the shared folder: a Beam pipeline returns nothing to its caller.
     with beam.Pipeline(options=options) as pipeline:
