@@ -1,6 +1,7 @@
 """Archives that are joined, cut, wrapped or wrongly called: every image is imported, or a warning says that some may not be."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -114,6 +115,20 @@ def test_what_follows_and_cannot_be_read_is_reported(tmp_path, content, warning)
     images, warnings = imported(tmp_path, "a.tar", content)
     assert images[:2] == expected(1, 2)
     assert any(each in line for line in warnings for each in warning.split("|"))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_archives_that_rot_keep_what_can_be_read_or_are_refused(tmp_path, random, pack):
+    for trial in range(12):
+        content = bytearray(pack(tar(*range(40))))
+        for place in random.integers(len(content) // 4, len(content), 4):
+            content[place] ^= random.integers(1, 256)
+        (tmp_path / "a.tar").write_bytes(bytes(content))
+        job = Import(tmp_path / "a.tar", tmp_path / str(trial), Encoding(8, "png"))
+        # Nothing at all may be left; otherwise there is a warning.
+        with contextlib.suppress(ValueError):
+            assert "the archive cannot be read to its end" in run_import(job, workers=0).faults[0].reason
+        assert "the archive cannot be read to its end" in (tmp_path / str(trial) / "refused.csv").read_text()
 
 
 def test_samples_of_one_name_in_joined_archives_do_not_mix(tmp_path):

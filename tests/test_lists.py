@@ -92,6 +92,24 @@ def test_rows_that_may_belong_elsewhere_are_refused(pictures, text, message):
     refuse(pictures / "list.csv", message)
 
 
+def test_parquet_lists_that_rot_are_refused_in_one_line(pictures, random):
+    whole = write_parquet(pictures, label=pa.array(["a", "b", "c"]).dictionary_encode()).read_bytes()
+    reasons = []
+    for trial in range(60):
+        content = bytearray(whole)
+        for place in random.integers(4, len(content), 5):
+            content[place] = random.integers(0, 256)
+        (pictures / "list.parquet").write_bytes(
+            bytes(content[: random.integers(5, len(content))] if trial % 4 == 0 else content)
+        )
+        try:
+            open_source(f"parquet:{pictures / 'list.parquet'}")
+        except ValueError as error:
+            reasons.append(str(error))
+    assert reasons
+    assert not any("\n" in reason for reason in reasons)
+
+
 def test_a_number_in_two_spellings_among_names_is_refused(pictures):
     (pictures / "list.csv").write_text("path,label\na.png,1\nb.png,1.0\nc.png,x\n")
     refuse(pictures / "list.csv", r"labels '1' and '1\.0' are one number in two spellings; choose one of them")

@@ -8,6 +8,7 @@ import os
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -73,7 +74,7 @@ def tar_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
             # Nothing but this import writes it, and no second time: it needs no stamp.
             plain, stamp = parts_folder(output) / f"archive-{number:05d}.tar", None
             _expand(expand(path), path.stat().st_size, plain)
-    except (OSError, EOFError, lzma.LZMAError, BrokenImageError) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, BrokenImageError) as error:
         faults.append(Refused(printable(path), f"the archive cannot be read to its end: {error}"))
     try:
         with open(plain, "rb") as file:

@@ -5,14 +5,14 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sslshift.data.sources.base import printable
 from sslshift.data.sources.labels import SEPARATOR, cell_text, gather_spellings, is_missing, label_names, split_labels
 from sslshift.data.sources.recognise import START, recognise
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # Other people's names of the columns.
 _ALIASES = {"license": "licence", "cost_per_image": "cost"}
@@ -60,8 +60,9 @@ def read_list(file: Path, name: str, labels: str | None = None) -> ImageList:
         raise ValueError(f"{name}: there is no file {printable(file)}{' (it is a folder)' if file.is_dir() else ''}.")
     try:
         header, columns = _read(file)
-    except (OSError, ValueError, csv.Error) as error:
-        raise ValueError(f"{where} cannot be read as a list of images: {error}") from error
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        # Parquet's messages end in a line break.
+        raise ValueError(f"{where} cannot be read as a list of images: {' '.join(str(error).split())}") from error
     if "path" not in columns or not columns["path"]:
         what = "lists no image" if "path" in columns else "has no column 'path'"
         commas = " (commas separate columns)" if len(header) == 1 and set(header[0]) & set(";\t|") else ""
@@ -140,8 +141,6 @@ def _csv_columns(file: Path) -> tuple[list[str], dict[str, list]]:
 
 
 def _parquet_columns(file: Path) -> tuple[list[str], dict[str, list]]:
-    import pyarrow.parquet as pq
-
     schema = pq.read_schema(file)
     header = schema.names
     chosen = {short: header[position] for short, position in _choose(header).items()}
@@ -157,9 +156,7 @@ def _parquet_columns(file: Path) -> tuple[list[str], dict[str, list]]:
     return header, {short: table[name].to_pylist() for short, name in chosen.items()}
 
 
-def _holds_files(kind: "pa.DataType") -> bool:
-    import pyarrow as pa
-
+def _holds_files(kind: pa.DataType) -> bool:
     is_struct = pa.types.is_struct(kind)
     kinds = [kind.field("bytes").type] if is_struct and kind.get_field_index("bytes") >= 0 else [kind]
     return any(is_binary(each) for each in kinds for is_binary in (pa.types.is_binary, pa.types.is_large_binary))
