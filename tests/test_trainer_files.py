@@ -433,6 +433,13 @@ def test_a_hub_s_folder_says_what_tensors_do_not(originals, write, tmp_path):
         assert (encoder.mean, encoder.std) == (0.5, (0.5, 0.4, 0.3))
         assert not any("ImageNet" in text or "heads" in text for text in encoder.card["assumed"])
     assert open_encoder(f"{tmp_path}?heads=2").module.heads == 2
+    # Other libraries mean their losses' heads, and their optimiser's epsilon.
+    assert (
+        open_encoder(
+            write(originals[VIT], "other.safetensors", heads="contrastive", eps="1e-8").as_posix() + "?heads=3"
+        ).module.epsilon
+        == 1e-6
+    )
     for wrong, message in (
         ({"hidden_act": "quick_gelu"}, r"config\.json beside it says that its activation is 'quick_gelu'; only exact GELU"),
         ({"hidden_size": 768}, r"config\.json beside it says width = 768, but its tensors have 24"),

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# An `eps` alone may be an optimiser's, an `activation` a projector's.
 _NAMES = {
     "heads": ("heads", "num_heads", "n_heads", "num_attention_heads"),
-    "epsilon": ("epsilon", "eps", "layer_norm_eps", "layer_norm_epsilon"),
-    "activation": ("activation", "act_layer", "hidden_act"),
+    "epsilon": ("layer_norm_eps", "layer_norm_epsilon"),
+    "activation": ("act_layer", "hidden_act"),
     "width": ("hidden_size",),
     "depth": ("num_hidden_layers",),
     "pool": ("global_pool",),
@@ -101,12 +102,19 @@ def _json(text: str) -> Any:
 
 def _said(content: Mapping[str, Any], deep: int = _DEEPEST) -> Iterator[tuple[str, Any]]:
     for name, others in _NAMES.items():
-        yield from ((name, content[other]) for other in others if content.get(other) is not None)
+        yield from (
+            (name, content[other]) for other in others if content.get(other) is not None and _meant(other, content[other])
+        )
     if content.get("do_normalize") is False:
         yield from (("mean", 0.0), ("std", 1.0))
     for name in _NESTED:
         if deep and isinstance(content.get(name), dict):
             yield from _said(content[name], deep - 1)
+
+
+def _meant(name: str, value: Any) -> bool:
+    """Whether a value is of the attention; `heads` may also be those of the losses."""
+    return name != "heads" or str(value).isdecimal()
 
 
 def _checked(name: str, value: Any, where: str) -> Any:

@@ -14,11 +14,12 @@ from sslshift.models.reference.naming import COUNTED, Recognised, Tensors, misfi
 
 # What trainers put on an encoder, by the first word of a tensor's name at the encoder's own level.
 _HEADS = re.compile(
-    r"fc|mlp|proj|pred|(.+_)?(heads?|linear|classifiers?|pooler|pre_logits|project(or|ion)s?|predict(or|ion)s?|prototypes?|neck"
-    r"|decoder|queue|masked_embed|mask_token|loss|criterion)(_.+)?"
+    r"fc\d*|mlp|proj|pred|logit_scale|logit_bias|temperature|center|centroids|memory(_bank)?|(.+_)?(heads?|linear|classifiers?"
+    r"|pooler|pre_logits|project(or|ion)s?|predict(or|ion)s?|prototypes?|neck|decoder|queue|masked_embed|mask_token|loss"
+    r"|criterion)(_.+)?"
 )
 # Inside these an encoder is but the first part of another.
-_NOT_APART = {"patch_embed", "patch_embeddings", "embeddings", "embedder", "stem"}
+_NOT_APART = {"patch_embed", "patch_embeddings"}
 _WRAPPER = {"module", "state_dict"}
 _TEACHER = frozenset({"teacher", "momentum", "ema", "target", "key", "k", "averaged"})
 _STUDENT = frozenset({"student", "online", "base", "query", "q", "source"})
