@@ -392,6 +392,10 @@ def test_an_import_that_needs_a_range_goes_on_once_it_is_stated(tmp_path):
         Image.fromarray((RAMP / 16 + place).astype(np.float32)).save(tmp_path / f"in/{place}.tif")
     with pytest.raises(ValueError, match=r"floating-point images \(5\) .*from 0 to 259\.9375 .*--range=LOW\.\.HIGH"):
         imported(tmp_path / "in", tmp_path / "out")
+    # Once the image that the error names is taken away, the others are read again.
+    (tmp_path / "in/4.tif").unlink()
+    with pytest.raises(ValueError, match=r"\(4\) hold values from 0 to 258\.9375"):
+        imported(tmp_path / "in", tmp_path / "out")
     imported(tmp_path / "in", tmp_path / "out", pixel_range=parse_range("0..260", "range"))
     source = open_source(f"arrayrecord:{tmp_path / 'out'}")
     assert (source[3]["image"] == eight_bits((RAMP / 16 + 3).astype(np.float32), 0, 260)).all()

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sslshift.data.broken import BrokenImageError, UnknownRangeError
 from sslshift.data.deep import read_samples
-from sslshift.data.metadata import pixels_only
+from sslshift.data.metadata import Bare, strip_metadata
 from sslshift.data.ranges import WHOLE, Levels, PixelRange
 from sslshift.data.unknown import describe_unknown
 
@@ -97,17 +97,17 @@ class Decoded(NamedTuple):
 
 def decode_image(content: bytes, pixel_range: PixelRange | None = WHOLE) -> Decoded:
     """Returns what `decode` decodes, as a Pillow image, and what is known of it. Raises like `decode`."""
-    with _opened(content) as (image, pixels):
+    with _opened(content) as (image, bare):
         width, height = image.size
-        samples = read_samples(image, pixels)
+        samples = read_samples(image, bare.content)
         if samples is None:
             _scale_transparency(image)
             image.load()
-            return Decoded(_turned(_as_gray_or_colour(image), image), width, height, None)
+            return Decoded(_turned(_as_gray_or_colour(image), image, bare), width, height, None)
         if pixel_range is None and samples.top is None:
             raise UnknownRangeError("it has more than 8 bits, and which of its values are black and white was not said")
         eight_bits = to_image(samples.within(pixel_range or WHOLE))
-        return Decoded(_turned(eight_bits, image), width, height, samples.levels(pixel_range))
+        return Decoded(_turned(eight_bits, image, bare), width, height, samples.levels(pixel_range))
 
 
 def check(content: bytes, stated: PixelRange | None = None) -> Levels | None:
@@ -120,8 +120,8 @@ def check(content: bytes, stated: PixelRange | None = None) -> Levels | None:
     Raises:
       BrokenImageError: where `decode` would, but for the pixel range.
     """
-    with _opened(content) as (image, pixels):
-        samples = read_samples(image, pixels)
+    with _opened(content) as (image, bare):
+        samples = read_samples(image, bare.content)
         if samples is not None:
             return samples.levels(stated)
         # A JPEG at an eighth: truncation shows as well. That is a way to check it, never to read it: other pixels are averaged
@@ -133,30 +133,20 @@ def check(content: bytes, stated: PixelRange | None = None) -> Levels | None:
 
 
 @contextlib.contextmanager
-def _opened(content: bytes) -> Iterator[tuple[ImageFile.ImageFile, bytes]]:
+def _opened(content: bytes) -> Iterator[tuple[ImageFile.ImageFile, Bare]]:
     """An image file without its metadata, opened; whatever goes wrong with it is one exception."""
     try:
         require_size(len(content))
-        pixels = pixels_only(content)
-        with _open(pixels) as image:
+        bare = strip_metadata(content)
+        with Image.open(io.BytesIO(bare.content), formats=FORMATS) as image:
             _require_shape(*image.size)
-            yield image, pixels
+            yield image, bare
     except BrokenImageError:
         raise
     except UnidentifiedImageError as error:
         raise BrokenImageError(describe_unknown(content)) from error
     except Exception as error:  # Pillow's decoders raise almost anything on hostile input.
         raise BrokenImageError(f"{type(error).__name__}: {error}") from error
-
-
-def _open(content: bytes) -> ImageFile.ImageFile:
-    try:
-        return Image.open(io.BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError:
-        # Pillow reads EXIF of these when it opens them; without an item of that name it opens a file of which they are broken.
-        if content[4:8] != b"ftyp" or b"Exif" not in content:
-            raise
-        return Image.open(io.BytesIO(content.replace(b"Exif", b"free")), formats=FORMATS)
 
 
 def _require_shape(width: int, height: int) -> None:
@@ -177,12 +167,10 @@ _TURNS = {
 }
 
 
-def _turned(image: Image.Image, original: ImageFile.ImageFile) -> Image.Image:
-    """The image turned as the original's EXIF or XMP say; as it is stored where they cannot be read."""
-    try:
-        turn = _TURNS.get(original.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # Whatever stands in EXIF costs no image.
-        turn = None
+def _turned(image: Image.Image, original: ImageFile.ImageFile, bare: Bare) -> Image.Image:
+    # Pillow writes EXIF itself for how the boxes of an AVIF file say that it is turned.
+    orientation = original.getexif().get(ExifTags.Base.Orientation) if original.format == "AVIF" else bare.orientation
+    turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
 
 

@@ -1,39 +1,40 @@
 """Removes from image files what is not needed for their pixels, before they are decoded.
 
-Metadata are large, compressed, broken or hostile more often than pixels are, and Pillow refuses an image for them. What decides
-pixels stays: the image data, palettes, transparency, colour transforms, and how the image is turned (EXIF and XMP).
+Metadata are large, compressed, broken or hostile more often than pixels are, and Pillow refuses an image for them, or takes
+minutes and gigabytes. What decides pixels stays: the image data, palettes, transparency, colour transforms. How the image is
+turned is read before it goes.
 """
 
+import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from sslshift.data.broken import BrokenImageError
+from sslshift.data.orientation import exif_of_text, find_orientation
 
-_PNG, _JPEG, _RIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF"
-# How an image is turned is said in a few bytes; more may be kept beside it, and no more than this is read.
-_LARGEST_ORIENTATION = 1 << 20
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def pixels_only(content: bytes) -> bytes:
+class Bare(NamedTuple):
+    """An image file without metadata, and its EXIF orientation, 1 to 8; 1 of formats that keep it, for Pillow to read."""
+
+    content: bytes
+    orientation: int = 1
+
+
+def strip_metadata(content: bytes) -> Bare:
     """Returns the file without metadata; a file of another format, or of no sound structure, is returned as it is.
 
     Args:
-      content: of a PNG, JPEG, WebP or TIFF file, or of any other.
+      content: of a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or of any other.
 
     Raises:
       BrokenImageError: a checksum of a PNG's pixels, palette or transparency is wrong, or they are cut short.
     """
-    if content.startswith(_PNG):
-        return _PNG + b"".join(content[chunk.start : chunk.end] for chunk in _kept_chunks(content)) + _END
-    if content.startswith(_JPEG):
-        return _without_segments(content)
-    if content.startswith(_RIFF) and content[8:12] == b"WEBP":
-        return _without_riff_chunks(content)
-    if content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return _without_tags(content)
-    return content
+    found = next((strip for pattern, strip in _FORMATS if re.match(pattern, content, re.DOTALL)), Bare)
+    return found(content)
 
 
 class Chunk(NamedTuple):
@@ -64,38 +65,33 @@ def png_chunks(content: bytes) -> Iterator[Chunk]:
         position = end
 
 
-def _kept_chunks(content: bytes) -> Iterator[Chunk]:
-    turned = set()
+def _strip_png(content: bytes) -> Bare:
+    kept, exif, xmp = [_PNG], [], []
     for chunk in png_chunks(content):
         # A capital letter: no reader may ignore it.
         if chunk.kind in _PIXELS or chunk.kind[:1].isupper():
             if not chunk.whole:
                 what = "is cut short" if chunk.end > len(content) else "is damaged: its checksum is wrong"
                 raise BrokenImageError(f"the PNG chunk {chunk.kind.decode('latin-1')!r} {what}")
-            yield chunk
-        elif chunk.whole and (chunk.kind == b"sBIT" or (chunk.kind not in turned and _says_orientation(chunk))):
-            turned.add(chunk.kind)
-            yield chunk
+            kept.append(content[chunk.start : chunk.end])
+        elif not chunk.whole:
+            continue
+        elif chunk.kind == b"sBIT":
+            kept.append(content[chunk.start : chunk.end])
+        elif chunk.kind == b"eXIf":
+            exif.append(chunk.data)
+        elif chunk.kind == b"tEXt" and chunk.data.startswith(b"Raw profile type exif\0"):
+            exif.append(exif_of_text(chunk.data[22:], compressed=False))
+        elif chunk.kind == b"zTXt" and chunk.data.startswith(b"Raw profile type exif\0\0"):
+            exif.append(exif_of_text(chunk.data[23:], compressed=True))
+        elif chunk.kind == b"iTXt" and chunk.data.startswith(b"XML:com.adobe.xmp\0\0"):
+            xmp.append(chunk.data)
+    return Bare(b"".join(kept) + _END, find_orientation(exif, xmp))
 
 
-def _says_orientation(chunk: Chunk) -> bool:
-    """Returns whether Pillow may find in it how the image is turned, and can read it in little memory."""
-    if len(chunk.data) > _LARGEST_ORIENTATION:
-        return chunk.kind == b"eXIf"
-    if chunk.kind == b"zTXt" and chunk.data.startswith(b"Raw profile type exif\0\0"):
-        text = zlib.decompressobj()
-        try:
-            text.decompress(chunk.data[23:], _LARGEST_ORIENTATION)
-        except zlib.error:
-            return False
-        return not text.unconsumed_tail
-    starts = {b"tEXt": b"Raw profile type exif\0", b"iTXt": b"XML:com.adobe.xmp\0\0"}
-    return chunk.kind == b"eXIf" or (chunk.kind in starts and chunk.data.startswith(starts[chunk.kind]))
-
-
-def _without_segments(content: bytes) -> bytes:
-    """Removes a JPEG's application segments and comments before its image data, but for those that decide pixels."""
-    kept, position = [content[:2]], 2
+def _strip_jpeg(content: bytes) -> Bare:
+    """Removes a JPEG's application segments and comments before its image data, but for those that decide its colours."""
+    kept, exif, xmp, position = [content[:2]], [], [], 2
     while content[position : position + 1] == b"\xff":
         if content[position + 1 : position + 2] == b"\xff":
             position += 1
@@ -106,36 +102,44 @@ def _without_segments(content: bytes) -> bytes:
         end = position + 2 + struct.unpack_from(">H", content, position + 2)[0]
         if end > len(content) or end < position + 4:
             break
-        if _decides_pixels(marker[0], content[position + 4 : end]):
+        data = content[position + 4 : end]
+        if marker == b"\xe1" and data.startswith(b"Exif\0\0"):
+            exif.append(data)
+        elif marker == b"\xe1" and data.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+            xmp.append(data)
+        elif _decides_colours(marker[0], data):
             kept.append(content[position:end])
         position = end
-    return b"".join([*kept, content[position:]])
+    # What EXIF say of the orientation stands in their first segment; others continue it.
+    return Bare(b"".join([*kept, content[position:]]), find_orientation(exif, xmp))
 
 
-def _decides_pixels(marker: int, data: bytes) -> bool:
+def _decides_colours(marker: int, data: bytes) -> bool:
     if marker == 0xE0:
         return data.startswith(b"JFIF\0") and len(data) >= 14
-    if marker == 0xE1:
-        return data.startswith((b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"))
     if marker == 0xEE:
         return data.startswith(b"Adobe") and len(data) >= 12
     return marker != 0xFE and not 0xE0 <= marker <= 0xEF
 
 
-def _without_riff_chunks(content: bytes) -> bytes:
-    """Removes a WebP file's profile and anything after its image; EXIF and XMP stay, since they may turn it."""
-    kept, position = [], 12
+def _strip_webp(content: bytes) -> Bare:
+    kept, exif, xmp, position = [], [], [], 12
     while position + 8 <= len(content):
         kind, length = struct.unpack_from("<4sI", content, position)
         end = position + 8 + length + length % 2
         if kind == b"VP8X" and length >= 10:
-            flags = content[position + 8] & ~0x20
+            # Without the flags of a profile, of EXIF and of XMP.
+            flags = content[position + 8] & ~0x2C
             kept.append(content[position : position + 8] + bytes([flags]) + content[position + 9 : end])
-        elif kind != b"ICCP" and (end <= len(content) or kind in (b"VP8 ", b"VP8L", b"ANMF", b"ALPH")):
+        elif kind == b"EXIF":
+            exif.append(content[position + 8 : end])
+        elif kind == b"XMP ":
+            xmp.append(content[position + 8 : end])
+        elif kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"):
             kept.append(content[position:end])
         position = end
     body = b"WEBP" + b"".join(kept)
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+    return Bare(b"RIFF" + struct.pack("<I", len(body)) + body, find_orientation(exif, xmp))
 
 
 # Of a TIFF file's directory: sizes, places and compression of the pixels, their colours, and how the image is turned.
@@ -171,20 +175,56 @@ _PIXEL_TAGS = {
 }
 
 
-def _without_tags(content: bytes) -> bytes:
+def _strip_tiff(content: bytes) -> Bare:
     """Keeps of a TIFF file the first directory, and of that what decides pixels; other tags may point anywhere."""
     order = "<" if content.startswith(b"II") else ">"
-    big = content[2:4] in (b"+\0", b"\0+")
+    big = b"+" in content[2:4]
     place, count_format, entry_size = (8, "Q", 20) if big else (4, "H", 12)
     try:
         (first,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", content, place)
         (count,) = struct.unpack_from(f"{order}{count_format}", content, first)
     except struct.error:
-        return content
-    start = first + struct.calcsize(count_format)
+        return Bare(content)
+    start = first + struct.calcsize(f"={count_format}")
     entries = [content[start + entry_size * i : start + entry_size * (i + 1)] for i in range(min(count, 1 << 16))]
     if not entries or len(entries[-1]) < entry_size:
-        return content
-    kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] in _PIXEL_TAGS]
-    directory = struct.pack(f"{order}{count_format}", len(kept)) + b"".join(kept) + bytes(8 if big else 4)
-    return content[:first] + directory + content[first + len(directory) :]
+        return Bare(content)
+    kept: dict[int, bytes] = {}
+    for entry in entries:
+        kept.setdefault(struct.unpack_from(f"{order}H", entry)[0], entry)
+    kept = {tag: entry for tag, entry in kept.items() if tag in _PIXEL_TAGS}
+    directory = struct.pack(f"{order}{count_format}", len(kept)) + b"".join(kept.values()) + bytes(8 if big else 4)
+    return Bare(content[:first] + directory + content[first + len(directory) :])
+
+
+def _strip_gif(content: bytes) -> Bare:
+    """Removes what stands before a GIF's first image, but for what says which of its colours is transparent."""
+    flags = content[10]
+    position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    kept = [content[:position]]
+    while content[position : position + 1] not in (b",", b";", b""):
+        if content[position : position + 1] != b"!":
+            position += 1
+            continue
+        end = position + 2
+        while end < len(content) and content[end]:
+            end += 1 + content[end]
+        if content[position + 1 : position + 2] == b"\xf9":
+            kept = [kept[0], content[position : end + 1]]
+        position = end + 1
+    return Bare(b"".join([*kept, content[position:]]))
+
+
+def _strip_avif(content: bytes) -> Bare:
+    """Renames the item of an AVIF file that holds EXIF; boxes of its own say how it is turned."""
+    return Bare(re.sub(rb"(infe.{8}(?:.{2})?)Exif", rb"\1free", content, flags=re.DOTALL))
+
+
+_FORMATS: tuple[tuple[bytes, Callable[[bytes], Bare]], ...] = (
+    (re.escape(_PNG), _strip_png),
+    (rb"\xff\xd8\xff", _strip_jpeg),
+    (rb"RIFF.{4}WEBP", _strip_webp),
+    (rb"II[*+]\0|MM\0[*+]", _strip_tiff),
+    (rb"GIF8[79]a.{7}", _strip_gif),
+    (rb".{4}ftyp", _strip_avif),
+)

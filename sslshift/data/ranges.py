@@ -134,7 +134,7 @@ def decide_range(levels: Sequence[Levels], stated: PixelRange | None, name: str,
             raise ValueError(
                 f"{name}: {kind} images ({each.images:,}) hold values from {_plain(each.low)} to {_plain(each.high)} "
                 f"(e.g. {worst}), and without a stated range they must lie in 0..{top}; say which values are black and white "
-                f"with {option}=LOW..HIGH."
+                f"with {option}=LOW..HIGH, or take these images away."
             )
     whole = next((each for each in levels if not each.floating), None)
     if whole is None:

@@ -193,7 +193,12 @@ def choose_range(job: Import) -> PixelRange | None:
     Raises:
       ValueError: values need a stated range.
     """
-    return decide_range(read_levels(job.output), job.pixel_range, printable(job.input), "--range")
+    try:
+        return decide_range(read_levels(job.output), job.pixel_range, printable(job.input), "--range")
+    except ValueError:
+        # They are read again, once a range is stated or an image is taken away.
+        forget_levels(job.output)
+        raise
 
 
 def import_group(job: Import, task: Task, pixel_range: PixelRange | None = None) -> Part | None:
