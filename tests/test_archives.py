@@ -163,6 +163,17 @@ def test_what_stands_around_a_zip_archive_is_reported(tmp_path, content, levels,
     assert all(warning in line for line in warnings)
 
 
+def test_members_that_a_broken_directory_hides_are_reported(tmp_path):
+    """The second entry's comment is made so long that it covers the third."""
+    content = bytearray(zipped(1, 2, 3))
+    second = content.index(b"PK\1\2", content.index(b"PK\1\2") + 1)
+    third = content.index(b"PK\1\2", second + 1)
+    content[second + 32 : second + 34] = (content.index(b"PK\5\6") - third).to_bytes(2, "little")
+    images, (warning,) = imported(tmp_path, "a.zip", bytes(content))
+    assert len(images) == 2
+    assert "it announces 3 members, and its directory holds 2" in warning
+
+
 @pytest.mark.parametrize("name", ["inner.tar", "inner.zip", "inner.tar.gz", "inner.rar", "inner.tar.zst", "inner.7z"])
 def test_archives_within_archives_are_refused_by_name(tmp_path, name):
     out = io.BytesIO()

@@ -167,11 +167,8 @@ def zip_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
     del output, number
     try:
         with zipfile.ZipFile(path) as archive:
-            before, after = _around(archive, path)
-            for count, where in ((before, "before its first"), (after, "after its last")):
-                if count:
-                    reason = f"{count:,} bytes {where} member are not read, as in zip files joined by cat; unzip each apart"
-                    faults.append(Refused(printable(path), reason))
+            faults += [Refused(printable(path), reason) for reason in _zip_faults(archive, path)]
+            stamp = _stamp(path)
             for index, member in enumerate(archive.infolist()):
                 if member.is_dir():
                     continue
@@ -183,22 +180,30 @@ def zip_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
                     fault = "it is encrypted"
                 if not fault and member.file_size > LARGEST_FILE:
                     fault = f"its {member.file_size:,} bytes are too many for an image"
-                place = {"kind": "zip", "path": os.fsencode(path), "offset": index, "stamp": _stamp(path)}
+                place = {"kind": "zip", "path": os.fsencode(path), "offset": index, "stamp": stamp}
                 yield Member(member.filename, member.file_size, place, fault)
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
         faults.append(Refused(printable(path), f"the archive cannot be read: {error}"))
 
 
-def _around(archive: zipfile.ZipFile, path: Path) -> tuple[int, int]:
-    """How many bytes precede a zip archive in its file, and how many follow it: the format lets readers ignore both."""
-    before = min((member.header_offset for member in archive.infolist()), default=archive.start_dir)
+def _zip_faults(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:
+    """Why a zip archive may hold more than its members; the format lets readers ignore all of this."""
+    members = archive.infolist()
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         # The end record, of 22 bytes and a comment of up to 64 KiB, is sought from behind.
         file.seek(max(0, size - (1 << 16) - 22))
         tail = file.read()
-    after = len(tail) - tail.rfind(b"PK\5\6") - 22 - len(archive.comment)
-    return before, max(0, after)
+    end = tail.rfind(b"PK\5\6")
+    before = min((member.header_offset for member in members), default=archive.start_dir)
+    after = len(tail) - end - 22 - len(archive.comment)
+    for count, where in ((before, "before its first"), (after, "after its last")):
+        if count > 0:
+            yield f"{count:,} bytes {where} member are not read, as in zip files joined by cat; unzip each apart"
+    announced = int.from_bytes(tail[end + 10 : end + 12], "little")
+    # The largest number says that another record has the number.
+    if announced not in (len(members) & 0xFFFF, 0xFFFF):
+        yield f"it announces {announced:,} members, and its directory holds {len(members):,}"
 
 
 def read_entry(row: dict[str, Any]) -> bytes:
