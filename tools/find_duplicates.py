@@ -38,6 +38,7 @@ from sslshift.data.curation.leaks import NEAR, SAME, find_leaks
 from sslshift.data.curation.linking import NONE, Pairs
 from sslshift.data.curation.page import Section, by_distance, page
 from sslshift.data.curation.pairs import near_pairs_between_by_features
+from sslshift.data.ranges import compare_ranges
 from sslshift.data.sources import PartialSource, Source, open_source, parse_uri
 from sslshift.data.sources.base import printable
 
@@ -79,7 +80,11 @@ def main() -> None:
         raise ValueError("--against_features goes with --against and --features: features of both sides, of one encoder.")
     source = open_source(FLAGS.source)
     out.mkdir(parents=True, exist_ok=True)
-    lines = _leaks(source, open_source(FLAGS.against), out) if FLAGS.against else _duplicates(source, out)
+    against = open_source(FLAGS.against) if FLAGS.against else None
+    lines = _leaks(source, against, out) if against else _duplicates(source, out)
+    opened = {each.name: each for each in (source, against) if each}
+    lines += [f"{name}: {note}" for name, each in opened.items() for note in each.notes]
+    lines += compare_ranges({name: each.pixel_range for name, each in opened.items()})
     console = Console(emoji=False)
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)

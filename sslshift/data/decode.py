@@ -71,8 +71,9 @@ def decode(content: bytes, pixel_range: PixelRange | None = WHOLE) -> np.ndarray
 
     Args:
       content: the file's bytes.
-      pixel_range: the values of images of more than 8 bits that become 0 and 255. By default those are 0 and 65535, and 0 and 1
-        of floating-point images; the range of a source is decided once for all of its files. None: such images are refused.
+      pixel_range: the values of images of more than 8 bits that become 0 and 255. By default they are 0 and 65535, and 0 and 1
+        for floating-point images; a source decides them once for all of its files. None: such images are refused, unless they
+        state the value of white themselves.
 
     Raises:
       BrokenImageError: truncated, not an image, a sliver, or so large that it is a decompression bomb; or of more than 8 bits
@@ -134,7 +135,7 @@ def check(content: bytes, stated: PixelRange | None = None) -> Levels | None:
 
 @contextlib.contextmanager
 def _opened(content: bytes) -> Iterator[tuple[ImageFile.ImageFile, Bare]]:
-    """An image file without its metadata, opened; whatever goes wrong with it is one exception."""
+    """Opens an image file without its metadata; whatever goes wrong with it, then or later, is one exception."""
     try:
         require_size(len(content))
         bare = strip_metadata(content)
@@ -168,6 +169,7 @@ _TURNS = {
 
 
 def _turned(image: Image.Image, original: ImageFile.ImageFile, bare: Bare) -> Image.Image:
+    """Returns the image turned as its file says."""
     # Pillow writes EXIF itself for how the boxes of an AVIF file say that it is turned.
     orientation = original.getexif().get(ExifTags.Base.Orientation) if original.format == "AVIF" else bare.orientation
     turn = _TURNS.get(orientation)

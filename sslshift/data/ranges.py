@@ -144,9 +144,18 @@ def decide_range(levels: Sequence[Levels], stated: PixelRange | None, name: str,
 
 
 def describe_range(levels: Sequence[Levels], chosen: PixelRange | None, images: int, option: str) -> list[str]:
-    """Returns what a reader must know of a source's pixel range, as sentences without a full stop; none for 8-bit images."""
-    if not levels or chosen is None:
+    """Returns what a reader must know of a source's pixel range, as sentences without a full stop.
+
+    Args:
+      levels: from `merge_levels`.
+      chosen: the range that was stated or decided; None: neither.
+      images: of the source, those of 8 bits among them.
+      option: how the range is given, e.g. "--range".
+    """
+    if chosen is None:
         return []
+    if not levels:
+        return [f"the stated range {chosen.text} is not used, since no image has more than 8 bits"]
     deep = sum(each.images for each in levels)
     others = (
         f"; images that have 8 bits or state their own range ({images - deep:,}) are taken by that" if deep < images else ""
@@ -175,8 +184,8 @@ def compare_ranges(ranges: Mapping[str, PixelRange | None]) -> list[str]:
         return []
     found = ", ".join(f"{text} in {name}" for name, text in texts.items())
     return [
-        f"Pixel ranges differ ({found}), so that equal values are seen differently; if the images come from one kind of "
-        "camera, state one range for all of them with ?range=LOW..HIGH (--range, of an import)"
+        f"Pixel ranges differ ({found}), so that equal values are seen differently and copies may go unnoticed; if the images "
+        "come from one kind of camera, state one range for all of them with ?range=LOW..HIGH (--range, of an import)"
     ]
 
 

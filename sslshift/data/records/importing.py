@@ -277,7 +277,7 @@ def join(job: Import, listings: Sequence[Listing]) -> Result:
         made=job.record,
         refused=refused,
         pixel_range=chosen,
-        notes=[*describe_range(read_levels(job.output), chosen, records, "--range"), *_notes(job, listings)],
+        notes=[*describe_range(read_levels(job.output), chosen or job.pixel_range, records, "--range"), *_notes(job, listings)],
     )
     return Result(summary, dict(others), [each for listing in listings for each in listing.faults])
 
