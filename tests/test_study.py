@@ -231,6 +231,10 @@ def within(capsys, out, *flags) -> str:
         (["--seeds=0"], "--seeds must be at least 1"),
         (["--mixture=bundled:mnist@40*0.7 + synthetic:noise*0.7"], "sums to 140%"),
         (["--mixture=bundled:minst"], "there is fashion_mnist, mnist"),
+        (
+            ["--sources=synthetic:noise@40", "--mixture=synthetic:nois%65@40"],
+            "are one source; write it in the same way everywhere",
+        ),
         (["--mixture=synthetic:noise@40/balanced"], "has no labels to draw a subset by"),
         (["--mixture=a = bundled:mnist@40", "--mixture=a = bundled:mnist@50"], "each mixture needs a name of its own"),
         (["--max_broken=-1"], "--max_broken must not be negative"),
@@ -394,6 +398,12 @@ def test_sources_as_text():
         ("folder:/a b@c", (3,)),
         ("folder:/a@b", ()),
     ]
+    assert parse_sources("csv:/me@home/list.csv@9; bundled:mnist?keep=/a@b/kept.parquet@3") == [
+        ("csv:/me@home/list.csv", (9,)),
+        ("bundled:mnist?keep=/a@b/kept.parquet", (3,)),
+    ]
+    with pytest.raises(ValueError, match="each only once"):
+        parse_sources("folder:/a b; folder:/a%20b@3")
     with pytest.raises(ValueError, match="at least one"):
         parse_sources(" ; ")
     for text in ("bundled:mnist@1k", "bundled:mnist@40, bundled:fashion_mnist@40", "bundled:mnist@_", "bundled:mnist@-5"):

@@ -276,6 +276,11 @@ def test_a_file_beside_split_folders_does_not_make_them_classes(tmp_path):
             split_names("train", "test", form="{kind}/{split}/{number}.png"),
             r"split folders \(test, train\) are within a, b.*move the split folders above them \(test/a/...\)",
         ),
+        # No classes at all.
+        (
+            split_names("flowers"),
+            r"all images are in the one folder flowers, .*\(a, b\) are the classes, name it: folder:.*flowers",
+        ),
         ([*split_names("data/train", "data/test"), "docs/figure.png"], r"If data holds the task, name it: folder:.*/data\."),
     ],
 )

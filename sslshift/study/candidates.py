@@ -1,7 +1,7 @@
 """What a study compares: each source with each of its numbers of unique samples, and each mixture."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from sslshift.data.mixture import Mixture, single
 from sslshift.data.mixture_resolve import resolve
 from sslshift.data.mixture_text import Declaration, parse_mixture
 from sslshift.data.plan import SamplePlan
-from sslshift.data.sources import SCHEMES, Source
+from sslshift.data.sources import SCHEMES, Source, parse_uri
 from sslshift.study.declare import Study, parse_sources
 
 
@@ -51,6 +51,7 @@ def open_candidates(study: Study, budget: Budget, open_: Callable[[str], Source]
     wanted = parse_sources(study.sources) if study.sources.strip() or not study.mixture else []
     declared = [parse_mixture(text, SCHEMES) for text in study.mixture]
     uris = [uri for uri, _ in wanted] + [uri for declaration in declared for uri in declaration.uris.values()]
+    _require_one_spelling(uris)
     sources = {uri: open_(uri) for uri in dict.fromkeys(uris)}
     candidates = []
     for uri, numbers in wanted:
@@ -63,6 +64,15 @@ def open_candidates(study: Study, budget: Budget, open_: Callable[[str], Source]
     for candidate in candidates:
         sample_plan(candidate.mixture, budget, study.batch_size, sources, seed=0, draw=0)
     return sources, candidates
+
+
+def _require_one_spelling(uris: Iterable[str]) -> None:
+    """Raises ValueError where two of the texts are one URI: its images would count twice."""
+    spellings: dict[str, str] = {}
+    for uri in uris:
+        other = spellings.setdefault(str(parse_uri(uri)), uri)
+        if other != uri:
+            raise ValueError(f"--sources, --mixture: {other} and {uri} are one source; write it in the same way everywhere.")
 
 
 def _mixed(declaration: Declaration, sources: Mapping[str, Source], budget: Budget) -> Candidate:

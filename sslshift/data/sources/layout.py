@@ -67,6 +67,7 @@ def find_splits(paths: Iterable[PurePath], uri: Uri) -> Splits:
     others = sorted(folders.keys() - splits.keys())
     if not splits:
         _require_no_splits_within(folders, inside)
+        _require_several_classes(folders, inside)
         return Splits({})
     kinds = set(splits.values())
     if all(folders[name].direct for name in splits):
@@ -202,6 +203,16 @@ def _require_no_splits_within(folders: Mapping[str, _Folder], uri: Uri) -> None:
             "test images are drawn from all images of a class. "
             f"If {with_splits[0]} holds the task, name it: {_within(uri, (with_splits[0],))}."
         )
+
+
+def _require_several_classes(folders: Mapping[str, _Folder], uri: Uri) -> None:
+    """Raises ValueError where one folder holds all images, in folders that are probably the classes."""
+    for name, folder in folders.items() if len(folders) == 1 else ():
+        if not folder.direct and len(folder.inner) > 1:
+            raise ValueError(
+                f"{uri}: all images are in the one folder {name}, and a task needs at least two classes. If its folders "
+                f"({_listed(sorted(folder.inner))}) are the classes, name it: {_within(uri, (name,))}."
+            )
 
 
 def _flat(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> Splits:
