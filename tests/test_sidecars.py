@@ -8,12 +8,16 @@ import zipfile
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from sslshift.data import open_source
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import, run_import
 from sslshift.data.records.manifest import MANIFEST
+from sslshift.data.records.members import Member
+from sslshift.data.records.sidecars import first_dot, join, whole_stem
 from tools.import_images import told
 
 
@@ -194,3 +198,32 @@ def test_a_class_that_several_images_link_to_is_that_of_each(tmp_path):
     assert classes_of(stored) == {1: "cat", 2: "cat", 3: "dog"}
     assert len(refused) == 1
     assert "d.png" in refused[0]
+
+
+names = st.lists(st.builds("".join, st.lists(st.sampled_from(["a", "A", "b", "0", ".", ".1", "d/"]), min_size=1)), max_size=6)
+
+
+@given(names, names, st.sampled_from([whole_stem, first_dot]))
+@settings(max_examples=200, deadline=None)
+def test_no_sidecar_is_ever_of_two_images_nor_of_another_name(images, sidecars, key):
+    members = [
+        [Member(f"{stem}x{end}", 1, {}) for stem in dict.fromkeys(stems) for end in ends]
+        for stems, ends in (
+            (images, (".png", ".jpg")[: 1 + len(images) % 2]),
+            (sidecars, (".cls", ".txt", ".CLS")[: 1 + len(sidecars) % 3]),
+        )
+    ]
+    found = list(join(*members, set(), key))
+    assert [each.image for each in found] == members[0]
+    used = [sidecar.name for each in found for sidecar in each.sidecars.values()]
+    assert len(set(used)) == len(used)
+    for image, own, fault in found:
+        assert not (fault and own)
+        for suffix, sidecar in own.items():
+            assert sidecar.name.lower().endswith(suffix)
+            of_key = [other for other in members[0] if first_dot(other.name) == first_dot(image.name)]
+            by_key = key is first_dot and of_key == [image] and whole_stem(sidecar.name) == first_dot(image.name)
+            assert whole_stem(sidecar.name) == whole_stem(image.name) or by_key
+        # What is an image's own by the whole name is never left out without a reason.
+        if not own and not fault:
+            assert not any(whole_stem(each.name) == whole_stem(image.name) for each in members[1])

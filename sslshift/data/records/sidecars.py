@@ -1,4 +1,4 @@
-"""What stands beside an image: captions, URLs, licences and classes in files of its name. Never those of another image."""
+"""Gives each image the captions, URLs, licences and classes in the files beside it, and never those of another image."""
 
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
