@@ -128,22 +128,19 @@ def _recognise(names: _Names, part: EncoderPart, facts: Mapping[str, Fact]) -> R
         raise ValueError(f"its {names.embed}.weight of shape {kernel} and {names.positions} of shape {table} are no ViT's.")
     width, patch, depth = kernel[0], kernel[3], max(1, numbers(found, rf"{names.block}\.(\d+)\."))
     _require_ours(facts, width, depth)
-    registers = found[names.registers].shape[-2] if names.registers in found and found[names.registers].ndim > 1 else 0
+    registers = _registers(names, found)
     scaled = _scaled(names, found)
     grid = math.isqrt(table[1])
     # Of the tokens before the patches none has a position, the class token alone, or all of them.
     leading = table[1] - grid**2 if table[1] - grid**2 in (0, 1, 1 + registers) else 1
     resize = _resize(names, registers)
-    heads = facts["heads"].value if "heads" in facts else _published_heads(names, part, width)
-    if heads < 1 or width % heads:
-        raise ValueError(f"its width of {width} cannot be divided among {heads} attention heads.")
     epsilon = facts["epsilon"].value if "epsilon" in facts else 1e-12 if names is _TRANSFORMERS_VIT else 1e-6
     if not 0 < epsilon < 1:
         raise ValueError(f"its layer norms' epsilon is above 0 and below 1, not {epsilon}.")
     module = ViT(
         width,
         depth,
-        heads,
+        _heads(names, part, width, facts),
         patch,
         _POOLS[facts["pool"].value] if "pool" in facts else "token",
         "learned",
@@ -181,6 +178,11 @@ def _dialect(names: _Names, part: EncoderPart) -> _Names:
     return _ORIGINAL if own and _scaled(names, part.tensors) else names
 
 
+def _registers(names: _Names, found: Tensors) -> int:
+    known = names.registers and names.registers in found and found[names.registers].ndim > 1
+    return found[names.registers].shape[-2] if known else 0
+
+
 def _scaled(names: _Names, found: Tensors) -> bool:
     return bool(names.scale1) and any(name.endswith(names.scale1) for name in found)
 
@@ -199,6 +201,14 @@ def _require_ours(facts: Mapping[str, Fact], width: int, depth: int) -> None:
     sides = facts.get("image_size")
     if sides and len(set(sides.value)) > 1:
         raise ValueError(f"{sides.where} says that its images are {sides.value}; only square ones are supported.")
+
+
+def _heads(names: _Names, part: EncoderPart, width: int, facts: Mapping[str, Fact]) -> int:
+    """Returns the number of attention heads that was said, or else that of published ViTs."""
+    heads = facts["heads"].value if "heads" in facts else _published_heads(names, part, width)
+    if heads < 1 or width % heads:
+        raise ValueError(f"its width of {width} cannot be divided among {heads} attention heads.")
+    return heads
 
 
 def _published_heads(names: _Names, part: EncoderPart, width: int) -> int:
