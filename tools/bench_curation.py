@@ -1,12 +1,18 @@
-"""How many planted leaks are found, and how long the searches for near pairs take."""
+"""Planted leaks that are found, pictures that differ in colour alone, and the time of searches for near pairs."""
 
 import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance
 
-from sslshift.data.curation import find_leaks, near_pairs_between_by_hash, near_pairs_by_features, near_pairs_by_hash
+from sslshift.data.curation import (
+    find_duplicates,
+    find_leaks,
+    near_pairs_between_by_hash,
+    near_pairs_by_features,
+    near_pairs_by_hash,
+)
 from sslshift.data.curation.identities import Identities
 from sslshift.data.decode import Canvas, fit, from_image, to_image
 from sslshift.data.sources import Source, open_source
@@ -55,8 +61,73 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
+# Of icons, which are often emoji or flat drawings. Red and green have the same luma.
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (255, 0, 0),
+    "green": (0, 130, 0),
+    "blue": (0, 0, 255),
+    "gray": (128, 128, 128),
+    "pink": (255, 160, 190),
+    "yellow": (255, 204, 77),
+    "orange": (244, 144, 12),
+    "brown": (140, 90, 50),
+    "purple": (150, 80, 190),
+    "black": (0, 0, 0),
+    "cyan": (0, 200, 220),
+    "dark gray": (60, 60, 60),
+}
+SHAPES = ("square", "disc", "heart", "ring", "bar")
+
+
+def icon(shape: str, colour: tuple[int, int, int], side: int, ground: tuple[int, ...] = (255, 255, 255)) -> Image.Image:
+    """Returns a shape of one colour on an even ground, of which four components make it RGBA."""
+    large = 4 * side
+    picture = Image.new("RGB" if len(ground) == 3 else "RGBA", (large, large), ground)
+    draw = ImageDraw.Draw(picture)
+    if shape == "heart":
+        for left in (0.2, 0.48):
+            draw.ellipse([large * part for part in (left, 0.2, left + 0.32, 0.52)], fill=colour)
+        draw.polygon([(large * x, large * y) for x, y in ((0.23, 0.44), (0.77, 0.44), (0.5, 0.8))], fill=colour)
+    elif shape == "ring":
+        draw.ellipse([large * part for part in (0.2, 0.2, 0.8, 0.8)], outline=colour, width=large // 8)
+    else:
+        box = (0.1, 0.4, 0.9, 0.6) if shape == "bar" else (0.25, 0.25, 0.75, 0.75)
+        (draw.ellipse if shape == "disc" else draw.rectangle)([large * part for part in box], fill=colour)
+    return picture.resize((side, side), Image.Resampling.BICUBIC)
+
+
+COLOUR_CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = CHANGES | {
+    "red 5% up and blue 5% down": lambda image: _balanced(image, (1.05, 1, 0.95)),
+    "red 10% up and blue 10% down": lambda image: _balanced(image, (1.1, 1, 0.9)),
+    "in gray": lambda image: image.convert("L").convert("RGB"),
+}
+
+
+def _balanced(image: Image.Image, factors: tuple[float, float, float]) -> Image.Image:
+    return Image.fromarray(np.clip(np.asarray(image) * factors + 0.5, 0, 255).astype(np.uint8))
+
+
+def _colours(show: Callable[..., None]) -> None:
+    """Prints how many icons are held to be others, and how many changed copies are found, with and without colours."""
+    for side in (28, 64, 256):
+        pictures = [icon(shape, colour, side) for shape in SHAPES for colour in COLOURS.values()]
+        found = find_duplicates(Pictures([from_image(picture) for picture in pictures]))
+        show("colours", icons=f"{side} pixels, {len(pictures)} of them", effective_unique=found.effective_unique)
+        for change, make in COLOUR_CHANGES.items():
+            changed = Pictures([from_image(make(picture)) for picture in pictures])
+            figures = {}
+            for colour in (True, False):
+                leaks = find_leaks(changed, Pictures([from_image(picture) for picture in pictures]), colour=colour)
+                right = leaks.pairs.first == leaks.pairs.second
+                how = "" if colour else "_by_brightness"
+                figures[f"found{how}"] = len(np.unique(leaks.pairs.second[right])) / len(pictures)
+                figures[f"wrong_pairs{how}"] = int((~right).sum())
+            show("colours", icons=side, change=change, **figures)
+
+
 def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]], float]) -> None:
-    """Prints recall by change for both bundled sets, wrong accusations, and times of searches."""
+    """Prints what colours decide, recall by change for both bundled sets, wrong accusations, and times of searches."""
+    _colours(show)
     for name in ("fashion_mnist", "mnist"):
         train, test = open_source(f"bundled:{name}"), open_source(f"bundled:{name}/test")
         images = [train[index]["image"] for index in range(len(train))]

@@ -5,6 +5,9 @@
     source = deduplicated(source)             # a source like any other; from a command line ?keep=FILE, see `kept`
     leaks = find_leaks(source, test, split)   # test images that are also pretrained on
 
+Pictures that differ in colour alone are different (`likeness`), and images of different labels that are alike are kept and
+reported unless somebody asks otherwise (`Duplicates.kept`, `labels`). Hashes that an import stored find candidates as before.
+
 From the ground up: `perceptual_hash` (64 bits of a picture) and `likeness` (whether two pictures are one) look at images,
 `identities` reads a source for both; `hamming` and `cosine` find all near pairs of hashes and of features, in `blocks`, and
 `linking` makes few pairs of them; `pairs` is both in one call. `groups` counts, `duplicates` and `leaks` answer the questions,

@@ -9,9 +9,25 @@ it. Therefore brightness, contrast and colours must agree too (`colour_differenc
 that a small coloured thing on a white or transparent background counts as much as a large one. A gray copy of a colourful
 picture is another picture; one of a picture that is nearly gray is the same.
 
-What this decides, by `python -m tools.bench --what=curation`, with hashes within 7 bits and a correlation of at least 0.996:
+By `python -m tools.bench --what=curation`, of 60 icons on white, five shapes in twelve colours (`tools.bench_curation`), with
+hashes within 7 bits and a correlation of at least 0.996: all 60 are different at 28, 64 and 256 pixels, where detail alone held
+the twelve colours of every shape for one picture. Changed copies that are found, and pairs of different icons that are not told
+apart, of 60 (among pictures whose contrast was raised, gray and dark gray ones meet):
 
-{TABLE}
+| change | found at 28, 64, 256 pixels | wrong pairs |
+|---|---|---|
+| enlarged by a half, reduced to three quarters or half | 100%, 100%, 100% | 0, 0, 0 |
+| 12 gray levels brighter | 100%, 100%, 100% | 2, 2, 4 |
+| contrast times 1.1 | 100%, 100%, 100% | 5, 4, 3 |
+| JPEG of quality 75 | 38%, 100%, 100% | 0, 0, 0 |
+| JPEG of quality 50 | 20%, 100%, 98% | 1, 0, 0 |
+| red 5% up and blue 5% down | 100%, 100%, 100% | 0, 0, 0 |
+| red 10% up and blue 10% down | 0%, 0%, 0% | 0, 0, 0 |
+
+At 28 pixels it is the detail, and the hash, that JPEG changes. Of pieces of photographs, 90 pixels wide, colours cost nothing of
+what is found by detail, but for 10% of white balance (half are found). Things narrower than a tenth of the picture are told
+apart by strong colours alone: a gray and a brown dot are one. Pictures without detail of brightness, as red things on a green
+ground of the same luma, are never near, and are duplicates where their pixels are the same.
 """
 
 import functools
