@@ -316,6 +316,6 @@ def test_a_study_says_also_in_of_equal_pixels_alone():
     )
     leaks |= {"count": 2, "equal": 0, "same": 0, "other_label": 0, "colour": False, "pairs": pairs[1:]}
     assert told("folder:web", leaks, opened) == (
-        "2 of the 50 test images are similar to images in folder:web by detail, without colours, which these encoders do not see, "
-        "for example test/8.png to web/4.png"
+        "2 of the 50 test images are similar to images in folder:web by detail, without colours, which these encoders do not "
+        "see, for example test/8.png to web/4.png"
     )
