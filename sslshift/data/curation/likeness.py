@@ -26,8 +26,9 @@ apart, of 60 (among pictures whose contrast was raised, gray and dark gray ones 
 
 At 28 pixels it is the detail, and the hash, that JPEG changes. Of pieces of photographs, 90 pixels wide, colours cost nothing
 of what is found by detail, but half of those with 10% of white balance, and a tenth of those with 1.2 times the saturation.
-Things narrower than a tenth of the picture are told apart by strong colours alone: a gray and a brown dot are one. Pictures without detail of brightness, as red things on a green
-ground of the same luma, are never near, and are duplicates where their pixels are the same.
+Things narrower than a tenth of the picture are told apart by strong colours alone: a gray and a brown dot are one. Pictures
+without detail of brightness, as red things on a green ground of the same luma, are never near, and are duplicates where their
+pixels are the same.
 """
 
 import functools
