@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from sslshift.models import open_encoder, save_encoder
 from sslshift.models.opening import how_it_was_read
 from sslshift.models.reference import IMAGENET_MEAN, files, load_reference
 from sslshift.models.vit import sincos_positions
+from sslshift.study.matrix import by_kind
 from sslshift.transfer.encoders import encoder_named
 
 RESNET, VIT, DINOV2 = "torchvision/basic", "timm/vit", "dinov2/plain"
@@ -384,11 +386,11 @@ def test_the_heads_of_moco_v3_are_never_guessed(shapes_alone):
 
 
 def test_the_number_of_heads_shows_in_features(write):
-    weights = random_tensors(vit_shapes(96, 2))
+    weights = random_tensors(vit_shapes(96, 1))
     file, images = write(weights), random_images((4, 4))
     with pytest.raises(ValueError, match="width of 96 does not tell the number of attention heads; say it with heads=, as in"):
         open_encoder(file)
-    expected = naive_vit(weights, (images / 255 - 0.5) / 0.25, 12, 2)
+    expected = naive_vit(weights, (images / 255 - 0.5) / 0.25, 12, 1)
     encoder = open_encoder(f"{file}?heads=12&mean=0.5&std=0.25&epsilon=1e-6")
     np.testing.assert_allclose(encoder.apply(images), expected, atol=1e-4)
     assert np.abs(open_encoder(f"{file}?heads=3&mean=0.5&std=0.25").apply(images) - expected).max() > 0.05
@@ -563,6 +565,16 @@ def test_options_follow_the_path(originals, write, tmp_path):
     ours = save_encoder(encoder, tmp_path / "ours.safetensors")
     with pytest.raises(ValueError, match=r"is an encoder of sslshift, whose card says everything; remove .heads="):
         open_encoder(f"{ours}?heads=3")
+
+
+def test_encoders_of_one_file_are_lines_of_their_own_in_a_table(originals, write):
+    file = write(under("teacher.", originals[VIT]) | under("student.", originals[VIT], 1))
+    kinds = by_kind(
+        [Path(f"{file}?{query}") for query in ("part=student&heads=3", "part=teacher&heads=3", "part=teacher&heads=6")]
+    )
+    names = [kind.name for kind in kinds]
+    assert names == ["checkpoint student", *(f"checkpoint teacher ({file}?part=teacher&heads={heads})" for heads in (3, 6))]
+    assert [kind.encoders[0][2].module.heads for kind in kinds] == [3, 3, 6]
 
 
 def test_whatever_names_and_facts_a_file_has_is_one_line(originals, write):
