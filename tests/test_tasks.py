@@ -1,16 +1,22 @@
 """Tasks as data: their text form, their splits, and what is refused or told."""
 
+import contextlib
 import dataclasses
 import shutil
 import zipfile
+from pathlib import PurePath
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from sslshift.data import ArraySource, open_source
 from sslshift.data.decode import Canvas
 from sslshift.data.records.importing import Import, run_import
+from sslshift.data.sources.layout import find_splits, require_no_splits
+from sslshift.data.sources.uri import Uri
 from sslshift.study.declare import Study
 from sslshift.study.downstream import declared_tasks
 from sslshift.transfer.tasks import Declaration, make_task, open_task, own_canvas, parse_task
@@ -369,3 +375,20 @@ def test_a_test_split_that_is_named_apart_is_one_split(tmp_path):
     study = dataclasses.replace(study, downstream_test=f"folder:{tmp_path / 'b'}")
     with pytest.raises(ValueError, match="the folders test, train are splits"):
         open_task(declared_tasks(study)[0])
+
+
+NAMES = st.sampled_from(["train", "test", "val", "valid", "a", "b", "images", "seg_train", "seg_test", "hold-out", "train_val"])
+TREES = st.lists(st.lists(NAMES, max_size=3).map(lambda folders: PurePath(*folders, "x.png")), max_size=7, unique=True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TREES)
+def test_whatever_folders_there_are_they_are_read_or_refused(paths):
+    # Anything but a ValueError is a fault.
+    with contextlib.suppress(ValueError):
+        require_no_splits(paths, "folder:/parts?labels=folder", "folder:/parts")
+    with contextlib.suppress(ValueError):
+        found = find_splits(paths, Uri("folder", "/parts"))
+        assert not found.folders or "train" in found.folders
+        assert len(set(found.folders.values())) == len(found.folders)
+        assert all(any(PurePath(each) in path.parents for path in paths) for each in found.folders.values())

@@ -104,12 +104,14 @@ def require_no_splits(paths: Iterable[PurePath], name: str, root: str) -> None:
       root: the root as a URI or path, for the message.
     """
     folders = _folders([path.parts for path in paths])
-    if not _kinds_within(folders) or len(_families(folders)) > 1 or any(folder.direct for folder in folders.values()):
+    families = _families(folders)
+    called_after_splits = len(families) == 1 and all(map(_split_word, folders))
+    if not (called_after_splits and _kinds_within(folders)) or any(folder.direct for folder in folders.values()):
         return
     inner = {each: set(map(class_name, folder.inner)) for each, folder in folders.items()}
     train = next(each for each in folders if _split_word(each)[0] == "train")
     common = inner[train] & set().union(*(names for each, names in inner.items() if each != train))
-    if common and all(map(_split_word, folders)):
+    if common:
         raise ValueError(
             f"{name}: the folders {_listed(sorted(folders))} are splits with the same class folders "
             f"({_listed(sorted(common))}); labels=folder would make the splits the classes. Name one split, as in "
