@@ -205,11 +205,16 @@ def test_images_in_two_splits_are_left_out_of_training_and_told(gray_source, can
     fresh = np.random.default_rng(5).integers(0, 256, (40, 12, 12, 1), np.uint8)
     # Ten of the test images are also among those to learn from; one of these twice.
     fresh[:10] = images[:10]
-    test = ArraySource("memory:fresh", fresh, gray_source.labels[:40])
-    train = ArraySource("memory:more", np.concatenate([images, images[:1]]), np.append(gray_source.labels, 0))
+    # Of one of them the two splits say different things.
+    labels = gray_source.labels[:40].copy()
+    labels[3] = (labels[3] + 1) % (gray_source.labels.max() + 1)
+    test = ArraySource("memory:fresh", fresh, labels)
+    own = np.append(gray_source.labels, gray_source.labels[0])
+    train = ArraySource("memory:more", np.concatenate([images, images[:1]]), own)
     found = evaluate(pixel_encoder, make_task(train, test, canvas, labelled=0))
     told = [note for note in found.notes if "pixel for pixel" in note]
     assert sum(int(note.split()[0]) for note in told) == 11
+    assert [note.rpartition("; ")[2] for note in told if "; " in note] == ["1 of them have another label there"]
     assert found.scores()["test_images"] == 40
     # As if they had not been there: what is left is what is learnt from.
     with pytest.raises(ValueError, match="of 30 test images of memory:same are also train images of memory:more"):
