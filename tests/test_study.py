@@ -342,7 +342,7 @@ def test_methods_are_compared_in_one_table(tmp_path, monkeypatch):
         shift_images=0,
         out=str(tmp_path / "out"),
     )
-    # One that keeps much besides its weights, and one on an encoder of its own; all nine train in tests/test_training.py.
+    # One that keeps much besides its weights, and one on an encoder of its own; all of them train in tests/test_training.py.
     names = ["nnclr", "mae"]
     small = {"encoder": "vit_nano4", "method_options": "decoder_width=16; decoder_depth=1; decoder_heads=2"}
     own = "mae: encoder=vit_nano4; decoder_width=16; decoder_depth=1; decoder_heads=2"

@@ -105,7 +105,7 @@ def swav(
 
     def init_target(variables):
         del variables
-        return {"queue": jnp.zeros((assigned, queue, projector[-1])), "filled": jnp.zeros((), jnp.int32)}
+        return {"queue": jnp.zeros((assigned, queue, projector[-1]), jnp.float32), "filled": jnp.zeros((), jnp.int32)}
 
     return Method(
         views,

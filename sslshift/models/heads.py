@@ -94,7 +94,7 @@ class Prototypes(nn.Module):
         del train
 
         def directions(key, shape):
-            return unit(jax.random.normal(key, shape), axis=0)
+            return unit(jax.random.normal(key, shape, jnp.float32), axis=0)
 
         weights = self.param("prototypes", directions, (z.shape[-1], self.prototypes))
         length = jnp.linalg.norm(lax.stop_gradient(weights), axis=0, keepdims=True)
