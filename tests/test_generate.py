@@ -31,6 +31,7 @@ from sslshift.data.records.generating import Generation, Sampling, count_kept, f
 from sslshift.data.records.importing import Import, run_import
 from sslshift.data.records.manifest import MANIFEST
 from sslshift.data.records.prompts import read_prompts
+from sslshift.data.sources.labels import class_name
 
 SAMPLING = Sampling("noise@1", "NoisePipeline", steps=4, guidance=2.5)
 
@@ -304,8 +305,11 @@ def test_prompts_of_a_list_and_of_a_file(tmp_path):
     }
 
 
-names = st.text(st.characters(exclude_characters=";|\t#{}\0", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12).map(
-    str.strip
+# As sources spell names of classes; see test_class_names.py.
+names = (
+    st.text(st.characters(exclude_characters=";|\t#{}\0", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
+    .map(str.strip)
+    .map(class_name)
 )
 
 
