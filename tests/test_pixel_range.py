@@ -353,6 +353,9 @@ def test_records_of_others_need_a_stated_range(tmp_path):
     stated = open_source(f"arrayrecord:{tmp_path}?range=0..4095")
     assert (stated[0]["image"] == eight_bits(GRAY, 0, 4095)).all()
     assert stated.fingerprint != source.fingerprint
+    assert stated.notes == [
+        "in images of more than 8 bits the stated range 0..4095 becomes 0 to 255; what it clips is not counted"
+    ]
 
 
 def imported(scans, output, **options):

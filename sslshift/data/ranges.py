@@ -177,6 +177,13 @@ def describe_range(levels: Sequence[Levels], chosen: PixelRange | None, images: 
     return said
 
 
+def describe_unread(stated: PixelRange | None) -> list[str]:
+    """Returns what a reader must know of a source whose images are not read when it is opened, as `describe_range`."""
+    if not stated:
+        return []
+    return [f"in images of more than 8 bits the stated range {stated.text} becomes 0 to 255; what it clips is not counted"]
+
+
 def compare_ranges(ranges: Mapping[str, PixelRange | None]) -> list[str]:
     """Returns a sentence without a full stop where sources that are compared have different pixel ranges, else none."""
     texts = {name: chosen.text for name, chosen in ranges.items() if chosen}

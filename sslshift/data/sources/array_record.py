@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from sslshift.data.broken import UnknownRangeError
 from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto
-from sslshift.data.ranges import PixelRange, with_range
+from sslshift.data.ranges import PixelRange, describe_unread, with_range
 from sslshift.data.records.manifest import CLASSES, MANIFEST, PARTS, SUMMARY, read_columns, read_summary, require_match
 from sslshift.data.sources.base import Source, printable
 from sslshift.data.sources.labels import class_name, indicators, sort_classes
@@ -72,7 +72,9 @@ class ArrayRecordSource(Source):
             fingerprint = with_range(_fingerprint(self._shards, counts), stated_range)
         super().__init__(name, fingerprint=fingerprint, **about)
         self._stated_range = stated_range
-        self.pixel_range, self.notes = (summary.pixel_range, summary.notes) if summary else (stated_range, ())
+        self.pixel_range, self.notes = stated_range, describe_unread(stated_range)
+        if summary:
+            self.pixel_range, self.notes = summary.pixel_range, summary.notes
         self._stored_classes, self._hashes = (summary.classes, summary.hashes) if summary else (None, None)
         # An import of an earlier version may have kept spellings that print alike apart.
         self.classes = self._stored_classes and sort_classes(map(class_name, self._stored_classes))

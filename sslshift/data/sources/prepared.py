@@ -11,7 +11,7 @@ import numpy as np
 
 from sslshift.data.broken import UnknownRangeError
 from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto, fit
-from sslshift.data.ranges import PixelRange, with_range
+from sslshift.data.ranges import PixelRange, describe_unread, with_range
 from sslshift.data.sources.base import Source
 from sslshift.data.sources.labels import indicators
 
@@ -68,7 +68,7 @@ class PreparedSource(Source):
         about = {"licence": " ".join(licence.split())} | about if licence else about
         fingerprint = with_range(_fingerprint(builder.info, split, len(data)), stated_range)
         super().__init__(name, fingerprint=fingerprint, **about)
-        self.pixel_range = stated_range
+        self.pixel_range, self.notes = stated_range, describe_unread(stated_range)
         self._label, self._multi_label, self.classes = label_feature(dict(features.items()))
 
     def __reduce__(self) -> tuple:
