@@ -221,7 +221,7 @@ def within(capsys, out, *flags) -> str:
         (["--budget=63"], "smaller than one batch of 64"),
         (["--method=simclear"], "there is simclr, moco_v3, byol"),
         (["--method=mae"], "needs a ViT (vit_*) as encoder, not PatchMLP"),
-        (["--method_options=local_views=4"], "simclr has no option 'local_views'; dino has"),
+        (["--method_options=local_views=4"], "simclr has no option 'local_views'; dino, swav has"),
         (["--method_options=temperature=warm"], "--method_options: temperature takes a number, not 'warm'"),
         (["--method_options=temperature=0"], "temperature must be above 0, not 0.0"),
         (["--method_options=temperature"], "are written name=value"),
