@@ -217,6 +217,7 @@ def within(capsys, out, *flags) -> str:
         (["--image_size=30"], "30 x 30 cannot be cut into patches of 4"),
         (["--head=32,0"], "whole numbers above 0"),
         (["--downstream_test=bundled:mnist"], "a test split needs others"),
+        (["--downstream=bundled:mnist; test=bundled:mnist/test"], "both name a test split; give one of them"),
         (["--sources=synthetic:noise?size=99999999999999999999"], "at most 2^62"),
         (["--budget=63"], "smaller than one batch of 64"),
         (["--method=simclear"], "there is simclr, moco_v3, byol"),

@@ -1,6 +1,7 @@
 """What a study judges encoders on: its tasks opened in the encoders' shape, and kept out of what is pretrained on."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -32,9 +33,18 @@ def declared_evaluations(study: Study) -> dict[str, Any]:
 
 
 def declared_tasks(study: Study) -> list[Declaration]:
-    """The tasks that a study names, --downstream first."""
+    """Returns the tasks that a study names, --downstream first.
+
+    Raises:
+      ValueError: a task cannot be read, two have one name, or the test split of the first one is named twice.
+    """
     first, *others = (parse_task(text) for text in (study.downstream, *study.task))
     if study.downstream_test:
+        if re.search(r";\s*test\s*=", study.downstream):
+            raise ValueError(
+                f"--downstream={study.downstream} and --downstream_test={study.downstream_test} both name a test split; "
+                "give one of them."
+            )
         first = dataclasses.replace(first, test=parse_split(study.downstream_test))
     declared = [dataclasses.replace(each, labelled=each.labelled or study.labelled) for each in (first, *others)]
     names = [each.name or each.source for each in declared]
