@@ -14,6 +14,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "sslshift-test-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -32,6 +33,16 @@ def _bounded_programs():
     """A process of the whole suite compiles more than it may hold; one file may add as many again as are left here."""
     yield
     bound_programs(15_000)
+
+
+@pytest.fixture(params=["lenient", "strict"])
+def jax_promotion(request):
+    """JAX as it starts, and as it refuses every implicit promotion of ranks and dtypes."""
+    if request.param == "lenient":
+        yield
+    else:
+        with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+            yield
 
 
 @pytest.fixture

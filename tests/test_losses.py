@@ -13,6 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sslshift.losses import nt_xent, vicreg
 from sslshift.training.step import make_mesh
 
+pytestmark = pytest.mark.usefixtures("jax_promotion")
+
 WEIGHTS = {"invariance_weight": 25.0, "variance_weight": 25.0, "covariance_weight": 1.0}
 LOSSES = {
     "nt_xent": functools.partial(nt_xent, temperature=0.2),

@@ -12,6 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sslshift import losses
 from sslshift.training.step import make_mesh
 
+pytestmark = pytest.mark.usefixtures("jax_promotion")
+
 
 def mean_over_devices(loss):
     """A loss that is a mean over images, as it is used inside `shard_map`."""
@@ -24,7 +26,7 @@ CENTER = np.linspace(-1, 1, 6)
 def dino_of_two(student, teacher):
     """Both arguments `[batch, 2 * prototypes]`: two views side by side, so that every loss here splits its batch alike."""
     split = [jnp.stack(jnp.split(z, 2, axis=1)) for z in (student, teacher)]
-    center = jnp.asarray(CENTER, jnp.result_type(jnp.float32, student))
+    center = jnp.asarray(CENTER, jnp.float64 if student.dtype == jnp.float64 else jnp.float32)
     return losses.dino(*split, center=center, student_temperature=0.1, teacher_temperature=0.3)
 
 

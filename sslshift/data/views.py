@@ -6,6 +6,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from sslshift.arrays import on_any_mesh
+
 # One fixed normalisation for every source: statistics of a source would be a difference between runs that is not data.
 MEAN, STD = 0.5, 0.25
 
@@ -68,7 +70,12 @@ def make_view(key: jax.Array, images: jax.Array, settings: ViewSettings, *, firs
     Returns:
       Normalised float32 views, of the same shape or of `settings.size`.
     """
-    return jax.vmap(functools.partial(_view, settings=settings))(image_keys(key, len(images), first), images)
+    return _views(images, image_keys(key, len(images), first), settings)
+
+
+@on_any_mesh(batch_axis=0)
+def _views(images: jax.Array, keys: jax.Array, settings: ViewSettings) -> jax.Array:
+    return jax.vmap(functools.partial(_view, settings=settings))(keys, images)
 
 
 def _view(key: jax.Array, image: jax.Array, settings: ViewSettings) -> jax.Array:

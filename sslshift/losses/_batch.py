@@ -1,52 +1,97 @@
 """What every loss of a batch shares: its precision, and its view of a batch that lies on several devices."""
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from sslshift.arrays import unit, widened
 
-def accumulated(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """The arrays in float32, or in float64 if they are: low-precision inputs must not be summed in their own dtype."""
-    dtype = jnp.result_type(jnp.float32, *arrays)
-    return tuple(array.astype(dtype) for array in arrays)
+
+def units(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns the rows of each array at length 1, in float32 or better; see `sslshift.arrays.unit`."""
+    dtype = widened(*arrays)[0].dtype
+    return tuple(unit(array, dtype=dtype) for array in arrays)
+
+
+def scalars(like: jax.Array, **values: float | jax.Array) -> tuple[jax.Array, ...]:
+    """Returns hyperparameters, plain or traced, as scalars of the dtype of `like`.
+
+    Raises:
+      ValueError: a hyperparameter is an array of more than one entry.
+    """
+    for name, value in values.items():
+        if np.size(value) != 1:
+            raise ValueError(f"{name} must be one number, not an array of shape {np.shape(value)}.")
+    return tuple(jnp.asarray(value, like.dtype).reshape(()) for value in values.values())
+
+
+def positive_scalars(like: jax.Array, **values: float | jax.Array) -> tuple[jax.Array, ...]:
+    """Returns hyperparameters as `scalars` does.
+
+    Raises:
+      ValueError: a hyperparameter is a plain number and not above zero (a traced one cannot be read), or is several numbers.
+    """
+    for name, value in values.items():
+        if isinstance(value, int | float | np.number) and not value > 0:
+            raise ValueError(f"{name} must be above 0, not {value}.")
+    return scalars(like, **values)
 
 
 def gathered(array: jax.Array, axis_name: str | None) -> jax.Array:
-    """The global batch on every device, `[devices * batch, ...]`; without an axis, the array itself."""
+    """Returns the global batch on every device, `[devices * batch, ...]`; without an axis, the array itself."""
     return array if axis_name is None else lax.all_gather(array, axis_name, tiled=True)
 
 
-def batch_mean(array: jax.Array, axis_name: str | None) -> jax.Array:
-    """Mean over the first axis and over the devices of an axis."""
-    mean = array.mean(axis=0)
+def batch_mean(array: jax.Array, axis_name: str | None, *, keepdims: bool = False) -> jax.Array:
+    """Returns the mean over the first axis and over the devices of a mapped axis."""
+    mean = array.mean(axis=0, keepdims=keepdims)
     return mean if axis_name is None else lax.pmean(mean, axis_name)
 
 
+def centred(array: jax.Array, axis_name: str | None) -> jax.Array:
+    """Returns the array less its mean over the global batch."""
+    # The mean of numbers far from 0 would be rounded; less their smallest they are near 0, and constant ones exactly 0.
+    smallest = lax.stop_gradient(array.min(axis=0, keepdims=True))
+    array = array - (smallest if axis_name is None else lax.pmin(smallest, axis_name))
+    return array - batch_mean(array, axis_name, keepdims=True)
+
+
 def batch_size(array: jax.Array, axis_name: str | None) -> int:
-    return len(array) * (1 if axis_name is None else lax.axis_size(axis_name))
+    """Returns the number of images of the global batch."""
+    return len(array) * (1 if axis_name is None else math.prod(lax.axis_size(name) for name in _names(axis_name)))
 
 
-def unit(z: jax.Array) -> jax.Array:
-    """Rows of length 1; zero rows stay zero and keep a finite gradient."""
-    return z * lax.rsqrt(jnp.maximum(jnp.sum(z * z, axis=-1, keepdims=True), 1e-12))
+def first_row(array: jax.Array, axis_name: str | None) -> int | jax.Array:
+    """Returns the number of this device's first image in the global batch."""
+    return 0 if axis_name is None else lax.axis_index(axis_name) * len(array)
+
+
+def _names(axis_name):
+    return (axis_name,) if isinstance(axis_name, str) else axis_name
 
 
 def similarity(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Inner products of all rows, in full precision on every device."""
+    """Returns the inner products of all rows, in full precision on every device."""
     return jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
 
 
-def require_positive(**values) -> None:
-    """Raises ValueError for a hyperparameter that is a plain number and not above zero (a traced one cannot be read)."""
-    for name, value in values.items():
-        if isinstance(value, int | float) and not value > 0:
-            raise ValueError(f"{name} must be above 0, not {value}.")
+def off_diagonal(square: jax.Array) -> jax.Array:
+    """Returns the matrix with zeros on its diagonal."""
+    return jnp.where(jnp.eye(len(square), dtype=bool), jnp.zeros_like(square), square)
 
 
 def require_pairs(z1: jax.Array, z2: jax.Array) -> None:
     """Raises ValueError unless both are `[batch, dim]` of one shape and a floating dtype."""
     if z1.ndim != 2 or z1.shape != z2.shape:
         raise ValueError(f"Two arrays of one shape [batch, dim] are needed, not {z1.shape} and {z2.shape}.")
-    for z in (z1, z2):
-        if not jnp.issubdtype(z.dtype, jnp.floating):
-            raise ValueError(f"Embeddings must have a floating dtype, not {z.dtype}.")
+    require_floating(z1, z2)
+
+
+def require_floating(*arrays: jax.Array) -> None:
+    """Raises ValueError unless all arrays have a floating dtype."""
+    for array in arrays:
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"Embeddings must have a floating dtype, not {array.dtype}.")

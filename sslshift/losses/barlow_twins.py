@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sslshift.arrays import on_any_mesh, power_of_two, widened
 from sslshift.losses import _batch
 
 # As in the authors' batch norm.
 EPSILON = 1e-5
 
 
+@on_any_mesh
 def barlow_twins(
     z1: jax.Array, z2: jax.Array, *, off_diagonal_weight: float, scale: float = 1.0, axis_name: str | None = None
 ) -> jax.Array:
@@ -45,17 +47,23 @@ def barlow_twins(
     count = _batch.batch_size(z1, axis_name)
     if count < 2:
         raise ValueError("Barlow Twins needs at least two images in a batch: one alone has no variance.")
-    z1, z2 = (_standardised(z, axis_name) for z in _batch.accumulated(z1, z2))
+    z1, z2 = (_standardised(z, axis_name) for z in widened(z1, z2))
+    off_diagonal_weight, scale = _batch.scalars(z1, off_diagonal_weight=off_diagonal_weight, scale=scale)
     correlation = jnp.matmul(z1.T, z2, precision=lax.Precision.HIGHEST)
     if axis_name is not None:
         correlation = lax.psum(correlation, axis_name)
     correlation = correlation / count
     diagonal = jnp.diagonal(correlation)
-    redundancy = jnp.square(correlation).sum() - jnp.square(diagonal).sum()
+    redundancy = jnp.square(_batch.off_diagonal(correlation)).sum()
     return scale * (jnp.square(diagonal - 1).sum() + off_diagonal_weight * redundancy)
 
 
 def _standardised(z: jax.Array, axis_name: str | None) -> jax.Array:
-    centred = z - _batch.batch_mean(z, axis_name)
-    variance = _batch.batch_mean(jnp.square(centred), axis_name)
-    return centred * lax.rsqrt(variance + EPSILON)
+    # Squares of huge values would overflow; small ones must stay small beside the epsilon.
+    factor = jnp.minimum(power_of_two(z, 0), 1)
+    if axis_name is not None:
+        factor = lax.pmin(factor, axis_name)
+    centred = _batch.centred(z * factor, axis_name)
+    variance = _batch.batch_mean(jnp.square(centred), axis_name, keepdims=True)
+    variance = variance + EPSILON * jnp.square(factor)
+    return centred * lax.rsqrt(jnp.where(variance > 0, variance, 1))

@@ -1,11 +1,15 @@
 """Signals without labels: what embeddings look like while a loss is being minimised."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
+from sslshift.arrays import on_any_mesh, unit, widened
 from sslshift.losses import _batch
 
 
+@on_any_mesh
 def alignment(z1: jax.Array, z2: jax.Array) -> jax.Array:
     """Mean squared distance of the two views' unit vectors: 0 = views agree, 2 = unrelated, 4 = opposite.
 
@@ -26,10 +30,11 @@ def alignment(z1: jax.Array, z2: jax.Array) -> jax.Array:
       <https://arxiv.org/abs/2005.10242>`_, 2020
     """
     _batch.require_pairs(z1, z2)
-    z1, z2 = (_batch.unit(z) for z in _batch.accumulated(z1, z2))
+    z1, z2 = _batch.units(z1, z2)
     return jnp.square(z1 - z2).sum(axis=1).mean()
 
 
+@on_any_mesh
 def uniformity(z: jax.Array) -> jax.Array:
     """Log of the mean of exp(-2 * squared distance) over pairs of unit vectors: 0 = all equal, lower = spread.
 
@@ -53,12 +58,13 @@ def uniformity(z: jax.Array) -> jax.Array:
       <https://arxiv.org/abs/2005.10242>`_, 2020
     """
     _require_rows(z, 2)
-    (z,) = (_batch.unit(part) for part in _batch.accumulated(z))
+    (z,) = _batch.units(z)
     squared = jnp.maximum(2 - 2 * _batch.similarity(z, z), 0.0)
     others = ~jnp.eye(len(z), dtype=bool)
-    return jax.nn.logsumexp(-2 * squared, where=others) - jnp.log(len(z) * (len(z) - 1.0))
+    return jax.nn.logsumexp(-2 * squared, where=others) - math.log(len(z) * (len(z) - 1))
 
 
+@on_any_mesh
 def effective_rank(z: jax.Array) -> jax.Array:
     """RankMe: the exponential of the entropy of the singular values of the uncentred embeddings.
 
@@ -83,12 +89,15 @@ def effective_rank(z: jax.Array) -> jax.Array:
       <https://arxiv.org/abs/2210.02885>`_, 2023
     """
     _require_rows(z, 1)
-    (z,) = _batch.accumulated(z)
+    # The rank depends on no scale; at length 1 no singular value overflows, and a zero matrix receives no gradient.
+    z = unit(z, axis=None, dtype=widened(z)[0].dtype)
     values = jnp.linalg.svd(z, compute_uv=False)
-    share = values / jnp.maximum(values.sum(), jnp.finfo(z.dtype).tiny) + 1e-7
+    total = values.sum()
+    share = values / jnp.where(total > 0, total, 1) + 1e-7
     return jnp.exp(-jnp.sum(share * jnp.log(share)))
 
 
+@on_any_mesh
 def collapse(z: jax.Array) -> jax.Array:
     """How much of the embeddings is one common direction: the squared length of the mean unit vector.
 
@@ -109,10 +118,11 @@ def collapse(z: jax.Array) -> jax.Array:
       ValueError: not a matrix.
     """
     _require_rows(z, 1)
-    (z,) = (_batch.unit(part) for part in _batch.accumulated(z))
+    (z,) = _batch.units(z)
     return jnp.square(z.mean(axis=0)).sum()
 
 
 def _require_rows(z: jax.Array, least: int) -> None:
     if z.ndim != 2 or len(z) < least:
         raise ValueError(f"Embeddings [batch, dim] with at least {least} rows are needed, not {z.shape}.")
+    _batch.require_floating(z)

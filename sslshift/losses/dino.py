@@ -2,11 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from sslshift.arrays import on_any_mesh, widened
 from sslshift.losses import _batch
 
 
+@on_any_mesh
 def dino(
     student_logits: jax.Array,
     teacher_logits: jax.Array,
@@ -56,16 +59,20 @@ def dino(
         )
     if center.shape != student_logits.shape[-1:]:
         raise ValueError(f"The centre must have one entry per prototype, [{student_logits.shape[-1]}], not {center.shape}.")
-    _batch.require_positive(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
-    student, teacher, center = _batch.accumulated(student_logits, *lax.stop_gradient((teacher_logits, center)))
-    log_student = jax.nn.log_softmax(student / student_temperature)
-    teacher = jax.nn.softmax((teacher - center) / teacher_temperature)
+    student, teacher, center = widened(student_logits, *lax.stop_gradient((teacher_logits, center)))
+    student_temperature, teacher_temperature = _batch.positive_scalars(
+        student, student_temperature=student_temperature, teacher_temperature=teacher_temperature
+    )
+    # A prototype that is ruled out by a logit of -inf is one for both; 0 times the logarithm of 0 counts as 0.
+    log_student = jnp.maximum(jax.nn.log_softmax(student / student_temperature), jnp.finfo(student.dtype).min)
+    teacher = jax.nn.softmax((teacher - center[None, None]) / teacher_temperature)
     # [teacher views, student views]: mean over the batch of each pair's cross-entropy.
     pairs = -jnp.einsum("tbk,sbk->ts", teacher, log_student, precision=lax.Precision.HIGHEST) / student.shape[1]
     different = 1 - jnp.eye(*pairs.shape, dtype=pairs.dtype)
     return jnp.sum(pairs * different) / (pairs.size - len(teacher))
 
 
+@on_any_mesh
 def dino_center(center: jax.Array, teacher_logits: jax.Array, *, momentum: float, axis_name: str | None = None) -> jax.Array:
     """The centre after a step: an exponential moving average of the teacher's mean logits.
 
@@ -93,8 +100,9 @@ def dino_center(center: jax.Array, teacher_logits: jax.Array, *, momentum: float
         raise ValueError(
             f"A centre [prototypes] and logits [views, batch, prototypes], not {center.shape}, {teacher_logits.shape}."
         )
-    if isinstance(momentum, int | float) and not 0 <= momentum <= 1:
+    if isinstance(momentum, int | float | np.number) and not 0 <= momentum <= 1:
         raise ValueError(f"momentum must lie in [0, 1], not {momentum}.")
-    center, logits = _batch.accumulated(*lax.stop_gradient((center, teacher_logits)))
+    center, logits = widened(*lax.stop_gradient((center, teacher_logits)))
+    (momentum,) = _batch.scalars(center, momentum=momentum)
     mean = _batch.batch_mean(logits.mean(axis=0), axis_name)
     return momentum * center + (1 - momentum) * mean

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sslshift.arrays import on_any_mesh
 from sslshift.losses import _batch
 
 
+@on_any_mesh
 def info_nce(query: jax.Array, key: jax.Array, *, temperature: float, axis_name: str | None = None) -> jax.Array:
     """Contrastive loss of one direction: each query finds its own key among all keys of the batch.
 
@@ -36,11 +38,11 @@ def info_nce(query: jax.Array, key: jax.Array, *, temperature: float, axis_name:
       <https://arxiv.org/abs/2104.02057>`_, 2021
     """
     _batch.require_pairs(query, key)
-    _batch.require_positive(temperature=temperature)
-    query, key = (_batch.unit(z) for z in _batch.accumulated(query, lax.stop_gradient(key)))
+    query, key = _batch.units(query, lax.stop_gradient(key))
+    (temperature,) = _batch.positive_scalars(query, temperature=temperature)
     keys = _batch.gathered(key, axis_name)
     logits = _batch.similarity(query, keys) / temperature
-    first = 0 if axis_name is None else lax.axis_index(axis_name) * len(query)
-    positive = jnp.take_along_axis(logits, (first + jnp.arange(len(query)))[:, None], axis=1)[:, 0]
+    own = _batch.first_row(query, axis_name) + jnp.arange(len(query))
+    positive = jnp.take_along_axis(logits, own[:, None], axis=1)[:, 0]
     loss = jax.nn.logsumexp(logits, axis=1) - positive
     return 2 * temperature * _batch.batch_mean(loss, axis_name)

@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from sslshift.losses import _batch
+from sslshift.arrays import on_any_mesh, widened
 
 EPSILON = 1e-6
 
 
+@on_any_mesh
 def masked_reconstruction(prediction: jax.Array, patches: jax.Array, mask: jax.Array, *, normalize: bool = True) -> jax.Array:
     """Mean squared error of the hidden patches.
 
@@ -41,10 +43,13 @@ def masked_reconstruction(prediction: jax.Array, patches: jax.Array, mask: jax.A
         )
     if normalize and patches.shape[-1] < 2:
         raise ValueError("A patch of one pixel has no variance to be normalised by.")
-    prediction, patches = _batch.accumulated(prediction, patches)
+    prediction, patches = widened(prediction, patches)
     if normalize:
-        centred = patches - patches.mean(axis=-1, keepdims=True)
-        patches = centred / jnp.sqrt(jnp.var(patches, axis=-1, keepdims=True, ddof=1) + EPSILON)
+        # Less its smallest first: the mean of values far from 0 would be rounded.
+        patches = patches - lax.stop_gradient(patches.min(axis=-1, keepdims=True))
+        patches = patches - patches.mean(axis=-1, keepdims=True)
+        patches = patches / jnp.sqrt(jnp.var(patches, axis=-1, keepdims=True, ddof=1) + EPSILON)
     error = jnp.square(prediction - patches).mean(axis=-1)
     hidden = mask.astype(error.dtype)
-    return jnp.sum(error * hidden) / jnp.maximum(jnp.sum(hidden), 1)
+    count = jnp.sum(hidden)
+    return jnp.sum(error * hidden) / jnp.where(count > 0, count, 1)

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sslshift.arrays import on_any_mesh
 from sslshift.losses import _batch
 
 
+@on_any_mesh
 def negative_cosine(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """Mean of the negative cosine between predictions and targets; no gradient reaches the targets.
 
@@ -34,5 +36,5 @@ def negative_cosine(prediction: jax.Array, target: jax.Array) -> jax.Array:
       Grill et al., `Bootstrap your own latent <https://arxiv.org/abs/2006.07733>`_, 2020
     """
     _batch.require_pairs(prediction, target)
-    prediction, target = (_batch.unit(z) for z in _batch.accumulated(prediction, lax.stop_gradient(target)))
+    prediction, target = _batch.units(prediction, lax.stop_gradient(target))
     return -jnp.sum(prediction * target, axis=-1).mean()

@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from sslshift.arrays import on_any_mesh
 from sslshift.losses import _batch
 
 
+@on_any_mesh
 def nt_xent(z1: jax.Array, z2: jax.Array, *, temperature: float, axis_name: str | None = None) -> jax.Array:
     """Normalised temperature-scaled cross-entropy: find each image's other view among all views of the batch.
 
@@ -35,11 +36,10 @@ def nt_xent(z1: jax.Array, z2: jax.Array, *, temperature: float, axis_name: str 
       <https://arxiv.org/abs/2002.05709>`_, 2020
     """
     _batch.require_pairs(z1, z2)
-    _batch.require_positive(temperature=temperature)
-    z1, z2 = (_batch.unit(z) for z in _batch.accumulated(z1, z2))
+    z1, z2 = _batch.units(z1, z2)
+    (temperature,) = _batch.positive_scalars(z1, temperature=temperature)
     all1, all2 = _batch.gathered(z1, axis_name), _batch.gathered(z2, axis_name)
-    first = 0 if axis_name is None else lax.axis_index(axis_name) * len(z1)
-    positives = first + jnp.arange(len(z1))
+    positives = _batch.first_row(z1, axis_name) + jnp.arange(len(z1))
     itself = jax.nn.one_hot(positives, len(all1), dtype=bool)
 
     def anchors(z, same, other):

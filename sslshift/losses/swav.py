@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sslshift.arrays import on_any_mesh, widened
 from sslshift.losses import _batch
 
 
+@on_any_mesh
 def swav(
     logits: jax.Array,
     *,
@@ -75,6 +77,7 @@ def swav(
     return swapped_prediction(logits, assignments, temperature=temperature, axis_name=axis_name)
 
 
+@on_any_mesh
 def swapped_prediction(
     logits: jax.Array, assignments: jax.Array, *, temperature: float, axis_name: str | None = None
 ) -> jax.Array:
@@ -108,9 +111,9 @@ def swapped_prediction(
             f"Assignments must be of the first views of the logits {logits.shape}, [assigned views, batch, prototypes]; "
             f"got {assignments.shape}."
         )
-    _batch.require_positive(temperature=temperature)
-    logits, assignments = _accumulated(logits, lax.stop_gradient(assignments))
-    predictions = jax.nn.log_softmax(logits / jnp.asarray(temperature, logits.dtype))
+    logits, assignments = widened(logits, lax.stop_gradient(assignments))
+    (temperature,) = _batch.positive_scalars(logits, temperature=temperature)
+    predictions = jax.nn.log_softmax(logits / temperature)
     # What each view predicts is the sum of the other views' assignments, [views, batch, prototypes].
     different = 1 - jnp.eye(len(logits), len(assignments), dtype=logits.dtype)
     targets = jnp.einsum("va,abk->vbk", different, assignments, precision=lax.Precision.HIGHEST)
@@ -118,6 +121,7 @@ def swapped_prediction(
     return _batch.batch_mean(-jnp.sum(targets * predictions, axis=(0, 2)) / pairs, axis_name)
 
 
+@on_any_mesh(batch_axis=1)
 def sinkhorn(
     logits: jax.Array,
     *,
@@ -163,7 +167,7 @@ def sinkhorn(
       Cuturi, `Sinkhorn Distances: Lightspeed Computation of Optimal Transport <https://arxiv.org/abs/1306.0895>`_, 2013
     """
     logits = _require_logits("Logits", logits)
-    _batch.require_positive(epsilon=epsilon)
+    (epsilon,) = _batch.positive_scalars(widened(logits)[0], epsilon=epsilon)
     if not isinstance(iterations, numbers.Integral) or iterations < 1:
         raise ValueError(f"iterations must be a whole number of at least 1, not {iterations}.")
     if queue_logits is None:
@@ -174,7 +178,7 @@ def sinkhorn(
         queue_logits = _require_queue(queue_logits, queue_mask, logits)
         parts, masks = (logits, queue_logits), (None, None if queue_mask is None else jnp.asarray(queue_mask))
         axes = (axis_name, axis_name if axis_name and _is_split(queue_split, queue_logits, logits, axis_name) else None)
-    parts = [part / jnp.asarray(epsilon, part.dtype) for part in _accumulated(*lax.stop_gradient(parts))]
+    parts = [part / epsilon.astype(part.dtype) for part in widened(*lax.stop_gradient(parts))]
     for _ in range(iterations):
         mass = _log_mass(parts, masks, axes)
         parts = [jax.nn.log_softmax(part - mass) for part in parts]
@@ -235,8 +239,3 @@ def _is_split(given: bool | None, queue_logits: jax.Array, logits: jax.Array, ax
             "the queue, or queue_split=False if it holds the whole queue."
         )
     return axis_name in jax.typeof(queue_logits).manual_axis_type.varying
-
-
-def _accumulated(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in arrays) else jnp.float32
-    return tuple(array.astype(dtype) for array in arrays)

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sslshift.arrays import on_any_mesh, widened
 from sslshift.losses import _batch
 
 EPSILON = 1e-4
 
 
+@on_any_mesh
 def vicreg(
     z1: jax.Array,
     z2: jax.Array,
@@ -52,17 +54,20 @@ def vicreg(
     count = _batch.batch_size(z1, axis_name)
     if count < 2:
         raise ValueError("VICReg needs at least two images in a batch: one alone has no variance.")
-    z1, z2 = _batch.accumulated(z1, z2)
+    z1, z2 = widened(z1, z2)
+    weights = _batch.scalars(
+        z1, invariance_weight=invariance_weight, variance_weight=variance_weight, covariance_weight=covariance_weight
+    )
     invariance = _batch.batch_mean(jnp.square(z1 - z2), axis_name).mean()
     covariances = [_covariance(z, count, axis_name) for z in (z1, z2)]
     variance = sum(jnp.maximum(0.0, 1.0 - jnp.sqrt(jnp.diagonal(c) + EPSILON)).mean() for c in covariances) / 2
-    covariance = sum(jnp.square(c).sum() - jnp.square(jnp.diagonal(c)).sum() for c in covariances) / z1.shape[1]
-    return invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance
+    covariance = sum(jnp.square(_batch.off_diagonal(c)).sum() for c in covariances) / z1.shape[1]
+    return weights[0] * invariance + weights[1] * variance + weights[2] * covariance
 
 
 def _covariance(z: jax.Array, count: int, axis_name: str | None) -> jax.Array:
     """Covariance of the global batch, `[dim, dim]`, divided by count - 1."""
-    centred = z - _batch.batch_mean(z, axis_name)
+    centred = _batch.centred(z, axis_name)
     scatter = jnp.matmul(centred.T, centred, precision=lax.Precision.HIGHEST)
     if axis_name is not None:
         scatter = lax.psum(scatter, axis_name)

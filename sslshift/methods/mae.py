@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sslshift.arrays import on_any_mesh
 from sslshift.data.views import ViewSettings
 from sslshift.losses import masked_reconstruction
 from sslshift.methods.base import Method, Output
@@ -73,10 +74,16 @@ def mae(
         patches = patchify(views[0], encoder.patch)
         keep = visible_patches(moment.keys, patches.shape[1], mask_ratio)
         prediction = networks.apply(variables, views, keep, train=True)
-        hidden = jnp.ones(patches.shape[:2]).at[jnp.arange(len(keep))[:, None], keep].set(0)
+        hidden = _hidden(keep, patches.shape[1])
         return masked_reconstruction(prediction, patches, hidden, normalize=normalize), Output(variables["batch_stats"])
 
     return Method(views, networks, loss, least_batch=1)
+
+
+@on_any_mesh(batch_axis=0)
+def _hidden(keep: jax.Array, tokens: int) -> jax.Array:
+    """1 for the patches that are not numbered in `keep`, 0 for those that are, `[batch, tokens]`."""
+    return jnp.ones((len(keep), tokens)).at[jnp.arange(len(keep))[:, None], keep].set(0)
 
 
 def visible_patches(keys: jax.Array, tokens: int, mask_ratio: float) -> jax.Array:

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from sslshift.arrays import on_any_mesh, unit
 from sslshift.data.views import ViewSettings
 from sslshift.methods.base import Method, Output
 from sslshift.methods.queue import enqueued, first_image, gathered
 from sslshift.methods.siamese import Siamese, forward, settings_of
-from sslshift.models import MLPHead, unit
+from sslshift.models import MLPHead
 
 
 def nnclr(
@@ -55,7 +56,7 @@ def nnclr(
     def loss(variables, target, views, moment):
         del moment
         ((z1, z2), (p1, p2)), batch_stats = forward(networks, variables, views)
-        z1, z2, p1, p2 = (unit(x.astype(jnp.float32)) for x in (z1, z2, p1, p2))
+        z1, z2, p1, p2 = (unit(x, dtype=jnp.float32) for x in (z1, z2, p1, p2))
         past = target["queue"]
         contrast = functools.partial(_contrast, temperature=temperature, axis_name=settings["axis_name"])
         value = (contrast(_nearest(z1, past), p2) + contrast(_nearest(z2, past), p1)) / 2
@@ -70,10 +71,12 @@ def nnclr(
     return Method(views, networks, loss, init_target)
 
 
+@on_any_mesh(batch_axis=0)
 def _nearest(z, past):
     return past[jnp.argmax(lax.stop_gradient(z) @ past.T, axis=1)]
 
 
+@on_any_mesh
 def _contrast(neighbours, predictions, *, temperature, axis_name):
     """Each neighbour finds the prediction of its own image among those of the global batch."""
     everyone = gathered(predictions, axis_name)

@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sslshift.arrays import on_any_mesh
 
+
+@on_any_mesh
 def enqueued(queue: jax.Array, newest: jax.Array, axis_name: str | None) -> jax.Array:
     """Returns the queue after the global batch entered it and the oldest embeddings left it.
 

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from sslshift import losses
+from sslshift.arrays import on_any_mesh, unit
 from sslshift.data.views import ViewSettings
 from sslshift.methods.base import Method, Output, no_target
 from sslshift.methods.multi_crop import with_local_views
 from sslshift.methods.queue import batch_size, enqueued
 from sslshift.methods.siamese import Siamese, forward, hold_prototypes, settings_of
-from sslshift.models import MLPHead, Prototypes, unit
+from sslshift.models import MLPHead, Prototypes
 
 
 def swav(
@@ -122,6 +123,7 @@ def _unit_prototypes(params):
     return params | {"predictor": predictor | {"prototypes": unit(predictor["prototypes"], axis=0)}}
 
 
+@on_any_mesh
 def _collapse_signals(scores, assignments, axis_name):
     """Returns metrics of the global batch, from logits over the temperature and assignments."""
     entropy = jax.scipy.special.entr(assignments).sum(axis=-1).mean()

@@ -6,7 +6,8 @@ bfloat16. An encoder with its weights is a `PretrainedEncoder`; `save_encoder` a
 `load_encoder` and `open_encoder` also open what others published: `open_encoder("checkpoint.safetensors?part=teacher")`.
 """
 
-from sslshift.models.heads import MLPHead, PrototypeHead, Prototypes, unit
+from sslshift.arrays import unit
+from sslshift.models.heads import MLPHead, PrototypeHead, Prototypes
 from sslshift.models.layers import layer_numbers
 from sslshift.models.opening import load_encoder, open_encoder
 from sslshift.models.patch_mlp import PatchMLP

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sslshift.arrays import on_any_mesh
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -81,14 +83,17 @@ def _backward(strides, padding, precision, saved, gradient):
     def plain(images, kernel):
         return lax.conv_general_dilated(images, kernel, strides, padding, dimension_numbers=_LAYOUT, precision=precision)
 
+    @on_any_mesh
+    def kernel_gradient(images, gradient, kernel):
+        return lax.platform_dependent(
+            images,
+            gradient,
+            cpu=functools.partial(_kernel_gradient, kernel=kernel, strides=strides, padding=padding),
+            default=lambda x, g: jax.linear_transpose(lambda k: plain(x, k), kernel)(g)[0],
+        )
+
     (image_gradient,) = jax.linear_transpose(lambda x: plain(x, kernel), images)(gradient)
-    kernel_gradient = lax.platform_dependent(
-        images,
-        gradient,
-        cpu=functools.partial(_kernel_gradient, kernel=kernel, strides=strides, padding=padding),
-        default=lambda x, g: jax.linear_transpose(lambda k: plain(x, k), kernel)(g)[0],
-    )
-    return image_gradient, kernel_gradient
+    return image_gradient, kernel_gradient(images, gradient, kernel)
 
 
 def _kernel_gradient(images, gradient, *, kernel, strides, padding):

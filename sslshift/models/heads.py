@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sslshift.arrays import power_of_two, unit, widened
+
 
 class MLPHead(nn.Module):
     """Linear layers with an activation between them, `[batch, dim]` to `[batch, widths[-1]]`.
@@ -97,18 +99,11 @@ class Prototypes(nn.Module):
             return unit(jax.random.normal(key, shape, jnp.float32), axis=0)
 
         weights = self.param("prototypes", directions, (z.shape[-1], self.prototypes))
+        weights = weights * power_of_two(weights, 0)
         length = jnp.linalg.norm(lax.stop_gradient(weights), axis=0, keepdims=True)
-        return _cosines(z if self.dtype is None else z.astype(self.dtype), weights / jnp.maximum(length, 1e-6))
+        return _cosines(z if self.dtype is None else z.astype(self.dtype), weights / jnp.where(length > 0, length, 1))
 
 
 def _cosines(z: jax.Array, unit_weights: jax.Array) -> jax.Array:
     # A temperature of a few hundredths would enlarge a rounded cosine's error.
-    wide = jnp.result_type(z.dtype, jnp.float32)
-    return jnp.matmul(unit(z, axis=-1), unit_weights.astype(z.dtype), preferred_element_type=wide)
-
-
-def unit(x: jax.Array, axis: int = -1) -> jax.Array:
-    """Vectors of length 1 along an axis, the length summed in float32 or better; zero stays zero with a finite gradient."""
-    wide = x.astype(jnp.result_type(x.dtype, jnp.float32))
-    length = lax.rsqrt(jnp.maximum(jnp.sum(wide * wide, axis=axis, keepdims=True), 1e-12))
-    return (wide * length).astype(x.dtype)
+    return jnp.matmul(unit(z), unit_weights.astype(z.dtype), preferred_element_type=widened(z)[0].dtype)

@@ -2,6 +2,8 @@
 
 import jax
 
+from sslshift.arrays import on_any_mesh
+
 
 def require_patches(height: int, width: int, patch: int) -> None:
     """Raises ValueError unless patches of this side cover an image exactly."""
@@ -13,6 +15,7 @@ def require_patches(height: int, width: int, patch: int) -> None:
         )
 
 
+@on_any_mesh(batch_axis=0)
 def patchify(images: jax.Array, patch: int) -> jax.Array:
     """Cuts images into patches, row by row.
 
@@ -37,6 +40,7 @@ def patchify(images: jax.Array, patch: int) -> jax.Array:
     return grid.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
 
 
+@on_any_mesh(batch_axis=0)
 def unpatchify(patches: jax.Array, patch: int, height: int, width: int) -> jax.Array:
     """The images, `[batch, height, width, channels]`, that `patchify` cut into `patches`.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sslshift.arrays import on_any_mesh
 from sslshift.models.patches import patchify
 from sslshift.models.positions import RESIZE, resized_positions
 
@@ -42,6 +43,45 @@ def _norm(dtype: Any, name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
 
 
+# What has no parameters is a function of arrays: batches over Explicit axes need their results' sharding said.
+@on_any_mesh(batch_axis=0)
+def _attend(qkv: jax.Array, heads: int) -> jax.Array:
+    """Self-attention from queries, keys and values side by side, `[batch, tokens, 3 * width]`, to `[batch, tokens, width]`."""
+    if qkv.dtype == jnp.float16:
+        # JAX's attention multiplies float16 into float32, which XLA cannot do on a CPU.
+        return _attend(qkv.astype(jnp.float32), heads).astype(jnp.float16)
+    batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    query, key, value = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, width // heads), 2, 0)
+    return jax.nn.dot_product_attention(query, key, value).reshape(batch, tokens, width)
+
+
+@on_any_mesh(batch_axis=0)
+def _drop_images(branch: jax.Array, key: jax.Array, share: float) -> jax.Array:
+    """The branch or 0, image by image; scaled up where it stays, so that the expectation does."""
+    stays = jax.random.bernoulli(key, 1 - share, (len(branch), 1, 1))
+    return jnp.where(stays, branch / (1 - share), 0)
+
+
+@on_any_mesh(batch_axis=0)
+def _choose(patches: jax.Array, places: jax.Array, keep: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of the patches `[batch, tokens, pixels]` and positions `[tokens, width]` those that are numbered in `keep`."""
+    return jnp.take_along_axis(patches, keep[..., None], axis=1), places[keep]
+
+
+@on_any_mesh(batch_axis=0)
+def _put_first(tokens: jax.Array, extra: jax.Array) -> jax.Array:
+    """The extra tokens `[extra, width]`, then the image's own, `[batch, extra + tokens, width]`."""
+    first = jnp.broadcast_to(extra, (len(tokens), *extra.shape)).astype(tokens.dtype)
+    return jnp.concatenate([first, tokens], axis=1)
+
+
+@on_any_mesh(batch_axis=0)
+def _put_back(visible: jax.Array, keep: jax.Array, hidden: jax.Array, count: int) -> jax.Array:
+    """All `count` patches of each image: the visible ones at their numbers `keep`, the token `[width]` at all others."""
+    patches = jnp.broadcast_to(hidden, (len(visible), count, visible.shape[-1]))
+    return patches.at[jnp.arange(len(visible))[:, None], keep].set(visible)
+
+
 class Block(nn.Module):
     """Pre-norm self-attention and a dense layer of four times the width; tokens `[batch, tokens, width]`.
 
@@ -56,10 +96,8 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        batch, tokens, width = x.shape
-        qkv = _dense(3 * width, self.dtype, "qkv")(_norm(self.dtype, "norm1", self.epsilon)(x))
-        query, key, value = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, width // self.heads), 2, 0)
-        attended = jax.nn.dot_product_attention(query, key, value).reshape(batch, tokens, width)
+        width = x.shape[-1]
+        attended = _attend(_dense(3 * width, self.dtype, "qkv")(_norm(self.dtype, "norm1", self.epsilon)(x)), self.heads)
         x = x + self._sometimes(self._scaled(_dense(width, self.dtype, "out")(attended), "scale1"), train)
         up = _dense(4 * width, self.dtype, "up")(_norm(self.dtype, "norm2", self.epsilon)(x))
         hidden = nn.gelu(up, approximate=False)
@@ -68,14 +106,14 @@ class Block(nn.Module):
     def _scaled(self, branch: jax.Array, name: str) -> jax.Array:
         if self.layer_scale is None:
             return branch
-        return branch * self.param(name, nn.initializers.constant(self.layer_scale), branch.shape[-1:]).astype(branch.dtype)
+        scale = self.param(name, nn.initializers.constant(self.layer_scale), branch.shape[-1:])
+        return branch * scale.astype(branch.dtype)[None, None]
 
     def _sometimes(self, branch: jax.Array, train: bool) -> jax.Array:
         """The branch or 0, image by image; scaled up where it stays, so that the expectation does."""
         if not train or not self.drop_path:
             return branch
-        stays = jax.random.bernoulli(self.make_rng("drop_path"), 1 - self.drop_path, (len(branch), 1, 1))
-        return jnp.where(stays, branch / (1 - self.drop_path), 0)
+        return _drop_images(branch, self.make_rng("drop_path"), self.drop_path)
 
 
 class ViT(nn.Module):
@@ -160,12 +198,10 @@ class ViT(nn.Module):
         patches = patchify(images, self.patch)
         places = self._places(images.shape[1] // self.patch, images.shape[2] // self.patch)[None]
         if keep is not None:
-            patches = jnp.take_along_axis(patches, keep[..., None], axis=1)
-            places = places[0][keep]
+            patches, places = _choose(patches, places[0], keep)
         x = _dense(self.width, self.dtype, "embed")(patches)
         extra = self._extra_tokens()
-        first = jnp.broadcast_to(extra, (len(x), *extra.shape)).astype(x.dtype)
-        x = jnp.concatenate([first, x + places.astype(x.dtype)], 1)
+        x = _put_first(x + places.astype(x.dtype), extra)
         for i, share in enumerate(np.linspace(0, self.drop_path, self.depth).tolist()):
             block = Block(self.heads, self.dtype, share, self.layer_scale, self.epsilon, name=f"block{i}")
             x = block(x, train=train)
@@ -222,10 +258,9 @@ class MAEDecoder(nn.Module):
         """
         x = _dense(self.width, self.dtype, "embed")(tokens)
         hidden = self.param("mask_token", nn.initializers.normal(0.02), (self.width,)).astype(x.dtype)
-        patches = jnp.broadcast_to(hidden, (len(x), rows * columns, self.width))
-        patches = patches.at[jnp.arange(len(x))[:, None], keep].set(x[:, 1:])
-        places = sincos_positions(rows, columns, self.width).reshape(-1, self.width)
-        x = jnp.concatenate([x[:, :1], patches + jnp.asarray(places, x.dtype)], axis=1)
+        places = sincos_positions(rows, columns, self.width).reshape(1, -1, self.width)
+        patches = _put_back(x[:, 1:], keep, hidden, rows * columns) + jnp.asarray(places, x.dtype)
+        x = jnp.concatenate([x[:, :1], patches], axis=1)
         for i in range(self.depth):
             x = Block(self.heads, self.dtype, name=f"block{i}")(x)
         return _dense(pixels, self.dtype, "pixels")(_norm(self.dtype, "norm")(x)[:, 1:]).astype(jnp.float32)
