@@ -201,6 +201,26 @@ def test_one_device_sharded_and_shard_map_agree(axis_type, queue_spec, random):
             np.testing.assert_allclose(gradient, expected_gradient, atol=1e-6)
 
 
+def test_batch_and_queue_may_lie_on_a_mesh_of_two_axes(random):
+    """Inside shard_map over both axes; and jitted where batch, queue and prototypes lie along different ones."""
+    logits, queue = cosines(random, 3, 16, 6), cosines(random, 2, 24, 6)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    expected = float(swav(logits, queue_logits=queue, **PAPER))
+
+    def over_both(logits, queue):
+        return swav(logits, queue_logits=queue, axis_name=("data", "model"), **PAPER)
+
+    everywhere, both = PartitionSpec(), PartitionSpec(None, ("data", "model"))
+    for spec in (everywhere, both):
+        mapped = jax.shard_map(over_both, mesh=mesh, in_specs=(both, spec), out_specs=everywhere)
+        arguments = [jax.device_put(x, NamedSharding(mesh, s)) for x, s in ((logits, both), (queue, spec))]
+        assert jax.jit(mapped)(*arguments) == pytest.approx(expected, rel=1e-6)
+    placed = jax.device_put(logits, NamedSharding(mesh, PartitionSpec(None, "data", "model")))
+    queued = jax.device_put(queue, NamedSharding(mesh, PartitionSpec(None, "model")))
+    jitted = jax.jit(lambda logits, queue: swav(logits, queue_logits=queue, **PAPER))
+    assert jitted(placed, queued) == pytest.approx(expected, rel=1e-6)
+
+
 def split_or_whole(logits, queue, queue_split, gather=False):
     queue = jax.lax.all_gather(queue, "data", axis=1, tiled=True) if gather else queue
     return swav(logits, queue_logits=queue, queue_split=queue_split, axis_name="data", **PAPER)

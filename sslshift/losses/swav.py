@@ -230,12 +230,15 @@ def _require_queue(queue_logits: jax.Array, mask: jax.Array | None, logits: jax.
     return queue_logits
 
 
-def _is_split(given: bool | None, queue_logits: jax.Array, logits: jax.Array, axis_name: str) -> bool:
+def _is_split(given: bool | None, queue_logits: jax.Array, logits: jax.Array, axis_name: str | tuple[str, ...]) -> bool:
     if given is not None:
         return given
-    if axis_name not in jax.typeof(logits).manual_axis_type.varying:
+    names = {axis_name} if isinstance(axis_name, str) else set(axis_name)
+    split = names & jax.typeof(queue_logits).manual_axis_type.varying
+    # Of several axes the queue may be split over all or none.
+    if not names <= jax.typeof(logits).manual_axis_type.varying or split not in (set(), names):
         raise ValueError(
             f"Types do not say here what varies over {axis_name!r}: give queue_split=True if each device holds its own part of "
             "the queue, or queue_split=False if it holds the whole queue."
         )
-    return axis_name in jax.typeof(queue_logits).manual_axis_type.varying
+    return bool(split)
