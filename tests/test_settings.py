@@ -27,7 +27,7 @@ def dino(a, b, *, axis_name=None, **options):
 def dino_center(a, b, *, axis_name=None, momentum=0.9):
     del b
     logits = jnp.stack(jnp.split(a, 2, axis=1))
-    return losses.dino_center(jnp.ones(a.shape[1] // 2), logits, momentum=momentum, axis_name=axis_name).sum()
+    return losses.dino_center(jnp.ones(a.shape[1] // 2, jnp.float32), logits, momentum=momentum, axis_name=axis_name).sum()
 
 
 def masked_reconstruction(a, b, *, axis_name=None):
