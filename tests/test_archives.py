@@ -238,3 +238,42 @@ def test_archives_that_change_after_they_were_listed_are_refused(tmp_path, monke
         ValueError, match=f"{name} has changed since the import listed its members; repeat the import with another output"
     ):
         run_import(Import(tmp_path / name, tmp_path / "out"), workers=0)
+
+
+class Stored(zipfile.ZipInfo):
+    """A member of which no flag says that its name is UTF-8."""
+
+    def _encodeFilenameFlags(self):  # noqa: N802
+        return self.filename.encode("cp437"), 0
+
+
+def written_elsewhere(path, names, system):
+    """A zip archive with names that are stored as these bytes, of which it does not say how they are encoded."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for level, name in enumerate(names):
+            info = Stored("x")
+            info.filename, info.create_system = name.decode("cp437"), system
+            archive.writestr(info, b"" if name.endswith((b"/", b"\\")) else png(level))
+
+
+@pytest.mark.parametrize(
+    ("names", "system", "classes"),
+    [
+        ([b"cat\\1.png", b"dog\\", b"dog\\1.png", b"__MACOSX\\cat\\2.png"], 0, ["cat", "dog"]),
+        ([b"cat\\1.png", b"dog\\1.png"], 3, [None, None]),
+        (["Köln/1.png".encode(), "京都/1.png".encode()], 3, ["Köln", "京都"]),
+        (["Köln\\1.png".encode(), b"b\\1.png"], 0, ["Köln", "b"]),
+        (["Köln/1.png".encode("cp437"), b"b/1.png"], 0, ["Köln", "b"]),
+    ],
+)
+def test_zip_archives_of_other_systems_have_the_names_that_were_meant(tmp_path, names, system, classes):
+    written_elsewhere(tmp_path / "a.zip", names, system)
+    run_import(Import(tmp_path / "a.zip", tmp_path / "out", Encoding(8, "png"), labels="folder"), workers=0)
+    assert pq.read_table(tmp_path / "out" / MANIFEST)["class"].to_pylist() == classes
+
+
+def test_one_folder_around_the_class_folders_is_reported(tmp_path):
+    written_elsewhere(tmp_path / "a.zip", [b"set/cat/1.png", b"set/dog/1.png"], 3)
+    result = run_import(Import(tmp_path / "a.zip", tmp_path / "out", Encoding(8, "png"), labels="folder"), workers=0)
+    (note,) = result.summary.notes
+    assert note.startswith("set is the only class, since images are in no other first folder; if set holds the class folders")

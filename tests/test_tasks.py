@@ -269,7 +269,7 @@ def test_a_file_beside_split_folders_does_not_make_them_classes(tmp_path):
         # Splits that make no task.
         (
             [*split_names("train", "val"), *split_names("test", form="{split}/{number}.png")],
-            r"in test images are in no class folders and so have no labels, while train, val has class folders",
+            r"in test images are in no class folders and so have no labels, while train, val have class folders",
         ),
         (split_names("train", "val", "valid", "test"), r"the folders val, valid can each be the validation split"),
         (split_names("val", "test"), r"there is no training split beside test, val"),
@@ -282,11 +282,27 @@ def test_a_file_beside_split_folders_does_not_make_them_classes(tmp_path):
             split_names("train", "test", form="{kind}/{split}/{number}.png"),
             r"split folders \(test, train\) are within a, b.*move the split folders above them \(test/a/...\)",
         ),
+        # Whoever follows the advice is understood.
+        (
+            [
+                *split_names("seg_train/seg_train", "seg_test/seg_test"),
+                *split_names("seg_pred/seg_pred", form="{split}/{number}.png"),
+            ],
+            r"as in 'folder:.*/seg_train/seg_train; test=folder:.*/seg_test/seg_test'",
+        ),
+        (
+            [*split_names("Train"), *split_names("Test", "Meta", form="{split}/{number}.png")],
+            r"name each as in 'folder:[^;]*/Train'\.",
+        ),
+        (split_names("train", "training", "test"), r"as in 'folder:.*/train; test=folder:.*/test'"),
+        # Names of splits that share no further part.
+        (split_names("train", "test1", form="{split}/{number}.png"), r"test1, train hold images that are in no class folders"),
         # No classes at all.
         (
             split_names("flowers"),
             r"all images are in the one folder flowers, .*\(a, b\) are the classes, name it: folder:.*flowers",
         ),
+        (split_names("data/raw"), r"in the one folder data/raw, .*\(a, b\) are the classes, name it: folder:.*/data/raw"),
         ([*split_names("data/train", "data/test"), "docs/figure.png"], r"If data holds the task, name it: folder:.*/data\."),
     ],
 )
@@ -296,6 +312,17 @@ def test_folders_that_can_be_read_in_two_ways_are_refused(tmp_path, names, messa
         parse_task(f"folder:{tmp_path}")
     # Whoever says that they are classes is believed.
     assert parse_task(f"folder:{tmp_path}?labels=folder").source == f"folder:{tmp_path}?labels=folder"
+
+
+@pytest.mark.parametrize("folders", [("fold1", "fold2"), ("photo", "sketch"), ("train_2018", "val_2019")])
+def test_folders_that_hold_the_same_ones_are_classes_with_a_note(tmp_path, folders):
+    layout(tmp_path, *split_names(*folders))
+    (note,) = parse_task(f"folder:{tmp_path}").notes
+    one, other = folders
+    assert note.startswith(
+        f"the classes are {one}, {other}, the first folders, though each of them holds the folders a, b; if a, b"
+    )
+    assert f"name one folder, as in folder:{tmp_path}/{one}, or" in note
 
 
 def test_splits_that_were_named_win_and_those_of_the_folder_are_told(tmp_path):
@@ -318,7 +345,7 @@ def test_splits_are_no_classes_of_a_source(tmp_path):
     shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path, "train")
     with zipfile.ZipFile(tmp_path / "set.zip", "a") as archive:
         archive.write(tmp_path / "test/a/0.png", "test/a/0.png")
-    with pytest.raises(ValueError, match=r"set.zip: the folders test, train are splits"):
+    with pytest.raises(ValueError, match=r"set.zip: the folders test, train are splits .* Unpack the archive, and import the"):
         run_import(Import(tmp_path / "set.zip", tmp_path / "unpacked", labels="folder"), workers=0)
     # Without class folders in them they are classes, and the source says so.
     other = layout(tmp_path / "other", *split_names("train", "test", form="{split}/{number}.png"))

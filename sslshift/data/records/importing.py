@@ -284,7 +284,16 @@ def join(job: Import, listings: Sequence[Listing]) -> Result:
 
 def _notes(job: Import, listings: Iterable[Listing]) -> list[str]:
     spellings = gather_spellings(name for listing in listings for texts in listing.spellings.values() for name in texts)
-    return spelling_notes(spellings) + (split_note(spellings) if job.labels == "folder" else [])
+    notes = spelling_notes(spellings)
+    if job.labels == "folder":
+        notes += split_note(spellings)
+        if len(spellings) == 1:
+            (name,) = spellings
+            notes.append(
+                f"{name} is the only class, since images are in no other first folder; if {name} holds the class folders, "
+                f"import {name} itself, out of an archive after unpacking it"
+            )
+    return notes
 
 
 def _nothing(job: Import, refused: Sequence[Refused], others: Counter[str]) -> str:

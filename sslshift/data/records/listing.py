@@ -196,7 +196,7 @@ def _member_rows(
             others["hidden" if hidden else suffix or name.name] += 1
     if labels == "folder":
         below = [PurePosixPath(image.name) for image in images]
-        require_no_splits(below, printable(container), printable(container))
+        require_no_splits(below, printable(container), printable(container) if is_folder else "")
         spellings |= gather_spellings(printable(name.parts[0]) for name in below if len(name.parts) > 1)
     used = set()
     for image, own, fault in join(images, sidecars, twice, key):

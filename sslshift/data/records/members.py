@@ -1,6 +1,7 @@
 """Files of a container: what a folder, a tar or a zip archive holds, and the bytes of each; what is not seen is a fault."""
 
 import bz2
+import contextlib
 import functools
 import gzip
 import lzma
@@ -170,7 +171,8 @@ def zip_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
             faults += [Refused(printable(path), reason) for reason in _zip_faults(archive, path)]
             stamp = _stamp(path)
             for index, member in enumerate(archive.infolist()):
-                if member.is_dir():
+                name = _zip_name(member)
+                if name.endswith("/"):
                     continue
                 fault = member_fault(member.orig_filename)
                 mode = member.external_attr >> 16
@@ -181,9 +183,19 @@ def zip_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
                 if not fault and member.file_size > LARGEST_FILE:
                     fault = f"its {member.file_size:,} bytes are too many for an image"
                 place = {"kind": "zip", "path": os.fsencode(path), "offset": index, "stamp": stamp}
-                yield Member(member.filename, member.file_size, place, fault)
+                yield Member(name, member.file_size, place, fault)
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
         faults.append(Refused(printable(path), f"the archive cannot be read: {error}"))
+
+
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """The name as it is meant: macOS writes UTF-8 and does not say so, and some programs of Windows write backslashes."""
+    name = member.filename
+    if not member.flag_bits & 0x800:
+        # zipfile took the bytes for code page 437, of which hardly any text happens to be UTF-8.
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.replace("\\", "/") if member.create_system == 0 else name
 
 
 def _zip_faults(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:

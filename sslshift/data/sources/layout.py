@@ -67,13 +67,15 @@ def find_splits(paths: Iterable[PurePath], uri: Uri) -> Splits:
     others = sorted(folders.keys() - splits.keys())
     if not splits:
         _require_no_splits_within(folders, inside)
-        _require_several_classes(folders, inside)
-        return Splits({})
+        _require_several_classes(parts, inside)
+        return Splits({}, _same_folders_note(folders, inside))
     kinds = set(splits.values())
     if all(folders[name].direct for name in splits):
         return _flat(splits, others, inside)
     if others:
-        raise ValueError(_both(splits, others, inside))
+        raise ValueError(
+            _both({_below_wrapper(name, split, parts): split for name, split in splits.items()}, others, parts, inside)
+        )
     _require_usable(splits, folders, inside)
     if len(splits) == 1:
         name = next(iter(splits))
@@ -95,13 +97,13 @@ def find_splits(paths: Iterable[PurePath], uri: Uri) -> Splits:
     return Splits({split: _joined(root, *where[split]) for split in _SPLITS if split in where}, tuple(notes))
 
 
-def require_no_splits(paths: Iterable[PurePath], name: str, root: str) -> None:
+def require_no_splits(paths: Iterable[PurePath], name: str, root: str = "") -> None:
     """Raises ValueError where the first folders of images are the splits of a task and would be taken for classes.
 
     Args:
       paths: of the images, relative to the root.
       name: of what asks for class folders, for the message.
-      root: the root as a URI or path, for the message.
+      root: the root as a URI or path, for the message; empty: an archive, of which no folder can be named.
     """
     folders = _folders([path.parts for path in paths])
     families = _families(folders)
@@ -112,11 +114,15 @@ def require_no_splits(paths: Iterable[PurePath], name: str, root: str) -> None:
     train = next(each for each in folders if _split_word(each)[0] == "train")
     common = inner[train] & set().union(*(names for each, names in inner.items() if each != train))
     if common:
+        remedy = (
+            f"Name one split, as in {root}/{train}, or name the root without labels=folder as a task"
+            if root
+            else f"Unpack the archive, and import the folder of each split, as in {train}, by itself"
+        )
         raise ValueError(
             f"{name}: the folders {_listed(sorted(folders))} are splits with the same class folders "
-            f"({_listed(sorted(common))}); labels=folder would make the splits the classes. Name one split, as in "
-            f"{root}/{train}, or name the root without labels=folder as a task. If {_listed(sorted(folders))} are the classes, "
-            "list the images with these labels in a csv: file."
+            f"({_listed(sorted(common))}); labels=folder would make the splits the classes. {remedy}. If "
+            f"{_listed(sorted(folders))} are the classes, list the images with these labels in a csv: file."
         )
 
 
@@ -207,25 +213,48 @@ def _require_no_splits_within(folders: Mapping[str, _Folder], uri: Uri) -> None:
         )
 
 
-def _require_several_classes(folders: Mapping[str, _Folder], uri: Uri) -> None:
+def _require_several_classes(parts: Sequence[_Parts], uri: Uri) -> None:
     """Raises ValueError where one folder holds all images, in folders that are probably the classes."""
-    for name, folder in folders.items() if len(folders) == 1 else ():
-        if not folder.direct and len(folder.inner) > 1:
+    at: _Parts = ()
+    while len(folders := _folders(parts)) == 1 and not any(len(each) == 1 for each in parts):
+        ((name, folder),) = folders.items()
+        if folder.direct:
+            return
+        at, parts = (*at, name), [each[1:] for each in parts]
+        if len(folder.inner) > 1:
             raise ValueError(
-                f"{uri}: all images are in the one folder {name}, and a task needs at least two classes. If its folders "
-                f"({_listed(sorted(folder.inner))}) are the classes, name it: {_within(uri, (name,))}."
+                f"{uri}: all images are in the one folder {'/'.join(at)}, and a task needs at least two classes. If its "
+                f"folders ({_listed(sorted(folder.inner))}) are the classes, name it: {_within(uri, at)}."
             )
+
+
+def _same_folders_note(folders: Mapping[str, _Folder], uri: Uri) -> tuple[str, ...]:
+    """Returns a note where each folder holds the same ones: folds, years, or domains with the classes in them look so."""
+    inner = {frozenset(map(class_name, folder.inner)) for folder in folders.values()}
+    if len(folders) < 2 or len(inner) > 1 or any(folder.direct for folder in folders.values()):
+        return ()
+    common = sorted(*inner)
+    if len(common) < 2:
+        return ()
+    names = sorted(folders)
+    return (
+        f"the classes are {_listed(names)}, the first folders, though each of them holds the folders {_listed(common)}; if "
+        f"{_listed(common)} are the classes, name one folder, as in {_within(uri, names[:1])}, or list the images with "
+        "their labels in a csv: file",
+    )
 
 
 def _flat(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> Splits:
     """Folders called after splits that hold images directly: they have no labels unless they are classes themselves."""
-    names = _listed(sorted(splits))
-    if others:
-        return Splits(
-            {},
-            (f"{names} are taken for classes, like {_listed(others)} beside them, since they hold images in no class folders",),
-        )
-    if len(splits) == 1:
+    # As in train and test1: what their names have besides differs, and nothing else is there that could be a class.
+    called = sorted([*splits, *(name for name in others if _split_word(name))])
+    names, kinds = _listed(called), {_split_word(name)[0] for name in called}
+    if len(called) < len(splits) + len(others) or (others and not ("train" in kinds and len(kinds) > 1)):
+        alone = len(splits) == 1
+        taken = "is taken for a class" if alone else "are taken for classes"
+        why = "its images are" if alone else "their images are"
+        return Splits({}, (f"{_listed(sorted(splits))} {taken}, like {_listed(others)}, since {why} in no class folders",))
+    if len(called) == 1:
         return Splits({})
     raise ValueError(
         f"{uri}: {names} hold images that are in no class folders. If {names} are the classes, write {_with_labels(uri)}. If "
@@ -233,9 +262,10 @@ def _flat(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> Splits:
     )
 
 
-def _both(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> str:
-    names = _listed(sorted(splits))
-    given = {split: str(_within(uri, (name,))) for name, split in splits.items()}
+def _both(splits: Mapping[_Parts, str], others: Sequence[str], parts: Sequence[_Parts], uri: Uri) -> str:
+    names = _listed(sorted(at[0] for at in splits))
+    # A split whose images are in no class folders has no labels, and cannot be named as one.
+    given = {split: str(_within(uri, at)) for at, split in splits.items() if not any(each[:-1] == at for each in parts)}
     task = [given.get("train", f"{uri}/..."), *(f"{split}={at}" for split, at in given.items() if split != "train")]
     return (
         f"{uri}: {names} can be splits, or classes as {_listed(others)} beside them. If they are splits, name each as in "
@@ -248,16 +278,20 @@ def _require_usable(splits: Mapping[str, str], folders: Mapping[str, _Folder], u
     for split in _SPLITS:
         twice = sorted(name for name, each in splits.items() if each == split)
         if len(twice) > 1:
+            named = {each: name for name, each in sorted(splits.items(), reverse=True)}
+            test = named.get("test", named.get("validation"))
+            task = str(_within(uri, (named.get("train", "..."),))) + (f"; test={_within(uri, (test,))}" if test else "")
             raise ValueError(
                 f"{uri}: the folders {_listed(twice)} can each be the {split} split; name the folder of each split, as in "
-                f"'{_within(uri, ('train',))}; test={_within(uri, (twice[0],))}'."
+                f"'{task}'."
             )
     flat = sorted(name for name in splits if folders[name].direct)
     if flat:
         sorted_ = sorted(name for name in splits if not folders[name].direct)
         raise ValueError(
-            f"{uri}: in {_listed(flat)} images are in no class folders and so have no labels, while {_listed(sorted_)} has "
-            f"class folders. Sort these images into class folders, or name the splits that have them, as in "
+            f"{uri}: in {_listed(flat)} images are in no class folders and so have no labels, while "
+            f"{_listed(sorted_)} {'has' if len(sorted_) == 1 else 'have'} class folders. Sort these images into class "
+            f"folders, or name the splits that have them, as in "
             f"'{_within(uri, (sorted_[0],))}'. If all of these folders are classes, write {_with_labels(uri)}."
         )
     if "train" not in splits.values():
