@@ -251,3 +251,13 @@ def test_folders_are_no_labels_of_a_list(pictures):
     (pictures / "list.csv").write_text("path,label\na.png,x\n")
     with pytest.raises(ValueError, match=r"list\.csv is a list; its column 'label' says them, with labels=none"):
         run_import(Import(pictures / "list.csv", pictures / "out", labels="folder"), workers=0)
+
+
+def test_a_link_beside_what_it_leads_to_is_no_second_image(pictures):
+    (pictures / "link.png").symlink_to("a.png")
+    (pictures / "folder").symlink_to(pictures)
+    for other in ("link.png", "folder/a.png", "folder/link.png", str(pictures / "a.png")):
+        (pictures / "list.csv").write_text(f"path,label\na.png,x\n{other},y\n")
+        refuse(pictures / "list.csv", r"names .* twice, in rows 1 and 2 \(the first time as a.png\); N counts different images")
+    (pictures / "list.csv").write_text("path,label\nlink.png,x\nb.png,y\n")
+    assert len(open_source(f"csv:{pictures / 'list.csv'}")) == 2

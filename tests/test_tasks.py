@@ -354,6 +354,9 @@ def test_splits_are_no_classes_of_a_source(tmp_path):
     assert source.notes == [
         "the classes are test, train, the first folders; if these are splits, name each split's folder as a source"
     ]
+    third = layout(tmp_path / "third", *split_names("seg_train", "seg_test"), "seg_pred/0.png")
+    (note,) = open_source(f"folder:{third}?labels=folder").notes
+    assert "the first folders; if seg_test, seg_train are splits, name each" in note
 
 
 def test_classes_are_matched_by_name(tmp_path):

@@ -127,11 +127,14 @@ def require_no_splits(paths: Iterable[PurePath], name: str, root: str = "") -> N
 
 
 def split_note(classes: Collection[str] | None) -> list[str]:
-    """Returns a note where classes are called like the splits of a task."""
-    splits = {_SPLIT_OF.get(name.lower()) for name in classes or ()}
-    if None in splits or "train" not in splits or len(splits) < 2:
+    """Returns a note where classes, or some of them, are called like the splits of a task."""
+    family = _family_within(classes or ())
+    if not family:
         return []
-    return [f"the classes are {_listed(classes)}, the first folders; if these are splits, name each split's folder as a source"]
+    these = "these" if len(family) == len(classes) else _listed(sorted(family))
+    return [
+        f"the classes are {_listed(classes)}, the first folders; if {these} are splits, name each split's folder as a source"
+    ]
 
 
 def _folders(parts: Sequence[_Parts]) -> dict[str, _Folder]:
@@ -191,12 +194,14 @@ def _split_family(folders: Mapping[str, _Folder], uri: Uri) -> dict[str, str]:
     return next(iter(whole.values()), families.get("*", {}))
 
 
+def _family_within(names: Iterable[str]) -> dict[str, str]:
+    """Folders of these names that are called after splits, training among them, and their splits; empty if there are none."""
+    families = _families(names).values()
+    return next((each for each in families if "train" in each.values() and len(set(each.values())) > 1), {})
+
+
 def _kinds_within(names: Iterable[str]) -> set[str]:
-    """The splits, training among them, that folders of these names are called after; empty if there is no such group."""
-    for family in _families(names).values():
-        if "train" in family.values() and len(set(family.values())) > 1:
-            return set(family.values())
-    return set()
+    return set(_family_within(names).values())
 
 
 def _require_no_splits_within(folders: Mapping[str, _Folder], uri: Uri) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -165,17 +166,22 @@ def _holds_files(kind: pa.DataType) -> bool:
 def _paths(values: Sequence, folder: Path, where: str) -> list[str]:
     paths: list[str] = []
     rows: dict[str, int] = {}
+    # Most images of a list share few folders: one look at each file is left.
+    real_folder = functools.lru_cache(maxsize=1024)(os.path.realpath)
     for row, value in enumerate(values, 1):
         path = os.fsdecode(value) if isinstance(value, bytes) else value
         if is_missing(path):
             raise ValueError(f"{where}: row {row:,} has no path.")
         if not isinstance(path, str) or any(sign in path for sign in "\0\n\r"):
             raise ValueError(f"{where}: row {row:,} has {path!r} as its path; expected a text of one line.")
-        # ./a.png and a.png are one file.
-        first = rows.setdefault(os.path.normpath(folder / path), row)
+        # ./a.png and a.png are one file, and so are a link and what it leads to.
+        inner, name = os.path.split(path)
+        file = os.path.normpath(os.path.join(real_folder(os.path.join(folder, inner)), name))
+        first = rows.setdefault(os.path.realpath(file) if os.path.islink(file) else file, row)
         if first != row:
+            also = f" (the first time as {printable(paths[first - 1])})" if paths[first - 1] != path else ""
             raise ValueError(
-                f"{where} names {printable(path)} twice, in rows {first:,} and {row:,}; N counts different images: "
+                f"{where} names {printable(path)} twice, in rows {first:,} and {row:,}{also}; N counts different images: "
                 "list each once."
             )
         paths.append(path)
