@@ -277,3 +277,14 @@ def test_one_folder_around_the_class_folders_is_reported(tmp_path):
     result = run_import(Import(tmp_path / "a.zip", tmp_path / "out", Encoding(8, "png"), labels="folder"), workers=0)
     (note,) = result.summary.notes
     assert note.startswith("set is the only class, since images are in no other first folder; if set holds the class folders")
+
+
+def test_an_archive_beside_what_was_unpacked_from_it_is_reported(tmp_path):
+    folder = tmp_path / "in"
+    (folder / "cat").mkdir(parents=True)
+    (folder / "cat/1.png").write_bytes(png(1))
+    written_elsewhere(folder / "set.zip", [b"cat/1.png", b"dog/1.png"], 3)
+    result = run_import(Import(folder, tmp_path / "out", Encoding(8, "png"), labels="folder"), workers=0)
+    (note,) = result.summary.notes
+    assert note.startswith("1 images are files, and 2 are in archives beside them (1, e.g.")
+    assert "set.zip), and have the first folders within these as labels; if the archives hold the same images" in note

@@ -45,4 +45,6 @@ def _describe_tiff(content: bytes) -> str:
     except Exception:  # Whatever stands there, it is no directory.
         return "a TIFF file whose directory cannot be read"
     values = f"{len(bits)} {kind} value{'s' * (len(bits) > 1)} of {bits[0]} bits to a pixel"
-    return f"it is a TIFF file of {values}, in a form that is not read; write 8 or 16 bits unsigned, or 32 bits floating"
+    return (
+        f"it is a TIFF file of {values}, in a form that is not read; write 8 or 16 bits unsigned, or gray of 32 bits floating"
+    )

@@ -282,9 +282,9 @@ def join(job: Import, listings: Sequence[Listing]) -> Result:
     return Result(summary, dict(others), [each for listing in listings for each in listing.faults])
 
 
-def _notes(job: Import, listings: Iterable[Listing]) -> list[str]:
+def _notes(job: Import, listings: Sequence[Listing]) -> list[str]:
     spellings = gather_spellings(name for listing in listings for texts in listing.spellings.values() for name in texts)
-    notes = spelling_notes(spellings)
+    notes = spelling_notes(spellings) + _archives_note(job, listings)
     if job.labels == "folder":
         notes += split_note(spellings)
         if len(spellings) == 1:
@@ -294,6 +294,20 @@ def _notes(job: Import, listings: Iterable[Listing]) -> list[str]:
                 f"import {name} itself, out of an archive after unpacking it"
             )
     return notes
+
+
+def _archives_note(job: Import, listings: Sequence[Listing]) -> list[str]:
+    """Returns a note where a folder has images and archives of images: often an archive and what was unpacked from it."""
+    archives = [listing for listing in listings if listing.container and listing.images]
+    files = sum(listing.images for listing in listings if not listing.container)
+    if not (archives and files):
+        return []
+    inside = sum(listing.images for listing in archives)
+    labels = ", and have the first folders within these as labels" if job.labels == "folder" else ""
+    return [
+        f"{files:,} images are files, and {inside:,} are in archives beside them ({len(archives):,}, e.g. {archives[0].path})"
+        f"{labels}; if the archives hold the same images, import one or the other"
+    ]
 
 
 def _nothing(job: Import, refused: Sequence[Refused], others: Counter[str]) -> str:
