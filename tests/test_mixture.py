@@ -208,6 +208,9 @@ def declarations(draw):
 def test_text_is_read_back(declaration):
     # A path that looks like a suffix of its component, or like a further component, cannot be written bare.
     for uri in declaration.uris.values():
+        # Empty options, as in `folder:a?`, say nothing and are not written again.
+        _, mark, options = uri.partition("?")
+        assume(not mark or "" not in options.split("&"))
         try:
             assume(parse_mixture(f"{uri}@all", SCHEMES).uris == {uri: uri} == parse_mixture(uri, SCHEMES).uris)
         except ValueError:

@@ -329,7 +329,7 @@ def test_a_full_disk_is_told_with_its_folder(tmp_path, monkeypatch):
         ("record.json", r"record.json cannot be read \(.*\); delete it, and the same command makes it again"),
         (
             "tasks/mnist-*-linear-*/predictions.npz",
-            "The predictions in .* cannot be read; delete that folder, and the same command judges",
+            r"The predictions in .* cannot be read\. Delete that folder, and the same command evaluates",
         ),
     ],
 )
