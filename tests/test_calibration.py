@@ -87,6 +87,7 @@ def test_rank_correlation_of_a_perfect_and_of_a_reversed_order(random):
         rank_correlation(np.arange(3.0), losses[:3])
 
 
+@pytest.mark.slow
 def test_a_study_is_calibrated_and_says_so_in_a_table(tmp_path, monkeypatch):
     """The whole of it, small: one distance on three kinds of features; a second call computes nothing."""
     monkeypatch.setattr(calibration, "SIZES", (50, 100, 200))

@@ -60,6 +60,7 @@ def gelu_works_inside_shard_map() -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_step_is_the_same_on_one_device_on_eight_and_inside_shard_map(name, small_method, images, canvas):
     """Loss, gradients, batch statistics, target and update agree: negatives and statistics are those of the global batch."""

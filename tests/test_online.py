@@ -80,6 +80,7 @@ def kill(step, scalars):
 
 
 # A target of networks; a centre, and views of which only two are of the images' size; one view, and no batch norm.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["byol", "dino", "mae"])
 def test_training_is_the_same_to_the_bit_with_and_without(name, small_method, reader, online, tmp_path):
     training = Training(small_method(name), Optimiser(learning_rate=5e-3), checkpoint_every=4)

@@ -160,6 +160,7 @@ def test_both_files_of_the_table_hold_the_same_rows(done):
     assert len(read_ledger(out)) == 4
 
 
+@pytest.mark.slow
 def test_extending_a_study_repeats_nothing(done, unreported):
     study, out = done
     before, rows = finished_at(out), table(out)

@@ -125,6 +125,7 @@ def test_repeated_command_computes_nothing_and_gives_the_same_files(finished):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == times
 
 
+@pytest.mark.slow
 def test_study_killed_again_and_again_ends_with_the_same_numbers(finished, tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     # Killed first within the reference run, then within the third run, by what is on disk.
@@ -160,6 +161,7 @@ def test_folder_of_another_configuration_is_refused_and_kept(finished):
     assert (out / "results.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_full_disk_at_a_checkpoint(tmp_path):
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
@@ -464,6 +466,7 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
+@pytest.mark.slow
 def test_mixtures_and_draws_are_compared(tmp_path, capsys):
     flags = (
         "--sources=bundled:mnist@40",

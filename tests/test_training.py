@@ -58,6 +58,7 @@ def test_runs_of_a_study_share_one_compiled_step(training):
     assert compiled_step(training.method, optimiser, 10, mesh) is compiled_step(training.method, optimiser, 10, make_mesh())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_loss_falls_and_metrics_are_written(name, small_method, gray_source, canvas, tmp_path):
     plan = SamplePlan(single(gray_source.name, 200, 200), Budget(3200), 32, seed=1, subset_seed=2)
