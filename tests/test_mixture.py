@@ -1,6 +1,7 @@
 """Mixtures: what may be declared, in Python and as text; caps; class-wise subsets; and the command that shows a plan."""
 
 import csv
+import dataclasses
 import subprocess
 import sys
 from decimal import Decimal
@@ -15,6 +16,7 @@ from sslshift.data import Component, Mixture, SamplePlan, Stage
 from sslshift.data.mixture import by_count
 from sslshift.data.mixture_resolve import resolve
 from sslshift.data.mixture_text import Declaration, DeclaredStage, NamedSource, Part, parse_mixture
+from sslshift.data.sources.uri import parse_uri
 from sslshift.data.subset import class_order
 
 SCHEMES = ("arrayrecord", "bundled", "folder", "synthetic")
@@ -203,23 +205,36 @@ def declarations(draw):
     return Declaration(draw(st.sampled_from(["", "near_first", "9.b-c"])), sources, tuple(stages))
 
 
+def spelled_once(declaration):
+    """Returns the declaration with one spelling of each URI: a text may write `%40` for `@`, or leave out an empty `?`."""
+    names = {each.name: str(parse_uri(each.uri)) if each.name == each.uri else each.name for each in declaration.sources}
+
+    def renamed(parts):
+        return tuple(dataclasses.replace(part, source=names[part.source]) for part in parts)
+
+    sources = tuple(
+        dataclasses.replace(each, name=names[each.name], uri=str(parse_uri(each.uri))) for each in declaration.sources
+    )
+    stages = tuple(
+        dataclasses.replace(stage, parts=renamed(stage.parts), end=renamed(stage.end)) for stage in declaration.stages
+    )
+    return dataclasses.replace(declaration, sources=sources, stages=stages)
+
+
 @settings(max_examples=150)
 @given(declarations())
 def test_text_is_read_back(declaration):
     # A path that looks like a suffix of its component, or like a further component, cannot be written bare.
     for uri in declaration.uris.values():
-        # Empty options, as in `folder:a?`, say nothing and are not written again.
-        _, mark, options = uri.partition("?")
-        assume(not mark or "" not in options.split("&"))
         try:
             assume(parse_mixture(f"{uri}@all", SCHEMES).uris == {uri: uri} == parse_mixture(uri, SCHEMES).uris)
         except ValueError:
             assume(False)
     text = str(declaration)
-    assert parse_mixture(text, SCHEMES) == declaration
+    assert spelled_once(parse_mixture(text, SCHEMES)) == spelled_once(declaration)
     assert str(parse_mixture(text, SCHEMES)) == text
     loose = text.replace("; ", "  ;\n ").replace(" + ", "\n + ").replace(" -> ", "  ->  ")
-    assert parse_mixture(f"  {loose} ; ", SCHEMES) == declaration
+    assert spelled_once(parse_mixture(f"  {loose} ; ", SCHEMES)) == spelled_once(declaration)
 
 
 def test_canonical_text():
