@@ -15,9 +15,11 @@ done once.
 
 from sslshift.study import Study
 
-IMAGENET, IMAGENET_TEST = "arrayrecord:/data/imagenet/train", "arrayrecord:/data/imagenet/test"
+IMAGENET = "arrayrecord:/data/imagenet/train"
+IMAGENET_TEST = "arrayrecord:/data/imagenet/test"
 YFCC = "arrayrecord:/data/yfcc"
-FOOD, FOOD_TEST = "arrayrecord:/data/food/train", "arrayrecord:/data/food/test"
+FOOD = "arrayrecord:/data/food/train"
+FOOD_TEST = "arrayrecord:/data/food/test"
 
 LARGE = Study(
     downstream=IMAGENET,

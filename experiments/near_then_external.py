@@ -33,7 +33,8 @@ from sslshift.study import run_experiment
 
 def orders(near: str, external: str, images: str, few: int, many: int) -> tuple[str, ...]:
     """Both sources mixed, and each after the other: `few` near images and `many` external ones."""
-    near, external = f"near:{near}@{few}", f"external:{external}@{many}"
+    near = f"near:{near}@{few}"
+    external = f"external:{external}@{many}"
     return (
         f"mixed_{images} = {near}*50% + {external}*50%",
         f"near_then_external_{images} = {near} for 50%; {external}",
@@ -41,7 +42,8 @@ def orders(near: str, external: str, images: str, few: int, many: int) -> tuple[
     )
 
 
-CLOTHES, DIGITS = "bundled:fashion_mnist?cost_per_image=1", "bundled:mnist?cost_per_image=0.1"
+CLOTHES = "bundled:fashion_mnist?cost_per_image=1"
+DIGITS = "bundled:mnist?cost_per_image=0.1"
 
 NEAR_THEN_EXTERNAL = dataclasses.replace(
     QUICKSTART,
@@ -54,7 +56,8 @@ NEAR_THEN_EXTERNAL = dataclasses.replace(
     out="results/near_then_external",
 )
 
-DISHES, CRAWLED = f"{FOOD}?cost_per_image=1", f"{YFCC}?cost_per_image=0.1"
+DISHES = f"{FOOD}?cost_per_image=1"
+CRAWLED = f"{YFCC}?cost_per_image=0.1"
 
 FULL = dataclasses.replace(
     LARGE,

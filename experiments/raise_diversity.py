@@ -50,7 +50,8 @@ RAISE_DIVERSITY = dataclasses.replace(
     out="results/raise_diversity",
 )
 
-CRAWLED, GENERATED = "arrayrecord:/data/crawl?keep=/data/crawl_duplicates/kept.parquet", "arrayrecord:/data/generated"
+CRAWLED = "arrayrecord:/data/crawl?keep=/data/crawl_duplicates/kept.parquet"
+GENERATED = "arrayrecord:/data/generated"
 
 FULL = dataclasses.replace(
     LARGE,

@@ -45,7 +45,11 @@ class Browser:
     """
 
     def __init__(self, read: int, write: int):
-        self._read, self._write, self._rest, self._number, self._session = read, write, b"", 0, None
+        self._read = read
+        self._write = write
+        self._rest = b""
+        self._number = 0
+        self._session = None
         self.events: list[tuple[str, dict]] = []
 
     def attach(self) -> None:

@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 PAIRS = Path(__file__).parent / "data" / "reference_pairs.npz"
-MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
-HEADS, PATCH, SIDE = 3, 4, 28
+MEAN = np.float32([0.485, 0.456, 0.406])
+STD = np.float32([0.229, 0.224, 0.225])
+HEADS = 3
+PATCH = 4
+SIDE = 28
 # The training's grid, a smaller one, and a larger one.
 VIT_SIZES = ((28, 28), (20, 12), (36, 32))
 RESNET_SIZES = ((64, 64), (40, 72))
@@ -149,7 +152,8 @@ def dinov2_model(registers: int) -> Original:
     """DINOv2 as its own repository defines it, written anew in plain torch since it is no package that installs."""
     import torch
 
-    width, depth = 24, 2
+    width = 24
+    depth = 2
     shapes = {"cls_token": (1, 1, width), "pos_embed": (1, 50, width), "mask_token": (1, width)}
     shapes |= {"register_tokens": (1, registers, width)} if registers else {}
     shapes |= {"patch_embed.proj.weight": (width, 3, PATCH, PATCH), "patch_embed.proj.bias": (width,)}

@@ -133,7 +133,8 @@ def test_archives_that_rot_keep_what_can_be_read_or_are_refused(tmp_path, random
 
 def test_samples_of_one_name_in_joined_archives_do_not_mix(tmp_path):
     """The class of the second archive's image is not that of the first one's, which has none."""
-    one, two = io.BytesIO(), tar(1, 2)
+    one = io.BytesIO()
+    two = tar(1, 2)
     with tarfile.open(fileobj=one, mode="w") as archive:
         info = tarfile.TarInfo("1.png")
         info.size = len(png(7))
@@ -252,7 +253,8 @@ def written_elsewhere(path, names, system):
     with zipfile.ZipFile(path, "w") as archive:
         for level, name in enumerate(names):
             info = Stored("x")
-            info.filename, info.create_system = name.decode("cp437"), system
+            info.filename = name.decode("cp437")
+            info.create_system = system
             archive.writestr(info, b"" if name.endswith((b"/", b"\\")) else png(level))
 
 

@@ -221,7 +221,9 @@ def test_a_scratch_that_the_limit_does_not_see_is_kept_by_its_label(photographs)
 def test_labels_of_two_sources_are_compared_by_shared_names():
     images = np.zeros((3, 4, 4, 1), np.uint8)
     source, test, other = (ArraySource(f"memory:{name}", images, np.arange(3)) for name in ("source", "test", "other"))
-    source.classes, test.classes, other.classes = ("cat", "dog", "shoe"), ("dog", "cat", "sneaker"), None
+    source.classes = ("cat", "dog", "shoe")
+    test.classes = ("dog", "cat", "sneaker")
+    other.classes = None
     every = np.arange(3)
     assert differently_labelled(source, every, test, every).tolist() == [True, True, False]
     assert differently_labelled(source, every, test, np.array([1, 0, 2])).tolist() == [False, False, False]
@@ -279,7 +281,8 @@ def test_the_command_says_that_folders_may_be_classes(hearts, tmp_path):
 
 
 def test_the_command_leaves_out_copies_of_test_images_and_keeps_others_of_another_label(hearts, tmp_path):
-    test, out = tmp_path / "test", tmp_path / "out"
+    test = tmp_path / "test"
+    out = tmp_path / "out"
     for colour in ("red", "blue", "pink"):
         (test / colour).mkdir(parents=True)
     icon("heart", COLOURS["red"], 64).save(test / "red/copy.png")

@@ -53,7 +53,9 @@ class Pictures(Source):
 
     def __init__(self, images, name="memory:pictures", stored=None):
         super().__init__(name, fingerprint=f"{len(images)} pictures")
-        self.images, self.stored, self.reads = images, stored, np.zeros(len(images), int)
+        self.images = images
+        self.stored = stored
+        self.reads = np.zeros(len(images), int)
 
     def __len__(self):
         return len(self.images)
@@ -165,7 +167,8 @@ def test_hashes_of_different_pictures_are_far_apart(photographs):
 
 def test_flat_images_have_a_hash_of_their_own_and_are_near_to_nothing(photographs, random):
     flat = np.full((4, 256, 256, 3), 255, np.uint8)
-    flat[1], flat[2] = 0, (10, 200, 90)
+    flat[1] = 0
+    flat[2] = (10, 200, 90)
     flat[3] = 128 + random.integers(-1, 2, flat[3].shape)
     hashes = perceptual_hashes(np.concatenate([flat, photographs]))
     assert (hashes[:4] == FLAT).all()
@@ -232,7 +235,8 @@ def as_list(blocks):
 @settings(deadline=None, max_examples=60)
 @given(clustered_hashes, clustered_hashes, st.integers(0, 15))
 def test_both_searches_find_every_near_pair_once(a, b, max_distance):
-    a, b = a[a != FLAT], b[b != FLAT]
+    a = a[a != FLAT]
+    b = b[b != FLAT]
     for first, second, within in ((a, b, False), (a, a, True)):
         expected = sorted(naive_pairs(first, second, max_distance, within))
         bands = [Band(second, number) for number in range(BANDS)]
@@ -398,7 +402,8 @@ def test_what_is_linked_already_is_not_measured_and_what_is_beyond_the_limit_is_
         measured.extend(zip(first.tolist(), second.tolist(), strict=True))
         return np.abs(second - first) / 10
 
-    first, second = np.array([0, 1, 0, 3, 0]), np.array([1, 2, 2, 5, 5])
+    first = np.array([0, 1, 0, 3, 0])
+    second = np.array([1, 2, 2, 5, 5])
     found = linked(6, lambda wanted: [(first, second, np.zeros(5))], 0.1, measure)
     assert measured == [(0, 1), (1, 2), (3, 5), (0, 5)]
     assert found.pairs.first.tolist() == [0, 1]
@@ -444,7 +449,8 @@ def test_groups_are_counted_and_kept_by_their_first():
 
 
 def test_work_in_threads_keeps_its_order_and_does_not_run_ahead():
-    started, lock = [], threading.Lock()
+    started = []
+    lock = threading.Lock()
 
     def work(part):
         with lock:
@@ -617,7 +623,8 @@ def test_generated_images_are_in_no_test_split(clothes):
 
 
 def test_kept_images_are_read_back_and_open_with_the_source(tmp_path):
-    source, file = open_source("bundled:mnist"), tmp_path / "kept.parquet"
+    source = open_source("bundled:mnist")
+    file = tmp_path / "kept.parquet"
     save_kept(file, np.array([1, 5, 3999]), source)
     assert load_kept(file, source).tolist() == [1, 5, 3999]
     kept = open_source(f"bundled:mnist?keep={file}")
@@ -626,7 +633,8 @@ def test_kept_images_are_read_back_and_open_with_the_source(tmp_path):
 
 
 def test_what_cannot_be_kept_is_refused(tmp_path):
-    source, file = open_source("bundled:mnist"), tmp_path / "kept.parquet"
+    source = open_source("bundled:mnist")
+    file = tmp_path / "kept.parquet"
     for indices in ([], [3, 2], [2, 2], [-1, 2], [4000]):
         with pytest.raises(ValueError, match="ascending indices of the 4,000 of bundled:mnist"):
             save_kept(file, np.array(indices), source)
@@ -675,7 +683,9 @@ def command(*arguments):
 
 
 def test_command_finds_writes_and_can_be_judged(photographs, tmp_path):
-    web, test, out = tmp_path / "web", tmp_path / "test", tmp_path / "out"
+    web = tmp_path / "web"
+    test = tmp_path / "test"
+    out = tmp_path / "out"
     web.mkdir(), test.mkdir()
     for i, image in enumerate(photographs[:12]):
         Image.fromarray(image).save(web / f"{i:02}.png")

@@ -40,7 +40,8 @@ PATTERNS = [*(f"{name} {width}" for name in ("stripes", "checkerboard") for widt
 
 def difference(a, b):
     """Largest difference of two uint8 images, and that of their standard deviations."""
-    a, b = a.astype(float), b.astype(float)
+    a = a.astype(float)
+    b = b.astype(float)
     return np.abs(a - b).max(), abs(a.std() - b.std())
 
 
@@ -51,7 +52,8 @@ def test_jpeg_of_full_quality_is_seen_like_png(kind, random):
     sizes = range(32, 601) if kind == "frame" else [*range(32, 600, 53), 127, 257, 511, 600]
     for size in sizes:
         image = pattern(kind, size, random)
-        jpeg, png = stored(image, "JPEG", **EXACT_JPEG), stored(image, "PNG", compress_level=1)
+        jpeg = stored(image, "JPEG", **EXACT_JPEG)
+        png = stored(image, "PNG", compress_level=1)
         for canvas in [Canvas(32, 32, 3)] if kind == "frame" else [Canvas(28, 28, 1), Canvas(64, 64, 3), Canvas(33, 47, 3)]:
             largest, spread = difference(decode_onto(canvas, jpeg), decode_onto(canvas, png))
             assert largest <= limit, (size, canvas)
@@ -67,7 +69,8 @@ def test_jpeg_of_every_kind_is_seen_like_a_lossless_file(options, random):
         exif = Image.Exif()
         exif[0x0112] = options.get("exif", 1)
         jpeg = {"progressive": options.get("progressive", False), "exif": exif, **EXACT_JPEG}
-        lossy, lossless = stored(image, options.get("form", "JPEG"), **jpeg), stored(image, "TIFF", exif=exif)
+        lossy = stored(image, options.get("form", "JPEG"), **jpeg)
+        lossless = stored(image, "TIFF", exif=exif)
         for canvas in (Canvas(32, 32, 3), Canvas(24, 40, 1)):
             largest, spread = difference(decode_onto(canvas, lossy), decode_onto(canvas, lossless))
             assert largest <= 3
@@ -106,7 +109,9 @@ def test_a_classifier_does_not_tell_jpeg_from_png(random):
         return np.stack([decode_onto(Canvas(16, 16, 1), stored(image, form, **options)).ravel() for image in images])
 
     ours, theirs = (list(pictures(100)) for _ in range(2))
-    png, lossless, jpeg = seen(ours, "PNG"), seen(theirs, "PNG"), seen(theirs, "JPEG", **EXACT_JPEG)
+    png = seen(ours, "PNG")
+    lossless = seen(theirs, "PNG")
+    jpeg = seen(theirs, "JPEG", **EXACT_JPEG)
     distances = [proxy_a_distance(png.astype(float), each.astype(float), key=jax.random.key(0)) for each in (lossless, jpeg)]
     # Folds are drawn by content, so these differ by chance: by a standard error of 0.2, from 200 images each.
     assert abs(distances[1] - distances[0]) < 0.5

@@ -17,7 +17,8 @@ from sslshift.shift import (
     visual_dna_distance,
 )
 
-KEY, OTHER_KEY = jax.random.key(0), jax.random.key(1)
+KEY = jax.random.key(0)
+OTHER_KEY = jax.random.key(1)
 
 # Every distance with the fewest images that it takes on each side.
 DISTANCES = {
@@ -35,7 +36,8 @@ each_distance = pytest.mark.parametrize(("distance", "least"), DISTANCES.values(
 @each_distance
 def test_order_of_rows_and_of_sides_does_not_matter(distance, least, random):
     del least
-    x, y = random.normal(size=(37, 5)), random.normal(size=(53, 5)) * 1.5 + 0.3
+    x = random.normal(size=(37, 5))
+    y = random.normal(size=(53, 5)) * 1.5 + 0.3
     value = distance(x, y)
     assert distance(random.permutation(x), random.permutation(y)) == pytest.approx(value, rel=1e-9, abs=1e-12)
     assert distance(y, x) == pytest.approx(value, rel=1e-9, abs=1e-12)
@@ -71,8 +73,10 @@ def test_features_on_eight_devices_are_those_on_one(distance, least, random):
 @each_distance
 def test_bad_features_are_refused_in_one_sentence(distance, least, random):
     x = random.normal(size=(10, 3))
-    holed, endless = x.copy(), x.copy()
-    holed[7, 1], endless[2, 0] = np.nan, -np.inf
+    holed = x.copy()
+    endless = x.copy()
+    holed[7, 1] = np.nan
+    endless[2, 0] = -np.inf
     for bad, message in (
         (holed, "must be finite; those of image 7"),
         (endless, "must be finite; those of image 2"),

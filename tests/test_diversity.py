@@ -125,7 +125,8 @@ def test_triangular_factor_of_many_blocks_and_from_a_file(tmp_path, random):
 def test_diversity_refuses_what_it_cannot_score(random):
     x = random.normal(size=(5, 3))
     holed = np.where(np.arange(15).reshape(5, 3) == 7, np.nan, x)
-    factor, unit = TriangularFactor.of(x), TriangularFactor.of(x, unit=True)
+    factor = TriangularFactor.of(x)
+    unit = TriangularFactor.of(x, unit=True)
     for call, message in (
         (lambda: vendi_score(holed), "must be finite; those of image 2"),
         (lambda: effective_rank(holed), "must be finite; those of image 2"),

@@ -45,7 +45,8 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """A folder of digits in class folders: 0 against 1, easy, 60 of each; one file is broken."""
-    root, source = tmp_path_factory.mktemp("parts"), open_source("bundled:mnist")
+    root = tmp_path_factory.mktemp("parts")
+    source = open_source("bundled:mnist")
     for digit in (0, 1):
         (root / f"class {digit}").mkdir()
         for number, index in enumerate(np.flatnonzero(source.labels == digit)[:60]):

@@ -84,7 +84,8 @@ def assert_equal(a, b):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_it_learns_what_the_encoder_did_not_know_and_leaves_the_encoder_alone(name, striped):
-    encoder, steps = encoder_for(name), []
+    encoder = encoder_for(name)
+    steps = []
     before = jax.tree.map(np.array, encoder.variables)
     settings = dataclasses.replace(SMALL, epochs=10 if name == "vit" else 6)
     found = settings(encoder, striped, METRICS["accuracy"], on_step=lambda *step: steps.append(step))
@@ -113,7 +114,8 @@ def test_same_seed_same_numbers_on_any_number_of_devices(striped, monkeypatch):
     settings = dataclasses.replace(
         SMALL, optimiser="sgd", learning_rates=(1.0,), epochs=2, mixup=0.8, cutmix=1.0, drop_path=0.3, flip_probability=0.5
     )
-    encoder, raw = encoder_for("vit"), types.SimpleNamespace(decide=lambda scores: scores, value=lambda scores, labels: 0.5)
+    encoder = encoder_for("vit")
+    raw = types.SimpleNamespace(decide=lambda scores: scores, value=lambda scores, labels: 0.5)
 
     def run(settings):
         return settings(encoder, striped, raw)["finetune"].predictions
@@ -127,7 +129,8 @@ def test_same_seed_same_numbers_on_any_number_of_devices(striped, monkeypatch):
 
 
 def test_the_learning_rate_is_chosen_on_the_validation_split(striped):
-    encoder, accuracy_metric = encoder_for("patch_mlp"), METRICS["accuracy"]
+    encoder = encoder_for("patch_mlp")
+    accuracy_metric = METRICS["accuracy"]
     settings = dataclasses.replace(SMALL, learning_rates=(1e-9, 0.1))
     found = settings(encoder, striped, accuracy_metric)["finetune"]
     assert found.chosen == {"learning_rate": 0.1}
@@ -143,7 +146,8 @@ def test_the_learning_rate_is_chosen_on_the_validation_split(striped):
 
 
 def test_a_learning_rate_that_diverges_loses(striped):
-    encoder, steps = encoder_for("patch_mlp"), []
+    encoder = encoder_for("patch_mlp")
+    steps = []
     settings = dataclasses.replace(SMALL, learning_rates=(1e38, 0.1))
     found = settings(encoder, striped, METRICS["accuracy"], on_step=lambda *step: steps.append(step))["finetune"]
     assert found.chosen == {"learning_rate": 0.1}
@@ -213,7 +217,8 @@ def test_several_labels_an_image(random):
     # Two classes show, the third does not.
     images[:, :, :3] += (labels[:, 0] * 100).astype(np.uint8)[:, None, None, None]
     images[:, :, 5:] += (labels[:, 1] * 100).astype(np.uint8)[:, None, None, None]
-    task, precision = task_of(images, labels, 96, 48), METRICS["average_precision"]
+    task = task_of(images, labels, 96, 48)
+    precision = METRICS["average_precision"]
     found = dataclasses.replace(SMALL, mixup=0.8, cutmix=1.0)(encoder_for("patch_mlp"), task, precision)["finetune"]
     assert found.predictions.shape == (96, 3)
     by_class = [precision.value(found.predictions[:, [i]], task.test.labels[:, [i]]) for i in range(3)]
@@ -276,14 +281,16 @@ def test_layer_decay_scales_the_update_of_every_layer():
 def test_one_program_serves_every_learning_rate():
     for name in ("adamw", "lars", "sgd"):
         params = {"w": jnp.arange(6.0).reshape(2, 3)}
-        ours, theirs = Optimiser(name, 1e-3), Optimiser(name, 0.7)
+        ours = Optimiser(name, 1e-3)
+        theirs = Optimiser(name, 0.7)
 
         @jax.jit
         def update(rate, state, ours=ours, params=params):
             return ours.build(10, 64, rate=rate).update(jax.tree.map(jnp.sin, params), state, params)
 
         expected = theirs.build(10, 64)
-        state, other = ours.build(10, 64).init(params), expected.init(params)
+        state = ours.build(10, 64).init(params)
+        other = expected.init(params)
         for _ in range(3):
             got, state = update(jnp.float32(0.7), state)
             wanted, other = expected.update(jax.tree.map(jnp.sin, params), other, params)
@@ -328,7 +335,9 @@ def test_label_vectors():
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0), (0.0, 0.0)])
 def test_labels_are_mixed_in_shares_of_area(mixup, cutmix, random):
-    height, width, draws = 6, 9, 400
+    height = 6
+    width = 9
+    draws = 400
     draw = jax.jit(jax.vmap(lambda key: share_map(key, height, width, mixup=mixup, cutmix=cutmix)))
     maps = np.asarray(draw(jax.random.split(jax.random.key(0), draws)))
     assert maps.shape == (draws, height, width)
@@ -343,7 +352,8 @@ def test_labels_are_mixed_in_shares_of_area(mixup, cutmix, random):
         assert abs(maps[:, 0, 0].var() - 1 / (4 * 2.6)) < 0.02
     if cutmix and not mixup:
         for one in maps:
-            rows, columns = np.flatnonzero((one == 0).any(axis=1)), np.flatnonzero((one == 0).any(axis=0))
+            rows = np.flatnonzero((one == 0).any(axis=1))
+            columns = np.flatnonzero((one == 0).any(axis=0))
             # A box without a hole, and ones around it.
             assert one.sum() == height * width - len(rows) * len(columns)
             assert np.isin(one, (0, 1)).all()
@@ -352,7 +362,8 @@ def test_labels_are_mixed_in_shares_of_area(mixup, cutmix, random):
     if mixup and cutmix:
         between = ((maps > 0) & (maps < 1)).all(axis=(1, 2)).mean()
         assert abs(between - 0.5) < 4 * np.sqrt(0.25 / draws)
-    images, targets = random.normal(size=(5, height, width, 2)), random.uniform(size=(5, 3))
+    images = random.normal(size=(5, height, width, 2))
+    targets = random.uniform(size=(5, 3))
     for own in maps[:5]:
         mixed, shared = mix_pairs(jnp.asarray(images), jnp.asarray(targets), jnp.asarray(own))
         for i in range(5):
@@ -367,7 +378,8 @@ def test_labels_are_mixed_in_shares_of_area(mixup, cutmix, random):
 
 
 def test_drop_path_drops_whole_branches_and_keeps_their_expectation(random):
-    plain, images = MODULES["vit"], random.normal(size=(16, *CANVAS)).astype(np.float32)
+    plain = MODULES["vit"]
+    images = random.normal(size=(16, *CANVAS)).astype(np.float32)
     dropping = plain.clone(drop_path=0.5)
     key = jax.random.key(0)
     variables, same = (jax.jit(functools.partial(each.init, train=False))(key, images) for each in (plain, dropping))

@@ -18,7 +18,8 @@ def study_of(monkeypatch, capsys):
     names = {kind: define.__name__ for kind, define in study_flags._DEFINE.items()}
 
     def run(declared, *arguments, scales=None):
-        defined, studies = absl.flags.FlagValues(), []
+        defined = absl.flags.FlagValues()
+        studies = []
         among = {name: functools.partial(define, flag_values=defined) for name, define in plain.items()}
         monkeypatch.setattr(absl.flags, "FLAGS", defined)
         for name in ("DEFINE_enum", "DEFINE_boolean"):

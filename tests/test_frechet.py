@@ -14,7 +14,8 @@ from sslshift.shift import Moments, frechet_distance
 def test_frechet_against_scipys_matrix_root(random):
     x = random.normal(size=(300, 8)) @ random.normal(size=(8, 8))
     y = random.normal(size=(200, 8)) @ random.normal(size=(8, 8)) + 1
-    sx, sy = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    sx = np.cov(x, rowvar=False)
+    sy = np.cov(y, rowvar=False)
     expected = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(sx + sy - 2 * scipy.linalg.sqrtm(sx @ sy).real)
     assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
     assert frechet_distance(y, x) == pytest.approx(expected, rel=1e-6)
@@ -48,7 +49,8 @@ def gaussian_like(random, count, mean, covariance):
 
 def test_frechet_of_gaussians_that_share_axes_by_hand(random):
     axes = np.linalg.qr(random.normal(size=(6, 6)))[0]
-    a, b = np.array([4.0, 1, 9, 1e-6, 2, 1]), np.array([1.0, 1, 4, 4e-6, 1e6, 0.25])
+    a = np.array([4.0, 1, 9, 1e-6, 2, 1])
+    b = np.array([1.0, 1, 4, 4e-6, 1e6, 0.25])
     x = gaussian_like(random, 100, np.zeros(6), axes @ np.diag(a) @ axes.T)
     y = gaussian_like(random, 41, np.arange(6.0), axes @ np.diag(b) @ axes.T)
     expected = 55 + np.square(np.sqrt(a) - np.sqrt(b)).sum()
@@ -57,8 +59,10 @@ def test_frechet_of_gaussians_that_share_axes_by_hand(random):
 
 def nuclear_frechet(x, y):
     """From the singular values of the centred features' inner products: no covariance, no root."""
-    x_means, y_means = x.mean(axis=0), y.mean(axis=0)
-    left, right = (x - x_means) / math.sqrt(len(x) - 1), (y - y_means) / math.sqrt(len(y) - 1)
+    x_means = x.mean(axis=0)
+    y_means = y.mean(axis=0)
+    left = (x - x_means) / math.sqrt(len(x) - 1)
+    right = (y - y_means) / math.sqrt(len(y) - 1)
     cross = np.linalg.svd(left @ right.T, compute_uv=False).sum()
     return np.square(x_means - y_means).sum() + np.square(left).sum() + np.square(right).sum() - 2 * cross
 
@@ -91,7 +95,8 @@ def test_frechet_is_precise_whatever_the_spectrum_and_however_near(decay, nearne
 
 
 def test_frechet_takes_the_quick_way_where_it_is_precise(random, monkeypatch):
-    x, y = random.normal(size=(400, 30)), random.normal(size=(300, 30)) * 2
+    x = random.normal(size=(400, 30))
+    y = random.normal(size=(300, 30)) * 2
     expected = nuclear_frechet(x, y)
     with monkeypatch.context() as patched:
         patched.delattr(np.linalg, "svd")
@@ -113,7 +118,8 @@ def test_frechet_of_constant_sets_is_the_distance_of_their_points():
 @given(st.floats(1e-3, 1e3), st.floats(-100, 100), st.integers(0, 2**31))
 def test_frechet_scales_with_the_square_and_ignores_a_common_shift(scale, shift, seed):
     random = np.random.default_rng(seed)
-    x, y = random.normal(size=(8, 5)), random.normal(size=(11, 5)) * 2
+    x = random.normal(size=(8, 5))
+    y = random.normal(size=(11, 5)) * 2
     value = frechet_distance(x, y)
     assert frechet_distance(scale * x, scale * y) == pytest.approx(scale**2 * value, rel=1e-9)
     assert frechet_distance(x + shift, y + shift) == pytest.approx(value, rel=1e-6)

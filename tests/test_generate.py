@@ -45,7 +45,9 @@ class Generator:
     """Noise as images, with `answers` in place of the n-th image of a prompt; interrupted after `stop_after` batches."""
 
     def __init__(self, answers: dict | None = None, stop_after: int | None = None):
-        self.answers, self.stop_after, self.batches = answers or {}, stop_after, []
+        self.answers = answers or {}
+        self.stop_after = stop_after
+        self.batches = []
 
     def __call__(self, prompts: list[str], seeds: list[int]) -> list:
         if len(self.batches) == self.stop_after:
@@ -143,7 +145,9 @@ def test_images_are_the_same_among_other_classes_and_begin_a_longer_source(tmp_p
     run_generation(job(tmp_path / "many", "cat; dog; owl", per_prompt=5), Generator())
     run_generation(job(tmp_path / "longer", "owl; cat", per_prompt=5), Generator())
     run_generation(job(tmp_path / "other", "owl; cat", per_prompt=2, seed=1), Generator())
-    few, many, longer = images(tmp_path / "few"), images(tmp_path / "many"), images(tmp_path / "longer")
+    few = images(tmp_path / "few")
+    many = images(tmp_path / "many")
+    longer = images(tmp_path / "longer")
     assert few.items() <= many.items()
     assert list(longer.items())[:4] == list(few.items())
     assert not set(images(tmp_path / "other").values()) & set(few.values())
@@ -160,7 +164,8 @@ def test_every_shard_is_balanced_where_classes_fit(tmp_path):
 @pytest.mark.parametrize("batches", [0, 1, 2, 3, 5])
 def test_stopped_generation_goes_on_to_the_same_files(tmp_path, batches):
     """Six batches of two in two shards of six: what is interrupted within a shard begins that shard anew."""
-    whole, stopped = job(tmp_path / "whole"), job(tmp_path / "stopped")
+    whole = job(tmp_path / "whole")
+    stopped = job(tmp_path / "stopped")
     run_generation(whole, Generator(), batch_size=2)
     with pytest.raises(KeyboardInterrupt):
         run_generation(stopped, Generator(stop_after=batches), batch_size=2)
@@ -169,7 +174,8 @@ def test_stopped_generation_goes_on_to_the_same_files(tmp_path, batches):
     assert len(list(stopped.output.glob("*.array_record*"))) == kept // 6
     with pytest.raises(ValueError, match="was stopped half-way"):
         open_source(f"arrayrecord:{stopped.output}")
-    seen, again = [], Generator()
+    seen = []
+    again = Generator()
     run_generation(stopped, again, batch_size=2, on_progress=lambda *numbers: seen.append(numbers))
     assert seen == [(done, 12) for done in range(kept, 13, 2)]
     assert len(again.batches) == 6 - kept // 2
@@ -180,7 +186,8 @@ def test_stopped_generation_goes_on_to_the_same_files(tmp_path, batches):
 
 @pytest.mark.parametrize("per_prompt", [1, 2, 3, 9])
 def test_stopped_generation_is_closed_with_fewer_images_or_goes_on_to_more(tmp_path, per_prompt):
-    output, whole = tmp_path / "out", job(tmp_path / "whole", per_prompt=per_prompt)
+    output = tmp_path / "out"
+    whole = job(tmp_path / "whole", per_prompt=per_prompt)
     run_generation(whole, Generator())
     with pytest.raises(KeyboardInterrupt):
         run_generation(job(output, per_prompt=6), Generator(stop_after=4), batch_size=3)
@@ -196,7 +203,8 @@ def test_stopped_generation_is_closed_with_fewer_images_or_goes_on_to_more(tmp_p
 
 def test_shards_without_use_are_made_again_when_there_is_use_after_all(tmp_path, monkeypatch):
     """Closing with fewer images is interrupted after their shards were removed, and then more are wanted."""
-    output, whole = tmp_path / "out", job(tmp_path / "whole", per_prompt=6)
+    output = tmp_path / "out"
+    whole = job(tmp_path / "whole", per_prompt=6)
     run_generation(whole, Generator())
     with pytest.raises(KeyboardInterrupt):
         run_generation(job(output, per_prompt=6), Generator(stop_after=4), batch_size=3)
@@ -210,7 +218,8 @@ def test_shards_without_use_are_made_again_when_there_is_use_after_all(tmp_path,
 
 
 def test_refused_images_are_listed_and_not_counted(tmp_path):
-    black, flat = Image.new("RGB", (32, 24)), Image.new("L", (32, 24), 127)
+    black = Image.new("RGB", (32, 24))
+    flat = Image.new("L", (32, 24), 127)
     answers = {("a cat", 0): "flagged", ("a dog", 1): black, ("one owl", 0): flat}
     summary = run_generation(job(tmp_path / "out"), Generator(answers), batch_size=5)
     assert (summary.records, summary.refused) == (9, 3)
@@ -389,7 +398,8 @@ def test_command_names_the_extra_to_install(tmp_path):
 def pipelines(tmp_path_factory) -> Path:
     """A folder of pipelines: `plain`, `checked` (its safety checker flags nothing) and `unconditional`."""
     torch = pytest.importorskip("torch")
-    diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
+    diffusers = pytest.importorskip("diffusers")
+    transformers = pytest.importorskip("transformers")
     from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 
     folder = tmp_path_factory.mktemp("pipelines")
@@ -492,7 +502,8 @@ def test_diffusion_images_are_those_of_the_pipeline_itself(pipelines, tmp_path):
 def test_stopped_diffusion_goes_on_to_the_same_files(pipelines, tmp_path):
     model = diffusion.find_model(str(pipelines / "plain"), steps=2, height=16, width=24, device="cpu")
     assert model.options == {"num_inference_steps": 2, "height": 16, "width": 24}
-    generate, calls = diffusion.load_model(model), []
+    generate = diffusion.load_model(model)
+    calls = []
 
     def interrupted(*batch):
         calls.append(batch)

@@ -130,7 +130,8 @@ def test_places_and_names_in_exif_are_not_stored_and_its_rotation_is_done(tmp_pa
     folder = tmp_path / "in"
     folder.mkdir()
     exif = Image.Exif()
-    exif[0x0112], exif[0x013B] = 6, "a person's name"
+    exif[0x0112] = 6
+    exif[0x013B] = "a person's name"
     Image.new("RGB", (40, 20)).save(folder / "a.jpg", exif=exif)
     imported(folder, tmp_path / "out", encoding=Encoding(16))
     source = open_source(f"arrayrecord:{tmp_path / 'out'}")
@@ -140,7 +141,8 @@ def test_places_and_names_in_exif_are_not_stored_and_its_rotation_is_done(tmp_pa
 
 @pytest.mark.parametrize("workers", [2])
 def test_processes_make_the_same_files(photos, tmp_path, workers):
-    alone, many = tmp_path / "alone", tmp_path / "many"
+    alone = tmp_path / "alone"
+    many = tmp_path / "many"
     run_import(job(photos, alone), workers=0)
     seen = []
     run_import(job(photos, many), workers=workers, on_shard=lambda part: seen.append(part.records))
@@ -151,7 +153,8 @@ def test_processes_make_the_same_files(photos, tmp_path, workers):
 
 def test_beam_makes_the_same_files(photos, tmp_path):
     pytest.importorskip("apache_beam")
-    alone, beam = tmp_path / "alone", tmp_path / "beam"
+    alone = tmp_path / "alone"
+    beam = tmp_path / "beam"
     run_import(job(photos, alone), workers=0)
     run_on_beam(job(photos, beam), ["--runner=DirectRunner"])
     assert contents(alone) == contents(beam)
@@ -304,7 +307,8 @@ def test_hostile_zips_are_refused_and_listed(tmp_path):
 
 
 def test_input_without_a_readable_image_is_named_and_looked_at_again(tmp_path):
-    folder, output = tmp_path / "in", tmp_path / "out"
+    folder = tmp_path / "in"
+    output = tmp_path / "out"
     folder.mkdir()
     (folder / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"in holds no image that can be read; it has 1 files of other kinds\."):
@@ -353,7 +357,8 @@ def test_files_that_vanish_or_change_after_listing_are_refused(photos, tmp_path,
 
 def test_unreadable_files_and_folders_are_refused(photos, tmp_path, monkeypatch):
     """As root everything is readable: the system's refusal is played."""
-    real_scandir, real_read = os.scandir, Path.read_bytes
+    real_scandir = os.scandir
+    real_read = Path.read_bytes
 
     def scandir(path):
         if str(path).endswith("cats"):
@@ -373,9 +378,11 @@ def test_unreadable_files_and_folders_are_refused(photos, tmp_path, monkeypatch)
 
 
 def test_stopped_import_goes_on_to_the_same_files(photos, tmp_path, monkeypatch):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole = tmp_path / "whole"
+    stopped = tmp_path / "stopped"
     run_import(job(photos, whole), workers=0)
-    encode, calls = importing.store, []
+    encode = importing.store
+    calls = []
 
     def failing(*args):
         calls.append(args)
@@ -495,7 +502,8 @@ def test_parts_that_do_not_belong_together_are_named(photos, tmp_path, name, mes
 
 def test_manifests_of_another_import_or_another_order_are_named(photos, tmp_path):
     """As many rows as there are records: nothing but their content tells that labels would be those of other images."""
-    output, other = tmp_path / "out", tmp_path / "other"
+    output = tmp_path / "out"
+    other = tmp_path / "other"
     run_import(job(photos, output, labels="folder"), workers=0)
     rows = pq.read_table(output / MANIFEST)
     (photos / "cats/a.png").rename(photos / "dogs/zz.png")
@@ -589,7 +597,8 @@ print(len(web), seconds, int(peak[1]) / 1024)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
 def test_a_million_records_open_at_once_in_no_more_memory(tmp_path):
     def opened(records):
-        folder, names = tmp_path / str(records), [f"00000-{shard:05d}" for shard in range(100)]
+        folder = tmp_path / str(records)
+        names = [f"00000-{shard:05d}" for shard in range(100)]
         content = picture(0, 8, 8)
         row = {"origin": "x", "digest": "0" * 64, "perceptual_hash": 1, "class": "a"}
         part = shards.write_shard(folder, names[0], (shards.Stored(content, row) for _ in range(records // 100)))

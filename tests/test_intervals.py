@@ -10,7 +10,8 @@ from scipy import stats
 from sslshift.transfer.intervals import bootstrap_interval, compare, mcnemar, runs_interval
 from sslshift.transfer.metrics import METRICS, Metric
 
-ACCURACY, PRECISION = METRICS["accuracy"], METRICS["average_precision"]
+ACCURACY = METRICS["accuracy"]
+PRECISION = METRICS["average_precision"]
 
 
 def predicted(correct):
@@ -48,7 +49,8 @@ def test_the_bootstrap_is_that_of_a_proportion():
 
 
 def test_bootstrap_intervals_cover_the_true_accuracy():
-    random, times = np.random.default_rng(1), 300
+    random = np.random.default_rng(1)
+    times = 300
     found = [
         bootstrap_interval(ACCURACY, predicted(random.random(200) < 0.8), nothing_but_zeros(200), resamples=500, seed=i)
         for i in range(times)
@@ -90,7 +92,8 @@ def test_resamples_depend_on_seed_and_number_of_images_alone(random):
 
 
 def test_the_same_call_gives_the_same_interval(random):
-    labels, scores = random.integers(0, 3, 60), random.normal(size=(60, 3)).astype(np.float32)
+    labels = random.integers(0, 3, 60)
+    scores = random.normal(size=(60, 3)).astype(np.float32)
     for metric in METRICS.values():
         calls = [bootstrap_interval(metric, metric.decide(scores), labels, resamples=200) for _ in range(2)]
         assert calls[0] == calls[1]
@@ -147,7 +150,10 @@ def test_runs_intervals_in_closed_form(random, images, effect):
     ],
 )
 def test_runs_intervals_cover_where_naive_ones_do_not(effect, too_narrow):
-    random, times, runs, images = np.random.default_rng(2), 400, 3, 200
+    random = np.random.default_rng(2)
+    times = 400
+    runs = 3
+    images = 200
     holds = {name: [] for name in ("ours", "images alone", "seeds bootstrapped", "Student's t over seeds")}
     orders = np.array(list(itertools.product(range(runs), repeat=runs)))
     for i in range(times):
@@ -187,7 +193,8 @@ def test_more_runs_do_not_average_the_images_chance_away(random):
 
 def test_metrics_stay_within_their_range_and_differences_do_not():
     labels = nothing_but_zeros(10)
-    good, bad = labels, labels + 1
+    good = labels
+    bad = labels + 1
     found = runs_interval(ACCURACY, [good, predicted(np.arange(10) < 5)], labels)
     assert (found.value, found.low, found.high) == (0.75, 0.0, 1.0)
     difference = compare(ACCURACY, [good, good], [bad, predicted(np.arange(10) < 5)], labels)
@@ -197,15 +204,19 @@ def test_metrics_stay_within_their_range_and_differences_do_not():
 
 def test_draws_of_one_run_count_as_seeds_do(random):
     correct, _ = simulated(random, images=80, shape=(5,), effects=(0.4,), difficulty=1.0, rest=0.5, mean=0.5)
-    predictions, labels = predicted(correct), nothing_but_zeros(80)
+    predictions = predicted(correct)
+    labels = nothing_but_zeros(80)
     assert bootstrap_interval(ACCURACY, predictions, labels) == runs_interval(ACCURACY, list(predictions), labels)
     assert bootstrap_interval(ACCURACY, predictions[:1], labels) == bootstrap_interval(ACCURACY, predictions[0], labels)
-    scores, marks = random.normal(size=(3, 80, 2)).astype(np.float32), random.integers(0, 2, (80, 2))
+    scores = random.normal(size=(3, 80, 2)).astype(np.float32)
+    marks = random.integers(0, 2, (80, 2))
     assert bootstrap_interval(PRECISION, scores, marks) == runs_interval(PRECISION, list(scores), marks)
 
 
 def test_runs_with_draws_cover_where_draws_averaged_away_do_not():
-    random, times, images = np.random.default_rng(3), 300, 300
+    random = np.random.default_rng(3)
+    times = 300
+    images = 300
     holds = []
     for i in range(times):
         correct, truth = simulated(random, images=images, shape=(3, 4), effects=(0.1, 0.4), difficulty=0.8, rest=0.6, mean=0.9)
@@ -223,7 +234,8 @@ def test_runs_with_draws_cover_where_draws_averaged_away_do_not():
 
 def test_mcnemar_by_hand():
     # 6 images only a has right, 1 only b: 2 (1 + 7) / 2^7.
-    a, b = np.array([1] * 6 + [0] + [1] * 9 + [0] * 4, bool), np.array([0] * 6 + [1] + [1] * 9 + [0] * 4, bool)
+    a = np.array([1] * 6 + [0] + [1] * 9 + [0] * 4, bool)
+    b = np.array([0] * 6 + [1] + [1] * 9 + [0] * 4, bool)
     assert mcnemar(a, b) == mcnemar(b, a) == pytest.approx(16 / 128)
     assert mcnemar(a, a) == 1.0
     labels = nothing_but_zeros(20)
@@ -240,7 +252,8 @@ def test_mcnemar_is_of_single_runs_and_accuracy(random):
 
 def test_verdicts_say_what_the_interval_leaves_out():
     labels = nothing_but_zeros(200)
-    a, b = predicted(np.arange(200) < 180), predicted(np.arange(200) < 150)
+    a = predicted(np.arange(200) < 180)
+    b = predicted(np.arange(200) < 150)
     better = compare(ACCURACY, [a], [b], labels)
     assert better.difference == pytest.approx(0.15)
     # Paired: 30 of 200 images differ, all one way.
@@ -312,7 +325,8 @@ def test_one_run_against_several_is_taken_as_it_is(random):
 
 
 def test_comparisons_of_equals_show_a_difference_in_one_case_of_twenty():
-    random, times = np.random.default_rng(5), 400
+    random = np.random.default_rng(5)
+    times = 400
     verdicts = []
     for i in range(times):
         shared = random.normal(0.7, 1.0, 150) + random.normal(0, 0.3, (3, 1))
@@ -334,7 +348,8 @@ def test_comparisons_of_scores_for_several_labels(random):
 
 
 def test_resamples_without_any_class_to_find_are_left_out():
-    labels, scores = np.array([[1]] + [[0]] * 9), np.arange(10, dtype=np.float32)[::-1, None]
+    labels = np.array([[1]] + [[0]] * 9)
+    scores = np.arange(10, dtype=np.float32)[::-1, None]
     # A third of resamples lack the one image that counts; the others find it first.
     assert bootstrap_interval(PRECISION, scores, labels, resamples=200) == pytest.approx((1.0, 1.0, 1.0))
 

@@ -9,14 +9,16 @@ import pytest
 
 from sslshift.shift import KernelBlocks, kernel_distance, kernel_distance_estimate
 
-KEY, OTHER_KEY = jax.random.key(0), jax.random.key(1)
+KEY = jax.random.key(0)
+OTHER_KEY = jax.random.key(1)
 
 
 def naive_kernel_distance(x, y):
     def kernel(a, b):
         return (sum(p * q for p, q in zip(a, b, strict=True)) / len(a) + 1) ** 3
 
-    x, y = x.tolist(), y.tolist()
+    x = x.tolist()
+    y = y.tolist()
     within = [
         sum(kernel(a, b) for i, a in enumerate(side) for j, b in enumerate(side) if i != j) / (len(side) * (len(side) - 1))
         for side in (x, y)
@@ -26,14 +28,16 @@ def naive_kernel_distance(x, y):
 
 @pytest.mark.parametrize(("n", "m", "dim"), [(20, 31, 7), (2, 9, 100), (13, 2, 1)])
 def test_kernel_distance_against_a_loop(n, m, dim, random):
-    x, y = random.normal(size=(n, dim)) * 2 + 1, random.normal(size=(m, dim))
+    x = random.normal(size=(n, dim)) * 2 + 1
+    y = random.normal(size=(m, dim))
     assert kernel_distance(x, y) == pytest.approx(naive_kernel_distance(x, y), rel=1e-9)
 
 
 @pytest.mark.parametrize("offset", [0, 1000, 10**6])
 def test_kernel_distance_keeps_its_digits_far_from_the_origin(offset, random):
     # In whole numbers, of which the loop loses nothing; the kernel itself is up to 1e36, its distance a 1e13th of that.
-    x, y = random.integers(-9, 10, (9, 4)) + offset, random.integers(-9, 10, (12, 4)) + offset
+    x = random.integers(-9, 10, (9, 4)) + offset
+    y = random.integers(-9, 10, (12, 4)) + offset
     exact = naive_kernel_distance(*(np.array([[Fraction(v) for v in row] for row in side.tolist()]) for side in (x, y)))
     value, error, _ = kernel_distance_estimate(x, y)
     assert value == pytest.approx(float(exact), rel=1e-9)
@@ -45,7 +49,8 @@ def test_kernel_distance_keeps_its_digits_far_from_the_origin(offset, random):
 
 
 def test_kernel_distance_is_the_same_over_many_tiles(random):
-    x, y = random.normal(size=(1500, 4)) + 0.2, random.normal(size=(2600, 4))
+    x = random.normal(size=(1500, 4)) + 0.2
+    y = random.normal(size=(2600, 4))
     within = [np.sum((side @ side.T / 4 + 1) ** 3) - np.sum((np.square(side).sum(axis=1) / 4 + 1) ** 3) for side in (x, y)]
     expected = within[0] / (1500 * 1499) + within[1] / (2600 * 2599) - 2 * np.mean((x @ y.T / 4 + 1) ** 3)
     assert kernel_distance(x, y) == pytest.approx(expected, rel=1e-9)
@@ -53,7 +58,9 @@ def test_kernel_distance_is_the_same_over_many_tiles(random):
 
 def true_kernel_distance(shift, scale):
     """Between N(0, 1) and N(shift, scale^2): the cube's expectation is a sum over moments, 1 + 3 m1 m1' + 3 m2 m2' + m3 m3'."""
-    first, second, third = shift, shift**2 + scale**2, shift**3 + 3 * shift * scale**2
+    first = shift
+    second = shift**2 + scale**2
+    third = shift**3 + 3 * shift * scale**2
     return 3 * first**2 + 3 * (second - 1) ** 2 + third**2
 
 
@@ -68,7 +75,8 @@ def test_kernel_distance_is_unbiased_even_for_few_images(shift, scale, random):
 
 
 def test_the_standard_error_is_the_jackknife_and_near_the_truth(random):
-    x, y = random.normal(size=(12, 3)), random.normal(size=(9, 3)) + 1
+    x = random.normal(size=(12, 3))
+    y = random.normal(size=(9, 3)) + 1
     variance = 0.0
     for side in (0, 1):
         values = []
@@ -99,7 +107,8 @@ def test_kernel_blocks_are_unbiased_with_a_true_standard_error(random):
 
 
 def test_kernel_blocks_by_hand_and_merged(random):
-    x, y = random.normal(size=(25, 3)), random.normal(size=(34, 3)) + 1
+    x = random.normal(size=(25, 3))
+    y = random.normal(size=(34, 3)) + 1
     blocks = KernelBlocks.of(x, y, key=KEY, size=25)
     # One block holds all of x; of y it holds 25.
     assert blocks.blocks == 1

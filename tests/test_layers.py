@@ -131,14 +131,17 @@ def test_ranges_by_hand_and_merged(random):
 
 
 def test_every_layer_against_numpy(vit, random):
-    images, bins, groups = images_of(random, 45), 50, 4
+    images = images_of(random, 45)
+    bins = 50
+    groups = 4
     ranges = LayerRanges.of(vit, [images[:30]])
     dna = VisualDna.of(vit, [images[:7], images[7:7], images[7:]], ranges, bins=bins, groups=groups, batch_size=16)
     seen = jax.device_get(jax.jit(lambda images: layer_activations(vit, images))(images))
     assert list(dna.counts) == list(seen) == ["block0", "block1", "block2"]
     for name, values in seen.items():
         of_layer = ranges.layers[name]
-        lows, highs = values[:30].min(axis=(0, 1)), values[:30].max(axis=(0, 1))
+        lows = values[:30].min(axis=(0, 1))
+        highs = values[:30].max(axis=(0, 1))
         np.testing.assert_allclose(of_layer.minimum, lows, atol=1e-5)
         np.testing.assert_allclose(of_layer.maximum, highs, atol=1e-5)
         for group in range(groups):
@@ -151,7 +154,8 @@ def test_every_layer_against_numpy(vit, random):
 
 
 def test_bins_are_those_of_numpy_on_exact_activations(random):
-    encoder, images = pixels(channels=3), images_of(random, 40)
+    encoder = pixels(channels=3)
+    images = images_of(random, 40)
     # 256 bins of width 1 and edges that float32 holds: rounding moves nothing.
     ranges = LayerRanges({"map": Ranges(np.full(3, -0.5), np.full(3, 255.5), encoder.fingerprint)})
     dna = VisualDna.of(encoder, [images], ranges, bins=256)
@@ -161,7 +165,8 @@ def test_bins_are_those_of_numpy_on_exact_activations(random):
 
 def test_sharded_is_unsharded_exactly(random, one_device):
     assert make_mesh().size == 8
-    encoder, images = pixels(channels=3), images_of(random, 53)
+    encoder = pixels(channels=3)
+    images = images_of(random, 53)
     ranges = [LayerRanges.of(encoder, [images], mesh=mesh, batch_size=16) for mesh in (None, one_device)]
     ranges[0].layers["map"].require_same(ranges[1].layers["map"])
     # Sizes that neither the devices nor the images divide.
@@ -183,7 +188,8 @@ def test_a_sharded_vit_counts_as_an_unsharded_one_up_to_rounding(vit, random, on
 
 
 def test_counts_do_not_overflow_the_devices(random, monkeypatch):
-    encoder, images = pixels(), images_of(random, 64, 1)
+    encoder = pixels()
+    images = images_of(random, 64, 1)
     ranges = LayerRanges.of(encoder, [images])
     expected = VisualDna.of(encoder, [images], ranges, bins=16, batch_size=8)
     added = []
@@ -200,7 +206,8 @@ def test_counts_do_not_overflow_the_devices(random, monkeypatch):
 
 
 def test_merged_is_whole(random):
-    encoder, images = pixels(channels=3), images_of(random, 50)
+    encoder = pixels(channels=3)
+    images = images_of(random, 50)
     ranges = LayerRanges.of(encoder, [images])
     # The first part fills its groups: the second goes on with group 0, as the whole does.
     whole, one, two = (VisualDna.of(encoder, [each], ranges, bins=20) for each in (images, images[:24], images[24:]))
@@ -210,7 +217,8 @@ def test_merged_is_whole(random):
 
 
 def test_constant_neurons_and_values_outside_are_where_they_are_with_numpy(random):
-    encoder, images = pixels(channels=3), images_of(random, 20)
+    encoder = pixels(channels=3)
+    images = images_of(random, 20)
     images[..., 1] = 7
     for low, high in (
         ([50.5, 7.0, 100.0], [60.5, 7.0, 100.0]),
@@ -223,10 +231,12 @@ def test_constant_neurons_and_values_outside_are_where_they_are_with_numpy(rando
 
 
 def test_distances_are_those_of_the_histograms(vit, random):
-    one, two = images_of(random, 30), images_of(random, 20, high=100)
+    one = images_of(random, 30)
+    two = images_of(random, 20, high=100)
     ranges = LayerRanges.of(vit, [one, two])
     x, y = (VisualDna.of(vit, [each], ranges, bins=64) for each in (one, two))
-    by_layer, means = layer_distances(x, y), layer_means(x, y)
+    by_layer = layer_distances(x, y)
+    means = layer_means(x, y)
     for name in x.counts:
         sides = [Histograms(each.counts[name].sum(axis=0), ranges.layers[name]) for each in (x, y)]
         assert by_layer[name].shape == (16,)
@@ -262,7 +272,8 @@ def test_floor_and_profile_against_a_loop(random):
         chosen = images[[i for i in range(len(images)) if i % 4 in groups]]
         return VisualDna.of(encoder, [chosen], ranges, bins=30, groups=1)
 
-    apart, floors = [], []
+    apart = []
+    floors = []
     for one, two in (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2))):
         apart += [visual_dna_distance_of_layers(half(sides[0], each), half(sides[1], each)) for each in (one, two)]
         floors.append([visual_dna_distance_of_layers(half(side, one), half(side, two)) for side in sides])
@@ -276,7 +287,8 @@ def test_floor_and_profile_against_a_loop(random):
 def test_the_floor_is_what_chance_gives_also_between_sets_of_different_sizes(random):
     encoder = pixels(channels=3)
     ranges = LayerRanges.of(encoder, [images_of(random, 8)])
-    levels, floors = [], []
+    levels = []
+    floors = []
     for _ in range(40):
         # One brightness for each image: its places are no independent values.
         sets = [images_of(random, count, high=60) + random.integers(0, 190, (count, 1, 1, 1), np.uint8) for count in (64, 16)]
@@ -290,7 +302,8 @@ def test_the_floor_is_what_chance_gives_also_between_sets_of_different_sizes(ran
 
 
 def test_a_far_set_is_far_above_the_floor_in_every_layer(vit, random):
-    near, far = images_of(random, 64), images_of(random, 64, low=100, high=200)
+    near = images_of(random, 64)
+    far = images_of(random, 64, low=100, high=200)
     ranges = LayerRanges.of(vit, [near, far])
     x, away = (VisualDna.of(vit, [each], ranges) for each in (near, far))
     for level in layer_profile(x, away).layers.values():
@@ -304,7 +317,8 @@ def test_files_hold_all_and_need_no_images(tmp_path, vit, random):
     dna = VisualDna.of(vit, [images], ranges, bins=40)
     ranges.save(tmp_path / "ranges.npz")
     dna.save(tmp_path / "dna.npz")
-    again, loaded = LayerRanges.load(tmp_path / "ranges.npz"), VisualDna.load(tmp_path / "dna.npz")
+    again = LayerRanges.load(tmp_path / "ranges.npz")
+    loaded = VisualDna.load(tmp_path / "dna.npz")
     assert list(loaded.counts) == list(again.layers) == list(dna.counts)
     loaded.require_mergeable(dna)
     assert (loaded.images == dna.images).all()
@@ -345,7 +359,8 @@ def test_damaged_files_are_refused_in_one_sentence(tmp_path, random):
 
 
 def test_a_killed_save_leaves_the_old_file(tmp_path, random, monkeypatch):
-    encoder, images = pixels(), images_of(random, 9, 1)
+    encoder = pixels()
+    images = images_of(random, 9, 1)
     dna = VisualDna.of(encoder, [images], LayerRanges.of(encoder, [images]), bins=40)
     dna.save(tmp_path / "dna.npz")
 
@@ -360,7 +375,9 @@ def test_a_killed_save_leaves_the_old_file(tmp_path, random, monkeypatch):
 
 
 def test_what_does_not_fit_together_is_refused_in_one_sentence(vit, random):
-    encoder, other, images = pixels(), pixels(Pixels(2.0)), images_of(random, 16, 1)
+    encoder = pixels()
+    other = pixels(Pixels(2.0))
+    images = images_of(random, 16, 1)
     ranges = LayerRanges.of(encoder, [images])
     narrow = LayerRanges({"map": dataclasses.replace(ranges.layers["map"], maximum=np.array([100.0]))})
     dna = VisualDna.of(encoder, [images], ranges, bins=10)
@@ -403,7 +420,8 @@ def test_what_does_not_fit_together_is_refused_in_one_sentence(vit, random):
 
 
 def test_activations_that_are_not_finite_name_their_layer(vit, random):
-    broken, images = pixels(Inverse()), images_of(random, 30, 1, 1)
+    broken = pixels(Inverse())
+    images = images_of(random, 30, 1, 1)
     ranges = LayerRanges.of(broken, [images])
     images[21, 2, 3] = 0
     for make in (lambda: LayerRanges.of(broken, [images]), lambda: VisualDna.of(broken, [images], ranges, batch_size=8)):
@@ -421,7 +439,8 @@ def test_activations_that_are_not_finite_name_their_layer(vit, random):
 
 
 def test_more_than_ten_layers_keep_their_order_and_their_names(tmp_path, random):
-    images, names = images_of(random, 8, 1), [f"block{i}" for i in range(11)]
+    images = images_of(random, 8, 1)
+    names = [f"block{i}" for i in range(11)]
     encoder = pixels(Steps())
     ranges = LayerRanges.of(encoder, [images])
     dna = VisualDna.of(encoder, [images], ranges, bins=8)

@@ -71,7 +71,8 @@ def test_a_hidden_folder_that_is_named_is_opened(tmp_path):
 
 
 def test_links_count_an_image_once_by_its_own_name(tmp_path):
-    folder, outside = tmp_path / "in", tmp_path / "outside"
+    folder = tmp_path / "in"
+    outside = tmp_path / "outside"
     save(folder / "z/real/a.png", 1), save(folder / "z/b.png", 2)
     save(outside / "deep/c.png", 3), save(outside / "d.png", 4)
     # Links that come before what they lead to, to the tree itself, to what contains it, in a circle, to nothing, and outside.

@@ -33,7 +33,8 @@ def exif(orientation=6, **others):
     return found.tobytes()
 
 
-PNG, JPEG = stored("PNG"), stored("JPEG", quality=100, subsampling=0)
+PNG = stored("PNG")
+JPEG = stored("JPEG", quality=100, subsampling=0)
 
 
 def chunk(kind, data, checksum=None):

@@ -68,7 +68,8 @@ def test_step_is_the_same_on_one_device_on_eight_and_inside_shard_map(name, smal
     views = METHODS[name].views if name == "simclr" else tuple(plain(view) for view in METHODS[name].views)
     method = small_method(name, views=views)
     mapped_method = small_method(name, method.networks.encoder.clone(axis_name="data"), views=views)
-    outcomes, forms = [], [(1, False), (8, False), (8, True)]
+    outcomes = []
+    forms = [(1, False), (8, False), (8, True)]
     if name in ("mae", "dino") and not gelu_works_inside_shard_map():
         forms.pop()
     for devices, mapped in forms:
@@ -76,7 +77,8 @@ def test_step_is_the_same_on_one_device_on_eight_and_inside_shard_map(name, smal
         optimiser, state = start(mapped_method if mapped else method, canvas)
         if mapped:
             step = functools.partial(train_step, method=mapped_method, optimiser=optimiser, steps=STEPS)
-            split, everywhere = PartitionSpec("data"), PartitionSpec()
+            split = PartitionSpec("data")
+            everywhere = PartitionSpec()
             step = jax.jit(
                 jax.shard_map(step, mesh=mesh, in_specs=(everywhere, split, everywhere), out_specs=everywhere),
                 donate_argnums=0,
@@ -212,7 +214,8 @@ def heads_of(name, encoder):
     variables = jax.eval_shape(method.init, jax.random.key(0), batch)
     found = {}
     for head in ("projector", "predictor"):
-        layers, stats = variables["params"].get(head, {}), variables["batch_stats"].get(head, {})
+        layers = variables["params"].get(head, {})
+        stats = variables["batch_stats"].get(head, {})
         dense = [layers[f"Dense_{i}"] for i in range(sum(key.startswith("Dense") for key in layers))]
         marks = [str(layer["kernel"].shape[1]) + "b" * ("bias" in layer) for layer in dense]
         for i in range(len(stats)):
@@ -246,7 +249,8 @@ def test_moco_v3_on_a_vit_has_its_own_heads_and_leaves_the_embedding_alone(canva
     new, _ = jax.jit(functools.partial(train_step, method=method, optimiser=optimiser, steps=STEPS))(
         state, images, jax.random.key(0)
     )
-    before, after = state.params["encoder"], new.params["encoder"]
+    before = state.params["encoder"]
+    after = new.params["encoder"]
     chex.assert_trees_all_equal(after["embed"], before["embed"])
     assert (after["block0"]["qkv"]["kernel"] != before["block0"]["qkv"]["kernel"]).any()
 
@@ -405,10 +409,8 @@ def test_recipe_builds_on_every_kind_of_encoder(name):
         variables = jax.eval_shape(method.init, jax.random.key(0), batch)
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
         target = jax.eval_shape(method.init_target, variables)
-        views, moment = (
-            jax.eval_shape(method.make_views, jax.random.key(0), batch),
-            jax.eval_shape(method.moment, jax.random.key(0), batch, jax.ShapeDtypeStruct((), jnp.float32)),
-        )
+        views = jax.eval_shape(method.make_views, jax.random.key(0), batch)
+        moment = jax.eval_shape(method.moment, jax.random.key(0), batch, jax.ShapeDtypeStruct((), jnp.float32))
         loss, output = jax.eval_shape(method.loss, variables, target, views, moment)
         assert (loss.shape, loss.dtype) == ((), jnp.float32)
         chex.assert_trees_all_equal_shapes_and_dtypes(output.batch_stats, variables["batch_stats"])

@@ -61,25 +61,29 @@ def test_average_precision_is_scikit_learns_with_ties_and_absent_classes(case):
 
 
 def test_average_precision_of_single_labels_is_that_of_their_one_hot_rows(random):
-    labels, scores = random.integers(0, 4, 50), random.normal(size=(50, 5)).astype(np.float32)
+    labels = random.integers(0, 4, 50)
+    scores = random.normal(size=(50, 5)).astype(np.float32)
     value = METRICS["average_precision"].value(scores, labels)
     assert value == METRICS["average_precision"].value(scores, np.eye(5, dtype=np.uint8)[labels])
     assert value == pytest.approx(sklearn_average_precision(np.eye(5)[labels], scores), abs=1e-12)
 
 
 def test_metrics_by_hand():
-    labels, predictions = np.array([0, 0, 0, 1, 1, 3]), np.array([0, 0, 1, 1, 2, 3])
+    labels = np.array([0, 0, 0, 1, 1, 3])
+    predictions = np.array([0, 0, 1, 1, 2, 3])
     assert METRICS["accuracy"].value(predictions, labels) == 4 / 6
     assert METRICS["mean_class_accuracy"].value(predictions, labels) == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     # Class 2 is predicted once and never right: it counts in F1, with 0, and has no recall.
     assert METRICS["macro_f1"].value(predictions, labels) == pytest.approx((4 / 5 + 2 / 4 + 0 + 1) / 4)
     # In descending order 1, {0, 1}, 0, 1: precision 1 at recall 1/3, 2/3 at 2/3 (the tie is one threshold), 3/5 at 1.
-    scores, marks = np.array([[4], [3], [3], [2], [1]], np.float32), np.array([[1], [0], [1], [0], [1]], np.uint8)
+    scores = np.array([[4], [3], [3], [2], [1]], np.float32)
+    marks = np.array([[1], [0], [1], [0], [1]], np.uint8)
     assert METRICS["average_precision"].value(scores, marks) == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
 
 
 def test_infinite_scores_tie_as_others_do():
-    labels, scores = np.array([[1], [0], [1], [0]]), np.array([[np.inf], [np.inf], [-np.inf], [-np.inf]], np.float32)
+    labels = np.array([[1], [0], [1], [0]])
+    scores = np.array([[np.inf], [np.inf], [-np.inf], [-np.inf]], np.float32)
     assert METRICS["average_precision"].value(scores, labels) == pytest.approx((1 / 2 + 2 / 4) / 2)
 
 
@@ -105,18 +109,21 @@ def test_a_weight_is_so_many_copies_of_an_image_in_average_precision(case, data)
 
 
 def test_what_a_resample_lacks_is_left_out_of_its_mean():
-    labels, predictions = np.array([0, 1, 1]), np.array([1, 1, 0])
+    labels = np.array([0, 1, 1])
+    predictions = np.array([1, 1, 0])
     weights = [[0, 1, 1], [1, 0, 0], [0, 0, 0]]
     np.testing.assert_array_equal(METRICS["mean_class_accuracy"].value(predictions, labels, weights), [0.5, 0.0, np.nan])
     np.testing.assert_array_equal(METRICS["accuracy"].value(predictions, labels, weights), [0.5, 0.0, np.nan])
-    marks, scores = np.array([[1, 0], [0, 1], [0, 0]]), np.array([[1, 2], [2, 1], [3, 0]], np.float32)
+    marks = np.array([[1, 0], [0, 1], [0, 0]])
+    scores = np.array([[1, 2], [2, 1], [3, 0]], np.float32)
     # Of both classes: 1/3 and 1/2. Without the first image: 1 of the second class alone. With the third alone: nothing.
     values = METRICS["average_precision"].value(scores, marks, [[1, 1, 1], [0, 1, 1], [0, 0, 1]])
     np.testing.assert_allclose(values, [(1 / 3 + 1 / 2) / 2, 1.0, np.nan])
 
 
 def test_resamples_are_worked_on_in_blocks_of_bounded_size(monkeypatch, random):
-    labels, scores = random.integers(0, 3, 20), random.normal(size=(20, 3))
+    labels = random.integers(0, 3, 20)
+    scores = random.normal(size=(20, 3))
     weights = random.integers(0, 3, (25, 20))
     whole = {name: metric.value(metric.decide(scores), labels, weights) for name, metric in METRICS.items()}
     monkeypatch.setattr(metrics, "_AT_ONCE", 7 * 20)
@@ -143,14 +150,16 @@ def test_decisions():
 
 
 def test_the_default_metric_suits_its_labels():
-    single, several = np.array([0, 1]), np.array([[0, 1], [1, 1]])
+    single = np.array([0, 1])
+    several = np.array([[0, 1], [1, 1]])
     assert (default_metric(single), default_metric(several)) == ("accuracy", "average_precision")
     for labels in (single, several):
         assert isinstance(metric_for(default_metric(labels), labels), Metric)
     assert metric_for("average_precision", single) is METRICS["average_precision"]
 
 
-ACCURACY, PRECISION = METRICS["accuracy"], METRICS["average_precision"]
+ACCURACY = METRICS["accuracy"]
+PRECISION = METRICS["average_precision"]
 MARKS = np.array([[1, 0], [0, 1]])
 
 

@@ -121,7 +121,8 @@ def test_text_is_read_as_written():
       near_first = near:folder:/data/my parts+more?labels=folder&x=y@2_000/balanced*0.7 + synthetic:noise@10%*30%<=25% for 30%;
       near@all -> synthetic:noise + near for 30_000; near@500/balanced*0.2 + b:folder:/home/me@work/@1*140_000
     """
-    near, noise = "near", "synthetic:noise"
+    near = "near"
+    noise = "synthetic:noise"
     assert parse_mixture(text) == Declaration(
         "near_first",
         (
@@ -307,7 +308,9 @@ def resolved(text, budget=100_000, **sizes):
     return [(s.share, [(c.source, c.unique, c.share, c.end_share) for c in s.components]) for s in mixture.stages]
 
 
-A, B, C = "a:folder:a", "b:folder:b", "c:folder:c"
+A = "a:folder:a"
+B = "b:folder:b"
+C = "c:folder:c"
 
 
 @pytest.mark.parametrize(
@@ -443,7 +446,9 @@ def test_command_shows_audits_and_writes_a_plan(tmp_path):
     with file.open() as lines:
         rows = {(row["stage"], row["source"]): row for row in csv.DictReader(lines)}
     assert list(rows) == [("1", "near"), ("2", "near"), ("2", "web"), ("all", "near"), ("all", "web"), ("total", "")]
-    near, web, total = rows["all", "near"], rows["2", "web"], rows["total", ""]
+    near = rows["all", "near"]
+    web = rows["2", "web"]
+    total = rows["total", ""]
     # 30,000 + 35,000 samples of 2,000 images; the 1,000 of the first stage are among them.
     assert (near["unique"], near["samples"], float(near["epochs"]), float(near["cost"])) == ("2000", "65000", 32.5, 1000)
     assert (web["unique"], web["samples"], float(web["share"]), float(web["end_share"])) == ("20000", "35000", 0, 1)

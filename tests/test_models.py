@@ -167,7 +167,8 @@ def naive_vit(params, images, patch, heads):
 
     outputs = []
     for image in images.astype(np.float64):
-        rows, columns = image.shape[0] // patch, image.shape[1] // patch
+        rows = image.shape[0] // patch
+        columns = image.shape[1] // patch
         pieces = [
             image[r * patch : (r + 1) * patch, c * patch : (c + 1) * patch].ravel() for r in range(rows) for c in range(columns)
         ]

@@ -56,7 +56,8 @@ def softmax(z):
 
 
 def naive(name, a, b):
-    a, b = a.astype(np.float64), b.astype(np.float64)
+    a = a.astype(np.float64)
+    b = b.astype(np.float64)
     count, dim = a.shape
     if name == "info_nce":
         a, b = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (a, b))
@@ -110,7 +111,8 @@ def test_gradient_against_finite_differences_in_float64(name, pair):
 @pytest.mark.parametrize("name", PAIRS)
 def test_one_device_sharded_and_shard_map_agree(name, pair):
     loss, inside = PAIRS[name]
-    mesh, split = make_mesh(), PartitionSpec("data")
+    mesh = make_mesh()
+    split = PartitionSpec("data")
     expected = jax.value_and_grad(loss)(*pair)
     sharded = [jax.device_put(z, NamedSharding(mesh, split)) for z in pair]
     mapped = jax.shard_map(
@@ -132,7 +134,8 @@ def test_low_precision_inputs_are_accumulated_in_float32(name, pair):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_permuting_the_batch_changes_nothing_and_breaking_pairs_does(name, pair, random):
-    loss, order = PAIRS[name][0], random.permutation(16)
+    loss = PAIRS[name][0]
+    order = random.permutation(16)
     assert float(loss(pair[0][order], pair[1][order])) == pytest.approx(float(loss(*pair)), rel=1e-5)
     assert abs(float(loss(pair[0][order], pair[1]) - loss(*pair))) > 1e-4
 
@@ -161,7 +164,8 @@ def test_info_nce_of_identical_embeddings():
 
 def test_dino_skips_pairs_of_the_same_view_and_counts_local_views(random):
     """With two teacher and four student views there are 2 * 4 - 2 pairs; a student view's own pair never counts."""
-    student, teacher = random.normal(size=(4, 5, 6)), random.normal(size=(2, 5, 6))
+    student = random.normal(size=(4, 5, 6))
+    teacher = random.normal(size=(2, 5, 6))
     options = {"center": jnp.zeros(6), "student_temperature": 0.1, "teacher_temperature": 0.07}
     total = 0.0
     for t in range(2):
@@ -194,7 +198,8 @@ def test_masked_reconstruction_sees_hidden_patches_alone(random):
 
 
 def test_diagnostics_against_naive_numpy(random):
-    z1, z2 = random.normal(size=(9, 5)), random.normal(size=(9, 5))
+    z1 = random.normal(size=(9, 5))
+    z2 = random.normal(size=(9, 5))
     u1, u2 = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (z1, z2))
     pairs = [np.exp(-2 * np.square(u1[i] - u1[j]).sum()) for i in range(9) for j in range(9) if i != j]
     values = np.linalg.svd(z1, compute_uv=False)
@@ -214,7 +219,8 @@ def test_diagnostics_tell_collapse_from_spread(random):
     assert float(losses.uniformity(collapsed)) > -0.01 > -2 > float(losses.uniformity(spread))
 
 
-Z, LOGITS = jnp.ones((4, 3)), jnp.ones((2, 4, 3))
+Z = jnp.ones((4, 3))
+LOGITS = jnp.ones((2, 4, 3))
 TEMPERATURES = {"student_temperature": 0.1, "teacher_temperature": 0.07}
 
 

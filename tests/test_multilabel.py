@@ -159,7 +159,8 @@ def test_imports_keep_the_matrix(pictures):
     result = run_import(wanted, workers=0)
     assert result.summary.multi_label
     assert "3 classes, any number of them to an image" in told(result, wanted)[0]
-    source, listed = open_source(f"arrayrecord:{pictures / 'out'}"), open_source(f"{uri}?labels=multi")
+    source = open_source(f"arrayrecord:{pictures / 'out'}")
+    listed = open_source(f"{uri}?labels=multi")
     assert "labels" not in vars(source)
     assert source.classes == listed.classes == CLASS_NAMES
     assert source.labels.dtype == np.uint8
@@ -308,7 +309,8 @@ def test_prepared_labels_that_are_unknown_are_named(tmp_path):
 def test_features_that_are_labels_are_known():
     from tensorflow_datasets import features
 
-    one, several = features.ClassLabel(names=["bird", "cat"]), features.Sequence(features.ClassLabel(names=["ok", "bad"]))
+    one = features.ClassLabel(names=["bird", "cat"])
+    several = features.Sequence(features.ClassLabel(names=["ok", "bad"]))
     assert label_feature({"label": one}) == ("label", False, ("bird", "cat"))
     assert label_feature({"labels": several, "label": one}) == ("label", False, ("bird", "cat"))
     assert label_feature({"labels": several, "label": features.Text()}) == ("labels", True, ("ok", "bad"))
@@ -323,7 +325,8 @@ def several(n=6, classes=3):
 
 
 def test_arrays_take_several_labels_and_parts_and_caches_pass_them_on():
-    source, canvas = several(), Canvas(2, 2, 1)
+    source = several()
+    canvas = Canvas(2, 2, 1)
     wanted = [[1, 1, 1], [0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 0, 0]]
     assert source.labels.dtype == np.uint8
     assert source.labels.tolist() == wanted
@@ -394,7 +397,8 @@ def test_split_keeps_every_class_on_both_sides_in_proportion(sizes, share, key):
     assert all(low <= count <= high for low, count, high in zip(least, held, most, strict=True))
     assert abs(sum(held) - wanted) <= 0.5 + 1e-6
     # All classes give the same share but where their bounds do not let them, and no class gives an image more or less.
-    low, high = 0.0, 1.0
+    low = 0.0
+    high = 1.0
     for _ in range(80):
         middle = (low + high) / 2
         total = sum(min(max(middle * n, a), b) for n, a, b in zip(sizes, least, most, strict=True))
@@ -426,7 +430,8 @@ def test_split_of_known_sizes():
 
 def test_split_is_a_function_of_labels_share_and_key():
     labels = np.arange(200) % 7
-    first, again = stratified_split(labels, 0.2, 3, 1), stratified_split(labels.astype(np.uint8), 0.2, 3, 1)
+    first = stratified_split(labels, 0.2, 3, 1)
+    again = stratified_split(labels.astype(np.uint8), 0.2, 3, 1)
     assert first[0].tolist() == again[0].tolist()
     # Names of classes do not matter, their order does not change.
     assert stratified_split(10 * labels + 5, 0.2, 3, 1)[0].tolist() == first[0].tolist()
@@ -452,7 +457,8 @@ def test_split_of_multi_labels_with_one_each_follows_the_same_rules(sizes, witho
     for size, held, left in zip(sizes, labels[held_out].sum(axis=0), labels[rest].sum(axis=0), strict=True):
         assert held >= (size >= 2)
         assert left >= (size >= 1)
-    n, least = len(columns), sum(size >= 2 for size in sizes)
+    n = len(columns)
+    least = sum(size >= 2 for size in sizes)
     wanted = min(max(int(np.floor(share * n + 0.5)), 1), n - 1)
     assert len(held_out) == min(max(wanted, least), n - sum(size >= 1 for size in sizes))
 
@@ -468,14 +474,16 @@ def test_split_of_any_multi_labels_loses_no_image(n, classes, density, share, ke
     # The share is missed only where every image that could mend that is the last of a class on its side.
     missing = min(max(int(np.floor(share * n + 0.5)), 1), n - 1) - len(held_out)
     giving, least = (rest, 1) if missing > 0 else (held_out, 2)
-    counts, needed = labels[giving].sum(axis=0), labels.sum(axis=0) >= least
+    counts = labels[giving].sum(axis=0)
+    needed = labels.sum(axis=0) >= least
     spared = [image for image in giving if all(counts[c] > needed[c] for c in np.flatnonzero(labels[image]))]
     assert not missing or not spared
 
 
 def test_split_of_multi_labels_with_rare_classes():
     random = np.random.default_rng(0)
-    common, rare = random.random((300, 15)) < 0.2, np.zeros((300, 6), bool)
+    common = random.random((300, 15)) < 0.2
+    rare = np.zeros((300, 6), bool)
     for column in range(5):
         rare[random.choice(300, 2, replace=False), column] = True
     rare[17, 5] = True

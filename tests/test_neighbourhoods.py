@@ -28,8 +28,10 @@ def naive_inside(centres, points, k):
 
 @pytest.mark.parametrize(("n", "m", "dim", "k"), [(40, 60, 3, 5), (6, 7, 2, 5), (30, 12, 100, 1), (25, 25, 1, 3)])
 def test_neighbourhoods_against_loops(n, m, dim, k, random):
-    x, y = random.normal(size=(n, dim)) + 100, random.normal(size=(m, dim)) * 0.8 + 100.2
-    x_holds, y_holds = naive_inside(x, y, k), naive_inside(y, x, k)
+    x = random.normal(size=(n, dim)) + 100
+    y = random.normal(size=(m, dim)) * 0.8 + 100.2
+    x_holds = naive_inside(x, y, k)
+    y_holds = naive_inside(y, x, k)
     precision, recall = precision_recall(x, y, neighbours=k)
     assert (precision, recall) == (x_holds.any(axis=0).mean(), y_holds.any(axis=0).mean())
     density, coverage = density_coverage(x, y, neighbours=k)
@@ -40,7 +42,8 @@ def test_neighbourhoods_against_loops(n, m, dim, k, random):
 
 
 def test_neighbourhoods_over_many_tiles(random):
-    x, y = random.normal(size=(1100, 4)), random.normal(size=(2300, 4)) + 0.7
+    x = random.normal(size=(1100, 4))
+    y = random.normal(size=(2300, 4)) + 0.7
     squares = np.square(x[:, None] - y).sum(axis=2)
     radii = np.sort(np.square(x[:, None] - x).sum(axis=2), axis=1)[:, 5]
     holds = squares < radii[:, None]
@@ -72,7 +75,8 @@ def test_ties_and_copies_are_decided_exactly(x, y, k, offset):
 
 
 def test_a_set_without_copies_has_density_1_in_itself_and_no_order(random):
-    x, y = random.normal(size=(60, 5)) * 1e-3 + 1, random.normal(size=(50, 5)) * 1e-3 + 1
+    x = random.normal(size=(60, 5)) * 1e-3 + 1
+    y = random.normal(size=(50, 5)) * 1e-3 + 1
     assert density_coverage(x, x) == (1.0, 1.0)
     assert precision_recall(random.permutation(x), random.permutation(y)) == precision_recall(x, y)
     for scale in (1e-6, 1e6):

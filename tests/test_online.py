@@ -41,8 +41,10 @@ def simclr(small_method):
 @pytest.fixture
 def online(gray_source):
     """No number of images is a multiple of the 8 devices."""
-    images, labels = np.stack([each["image"] for each in gray_source]), gray_source.labels
-    train_part, validation = Labelled(images[:90], labels[:90]), Labelled(images[90:127], labels[90:127])
+    images = np.stack([each["image"] for each in gray_source])
+    labels = gray_source.labels
+    train_part = Labelled(images[:90], labels[:90])
+    validation = Labelled(images[90:127], labels[90:127])
     return Online(3, images[150:], train_part, validation, classes=2, learning_rate=0.03, batch_size=20, seed=5)
 
 
@@ -136,7 +138,8 @@ def test_lines_of_metrics(simclr, reader, online, tmp_path):
     seen = []
     state = train(simclr, reader, 0, tmp_path / "both", lambda step, scalars: seen.append({"step": step, **scalars}), online)
     assert equal(train(simclr, reader, 0, tmp_path / "alone", online=alone(online)), state)
-    both, without_labels = lines(tmp_path / "both"), lines(tmp_path / "alone")
+    both = lines(tmp_path / "both")
+    without_labels = lines(tmp_path / "alone")
     assert both == seen
     assert [line["step"] for line in both] == list(range(1, 11))
     usual = {"step", "loss", "gradient_norm"}
@@ -175,7 +178,9 @@ def test_probe_of_several_labels_reports_its_loss_alone(simclr, reader, online, 
 
 def test_signals_are_those_of_the_final_state(simclr, reader, online, tmp_path):
     state = train(simclr, reader, 0, tmp_path, online=alone(online))
-    variables, method, images = jax.device_get(state.variables), simclr.method, online.signal_images
+    variables = jax.device_get(state.variables)
+    method = simclr.method
+    images = online.signal_images
     pair = seeded_views(method, images)
     plain, first, second = (np.asarray(method.features(variables, x)) for x in (normalise(images), *pair))
     values = np.linalg.svd(plain - plain.mean(axis=0), compute_uv=False)
@@ -242,8 +247,11 @@ def test_probe_against_a_naive_loop(online):
         return (images.reshape(len(images), -1)[:, ::24] / 255 - 0.5) / 0.25
 
     dim = features(online.train.images).shape[1]
-    mean, variance, weights = np.zeros(dim), np.zeros(dim), np.zeros((dim + 1, 2))
-    first, second = np.zeros_like(weights), np.zeros_like(weights)
+    mean = np.zeros(dim)
+    variance = np.zeros(dim)
+    weights = np.zeros((dim + 1, 2))
+    first = np.zeros_like(weights)
+    second = np.zeros_like(weights)
 
     def probabilities(x):
         logits = np.concatenate([(x - mean) / np.sqrt(variance), np.ones((len(x), 1))], 1) @ weights
@@ -251,14 +259,16 @@ def test_probe_against_a_naive_loop(online):
 
     for step in range(1, 16):
         rows = online.rows(step)
-        x, y = features(online.train.images[rows]), np.eye(2)[online.train.labels[rows]]
+        x = features(online.train.images[rows])
+        y = np.eye(2)[online.train.labels[rows]]
         share = max(1 / step, 0.1)
         square = (1 - share) * (variance + mean**2) + share * (x**2).mean(axis=0)
         mean = (1 - share) * mean + share * x.mean(axis=0)
         variance = square - mean**2
         inputs = np.concatenate([(x - mean) / np.sqrt(variance), np.ones((len(x), 1))], 1)
         gradient = inputs.T @ (probabilities(x) - y) / len(x)
-        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
         weights = weights - 0.05 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
     given = probabilities(features(online.validation.images))[np.arange(37), online.validation.labels]
     assert found["online_loss"] == pytest.approx(-np.log(given).mean(), rel=1e-3)
@@ -302,7 +312,9 @@ def test_filled_up_batches_and_chunks_change_nothing(online, monkeypatch):
     assert chunked == pytest.approx(whole, rel=1e-5)
     assert equal(whole_probe, chunked_probe)
     # By hand on one device, where nothing is filled up.
-    method, host, labels = Pixels(), jax.device_get(variables()), jnp.asarray(online.train.labels, jnp.int32)
+    method = Pixels()
+    host = jax.device_get(variables())
+    labels = jnp.asarray(online.train.labels, jnp.int32)
     probe = init_probe(6, 2, 0.03)
     for step in range(1, 4):
         rows = online.rows(step)
@@ -316,7 +328,8 @@ def test_filled_up_batches_and_chunks_change_nothing(online, monkeypatch):
 
 def test_nothing_is_compiled_twice(online):
     method = Pixels()
-    watch, given = Watch(online, method, make_mesh()), variables()
+    watch = Watch(online, method, make_mesh())
+    given = variables()
     probe = watch.start(given)
 
     def follow(watch, probe, steps):
@@ -349,7 +362,8 @@ def test_every_labelled_image_comes_once_before_any_comes_again(count, batch, se
 
 
 def test_order_of_the_labelled_images_differs_by_seed_and_epoch(online):
-    one, other = dataclasses.replace(online, batch_size=90), dataclasses.replace(online, batch_size=90, seed=6)
+    one = dataclasses.replace(online, batch_size=90)
+    other = dataclasses.replace(online, batch_size=90, seed=6)
     assert (one.rows(1) != one.rows(2)).any()
     assert (one.rows(1) != other.rows(1)).any()
 

@@ -51,7 +51,8 @@ def everywhere(tmp_path, random, canvas):
 
 
 def test_batch_holds_what_the_plan_says(reader):
-    rows, batch = reader.plan.batch(3), reader(3).images
+    rows = reader.plan.batch(3)
+    batch = reader(3).images
     assert batch.shape == (32, 12, 12, 1)
     assert batch.dtype == np.uint8
     for source, index, image in zip(*rows, batch, strict=True):
@@ -62,7 +63,9 @@ def test_batch_holds_what_the_plan_says(reader):
 @pytest.mark.parametrize("workers", [0, 2, 3])
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_any_number_of_hosts_and_workers_reads_the_same_batches(everywhere, hosts, workers):
-    plan, sources, canvas = everywhere.plan, everywhere.sources, everywhere.canvas
+    plan = everywhere.plan
+    sources = everywhere.sources
+    canvas = everywhere.canvas
     readers = [BatchReader(plan, sources, canvas, host, hosts) for host in range(hosts)]
     # Each host has workers of its own; one host's suffice to show what they read.
     streams = [batches(each, 0, 20, workers=workers if host == 0 else 0) for host, each in enumerate(readers)]
@@ -112,7 +115,8 @@ def test_broken_images_are_replaced_by_one_of_their_own_subset(canvas):
     assert faults
     stand_ins = {}
     for step in range(30):
-        batch, planned = reader(step), reader.plan.batch(step).index.tolist()
+        batch = reader(step)
+        planned = reader.plan.batch(step).index.tolist()
         assert {one.index for one in batch.broken} >= faults & set(planned)
         assert all(one.reason == f"image {one.index} is broken" for one in batch.broken)
         for index, image in zip(planned, batch.images, strict=True):

@@ -36,7 +36,8 @@ def png16(values, colour_type, *chunks):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows, step = values.astype(">u2").reshape(len(values), -1).view(np.uint8), 2 * values[0, 0].size
+    rows = values.astype(">u2").reshape(len(values), -1).view(np.uint8)
+    step = 2 * values[0, 0].size
     left = np.pad(rows, ((0, 0), (step, 0)))[:, :-step]
     filtered = [bytes([y % 2]) + (row - left[y] * (y % 2)).astype(np.uint8).tobytes() for y, row in enumerate(rows)]
     header = struct.pack(">IIBBBBB", values.shape[1], len(values), 16, colour_type, 0, 0, 0)
@@ -76,7 +77,8 @@ def tiff(values, *, order="<", bits=None, sample_format=None, photometric=1, com
     for tag, (type_, numbers) in sorted(fields.items()):
         packed = struct.pack(f"{order}{len(numbers or places)}{'HI'[type_ == 4]}", *(numbers or places))
         if len(packed) > 4:
-            place, extra = struct.pack(f"{order}I", start + len(extra)), extra + packed
+            place = struct.pack(f"{order}I", start + len(extra))
+            extra = extra + packed
         else:
             place = packed.ljust(4, b"\0")
         entries += struct.pack(f"{order}HHI", tag, type_, len(numbers or places)) + place
@@ -311,7 +313,8 @@ def test_sources_of_unknown_black_and_white_are_refused_with_the_option(tmp_path
     Image.fromarray(values).save(tmp_path / "a.tif")
     with pytest.raises(ValueError, match=rf"{seen}; say which values are black and white with \?range=LOW\.\.HIGH"):
         open_source(f"folder:{tmp_path}")
-    low, high = int(values.min()), int(values.max()) + 1
+    low = int(values.min())
+    high = int(values.max()) + 1
     image = open_source(f"folder:{tmp_path}?range={low}..{high}")[0]["image"]
     assert (image == eight_bits(values, low, high)).all()
 
@@ -440,7 +443,8 @@ def test_different_ranges_of_sources_are_said():
 
 def test_what_is_transparent_does_not_decide_the_range():
     alpha = np.full((20, 30), 65535, np.uint16)
-    alpha[0], hidden = 0, COLOUR.copy()
+    alpha[0] = 0
+    hidden = COLOUR.copy()
     hidden[0] = 65535
     content = png16(np.dstack([hidden, alpha]), 6)
     assert check(content).high == COLOUR[1:].max()

@@ -48,7 +48,8 @@ def naive_permute(position, size, key, tweak):
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     keys = [mix((int(k) + mix(tweak)) % 2**64) for k in np.random.SeedSequence(key).generate_state(6, np.uint64)]
     while True:
-        left, right = position >> half, position % 2**half
+        left = position >> half
+        right = position % 2**half
         for k in keys:
             left, right = right, left ^ mix((right + k) % 2**64) % 2**half
         position = (left << half) + right
@@ -108,13 +109,15 @@ def test_staircase_follows_the_integral_of_the_shares_within_one_sample(total, d
         position = total * step // len(had)
         assert sum(row) == position
         for held, a, e in zip(row, start, end, strict=True):
-            a, e = Fraction(a, sum(start)), Fraction(e, sum(end))
+            a = Fraction(a, sum(start))
+            e = Fraction(e, sum(end))
             assert abs(held - (a * position + (e - a) * position**2 / (2 * total))) < 1
 
 
 @st.composite
 def plans(draw):
-    samples, stage_count = draw(st.integers(40, 700)), draw(st.integers(1, 3))
+    samples = draw(st.integers(40, 700))
+    stage_count = draw(st.integers(1, 3))
     sizes = draw(st.lists(st.integers(60, 300), min_size=3, max_size=3))
     stages = []
     for _ in range(stage_count):
@@ -247,7 +250,8 @@ def test_subset_seed_draws_another_subset_and_seed_only_another_order():
 
 
 def test_stages_follow_each_other():
-    near, far = Component("near", 50, 50), Component("far", 500, 100)
+    near = Component("near", 50, 50)
+    far = Component("far", 500, 100)
     plan = SamplePlan(Mixture((Stage((near,), 0.25), Stage((far,), 0.75))), Budget(1000), 100, 0, 0)
     source = plan.rows(0, 1000).source
     assert (source[:250] == 0).all()

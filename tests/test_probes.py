@@ -22,7 +22,8 @@ from sslshift.transfer.linear_probe import LinearProbe, fit_probe
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.sgd_probe import SGDProbe, order
 
-ACCURACY, PRECISION = METRICS["accuracy"], METRICS["average_precision"]
+ACCURACY = METRICS["accuracy"]
+PRECISION = METRICS["average_precision"]
 
 
 def clusters(random, count, dim=12, classes=4, spread=0.7):
@@ -107,7 +108,8 @@ def test_copies_of_images_come_in_their_order(random, neighbours):
 
 def test_nearest_in_stretches_and_blocks_is_the_same(random, monkeypatch):
     # Signs of 16 features: unit vectors and their products are exact, whatever order a processor's products are summed in.
-    train, test = random.choice([-1, 1], (500, 16)), random.choice([-1, 1], (90, 16))
+    train = random.choice([-1, 1], (500, 16))
+    test = random.choice([-1, 1], (90, 16))
     whole = nearest(train, test, 30)
     monkeypatch.setattr(knn, "_TRAIN_AT_ONCE", 64)
     monkeypatch.setattr(knn, "_AT_ONCE", 64 * 7)
@@ -116,7 +118,8 @@ def test_nearest_in_stretches_and_blocks_is_the_same(random, monkeypatch):
 
 
 def test_nearest_agrees_with_scikit_learn(random):
-    train, test = random.normal(size=(2000, 64)).astype(np.float32), random.normal(size=(100, 64)).astype(np.float32)
+    train = random.normal(size=(2000, 64)).astype(np.float32)
+    test = random.normal(size=(100, 64)).astype(np.float32)
     similarity, index = nearest(train, test, 50)
     distance, expected = NearestNeighbors(n_neighbors=50, metric="cosine").fit(train).kneighbors(test)
     np.testing.assert_allclose(similarity, 1 - distance, atol=1e-5)
@@ -195,7 +198,8 @@ def test_of_equally_good_choices_the_first_declared_wins():
 
 
 def objective(probe, features, labels, strength, place):
-    logits, weights = probe.scores(features, place).astype(np.float64), probe.weights[place]
+    logits = probe.scores(features, place).astype(np.float64)
+    weights = probe.weights[place]
     return of_logits(logits, labels) + strength / 2 * np.square(weights, dtype=np.float64).sum()
 
 
@@ -215,7 +219,8 @@ def scikit_learn(features, labels, strength, classes):
         logits = model.decision_function(features)
     else:
         model.fit(features, labels)
-        weights, logits = model.coef_, np.full((len(labels), classes), -50.0)
+        weights = model.coef_
+        logits = np.full((len(labels), classes), -50.0)
         logits[:, model.classes_] = model.decision_function(features)
     return of_logits(logits.astype(np.float64), labels) + strength / 2 * np.square(weights).sum(), logits
 
@@ -271,7 +276,8 @@ def test_probe_of_two_classes(random):
 def direct(features, labels, strength, classes):
     """Newton's method on all weights of the standardised features, in float64."""
     count, dim = features.shape
-    extended, target = np.hstack([features, np.ones((count, 1))]).astype(np.float64), np.eye(classes)[labels]
+    extended = np.hstack([features, np.ones((count, 1))]).astype(np.float64)
+    target = np.eye(classes)[labels]
     penalty = np.diag(np.append(np.full(dim, strength), 0.0))
     weights = np.zeros((dim + 1, classes))
     for _ in range(50):
@@ -355,7 +361,8 @@ def test_objectives_and_their_gradients(random, monkeypatch, several, dim):
     monkeypatch.setattr(logistic, "_ROWS", 64)
     features, labels = clusters(random, 2 * 130, dim=dim)
     labels = several_labels(random, features, 4) if several else labels
-    features, labels = features.reshape(2, 130, dim), labels.reshape(2, 130, *labels.shape[1:])
+    features = features.reshape(2, 130, dim)
+    labels = labels.reshape(2, 130, *labels.shape[1:])
     strengths = np.array([1e-2, 1.0], np.float32)
     coordinates = [logistic._coordinates(each) for each in features]
     reduced = np.stack([each.features for each in coordinates])
@@ -425,7 +432,8 @@ def test_what_no_probe_can_be_fitted_to(features, labels, message):
 
 def test_minimise_quadratics_of_very_different_curvature(random):
     """Six problems in one call reach the minima that a linear solver finds."""
-    size, problems = 15, 6
+    size = 15
+    problems = 6
     turns = [np.linalg.qr(random.normal(size=(size, size)))[0] for _ in range(problems)]
     curvature = np.stack([(turn * np.logspace(0, power, size)) @ turn.T for power, turn in enumerate(turns, -2)])
     target = random.normal(size=(problems, size))
@@ -457,7 +465,8 @@ def test_minimise_shortens_steps_that_went_too_far():
 
 def test_draws_are_nested_balanced_and_of_different_images(random):
     labels = random.permutation(np.repeat([0, 2, 5], [30, 9, 17]))
-    one, five = draw_shots(labels, 1, 4), draw_shots(labels, 5, 4)
+    one = draw_shots(labels, 1, 4)
+    five = draw_shots(labels, 5, 4)
     assert five.shape == (4, 15)
     for few, more in zip(one, five, strict=True):
         assert set(few) <= set(more)
@@ -490,7 +499,8 @@ def test_draws_do_not_depend_on_the_features(splits, monkeypatch):
 def test_few_shot_is_the_regression_on_each_draw(splits, shots):
     """With fewer images than dimensions, and with more."""
     outcome = FewShot(shots=(shots,), draws=3, strengths=(0.1,))(splits, ACCURACY)[f"few_shot_{shots}"]
-    standard, values = standard_of(splits.train.features), []
+    standard = standard_of(splits.train.features)
+    values = []
     for predictions, places in zip(outcome.predictions, draw_shots(splits.train.labels, shots, 3), strict=True):
         model = LogisticRegression(C=1 / (0.1 * len(places)), tol=1e-8, max_iter=5000)
         model.fit(standard(splits.train.features[places]), splits.train.labels[places])
@@ -529,7 +539,8 @@ def plain_sgd(features, labels, rate, evaluation, classes):
     count, dim = features.shape
     batch = min(evaluation.batch_size, count)
     target = labels if labels.ndim == 2 else np.eye(classes)[labels]
-    weights, bias = np.zeros((dim, classes)), np.zeros(classes)
+    weights = np.zeros((dim, classes))
+    bias = np.zeros(classes)
     velocity = np.zeros((dim, classes)), np.zeros(classes)
     for epoch in range(evaluation.epochs):
         step = rate * 0.1 ** sum(epoch >= decay for decay in evaluation.decay_epochs)
@@ -546,7 +557,8 @@ def plain_sgd(features, labels, rate, evaluation, classes):
             away = (share - target[some]) / batch
             found = features[some].T @ away, away.sum(axis=0)
             velocity = tuple(evaluation.momentum * v + g for v, g in zip(velocity, found, strict=True))
-            weights, bias = weights - step * velocity[0], bias - step * velocity[1]
+            weights = weights - step * velocity[0]
+            bias = bias - step * velocity[1]
     return weights, bias
 
 

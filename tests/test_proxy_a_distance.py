@@ -16,12 +16,14 @@ from sklearn.preprocessing import StandardScaler
 from sslshift.shift import classifier_two_sample, proxy_a_distance
 from sslshift.shift.proxy_a_distance import _chosen, _folds
 
-KEY, OTHER_KEY = jax.random.key(0), jax.random.key(1)
+KEY = jax.random.key(0)
+OTHER_KEY = jax.random.key(1)
 
 
 def test_proxy_a_of_two_gaussians_is_that_of_the_best_classifier(random):
     for shift in (0.5, 1.5):
-        x, y = random.normal(size=(6000, 2)), random.normal(size=(6000, 2)) + np.array([shift, 0.0])
+        x = random.normal(size=(6000, 2))
+        y = random.normal(size=(6000, 2)) + np.array([shift, 0.0])
         best = norm.cdf(-shift / 2)
         result = classifier_two_sample(x, y, key=KEY)
         # Four standard errors of a share among 12,000.
@@ -33,11 +35,13 @@ def test_proxy_a_of_two_gaussians_is_that_of_the_best_classifier(random):
 
 @pytest.mark.parametrize(("folds", "strength"), [(2, 0.1), (3, 0.01)])
 def test_proxy_a_against_scikit_learn_on_the_same_folds(folds, strength, random):
-    x, y = random.normal(size=(90, 4)) * [1, 5, 1, 0] + 3, random.normal(size=(120, 4)) * [1, 5, 1, 0] + [4, 3, 3, 3]
+    x = random.normal(size=(90, 4)) * [1, 5, 1, 0] + 3
+    y = random.normal(size=(120, 4)) * [1, 5, 1, 0] + [4, 3, 3, 3]
     (x_kept, x_tags), (y_kept, y_tags) = _chosen(x, y, KEY)
     assert len(x_kept) == len(y_kept) == 90
     fold_of = _folds(x_tags, y_tags, folds)
-    errors, losses = [], []
+    errors = []
+    losses = []
     for fold in range(folds):
         assert [np.sum(each == fold) for each in fold_of] == [90 // folds] * 2
         fitted, held = (
@@ -94,7 +98,8 @@ def test_proxy_a_minds_neither_imbalance_nor_chance(random):
 
 
 def test_proxy_a_depends_on_its_key_alone(random):
-    x, y = random.normal(size=(50, 3)), random.normal(size=(70, 3)) + 0.5
+    x = random.normal(size=(50, 3))
+    y = random.normal(size=(70, 3)) + 0.5
     first = classifier_two_sample(x, y, key=KEY)
     assert classifier_two_sample(random.permutation(x), random.permutation(y), key=KEY) == first
     assert classifier_two_sample(x, y, key=OTHER_KEY) != first
@@ -103,7 +108,8 @@ def test_proxy_a_depends_on_its_key_alone(random):
 
 @pytest.mark.parametrize(("scale", "offset"), [(1e-3, 1e6), (1.0, 1e9), (1e45, 0.0), (1e-45, 0.0)])
 def test_proxy_a_sees_what_float32_does_not_hold(scale, offset, random):
-    x, y = random.normal(size=(300, 5)), random.normal(size=(300, 5)) + 0.6
+    x = random.normal(size=(300, 5))
+    y = random.normal(size=(300, 5)) + 0.6
     x[:, 4] = y[:, 4] = 0.1
     expected = classifier_two_sample(x, y, key=KEY)
     # Folds are drawn by content: they are others.

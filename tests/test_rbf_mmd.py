@@ -22,7 +22,8 @@ def naive_rbf(x, y, sigma=10.0, dtype=np.longdouble):
 
 @pytest.mark.parametrize("sigma", [10.0, 0.5])
 def test_rbf_against_a_loop(sigma, random):
-    x, y = random.normal(size=(17, 6)) * 100, random.normal(size=(23, 6)) + 1
+    x = random.normal(size=(17, 6)) * 100
+    y = random.normal(size=(23, 6)) + 1
     assert rbf_mmd(x, y, sigma=sigma) == pytest.approx(float(naive_rbf(x, y, sigma)), rel=1e-9)
     assert rbf_mmd(x * random.uniform(0.1, 10, (17, 1)), y, sigma=sigma) == pytest.approx(rbf_mmd(x, y, sigma=sigma), rel=1e-9)
 
@@ -45,7 +46,8 @@ def test_rbf_of_equal_sets_is_never_below_0(random):
 @pytest.mark.parametrize("sigma", [10.0, 3.0])
 def test_rbf_of_moments_keeps_its_bound(sigma, random):
     for mean in (0.0, 0.5, 4.0):
-        x, y = random.normal(size=(60, 4)) + mean, -random.exponential(size=(90, 4))
+        x = random.normal(size=(60, 4)) + mean
+        y = -random.exponential(size=(90, 4))
         value, error, bound = rbf_mmd_of_moments(*(Moments.of(unit_rows(side)) for side in (x, y)), sigma=sigma)
         exact = rbf_mmd(x, y, sigma=sigma)
         assert abs(value - exact) <= bound
@@ -62,7 +64,8 @@ def test_rbf_of_moments_keeps_its_bound(sigma, random):
 @given(st.floats(-3, 5), st.floats(-1, 1), st.sampled_from([10.0, 3.0, 1.0, 0.4]), st.integers(0, 2**31))
 def test_rbf_of_moments_is_the_surer_the_nearer_all_vectors_are(offset, shift, sigma, seed):
     random = np.random.default_rng(seed)
-    x, y = random.normal(size=(20, 4)) + 10**offset, random.normal(size=(30, 4)) + 10**offset + shift
+    x = random.normal(size=(20, 4)) + 10**offset
+    y = random.normal(size=(30, 4)) + 10**offset + shift
     value, _, bound = rbf_mmd_of_moments(*(Moments.of(unit_rows(side)) for side in (x, y)), sigma=sigma)
     assert abs(value - rbf_mmd(x, y, sigma=sigma)) <= bound
     if sigma == 10.0:

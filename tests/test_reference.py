@@ -82,7 +82,8 @@ def test_every_naming_gives_what_its_original_gave_at_every_size(name, pairs, te
     places = encoder.with_features("map")
     assert len(sizes_of(pairs, name)) > 1
     for size in sizes_of(pairs, name):
-        images, key = random_images(size), f"{size[0]}x{size[1]}"
+        images = random_images(size)
+        key = f"{size[0]}x{size[1]}"
         pooled = encoder.apply(images)
         require_close(pooled, pairs[f"{name}/pooled/{key}"])
         expected = pairs[f"{name}/places/{key}"]
@@ -101,7 +102,8 @@ def test_the_stored_pairs_are_those_of_the_original_code(name, pairs, tensors, w
     assert heads == original.heads
     encoder = load_reference(write(weights), heads=heads)
     for size in original.sizes:
-        images, key = random_images(size), f"{size[0]}x{size[1]}"
+        images = random_images(size)
+        key = f"{size[0]}x{size[1]}"
         pooled, places = original.forward(weights, normalised(images))
         require_close(pooled, pairs[f"{name}/pooled/{key}"])
         require_close(projected(places), pairs[f"{name}/places/{key}"])
@@ -124,7 +126,8 @@ def test_activations_are_the_hidden_states_of_the_original(kind, tensors, write)
 
 def test_activations_of_a_vit_lead_to_its_features(tensors, write):
     weights, heads = tensors("transformers/dinov2_registers")
-    encoder, images = load_reference(write(weights), heads=heads), random_images((20, 12))
+    encoder = load_reference(write(weights), heads=heads)
+    images = random_images((20, 12))
     seen = jax.jit(lambda images: layer_activations(encoder, images))(images)
     assert {name: layer.shape for name, layer in seen.items()} == dict.fromkeys(["block0", "block1"], (2, 1 + 4 + 15, 24))
     last = np.asarray(seen["block1"], np.float64)
@@ -456,7 +459,9 @@ def test_a_file_is_fetched_only_with_its_digest(server, tmp_path):
     folder, address = server
     content = bytes(range(256)) * 9000
     (folder / "x.safetensors").write_bytes(content)
-    digest, url, file = hashlib.sha256(content).hexdigest(), f"{address}/x.safetensors", tmp_path / "new" / "x.safetensors"
+    digest = hashlib.sha256(content).hexdigest()
+    url = f"{address}/x.safetensors"
+    file = tmp_path / "new" / "x.safetensors"
     steps = []
     fetch(url, digest, file, len(content), steps.append)
     assert file.read_bytes() == content
@@ -478,7 +483,8 @@ def fetch_command(*arguments):
 
 def test_the_command_fetches_names_what_it_knows_and_overwrites_nothing(tensors, write, tmp_path):
     file = write(tensors(VIT)[0], "tiny.safetensors")
-    digest, out = hashlib.sha256(file.read_bytes()).hexdigest(), tmp_path / "out"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    out = tmp_path / "out"
     done = fetch_command("mine", f"--out={out}", f"--url={file.as_uri()}", f"--sha256={digest}")
     assert done.returncode == 0, done.stderr
     assert "fetched" in done.stdout

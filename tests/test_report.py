@@ -34,7 +34,9 @@ from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import Predictions
 from sslshift.transfer.resampling import Estimate
 
-NEAR, MIDDLE, FAR = "bundled:mnist", "bundled:fashion_mnist", "synthetic:noise?size=400"
+NEAR = "bundled:mnist"
+MIDDLE = "bundled:fashion_mnist"
+FAR = "synthetic:noise?size=400"
 SHIFTS = {NEAR: 0.0, MIDDLE: 0.4, FAR: 0.9, "staged": 0.2}
 STUDY = Study(
     sources=f"{NEAR}@8,64,320; {MIDDLE}@8,64,320; {FAR}@8,320",
@@ -179,7 +181,8 @@ def test_intervals_are_those_of_finished_encoders_elsewhere(results):
         [judged.predicted(NEAR) for run, judged in results.runs if (run.source, run.unique) == kind[1:]] for kind in kinds_
     ]
     sides = [[each.predictions["linear"] for each in side] for side in several]
-    labels, numbers = several[0][0].labels, sampled(results, NEAR, "linear")
+    labels = several[0][0].labels
+    numbers = sampled(results, NEAR, "linear")
     assert numbers.difference(*kinds_)[:3] == compare(METRICS["accuracy"], *sides, labels, resamples=1000)[:3]
     assert numbers.score(kinds_[0])[:3] == runs_interval(METRICS["accuracy"], sides[0], labels, resamples=1000)
 
@@ -188,7 +191,8 @@ def test_of_an_unfinished_study_only_shared_seeds_are_compared(opened):
     # The near source lacks seed 0 at its most images, the far one seed 2: one seed is left to both.
     lacking = {(NEAR, 320, 0), (FAR, 320, 2)}
     part = results_of(opened, keep=lambda run: (run.source, run.unique, run.seed) not in lacking)
-    near, far = Kind(LEARNER, NEAR, 320), Kind(LEARNER, FAR, 320)
+    near = Kind(LEARNER, NEAR, 320)
+    far = Kind(LEARNER, FAR, 320)
     found = next(each for pair, each in pairs(part, NEAR, LEARNER).items() if set(pair) == {near, far})
     whole = dict(part.runs)
     runs = {run: judged.scores[NEAR]["linear"] for run, judged in whole.items() if run.unique == 320 and run.seed == 1}
@@ -273,7 +277,8 @@ def test_page_of_an_unfinished_study_says_what_is_missing(opened, tmp_path, undr
     )
     written(part, tmp_path)
     page = html.unescape((tmp_path / "report.html").read_text())
-    planned_runs, finished = len(opened.runs), len(part.runs)
+    planned_runs = len(opened.runs)
+    finished = len(part.runs)
     assert f"This study is not finished: {finished} of {planned_runs} runs are." in page
     assert f"Failed: {broken.source} N = {broken.unique}, seed 0: the loss is no longer a number <at step 7>" in page
     assert "Missing: staged N = 320, seed 0; " in page
@@ -345,7 +350,8 @@ def test_draws_of_one_training_seed_show_nothing_of_others():
 
 def test_who_is_shown_to_be_behind_is_not_said_to_be_ahead(results, monkeypatch):
     """The highest one's gain is not shown, so that another one is named; but it is shown to be ahead of that one."""
-    best, highest = Kind(LEARNER, MIDDLE, 320), Kind(LEARNER, NEAR, 320)
+    best = Kind(LEARNER, MIDDLE, 320)
+    highest = Kind(LEARNER, NEAR, 320)
     shown = {
         kind: each._replace(verdict="better" if kind == best else "no difference shown")
         for kind, each in gains(results, NEAR).items()

@@ -14,7 +14,8 @@ from sslshift.study.ledger import append, fingerprint
 from sslshift.study.opened import open_study
 from sslshift.study.report import write_results
 
-PHONE, DESK = 400, 1600
+PHONE = 400
+DESK = 1600
 # Pixels of the screen; smaller letters cannot be read.
 SMALLEST = 9
 

@@ -150,7 +150,8 @@ def test_every_kind_comes_once_before_the_second_seed_the_cheapest_first():
 
 def test_both_files_of_the_table_hold_the_same_rows(done):
     _, out = done
-    rows, parquet = table(out), pq.read_table(out / "results.parquet").to_pylist()
+    rows = table(out)
+    parquet = pq.read_table(out / "results.parquet").to_pylist()
     assert [row["source"] for row in rows] == ["raw pixels", "untrained encoder", "bundled:mnist", "bundled:mnist"]
     assert [row["fingerprint"] for row in rows] == [row["fingerprint"] for row in parquet]
     for text, typed in zip(rows, parquet, strict=True):
@@ -163,7 +164,8 @@ def test_both_files_of_the_table_hold_the_same_rows(done):
 @pytest.mark.slow
 def test_extending_a_study_repeats_nothing(done, unreported):
     study, out = done
-    before, rows = finished_at(out), table(out)
+    before = finished_at(out)
+    rows = table(out)
     more = dataclasses.replace(
         study,
         sources="bundled:mnist@40,60; synthetic:noise?size=80@50",

@@ -66,7 +66,8 @@ DIAGNOSTICS = {
     "collapse": (lambda a, b: losses.collapse(a), {}),
 }
 ALL = LOSSES | DIAGNOSTICS
-EXPLICIT, AUTO = AxisType.Explicit, AxisType.Auto
+EXPLICIT = AxisType.Explicit
+AUTO = AxisType.Auto
 # Shape of the mesh, kind of its axes, and how a batch [batch, dim] lies on it; one that is `set` is that of the context.
 MESHES = {
     "auto": ((8,), AUTO, PartitionSpec("data")),

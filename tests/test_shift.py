@@ -57,7 +57,8 @@ def test_index_is_0_for_the_target_1_for_noise_and_between_for_digits(fashion):
 
 def test_index_grows_as_a_source_is_blended_away_from_the_target(fashion):
     scale = ShiftScale(*fashion, KEY, repeats=8)
-    near, far = features_of("bundled:fashion_mnist", 1000), features_of("bundled:mnist", 1000)
+    near = features_of("bundled:fashion_mnist", 1000)
+    far = features_of("bundled:mnist", 1000)
     values = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         count = round(1000 * share)

@@ -41,11 +41,14 @@ def test_an_index_is_the_definition_over_halves(random):
         seen.append((x, y))
         return float(abs(x.mean() - y.mean()))
 
-    target, far = drawn(random, 44), noise(random, 60)
+    target = drawn(random, 44)
+    far = noise(random, 60)
     index = ShiftScale(target, far, KEY, distance, repeats=4).index(drawn(random, 50, 1.0))
     assert index.sample_size == 22
     assert index.repeats == len(index.draws) == 4
-    floors, ceilings, sources = seen[:2], seen[2:6], seen[6:]
+    floors = seen[:2]
+    ceilings = seen[2:6]
+    sources = seen[6:]
     assert all(len(x) == len(y) == 22 for x, y in seen)
     for number, (source, ceiling) in enumerate(zip(sources, ceilings, strict=True)):
         np.testing.assert_array_equal(source[1], ceiling[1])
@@ -75,7 +78,8 @@ def test_every_distance_gives_0_for_the_same_1_for_noise_and_more_for_farther(ra
 
 
 def test_distances_by_name_are_the_public_functions(random):
-    x, y = drawn(random, 60), drawn(random, 60, 0.3)
+    x = drawn(random, 60)
+    y = drawn(random, 60, 0.3)
     assert distance_of("frechet").on(KEY)(x, y) == frechet_distance(x, y)
     assert distance_of("kernel").on(KEY)(x, y) == kernel_distance(x, y)
     assert distance_of("rbf_mmd").on(KEY)(x, y) == pytest.approx(rbf_mmd(x, y), abs=0.0007)
@@ -110,7 +114,9 @@ def test_the_interval_covers_what_many_other_samples_say(random, name):
 
 
 def test_the_same_pair_at_500_and_at_5000_images_agrees(random):
-    target, far, source = drawn(random, 5000), noise(random, 5000), drawn(random, 5000, 0.7)
+    target = drawn(random, 5000)
+    far = noise(random, 5000)
+    source = drawn(random, 5000, 0.7)
     for name in ("kernel", "rbf_mmd"):
         few, many = (ShiftScale(target[:n], far[:n], KEY, name, repeats=6).index(source[:n]) for n in (500, 5000))
         assert abs(few.value - many.value) <= np.hypot(few.high - few.value, many.high - many.value)
@@ -119,7 +125,8 @@ def test_the_same_pair_at_500_and_at_5000_images_agrees(random):
 
 def test_sources_of_other_sizes_are_measured_at_their_own(random):
     scale = ShiftScale(drawn(random, 300), noise(random, 300), KEY, repeats=4)
-    few, many = scale.index(drawn(random, 80, 1.0)), scale.index(drawn(random, 1000, 1.0))
+    few = scale.index(drawn(random, 80, 1.0))
+    many = scale.index(drawn(random, 1000, 1.0))
     assert (few.sample_size, many.sample_size) == (40, 150)
     assert scale.index(drawn(random, 1000, 1.0), sample_size=40).floor == few.floor
     plenty = np.tile(drawn(random, 300), (20, 1))
@@ -147,13 +154,16 @@ def test_default_noise_does_not_depend_on_how_features_are_held(random, dtype):
 
 
 def test_draws_depend_on_the_key_alone(random):
-    target, far, source = drawn(random, 100), noise(random, 100), drawn(random, 100)
+    target = drawn(random, 100)
+    far = noise(random, 100)
+    source = drawn(random, 100)
     again = [ShiftScale(target, far, jax.random.key(seed), repeats=4).index(source) for seed in (0, 0, 1)]
     assert again[0] == again[1] != again[2]
 
 
 def test_a_source_of_one_image_is_far_and_a_constant_target_has_no_scale(random):
-    target, far = drawn(random, 100), noise(random, 100)
+    target = drawn(random, 100)
+    far = noise(random, 100)
     assert ShiftScale(target, far, KEY).index(np.tile(target[:1] + 1, (100, 1))).low > 0
     alike = np.tile(target[:1], (100, 1))
     with pytest.raises(ValueError, match="all alike"):

@@ -89,7 +89,8 @@ def test_frechet_of_a_mixture_is_that_of_a_big_sample_drawn_from_it(random):
     def draw(count):
         return [random.normal(size=(count, 3)), random.normal(size=(count, 3)) * [1, 2, 0.5] + 2]
 
-    target, shares = random.normal(size=(20_000, 3)) + 0.5, [0.7, 0.3]
+    target = random.normal(size=(20_000, 3)) + 0.5
+    shares = [0.7, 0.3]
     planned = mixture_moments([Moments.of(each) for each in draw(20_000)], shares)
     value = frechet_distance_of_moments(planned, Moments.of(target))
     drawn = []
@@ -113,9 +114,11 @@ def test_rbf_of_a_mixture_is_that_of_the_replicated_sample(parts, replicated, ra
 
 
 def test_histograms_are_those_of_the_replicated_sample(parts, replicated, random):
-    target, ranges = random.normal(size=(30, 4)), Ranges(np.full(4, -3.0), np.full(4, 3.0))
+    target = random.normal(size=(30, 4))
+    ranges = Ranges(np.full(4, -3.0), np.full(4, 3.0))
     mixture = mixture_histograms([Histograms.of(part, ranges) for part in parts], SHARES)
-    of_target, whole = Histograms.of(target, ranges), Histograms.of(replicated, ranges)
+    of_target = Histograms.of(target, ranges)
+    whole = Histograms.of(replicated, ranges)
     np.testing.assert_allclose(visual_dna_distances(mixture, of_target), visual_dna_distances(whole, of_target), rtol=1e-12)
     expected = visual_dna_distance(replicated, target, ranges=ranges)
     for sides in ((mixture, of_target), (of_target, mixture)):
@@ -139,7 +142,8 @@ def layers_of(part, groups=4):
 
 def test_layers_of_a_mixture_are_those_of_the_replicated_sample(parts, replicated, random):
     target = layers_of(random.normal(size=(40, 4)))
-    mixture, whole = LayerMixture([layers_of(part) for part in parts], SHARES), layers_of(replicated)
+    mixture = LayerMixture([layers_of(part) for part in parts], SHARES)
+    whole = layers_of(replicated)
     for name, distances in layer_distances(mixture, target).items():
         np.testing.assert_allclose(distances, layer_distances(whole, target)[name], rtol=1e-12)
     assert visual_dna_distance_of_layers(mixture, whole) == pytest.approx(0, abs=1e-9)
@@ -150,7 +154,8 @@ def test_layers_of_a_mixture_are_those_of_the_replicated_sample(parts, replicate
 def test_a_mixture_of_one_component_has_its_profile(random):
     sets = [layers_of(random.normal(size=(40, 4)) + shift) for shift in (0, 0.5, 1)]
     mixture = LayerMixture(sets[:2], [0.0, 1.0])
-    got, expected = layer_profile(mixture, sets[2]), layer_profile(sets[1], sets[2])
+    got = layer_profile(mixture, sets[2])
+    expected = layer_profile(sets[1], sets[2])
     assert got.images == expected.images == (20, 20)
     for name, level in expected.layers.items():
         assert got.layers[name] == pytest.approx(level, rel=1e-9)
@@ -181,7 +186,8 @@ def test_kernel_table_against_a_loop(parts, random):
 def test_the_standard_error_of_a_table_is_the_jackknife_over_all_images_of_all_sets(parts, random):
     sets = dict(zip("abct", [*parts, random.normal(size=(9, 4)) + 0.5], strict=True))
     # Component b stands on both sides.
-    mixture, other = {"a": 0.5, "b": 0.3, "c": 0.2}, {"t": 0.9, "b": 0.1}
+    mixture = {"a": 0.5, "b": 0.3, "c": 0.2}
+    other = {"t": 0.9, "b": 0.1}
     variance = 0.0
     for name, each in sets.items():
         left = [
@@ -196,7 +202,8 @@ def test_the_standard_error_of_a_table_is_the_jackknife_over_all_images_of_all_s
 
 
 def test_a_table_of_two_sets_has_the_standard_error_of_their_kernel_distance(random):
-    x, y = random.normal(size=(30, 3)) + 1e4, random.normal(size=(20, 3)) + 1e4
+    x = random.normal(size=(30, 3)) + 1e4
+    y = random.normal(size=(20, 3)) + 1e4
     table = KernelTable.of({"x": x, "y": y, "few": y[:2]})
     assert table.estimate({"x": 1}, {"y": 1}) == pytest.approx(kernel_distance_estimate(x, y), rel=1e-9)
     # A set of two images has no distance without one of them: only where it has no share is the error known.

@@ -249,7 +249,8 @@ def test_a_second_call_gives_the_same_bytes_and_another_target_reads_no_old_sour
 
 
 def test_bad_input_gets_one_sentence(data, tmp_path, call):
-    target, near = f"--target=folder:{data}/parts", f"--source=folder:{data}/near"
+    target = f"--target=folder:{data}/parts"
+    near = f"--source=folder:{data}/near"
     cases = [
         ([target, near, f"--source=folder:{data}/near"], "two sources are called folder:"),
         ([target, f"--source=a = folder:{data}/near", f"--source=a = folder:{data}/far"], "two sources are called a;"),
@@ -395,7 +396,8 @@ def test_a_small_source_sets_the_size_of_all_and_a_tiny_one_fails(random):
 
 
 def test_nearness_is_what_a_loop_gives(random):
-    x, y = random.normal(size=(40, 3)) + 100, random.normal(size=(25, 3)) + 100
+    x = random.normal(size=(40, 3)) + 100
+    y = random.normal(size=(25, 3)) + 100
     distances = np.sort(np.linalg.norm(x[:, None] - y, axis=2), axis=1)
     np.testing.assert_allclose(nearness(x, y, neighbours=4), distances[:, :4].mean(axis=1), rtol=1e-9)
     np.testing.assert_allclose(nearness(x, y[:2]), distances_to(x, y[:2]), rtol=1e-9)

@@ -16,7 +16,8 @@ from sslshift.shift import (
 )
 from sslshift.shift.sliced_wasserstein import random_directions
 
-KEY, OTHER_KEY = jax.random.key(0), jax.random.key(1)
+KEY = jax.random.key(0)
+OTHER_KEY = jax.random.key(1)
 
 
 def naive_wasserstein_2(a, b):
@@ -27,7 +28,8 @@ def naive_wasserstein_2(a, b):
 
 @pytest.mark.parametrize(("n", "m"), [(12, 12), (12, 18), (7, 30), (1, 5)])
 def test_sliced_wasserstein_against_a_loop(n, m, random):
-    x, y = random.normal(size=(n, 4)), random.exponential(size=(m, 4)) * 2
+    x = random.normal(size=(n, 4))
+    y = random.exponential(size=(m, 4)) * 2
     directions = random_directions(KEY, 4, 20)
     np.testing.assert_allclose(np.square(directions).sum(axis=0), 1)
     distances = [naive_wasserstein_2((x @ axis).tolist(), (y @ axis).tolist()) for axis in directions.T]
@@ -52,7 +54,8 @@ def test_sliced_wasserstein_of_a_shift_is_its_mean_length_on_the_directions(rand
 
 @pytest.mark.parametrize("bins", [1, 20, 1000])
 def test_projections_merge_to_the_whole_and_keep_their_bound(bins, random):
-    x, y = random.normal(size=(300, 5)), random.exponential(size=(170, 5)) + 0.5
+    x = random.normal(size=(300, 5))
+    y = random.exponential(size=(170, 5)) + 0.5
     exact = sliced_wasserstein(x, y, key=KEY, directions=32)
     # Once over all values, once over a few, so that many lie outside.
     for reference in (np.concatenate([x, y]), x[:10]):

@@ -134,7 +134,8 @@ def test_every_mode_decodes_to_gray_or_rgb(mode):
 
 
 def test_exif_rotation_is_applied():
-    image, out = Image.new("RGB", (6, 4)), io.BytesIO()
+    image = Image.new("RGB", (6, 4))
+    out = io.BytesIO()
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(out, "JPEG", exif=exif)
@@ -151,7 +152,8 @@ def test_fit_scales_crops_and_converts(random):
 
 
 def test_cache_returns_what_the_source_returns():
-    source, canvas = open_source("synthetic:dead_leaves?size=30"), Canvas(28, 28, 1)
+    source = open_source("synthetic:dead_leaves?size=30")
+    canvas = Canvas(28, 28, 1)
     kept = cached(source, canvas)
     for indices in (np.array([3, 3, 8]), np.array([8, 29, 0])):
         assert (kept.read(indices, canvas) == source.read(indices, canvas)).all()
@@ -257,7 +259,8 @@ def test_csv_and_parquet_lists_carry_labels_licences_and_costs(folder):
     rows = [("cats/b.jpg", "10", "CC0", "2"), ("dogs/deep/c.png", "9", "", "")]
     uri = write_list(folder / "list.csv", [("path", "label", "license", "cost_per_image"), *rows])
     columns = dict(zip(("path", "label", "licence", "cost"), zip(*rows, strict=True), strict=True))
-    columns["cost"], columns["label"] = (2.0, None), (10, 9)
+    columns["cost"] = (2.0, None)
+    columns["label"] = (10, 9)
     pq.write_table(pa.table(columns), folder / "list.parquet")
     for source in (
         open_source(f"{uri}?licence=mine&cost_per_image=1"),
@@ -413,14 +416,16 @@ def test_datasets_that_are_not_there_are_named(prepared, uri, message):
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
 def test_every_format_decodes(form):
-    image, out = Image.fromarray(np.full((6, 9, 3), (10, 120, 240), np.uint8)), io.BytesIO()
+    image = Image.fromarray(np.full((6, 9, 3), (10, 120, 240), np.uint8))
+    out = io.BytesIO()
     image.save(out, form)
     assert np.abs(decode(out.getvalue()).astype(int) - (10, 120, 240)).max() < 12
 
 
 def test_transparency_lies_on_white_and_gray_stays_gray():
     for mode, channels in (("LA", 1), ("RGBA", 3)):
-        image, out = Image.new(mode, (4, 4), 0), io.BytesIO()
+        image = Image.new(mode, (4, 4), 0)
+        out = io.BytesIO()
         image.putpixel((1, 2), (50, 255) if mode == "LA" else (50, 50, 50, 255))
         image.save(out, "PNG")
         array = decode(out.getvalue())

@@ -31,7 +31,8 @@ def test_holm_keeps_false_findings_of_whole_tables_at_one_in_twenty():
 
 
 def test_slopes_are_those_of_polyfit(random):
-    x, values = np.array([-3.0, -1.5, 0.0]), random.normal(size=(3, 4, 2))
+    x = np.array([-3.0, -1.5, 0.0])
+    values = random.normal(size=(3, 4, 2))
     expected = np.polyfit(x, values.reshape(3, -1), 1)[0].reshape(4, 2)
     assert slopes(x, values) == pytest.approx(expected)
     assert slopes(x, np.moveaxis(values, 0, 1), axis=1) == pytest.approx(expected)
@@ -59,7 +60,8 @@ def test_one_seed_alone_has_no_interval_but_over_images():
     assert nothing.slope == pytest.approx(0.2)
     assert np.isnan([nothing.low, nothing.high, nothing.p_value]).all()
     correct = np.zeros((2, 1, 1000))
-    correct[0, 0, :500], correct[1, 0, :700] = 1, 1
+    correct[0, 0, :500] = 1
+    correct[1, 0, :700] = 1
     found = trend([-1, 0], correct)
     # 200 images of 1,000 turned right: the deviation of a mean of ones and noughts.
     half = 1.96 * np.sqrt(0.2 * 0.8 / 1000)
@@ -79,7 +81,9 @@ def ladder(random, x, slope, *, seeds, images, of_seeds=0.03):
 
 @pytest.mark.parametrize(("seeds", "of_seeds"), [(3, 0.03), (5, 0.0)])
 def test_trends_cover_the_truth_and_show_nothing_where_nothing_is(seeds, of_seeds):
-    random, x, times = np.random.default_rng(1), [-1.5, -0.75, 0.0], 300
+    random = np.random.default_rng(1)
+    x = [-1.5, -0.75, 0.0]
+    times = 300
     for slope in (0.0, 0.1):
         found = [
             trend(x, ladder(random, x, slope, seeds=seeds, images=100, of_seeds=of_seeds), resamples=100, seed=i)
@@ -97,7 +101,8 @@ def test_trends_cover_the_truth_and_show_nothing_where_nothing_is(seeds, of_seed
 )
 def test_few_seeds_show_nothing_by_chance_more_often_than_said(random, seeds, of_images, of_both, of_seeds):
     """Slopes of seeds that share their test images, as much as they like: chance shows something in one case of twenty."""
-    times, found = 600, []
+    times = 600
+    found = []
     for _ in range(times):
         values = random.normal(0, of_images) + random.normal(0, of_both, seeds) + random.normal(0, of_seeds, seeds)
         boots = values + random.normal(0, of_images, (100, 1)) + random.normal(0, of_both, (100, seeds))
@@ -108,7 +113,8 @@ def test_few_seeds_show_nothing_by_chance_more_often_than_said(random, seeds, of
 
 
 def test_change_by_shift_is_the_regression_where_seeds_agree():
-    shift, rises = np.array([0.0, 0.2, 0.5, 0.9]), np.array([0.11, 0.08, 0.06, 0.0])
+    shift = np.array([0.0, 0.2, 0.5, 0.9])
+    rises = np.array([0.11, 0.08, 0.06, 0.0])
     found = change_by_shift(
         shift, np.repeat(rises[:, None, None], 3, axis=1), np.repeat(rises, 6).reshape(4, 3, 2)[None, ..., :1].repeat(2, 0), 0
     )
@@ -119,7 +125,8 @@ def test_change_by_shift_is_the_regression_where_seeds_agree():
 
 
 def test_change_by_shift_is_students_t_where_sources_lie_on_lines():
-    shift, each = np.array([0.0, 0.5, 1.0]), np.array([-0.2, -0.1, -0.15])
+    shift = np.array([0.0, 0.5, 1.0])
+    each = np.array([-0.2, -0.1, -0.15])
     values = 0.2 + shift[:, None] * each
     expected = stats.ttest_1samp(each, 0).confidence_interval(0.95)
     found = change_by_shift(shift, values[..., None], np.stack([values, values])[..., None], 0)
@@ -128,7 +135,9 @@ def test_change_by_shift_is_students_t_where_sources_lie_on_lines():
 
 @pytest.mark.parametrize(("of_sources", "of_seeds"), [(0.0, 0.02), (0.03, 0.0), (0.03, 0.02)])
 def test_changes_by_shift_cover_the_truth(of_sources, of_seeds):
-    random, shift, times = np.random.default_rng(2), np.array([0.0, 0.3, 0.5, 0.9]), 600
+    random = np.random.default_rng(2)
+    shift = np.array([0.0, 0.3, 0.5, 0.9])
+    times = 600
     found = []
     for _ in range(times):
         common = random.normal(0, of_seeds, 3) * shift[:, None]
@@ -138,7 +147,10 @@ def test_changes_by_shift_cover_the_truth(of_sources, of_seeds):
 
 
 def test_images_count_in_the_change_by_shift():
-    random, shift, x, times = np.random.default_rng(3), [0.0, 0.5, 1.0], [-1.0, 0.0], 150
+    random = np.random.default_rng(3)
+    shift = [0.0, 0.5, 1.0]
+    x = [-1.0, 0.0]
+    times = 150
     found = []
     for i in range(times):
         values = [ladder(random, x, 0.1 - 0.1 * each, seeds=2, images=60, of_seeds=0.0) for each in shift]
@@ -172,7 +184,8 @@ def test_a_level_is_respected():
 
 
 def test_of_these_very_sources_their_scatter_does_not_count():
-    shift, values = np.array([0.0, 0.5, 1.0]), np.array([[0.10, 0.11], [0.09, 0.10], [0.0, 0.01]])[..., None]
+    shift = np.array([0.0, 0.5, 1.0])
+    values = np.array([[0.10, 0.11], [0.09, 0.10], [0.0, 0.01]])[..., None]
     boots = np.stack([values, values])
     these, any_ = (change_by_shift(shift, values, boots, 0, scatter=scatter) for scatter in (False, True))
     assert these.slope == any_.slope == pytest.approx(-0.1)

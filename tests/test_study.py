@@ -510,9 +510,13 @@ def test_crossed_intervals_tell_draws_from_seeds():
 
 
 def test_crossed_intervals_cover_what_they_should():
-    random, hits, trials = np.random.default_rng(0), 0, 2000
+    random = np.random.default_rng(0)
+    hits = 0
+    trials = 2000
     for _ in range(trials):
-        draws, seeds, rest = random.normal(0, 1, (4, 1)), random.normal(0, 0.5, (1, 3)), random.normal(0, 0.3, (4, 3))
+        draws = random.normal(0, 1, (4, 1))
+        seeds = random.normal(0, 0.5, (1, 3))
+        rest = random.normal(0, 0.3, (4, 3))
         found = crossed(draws + seeds + rest).mean
         hits += abs(found.mean) <= found.half
     assert 0.93 < hits / trials < 0.99

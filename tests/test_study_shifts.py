@@ -77,7 +77,8 @@ def test_what_is_known_is_read_and_what_differs_is_measured_anew(study, tmp_path
 def test_the_report_names_what_stands_behind_the_index(study, tmp_path):
     opened = open_study(study)
     results = type("Results", (), {"opened": opened, "shifts": measured(study, tmp_path)["digits"], "leaks": {}, "runs": ()})
-    results.floors, results.pixels = {}, type("Judged", (), {"scores": {}})
+    results.floors = {}
+    results.pixels = type("Judged", (), {"scores": {}})
     said = " ".join(notes(results))
     assert "on features of the encoder of well_known.safetensors" in said
 

@@ -162,7 +162,8 @@ def test_permuting_images_prototypes_or_the_queue_changes_nothing(logits, queue,
 @pytest.mark.parametrize("promotion", ["standard", "strict"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_low_precision_is_accumulated_in_float32(dtype, promotion, logits, queue):
-    logits, queue = jnp.asarray(logits, dtype), jnp.asarray(queue, dtype)
+    logits = jnp.asarray(logits, dtype)
+    queue = jnp.asarray(queue, dtype)
     with jax.numpy_dtype_promotion(promotion), jax.numpy_rank_promotion("raise"):
         loss = jax.jit(jax.value_and_grad(lambda x: swav(x, queue_logits=queue, queue_mask=jnp.arange(24) < 20, **PAPER)))
         value, gradient = loss(logits)
@@ -176,7 +177,8 @@ def test_low_precision_is_accumulated_in_float32(dtype, promotion, logits, queue
 def forms(axis_type, with_queue, queue_spec):
     """The loss on one device, jitted over a sharded batch, and inside shard_map, each as `(function, arguments)`."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
-    split, everywhere = PartitionSpec(None, "data"), PartitionSpec()
+    split = PartitionSpec(None, "data")
+    everywhere = PartitionSpec()
     specs = (split, split if queue_spec == "split" else everywhere)[: 1 + with_queue]
 
     def loss(logits, queue=None, axis_name=None):
@@ -203,14 +205,16 @@ def test_one_device_sharded_and_shard_map_agree(axis_type, queue_spec, random):
 
 def test_batch_and_queue_may_lie_on_a_mesh_of_two_axes(random):
     """Inside shard_map over both axes; and jitted where batch, queue and prototypes lie along different ones."""
-    logits, queue = cosines(random, 3, 16, 6), cosines(random, 2, 24, 6)
+    logits = cosines(random, 3, 16, 6)
+    queue = cosines(random, 2, 24, 6)
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
     expected = float(swav(logits, queue_logits=queue, **PAPER))
 
     def over_both(logits, queue):
         return swav(logits, queue_logits=queue, axis_name=("data", "model"), **PAPER)
 
-    everywhere, both = PartitionSpec(), PartitionSpec(None, ("data", "model"))
+    everywhere = PartitionSpec()
+    both = PartitionSpec(None, ("data", "model"))
     for spec in (everywhere, both):
         mapped = jax.shard_map(over_both, mesh=mesh, in_specs=(both, spec), out_specs=everywhere)
         arguments = [jax.device_put(x, NamedSharding(mesh, s)) for x, s in ((logits, both), (queue, spec))]
@@ -229,7 +233,8 @@ def split_or_whole(logits, queue, queue_split, gather=False):
 def test_split_queue_is_said_where_types_do_not_say_it(logits, queue):
     def over_devices(queue_split, split):
         mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-        parts, everywhere = PartitionSpec(None, "data"), PartitionSpec()
+        parts = PartitionSpec(None, "data")
+        everywhere = PartitionSpec()
         loss = functools.partial(split_or_whole, queue_split=queue_split)
         specs = (parts, parts if split else everywhere)
         return jax.jit(jax.shard_map(loss, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False))(logits, queue)
@@ -318,7 +323,8 @@ def stepped(small_method, images):
         optimiser = Optimiser("sgd", learning_rate=learning_rate, weight_decay=0.1).build(of, 16)
         state = compiled_init(method, optimiser)(jax.random.key(0), jnp.zeros((12, 12, 1), jnp.uint8))
         step = jax.jit(functools.partial(train_step, method=method, optimiser=optimiser, steps=of))
-        states, metrics = [state], []
+        states = [state]
+        metrics = []
         for _ in range(steps):
             state, scalars = step(state, images, jax.random.key(1))
             states.append(state)
@@ -399,7 +405,8 @@ def test_step_with_a_queue_is_the_same_on_one_device_on_eight_and_inside_shard_m
     for devices, mapped in ((1, False), (8, False), (8, True)):
         mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
         if mapped:
-            split, everywhere = PartitionSpec("data"), PartitionSpec()
+            split = PartitionSpec("data")
+            everywhere = PartitionSpec()
             step = functools.partial(train_step, method=mapped_method, optimiser=optimiser, steps=10)
             step = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(everywhere, split, everywhere), out_specs=everywhere))
         else:

@@ -139,7 +139,8 @@ def test_tasks_that_cannot_be_are_refused(train, test, message):
 
 
 def test_one_source_cannot_be_two_splits():
-    one, other = arrays([0, 1] * 20), arrays([0, 1] * 20, "memory:y", seed=1)
+    one = arrays([0, 1] * 20)
+    other = arrays([0, 1] * 20, "memory:y", seed=1)
     with pytest.raises(ValueError, match="a test split needs others than the training split"):
         make_task(one, one, CANVAS, labelled=0)
     with pytest.raises(ValueError, match="a test split needs others than the validation split"):
@@ -147,7 +148,8 @@ def test_one_source_cannot_be_two_splits():
 
 
 def test_classes_that_a_split_lacks_are_told():
-    train, test = arrays([0, 1, 2] * 20, classes=("a", "b", "c")), arrays([0, 1], "memory:t", ("a", "b", "c"), 1)
+    train = arrays([0, 1, 2] * 20, classes=("a", "b", "c"))
+    test = arrays([0, 1], "memory:t", ("a", "b", "c"), 1)
     task = make_task(train, test, CANVAS, labelled=0)
     assert task.notes == ("no image of the test split is of class c: means over classes leave it out",)
 
@@ -389,9 +391,11 @@ def test_classes_are_matched_by_name(tmp_path):
 )
 def test_labels_that_are_not_those_of_the_images_are_refused(labels, classes, message):
     images = np.random.default_rng(0).integers(0, 256, (36, 4, 4, 1), np.uint8)
-    good, bad = ArraySource("good", images[:18], np.array([0, 1] * 9)), ArraySource("bad", images[18:])
+    good = ArraySource("good", images[:18], np.array([0, 1] * 9))
+    bad = ArraySource("bad", images[18:])
     good.classes = ("b", "a")
-    bad.labels, bad.classes = np.array(labels), classes
+    bad.labels = np.array(labels)
+    bad.classes = classes
     for pair in ((good, bad), (bad, good), (bad, None)):
         with pytest.raises(ValueError, match=f"bad {message}"):
             make_task(*pair, CANVAS, labelled=0)

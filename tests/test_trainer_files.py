@@ -19,7 +19,9 @@ from sslshift.models.vit import sincos_positions
 from sslshift.study.matrix import by_kind
 from sslshift.transfer.encoders import encoder_named
 
-RESNET, VIT, DINOV2 = "torchvision/basic", "timm/vit", "dinov2/plain"
+RESNET = "torchvision/basic"
+VIT = "timm/vit"
+DINOV2 = "dinov2/plain"
 
 
 @pytest.fixture(scope="module")
@@ -315,8 +317,10 @@ def naive_vit(weights, images, heads, depth):
 
         return x * 0.5 * (1 + np.vectorize(erf)(x / np.sqrt(2)))
 
-    kernel, found = weights["patch_embed.proj.weight"], []
-    patch, width = kernel.shape[-1], kernel.shape[0]
+    kernel = weights["patch_embed.proj.weight"]
+    found = []
+    patch = kernel.shape[-1]
+    width = kernel.shape[0]
     for image in images:
         rows = [
             (kernel * image[i : i + patch, j : j + patch].transpose(2, 0, 1)).sum((1, 2, 3))
@@ -360,7 +364,8 @@ def test_the_heads_of_moco_v3_are_never_guessed(shapes_alone):
     fixed = {"pos_embed": np.concatenate([np.zeros((1, 1, 384), np.float32), places], axis=1)}
     learned = {"pos_embed": np.random.RandomState(0).standard_normal((1, 5, 384)).astype(np.float32)}
     projector = {"head.0.weight": (4, 384), "head.1.running_mean": (4,), "head.3.weight": (4, 4)}
-    base, momentum = "module.base_encoder.", "module.momentum_encoder."
+    base = "module.base_encoder."
+    momentum = "module.momentum_encoder."
     files = [
         (shapes, fixed, {}),
         (shapes, {"pos_embed": fixed["pos_embed"].astype(np.float16)}, {}),
@@ -387,7 +392,8 @@ def test_the_heads_of_moco_v3_are_never_guessed(shapes_alone):
 
 def test_the_number_of_heads_shows_in_features(write):
     weights = random_tensors(vit_shapes(96, 1))
-    file, images = write(weights), random_images((4, 4))
+    file = write(weights)
+    images = random_images((4, 4))
     with pytest.raises(ValueError, match="width of 96 does not tell the number of attention heads; say it with heads=, as in"):
         open_encoder(file)
     expected = naive_vit(weights, (images / 255 - 0.5) / 0.25, 12, 1)
@@ -512,7 +518,8 @@ def test_vits_under_other_names(whose, originals, write):
         weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
     encoder = load_reference(write(under("backbone.", weights) | head("neck.0.weight")), heads=HEADS)
     assert encoder.card["architecture"] == f"ViT-24/4 under the names of {whose}"
-    plain, images = load_reference(write(originals[VIT]), heads=HEADS), random_images((28, 28))
+    plain = load_reference(write(originals[VIT]), heads=HEADS)
+    images = random_images((28, 28))
     np.testing.assert_array_equal(encoder.apply(images), plain.apply(images))
 
 

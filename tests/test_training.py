@@ -54,7 +54,8 @@ def test_step_compiles_once_and_donates_its_state(small_method, random, canvas):
 
 
 def test_runs_of_a_study_share_one_compiled_step(training):
-    optimiser, mesh = training.optimiser.build(10, 16), make_mesh()
+    optimiser = training.optimiser.build(10, 16)
+    mesh = make_mesh()
     assert compiled_step(training.method, optimiser, 10, mesh) is compiled_step(training.method, optimiser, 10, make_mesh())
 
 
@@ -217,7 +218,8 @@ def test_batches_that_do_not_fit_are_refused(training, reader, tmp_path):
 
 
 def test_schedule_warms_up_and_ends_at_zero():
-    steps, updates = 20, []
+    steps = 20
+    updates = []
     optimiser = Optimiser("sgd", learning_rate=1.0, weight_decay=0.0, warmup=0.25).build(steps, 512)
     params = {"w": jnp.ones((2, 2))}
     state = optimiser.init(params)
@@ -271,7 +273,8 @@ def test_impossible_optimisers_are_refused(wrong):
 
 def test_lars_against_a_naive_loop(random):
     """The recipe's formula, with clipping: large gradients are scaled down to the trust ratio, small ones left as they are."""
-    steps, decay = 6, 0.1
+    steps = 6
+    decay = 0.1
     optimiser = Optimiser("lars", learning_rate=0.5, weight_decay=decay, warmup=0.0)
     schedule = [0.5 * 0.5 * (1 + np.cos(np.pi * step / steps)) for step in range(steps)]
     params = {"large": random.normal(size=(4, 3)), "small": random.normal(size=(4, 3)), "bias": random.normal(size=3)}

@@ -80,7 +80,8 @@ def test_knn_agrees_with_scikit_learn(clusters):
 
 
 def test_knn_ties_go_to_the_earlier_image():
-    train, labels = np.ones((4, 3)), np.array([1, 0, 0, 0])
+    train = np.ones((4, 3))
+    labels = np.array([1, 0, 0, 0])
     assert knn_scores(train, labels, np.ones((1, 3)), neighbours=1, temperature=0.1, classes=2).argmax() == 1
 
 
@@ -135,7 +136,8 @@ def test_hyperparameters_are_not_chosen_on_the_test_split(gray_source, canvas):
     random = np.random.default_rng(1)
     images = random.integers(0, 256, (50, 12, 12, 1), np.uint8)
     labels = random.integers(0, 2, 50)
-    test, turned = ArraySource("memory:test", images, labels), ArraySource("memory:turned", images, 1 - labels)
+    test = ArraySource("memory:test", images, labels)
+    turned = ArraySource("memory:turned", images, 1 - labels)
     a, b = (scores_of(pixel_encoder, make_task(gray_source, each, canvas, labelled=0)) for each in (test, turned))
     assert a["chosen"] == b["chosen"]
     assert a["linear"] == pytest.approx(1 - b["linear"])
@@ -156,7 +158,8 @@ def test_features_are_those_of_every_image_in_its_place(gray_source, canvas, mon
     """Blocks, chunks and batches that do not divide the images change nothing."""
     monkeypatch.setattr("sslshift.transfer.features._BLOCK_BYTES", 1)
     monkeypatch.setattr("sslshift.transfer.features._BATCH", 70)
-    encoder, seen = network(), []
+    encoder = network()
+    seen = []
     indices = np.random.default_rng(0).permutation(200)[:150]
     found = extract(NetworkEncoder(encoder, 40), gray_source, indices, canvas, on_images=lambda *done: seen.append(done))
     expected = jax.jit(encoder.apply)(gray_source.read(indices, canvas))

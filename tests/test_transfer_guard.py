@@ -35,7 +35,8 @@ LEVELS = ("host_to_device", "device_to_device", "device_to_host")
 
 def guards():
     """The levels that hold on this thread: a context's where there is one, else the process's; empty where all is allowed."""
-    here, everywhere = guard_lib.thread_local_state(), guard_lib.global_state()
+    here = guard_lib.thread_local_state()
+    everywhere = guard_lib.global_state()
     levels = {name: getattr(here, name) or getattr(everywhere, name) for name in LEVELS}
     return {name: level.name for name, level in levels.items() if level is not None and level.name != "ALLOW"}
 
@@ -51,7 +52,9 @@ def require_allowed(array):
 
 @pytest.fixture
 def implicit_transfers_raise(monkeypatch):
-    value, asarray, array = ArrayImpl._value, np.asarray, np.array
+    value = ArrayImpl._value
+    asarray = np.asarray
+    array = np.array
 
     def checked(convert):
         def converted(x, *args, **options):
@@ -120,7 +123,8 @@ def spied(monkeypatch, seen, owner, name):
 
 
 def test_only_the_dispatch_of_a_step_is_guarded(training, reader, online, tmp_path, monkeypatch):
-    seen, dispatched = [], []
+    seen = []
+    dispatched = []
     for owner, names in {
         Checkpoints: ("__init__", "save", "restore", "restore_online", "close"),
         MetricsWriter: ("__init__", "write_scalars", "close"),
@@ -174,10 +178,12 @@ def test_the_loop_makes_no_implicit_transfer(training, reader, online, tmp_path,
 
 @pytest.fixture
 def encoder_and_task(random):
-    module, canvas = PatchMLP(width=8, features=16), (8, 8, 1)
+    module = PatchMLP(width=8, features=16)
+    canvas = (8, 8, 1)
     variables = module.init(jax.random.key(0), jnp.zeros((2, *canvas)), train=False)
     images = random.integers(0, 256, (48, *canvas), np.uint8)
-    source, labels = ArraySource("memory:task", images), np.arange(48) % 2
+    source = ArraySource("memory:task", images)
+    labels = np.arange(48) % 2
     cuts = np.split(np.arange(48), [24, 36])
     parts = [types.SimpleNamespace(source=source, indices=cut, labels=labels[cut]) for cut in cuts]
     task = types.SimpleNamespace(train=parts[0], validation=parts[1], test=parts[2], classes=2, canvas=canvas)
@@ -185,7 +191,8 @@ def encoder_and_task(random):
 
 
 def test_only_the_dispatch_of_a_fine_tuning_step_is_guarded(encoder_and_task, monkeypatch):
-    seen, dispatched = [], []
+    seen = []
+    dispatched = []
     compiled = finetune.compiled_step
 
     def compiled_step(*args):

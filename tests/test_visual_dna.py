@@ -29,7 +29,8 @@ def naive_visual_dna(x, y, low, high, bins):
 
 @pytest.mark.parametrize(("n", "m", "bins"), [(300, 300, 1000), (50, 170, 1000), (1, 3, 10), (40, 40, 1)])
 def test_visual_dna_against_scipys_earth_movers_distance(n, m, bins, random):
-    x, y = random.normal(size=(n, 4)) * [1, 5, 0.1, 1], random.exponential(size=(m, 4))
+    x = random.normal(size=(n, 4)) * [1, 5, 0.1, 1]
+    y = random.exponential(size=(m, 4))
     both = np.concatenate([x, y])
     expected = naive_visual_dna(x, y, both.min(axis=0), both.max(axis=0), bins)
     assert visual_dna_distance(x, y, bins=bins) == pytest.approx(np.mean(expected), rel=1e-9, abs=1e-12)
@@ -58,7 +59,8 @@ def test_values_on_edges_count_where_numpy_counts_them(steps, step, first, bins)
 
 def test_visual_dna_times_two_over_bins_is_wasserstein_1_on_minus_1_to_1(random):
     x, y = random.normal(size=(2, 500, 1))
-    low, high = np.concatenate([x, y]).min(), np.concatenate([x, y]).max()
+    low = np.concatenate([x, y]).min()
+    high = np.concatenate([x, y]).max()
     ranges = Ranges(np.array([low]), np.array([high + 0.3]))
     width = 2 / (high + 0.3 - low)
     expected = wasserstein_distance(*((side[:, 0] - low) * width - 1 for side in (x, y + 0.3)))
@@ -66,7 +68,8 @@ def test_visual_dna_times_two_over_bins_is_wasserstein_1_on_minus_1_to_1(random)
 
 
 def test_constant_neurons_add_nothing_and_ends_are_the_last_bins():
-    x, y = np.array([[0.0, 3.0], [1.0, 3.0]]), np.array([[0.0, 3.0]])
+    x = np.array([[0.0, 3.0], [1.0, 3.0]])
+    y = np.array([[0.0, 3.0]])
     assert visual_dna_distance(x, y, bins=100) == (0.5 * 99) / 2
     ranges = Ranges(np.array([0.0, 3.0]), np.array([1.0, 3.0]))
     counts = Histograms.of(np.array([[-5.0, 9.0], [1.0, -9.0], [99.0, 3.0]]), ranges, bins=3).counts

@@ -86,7 +86,8 @@ def convolution(side: int, channels: int, features: int, kernel: int, stride: in
         compiled = jax.jit(jax.grad(loss, argnums=(0, 1)))
         return lambda: jax.block_until_ready(compiled(weights, images))
 
-    xla, ours = seconds(gradient(lax.conv_general_dilated)), seconds(gradient(convolve))
+    xla = seconds(gradient(lax.conv_general_dilated))
+    ours = seconds(gradient(convolve))
     shape = f"{kernel}x{kernel}/{stride}, {batch} x {side} x {side} x {channels} -> {features}"
     show("convolution", shape=shape, xla_ms=xla * 1e3, ours_ms=ours * 1e3, speedup=xla / ours)
 
@@ -96,7 +97,8 @@ def seconds_a_step(method: Method, optimiser: Optimiser, images: np.ndarray) -> 
     mesh = make_mesh()
     built = optimiser.build(FLAGS.steps, len(images), method.constant_rate)
     step = compiled_step(method, built, FLAGS.steps, mesh)
-    batch, key = shard_batch(mesh, images), replicate(mesh, jax.random.key(0))
+    batch = shard_batch(mesh, images)
+    key = replicate(mesh, jax.random.key(0))
     image = jnp.zeros(images.shape[1:], jnp.uint8)
     # A list, since a step takes its state's buffers away.
     states = [replicate(mesh, compiled_init(method, built)(jax.random.key(0), image))]

@@ -129,7 +129,8 @@ def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]],
     """Prints what colours decide, recall by change for both bundled sets, wrong accusations, and times of searches."""
     _colours(show)
     for name in ("fashion_mnist", "mnist"):
-        train, test = open_source(f"bundled:{name}"), open_source(f"bundled:{name}/test")
+        train = open_source(f"bundled:{name}")
+        test = open_source(f"bundled:{name}/test")
         images = [train[index]["image"] for index in range(len(train))]
         there = {*find_leaks(train, test).test_indices.tolist()}
         alone = near_pairs_between_by_hash(Identities(train).hashes, Identities(test).hashes, 4)

@@ -22,7 +22,9 @@ from sslshift.data.records.encode import Encoding, store
 from sslshift.data.records.importing import Import, run_import
 from sslshift.data.sources import open_source
 
-STORED, SIDE, BATCH = 256, 224, 64
+STORED = 256
+SIDE = 224
+BATCH = 64
 CANVAS = Canvas(SIDE, SIDE, 3)
 
 
@@ -88,7 +90,8 @@ def decoding(show: Callable[..., None], repeats: int) -> None:
     for pixels in (256, 512, 1024, 2048):
         content = _photograph(pixels)
         for side in (32, 64, 224):
-            canvas, times = Canvas(side, side, 3), []
+            canvas = Canvas(side, side, 3)
+            times = []
             for _ in range(5 * repeats):
                 started = time.perf_counter()
                 decode_onto(canvas, content)
@@ -100,7 +103,8 @@ def decoding(show: Callable[..., None], repeats: int) -> None:
 
 
 def _photograph(pixels: int) -> bytes:
-    random, out = np.random.default_rng(0), io.BytesIO()
+    random = np.random.default_rng(0)
+    out = io.BytesIO()
     blobs = Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).resize((pixels, pixels), Image.Resampling.BICUBIC)
     grain = random.integers(-8, 9, (pixels, pixels, 3))
     Image.fromarray(np.clip(np.asarray(blobs) + grain, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=90)
@@ -127,7 +131,8 @@ def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]],
         for kind, uri in (("folder", f"folder:{root / 'files'}"), ("arrayrecord", f"arrayrecord:{root / 'records'}")):
             source = open_source(uri)
             plan = SamplePlan(single(uri, count, count), Budget(count), BATCH, seed=0, subset_seed=0)
-            reader, steps = BatchReader(plan, {uri: source}, CANVAS), count // BATCH
+            reader = BatchReader(plan, {uri: source}, CANVAS)
+            steps = count // BATCH
             speed = count / seconds(lambda reader=reader, steps=steps: [reader(step) for step in range(steps)])
             show("data", reads=f"{kind}, one core", images_per_s=speed, over_pillow=speed / base)
             for workers in (0, 1, 2):

@@ -25,11 +25,13 @@ from sslshift.shift import (
     sliced_wasserstein,
 )
 
-DIM, FRECHET_DIM = 768, 2048
+DIM = 768
+FRECHET_DIM = 2048
 # Images that reach a sketch at a time.
 BATCH = 10_000
 # What compares all pairs of images is measured up to so many of them, what sorts them all up to so many.
-MOST_PAIRED, MOST_SORTED = 10_000, 100_000
+MOST_PAIRED = 10_000
+MOST_SORTED = 100_000
 KEY = jax.random.key(0)
 
 
@@ -54,8 +56,10 @@ def _streamed(make: Callable[[np.ndarray], object], pool: np.ndarray, count: int
 
 def sketches(show: Callable[..., None], seconds: Callable[[Callable[[], object]], float], counts: list[int]) -> None:
     """Time and memory of each sketch, streamed."""
-    pool, other = _features(BATCH, 0), _features(BATCH, 1)
-    ranges, projected = Ranges.of(pool), Projections.ranges(pool, key=KEY)
+    pool = _features(BATCH, 0)
+    other = _features(BATCH, 1)
+    ranges = Ranges.of(pool)
+    projected = Projections.ranges(pool, key=KEY)
     makers = {
         "Moments": Moments.of,
         "Histograms": lambda part: Histograms.of(part, ranges),
@@ -80,7 +84,8 @@ def distances(show: Callable[..., None], seconds: Callable[[Callable[[], object]
         "sliced_wasserstein": (functools.partial(sliced_wasserstein, key=KEY), MOST_SORTED),
     }
     for count in (count for count in counts if count <= MOST_SORTED):
-        x, y = _features(count, 0), _features(count, 1)
+        x = _features(count, 0)
+        y = _features(count, 1)
         for name, (function, most) in functions.items():
             if count <= most:
                 work = functools.partial(function, x, y)

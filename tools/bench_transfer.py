@@ -21,7 +21,10 @@ from sslshift.transfer.linear_probe import LinearProbe, fit_probe
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.sgd_probe import SGDProbe
 
-IMAGES, DIM, CLASSES, TESTED = 50_000, 512, 10, 10_000
+IMAGES = 50_000
+DIM = 512
+CLASSES = 10
+TESTED = 10_000
 # Test images of one product: as many as `nearest` compares at a time.
 BLOCK = 2**25 // IMAGES
 # scikit-learn may end so far above our loss.
@@ -59,7 +62,8 @@ KINDS = {"Gaussian": gaussian, "of decaying spectrum": correlated}
 
 
 def knn(show: Callable[..., None], repeats: int) -> None:
-    train, test = gaussian(IMAGES, 1)[0], gaussian(TESTED, 2)[0]
+    train = gaussian(IMAGES, 1)[0]
+    test = gaussian(TESTED, 2)[0]
     product = jax.jit(lambda a, b: jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST))
 
     def bare():
@@ -111,12 +115,15 @@ def probe(show: Callable[..., None], repeats: int) -> None:
         features, labels = make(IMAGES, 1)
         fit = functools.partial(fit_probe, features, labels, classes=CLASSES, strengths=strengths)
         jax.clear_caches()
-        cold, fitted = seconds_of(fit), fit()
+        cold = seconds_of(fit)
+        fitted = fit()
         standardised = standard_of(features)(features)
         losses = [
             loss(standardised @ w + b, labels, w, s) for w, b, s in zip(fitted.weights, fitted.bias, strengths, strict=True)
         ]
-        ours, theirs, apart = [], [], []
+        ours = []
+        theirs = []
+        apart = []
         # Features that take scikit-learn minutes are given to it once.
         for _ in range(repeats if kind == "Gaussian" else 1):
             ours.append(seconds_of(fit))

@@ -140,7 +140,8 @@ class _Tasks:
     """The tasks on the canvas of each encoder; every source is opened once."""
 
     def __init__(self, declared: Sequence[Declaration]):
-        self._declared, self._open = declared, functools.cache(open_source)
+        self._declared = declared
+        self._open = functools.cache(open_source)
         self._at: dict[Canvas, tuple[Task, ...]] = {}
         self._introduced = False
 
@@ -195,7 +196,8 @@ def _say(console: Console, text: str) -> None:
 
 
 def _show(console: Console, out: Path, kinds: dict[str, Kind], floors: Sequence[str], tasks: Sequence[Task]) -> None:
-    names, texts = [task.name for task in tasks], {task.name: METRICS[task.metric].text for task in tasks}
+    names = [task.name for task in tasks]
+    texts = {task.name: METRICS[task.metric].text for task in tasks}
     table = score_table(kinds, names)
     columns = list(dict.fromkeys(key[1:] for key in table))
     head = ["encoder", "seeds", *(f"{task}: {called(evaluation)}, {texts[task]} %" for task, evaluation in columns)]

@@ -75,7 +75,9 @@ def fetch(url: str, digest: str, file: Path, size: int | None, on_progress: Call
       OSError: it cannot be read or written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    part, content, done = file.with_name(file.name + ".part"), hashlib.sha256(), 0
+    part = file.with_name(file.name + ".part")
+    content = hashlib.sha256()
+    done = 0
     most = LARGEST_FILE if size is None else size
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as source, part.open("wb") as target:

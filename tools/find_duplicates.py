@@ -160,7 +160,8 @@ def _leaks(source: Source, test: Source, out: Path) -> list[str]:
             if len(rows) != len(side):
                 raise ValueError(f"--{flag} has {len(rows):,} rows for the {len(side):,} images of {side.name}.")
         pairs = near_pairs_between_by_features(*sides, FLAGS.min_cosine)
-        groups, missed = [(NEAR, pairs)], []
+        groups = [(NEAR, pairs)]
+        missed = []
     else:
         distance = MAX_DISTANCE if FLAGS.max_distance is None else FLAGS.max_distance
         leaks = find_leaks(source, test, max_distance=distance, min_correlation=FLAGS.min_correlation)
@@ -245,7 +246,8 @@ def _keep(source: Source, kept: np.ndarray, out: Path) -> list[str]:
         raise ValueError(f"Nothing of {source.name} would be left; {printable(out / 'pairs.csv')} has the pairs.")
     if isinstance(source, PartialSource):
         # A URI has one option keep: what is kept of a part is kept of the whole.
-        kept, source = source.indices[kept], source.whole
+        kept = source.indices[kept]
+        source = source.whole
     save_kept(out / "kept.parquet", kept, source)
     uri = parse_uri(source.name).with_options(keep=str(out / "kept.parquet"))
     return [

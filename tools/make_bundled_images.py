@@ -55,7 +55,8 @@ def fashion_mnist(folder: Path, prefix: str, count: int) -> tuple[np.ndarray, np
 
 def mnist(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     table = np.loadtxt(io.BytesIO(read_checked(path)), delimiter=",")
-    images, labels = table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), table[:, -1].astype(np.uint8)
+    images = table[:, :-1].astype(np.uint8).reshape(-1, 28, 28)
+    labels = table[:, -1].astype(np.uint8)
     rank = np.zeros(len(labels), int)
     for label in np.unique(labels):
         rank[labels == label] = np.arange((labels == label).sum())

@@ -43,7 +43,8 @@ flags.DEFINE_string("csv", "", "File that the table is written to as well.")
 
 # What is recounted in seconds; of a larger budget, so many random stretches of so many samples.
 FULL_AUDIT = 20_000_000
-STRETCHES, STRETCH = 16, 500_000
+STRETCHES = 16
+STRETCH = 500_000
 
 
 class Line(NamedTuple):
@@ -65,11 +66,13 @@ class Line(NamedTuple):
 
 def lines_of(plan: SamplePlan, sources: Mapping[str, Source]) -> list[Line]:
     """What would be seen: sources by stage, then over all stages if there are several, then everything."""
-    stages, caps = plan.mixture.stages, dict(plan.mixture.caps)
+    stages = plan.mixture.stages
+    caps = dict(plan.mixture.caps)
     total = plan.budget.samples
 
     def line(stage: str, name: str, unique: int, samples: int, ends: tuple[float, float]) -> Line:
-        seen, source = Budget(samples), sources[name]
+        seen = Budget(samples)
+        source = sources[name]
         figures = seen.diversity(unique), seen.epochs(unique), *ends, samples / total
         # A cap holds over all stages.
         cap = caps.get(name) if stage == "all" or len(stages) == 1 else None
@@ -85,7 +88,8 @@ def lines_of(plan: SamplePlan, sources: Mapping[str, Source]) -> list[Line]:
         name: line("all", name, plan.mixture.largest[name], samples, (samples / total,) * 2)
         for name, samples in samples_of.items()
     }
-    cost, unique = sum(one.cost for one in whole.values()), plan.mixture.unique
+    cost = sum(one.cost for one in whole.values())
+    unique = plan.mixture.unique
     figures = plan.budget.diversity(unique), plan.budget.epochs(unique)
     everything = Line("total", "", unique, total, *figures, 1.0, 1.0, 1.0, None, "", cost)
     return lines + (list(whole.values()) if len(stages) > 1 else []) + [everything]
@@ -184,7 +188,8 @@ def main() -> None:
     # In a file the table must not be folded to 80 columns.
     console = Console(emoji=False)
     console = console if console.is_terminal else Console(emoji=False, width=140)
-    declaration, budget = parse_mixture(FLAGS.mixture, SCHEMES), Budget(FLAGS.budget)
+    declaration = parse_mixture(FLAGS.mixture, SCHEMES)
+    budget = Budget(FLAGS.budget)
     steps = budget.steps(FLAGS.batch_size)
     sources = _opened(declaration, console)
     mixture = resolve(declaration, {name: len(source) for name, source in sources.items()}, budget)

@@ -165,7 +165,8 @@ def _write(
     """Shows and writes all that was found."""
     trained = work.named.trained
     introduction = _introduction(found, target, work, looks)
-    sentences, small = reading(found), output.notes(found, trained)
+    sentences = reading(found)
+    small = output.notes(found, trained)
     warnings = output.remarks(found, sets, target)
     tables = {
         "How far from the target": output.main_table(found, sets),
@@ -223,7 +224,8 @@ def _write(
 
 
 def _introduction(found: Survey, target: Encoded, work: Work, looks: dict[str, Look]) -> list[str]:
-    about, named = target.about, work.named
+    about = target.about
+    named = work.named
     lines = [
         f"Target: {about['uri']}, {about['used']:,} of {about['images']:,} images. Encoder: {named.title}, "
         f"{target.features.shape[1]:,} features. Index by the {distance_of(found.distance).title} distance at "

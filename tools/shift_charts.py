@@ -21,7 +21,8 @@ def style_of(number: int) -> tuple[str, str]:
 
 def mark(number: int, x: float, y: float, size: float = 4, more: str = "") -> str:
     """A small shape of the source's own, in its colour."""
-    colour, kind = style_of(number)[0], number % 4
+    colour = style_of(number)[0]
+    kind = number % 4
     shape = [
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}"',
         f'<rect x="{x - size:.1f}" y="{y - size:.1f}" width="{2 * size}" height="{2 * size}"',
@@ -50,7 +51,10 @@ def index_chart(indices: Mapping[str, ShiftIndex], texts: Mapping[str, str]) -> 
     """A dot and its interval for each source, on the scale from 0, more of the same, to 1, noise."""
     low = min(-0.05, *(each.low for each in indices.values()))
     high = max(1.08, *(each.high for each in indices.values()))
-    left, right, top, row = 12, _WIDTH - 12, 30, 38
+    left = 12
+    right = _WIDTH - 12
+    top = 30
+    row = 38
     bottom = top + row * len(indices)
 
     def at(value: float) -> float:
@@ -65,7 +69,8 @@ def index_chart(indices: Mapping[str, ShiftIndex], texts: Mapping[str, str]) -> 
         body.append(_text(at(value), bottom + 14, f"{value + 0:g}", "middle"))
     body += [_text(at(0), 12, "0: more of the same", "start"), _text(at(1), 24, "1: noise", "middle" if high > 1.2 else "end")]
     for number, (name, index) in enumerate(indices.items()):
-        y, colour = top + row * number + 28, style_of(number)[0]
+        y = top + row * number + 28
+        colour = style_of(number)[0]
         body.append(f'<path d="M{left} {y}H{right}" stroke="#eef0f4"/>')
         label = f"{_short(name, 62 - len(texts[name]))}: {texts[name]}"
         body.append(_text(left, y - 11, label, more=' paint-order="stroke" stroke="#fff" stroke-width="4"'))
@@ -78,9 +83,12 @@ def map_chart(points: Mapping[str, np.ndarray], numbers: Sequence[int], target: 
     """Images as points on a plane: the target's as black rings, the sources' as marks."""
     everything = np.concatenate([target, *points.values()])
     # A few far ones would press all others together.
-    low, high = np.percentile(everything, 0.5, axis=0), np.percentile(everything, 99.5, axis=0)
+    low = np.percentile(everything, 0.5, axis=0)
+    high = np.percentile(everything, 99.5, axis=0)
     span = np.maximum(high - low, 1e-12)
-    low, span, side = low - 0.04 * span, 1.08 * span, _WIDTH - 40
+    low = low - 0.04 * span
+    span = 1.08 * span
+    side = _WIDTH - 40
 
     def at(point: np.ndarray) -> tuple[float, float]:
         x, y = np.clip((point - low) / span, 0, 1)
@@ -107,7 +115,9 @@ def layer_chart(profiles: Mapping[str, LayerProfile], noise: LayerProfile) -> st
     top = 1.05 * max(*of_noise, *floors, *(max(each) for each in values.values()), 1e-9)
     power = 10 ** np.floor(np.log10(top / 4))
     step = power * next(each for each in (1, 2, 5, 10) if top / 4 <= each * power)
-    left, right, height = 40, _WIDTH - 12, 220
+    left = 40
+    right = _WIDTH - 12
+    height = 220
 
     def at(place: int, value: float) -> tuple[float, float]:
         return left + (place + 0.5) * (right - left) / len(layers), 10 + (1 - value / top) * height

@@ -84,7 +84,8 @@ def parse_sources(texts: Sequence[str]) -> list[Declared]:
     Raises:
       ValueError: two have one name.
     """
-    parts, short = [_parts(text) for text in texts], [parse_source(text).name for text in texts]
+    parts = [_parts(text) for text in texts]
+    short = [parse_source(text).name for text in texts]
     # Whole URIs tell those apart that nobody named and whose folders are called alike.
     names = [
         name if given or short.count(name) == 1 else printable(uri) for (given, uri), name in zip(parts, short, strict=True)
@@ -108,7 +109,8 @@ def parse_mixture(text: str, names: Sequence[str]) -> Planned:
       ValueError: it is not written so, a source is unknown, or shares do not sum to 1.
     """
     match = re.fullmatch(r"(?:(?P<name>[^=*]+?)\s*=\s*)?(?P<parts>.*)", text.strip())
-    name, parts = match["name"] or text.strip(), match["parts"]
+    name = match["name"] or text.strip()
+    parts = match["parts"]
     shares: dict[str, float] = {}
     for part in (piece.strip() for piece in re.split(r"\+(?=\s*[\d.]+%?\s*\*)", parts)):
         match = re.fullmatch(rf"{_SHARE}\s*\*\s*(?P<source>.+)", part)

@@ -56,12 +56,14 @@ def as_csv(survey: Survey, sets: Mapping[str, Encoded]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)
     for name in [*survey.measured, *survey.failed]:
-        about, found = sets[name].about if name in sets else {}, survey.measured.get(name)
+        about = sets[name].about if name in sets else {}
+        found = survey.measured.get(name)
         line = [name, *(about.get(key, "") for key in ("kind", "uri", "images", "used", "unique", "copies"))]
         line += [about.get("unlike", {}).get(f"{each:g}", "") for each in COSINES]
         line += [about.get("cost_per_image", ""), about.get("licence", "")]
         if found:
-            index, covered = found.index, found.coverage
+            index = found.index
+            covered = found.coverage
             line += [survey.distance, *index[:3], index.sample_size, *covered, found.vendi, found.rank]
             line += [value for each in found.raw.values() for value in each[:3]] + ["; ".join(found.notes)]
         else:

@@ -20,7 +20,8 @@ from sslshift.transfer.features import Encoder, extract
 from tools.shift_declared import Declared, Planned
 
 # Side that an encoder without a size of its own sees at most; images looked at for their size.
-_SIDE, _LOOKED_AT = 64, 24
+_SIDE = 64
+_LOOKED_AT = 24
 # Of two images that are nearly one, for a trained encoder; one number alone would look surer than it is.
 COSINES = (0.99, MIN_COSINE)
 # Of a source, images on the canvas that are kept in memory for a second look.
@@ -61,7 +62,8 @@ def open_images(declared: Declared, count: int, seed: int) -> Images:
     """
     source = open_source(declared.uri)
     indices = permute(np.arange(min(count, len(source))), len(source), _DRAW, seed)
-    shapes, why = [], ""
+    shapes = []
+    why = ""
     for index in indices[:_LOOKED_AT].tolist():
         try:
             shapes.append(source.image(index).shape)
@@ -131,7 +133,9 @@ def encode_images(
     Raises:
       ValueError: no image can be read, or features are not finite.
     """
-    source, name, reader = images.source, images.declared.name, cached(images.source, canvas, _KEPT_BYTES)
+    source = images.source
+    name = images.declared.name
+    reader = cached(images.source, canvas, _KEPT_BYTES)
     try:
         found = extract(encode, reader, images.indices, canvas, cache=cache, on_images=on_images)
     except ValueError as error:

@@ -18,7 +18,8 @@ from sslshift.transfer.features import no_images
 
 # Of each set: its images cost two more passes through the encoder, and histograms know enough from fewer.
 IMAGES = 500
-_GROUPS, _BATCH = 4, 100
+_GROUPS = 4
+_BATCH = 100
 
 
 class Part(NamedTuple):
@@ -48,7 +49,8 @@ def profiles(
     """
     folder = folder / f"{encoder.with_features('pooled').fingerprint[:16]}-{'x'.join(map(str, canvas))}"
     parts = [target, noise, *sources.values()]
-    seen, total = itertools.count(1), 2 * sum(len(part.indices[:IMAGES]) for part in parts)
+    seen = itertools.count(1)
+    total = 2 * sum(len(part.indices[:IMAGES]) for part in parts)
 
     def batches(part: Part) -> Iterator[np.ndarray]:
         for start in range(0, len(part.indices[:IMAGES]), _BATCH):

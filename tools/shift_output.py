@@ -23,7 +23,8 @@ def main_table(survey: Survey, sets: Mapping[str, Encoded]) -> Lines:
     head = ["source", "images", "unique", *(["copies"] if copies else []), *(["cost"] if costs else [])]
     lines = [[*head, "licence", "index", "covers"]]
     for name in [*survey.measured, *survey.failed]:
-        about, found = sets[name].about if name in sets else {}, survey.measured.get(name)
+        about = sets[name].about if name in sets else {}
+        found = survey.measured.get(name)
         lines.append(
             [
                 name,

@@ -20,7 +20,9 @@ from tools.shift_inputs import Encoded
 from tools.shift_layers import IMAGES
 from tools.shift_output import Lines, index_text
 
-_SHOWN, _SIDE, _POINTS = 8, 96, 250
+_SHOWN = 8
+_SIDE = 96
+_POINTS = 250
 _STYLE = """\
 svg.chart { width: 100%; max-width: 38rem; }
 svg.key { display: inline-block; width: .8rem; height: .8rem; margin-right: .35rem; vertical-align: -.05rem; }
@@ -141,14 +143,16 @@ def _pictures(encoded: Encoded, places: np.ndarray) -> str:
 
 
 def _picture(encoded: Encoded, index: int) -> str:
-    source, content = encoded.images.source, io.BytesIO()
+    source = encoded.images.source
+    content = io.BytesIO()
     try:
         picture = to_image(source.image(index))
     except BrokenImageError:
         return f"<figure><figcaption>{index:,}: cannot be read any more</figcaption></figure>"
     picture.thumbnail((_SIDE, _SIDE))
     picture.save(content, "PNG", optimize=True)
-    origin, data = source.origin(index), base64.b64encode(content.getvalue()).decode()
+    origin = source.origin(index)
+    data = base64.b64encode(content.getvalue()).decode()
     # An address that is no path ends in the index already.
     short = "" if origin.endswith(f"image {index}") else "/".join(PurePath(origin).parts[-2:])
     name = html.escape(origin, quote=True)

@@ -21,8 +21,12 @@ class Work:
     """The encoder on its canvas, and where features are kept."""
 
     def __init__(self, named: NamedEncoder, encode: Encoder, canvas: Canvas, out: Path, seed: int, console: Console):
-        self.named, self.encode, self.canvas, self.out = named, encode, canvas, out
-        self._seed, self._console = seed, console
+        self.named = named
+        self.encode = encode
+        self.canvas = canvas
+        self.out = out
+        self._seed = seed
+        self._console = console
 
     def encoded(self, images: Images, target: Encoded | None = None) -> Encoded:
         with counting_images(self._console, f"images of {images.declared.name}") as on_images:
@@ -39,7 +43,8 @@ class Work:
     def noise(self, target: Encoded) -> Encoded:
         source = NoiseSource(target.reader, target.kept, self.canvas, self._seed)
         with counting_images(self._console, "noise") as on_images:
-            indices, cache = np.arange(len(source)), self.out / "features"
+            indices = np.arange(len(source))
+            cache = self.out / "features"
             features = extract(self.encode, source, indices, self.canvas, cache=cache, on_images=on_images).features
         return Encoded("noise", features, {}, None, indices, None, source)
 
@@ -55,7 +60,8 @@ class Work:
         parts = [Part(each.reader, each.kept) for each in (target, noise)]
         with counting_images(self._console, "images in all layers") as on_images:
             try:
-                encoder, folder = self.encode.pretrained, self.out / "dna"
+                encoder = self.encode.pretrained
+                folder = self.out / "dna"
                 return profiles(encoder, self.canvas, parts[0], sources, mixtures, parts[1], folder, on_images)
             except ValueError as error:
                 return f"There is no profile over layers: {error}"

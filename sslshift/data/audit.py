@@ -21,7 +21,8 @@ class Tally:
     each is then sorted a few times at most, and memory does not grow with how many were added."""
 
     def __init__(self):
-        self._different, self._times = np.empty(0, np.int64), np.empty(0, np.int64)
+        self._different = np.empty(0, np.int64)
+        self._times = np.empty(0, np.int64)
         self._pending: list[np.ndarray] = []
 
     def add(self, numbers: np.ndarray) -> None:

@@ -16,7 +16,10 @@ from sslshift.data.broken import BrokenImageError
 from sslshift.data.metadata import png_chunks
 from sslshift.data.ranges import Levels, PixelRange
 
-_SAMPLE_FORMAT, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR = 339, 258, 262, 284
+_SAMPLE_FORMAT = 339
+_BITS_PER_SAMPLE = 258
+_PHOTOMETRIC = 262
+_PLANAR = 284
 _WIDE = (";16B", ";16L", ";16N")
 # libtiff gives values in the machine's order; Pillow unpacks these in the file's.
 _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
@@ -54,7 +57,8 @@ class Samples(NamedTuple):
         if stated:
             each = values.reshape(-1, values.shape[-1])
             outside = int(((each < stated.low) | (each > stated.high)).any(1).sum())
-        low, high = float(values.min()), float(values.max())
+        low = float(values.min())
+        high = float(values.max())
         pixels = values.size // values.shape[-1]
         return Levels(floating, 1, pixels, low, high, "", "", self.bits, int(outside > 0), outside)
 
@@ -180,7 +184,8 @@ def _read_wide(image: ImageFile.ImageFile, content: bytes) -> Samples:
     if raw_mode == "LA;16B":
         # Four bytes of each pixel, as if they were its four channels.
         channels = _loaded(image, lambda name: "RGBA")
-        high, low = channels[..., [0, 2]], channels[..., [1, 3]]
+        high = channels[..., [0, 2]]
+        low = channels[..., [1, 3]]
     else:
         native = tiff and image.tile[0].codec_name == "libtiff"
         if native and image.tag_v2.get(_PLANAR) == 2:
@@ -197,7 +202,8 @@ def _read_wide(image: ImageFile.ImageFile, content: bytes) -> Samples:
     bits = _significant_bits(image, content)
     if values.shape[-1] in (1, 3):
         return Samples(values, _keyed(image, values), bits=bits)
-    colours, alpha = values[..., :-1], values[..., -1].astype(np.float32) / 65535
+    colours = values[..., :-1]
+    alpha = values[..., -1].astype(np.float32) / 65535
     if raw_mode.startswith("RGBa"):
         # Colours were multiplied by their opacity.
         colours = np.minimum(colours / np.maximum(alpha, 1 / 65535)[..., None] + 0.5, 65535).astype(np.uint16)
@@ -223,7 +229,8 @@ def _significant_bits(image: ImageFile.ImageFile, content: bytes) -> int:
 
 def _read_portable(image: ImageFile.ImageFile, content: bytes) -> Samples:
     """PGM and PPM, whose header states the value of white; 65535 is also what writers state who know none."""
-    args, offset = image.tile[0].args, image.tile[0].offset
+    args = image.tile[0].args
+    offset = image.tile[0].offset
     shape = (image.height, image.width, 3 if image.mode == "RGB" else 1)
     if len(content) - offset < 2 * np.prod(shape):
         raise BrokenImageError("the file is cut short")

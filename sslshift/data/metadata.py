@@ -66,7 +66,9 @@ def png_chunks(content: bytes) -> Iterator[Chunk]:
 
 
 def _strip_png(content: bytes) -> Bare:
-    kept, exif, xmp = [_PNG], [], []
+    kept = [_PNG]
+    exif = []
+    xmp = []
     for chunk in png_chunks(content):
         # A capital letter: no reader may ignore it.
         if chunk.kind in _PIXELS or chunk.kind[:1].isupper():
@@ -91,7 +93,10 @@ def _strip_png(content: bytes) -> Bare:
 
 def _strip_jpeg(content: bytes) -> Bare:
     """Removes a JPEG's application segments and comments before its image data, but for those that decide its colours."""
-    kept, exif, xmp, position = [content[:2]], [], [], 2
+    kept = [content[:2]]
+    exif = []
+    xmp = []
+    position = 2
     while content[position : position + 1] == b"\xff":
         if content[position + 1 : position + 2] == b"\xff":
             position += 1
@@ -123,7 +128,10 @@ def _decides_colours(marker: int, data: bytes) -> bool:
 
 
 def _strip_webp(content: bytes) -> Bare:
-    kept, exif, xmp, position = [], [], [], 12
+    kept = []
+    exif = []
+    xmp = []
+    position = 12
     while position + 8 <= len(content):
         kind, length = struct.unpack_from("<4sI", content, position)
         end = position + 8 + length + length % 2

@@ -251,7 +251,8 @@ def staircase(total: int, start: Sequence[float], end: Sequence[float], steps: i
         for a, e in zip(_exact(start), _exact(end), strict=True)
     ]
     reached = [[int(value) for value in row] for row in due]
-    had, result = [0] * len(due), []
+    had = [0] * len(due)
+    result = []
     for step, position in enumerate(positions):
         had = [max(before, row[step]) for before, row in zip(had, reached, strict=True)]
         released = [i for i, row in enumerate(due) if row[step] > had[i]]

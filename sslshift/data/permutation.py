@@ -96,10 +96,13 @@ def _tables(orders: tuple[Order, ...]) -> _Tables:
 
 def _walk(result: np.ndarray, tables: _Tables, which: np.ndarray, tweak: np.ndarray) -> None:
     """Sends each value of `result` through its network until it lies inside its order, in place."""
-    size, half_bits, mask = tables.size.take(which), tables.half_bits.take(which), tables.mask.take(which)
+    size = tables.size.take(which)
+    half_bits = tables.half_bits.take(which)
+    mask = tables.mask.take(which)
     # [ROUNDS, n]
     keys = _mix(_mix(tweak.copy()) + tables.round_keys.take(which, -1))
-    value, walking = result, None
+    value = result
+    walking = None
     while True:
         value = _network(value, half_bits, mask, keys)
         if walking is None:
@@ -114,8 +117,10 @@ def _walk(result: np.ndarray, tables: _Tables, which: np.ndarray, tweak: np.ndar
 
 
 def _network(value: np.ndarray, half_bits: np.ndarray, mask: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    left, right = value >> half_bits, value & mask
-    mixed, buffer = np.empty_like(left), np.empty_like(left)
+    left = value >> half_bits
+    right = value & mask
+    mixed = np.empty_like(left)
+    buffer = np.empty_like(left)
     for key in keys:
         np.add(right, key, mixed)
         _mix(mixed, buffer)

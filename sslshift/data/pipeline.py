@@ -68,7 +68,8 @@ class BatchReader:
         rows = self.plan.batch(step)
         local = len(rows.index) // self.hosts
         first = self.host * local
-        which, index = rows.source[first : first + local], rows.index[first : first + local]
+        which = rows.source[first : first + local]
+        index = rows.index[first : first + local]
         images = np.empty((local, *self.canvas), np.uint8)
         broken: dict[tuple[str, int], Broken] = {}
         for number in np.unique(which):

@@ -25,7 +25,8 @@ from sslshift.data.permutation import Order, permute_each
 from sslshift.data.subset import class_order
 
 # What a key is for, so that the subset's draw and the epochs' orders are never the same order.
-_SUBSET, _EPOCH = 1, 2
+_SUBSET = 1
+_EPOCH = 2
 
 
 class Rows(NamedTuple):
@@ -130,7 +131,9 @@ class SamplePlan:
 
     @functools.cached_property
     def _stretches(self) -> list[_Stretch]:
-        stretches, start, first = [], 0, 0
+        stretches = []
+        start = 0
+        first = 0
         for segments, stage in zip(self._segments, self.mixture.stages, strict=True):
             for segment in segments:
                 stretches.append(_Stretch(start, start + sum(segment.counts), first, segment))
@@ -192,17 +195,20 @@ class SamplePlan:
 
     def _others(self, part: np.ndarray, member: int, unique: int) -> Iterator[int]:
         # The first one is nearly always enough.
-        start, size = 1, 1
+        start = 1
+        size = 1
         while start < unique:
             following = (member + np.arange(start, min(start + size, unique))) % unique
             yield from self._images(np.repeat(part, len(following)), following).tolist()
-            start, size = start + size, min(2 * size, 1 << 12)
+            start = start + size
+            size = min(2 * size, 1 << 12)
 
     def _members(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Part of each position, and the image's number in the order of its subset, `[0, N)`."""
         if not 0 <= start < stop <= self.budget.samples:
             raise IndexError(f"Positions {start:,} to {stop:,} do not lie within the budget of {self.budget.samples:,}.")
-        parts, ranks = [], []
+        parts = []
+        ranks = []
         while start < stop:
             stretch = self._stretches[bisect.bisect_right(self._starts, start) - 1]
             end = min(stop, stretch.stop)
@@ -266,9 +272,12 @@ class SamplePlan:
         component = next((one for one in stage.components if one.source == seen.source), None)
         if component is None:
             return False
-        fewest, most = seen.samples // component.unique, -(-seen.samples // component.unique)
-        offset, length = sum(map(sum, self.counts[: seen.stage])), sum(self.counts[seen.stage])
-        first, last = max(start - offset, 0), min(stop - offset, length)
+        fewest = seen.samples // component.unique
+        most = -(-seen.samples // component.unique)
+        offset = sum(map(sum, self.counts[: seen.stage]))
+        length = sum(self.counts[seen.stage])
+        first = max(start - offset, 0)
+        last = min(stop - offset, length)
         if (first, last) == (0, length):
             planned = self.counts[seen.stage][stage.components.index(component)]
             return seen[2:] == (planned, component.unique, fewest, most)
@@ -305,7 +314,8 @@ def interleave(counts: tuple[int, ...] | list[int], start: int, stop: int) -> tu
     for j in range(len(counts) - 1, 0, -1):
         if not undecided.size:
             break
-        before, total = sum(counts[:j]), sum(counts[: j + 1])
+        before = sum(counts[:j])
+        total = sum(counts[: j + 1])
         held = _floor_share(rank[undecided], before, total)
         mine = _floor_share(rank[undecided] + 1, before, total) == held
         which[undecided[mine]] = j

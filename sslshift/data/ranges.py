@@ -92,7 +92,8 @@ def merge_levels(levels: Iterable[Levels]) -> list[Levels]:
 
 
 def _merge(a: Levels, b: Levels) -> Levels:
-    least, most = min(a, b, key=lambda each: each.low), max(a, b, key=lambda each: each.high)
+    least = min(a, b, key=lambda each: each.low)
+    most = max(a, b, key=lambda each: each.high)
     return Levels(
         a.floating,
         a.images + b.images,

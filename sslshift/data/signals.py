@@ -6,11 +6,14 @@ in decibels: what a microphone or a vibration sensor gives a network to look at.
 
 import numpy as np
 
-SIDE, _WINDOW, _HOP = 32, 64, 64
+SIDE = 32
+_WINDOW = 64
+_HOP = 64
 _SAMPLES = _WINDOW + _HOP * SIDE
 _TIME = np.arange(_SAMPLES)
 # Power in decibels that becomes 0, and that becomes 255.
-_QUIET, _LOUD = -25.0, 30.0
+_QUIET = -25.0
+_LOUD = 30.0
 
 # What a signal of `events` can be; its label is the place here.
 EVENTS = ("tone", "rising", "falling", "vibrato", "tremolo", "clicks", "burst", "harmonics", "step up", "step down")
@@ -69,5 +72,6 @@ def _tone(frequency: np.ndarray) -> np.ndarray:
 
 
 def _band(white: np.ndarray, low: float, high: float) -> np.ndarray:
-    spectrum, frequency = np.fft.rfft(white), np.fft.rfftfreq(len(white))
+    spectrum = np.fft.rfft(white)
+    frequency = np.fft.rfftfreq(len(white))
     return np.fft.irfft(spectrum * ((low <= frequency) & (frequency <= high)), len(white)) * 2

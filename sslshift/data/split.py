@@ -5,7 +5,9 @@ import numpy as np
 from sslshift.data.permutation import Order, permute, permute_each
 
 # What a key is for; 1 to 4 are the sample plan's and the subsets'.
-_MEMBERS, _CLASSES, _IMAGES = 5, 6, 7
+_MEMBERS = 5
+_CLASSES = 6
+_IMAGES = 7
 
 
 def stratified_split(labels: np.ndarray, share: float, *key: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +76,8 @@ def _proportional(labels: np.ndarray, share: float, key: tuple[int, ...]) -> np.
 
 def _counts(sizes: np.ndarray, share: float, turn: np.ndarray) -> np.ndarray:
     """How many to hold out of classes of these sizes: shares between bounds, rounded by largest remainders; ties by `turn`."""
-    least, most = (sizes > 1).astype(np.int64), sizes - 1
+    least = (sizes > 1).astype(np.int64)
+    most = sizes - 1
     wanted = float(np.clip(share * sizes.sum(), least.sum(), most.sum()))
     exact = np.clip(_common_share(sizes, least, most, wanted) * sizes, least, most)
     # What differs only by rounding of the arithmetic is a tie.
@@ -120,7 +123,8 @@ class _Sides:
     """How many images of each class are on each side, kept while images are moved; `needs` says where one has to stay."""
 
     def __init__(self, labels: np.ndarray, side: np.ndarray):
-        self._columns, self._side = [np.flatnonzero(row) for row in labels], side
+        self._columns = [np.flatnonzero(row) for row in labels]
+        self._side = side
         self.held = np.stack([labels[side == 0].sum(axis=0), labels[side == 1].sum(axis=0)])
         self.total = self.held.sum(axis=0)
         self.needs = np.stack([self.total >= 1, self.total >= 2])
@@ -130,7 +134,8 @@ class _Sides:
         for image in images[self._side[images] != to].tolist():
             if not count:
                 return
-            columns, source = self._columns[image], 1 - to
+            columns = self._columns[image]
+            source = 1 - to
             if (self.held[source, columns] > self.needs[source, columns]).all():
                 self.held[source, columns] -= 1
                 self.held[to, columns] += 1

@@ -10,7 +10,8 @@ import numpy as np
 from sslshift.data.permutation import Order, permute, permute_each
 
 # What a key is for; 1 and 2 are the sample plan's.
-_IMAGES, _CLASSES = 3, 4
+_IMAGES = 3
+_CLASSES = 4
 
 
 def class_order(labels: np.ndarray, unique: int, subset: str, seed: int) -> np.ndarray:
@@ -66,7 +67,8 @@ def _proportional(sizes: np.ndarray, unique: int) -> np.ndarray:
     deadline = -(-(k + 1) * size // sizes[classes]) * len(sizes) + classes
     by_release = np.argsort(release, kind="stable")
     waiting = iter(zip(release[by_release].tolist(), deadline[by_release].tolist(), strict=True))
-    chosen, heap = np.empty(unique, np.int64), []
+    chosen = np.empty(unique, np.int64)
+    heap = []
     coming = next(waiting, None)
     for position in range(unique):
         while coming and coming[0] <= position:

@@ -31,7 +31,8 @@ def dead_leaves(seed: int, index: int) -> np.ndarray:
     photographs are; edges are blended over one pixel.
     """
     random = _generator(seed, index)
-    smallest, largest = 1.5**-2, float(SIDE) ** -2
+    smallest = 1.5**-2
+    largest = float(SIDE) ** -2
     radius = (smallest - random.random(LEAVES) * (smallest - largest)) ** -0.5
     centre = random.random((2, LEAVES)) * (SIDE + 2 * radius) - radius
     gray = random.random(LEAVES + 1, np.float32) * np.float32(255)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from sslshift.arrays import on_any_mesh
 
 # One fixed normalisation for every source: statistics of a source would be a difference between runs that is not data.
-MEAN, STD = 0.5, 0.25
+MEAN = 0.5
+STD = 0.25
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -137,10 +138,13 @@ def _gray(x):
 
 def _turn_hue(x, turn):
     """Adds `turn` (1 = a whole circle) to the hue, keeping HSV's saturation and value."""
-    top, bottom = x.max(axis=-1), x.min(axis=-1)
+    top = x.max(axis=-1)
+    bottom = x.min(axis=-1)
     spread = top - bottom
     safe = jnp.where(spread > 0, spread, 1.0)
-    red, green, blue = x[..., 0], x[..., 1], x[..., 2]
+    red = x[..., 0]
+    green = x[..., 1]
+    blue = x[..., 2]
     sixth = jnp.where(
         top == red,
         (green - blue) / safe,
@@ -163,5 +167,6 @@ def _blur(key, x):
         weight = jnp.exp(-0.5 * jnp.square(offset / sigma))
         return weight / weight.sum(axis=1, keepdims=True)
 
-    rows, columns = kernel(x.shape[0]), kernel(x.shape[1])
+    rows = kernel(x.shape[0])
+    columns = kernel(x.shape[1])
     return jnp.einsum("ij,jkc,lk->ilc", rows, x, columns)

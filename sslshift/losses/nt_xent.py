@@ -38,7 +38,8 @@ def nt_xent(z1: jax.Array, z2: jax.Array, *, temperature: float, axis_name: str 
     _batch.require_pairs(z1, z2)
     z1, z2 = _batch.units(z1, z2)
     (temperature,) = _batch.positive_scalars(z1, temperature=temperature)
-    all1, all2 = _batch.gathered(z1, axis_name), _batch.gathered(z2, axis_name)
+    all1 = _batch.gathered(z1, axis_name)
+    all2 = _batch.gathered(z2, axis_name)
     positives = _batch.first_row(z1, axis_name) + jnp.arange(len(z1))
     itself = jax.nn.one_hot(positives, len(all1), dtype=bool)
 

@@ -103,7 +103,8 @@ def swapped_prediction(
     Raises:
       ValueError: shapes do not fit, there is a single view, or the temperature is not above 0.
     """
-    logits, assignments = _require_logits("Logits", logits), _require_logits("Assignments", assignments)
+    logits = _require_logits("Logits", logits)
+    assignments = _require_logits("Assignments", assignments)
     if len(logits) < 2:
         raise ValueError(f"SwAV needs at least two views, since a view predicts another's assignment; got {len(logits)}.")
     if len(assignments) > len(logits) or assignments.shape[1:] != logits.shape[1:]:
@@ -173,10 +174,13 @@ def sinkhorn(
     if queue_logits is None:
         if queue_mask is not None or queue_split is not None:
             raise ValueError("queue_mask and queue_split describe queue_logits, which are not given.")
-        parts, axes, masks = (logits,), (axis_name,), (None,)
+        parts = (logits,)
+        axes = (axis_name,)
+        masks = (None,)
     else:
         queue_logits = _require_queue(queue_logits, queue_mask, logits)
-        parts, masks = (logits, queue_logits), (None, None if queue_mask is None else jnp.asarray(queue_mask))
+        parts = (logits, queue_logits)
+        masks = (None, None if queue_mask is None else jnp.asarray(queue_mask))
         axes = (axis_name, axis_name if axis_name and _is_split(queue_split, queue_logits, logits, axis_name) else None)
     parts = [part / epsilon.astype(part.dtype) for part in widened(*lax.stop_gradient(parts))]
     for _ in range(iterations):

@@ -76,7 +76,8 @@ def dino(
         student, batch_stats = forward(networks, variables, views)
         networks_target = {name: target[name] for name in ("params", "batch_stats")}
         teacher, target_stats = forward(networks, networks_target, views[:teacher_views], "project")
-        student, teacher = jnp.stack(student), jnp.stack(teacher)
+        student = jnp.stack(student)
+        teacher = jnp.stack(teacher)
         value = losses.dino(
             student,
             teacher,

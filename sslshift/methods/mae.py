@@ -26,7 +26,9 @@ class MaskedAutoencoder(nn.Module):
         del train
         (images,) = views
         patch = self.encoder.patch
-        rows, columns, pixels = images.shape[1] // patch, images.shape[2] // patch, patch * patch * images.shape[3]
+        rows = images.shape[1] // patch
+        columns = images.shape[2] // patch
+        pixels = patch * patch * images.shape[3]
         keep = jnp.zeros((len(images), 1), jnp.int32) if keep is None else keep
         return self.decoder(self.encoder.tokens(images, keep), keep, rows=rows, columns=columns, pixels=pixels)
 

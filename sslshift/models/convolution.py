@@ -115,7 +115,8 @@ def _kernel_gradient(images, gradient, *, kernel, strides, padding):
         return jnp.concatenate(taps, axis=-1).reshape(-1, height * width * channels)
 
     def add(total, number):
-        image, block = number // blocks * group, number % blocks
+        image = number // blocks * group
+        block = number % blocks
         some = lax.dynamic_slice(
             padded, (image, block * rows * strides[0], 0, 0), (group, seen_rows, padded.shape[2], channels)
         )

@@ -16,7 +16,8 @@ _DTYPES = ("float32", "bfloat16", "float16", "float64")
 # How an encoder is run, not what it is.
 _LEFT_OUT = ("parent", "name", "axis_name", "convolution", "drop_path")
 # No published encoder comes near these; a file that asks for more is broken or hostile.
-_LARGEST_NUMBER, _LARGEST_DEPTH = 1 << 16, 1000
+_LARGEST_NUMBER = 1 << 16
+_LARGEST_DEPTH = 1000
 
 
 def describe(module: nn.Module) -> dict[str, Any]:

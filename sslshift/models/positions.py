@@ -30,7 +30,8 @@ def resized_positions(table: jax.Array, rows: int, columns: int, how: str) -> ja
     if how in ("bicubic", "antialias"):
         return jax.image.resize(table, (rows, columns, table.shape[2]), "bicubic", antialias=how == "antialias")
     offset = _OFFSET if how == "torch_offset" else 0.0
-    of_rows, of_columns = _cubic_weights(table.shape[0], rows, offset), _cubic_weights(table.shape[1], columns, offset)
+    of_rows = _cubic_weights(table.shape[0], rows, offset)
+    of_columns = _cubic_weights(table.shape[1], columns, offset)
     return jnp.einsum("ri,ijw,cj->rcw", of_rows, table, of_columns, precision="highest").astype(table.dtype)
 
 

@@ -37,7 +37,8 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        conv, norm = self.settings.conv, functools.partial(self.settings.norm, train)
+        conv = self.settings.conv
+        norm = functools.partial(self.settings.norm, train)
         y = nn.relu(norm()(conv(self.features, (3, 3), self.stride, padding=1)(x)))
         y = conv(self.features, (3, 3), padding=1)(y)
         return _add_shortcut(x, norm(scale_init=nn.initializers.zeros)(y), self.stride, conv, norm)
@@ -52,7 +53,8 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        conv, norm = self.settings.conv, functools.partial(self.settings.norm, train)
+        conv = self.settings.conv
+        norm = functools.partial(self.settings.norm, train)
         y = nn.relu(norm()(conv(self.features, (1, 1))(x)))
         y = nn.relu(norm()(conv(self.features, (3, 3), self.stride, padding=1)(y)))
         y = conv(4 * self.features, (1, 1))(y)

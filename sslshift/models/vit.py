@@ -31,7 +31,8 @@ def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
     half = (rows, columns, width // 2)
-    of_rows, of_columns = np.broadcast_to(along(rows)[:, None], half), np.broadcast_to(along(columns)[None], half)
+    of_rows = np.broadcast_to(along(rows)[:, None], half)
+    of_columns = np.broadcast_to(along(columns)[None], half)
     return np.concatenate([of_rows, of_columns], axis=2).astype(np.float32)
 
 
@@ -50,7 +51,9 @@ def _attend(qkv: jax.Array, heads: int) -> jax.Array:
     if qkv.dtype == jnp.float16:
         # JAX's attention multiplies float16 into float32, which XLA cannot do on a CPU.
         return _attend(qkv.astype(jnp.float32), heads).astype(jnp.float16)
-    batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    batch = qkv.shape[0]
+    tokens = qkv.shape[1]
+    width = qkv.shape[2] // 3
     query, key, value = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, width // heads), 2, 0)
     return jax.nn.dot_product_attention(query, key, value).reshape(batch, tokens, width)
 
@@ -181,7 +184,8 @@ class ViT(nn.Module):
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         tokens = self.tokens(x, train=train)
-        token, patches = tokens[:, 0], tokens[:, 1:]
+        token = tokens[:, 0]
+        patches = tokens[:, 1:]
         self.sow("intermediates", "token", token)
         self.sow("intermediates", "map", patches)
         return token if self.pool == "token" else patches.mean(axis=1)

@@ -29,9 +29,12 @@ def nearest_squares(x: np.ndarray, y: np.ndarray, neighbours: int, *, skip_own: 
       neighbours: k.
       skip_own: whether y is x, and no row its own neighbour; m is then above k.
     """
-    squares, centre, count = np.empty((len(x), neighbours)), _centre(y), min(neighbours + _SPARE, len(y) - skip_own)
+    squares = np.empty((len(x), neighbours))
+    centre = _centre(y)
+    count = min(neighbours + _SPARE, len(y) - skip_own)
     for rows in tiles(len(x), 512):
-        left, candidates = float64(x, rows) - centre, []
+        left = float64(x, rows) - centre
+        candidates = []
         for columns in tiles(len(y), 2048):
             found, _ = _squared_distances(left, float64(y, columns) - centre)
             if skip_own:

@@ -38,7 +38,8 @@ def pair(x: np.ndarray, y: np.ndarray, what: str, least: int, least_y: int | Non
     Raises:
       ValueError: as `matrix` does, dimensions differ, or there are too few rows.
     """
-    x, y = matrix(x), matrix(y)
+    x = matrix(x)
+    y = matrix(y)
     require_one_dimension(x.shape[1], y.shape[1])
     least_y = least if least_y is None else least_y
     if len(x) < least or len(y) < least_y:

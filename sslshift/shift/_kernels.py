@@ -18,7 +18,8 @@ class Kernel(Protocol):
 
 def sums_between(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
     """For each row of x the sum of the kernel over y `[n]`, and for each row of y over x `[m]`."""
-    of_x, of_y = np.zeros(len(x)), np.zeros(len(y))
+    of_x = np.zeros(len(x))
+    of_y = np.zeros(len(y))
     for rows in tiles(len(x)):
         left = kernel.prepare(float64(x, rows))
         for columns in tiles(len(y)):
@@ -30,7 +31,8 @@ def sums_between(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> tuple[np.ndarr
 
 def sums_within(x: np.ndarray, kernel: Kernel) -> np.ndarray:
     """For each row the sum of the kernel over all other rows `[n]`, without the row itself."""
-    sums, parts = np.zeros(len(x)), tiles(len(x))
+    sums = np.zeros(len(x))
+    parts = tiles(len(x))
     for place, rows in enumerate(parts):
         left = kernel.prepare(float64(x, rows))
         values = kernel(left, left)
@@ -67,7 +69,9 @@ class Cubic:
     def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         direction = self.centre * len(self.centre) ** -0.5
         s = direction @ direction + 1.0
-        values, of_x, of_y = x @ y.T, x @ direction, y @ direction
+        values = x @ y.T
+        of_x = x @ direction
+        of_y = y @ direction
         # Some rows at a time, which stay in the processor's cache.
         for rows in tiles(len(x), 64):
             w = values[rows] + of_x[rows, None]

@@ -82,7 +82,8 @@ def rank_correlation(index: np.ndarray, losses: np.ndarray, *, seed: int = 0) ->
     Raises:
       ValueError: fewer than four sources, whose order says nothing.
     """
-    index, losses = np.asarray(index, float), np.asarray(losses, float)
+    index = np.asarray(index, float)
+    losses = np.asarray(losses, float)
     if len(index) < 4 or losses.ndim != 2 or len(losses) != len(index):
         raise ValueError(f"A rank correlation needs at least four sources and losses [sources, seeds], not {losses.shape}.")
     random = np.random.default_rng(seed)

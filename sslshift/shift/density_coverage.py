@@ -95,7 +95,9 @@ def _looked_up(x: np.ndarray, y: np.ndarray, neighbours: int, what: str) -> tupl
     """Pairs of a ball of x and an image of y in it; which balls have any `[n]`; which images of y lie in any `[m]`."""
     require_neighbours(neighbours)
     x, y = pair(x, y, f"{what} with {neighbours} neighbours", neighbours + 1, 1)
-    hits, covered, hit = 0, np.zeros(len(x), bool), np.zeros(len(y), bool)
+    hits = 0
+    covered = np.zeros(len(x), bool)
+    hit = np.zeros(len(y), bool)
     for rows, columns, found in inside(x, squared_radii(x, neighbours), y):
         hits += int(found.sum())
         covered[rows] |= found.any(axis=1)

@@ -71,7 +71,8 @@ class Ranges(Stored):
 
         A value on an edge of `np.linspace(minimum, maximum, bins + 1)` counts in the bin above it, as with `np.histogram`.
         """
-        places, width = np.empty(block.shape, np.int64), self.maximum - self.minimum
+        places = np.empty(block.shape, np.int64)
+        width = self.maximum - self.minimum
         doubt = self._doubt(width, bins)
         # Some rows at a time, which stay in the processor's cache.
         for rows in tiles(len(block), max(1, _IN_CACHE // len(width))):

@@ -240,7 +240,8 @@ def shift_index(
     """
     target = matrix(target)
     if noise is None:
-        random, known = generator(jax.random.fold_in(key, 3)), np.asarray(target, np.float64)
+        random = generator(jax.random.fold_in(key, 3))
+        known = np.asarray(target, np.float64)
         noise = random.normal(known.mean(axis=0), known.std(axis=0), target.shape)
     return ShiftScale(target, noise, key, distance, repeats).index(source, sample_size=sample_size)
 

@@ -80,14 +80,16 @@ class _Sums(NamedTuple):
 
     @property
     def value(self) -> float:
-        n, m = len(self.x), len(self.y)
+        n = len(self.x)
+        m = len(self.y)
         within = self.x.sum() / (n * (n - 1)) + self.y.sum() / (m * (m - 1))
         return float(within - 2 * self.x_to_y.sum() / (n * m))
 
     @property
     def without_x(self) -> np.ndarray:
         """The distance without each image of x, but for what these all share `[n]`."""
-        n, m = len(self.x), len(self.y)
+        n = len(self.x)
+        m = len(self.y)
         within = (self.x.sum() - 2 * self.x) / ((n - 1) * (n - 2))
         return within - 2 * (self.x_to_y.sum() - self.x_to_y) / ((n - 1) * m)
 
@@ -156,7 +158,8 @@ class KernelBlocks(Stored):
         require_one_encoder(self.encoder, other.encoder)
         if self.size != other.size:
             raise ValueError(f"Kernel distances in blocks of {self.size} and of {other.size} images cannot be merged.")
-        blocks, difference = self.blocks + other.blocks, other.mean - self.mean
+        blocks = self.blocks + other.blocks
+        difference = other.mean - self.mean
         mean = self.mean + difference * other.blocks / blocks
         scatter = self.scatter + other.scatter + difference**2 * self.blocks * other.blocks / blocks
         return KernelBlocks(blocks, mean, scatter, self.size, self.encoder)

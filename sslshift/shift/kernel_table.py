@@ -55,7 +55,8 @@ class KernelTable(Stored):
                 raise ValueError(f"A kernel distance needs at least 2 images of each set, and {name!r} has {len(each)}.")
         if not features:
             raise ValueError("A table of kernel distances needs at least one set.")
-        kernel, counts = Cubic.near(features[0]), [len(each) for each in features]
+        kernel = Cubic.near(features[0])
+        counts = [len(each) for each in features]
         # For each set the sums of the kernel of each of its rows over each set: `[n, sets]`.
         sums = [np.empty((count, len(features))) for count in counts]
         for i, x in enumerate(features):
@@ -114,7 +115,8 @@ def _means(sums: np.ndarray, own: int, counts: Sequence[int]) -> np.ndarray:
 
 def _errors(sums: np.ndarray, own: int, counts: Sequence[int]) -> np.ndarray:
     """Jackknife covariance `[sets, sets]` of a set's means with each set; that with itself is halved, as it stands once."""
-    n, pairs = len(sums), np.array(counts, np.float64)
+    n = len(sums)
+    pairs = np.array(counts, np.float64)
     if n < 3:
         return np.full((len(counts), len(counts)), np.nan)
     # Without an image its set loses what it has with the others, and once more what these have with it.

@@ -23,7 +23,9 @@ def layer_extremes(
     """The least and the greatest activation of each neuron of every layer, float32 `[neurons]`."""
     mesh = mesh or make_mesh()
     compute = _compiled_extremes(encoder.module, encoder.shape, encoder.mean, encoder.std, mesh)
-    variables, seen, layers = replicate(mesh, encoder.variables), None, {}
+    variables = replicate(mesh, encoder.variables)
+    seen = None
+    layers = {}
     for images, _ in _blocks(batches, _rounded(batch_size, mesh)):
         layers = layers or _layers(encoder, images)
         # Filling repeats the last image, which changes no extreme.
@@ -56,23 +58,28 @@ def layer_counts(
     mesh = mesh or make_mesh()
     size = _rounded(batch_size, mesh)
     count = _compiled_counts(encoder.module, encoder.shape, encoder.mean, encoder.std, bins, groups, mesh)
-    variables, scales = replicate(mesh, encoder.variables), replicate(mesh, _scales(ranges))
+    variables = replicate(mesh, encoder.variables)
+    scales = replicate(mesh, _scales(ranges))
     totals = {name: np.zeros((groups, len(each.minimum), bins), np.int64) for name, each in ranges.items()}
     done = held = 0
-    counts, pending = None, None
+    counts = None
+    pending = None
     for images, real in _blocks(batches, size):
         if not done:
             # Counts stay on the devices, in 32 bits, for as many images as cannot overflow them.
             room = max(size, _MOST // _positions(encoder, images, ranges))
         if counts is None or held + size > room:
             _add(totals, counts)
-            counts, held = _zeros(ranges, bins, groups, mesh), 0
+            counts = _zeros(ranges, bins, groups, mesh)
+            held = 0
         # Places that filled the last block up come into a group that does not exist, and are dropped.
         of = np.where(np.arange(size) < real, (done + np.arange(size)) % groups, groups).astype(np.int32)
         counts, finite = count(variables, scales, counts, shard_batch(mesh, images), shard_batch(mesh, of))
         # Looked at one block late, so that the devices need not wait.
         _require_all_finite(ranges, pending)
-        done, held, pending = done + real, held + size, finite
+        done = done + real
+        held = held + size
+        pending = finite
     if not done:
         raise ValueError("There are no images whose activations could be counted.")
     _require_all_finite(ranges, pending)
@@ -82,7 +89,8 @@ def layer_counts(
 
 @functools.lru_cache(maxsize=8)
 def _compiled_extremes(module, shape, mean, std, mesh):
-    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec("data"))
 
     def extremes(variables, images):
         seen = layer_activations(PretrainedEncoder(module, variables, shape, mean, std), images)
@@ -101,7 +109,8 @@ def _compiled_counts(module, shape, mean, std, bins, groups, mesh):
         added = {name: counts[name].at[0, where].add(1, mode="drop") for name, where in placed.items()}
         return added, finite
 
-    everywhere, split = PartitionSpec(), PartitionSpec("data")
+    everywhere = PartitionSpec()
+    split = PartitionSpec("data")
     # Each device counts its own images, so that nothing is sent between devices until the end.
     shared = jax.shard_map(
         count, mesh=mesh, in_specs=(everywhere, everywhere, split, split, split), out_specs=split, check_vma=False
@@ -142,7 +151,8 @@ def _layers(encoder: PretrainedEncoder, images: np.ndarray) -> dict[str, tuple[i
 def _positions(encoder: PretrainedEncoder, images: np.ndarray, ranges: Mapping[str, Ranges]) -> int:
     """The most values that a neuron takes in one image; refuses ranges that do not fit the encoder's layers."""
     shapes = _layers(encoder, images)
-    neurons, wanted = ({name: shape[-1] for name, shape in shapes.items()}, {k: len(r.minimum) for k, r in ranges.items()})
+    neurons = {name: shape[-1] for name, shape in shapes.items()}
+    wanted = {k: len(r.minimum) for k, r in ranges.items()}
     if neurons != wanted:
         raise ValueError(f"The ranges are of layers with so many neurons: {wanted}; the encoder has {neurons}.")
     return max(shape[1] for shape in shapes.values())

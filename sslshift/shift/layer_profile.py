@@ -114,13 +114,15 @@ def layer_profile(x: Layers, y: Layers) -> LayerProfile:
     if x.groups != y.groups:
         raise ValueError(f"Sets in {x.groups} and in {y.groups} groups cannot be profiled together.")
     splits = half_splits(x.groups)
-    apart, floors = [], []
+    apart = []
+    floors = []
     for halves in splits:
         (x_one, x_two), (y_one, y_two) = ([side.over(half) for half in halves] for side in (x, y))
         apart += [_averages(x_one, y_one), _averages(x_two, y_two)]
         own = _averages(x_one, x_two)
         floors.append([own, own if x is y else _averages(y_one, y_two)])
-    values, floors = np.array(apart), np.array(floors)
+    values = np.array(apart)
+    floors = np.array(floors)
     floor = np.sqrt(np.square(floors.mean(axis=0)).mean(axis=0))
     rows = np.stack([values.mean(axis=0), values.std(axis=0), floor], axis=1).tolist()
     levels = [Level(*row) for row in rows]

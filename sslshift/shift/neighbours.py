@@ -29,7 +29,8 @@ def nearness(x: np.ndarray, reference: np.ndarray, *, neighbours: int = 5) -> np
       ValueError: features are no finite matrices of one dimension, or there is no neighbour.
     """
     require_neighbours(neighbours)
-    x, reference = matrix(x), matrix(reference)
+    x = matrix(x)
+    reference = matrix(reference)
     require_one_dimension(x.shape[1], reference.shape[1])
     return np.sqrt(nearest_squares(x, reference, min(neighbours, len(reference)))).mean(axis=1)
 

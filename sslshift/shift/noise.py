@@ -34,7 +34,10 @@ class NoiseSource(Source):
             licence="CC0-1.0 (generated)",
             fingerprint=f"noise 1 like {target.fingerprint}, {tuple(canvas)}, seed {seed}, images {chosen}",
         )
-        self._target, self._indices, self._canvas, self._seed = target, indices, canvas, seed
+        self._target = target
+        self._indices = indices
+        self._canvas = canvas
+        self._seed = seed
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -49,7 +52,8 @@ class NoiseSource(Source):
     def _pool(self) -> np.ndarray:
         """uint8 `[pixels, channels]`."""
         each = min(self._canvas.height * self._canvas.width, -(-_POOL // len(self._indices)))
-        random, parts = np.random.default_rng([self._seed, 0]), []
+        random = np.random.default_rng([self._seed, 0])
+        parts = []
         for start in range(0, len(self._indices), _AT_ONCE):
             images = self._target.read(self._indices[start : start + _AT_ONCE], self._canvas)
             pixels = images.reshape(len(images), -1, images.shape[-1])

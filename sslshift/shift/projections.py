@@ -80,8 +80,10 @@ class Projections(Stored):
         name = _name(encoder, key, *shape)
         if name != ranges.encoder:
             raise ValueError(f"Ranges of {ranges.encoder!r} do not fit projections of {name!r}.")
-        axes, middles = random_directions(key, *shape), _middles(ranges, bins)
-        counts, displacement = 0, np.zeros(shape[1])
+        axes = random_directions(key, *shape)
+        middles = _middles(ranges, bins)
+        counts = 0
+        displacement = np.zeros(shape[1])
         for rows in slices(len(features), sum(shape)):
             values = projected(features[rows], axes).T
             counts = counts + Histograms.of(values, ranges, bins=bins).counts

@@ -111,7 +111,8 @@ def _tag(row: np.ndarray, secret: bytes) -> int:
 
 def _folds(x: np.ndarray, y: np.ndarray, folds: int) -> list[np.ndarray]:
     """Fold of each image by its tag: those on both sides are dealt out first, then each side's own."""
-    both, dealt = np.intersect1d(x, y), []
+    both = np.intersect1d(x, y)
+    dealt = []
     for side, tags in (("first", x), ("second", y)):
         order = np.concatenate([both, np.setdiff1d(tags, both)])
         if len(order) < folds:
@@ -143,9 +144,11 @@ def _held_out(
     """Error and loss on held-out images of both sides, each side counting half."""
     # Equal images can leave one side with more.
     count = min(map(len, fitted))
-    features, labels = np.concatenate([side[:count] for side in fitted]), np.repeat([0, 1], count)
+    features = np.concatenate([side[:count] for side in fitted])
+    labels = np.repeat([0, 1], count)
     probe = fit_probe(features, labels, classes=2, strengths=(strength,))
-    errors, losses = [], []
+    errors = []
+    losses = []
     for label, side in enumerate(held):
         scores = np.asarray(probe.scores(side, 0), np.float64)
         errors.append(np.mean(scores.argmax(axis=1) != label))

@@ -89,7 +89,8 @@ def random_directions(key: jax.Array, dim: int, directions: int) -> np.ndarray:
 
 def projected(features: np.ndarray, axes: np.ndarray) -> np.ndarray:
     """Projections of features onto axes `[dim, directions]`, `[directions, n]`."""
-    values, done = np.empty((axes.shape[1], len(features))), 0
+    values = np.empty((axes.shape[1], len(features)))
+    done = 0
     for block in blocks(features):
         values[:, done : done + len(block)] = axes.T @ block.T
         done += len(block)

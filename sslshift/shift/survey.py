@@ -77,7 +77,8 @@ class Survey:
     @property
     def coverage_expected(self) -> float:
         """Of the target, by as many more images of the target itself: no source can be expected to cover more."""
-        n, m = self.target_images, self.images
+        n = self.target_images
+        m = self.images
         return 1 - math.prod((n - 1 - i) / (n - 1 + m - i) for i in range(NEIGHBOURS))
 
 
@@ -147,7 +148,8 @@ def survey(
     scales = {name: ShiftScale(target, noise, key, name, _FEW) for name in distances if name != distance}
     scale = ShiftScale(target, noise, key, distance, repeats)
     size = common_images([len(target), len(noise)], [len(each) for each in sources.values()], distance) // 2
-    measured, failed = {}, {}
+    measured = {}
+    failed = {}
     for name, features in sources.items():
         on_source(name)
         if len(features) < least:
@@ -185,7 +187,9 @@ def _measured(
 
 def _diversity(features: np.ndarray) -> tuple[float, float, tuple[str, ...]]:
     try:
-        vendi, notes = vendi_score(features), ()
+        vendi = vendi_score(features)
+        notes = ()
     except ValueError as error:
-        vendi, notes = math.nan, (f"no Vendi score: {error}",)
+        vendi = math.nan
+        notes = (f"no Vendi score: {error}",)
     return vendi, effective_rank(features), notes

@@ -29,7 +29,8 @@ def build_training(study: Study, convolution: Callable | None = None) -> Trainin
     for name, known in choices.items():
         if getattr(study, name) not in known:
             raise ValueError(f"--{name}={getattr(study, name)} is unknown; there is {', '.join(known)}.")
-    recipe, encoder = METHODS[study.method], ENCODERS[study.encoder]
+    recipe = METHODS[study.method]
+    encoder = ENCODERS[study.encoder]
     if study.dtype == "bfloat16":
         encoder = encoder.clone(dtype=jnp.bfloat16)
     if convolution and hasattr(encoder, "convolution"):
@@ -87,9 +88,12 @@ def _optimiser(study: Study, recipe: Mapping[str, Any]) -> Optimiser:
 
 def describe_training(study: Study) -> str:
     """Optimiser and head as they will be used, and what the recipe says otherwise, in one line for people."""
-    recipe, encoder = METHODS[study.method], ENCODERS[study.encoder]
-    used, meant = build_training(study).optimiser, Optimiser(**recipe.optimiser_for(encoder))
-    options, defaults = method_options(study), recipe.options_for(encoder)
+    recipe = METHODS[study.method]
+    encoder = ENCODERS[study.encoder]
+    used = build_training(study).optimiser
+    meant = Optimiser(**recipe.optimiser_for(encoder))
+    options = method_options(study)
+    defaults = recipe.options_for(encoder)
     parts = [
         _compared("optimiser", used.name, meant.name),
         _compared("learning rate", f"{used.learning_rate:g}", f"{meant.learning_rate:g}"),

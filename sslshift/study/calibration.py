@@ -31,7 +31,9 @@ from sslshift.transfer.features import Encoder, NetworkEncoder, pixel_encoder
 
 SIZES = (200, 500, 1000, 2000, 5000)
 # Images of either side, enough to tell the steps of a series apart.
-_SERIES_IMAGES, _LEVELS, _CLASSES = 2000, (0.0, 0.25, 0.5, 0.75, 1.0), (10, 7, 5, 3, 2, 1)
+_SERIES_IMAGES = 2000
+_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_CLASSES = (10, 7, 5, 3, 2, 1)
 # Draws behind an interval: an index for practice has more, but here are hundreds of indices.
 _REPEATS = 10
 _COLUMNS = ("features", "distance", "part", "case", "level", "images", "value", "low", "high", "seconds")
@@ -56,7 +58,8 @@ def run_calibration(study: Study) -> None:
     them is the one that is made worse, which should be of the target's kind.
     """
     run(study)
-    progress, opened = Progress(), open_study(study)
+    progress = Progress()
+    opened = open_study(study)
     results = read_results(opened)
     lines: list[dict[str, Any]] = []
     for name, encode in _encoders(opened, progress).items():
@@ -84,7 +87,8 @@ class _Sampled:
     """Features under one encoder of all that is asked about, each computed once."""
 
     def __init__(self, opened: Opened, encode: Encoder):
-        self.opened, self.encode = opened, encode
+        self.opened = opened
+        self.encode = encode
         self.features = Features(opened, encode, count=SIZES[-1])
         self.target, self.noise = self.features.of_task(opened.task)
 
@@ -124,7 +128,8 @@ def _measured(opened: Opened, sampled: _Sampled, distance: str) -> dict:
     for part in parts:
         started = time.monotonic()
         for case, level, images, index in part(opened, sampled, distance):
-            seconds, started = time.monotonic() - started, time.monotonic()
+            seconds = time.monotonic() - started
+            started = time.monotonic()
             place = {"part": part.__name__.strip("_"), "case": case, "level": level, "images": images}
             lines.append(place | {"index": index._asdict(), "seconds": round(seconds, 2)})
     return {"lines": lines}
@@ -247,7 +252,8 @@ def _predicts(lines: list[dict], results: Results) -> str:
 
 def _losses(results: Results) -> dict[tuple[str, int], list[float]]:
     """Linear accuracy that each candidate loses against the best one on average, by seed."""
-    task, seeds = results.opened.task.name, results.opened.study.seeds
+    task = results.opened.task.name
+    seeds = results.opened.study.seeds
     scores: dict[tuple[str, int], list[float]] = {}
     for run_, judged in results.runs:
         scores.setdefault((run_.source, run_.unique), []).append(judged.scores[task]["linear"])

@@ -106,7 +106,8 @@ def _open(study: Study, progress: Progress) -> Opened:
     if Path(study.out).exists() and not Path(study.out).is_dir():
         raise ValueError(f"--out={study.out} is a file; name a folder, new or of an earlier call.")
     opened = open_study(study)
-    budget, steps = opened.budget, opened.budget.steps(study.batch_size)
+    budget = opened.budget
+    steps = opened.budget.steps(study.batch_size)
     learners = ", ".join(f"{learner} of {learner.parameters / 1e6:.2g} M parameters" for learner in opened.learners)
     progress.note(
         f"{len(opened.runs)} runs of {budget.samples:,} samples ({steps:,} steps of {study.batch_size}), {learners}, "

@@ -14,7 +14,8 @@ from sslshift.study.statistics import holm
 from sslshift.transfer.resampling import Estimate
 
 LEVEL = 0.95
-NOTHING, ONE_SEED = "no difference shown", "one seed, nothing shown"
+NOTHING = "no difference shown"
+ONE_SEED = "one seed, nothing shown"
 
 
 class Difference(NamedTuple):
@@ -108,9 +109,11 @@ def shift_order(shift: dict) -> float:
 @functools.lru_cache(maxsize=32)
 def gains(results: Results, task: str) -> dict[Kind, Difference | None]:
     """What the linear probe gains over that of the same seeds' untrained encoders, corrected for the kinds of each learner."""
-    numbers, found = sampled(results, task, "linear"), {}
+    numbers = sampled(results, task, "linear")
+    found = {}
     for learner in learners(results):
-        mine, floor = of_learner(results, learner), Kind(learner, UNTRAINED, None)
+        mine = of_learner(results, learner)
+        floor = Kind(learner, UNTRAINED, None)
         differences = [numbers.difference(kind, floor) for kind in mine]
         found |= dict(zip(mine, judged_together(differences, [numbers.alone([kind]) for kind in mine]), strict=True))
     return found
@@ -129,7 +132,8 @@ def of_learner(results: Results, learner: tuple[str, str]) -> list[Kind]:
 @functools.lru_cache(maxsize=32)
 def pairs(results: Results, task: str, learner: tuple[str, str]) -> dict[tuple[Kind, Kind], Difference | None]:
     """Every candidate against every other, each at its most unique samples; the better one of the means first."""
-    numbers, candidates = sampled(results, task, "linear"), largest(results, learner)
+    numbers = sampled(results, task, "linear")
+    candidates = largest(results, learner)
     estimates = {}
     for a, b in itertools.combinations(candidates, 2):
         found = numbers.difference(a, b)
@@ -163,7 +167,8 @@ def against(results: Results, task: str, learner: tuple[str, str]) -> tuple[Kind
     Returns:
       The one that they are compared with, and the differences of the others that share a seed with it.
     """
-    numbers, candidates = sampled(results, task, "linear"), largest(results, learner)
+    numbers = sampled(results, task, "linear")
+    candidates = largest(results, learner)
     mixed = {candidate.name for candidate in results.opened.candidates if candidate.text}
     candidates = sorted(candidates, key=lambda kind: shift_order(results.task_shifts[task][kind.source]))
     reference = next((kind for kind in candidates if kind.source not in mixed), candidates[0])

@@ -36,7 +36,8 @@ def _print(table: Table, title: str, console: Console) -> None:
     shown = Shown(*table.head, title=Text(title), title_justify="left", title_style="", box=None, pad_edge=False)
     for number, column in enumerate(shown.columns):
         if number < table.text_columns:
-            column.overflow, column.min_width = "fold", _NAME
+            column.overflow = "fold"
+            column.min_width = _NAME
         else:
             column.justify = "right"
             column.no_wrap = True

@@ -62,9 +62,11 @@ def without_test(source: Source, task: Task) -> Source:
     if isinstance(source, SyntheticSource):
         return source
     test, held_out = task.test
-    stored, test_stored = source.stored_identities(), test.stored_identities()
+    stored = source.stored_identities()
+    test_stored = test.stored_identities()
     if stored and test_stored:
-        known, own = {test_stored[0][index] for index in held_out.tolist()}, stored[0]
+        known = {test_stored[0][index] for index in held_out.tolist()}
+        own = stored[0]
     else:
         known = set(digests(test, held_out, task.canvas)) - {b""}
         own = digests(source, np.arange(len(source)), task.canvas)

@@ -65,7 +65,8 @@ def image_costs(opened: Opened) -> dict[str, tuple[int, float]]:
 
 def show_estimate(opened: Opened, console: Console) -> None:
     """Prints what a study would take; nothing is trained or written."""
-    found, price = estimate(opened), opened.study.price_per_hour
+    found = estimate(opened)
+    price = opened.study.price_per_hour
     head = ["method", "encoder", "runs", "missing", "samples", "training FLOPs", "ms a step", "time for missing"]
     table = Table(*head, *(["cost"] if price else []), box=None, pad_edge=False)
     for column in table.columns[2:]:
@@ -77,7 +78,8 @@ def show_estimate(opened: Opened, console: Console) -> None:
     if len(found) > 1:
         table.add_row("all", "", *_numbers(found, "", price))
     console.print(table)
-    steps, left = sum(each.learner.steps * each.missing for each in found), sum(each.seconds for each in found)
+    steps = sum(each.learner.steps * each.missing for each in found)
+    left = sum(each.seconds for each in found)
     notes = [
         f"Training of what is missing takes about {duration(left)} here ({steps:,} steps; one was measured after compilation). "
         "Judging encoders, floors and distances come on top.",

@@ -50,7 +50,8 @@ def answer(results: Results) -> list[str]:
 
 def findings(results: Results) -> list[str]:
     """What else there is to say: every source, mixtures, the answers of other methods, scatter, and warnings."""
-    sentences, named = [], learners(results)
+    sentences = []
+    named = learners(results)
     for learner in named:
         prefix = f"{' on '.join(learner)}: " if len(named) > 1 else ""
         if learner != named[0]:
@@ -78,14 +79,16 @@ def _listed(names: list[str]) -> str:
 
 def _what_to_use(results: Results, learner: tuple[str, str]) -> tuple[str, str]:
     """The sentence, and its verdict in a form that can be compared with another learner's."""
-    task, candidates = results.opened.task.name, largest(results, learner)
+    task = results.opened.task.name
+    candidates = largest(results, learner)
     numbers = sampled(results, task, "linear")
     scores = {kind: numbers.score(kind) for kind in candidates}
     highest = max(candidates, key=lambda kind: scores[kind].value)
     # A source that varies from seed to seed can end highest and still show no gain, where another one does.
     shown = [kind for kind in candidates if gains(results, task)[kind].verdict == "better"]
     best = highest if highest in shown or not shown else max(shown, key=lambda kind: scores[kind].value)
-    gain, score = gains(results, task)[best], scores[best]
+    gain = gains(results, task)[best]
+    score = scores[best]
     reached = (
         f"{score.value:.1%} of linear-probe {_metric(results)} ({score.low:.1%} to {score.high:.1%}), {gain.points} from the "
         f"untrained encoder"
@@ -175,7 +178,8 @@ def trend_verdict(trend: Trend, p_value: float) -> str:
 
 
 def _sources(results: Results, learner: tuple[str, str]) -> list[str]:
-    task, sentences = results.opened.task.name, []
+    task = results.opened.task.name
+    sentences = []
     slopes = {each.source: each for each in trends(results, task, learner)}
     for kind in largest(results, learner):
         gain = gains(results, task)[kind]
@@ -203,7 +207,8 @@ def _pixels(results: Results, learner: tuple[str, str]) -> list[str]:
     """Raw pixels are a floor that an encoder worth its training should pass; said where the best one is not shown to."""
     numbers = sampled(results, results.opened.task.name, "linear")
     best = max(largest(results, learner), key=lambda kind: numbers.score(kind).value)
-    found, one = numbers.difference(best, Kind(None, PIXELS, None)), numbers.alone([best])
+    found = numbers.difference(best, Kind(None, PIXELS, None))
+    one = numbers.alone([best])
     if found is None or (found.low > 0 and not one):
         return []
     place = "stays below" if found.high < 0 and not one else "is not shown to pass"
@@ -215,7 +220,9 @@ def _pixels(results: Results, learner: tuple[str, str]) -> list[str]:
 
 def _scatter(results: Results) -> list[str]:
     """How much of the differences between runs comes from the draw of the subset, and how much from the training seed."""
-    study, task, parts = results.opened.study, results.opened.task.name, []
+    study = results.opened.study
+    task = results.opened.task.name
+    parts = []
     if min(study.draws, study.seeds) < 2:
         return []
     values: dict[Kind, list[float]] = {}

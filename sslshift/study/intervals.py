@@ -41,7 +41,9 @@ def crossed(values) -> Crossed:
         alone = interval(values.reshape(-1))
         scatter = values.std(ddof=1) if values.size > 1 else float("nan")
         return Crossed(alone, *((scatter, float("nan")) if draws > 1 else (float("nan"), scatter)))
-    mean, by_draw, by_seed = values.mean(), values.mean(axis=1), values.mean(axis=0)
+    mean = values.mean()
+    by_draw = values.mean(axis=1)
+    by_seed = values.mean(axis=0)
     rest = values - by_draw[:, None] - by_seed[None, :] + mean
     freedom = np.array([draws - 1, seeds - 1, (draws - 1) * (seeds - 1)])
     squares = (

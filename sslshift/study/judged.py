@@ -96,7 +96,9 @@ def judge(
     Raises:
       NotThereError: something is missing, within `records.only_reading`.
     """
-    encoder, scores, places = functools.cache(encoder), {}, {}
+    encoder = functools.cache(encoder)
+    scores = {}
+    places = {}
     for task in tasks:
         asked = _asked(task, evaluations, features, folder)
         missing = {name: evaluations[name] for name, where in asked.items() if recalled(*where) is None}
@@ -158,7 +160,9 @@ Kind = Sequence[tuple[int, Judged]]
 def _predictions(kinds: Sequence[Kind], task: str, evaluation: str) -> tuple[str, np.ndarray, list[list[np.ndarray]]]:
     """The metric, labels of the test images, and for each kind what each seed's runs predict, with a first axis of draws."""
     several = on_common_images([judged.predicted(task) for kind in kinds for _, judged in kind])
-    metric, waiting, found = several[0].metric, iter(several), []
+    metric = several[0].metric
+    waiting = iter(several)
+    found = []
     for kind in kinds:
         by_seed: dict[int, list[np.ndarray]] = {}
         for seed, _ in kind:

@@ -56,7 +56,8 @@ def told(uri: str, leaks: dict, opened: Opened) -> str:
 
     That a test image is also in a source is said of equal pixels alone; others are similar, and a person decides.
     """
-    images, similar = len(opened.task.test.indices), leaks["count"] - leaks["equal"]
+    images = len(opened.task.test.indices)
+    similar = leaks["count"] - leaks["equal"]
     said = []
     if leaks["equal"]:
         are = "is" if leaks["equal"] == 1 else "are"

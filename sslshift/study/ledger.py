@@ -26,7 +26,8 @@ __all__ = [
     "row_name",
 ]
 
-PARQUET, CSV = "results.parquet", "results.csv"
+PARQUET = "results.parquet"
+CSV = "results.csv"
 
 
 def fingerprint(configuration: dict[str, Any]) -> str:

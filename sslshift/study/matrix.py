@@ -37,7 +37,8 @@ def find_encoders(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     Raises:
       ValueError: a path is none of these, or no run of a study is finished.
     """
-    files, unfinished = [], []
+    files = []
+    unfinished = []
     for path in paths:
         # Also of a folder of several studies, as a comparison of methods writes.
         runs = sorted(path.glob("**/runs/*/")) if path.is_dir() and not (path / ENCODER).exists() else []

@@ -116,7 +116,8 @@ def range_notes(opened: Opened) -> list[str]:
 
 
 def _sources(results: Results) -> list[str]:
-    opened, found = results.opened, []
+    opened = results.opened
+    found = []
     for candidate in opened.candidates:
         broken = max((judged.trained["broken"] for _, judged in runs_of(results, candidate.name, candidate.unique)), default=0)
         if broken:

@@ -37,7 +37,9 @@ class Run:
 
 
 # Labelled images that an online probe learns from and is tested on, at most, and images of the signals without labels.
-_ONLINE_IMAGES, _SIGNAL_IMAGES, _ONLINE_KEY = 5000, 512, 6
+_ONLINE_IMAGES = 5000
+_SIGNAL_IMAGES = 512
+_ONLINE_KEY = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +104,8 @@ class Opened:
     def equal_shares(self) -> Mixture:
         """The mixture that favours no source."""
         sources = dict(sorted(self.sources.items()))
-        share, part = 1 / len(sources), self.budget.samples // len(sources)
+        share = 1 / len(sources)
+        part = self.budget.samples // len(sources)
         components = (Component(uri, len(source), min(len(source), part), share) for uri, source in sources.items())
         return Mixture((Stage(tuple(components)),))
 

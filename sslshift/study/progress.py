@@ -25,7 +25,8 @@ class TimeLeft:
     """
 
     def __init__(self, kinds: Sequence[Hashable], weights: Mapping[Hashable, float]):
-        self._open, self._weights = list(kinds), dict(weights)
+        self._open = list(kinds)
+        self._weights = dict(weights)
         self._seconds: dict[Hashable, list[float]] = {}
 
     def done(self, kind: Hashable, seconds: float | None) -> None:
@@ -77,7 +78,8 @@ class Progress:
         """
         self._time = TimeLeft(kinds, weights)
         with self._new_bars() as bars:
-            self._bars, self._whole = bars, bars.add_task("study", total=count, completed=count - len(kinds), time=self._time)
+            self._bars = bars
+            self._whole = bars.add_task("study", total=count, completed=count - len(kinds), time=self._time)
             try:
                 yield
             finally:
@@ -86,7 +88,8 @@ class Progress:
     @contextlib.contextmanager
     def run(self, what: str, number: int, count: int, steps: int, kind: Hashable = None) -> Iterator["Work"]:
         """A bar for one run of a series; its time counts for the time left where the run did anything and did not fail."""
-        started, done = time.monotonic(), False
+        started = time.monotonic()
+        done = False
         try:
             with self._bar(f"{number}/{count} {what}", steps) as work:
                 yield work
@@ -140,7 +143,10 @@ class Work:
     """What a bar is told: steps of training, then what an encoder is judged by. `done`: whether there was anything to do."""
 
     def __init__(self, bars: Bars, bar: TaskID, what: str):
-        self._bars, self._bar, self._what, self.done = bars, bar, what, False
+        self._bars = bars
+        self._bar = bar
+        self._what = what
+        self.done = False
 
     def on_step(self, step: int, scalars: dict[str, float]) -> None:
         """What the training loop calls after each step."""

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # What a failed computation leaves behind for people; it binds a folder to nothing.
-FAILED, ERROR_LOG = "failed.json", "error.log"
+FAILED = "failed.json"
+ERROR_LOG = "error.log"
 
 _reading = contextvars.ContextVar("reading", default=False)
 
@@ -36,7 +37,8 @@ def recalled(folder: Path, record: dict) -> dict | None:
     Raises:
       OtherConfigurationError: the folder was made for another record; the message names what differs.
     """
-    asked, answer = folder / "record.json", folder / "result.json"
+    asked = folder / "record.json"
+    answer = folder / "result.json"
     if asked.exists() and _holds_work(folder):
         difference = _difference(read_json(asked), json.loads(json.dumps(record)))
         if difference:
@@ -95,7 +97,8 @@ def _holds_work(folder: Path) -> bool:
 
 
 def _difference(old: dict, new: dict) -> str:
-    old, new = _flat(old), _flat(new)
+    old = _flat(old)
+    new = _flat(new)
     names = [name for name in old | new if old.get(name) != new.get(name)]
     return "; ".join(f"{name}: {old.get(name)} there, {new.get(name)} now" for name in names)
 

@@ -23,7 +23,9 @@ def run_rows(opened: Opened, run: Run, judged: Judged, untrained: Judged, shifts
       untrained: and of the same encoder untrained.
       shifts: by task and candidate.
     """
-    budget, candidate, read = opened.budget, opened.candidate(run), judged.trained["unique_read"]
+    budget = opened.budget
+    candidate = opened.candidate(run)
+    read = judged.trained["unique_read"]
     licences = dict.fromkeys(fact["licence"] for fact in opened.facts(candidate).values())
     own = {
         "kind": "run",

@@ -74,7 +74,8 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     with progress.study(len(opened.runs), kinds, opened.weights):
         for number, run in enumerate(opened.runs, 1):
             bound_programs()
-            learner, what = opened.learner(run), describe_run(opened, run)
+            learner = opened.learner(run)
+            what = describe_run(opened, run)
             key = (*learner.key, run.seed)
             with _failing(opened, run, progress) as failures:
                 if key not in floors:
@@ -97,9 +98,13 @@ def read_results(opened: Opened) -> Results:
       LedgerError: the results table was edited, or is of another budget.
       NotThereError: no run is finished.
     """
-    out, silent = Path(opened.study.out), Progress(Console(quiet=True))
+    out = Path(opened.study.out)
+    silent = Progress(Console(quiet=True))
     require_budget(read_ledger(out), opened.budget.samples, out)
-    floors, finished, failed, missing = {}, [], [], []
+    floors = {}
+    finished = []
+    failed = []
+    missing = []
     with only_reading():
         for run in opened.runs:
             try:
@@ -141,7 +146,8 @@ class _Table:
 @contextlib.contextmanager
 def _failing(opened: Opened, run: Run, progress: Progress) -> Iterator[list[str]]:
     """Records what a run raises, and yields a list that then holds the reason; what stops the whole study goes through."""
-    folder, reasons = run_folder(opened, run), []
+    folder = run_folder(opened, run)
+    reasons = []
     try:
         yield reasons
         for name in (FAILED, ERROR_LOG):
@@ -177,7 +183,8 @@ def _run(opened: Opened, run: Run, shift: dict, work: Work | None) -> Judged:
 
 def _train(opened: Opened, run: Run, shift: dict, folder: Path, on_step: Callable) -> dict:
     started = time.monotonic()
-    candidate, training = opened.candidate(run), opened.learner(run).training
+    candidate = opened.candidate(run)
+    training = opened.learner(run).training
     reader = opened.reader(candidate.mixture, run.seed, run.draw)
     state = train(training, reader, run.seed, folder, on_step, online=opened.online)
     first, last = loss_trend(folder / "metrics.jsonl")

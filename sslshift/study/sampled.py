@@ -17,7 +17,8 @@ from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import on_common_images
 from sslshift.transfer.resampling import Contribution, Estimate, contributions, estimate, resampled
 
-UNTRAINED, PIXELS = "untrained encoder", "raw pixels"
+UNTRAINED = "untrained encoder"
+PIXELS = "raw pixels"
 _RESAMPLES = 1000
 
 
@@ -125,7 +126,8 @@ def sampled(results: Results, task: str, evaluation: str) -> Sampled:
     runs: dict[Kind, dict] = {}
     if not known:
         return Sampled(runs, 0)
-    metric, labels = METRICS[known[0][1].metric], known[0][1].labels
+    metric = METRICS[known[0][1].metric]
+    labels = known[0][1].labels
     sides = [[_of_draws(each.predictions[evaluation], metric.axes)] for _, each in known]
     values, boots = resampled(metric, sides, labels, resamples=_RESAMPLES)
     for ((kind, place, _), _), value, boot in zip(known, values, boots, strict=True):

@@ -93,7 +93,9 @@ class Features:
     """
 
     def __init__(self, opened: Opened, encode: Encoder, count: int | None = None, canvas: Canvas | None = None):
-        self._opened, self._encode, self.canvas = opened, encode, canvas or opened.canvas
+        self._opened = opened
+        self._encode = encode
+        self.canvas = canvas or opened.canvas
         self.count = 2 * opened.study.shift_images if count is None else count
         self.of_source = functools.cache(self._of_source)
 

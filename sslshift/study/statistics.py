@@ -126,7 +126,8 @@ def fitted(
       level: how often the interval should hold.
       extra: what else contributes to its variance.
     """
-    value, parts = float(values.mean()), [*contributions([values], [boots]), *extra]
+    value = float(values.mean())
+    parts = [*contributions([values], [boots]), *extra]
     if not parts and not images:
         return Trend(value, np.nan, np.nan, np.nan, len(values), images)
     return Trend(*estimate(value, boots.mean(axis=(1, 2)), parts, images, level=level), len(values), images)
@@ -197,13 +198,15 @@ def change_by_shift(
             f"{len(shift)}: through two points goes a line whatever they are."
         )
     x = np.asarray(shift, np.float64)
-    change, boots_of_change = slopes(x, values), slopes(x, boots, axis=1)
+    change = slopes(x, values)
+    boots_of_change = slopes(x, boots, axis=1)
     return fitted(change, boots_of_change, images, level, [_sources(x, values, boots)] if scatter else [])
 
 
 def _sources(x: np.ndarray, values: np.ndarray, boots: np.ndarray) -> Contribution:
     """What the sources' scatter about the line adds, and how much of it seeds, draws and images explain."""
-    freedom, spread = len(x) - 2, ((x - x.mean()) ** 2).sum()
+    freedom = len(x) - 2
+    spread = ((x - x.mean()) ** 2).sum()
     mean = values.mean(axis=(1, 2))
     # The scatter of seeds (and of draws) is that of their own lines' residuals about those of the mean.
     explained = np.var(_rest(x, boots.mean(axis=(2, 3)).T), axis=1, ddof=1).sum() / freedom

@@ -47,7 +47,8 @@ def floors(results: Results) -> list[Kind]:
 
 
 def _row(results: Results, kind: Kind) -> Row:
-    budget, shift = results.opened.budget, results.shifts[kind.source]
+    budget = results.opened.budget
+    shift = results.shifts[kind.source]
     finished = sum(kind_of(run) == kind for run, _ in results.runs)
     unique = read(results, kind) if finished else kind.unique
     return Row(

@@ -35,7 +35,8 @@ class SourceTrend:
 @functools.lru_cache(maxsize=32)
 def trends(results: Results, task: str, learner: tuple[str, str]) -> tuple[SourceTrend, ...]:
     """Of every source with at least two numbers of unique samples, near ones first."""
-    numbers, found = sampled(results, task, "linear"), []
+    numbers = sampled(results, task, "linear")
+    found = []
     for source, levels in _ladders(results, learner).items():
         grid = numbers.grid(levels)
         if grid is None:
@@ -80,7 +81,9 @@ def trend_change(results: Results, task: str, learner: tuple[str, str], *, scatt
     grid = numbers.grid([kind for each in usable for kind in each.levels])
     if grid is None:
         return "No seed is finished for all sources with several numbers of unique samples."
-    values, boots, start = [], [], 0
+    values = []
+    boots = []
+    start = 0
     for each in usable:
         rungs = slice(start, start + len(each.levels))
         x = [math.log10(diversity(results, kind)) for kind in each.levels]

@@ -27,7 +27,8 @@ class Checkpoints:
     """The two latest checkpoints in a folder. A checkpoint appears under its name only when it is complete."""
 
     def __init__(self, folder: Path):
-        self._folder, self._failed = folder, False
+        self._folder = folder
+        self._failed = False
         with _quiet():
             self._orbax = ocp.training.Checkpointer(
                 folder.absolute(),

@@ -38,7 +38,8 @@ def clipped_lars(
         def scaled(g, p, trusted):
             if not trusted:
                 return g
-            g_norm, p_norm = optax.safe_norm(g, 0.0), optax.safe_norm(p, 0.0)
+            g_norm = optax.safe_norm(g, 0.0)
+            p_norm = optax.safe_norm(p, 0.0)
             ratio = trust_coefficient * p_norm / (g_norm + weight_decay * p_norm + 1e-8)
             clipped = jnp.minimum(ratio, rate) / jnp.maximum(rate, 1e-12) * (g + weight_decay * p)
             return jnp.where((g_norm > 0) & (p_norm > 0), clipped, g)

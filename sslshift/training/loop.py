@@ -60,7 +60,8 @@ def initial_state(training: Training, reader: BatchReader, seed: int) -> TrainSt
 
 def traced_step(training: Training, canvas: Canvas, batch_size: int) -> TrainState:
     """The shapes of the state after a step on batches of this size: finds settings that do not fit, computes nothing."""
-    method, key = training.method, jax.random.key(0)
+    method = training.method
+    key = jax.random.key(0)
     optimiser = _built(training.optimiser, 1, batch_size, method.constant_rate)
     image = jax.ShapeDtypeStruct(tuple(canvas), jax.numpy.uint8)
     images = jax.ShapeDtypeStruct((batch_size, *canvas), jax.numpy.uint8)

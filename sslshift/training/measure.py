@@ -23,7 +23,8 @@ def step_flops(training: Training, canvas: Canvas, batch_size: int) -> float:
     """
     method = training.method
     optimiser = training.optimiser.build(1, batch_size, method.constant_rate)
-    key, image = jax.random.key(0), jax.ShapeDtypeStruct(tuple(canvas), jnp.uint8)
+    key = jax.random.key(0)
+    image = jax.ShapeDtypeStruct(tuple(canvas), jnp.uint8)
     state = jax.eval_shape(functools.partial(init_state, method, optimiser), key, image)
     step = functools.partial(train_step, method=method, optimiser=optimiser, steps=1)
     lowered = jax.jit(step).lower(state, jax.ShapeDtypeStruct((batch_size, *canvas), jnp.uint8), key)
@@ -38,13 +39,17 @@ def seconds_per_step(training: Training, reader: BatchReader, seconds: float = 1
       reader: reads the batches.
       seconds: about how long to measure; at least two steps are.
     """
-    plan, method, mesh = reader.plan, training.method, make_mesh()
+    plan = reader.plan
+    method = training.method
+    mesh = make_mesh()
     steps = plan.budget.steps(plan.batch_size)
     optimiser = training.optimiser.build(steps, plan.batch_size, method.constant_rate)
     step = compiled_step(method, optimiser, steps, mesh)
     image = jnp.zeros(reader.canvas, jnp.uint8)
     state = replicate(mesh, compiled_init(method, optimiser)(jax.random.key(0), image))
-    key, started, done = replicate(mesh, jax.random.key(1)), time.perf_counter(), 0
+    key = replicate(mesh, jax.random.key(1))
+    started = time.perf_counter()
+    done = 0
     for number, batch in enumerate(batches(reader, 0, steps, workers=training.workers), 1):
         state, metrics = step(state, shard_batch(mesh, batch.images), key)
         jax.block_until_ready(metrics)

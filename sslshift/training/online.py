@@ -249,7 +249,9 @@ class Watch:
     """An `Online` at work on a mesh: holds its images on the devices (labelled training images stay on the host)."""
 
     def __init__(self, online: Online, method: Method, mesh: Mesh):
-        self._online, self._method, self._mesh = online, method, mesh
+        self._online = online
+        self._method = method
+        self._mesh = mesh
         self._functions = _compiled(method, mesh, online.learning_rate)
         self._key = replicate(mesh, jax.random.key(online.seed))
         self._signal_chunks = self._chunks(online.signal_images)
@@ -276,7 +278,8 @@ class Watch:
 
     def report(self, probe: OnlineProbe | None, variables: PyTree) -> Metrics:
         """Scalars on the devices, for the line of a step; waits for nothing."""
-        features, views = self._functions.features, self._functions.views
+        features = self._functions.features
+        views = self._functions.views
         plain = [features(variables, images) for images, _ in self._signal_chunks]
         pairs = [views(variables, images, self._key, first) for images, first in self._signal_chunks]
         found = self._functions.signals(plain, *zip(*pairs, strict=True), count=len(self._online.signal_images))

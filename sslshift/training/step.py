@@ -32,7 +32,8 @@ def train_step(
       The state after the step, and scalars: the loss, the gradient's norm and the method's own.
     """
     key = jax.random.fold_in(key, state.step)
-    views, moment = method.make_views(key, images), method.moment(key, images, state.step / steps)
+    views = method.make_views(key, images)
+    moment = method.moment(key, images, state.step / steps)
 
     def loss_of(params):
         loss, output = method.loss({"params": params, "batch_stats": state.batch_stats}, state.target, views, moment)

@@ -14,7 +14,8 @@ from sslshift.transfer.features import Encoder, NetworkEncoder, pixel_encoder
 
 # Images at a time: sets of a few dozen are filled up to it, and a CPU is no faster with more.
 _BATCH = 100
-PIXELS, UNTRAINED = "pixels", "untrained"
+PIXELS = "pixels"
+UNTRAINED = "untrained"
 # About 500 images of 64 pixels in a second of CPU time. Of four small networks at random weights it alone put noise farther
 # from the bundled clothes than digits, discs and inverted clothes; a ViT and ResNets of another stem or silent blocks did not.
 SMALL = ResNet((1, 1, 1, 1), width=32)

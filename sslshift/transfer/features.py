@@ -27,7 +27,9 @@ from sslshift.training.step import make_mesh, replicate, shard_batch
 _PIXEL_SIDE = 32
 # Images encoded at a time. They are read in blocks of whole batches, about so many bytes, while the block before is being
 # encoded; a thread reads a chunk.
-_BATCH, _BLOCK_BYTES, _CHUNK = 500, 1 << 26, 64
+_BATCH = 500
+_BLOCK_BYTES = 1 << 26
+_CHUNK = 64
 
 
 class Encoder(Protocol):
@@ -90,9 +92,11 @@ class NetworkEncoder:
         return replicate(make_mesh(), self.pretrained.variables)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        encoder, mesh = self.pretrained, make_mesh()
+        encoder = self.pretrained
+        mesh = make_mesh()
         apply = _compiled(encoder.module, encoder.shape, encoder.mean, encoder.std, encoder.features)
-        size, parts = -(-self.batch_size // mesh.size) * mesh.size, []
+        size = -(-self.batch_size // mesh.size) * mesh.size
+        parts = []
         for start in range(0, len(images), size):
             batch = images[start : start + size]
             # The last batch is filled up, so that one shape is compiled; its filling is cut off again.
@@ -186,7 +190,11 @@ def extract(
 
 
 def _extracted(encode, source, indices, canvas, on_images) -> Extracted:
-    features, digests, kept, broken, done = [], [], [], [], 0
+    features = []
+    digests = []
+    kept = []
+    broken = []
+    done = 0
     for images, own_digests, reasons in _blocks(source, np.asarray(indices, np.int64), canvas):
         good = np.array([not reason for reason in reasons], bool)
         own = indices[done : done + len(images)]
@@ -233,9 +241,11 @@ def _blocks(source: Source, indices: np.ndarray, canvas: Canvas) -> Iterator[tup
 
 def _read(source: Source, canvas: Canvas, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
     try:
-        images, reasons = source.read(indices, canvas), [""] * len(indices)
+        images = source.read(indices, canvas)
+        reasons = [""] * len(indices)
     except BrokenImageError:
-        images, reasons = np.zeros((len(indices), *canvas), np.uint8), []
+        images = np.zeros((len(indices), *canvas), np.uint8)
+        reasons = []
         for place, index in enumerate(indices):
             try:
                 images[place] = source.read(np.array([index]), canvas)[0]

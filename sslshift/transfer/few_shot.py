@@ -84,7 +84,8 @@ def draw_shots(labels: np.ndarray, shots: int, draws: int) -> np.ndarray:
     """
     there, counts = np.unique(labels, return_counts=True)
     orders = tuple(Order(int(count), (_DRAW_KEY, int(each))) for each, count in zip(there, counts, strict=True))
-    which, draw = np.arange(len(there))[:, None], np.arange(draws)[:, None, None]
+    which = np.arange(len(there))[:, None]
+    draw = np.arange(draws)[:, None, None]
     position = np.broadcast_to(np.arange(shots), (draws, len(there), shots))
     drawn = permute_each(position, which, orders, tweak=draw)
     # Of the images in order of their labels, where each class begins.

@@ -117,7 +117,9 @@ class FineTune:
         """
         training = _Training.of(task, self)
         network = self._network(encoder, task.classes, training)
-        total, best, lost = len(self.learning_rates) * training.steps, None, []
+        total = len(self.learning_rates) * training.steps
+        best = None
+        lost = []
         for number, rate in enumerate(self.learning_rates):
 
             def report(step: int, before: int = number * training.steps) -> None:
@@ -172,7 +174,8 @@ class FineTune:
         )
 
     def _notes(self, encoder: PretrainedEncoder, training: "_Training", lost: list[str]) -> Iterator[str]:
-        images, broken = len(training.labels), training.broken
+        images = len(training.labels)
+        broken = training.broken
         if self.batch_norm == "frozen" and not _has_batch_norm(encoder):
             yield "this encoder has no batch norm that could be frozen: all of it was trained"
         if training.batch_size != self.batch_size:
@@ -208,7 +211,8 @@ class _Training(NamedTuple):
 
     @classmethod
     def of(cls, task: Task, settings: FineTune) -> "_Training":
-        images, devices = len(task.train.indices), make_mesh().size
+        images = len(task.train.indices)
+        devices = make_mesh().size
         batch_size = max(min(settings.batch_size, images) // devices, 1) * devices
         # Rounded up: no image is left out of the last epoch.
         budget = Budget(-(-settings.epochs * images // batch_size) * batch_size)
@@ -256,8 +260,10 @@ def _trained(
 ) -> FineTuneState:
     """The state after the last step, or after an epoch in which the loss stopped being a number."""
     mesh = make_mesh()
-    step_fn, epoch = compiled_step(network, mesh), max(1, len(training.labels) // network.batch_size)
-    rate, key = replicate(mesh, jnp.float32(rate)), replicate(mesh, jax.random.key(training.reader.plan.seed))
+    step_fn = compiled_step(network, mesh)
+    epoch = max(1, len(training.labels) // network.batch_size)
+    rate = replicate(mesh, jnp.float32(rate))
+    key = replicate(mesh, jax.random.key(training.reader.plan.seed))
     before = None
     for step, batch in enumerate(training.batches(), 1):
         sharded = LabelledBatch(*(shard_batch(mesh, part) for part in batch))
@@ -276,7 +282,9 @@ def _trained(
 def _scores(network: Network, state: FineTuneState, part: Part, canvas: Canvas) -> np.ndarray:
     """Logits of a split, `[n, classes]`, in evaluation mode."""
     mesh = make_mesh()
-    compiled, size, parts = compiled_scores(network, mesh), network.batch_size, []
+    compiled = compiled_scores(network, mesh)
+    size = network.batch_size
+    parts = []
     for start in range(0, len(part.indices), size):
         images = part.source.read(part.indices[start : start + size], canvas)
         # The last batch is filled up, so that one shape is compiled; its filling is cut off again.

@@ -75,13 +75,15 @@ class Network:
 
     def normalised(self, views: jax.Array) -> jax.Array:
         """From this package's normalisation to the encoder's own."""
-        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
+        mean = jnp.asarray(self.mean, jnp.float32)
+        std = jnp.asarray(self.std, jnp.float32)
         return views * (STD / std) + (MEAN - mean) / std
 
     def logits(self, params: PyTree, batch_stats: PyTree, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, PyTree]:
         """Logits float32 `[batch, classes]` of normalised images, and new statistics; in training there is a key."""
         variables = {"params": params["encoder"], "batch_stats": batch_stats}
-        train, rngs = key is not None and not self.frozen_norm, None if key is None else {"drop_path": key}
+        train = key is not None and not self.frozen_norm
+        rngs = None if key is None else {"drop_path": key}
         features, changed = self.module.apply(variables, x, train=train, mutable=["batch_stats"], rngs=rngs)
         logits = features.astype(jnp.float32) @ params["head"]["kernel"] + params["head"]["bias"]
         return logits, changed.get("batch_stats", batch_stats)
@@ -121,7 +123,8 @@ def finetune_step(
     """
     views, mixing, dropping = jax.random.split(jax.random.fold_in(key, state.step), 3)
     x = network.normalised(make_view(views, batch.images, network.view))
-    targets, weights = label_vectors(batch.labels, network.classes, network.label_smoothing), batch.weights
+    targets = label_vectors(batch.labels, network.classes, network.label_smoothing)
+    weights = batch.weights
     if network.mixup or network.cutmix:
         own = share_map(mixing, *x.shape[1:3], mixup=network.mixup, cutmix=network.cutmix)
         x, targets = mix_pairs(x, targets, own)
@@ -146,7 +149,8 @@ def finetune_step(
 
 def _keep_norms(old: PyTree, new: PyTree, batch_stats: PyTree) -> PyTree:
     """The new parameters, but the old ones of every layer that has batch statistics."""
-    old, new = traverse_util.flatten_dict(old), traverse_util.flatten_dict(new)
+    old = traverse_util.flatten_dict(old)
+    new = traverse_util.flatten_dict(new)
     norms = {path[:-1] for path in traverse_util.flatten_dict(batch_stats)}
     return traverse_util.unflatten_dict({path: old[path] if path[:-1] in norms else leaf for path, leaf in new.items()})
 
@@ -155,7 +159,8 @@ def _keep_norms(old: PyTree, new: PyTree, batch_stats: PyTree) -> PyTree:
 @functools.lru_cache(maxsize=8)
 def compiled_step(network: Network, mesh: Mesh) -> Callable[..., tuple[FineTuneState, jax.Array]]:
     """`finetune_step` jitted over the mesh: the state replicated and donated, the batch split."""
-    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec("data"))
     step = functools.partial(finetune_step, network=network)
     shardings = (everywhere, split, everywhere, everywhere)
     return jax.jit(step, in_shardings=shardings, out_shardings=everywhere, donate_argnums=0)
@@ -164,7 +169,8 @@ def compiled_step(network: Network, mesh: Mesh) -> Callable[..., tuple[FineTuneS
 @functools.lru_cache(maxsize=8)
 def compiled_scores(network: Network, mesh: Mesh) -> Callable[[PyTree, PyTree, jax.Array], jax.Array]:
     """From parameters, batch statistics and uint8 images to logits, jitted over the mesh."""
-    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec("data"))
 
     def scores(params, batch_stats, images):
         return network.logits(params, batch_stats, network.normalised(normalise(images)), None)[0]

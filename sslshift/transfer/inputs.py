@@ -41,7 +41,9 @@ def standard_of(features: np.ndarray) -> Standard:
     features = np.asarray(features)
     if features.ndim != 2 or not features.size:
         raise ValueError(f"A probe needs training features [images, dim] of at least one image, not {list(features.shape)}.")
-    count, mean, squares = 0, np.zeros(features.shape[1]), np.zeros(features.shape[1])
+    count = 0
+    mean = np.zeros(features.shape[1])
+    squares = np.zeros(features.shape[1])
     for start in range(0, len(features), _BLOCK):
         block = features[start : start + _BLOCK].astype(np.float64)
         finite = np.isfinite(block).all(axis=1)
@@ -61,7 +63,8 @@ def standard_of(features: np.ndarray) -> Standard:
 
 def require_labels(labels: np.ndarray, images: int, classes: int) -> None:
     """Raises ValueError unless labels are int `[images]` below `classes`, or 0/1 `[images, classes]`."""
-    shape, several = labels.shape, labels.ndim == 2
+    shape = labels.shape
+    several = labels.ndim == 2
     if shape != ((images, classes) if several else (images,)):
         raise ValueError(f"Labels [{images:,}] or [{images:,}, {classes:,}] are needed for these features, not {list(shape)}.")
     if labels.dtype.kind not in "iub" or labels.min() < 0 or labels.max() >= (2 if several else classes):

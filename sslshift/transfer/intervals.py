@@ -169,7 +169,8 @@ def compare(
     over_images = boots[0].mean(axis=(1, 2)) - boots[1].mean(axis=(1, 2))
     if values[0].shape == values[1].shape:
         # Before the mean: of equal runs nothing is left, not even rounding.
-        difference, over_images = (values[0] - values[1]).mean(), (boots[0] - boots[1]).mean(axis=(1, 2))
+        difference = (values[0] - values[1]).mean()
+        over_images = (boots[0] - boots[1]).mean(axis=(1, 2))
     found = estimate(difference, over_images, contributions(values, boots), len(labels), level=level)
     single = metric.name == "accuracy" and values[0].size == values[1].size == 1
     p_value = mcnemar(*(np.ravel(side[0]) == labels for side in (a, b))) if single else float("nan")
@@ -199,10 +200,12 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
       McNemar, `Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages
       <https://doi.org/10.1007/BF02295996>`_, 1947
     """
-    a, b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
+    a = np.asarray(correct_a, bool)
+    b = np.asarray(correct_b, bool)
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"McNemar's test needs the same images on both sides [n], not {list(a.shape)} and {list(b.shape)}.")
-    only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    only_a = int(np.sum(a & ~b))
+    only_b = int(np.sum(b & ~a))
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 

@@ -18,7 +18,8 @@ from sslshift.transfer.selection import best, score
 
 # Similarities held at a time (128 MiB), and at most so many training images against at most so many others.
 _AT_ONCE = 2**25
-_TRAIN_AT_ONCE, _TEST_AT_ONCE = 2**16, 2**12
+_TRAIN_AT_ONCE = 2**16
+_TEST_AT_ONCE = 2**12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,8 @@ def nearest(train: np.ndarray, test: np.ndarray, neighbours: int, *, block: int 
     Raises:
       ValueError: k is out of range, dimensions differ, or a feature is not finite.
     """
-    train, test = _unit(train, "training"), _unit(test, "test")
+    train = _unit(train, "training")
+    test = _unit(test, "test")
     if not 1 <= neighbours <= len(train):
         raise ValueError(f"kNN needs 1 to {len(train):,} neighbours (the training images), not {neighbours:,}.")
     if train.shape[1] != test.shape[1]:
@@ -156,7 +158,8 @@ class _Search:
     """
 
     def __init__(self, train: np.ndarray, neighbours: int):
-        self._images, self._neighbours = len(train), min(neighbours, len(train))
+        self._images = len(train)
+        self._neighbours = min(neighbours, len(train))
         # Of this size both steps choose among about as many.
         size = 1 << round(np.log2(max(1, len(train) / self._neighbours)) / 2)
         groups = -(-len(train) // size)
@@ -250,7 +253,8 @@ def _votes(
     for temperature in temperatures:
         # The largest similarity is taken off first: exp(1 / temperature) would overflow at a low temperature.
         weight = np.exp((similarity - similarity[:, :1]).astype(np.float64) / temperature)
-        votes, counted = np.zeros((len(index), classes)), 0
+        votes = np.zeros((len(index), classes))
+        counted = 0
         for k in sorted(neighbours):
             votes += _tally(weight[:, counted:k], index[:, counted:k], labels, classes)
             counted = k

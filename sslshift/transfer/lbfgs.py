@@ -62,25 +62,30 @@ def minimise(objective: Objective, start: np.ndarray, *, tolerance: float, itera
       tolerance: of the value, absolute.
       iterations: evaluations at most.
     """
-    points, excess, places = start.copy(), np.zeros(len(start)), np.arange(len(start))
+    points = start.copy()
+    excess = np.zeros(len(start))
+    places = np.arange(len(start))
     memory: collections.deque = collections.deque(maxlen=MEMORY)
     past: collections.deque = collections.deque(maxlen=REMEMBERED)
     state = _started(objective, start)
     for evaluations in range(1, iterations):
-        points[places], excess[places] = state.point, _excess(state, past)
+        points[places] = state.point
+        excess[places] = _excess(state, past)
         unsolved = (excess[places] > tolerance) & (state.shortened < _SHORTENINGS)
         if not unsolved.any():
             break
         narrowed = None if evaluations % NARROWED else getattr(objective, "narrow", lambda _: None)(unsolved)
         if narrowed:
             objective, some = narrowed
-            places, state = places[some], state.only(some)
+            places = places[some]
+            state = state.only(some)
             memory, past = (
                 collections.deque((tuple(part[some] for part in each) for each in old), old.maxlen) for old in (memory, past)
             )
         past.append((state.value, state.slope))
         state = _advanced(objective, state, memory)
-    points[places], excess[places] = state.point, _excess(state, past)
+    points[places] = state.point
+    excess[places] = _excess(state, past)
     return Minimum(points, excess)
 
 
@@ -109,9 +114,11 @@ def _advanced(objective: Objective, state: _State, memory: collections.deque) ->
     divisor = np.where(kept, curvature, 1)
     memory.append((move, change, np.where(kept, 1 / divisor, 0).astype(np.float32)))
     scale = np.where(kept, divisor / np.maximum(np.vecdot(change, change), 1e-30), scale).astype(np.float32)
-    point, gradient = np.where(rows, trial, point), np.where(rows, trial_gradient, gradient)
+    point = np.where(rows, trial, point)
+    gradient = np.where(rows, trial_gradient, gradient)
     direction = np.where(rows, _direction(gradient, memory, scale), direction)
-    value, slope = np.where(accepted, trial_value, value), np.vecdot(gradient, direction)
+    value = np.where(accepted, trial_value, value)
+    slope = np.vecdot(gradient, direction)
     return _State(point, value, gradient, direction, slope, scale, next_step, shortened)
 
 
@@ -147,7 +154,8 @@ def _next_steps(step, shortened, slope, trial_slope, accepted) -> tuple[np.ndarr
 
 def _direction(gradient: np.ndarray, memory: collections.deque, scale: np.ndarray) -> np.ndarray:
     """The quasi-Newton direction by two loops over the remembered pairs."""
-    left, shares = gradient.copy(), []
+    left = gradient.copy()
+    shares = []
     for move, change, inverse in reversed(memory):
         shares.append(inverse * np.vecdot(move, left))
         left -= shares[-1][:, None] * change

@@ -15,7 +15,8 @@ from sslshift.transfer.logistic import fit_regressions
 from sslshift.transfer.metrics import Metric
 from sslshift.transfer.selection import best, end_of_grid, score
 
-ITERATIONS, TOLERANCE = 500, 3e-6
+ITERATIONS = 500
+TOLERANCE = 3e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,8 @@ def fit_probe(
 
 
 def _fit(features, labels, classes, strengths, iterations, tolerance) -> Probe:
-    standard, labels = standard_of(features), np.asarray(labels)
+    standard = standard_of(features)
+    labels = np.asarray(labels)
     require_labels(labels, len(features), classes)
     found = fit_regressions(
         standard(features)[None],

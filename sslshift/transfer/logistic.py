@@ -24,9 +24,11 @@ from sslshift.transfer.lbfgs import MEMORY, minimise
 # The longest side of a matrix that is decomposed: some 20 s on two CPU cores.
 _DECOMPOSED = 4096
 # Beyond, so many axes found on so many images stand for all.
-_SOME_AXES, _SOME_IMAGES = 512, 2048
+_SOME_AXES = 512
+_SOME_IMAGES = 2048
 # Images whose logits are held at a time, and at most so many logits.
-_ROWS, _LOGITS = 2048, 2**22
+_ROWS = 2048
+_LOGITS = 2**22
 # Numbers that L-BFGS remembers, over all problems solved together (512 MiB).
 _REMEMBERED = 2**27
 
@@ -67,10 +69,12 @@ def fit_regressions(
       iterations: passes over the features at most.
       tolerance: of each objective, absolute.
     """
-    count, size = len(features), (min(features.shape[1:]) + 1) * classes * 2 * MEMORY
+    count = len(features)
+    size = (min(features.shape[1:]) + 1) * classes * 2 * MEMORY
     sets = max(1, _REMEMBERED // (size * len(strengths)))
     some = max(1, min(len(strengths), _REMEMBERED // size))
-    groups, rows = np.array_split(np.array(strengths, np.float32), -(-len(strengths) // some)), []
+    groups = np.array_split(np.array(strengths, np.float32), -(-len(strengths) // some))
+    rows = []
     for first in range(0, count, sets):
         part = slice(first, first + sets)
         columns = [_fit(features[part], labels[part], classes, group, iterations, tolerance) for group in groups]
@@ -121,7 +125,8 @@ def _coordinates(features: np.ndarray) -> _Coordinates:
         return _Coordinates(features, np.maximum(variance, 0), 0.0, axes, None)
     # Axes by some images, the variance along them by others: by the same ones none would be left across them.
     spread = _spread(count, _SOME_IMAGES)
-    some, others = features[spread], features[1:][spread]
+    some = features[spread]
+    others = features[1:][spread]
     reduced = _row_space(some)
     largest = np.argsort(-reduced.variance, kind="stable")[:_SOME_AXES]
     axes = reduced.back[:, largest]
@@ -225,7 +230,8 @@ class _Problem:
             return None
         some = np.sort(np.argsort(~waiting, kind="stable")[:size])
         narrower = copy.copy(self)
-        narrower._shape, narrower._strengths = (sets, size, *self._shape[2:]), self._strengths[some]
+        narrower._shape = (sets, size, *self._shape[2:])
+        narrower._strengths = self._strengths[some]
         narrower._data = self._data._replace(steps=self._data.steps[:, some], rest=self._data.rest[:, some])
         return narrower, np.arange(sets * count).reshape(sets, count)[:, some].ravel()
 

@@ -72,7 +72,8 @@ class Metric:
 
     def statistic(self, predictions: np.ndarray, labels: np.ndarray) -> Statistic:
         """The metric of these predictions as a function of weights float64 `[n, B]`, a column for each resample."""
-        predictions, labels = np.asarray(predictions), np.asarray(labels)
+        predictions = np.asarray(predictions)
+        labels = np.asarray(labels)
         _require_fitting(self.name, self.axes, labels)
         if not len(labels):
             raise ValueError(f"{self.name}: there is no image to judge; give a test split with images.")
@@ -192,7 +193,8 @@ def _curve(scores: np.ndarray, positive: np.ndarray) -> tuple[sparse.csr_array, 
     Only thresholds at which a positive image is reached are kept: the others add no recall, hence no area.
     """
     order = np.argsort(-scores, kind="stable")
-    scores, positive = scores[order], positive[order]
+    scores = scores[order]
+    positive = positive[order]
     ends = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1) + 1
     reached = np.concatenate([[0], np.cumsum(positive)[ends - 1]])
     kept = np.diff(reached) > 0

@@ -78,5 +78,6 @@ def mix_pairs(images: jax.Array, targets: jax.Array, own: jax.Array) -> tuple[ja
     Returns:
       Images, and targets in shares of area: the mean of `own` counts for the image's own.
     """
-    pixels, share = own[None, :, :, None], own.mean()
+    pixels = own[None, :, :, None]
+    share = own.mean()
     return images * pixels + images[::-1] * (1 - pixels), targets * share + targets[::-1] * (1 - share)

@@ -146,7 +146,8 @@ def evaluate(
       ValueError: features are not finite, most test images are also training images, or too little is left of a split.
     """
     evaluations = parse_evaluations(DEFAULT) if evaluations is None else evaluations
-    parts, extracted = task.parts, {}
+    parts = task.parts
+    extracted = {}
     for name, part in parts.items():
         seen = extract(
             encode,
@@ -161,7 +162,8 @@ def evaluate(
     cleaned = {name: Part(part.source, part.indices[extracted[name].kept][left[name]]) for name, part in parts.items()}
     require_classes(cleaned, task.train.source.classes)
     splits = {name: Split(extracted[name].features[left[name]], part.labels) for name, part in cleaned.items()}
-    metric, outcomes = metric_for(task.metric, splits["test"].labels), {}
+    metric = metric_for(task.metric, splits["test"].labels)
+    outcomes = {}
     for name, evaluation in evaluations.items():
         if isinstance(evaluation, FineTune):
             pretrained = getattr(encode, "pretrained", None)
@@ -272,7 +274,8 @@ def on_common_images(several: Sequence[Predictions]) -> list[Predictions]:
 
 def _require_aligned(found: Predictions) -> None:
     """Raises ValueError where predictions, labels and images are not equally many, or the images not in order, each once."""
-    count, axis = len(found.indices), -METRICS[found.metric].axes
+    count = len(found.indices)
+    axis = -METRICS[found.metric].axes
     # Where nothing could be predicted there are no predictions of any image.
     sizes = {len(found.labels), *(each.shape[axis] for each in found.predictions.values() if len(each))}
     if found.indices.ndim != 1 or sizes != {count} or not (np.diff(found.indices) > 0).all():

@@ -24,7 +24,9 @@ from sslshift.data.split import stratified_split
 from sslshift.transfer.metrics import METRICS, default_metric, metric_for
 
 # Which seeded orders draw the splits: the same for every run and every seed, so that scores are comparable.
-_TEST_KEY, _LABELLED_KEY, _VALIDATION_KEY = 3, 4, 5
+_TEST_KEY = 3
+_LABELLED_KEY = 4
+_VALIDATION_KEY = 5
 _HELD_OUT = 0.2
 
 
@@ -151,7 +153,8 @@ def parse_task(text: str) -> Declaration:
 
 def _folder_splits(uris: dict[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Folders with their class folders as labels, and split folders in place of one folder that holds these; and notes."""
-    uri, notes = parse_uri(uris["train"]), ()
+    uri = parse_uri(uris["train"])
+    notes = ()
     root = Path(os.path.expanduser(uri.path))
     if uri.scheme == "folder" and root.is_dir() and "labels" not in uri.options:
         below = (path.relative_to(root) for path in list_files(root).paths if is_image(path))
@@ -245,7 +248,9 @@ def make_task(
     _require_apart({"training": source, "validation": validation, "test": test})
     others = {"validation": validation, "test": test}
     others = {split: each and _with_classes_of(source, each) for split, each in others.items()}
-    labels, rest, notes = source.labels, np.arange(len(source)), []
+    labels = source.labels
+    rest = np.arange(len(source))
+    notes = []
     if others["test"] is None:
         held_out, rest = stratified_split(labels, _HELD_OUT, _TEST_KEY)
         notes.append(
@@ -256,7 +261,8 @@ def make_task(
         rest = rest[chosen]
     if others["validation"] is None:
         chosen, kept = stratified_split(labels[rest], _HELD_OUT, _VALIDATION_KEY)
-        drawn, rest = rest[chosen], rest[kept]
+        drawn = rest[chosen]
+        rest = rest[kept]
     given = [each for each in (source, validation, test) if each is not None]
     notes += [f"{each.name}: {note}" for each in given for note in each.notes]
     parts = {
@@ -299,7 +305,8 @@ def _require_apart(sources: dict[str, Source | None]) -> None:
 
 def _require_one_label_each(source: Source) -> None:
     """Raises ValueError where labels are not as many as the images, or not those of the classes that have names."""
-    labels, names = source.labels, source.classes
+    labels = source.labels
+    names = source.classes
     if len(labels) != len(source):
         raise ValueError(f"{source.name} has {len(labels):,} labels for {len(source):,} images; each image needs its own.")
     if names is not None and labels.ndim == 1 and not ((labels >= 0) & (labels < len(names))).all():
@@ -331,7 +338,8 @@ def _with_classes_of(source: Source, other: Source) -> Source:
             f"{other.name}: {source.name} has no class {', '.join(unknown[:10])}; it has {', '.join(own[:10])}. The classes of "
             f"both must have the same names.{meant}"
         )
-    renamed, places = copy.copy(other), np.array([own.index(name) for name in theirs])
+    renamed = copy.copy(other)
+    places = np.array([own.index(name) for name in theirs])
     if other.labels.ndim == 1:
         renamed.labels = places[other.labels]
     else:
@@ -356,7 +364,8 @@ def require_classes(parts: dict[str, Part], names: tuple[str, ...] | None) -> in
         if not len(part.indices):
             raise ValueError(f"{part.source.name}: the {split} split holds no image; label more images.")
     labels = {split: part.labels for split, part in parts.items()}
-    source, known = parts["train"].source, _present(labels["train"])
+    source = parts["train"].source
+    known = _present(labels["train"])
     if labels["train"].ndim == 2:
         if not known:
             raise ValueError(f"{source.name}: no training image has any label; a task needs at least one class.")

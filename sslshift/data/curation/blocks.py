@@ -36,7 +36,8 @@ def joined(blocks: Iterable[Block]) -> Block:
 
 def chunks(blocks: Iterable[Block]) -> Iterator[Block]:
     """The same pairs in blocks of `CHUNK`, the last one smaller."""
-    waiting, count = [], 0
+    waiting = []
+    count = 0
     for block in blocks:
         waiting.append(block)
         count += len(block[0])
@@ -46,6 +47,7 @@ def chunks(blocks: Iterable[Block]) -> Iterator[Block]:
             for start in range(0, whole, CHUNK):
                 end = start + CHUNK
                 yield first[start:end], second[start:end], distance[start:end]
-            waiting, count = [(first[whole:], second[whole:], distance[whole:])], count - whole
+            waiting = [(first[whole:], second[whole:], distance[whole:])]
+            count = count - whole
     if count:
         yield joined(waiting)

@@ -27,7 +27,8 @@ PROBES = 3
 # Equal vectors have a cosine of 1 but for rounding.
 ROUNDING = 1e-6
 _TILE = (1024, 4096)
-_SAMPLE, _ROUNDS = 64, 10
+_SAMPLE = 64
+_ROUNDS = 10
 
 
 class Vectors:
@@ -40,7 +41,8 @@ class Vectors:
     def __init__(self, features: np.ndarray):
         if features.ndim != 2 or features.dtype.kind not in "fiu":
             raise ValueError(f"Features must be numbers [images, dim], not {features.dtype} {list(features.shape)}.")
-        self._features, self.dim = features, features.shape[1]
+        self._features = features
+        self.dim = features.shape[1]
         norms = [np.linalg.norm(features[i : i + 4096].astype(np.float64), axis=1) for i in range(0, len(features), 4096)]
         norm = np.concatenate([np.zeros(0), *norms])
         if not np.isfinite(norm).all():
@@ -127,12 +129,15 @@ def near_in_clusters(
     visitors = _by_cluster(_nearest(a, centres, probes), len(centres))
     numbers = watched(range(len(centres)), "comparing features within clusters", long=len(a) > 1 << 16)
     for number in numbers:
-        rows, columns = visitors[number], members[number]
+        rows = visitors[number]
+        columns = members[number]
         for start in range(0, len(rows), _TILE[0]):
             for first, second, distance in _near(a, rows[start : start + _TILE[0]], b, columns, min_cosine, wanted):
                 if within:
                     other = first != second
-                    first, second, distance = first[other], second[other], distance[other]
+                    first = first[other]
+                    second = second[other]
+                    distance = distance[other]
                     first, second = np.minimum(first, second), np.maximum(first, second)
                 yield first, second, distance
 

@@ -19,7 +19,8 @@ from sslshift.data.sources import PartialSource, Source
 BY = ("digest", "hash", "pixels", "features")
 # Bits in which hashes of candidates may differ (four more would make a search by bands several times as long, see `hamming`),
 # and the correlation of their detail that decides. `leaks` has the figures behind both.
-MAX_DISTANCE, MIN_CORRELATION = 7, 0.996
+MAX_DISTANCE = 7
+MIN_CORRELATION = 0.996
 # Of hashes that decide alone.
 MAX_DISTANCE_ALONE = 4
 MIN_COSINE = 0.95
@@ -214,7 +215,8 @@ def _without_drift(pairs: Pairs, groups: np.ndarray, drifted: np.ndarray, limit:
     for group in drifted.tolist():
         left = np.flatnonzero(groups == group)
         while len(left) > 1:
-            first, rest = np.full(len(left) - 1, left[0]), left[1:]
+            first = np.full(len(left) - 1, left[0])
+            rest = left[1:]
             distance = unlikeness(first, rest)
             near = distance <= limit
             parts.append(Pairs(first[near], rest[near], distance[near]))

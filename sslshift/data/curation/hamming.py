@@ -19,7 +19,8 @@ from sslshift.data.curation.blocks import Block, Wanted, joined, near_block
 from sslshift.data.curation.perceptual_hash import FLAT
 from sslshift.data.curation.threads import in_threads, watched
 
-BANDS, WIDTH = 4, 16
+BANDS = 4
+WIDTH = 16
 # Pairs compared at a time, which fit into a core's cache, and pairs of one block at most.
 _TILE = (16, 8192)
 _BLOCK = 1 << 22

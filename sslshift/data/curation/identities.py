@@ -19,7 +19,9 @@ from sslshift.data.curation.threads import in_threads, watched
 from sslshift.data.sources import Source
 
 # Bytes of a digest, images of a block, and bytes of an image that is held until others of its size are read.
-_DIGEST, _CHUNK, _SMALL = 16, 512, 1 << 14
+_DIGEST = 16
+_CHUNK = 512
+_SMALL = 1 << 14
 # Of the chroma of one image.
 CHROMA = (2, SIDE // 2, SIDE // 2)
 
@@ -45,7 +47,9 @@ def looks(source: Source, indices: np.ndarray, *, shown: bool = False) -> Iterat
 
     def look(start: int) -> Looks:
         chunk = indices[start : start + _CHUNK]
-        gray, chroma, digests = np.empty((len(chunk), SIDE, SIDE), np.float32), None, []
+        gray = np.empty((len(chunk), SIDE, SIDE), np.float32)
+        chroma = None
+        digests = []
         same_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
 
         def add(places: list[int], images: np.ndarray) -> None:

@@ -50,7 +50,9 @@ def load_kept(path: Path, source: Source) -> np.ndarray:
     try:
         table = pq.read_table(path)
         about = json.loads(table.schema.metadata[_KEY])
-        version, images, fingerprint = about["version"], about["images"], about["fingerprint"]
+        version = about["version"]
+        images = about["images"]
+        fingerprint = about["fingerprint"]
         indices = table.column("index").to_numpy().astype(np.int64)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise ValueError(f"{path} is no file of images to keep ({type(error).__name__}: {error}); {anew}") from error

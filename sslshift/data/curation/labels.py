@@ -22,7 +22,8 @@ def mixed_groups(groups: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         labels = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
     known = np.flatnonzero(labels >= 0)
     last = np.iinfo(np.int64).max
-    least, greatest = np.full(len(groups), last), np.full(len(groups), -1)
+    least = np.full(len(groups), last)
+    greatest = np.full(len(groups), -1)
     np.minimum.at(least, groups[known], labels[known])
     np.maximum.at(greatest, groups[known], labels[known])
     return (least < greatest)[groups]
@@ -43,10 +44,12 @@ def differently_labelled(source: Source, first: np.ndarray, other: Source, secon
     alike = own or set(source.classes) == set(other.classes)
 
     def differ(i: int, j: int) -> bool:
-        a, b = label_names(source, i), label_names(other, j)
+        a = label_names(source, i)
+        b = label_names(other, j)
         if a is None or b is None:
             return False
-        a, b = set(a), set(b)
+        a = set(a)
+        b = set(b)
         return a != b if alike else bool(a & shared and b & shared) and a & shared != b & shared
 
     return np.array([differ(i, j) for i, j in zip(first.tolist(), second.tolist(), strict=True)], bool)

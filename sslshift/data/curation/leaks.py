@@ -38,7 +38,8 @@ from sslshift.data.curation.perceptual_hash import SIDE, hash_thumbnails
 from sslshift.data.curation.threads import watched
 from sslshift.data.sources import Source
 
-SAME, NEAR = "same pixels", "near"
+SAME = "same pixels"
+NEAR = "near"
 # Test images of which all variants are compared at a time.
 _STEP = 256
 
@@ -131,7 +132,8 @@ class _Tests(NamedTuple):
 
 
 def _read(source: Source, indices: np.ndarray) -> _Tests:
-    gray, digests = np.empty((len(indices), SIDE, SIDE), np.float32), []
+    gray = np.empty((len(indices), SIDE, SIDE), np.float32)
+    digests = []
     chroma = np.zeros((len(indices), *CHROMA), np.int8)
     for _, block, colours, pixels in looks(source, indices, shown=True):
         chosen = slice(len(digests), len(digests) + len(block))
@@ -171,7 +173,8 @@ def _compare(
 
     for picture, first, _ in chunks(index.near(hash_thumbnails(pictures), max_distance, wanted)):
         chosen = matches.open(first, start + picture % len(gray))
-        picture, first = picture[chosen], first[chosen]
+        picture = picture[chosen]
+        first = first[chosen]
         place = picture % len(gray)
 
         def colours(rows: np.ndarray, picture=picture, first=first, place=place) -> tuple[Colours, Colours]:

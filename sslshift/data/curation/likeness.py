@@ -44,14 +44,17 @@ from sslshift.data.curation.perceptual_hash import SIDE, drawing
 
 # Standard deviations of the blurs, in pixels of the 32 of a thumbnail. Finer detail does not survive compression, and coarser
 # is the outline that pictures of one kind share.
-FINE, COARSE = 1.5, 3.0
+FINE = 1.5
+COARSE = 3.0
 # Of 256 numbers, kept of every second pixel in both directions.
 DETAILS = (SIDE // 2) ** 2
 # How two copies of one picture may differ, in gray levels: in mean brightness; in the contrast of detail by a factor and
 # levels; in chroma by levels and a fourth of what is around the place, where compression at small sizes blurs colours.
 BRIGHTNESS = 40
-CONTRAST, CONTRAST_LEVELS = 1.2, 3
-CHROMA, CHROMA_AROUND = 10, 4
+CONTRAST = 1.2
+CONTRAST_LEVELS = 3
+CHROMA = 10
+CHROMA_AROUND = 4
 # Pairs of which colours are compared at a time, which fit into a core's cache.
 _BLOCK = 1024
 # A reframed picture has this part of its sides more or less: a pixel of 28.
@@ -84,7 +87,8 @@ def details(gray: np.ndarray) -> np.ndarray:
 
 def details_and_contrast(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns `details`, and the largest deviation of each before it became a unit vector, float32 `[n]`."""
-    fine, coarse = _blur(FINE), _blur(COARSE)
+    fine = _blur(FINE)
+    coarse = _blur(COARSE)
     band = (fine @ gray @ fine.T - coarse @ gray @ coarse.T).reshape(len(gray), DETAILS)
     band -= band.mean(1, keepdims=True)
     norm = np.linalg.norm(band, axis=1, keepdims=True)

@@ -12,7 +12,8 @@ Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Blocks of pairs, made when told which are wanted.
 Search = Callable[[Wanted], Iterable[Block]]
 # Pairs beyond the limit that are shown to people, and that are held until it is known which images have a match after all.
-_MISSED, _HELD = 48, 1 << 14
+_MISSED = 48
+_HELD = 1 << 14
 
 
 class Pairs(NamedTuple):
@@ -65,13 +66,16 @@ def linked(count: int, search: Search, limit: float, measure: Measure | None = N
     """
     # The least image of each image's group as far as it is known.
     group = np.arange(count)
-    links, missed = [], _Nearest()
+    links = []
+    missed = _Nearest()
     for block in chunks(search(lambda rows, columns, distance: group[rows][:, None] != group[columns])):
         first, second, distance = (part[group[block[0]] != group[block[1]]] for part in block)
         distance = distance if measure is None else measure(first, second)
         near = distance <= limit
         missed.add(first[~near], second[~near], distance[~near])
-        first, second, distance = first[near], second[near], distance[near]
+        first = first[near]
+        second = second[near]
+        distance = distance[near]
         chosen = _forest(group, first, second)
         links.append((first[chosen], second[chosen], distance[chosen]))
     beyond = missed.pairs()
@@ -88,7 +92,8 @@ class Matches:
     """
 
     def __init__(self, counts: tuple[int, int], limit: float):
-        self._limit, self._missed = limit, _Nearest()
+        self._limit = limit
+        self._missed = _Nearest()
         self._partner = [np.full(count, -1) for count in counts]
         self._distance = [np.full(count, np.inf) for count in counts]
 
@@ -118,8 +123,10 @@ class Matches:
             places, nearest = np.unique(own[order], return_index=True)
             nearest = order[nearest]
             better = distance[nearest] < self._distance[side][places]
-            places, nearest = places[better], nearest[better]
-            self._partner[side][places], self._distance[side][places] = other[nearest], distance[nearest]
+            places = places[better]
+            nearest = nearest[better]
+            self._partner[side][places] = other[nearest]
+            self._distance[side][places] = distance[nearest]
 
     def found(self) -> Found:
         matched = [np.flatnonzero(partner >= 0) for partner in self._partner]
@@ -149,11 +156,13 @@ def _forest(group: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndar
     """
     chosen = [np.zeros(0, np.int64)]
     while True:
-        a, b = group[first], group[second]
+        a = group[first]
+        b = group[second]
         apart = np.flatnonzero(a != b)
         if not len(apart):
             return np.concatenate(chosen)
-        high, low = np.maximum(a, b)[apart], np.minimum(a, b)[apart]
+        high = np.maximum(a, b)[apart]
+        low = np.minimum(a, b)[apart]
         order = np.lexsort((low, high))
         joining, place = np.unique(high[order], return_index=True)
         place = order[place]
@@ -191,7 +200,9 @@ def _sorted(blocks: list[Block]) -> Pairs:
     """Each pair once, in the order of `first`, then `second`."""
     first, second, distance = (np.concatenate(parts) for parts in zip(NONE, *blocks, strict=True))
     order = np.lexsort((distance, second, first))
-    first, second, distance = first[order], second[order], distance[order].astype(np.float64)
+    first = first[order]
+    second = second[order]
+    distance = distance[order].astype(np.float64)
     new = np.ones(len(first), bool)
     new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
     return Pairs(first[new], second[new], distance[new])

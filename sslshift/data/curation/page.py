@@ -14,7 +14,8 @@ from sslshift.data.decode import to_image
 from sslshift.data.sources import Source
 
 # Pairs of a section, and pixels of a picture's longer side at most.
-_SHOWN, _SIDE = 48, 128
+_SHOWN = 48
+_SIDE = 128
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -68,7 +69,8 @@ def _figure(first: tuple[Source, int], second: tuple[Source, int], caption: str)
 
 
 def _picture(source: Source, index: int) -> str:
-    picture, content = to_image(source.image(index)), io.BytesIO()
+    picture = to_image(source.image(index))
+    content = io.BytesIO()
     picture.thumbnail((_SIDE, _SIDE))
     picture.save(content, "PNG")
     origin = html.escape(source.origin(index), quote=True)

@@ -76,6 +76,7 @@ def near_pairs_between_by_features(
 
     Arguments and errors as of `near_pairs_by_features`.
     """
-    first, second = Vectors(a), Vectors(b)
+    first = Vectors(a)
+    second = Vectors(b)
     search = functools.partial(near_features, first, second, min_cosine, exact=exact, seed=seed)
     return matched((len(first), len(second)), lambda wanted: search(wanted=wanted), 1 - min_cosine + ROUNDING).pairs

@@ -123,7 +123,8 @@ def load_model(model: Model) -> Generate:
     name = model.sampling.model
     try:
         # Not the fastest algorithm of each run, but the same in every one.
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
         pipeline = DiffusionPipeline.from_pretrained(
             model.folder, dtype=getattr(torch, model.sampling.dtype), use_safetensors=True, local_files_only=True
         ).to(model.device)

@@ -268,7 +268,8 @@ def join(job: Import, listings: Sequence[Listing]) -> Result:
         # What was listed goes, so that the command looks again once the input is mended.
         remove_parts(job.output)
         raise ValueError(_nothing(job, refused, others))
-    chosen, records = choose_range(job), sum(part.records for part in parts)
+    chosen = choose_range(job)
+    records = sum(part.records for part in parts)
     summary = finish(
         job.output,
         names,
@@ -345,7 +346,8 @@ def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterat
     with _environment(_ONE_THREAD), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
 
         def run(function: Callable, items: Sequence) -> Iterator:
-            waiting, items = set(), iter(items)
+            waiting = set()
+            items = iter(items)
             try:
                 while True:
                     # Few at a time: a list of 10^5 waiting tasks would be held, and finished first on an interrupt.

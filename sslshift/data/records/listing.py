@@ -117,7 +117,8 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
     with pq.ParquetWriter(target, _ROW) as writer:
         for group in _grouped(rows, group_size):
             writer.write_table(pa.Table.from_pylist(group, _ROW))
-            images, groups = images + len(group), groups + 1
+            images = images + len(group)
+            groups = groups + 1
     told = [*refused, *faults]
     listing = Listing(
         container.number, groups, images, told, dict(others), spellings, faults, printable(path), _digest(container)
@@ -174,14 +175,18 @@ def _member_rows(
     """Images among the members, each with what its own sidecars say."""
     is_folder = container.is_dir()
     prefix = "" if is_folder else f"{printable(container.name)}/"
-    images, sidecars, seen, twice = [], [], set(), set()
+    images = []
+    sidecars = []
+    seen = set()
+    twice = set()
     for member in members:
         name = PurePosixPath(member.name)
         suffix = name.suffix.lower()
         hidden = any(is_hidden(part) for part in name.parts)
         # ./a.png and a.png are one name.
         member = member._replace(name=str(name))
-        fault, archive = member.fault, "" if hidden else _archive_fault(name, is_folder)
+        fault = member.fault
+        archive = "" if hidden else _archive_fault(name, is_folder)
         if not fault and not hidden:
             fault = "it is a second member of this name" if member.name in seen else ""
             (twice if member.name in seen else seen).add(member.name)

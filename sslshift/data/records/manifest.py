@@ -11,7 +11,10 @@ import pyarrow.parquet as pq
 
 from sslshift.data.ranges import PixelRange
 
-MANIFEST, SUMMARY, REFUSED, PARTS = "manifest.parquet", "source.json", "refused.csv", "parts"
+MANIFEST = "manifest.parquet"
+SUMMARY = "source.json"
+REFUSED = "refused.csv"
+PARTS = "parts"
 VERSION = 1
 
 # A row of the manifest; `record` is the index in the source. Widths and heights in pixels, `bytes` of the stored record.

@@ -21,7 +21,8 @@ from sslshift.data.sources.base import printable
 from sslshift.data.sources.walk import is_image, list_files
 
 # Images hardly compress: an archive that grows by more, and beyond a size, is made to fill disks.
-_LARGEST_GROWTH, _SMALL_ARCHIVE = 100, 1 << 30
+_LARGEST_GROWTH = 100
+_SMALL_ARCHIVE = 1 << 30
 _CHUNK = 1 << 16
 # A stream that asks for more memory than any setting of xz is hostile.
 _MEMORY = 1 << 30
@@ -67,13 +68,15 @@ def tar_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
       number: of the container.
       faults: to which is added what keeps members from being seen.
     """
-    plain, stamp = path, _stamp(path)
+    plain = path
+    stamp = _stamp(path)
     try:
         with open(path, "rb") as file:
             expand = next((expand for magic, expand in _EXPAND.items() if file.peek(8).startswith(magic)), None)
         if expand:
             # Nothing but this import writes it, and no second time: it needs no stamp.
-            plain, stamp = parts_folder(output) / f"archive-{number:05d}.tar", None
+            plain = parts_folder(output) / f"archive-{number:05d}.tar"
+            stamp = None
             _expand(expand(path), path.stat().st_size, plain)
     except (OSError, EOFError, zlib.error, lzma.LZMAError, BrokenImageError) as error:
         faults.append(Refused(printable(path), f"the archive cannot be read to its end: {error}"))
@@ -99,10 +102,12 @@ def _tar_infos(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     Raises:
       tarfile.TarError: something else follows, or the end mark is missing.
     """
-    position, ended = 0, False
+    position = 0
+    ended = False
     while block := file.read(tarfile.BLOCKSIZE):
         if not block.strip(b"\0"):
-            position, ended = position + len(block), True
+            position = position + len(block)
+            ended = True
             continue
         file.seek(position)
         with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as archive:
@@ -112,7 +117,8 @@ def _tar_infos(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
                 archive.members = []
         if archive.offset == position:
             raise tarfile.ReadError(f"what follows from byte {position:,} on is no tar archive, and is left out")
-        position, ended = archive.offset, False
+        position = archive.offset
+        ended = False
         file.seek(position)
     if not ended:
         raise tarfile.ReadError("it lacks its end mark, and may be cut short")

@@ -132,7 +132,8 @@ def _imagenet(folder: Path) -> dict[str, Rows]:
 
 def _flowers(folder: Path) -> dict[str, Rows]:
     """Oxford Flowers 102: `jpg/`, and the numbers of each image's class and of each split's images."""
-    labels, splits = _matlab(folder / "imagelabels.mat")["labels"].ravel(), _matlab(folder / "setid.mat")
+    labels = _matlab(folder / "imagelabels.mat")["labels"].ravel()
+    splits = _matlab(folder / "setid.mat")
     images = len(_images(folder / "jpg"))
     numbers = np.concatenate([splits[name].ravel() for name in ("trnid", "valid", "tstid")])
     if images != len(labels) or not 1 <= numbers.min() <= numbers.max() <= len(labels):

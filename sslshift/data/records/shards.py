@@ -86,10 +86,13 @@ def write_shard(folder: Path, name: str, items: Iterable[Stored | Refused], extr
     done = finished_part(folder, name)
     if done:
         return done
-    parts, final = parts_folder(folder), folder / shard_file(name)
+    parts = parts_folder(folder)
+    final = folder / shard_file(name)
     parts.mkdir(parents=True, exist_ok=True)
     unfinished = final.with_name(final.name + ".part")
-    rows, refused, content = [], [], hashlib.sha256()
+    rows = []
+    refused = []
+    content = hashlib.sha256()
     try:
         writer = ArrayRecordWriter(str(unfinished), _WRITER_OPTIONS)
         for item in items:
@@ -199,7 +202,9 @@ def _classes(tables: Sequence[Path], multi_label: bool) -> tuple[str, ...] | Non
 def _write_manifest(folder, tables, classes, licence, cost_per_image, licences, fingerprint) -> float:
     """Joins the rows part by part, counts licences, and returns the mean cost."""
     places = {name: label for label, name in enumerate(classes or ())}
-    target, records, total = folder / MANIFEST, 0, 0.0
+    target = folder / MANIFEST
+    records = 0
+    total = 0.0
     unfinished = target.with_name(target.name + ".part")
     writer = None
     try:

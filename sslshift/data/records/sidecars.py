@@ -48,11 +48,14 @@ def join(images: Iterable[Member], sidecars: Iterable[Member], twice: Container[
       key: `whole_stem` or `first_dot`.
     """
     images = list(images)
-    by_stem, by_key = _grouped(images, whole_stem), _grouped(images, key)
+    by_stem = _grouped(images, whole_stem)
+    by_key = _grouped(images, key)
     beside = _grouped(sidecars, whole_stem)
     for image in images:
-        stem, sample = whole_stem(image.name), key(image.name)
-        own, of_sample = beside.get(stem, []), [] if sample == stem else beside.get(sample, [])
+        stem = whole_stem(image.name)
+        sample = key(image.name)
+        own = beside.get(stem, [])
+        of_sample = [] if sample == stem else beside.get(sample, [])
         alone = len(by_key[sample]) == 1
         found = [*own, *(of_sample if alone else ())]
         fault = ""

@@ -55,7 +55,8 @@ class ArrayRecordSource(Source):
         summary = read_summary(path, name) if (path / SUMMARY).exists() else None
         if summary:
             require_match(summary, path, name)
-            self._shards, counts = [path / shard.file for shard in summary.shards], [shard.records for shard in summary.shards]
+            self._shards = [path / shard.file for shard in summary.shards]
+            counts = [shard.records for shard in summary.shards]
             about = {"licence": summary.licence, "cost_per_image": summary.cost_per_image} | about
             fingerprint = summary.fingerprint
             if stated_range:
@@ -72,9 +73,11 @@ class ArrayRecordSource(Source):
             fingerprint = with_range(_fingerprint(self._shards, counts), stated_range)
         super().__init__(name, fingerprint=fingerprint, **about)
         self._stated_range = stated_range
-        self.pixel_range, self.notes = stated_range, describe_unread(stated_range)
+        self.pixel_range = stated_range
+        self.notes = describe_unread(stated_range)
         if summary:
-            self.pixel_range, self.notes = summary.pixel_range, summary.notes
+            self.pixel_range = summary.pixel_range
+            self.notes = summary.notes
         self._stored_classes, self._hashes = (summary.classes, summary.hashes) if summary else (None, None)
         # An import of an earlier version may have kept spellings that print alike apart.
         self.classes = self._stored_classes and sort_classes(map(class_name, self._stored_classes))
@@ -218,7 +221,8 @@ def _count(shard: Path, name: str) -> int:
         reader = open_shard(str(shard))
         records = reader.num_records()
     except (OSError, RuntimeError, ValueError) as error:
-        records, fault = 0, str(error)
+        records = 0
+        fault = str(error)
     if not records:
         known = recognise_file(shard)
         fault = f"it is {known}" if known else fault

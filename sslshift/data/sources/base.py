@@ -31,7 +31,10 @@ class Source:
     """
 
     def __init__(self, name: str, *, licence: str = "unknown", cost_per_image: float = 0.0, fingerprint: str):
-        self.name, self.licence, self.cost_per_image, self.fingerprint = name, licence, cost_per_image, fingerprint
+        self.name = name
+        self.licence = licence
+        self.cost_per_image = cost_per_image
+        self.fingerprint = fingerprint
         self.classes: tuple[str, ...] | None = None
         self.refused: Sequence[tuple[str, str]] = []
         self.pixel_range: PixelRange | None = None
@@ -91,9 +94,12 @@ class PartialSource(Source):
             cost_per_image=source.cost_per_image,
             fingerprint=f"{source.fingerprint}, {len(indices)} of {len(source)} ({chosen})",
         )
-        self.refused, self.classes = source.refused, source.classes
-        self.pixel_range, self.notes = source.pixel_range, source.notes
-        self.whole, self.indices = source, indices
+        self.refused = source.refused
+        self.classes = source.classes
+        self.pixel_range = source.pixel_range
+        self.notes = source.notes
+        self.whole = source
+        self.indices = indices
 
     def __len__(self) -> int:
         return len(self.indices)

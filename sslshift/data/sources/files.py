@@ -57,7 +57,8 @@ class FileSource(Source):
         chosen = decide_range(levels, stated_range, name, "?range")
         content += f"range\0{chosen.text}\n" if chosen else ""
         super().__init__(name, fingerprint=hashlib.sha256(content.encode()).hexdigest(), **about)
-        self.pixel_range, self.notes = chosen, describe_range(levels, chosen or stated_range, len(self._paths), "?range")
+        self.pixel_range = chosen
+        self.notes = describe_range(levels, chosen or stated_range, len(self._paths), "?range")
         self._digests = [bytes.fromhex(checks[i].digest) for i in self._whole]
         self.refused = [(printable(path), check.reason) for path, check in zip(paths, checks, strict=True) if check.reason]
         if not self._paths:

@@ -158,7 +158,8 @@ def _below_single(parts: list[_Parts]) -> tuple[_Parts, list[_Parts]]:
         ((name, folder),) = folders.items()
         if folder.direct:
             break
-        root, below = (*root, name), [each[1:] for each in below]
+        root = (*root, name)
+        below = [each[1:] for each in below]
         if len(_kinds_within(_folders(below))) > 1:
             return root, below
     return (), parts
@@ -225,7 +226,8 @@ def _require_several_classes(parts: Sequence[_Parts], uri: Uri) -> None:
         ((name, folder),) = folders.items()
         if folder.direct:
             return
-        at, parts = (*at, name), [each[1:] for each in parts]
+        at = (*at, name)
+        parts = [each[1:] for each in parts]
         if len(folder.inner) > 1:
             raise ValueError(
                 f"{uri}: all images are in the one folder {'/'.join(at)}, and a task needs at least two classes. If its "
@@ -253,7 +255,8 @@ def _flat(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> Splits:
     """Folders called after splits that hold images directly: they have no labels unless they are classes themselves."""
     # As in train and test1: what their names have besides differs, and nothing else is there that could be a class.
     called = sorted([*splits, *(name for name in others if _split_word(name))])
-    names, kinds = _listed(called), {_split_word(name)[0] for name in called}
+    names = _listed(called)
+    kinds = {_split_word(name)[0] for name in called}
     if len(called) < len(splits) + len(others) or (others and not ("train" in kinds and len(kinds) > 1)):
         alone = len(splits) == 1
         taken = "is taken for a class" if alone else "are taken for classes"
@@ -325,7 +328,8 @@ def _require_common_classes(where: Mapping[str, _Parts], parts: Sequence[_Parts]
     }
     for split, names in classes.items():
         if not names & classes["train"]:
-            one, other = "/".join(where["train"]), "/".join(where[split])
+            one = "/".join(where["train"])
+            other = "/".join(where[split])
             raise ValueError(
                 f"{uri}: {one} has the folders {_listed(sorted(classes['train']))}, and {other} has {_listed(sorted(names))}. "
                 f"If {one} and {other} are splits, their class folders must have the same names. If they are classes, write "

@@ -75,7 +75,8 @@ def read_list(file: Path, name: str, labels: str | None = None) -> ImageList:
     listed = any(isinstance(value, list) for value in columns.get("label", ()))
     if listed and labels == "single":
         raise ValueError(f"{name}: column 'label' holds lists, of which labels=single cannot take one; leave the option out.")
-    multi_label, nothing = listed or labels == "multi", [None] * len(columns["path"])
+    multi_label = listed or labels == "multi"
+    nothing = [None] * len(columns["path"])
     return ImageList(
         _paths(columns["path"], file.parent, where),
         (split_labels if multi_label else label_names)(columns["label"], where) if "label" in columns else None,

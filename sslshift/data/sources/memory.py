@@ -74,7 +74,10 @@ class SyntheticSource(Source):
         classes: tuple[str, ...] | None = None,
     ):
         super().__init__(name, licence="CC0-1.0 (generated)", fingerprint=f"{name}, generator {synthetic.VERSION}")
-        self._make, self._size, self._seed, self.classes = make, size, seed, classes
+        self._make = make
+        self._size = size
+        self._seed = seed
+        self.classes = classes
 
     def __len__(self) -> int:
         return self._size
@@ -94,9 +97,12 @@ class CachedSource(Source):
     def __init__(self, source: Source, canvas: Canvas):
         about = {"licence": source.licence, "cost_per_image": source.cost_per_image, "fingerprint": source.fingerprint}
         super().__init__(source.name, **about)
-        self.classes, self.refused = source.classes, source.refused
-        self.pixel_range, self.notes = source.pixel_range, source.notes
-        self._source, self._canvas = source, canvas
+        self.classes = source.classes
+        self.refused = source.refused
+        self.pixel_range = source.pixel_range
+        self.notes = source.notes
+        self._source = source
+        self._canvas = canvas
         self._allocate()
 
     def _allocate(self) -> None:

@@ -44,7 +44,8 @@ class PreparedSource(Source):
         # Half a second that the other sources need not wait for.
         import tensorflow_datasets as tfds
 
-        base, known = re.split(r"[/:]", dataset)[0], tfds.list_builders(with_community_datasets=False)
+        base = re.split(r"[/:]", dataset)[0]
+        known = tfds.list_builders(with_community_datasets=False)
         # A name that is neither known nor prepared would be looked for on the network.
         if base not in known and not Path(data_dir or tfds.core.constants.DATA_DIR, base).is_dir():
             near = " or ".join(difflib.get_close_matches(base, known, 3))
@@ -68,7 +69,8 @@ class PreparedSource(Source):
         about = {"licence": " ".join(licence.split())} | about if licence else about
         fingerprint = with_range(_fingerprint(builder.info, split, len(data)), stated_range)
         super().__init__(name, fingerprint=fingerprint, **about)
-        self.pixel_range, self.notes = stated_range, describe_unread(stated_range)
+        self.pixel_range = stated_range
+        self.notes = describe_unread(stated_range)
         self._label, self._multi_label, self.classes = label_feature(dict(features.items()))
 
     def __reduce__(self) -> tuple:
@@ -91,7 +93,8 @@ class PreparedSource(Source):
         labels = np.array([label for labels in found for label in labels], np.int64)
         unknown = np.flatnonzero((labels < 0) | (labels >= len(self.classes)))
         if unknown.size:
-            first, label = int(images[unknown[0]]), int(labels[unknown[0]])
+            first = int(images[unknown[0]])
+            label = int(labels[unknown[0]])
             raise ValueError(
                 f"{self.origin(first)} has the label {label}, which is none of the {len(self.classes)} classes; TFDS writes -1 "
                 "where a label is not known. Use another split."

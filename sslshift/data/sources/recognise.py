@@ -130,7 +130,8 @@ def _prepared(shard: Path) -> str:
     """Which URI reads a shard that TFDS prepared, as far as its folder tells."""
     try:
         about = json.loads((shard.parent / "dataset_info.json").read_text(encoding="utf-8"))
-        name, config = about["name"], about.get("configName", "")
+        name = about["name"]
+        config = about.get("configName", "")
         split = re.fullmatch(rf"{re.escape(name)}-([\w-]+)\.array_record-.*", shard.name)[1]
         data_dir = shard.parent.absolute().parents[2 if config else 1]
     except (OSError, ValueError, TypeError, KeyError, IndexError):

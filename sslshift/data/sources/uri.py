@@ -16,7 +16,9 @@ from urllib.parse import quote, unquote
 
 # Characters with a meaning in texts around a URI, and in the URI itself.
 _AROUND = "%;@*+<>"
-_IN_PATH, _IN_NAME, _IN_VALUE = _AROUND + "?", _AROUND + "&=", _AROUND + "&"
+_IN_PATH = _AROUND + "?"
+_IN_NAME = _AROUND + "&="
+_IN_VALUE = _AROUND + "&"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,7 +53,8 @@ def list_files(folder: Path) -> Files:
     walk = _Walk(folder)
     walk.enter(folder)
     while walk.linked_folders:
-        links, walk.linked_folders = sorted(walk.linked_folders, key=_order), []
+        links = sorted(walk.linked_folders, key=_order)
+        walk.linked_folders = []
         for link in links:
             walk.follow_folder(link)
     for link in sorted(walk.linked_files, key=_order):

@@ -22,8 +22,10 @@ _NAMES = {
 }
 _NESTED = ("config", "args", "model_args", "pretrained_cfg", "vision_config")
 # A hub's folder holds one model of this name, which the files beside it describe.
-_HUB_FILE, _BESIDE = "model.safetensors", ("config.json", "preprocessor_config.json")
-_LONGEST, _DEEPEST = 1 << 20, 3
+_HUB_FILE = "model.safetensors"
+_BESIDE = ("config.json", "preprocessor_config.json")
+_LONGEST = 1 << 20
+_DEEPEST = 3
 
 
 class Fact(NamedTuple):

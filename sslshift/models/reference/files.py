@@ -13,7 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 # Several times the largest encoder that is read; a file of more is another thing, or hostile.
 LARGEST_FILE = 8 << 30
-_MOST_TENSORS, _LONGEST_NAME, _LONGEST_HEAD = 20_000, 1000, 100 << 20
+_MOST_TENSORS = 20_000
+_LONGEST_NAME = 1000
+_LONGEST_HEAD = 100 << 20
 _PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".tar")
 # Checkpoints of training hold the weights under names of their own, at any depth, beside an optimiser's state and arguments.
 _CONVERSION = (

@@ -20,7 +20,8 @@ from sslshift.models.reference.naming import Recognised, Tensors, converted, sho
 from sslshift.models.reference.parts import EncoderPart, choose, find_parts, left_behind
 from sslshift.models.vit import ViT
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 _NORMALISATION = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 _USUAL = {"mean": "ImageNet's mean of RGB pixels", "std": "ImageNet's standard deviation of RGB pixels"}
 _STATED = ("heads", "epsilon", "pool", "mean", "std")

@@ -56,12 +56,14 @@ def recognise(part: EncoderPart, facts: Mapping[str, Any]) -> Recognised:
 def _entries(depths: tuple[int, ...], block: type, width: int, side: int) -> Iterator[Entry]:
     yield _kernel("stem", "conv1", (width, 3, side, side))
     yield from _norm("stem_norm", "bn1", width)
-    number, inputs = 0, width
+    number = 0
+    inputs = width
     for stage, depth in enumerate(depths):
         features = width * 2**stage
         kernels = [(features, 1), (features, 3), (4 * features, 1)] if block is Bottleneck else [(features, 3)] * 2
         for place in range(depth):
-            ours, theirs = f"block{number}", f"layer{stage + 1}.{place}"
+            ours = f"block{number}"
+            theirs = f"layer{stage + 1}.{place}"
             start = inputs
             for i, (outputs, side) in enumerate(kernels):
                 yield _kernel(f"{ours}/Conv_{i}", f"{theirs}.conv{i + 1}", (outputs, inputs, side, side))

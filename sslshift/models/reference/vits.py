@@ -17,7 +17,8 @@ _SIZES = {192: "Ti", 384: "S", 768: "B", 1024: "L", 1280: "H", 1536: "g"}
 # Attention heads by width, of DeiT, DINO, iBOT, MAE, MoCo v3, DINOv2 and timm's ViTs.
 _PUBLISHED = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
 # In these widths MoCo v3's ViTs and their relatives have 12 heads; they all have fixed positions.
-_TWELVE, _MOCO = (192, 384), {"base_encoder", "momentum_encoder"}
+_TWELVE = (192, 384)
+_MOCO = {"base_encoder", "momentum_encoder"}
 _TOKEN = "the class token after the last norm as pooled features (?features=mean gives the patches' mean)"
 # What timm calls features, and what we do.
 _POOLS = {"token": "token", "avg": "mean"}
@@ -122,11 +123,15 @@ def _recognise(names: _Names, part: EncoderPart, facts: Mapping[str, Fact]) -> R
       ValueError: the tensors that tell its shape are of no possible shape, neither the user nor the file nor its published
         relatives tell the number of heads, or the file says that it is another architecture.
     """
-    found, names = part.tensors, _dialect(names, part)
-    kernel, table = found[f"{names.embed}.weight"].shape, found[names.positions].shape
+    found = part.tensors
+    names = _dialect(names, part)
+    kernel = found[f"{names.embed}.weight"].shape
+    table = found[names.positions].shape
     if len(kernel) != 4 or kernel[2] != kernel[3] or len(table) != 3 or 0 in kernel + table:
         raise ValueError(f"its {names.embed}.weight of shape {kernel} and {names.positions} of shape {table} are no ViT's.")
-    width, patch, depth = kernel[0], kernel[3], max(1, numbers(found, rf"{names.block}\.(\d+)\."))
+    width = kernel[0]
+    patch = kernel[3]
+    depth = max(1, numbers(found, rf"{names.block}\.(\d+)\."))
     _require_ours(facts, width, depth)
     registers = _registers(names, found)
     scaled = _scaled(names, found)
@@ -262,7 +267,8 @@ def _title(names: _Names, module: ViT) -> str:
 
 
 def _entries(names: _Names, module: ViT, leading: int, biased: bool) -> Iterator[Entry]:
-    width, patch = module.width, module.patch
+    width = module.width
+    patch = module.patch
     yield from _tokens(names, module, leading)
     embed = {f"{names.embed}.weight": (width, 3, patch, patch)}
     yield Entry("params/embed/kernel", embed, lambda kernel: convolution(kernel).reshape(-1, width))
@@ -277,7 +283,9 @@ def _entries(names: _Names, module: ViT, leading: int, biased: bool) -> Iterator
 
 def _tokens(names: _Names, module: ViT, leading: int) -> Iterator[Entry]:
     """Positions of tokens that do not move are added to the tokens here, once, in place of in every call."""
-    width, grid, registers = module.width, module.grid, module.registers or 0
+    width = module.width
+    grid = module.grid
+    registers = module.registers or 0
     table = {names.positions: (1, leading + grid**2, width)}
 
     def class_token(token, positions):

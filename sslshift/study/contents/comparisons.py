@@ -14,7 +14,9 @@ from sslshift.study.trending import trend_change, trends
 
 def trend_table(results: Results) -> Table:
     """What diversity does for each source, and how that changes with the shift."""
-    task, lines, seeds = results.opened.task.name, [], set()
+    task = results.opened.task.name
+    lines = []
+    seeds = set()
     for learner in learners(results):
         found = trends(results, task, learner)
         seeds |= {each.trend.seeds for each in found}
@@ -25,10 +27,8 @@ def trend_table(results: Results) -> Table:
         for scatter, what in ((True, "any"), (False, "these very")):
             change = trend_change(results, task, learner, scatter=scatter)
             if found and isinstance(change, Trend):
-                name, verdict = (
-                    f"change for each unit of the shift index, {what} sources",
-                    trend_verdict(change, change.p_value),
-                )
+                name = f"change for each unit of the shift index, {what} sources"
+                verdict = trend_verdict(change, change.p_value)
                 lines.append([" on ".join(learner), name, "", "", *_slope(change), verdict])
     note = (
         "Slope of linear-probe accuracy for each factor of ten in D, in points, fitted to each seed's own runs. Intervals count"
@@ -46,7 +46,9 @@ def _slope(trend: Trend) -> list[str]:
 
 def pair_table(results: Results) -> Table:
     """Every candidate against every other."""
-    task, lines, count = results.opened.task.name, [], []
+    task = results.opened.task.name
+    lines = []
+    count = []
     for learner in learners(results):
         found = pairs(results, task, learner)
         count.append(sum(each is not None and not math.isnan(each.half) for each in found.values()))
@@ -65,7 +67,9 @@ def pair_table(results: Results) -> Table:
 
 def order_table(results: Results) -> Table:
     """Mixtures and single sources against the nearest source alone; no lines where there are no mixtures."""
-    task, lines, references = results.opened.task.name, [], []
+    task = results.opened.task.name
+    lines = []
+    references = []
     if any(candidate.text for candidate in results.opened.candidates):
         for learner in learners(results):
             reference, found = against(results, task, learner)

@@ -36,7 +36,8 @@ def shift_table(results: Results) -> Table:
 
 def mixture_table(results: Results) -> Table:
     """What each mixture shows, stage by stage; no lines where there are none."""
-    opened, lines = results.opened, []
+    opened = results.opened
+    lines = []
     for candidate in (each for each in opened.candidates if each.text):
         plan = sample_plan(candidate.mixture, opened.budget, opened.study.batch_size, opened.sources, seed=0, draw=0)
         for number, (stage, counts) in enumerate(zip(candidate.mixture.stages, plan.counts, strict=True), 1):

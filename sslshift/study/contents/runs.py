@@ -59,7 +59,8 @@ def _numbers(row: Row) -> list[str]:
 
 def task_table(results: Results) -> Table:
     """Every kind of run on every task."""
-    tasks, lines = results.opened.tasks, []
+    tasks = results.opened.tasks
+    lines = []
     for row in rows(results):
         cells = []
         for task in tasks:
@@ -76,8 +77,10 @@ def task_table(results: Results) -> Table:
 
 def run_table(results: Results) -> Table:
     """Every run of the grid: its score, what it took, or why there is none."""
-    task, lines = results.opened.task.name, []
-    found, failed = dict(results.runs), dict(results.failed)
+    task = results.opened.task.name
+    lines = []
+    found = dict(results.runs)
+    failed = dict(results.failed)
     for run in results.opened.runs:
         place = [f"{run.method} on {run.encoder}", run.source, f"{run.unique:,}", str(run.seed), str(run.draw)]
         if run in found:

@@ -51,7 +51,8 @@ def draw_all(results: Results, folder: Path) -> tuple[list[Drawn], list[Path]]:
     Returns:
       The figures as SVG elements, and the files.
     """
-    drawn, paths = [], []
+    drawn = []
+    paths = []
     if not results.runs:
         return drawn, paths
     for number, task in enumerate(results.opened.tasks):
@@ -64,7 +65,8 @@ def draw_all(results: Results, folder: Path) -> tuple[list[Drawn], list[Path]]:
                 if drawing is None:
                     break
                 files = save(drawing, folder, name if width == "narrow" else f"{name}-wide")
-                text, label = files[-1].read_text(encoding="utf-8"), f"{title} on {task.name}"
+                text = files[-1].read_text(encoding="utf-8")
+                label = f"{title} on {task.name}"
                 svg[width] = svg_element(text, f"{kind.replace('_', '-')}-{number}-{width}", html.escape(label, quote=True))
                 paths += files
                 plt.close(drawing)

@@ -53,7 +53,8 @@ def _panels(results: Results, task: str) -> list[tuple[str, tuple[str, str], str
 
 
 def _panel(panel: plt.Axes, results: Results, task: str, numbers: Sampled, learner: tuple[str, str]) -> None:
-    everything, styles = [kind for kind in kinds(results) if kind.learner == learner], looks(results, task)
+    everything = [kind for kind in kinds(results) if kind.learner == learner]
+    styles = looks(results, task)
     present = [name for name in styles if any(kind.source == name for kind in everything)]
     for number, name in enumerate(present):
         ladder = [kind for kind in everything if kind.source == name and kind in numbers.runs]

@@ -49,7 +49,8 @@ def accuracy_vs_shift(results: Results, task: str, width: str) -> Figure | None:
 
 def _accuracy(panel: plt.Axes, results: Results, task: str, learner: tuple[str, str]) -> str:
     """Every number of unique samples: a source's most filled, fewer hollow, on a thin line."""
-    numbers, styles = sampled(results, task, "linear"), looks(results, task)
+    numbers = sampled(results, task, "linear")
+    styles = looks(results, task)
     for name, style in styles.items():
         shift = results.task_shifts[task][name]
         ladder = [kind for kind in kinds(results) if kind.learner == learner and kind.source == name and kind in numbers.runs]
@@ -81,7 +82,8 @@ def _accuracy(panel: plt.Axes, results: Results, task: str, learner: tuple[str, 
 
 
 def _trend(panel: plt.Axes, results: Results, task: str, learner: tuple[str, str]) -> str:
-    found, styles = [each for each in trends(results, task, learner) if not math.isnan(each.shift)], looks(results, task)
+    found = [each for each in trends(results, task, learner) if not math.isnan(each.shift)]
+    styles = looks(results, task)
     panel.axhline(0, color=MUTED, linewidth=0.8)
     for each in found:
         low, high = (abs(end - each.trend.slope) * 100 for end in (each.trend.low, each.trend.high))

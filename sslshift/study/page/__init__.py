@@ -56,7 +56,9 @@ def _part(name: str) -> str:
 
 def _unfinished(results: Results) -> str:
     """What is missing, so that nobody takes the page for the whole study."""
-    planned, missing, failed = len(results.opened.runs), results.missing, results.failed
+    planned = len(results.opened.runs)
+    missing = results.missing
+    failed = results.failed
     if not missing and not failed:
         return ""
     lines = [f"This study is not finished: {len(results.runs)} of {planned} runs are."]
@@ -85,7 +87,8 @@ def _sections(results: Results, figures: Sequence[Drawn], files: Mapping[str, st
         if drawn.kind == "order_comparison" and "order" in tables:
             parts.append(tables.pop("order").html)
     parts.append(f"<h2>What else this study shows</h2>\n{_list(findings(results))}")
-    shift, mixtures = tables.pop("shift"), tables.pop("mixtures", None)
+    shift = tables.pop("shift")
+    mixtures = tables.pop("mixtures", None)
     parts += [_section(table) for table in tables.values() if table.name not in _LONG]
     parts += [_section(shift), *([_section(mixtures)] if mixtures else [])]
     parts += ["<h2>What the sources look like</h2>", *(samples(results.opened, uri) for uri in results.opened.sources)]

@@ -28,11 +28,13 @@ def samples(opened: Opened, uri: str) -> str:
 
 def leaked(results: Results) -> str:
     """A warning, and some of the pairs, for every source with test images or similar ones; nothing if there are none."""
-    opened, parts = results.opened, []
+    opened = results.opened
+    parts = []
     for number, (uri, leaks) in enumerate(results.leaks.items()):
         if not leaks.get("count"):
             continue
-        pairs, sides = leaks["pairs"][:_SHOWN], ((0, opened.sources[uri]), (1, opened.task.test[0]))
+        pairs = leaks["pairs"][:_SHOWN]
+        sides = ((0, opened.sources[uri]), (1, opened.task.test[0]))
         columns = [
             np.concatenate([source.read(np.array([pair[side]]), opened.canvas)[0] for side, source in sides], axis=0)
             for pair in pairs
@@ -58,7 +60,8 @@ def _gallery(images: np.ndarray, caption: str) -> str:
 
 def _png(image: np.ndarray) -> str:
     """At most as large as it is shown on a screen of twice the usual pixels."""
-    picture, out = to_image(image), io.BytesIO()
+    picture = to_image(image)
+    out = io.BytesIO()
     if picture.width > 128:
         picture = picture.resize((128, round(picture.height * 128 / picture.width)), Image.Resampling.LANCZOS)
     picture.save(out, "PNG")
