@@ -4,7 +4,7 @@ import errno
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +137,31 @@ def parsed(name: str, text: str, default: Any) -> Any:
         several = "whole numbers above 0" if isinstance(default, tuple) and isinstance(default[0], int) else "numbers"
         kinds = {bool: "true or false", tuple: f"{several} separated by ','", int: "a whole number", float: "a number"}
         raise ValueError(f"{name} takes {kinds[type(default)]}, not {text!r}.") from None
+
+
+def settings(text: str, *, flag: str, names: Collection[str] | None = None) -> dict[str, str]:
+    """Returns `name=value; name=value` as texts by name: the one grammar of settings.
+
+    Example:
+      >>> settings("temperature=0.1; predictor=512,512", flag="--method_options")
+      {'temperature': '0.1', 'predictor': '512,512'}
+
+    Args:
+      text: what somebody typed. Blanks around names and values, and empty parts, do not count.
+      flag: that the text was given with, for the error.
+      names: the names that are expected; None: any.
+
+    Raises:
+      ValueError: a part has no '=', or a name is not expected or given twice.
+    """
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not name:
+            raise ValueError(f"Expected {flag} as 'name=value; name=value', got {part!r}.")
+        if names is not None and name not in names:
+            raise ValueError(f"{flag}: expected one of {', '.join(names)}, got {name!r}.")
+        if name in found:
+            raise ValueError(f"{flag}: {name} is set twice.")
+        found[name] = value
+    return found
