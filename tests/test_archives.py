@@ -17,8 +17,9 @@ from test_sidecars import png
 from sslshift.data import open_source
 from sslshift.data.records import importing
 from sslshift.data.records.encode import Encoding
-from sslshift.data.records.importing import Import, run_import
-from sslshift.data.records.manifest import MANIFEST
+from sslshift.data.records.importing import Import
+from sslshift.data.records.running import run_import
+from sslshift.data.sources.manifest import MANIFEST
 from tools.import_images import told
 
 

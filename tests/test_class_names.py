@@ -10,10 +10,11 @@ from PIL import Image
 
 from sslshift.data import open_source
 from sslshift.data.records.encode import Encoding
-from sslshift.data.records.importing import Import, run_import
-from sslshift.data.records.manifest import MANIFEST, SUMMARY
+from sslshift.data.records.importing import Import
 from sslshift.data.records.prompts import read_prompts
+from sslshift.data.records.running import run_import
 from sslshift.data.sources.labels import class_name, spelling_notes
+from sslshift.data.sources.manifest import MANIFEST, SUMMARY
 from tools.import_images import told
 
 # Composed, decomposed, with a space, no-break space, and nothing that prints.

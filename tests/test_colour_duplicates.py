@@ -19,7 +19,8 @@ from sslshift.data.curation.labels import differently_labelled, label_text, mixe
 from sslshift.data.curation.likeness import correlations
 from sslshift.data.decode import from_image
 from sslshift.data.records.encode import Encoding
-from sslshift.data.records.importing import Import, run_import
+from sslshift.data.records.importing import Import
+from sslshift.data.records.running import run_import
 from sslshift.study.leaks import told
 from tools.bench_curation import COLOURS, SHAPES, Pictures, icon
 

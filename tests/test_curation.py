@@ -44,7 +44,8 @@ from sslshift.data.curation.page import Section, page
 from sslshift.data.curation.perceptual_hash import FLAT, thumbnails
 from sslshift.data.curation.threads import in_threads
 from sslshift.data.records.encode import Encoding
-from sslshift.data.records.importing import Import, run_import
+from sslshift.data.records.importing import Import
+from sslshift.data.records.running import run_import
 from sslshift.data.sources import PartialSource
 
 

@@ -27,11 +27,12 @@ from sslshift.data.curation.perceptual_hash import perceptual_hash
 from sslshift.data.records import diffusion, generating
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.folder import locked
-from sslshift.data.records.generating import Generation, Sampling, count_kept, find_generated, image_seed, run_generation
-from sslshift.data.records.importing import Import, run_import
-from sslshift.data.records.manifest import MANIFEST
-from sslshift.data.records.prompts import read_prompts
+from sslshift.data.records.generating import Generation, count_kept, find_generated, run_generation
+from sslshift.data.records.importing import Import
+from sslshift.data.records.prompts import Sampling, image_seed, read_prompts
+from sslshift.data.records.running import run_import
 from sslshift.data.sources.labels import class_name
+from sslshift.data.sources.manifest import MANIFEST
 
 SAMPLING = Sampling("noise@1", "NoisePipeline", steps=4, guidance=2.5)
 

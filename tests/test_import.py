@@ -28,9 +28,9 @@ from sslshift.data.decode import Canvas
 from sslshift.data.records import importing, shards
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.folder import locked
-from sslshift.data.records.importing import Import, run_import
-from sslshift.data.records.manifest import MANIFEST, SCHEMA
-from sslshift.data.records.on_beam import run_on_beam
+from sslshift.data.records.importing import Import
+from sslshift.data.records.running import run_import, run_on_beam
+from sslshift.data.sources.manifest import MANIFEST, SCHEMA
 from tools.import_images import told
 
 
@@ -601,7 +601,7 @@ def test_a_million_records_open_at_once_in_no_more_memory(tmp_path):
         names = [f"00000-{shard:05d}" for shard in range(100)]
         content = picture(0, 8, 8)
         row = {"origin": "x", "digest": "0" * 64, "perceptual_hash": 1, "class": "a"}
-        part = shards.write_shard(folder, names[0], (shards.Stored(content, row) for _ in range(records // 100)))
+        part = shards.write_shard(folder, names[0], (shards.StoredImage(content, row) for _ in range(records // 100)))
         # The other shards are copies: to write a million records takes longer than all that is asked of them.
         for name in names[1:]:
             shutil.copy(folder / shards.shard_file(names[0]), folder / shards.shard_file(name))

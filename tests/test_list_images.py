@@ -7,9 +7,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from sslshift.data.records.importing import Import, run_import
+from sslshift.data.records.importing import Import
 from sslshift.data.records.prompts import read_prompts
 from sslshift.data.records.published import LAYOUTS, write_lists
+from sslshift.data.records.running import run_import
 from sslshift.data.sources import open_source
 
 

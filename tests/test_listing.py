@@ -10,8 +10,9 @@ from PIL import Image
 
 from sslshift.data import open_source
 from sslshift.data.records.encode import Encoding
-from sslshift.data.records.importing import Import, run_import
-from sslshift.data.records.manifest import MANIFEST
+from sslshift.data.records.importing import Import
+from sslshift.data.records.running import run_import
+from sslshift.data.sources.manifest import MANIFEST
 from sslshift.data.sources.walk import list_files
 
 

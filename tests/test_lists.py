@@ -13,7 +13,8 @@ from PIL import Image
 from sslshift.data import open_source
 from sslshift.data.records import importing
 from sslshift.data.records.encode import Encoding
-from sslshift.data.records.importing import Import, run_import
+from sslshift.data.records.importing import Import
+from sslshift.data.records.running import run_import
 from tools.import_images import told
 
 NAMES = ("a.png", "b.png", "c.png")

@@ -17,11 +17,11 @@ from sslshift.data import ArraySource, SamplePlan, open_source, parse_mixture, r
 from sslshift.data.decode import Canvas
 from sslshift.data.records import listing
 from sslshift.data.records.encode import Encoding
-from sslshift.data.records.importing import Import, run_import
-from sslshift.data.records.manifest import CLASSES, MANIFEST, SCHEMA
-from sslshift.data.records.on_beam import run_on_beam
+from sslshift.data.records.importing import Import
+from sslshift.data.records.running import run_import, run_on_beam
 from sslshift.data.sources import PartialSource, cached
 from sslshift.data.sources.labels import encode_labels, sort_classes
+from sslshift.data.sources.manifest import CLASSES, MANIFEST, SCHEMA
 from sslshift.data.sources.prepared import label_feature
 from sslshift.data.split import stratified_split
 from tools.import_images import told

@@ -14,9 +14,9 @@ from sslshift.data import open_source
 from sslshift.data.decode import BrokenImageError, Canvas, check, decode
 from sslshift.data.ranges import Levels, PixelRange, compare_ranges, decide_range, merge_levels, parse_range
 from sslshift.data.records.encode import Encoding
-from sslshift.data.records.importing import Import, begin, import_group, run_import, tasks_of
+from sslshift.data.records.importing import Import, begin, import_group, tasks_of
 from sslshift.data.records.listing import list_container
-from sslshift.data.records.on_beam import run_on_beam
+from sslshift.data.records.running import run_import, run_on_beam
 from sslshift.data.sources import CachedSource, PartialSource
 from sslshift.transfer.tasks import make_task
 from tests.test_sources import array_record
@@ -415,7 +415,7 @@ def test_an_import_that_was_stopped_keeps_its_range(scans, tmp_path):
     whole = imported(scans, tmp_path / "whole")
     job = Import(scans, tmp_path / "out", Encoding(64, "png"), shard_size=2)
     begin(job)
-    from sslshift.data.records.containers import find_containers
+    from sslshift.data.records.listing import find_containers
 
     listings = [list_container(each, job.output, job.shard_size, job.labels) for each in find_containers(job.input)]
     first, last = tasks_of(listings)

@@ -21,7 +21,8 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from sslshift.data import open_source
-from sslshift.data.records.importing import Import, run_import
+from sslshift.data.records.importing import Import
+from sslshift.data.records.running import run_import
 from sslshift.data.sources.recognise import recognise, recognise_record
 
 

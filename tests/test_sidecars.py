@@ -14,10 +14,11 @@ from PIL import Image
 
 from sslshift.data import open_source
 from sslshift.data.records.encode import Encoding
-from sslshift.data.records.importing import Import, run_import
-from sslshift.data.records.manifest import MANIFEST
+from sslshift.data.records.importing import Import
 from sslshift.data.records.members import Member
+from sslshift.data.records.running import run_import
 from sslshift.data.records.sidecars import first_dot, join, whole_stem
+from sslshift.data.sources.manifest import MANIFEST
 from tools.import_images import told
 
 

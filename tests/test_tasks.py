@@ -14,7 +14,8 @@ from PIL import Image
 
 from sslshift.data import ArraySource, open_source
 from sslshift.data.decode import Canvas
-from sslshift.data.records.importing import Import, run_import
+from sslshift.data.records.importing import Import
+from sslshift.data.records.running import run_import
 from sslshift.data.sources.layout import find_splits, require_no_splits
 from sslshift.data.sources.uri import Uri
 from sslshift.study.declare import Study

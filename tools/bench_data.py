@@ -19,7 +19,8 @@ from sslshift.data.mixture import single
 from sslshift.data.pipeline import BatchReader, batches
 from sslshift.data.plan import SamplePlan
 from sslshift.data.records.encode import Encoding, store
-from sslshift.data.records.importing import Import, run_import
+from sslshift.data.records.importing import Import
+from sslshift.data.records.running import run_import
 from sslshift.data.sources import open_source
 
 STORED = 256

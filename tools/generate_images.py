@@ -22,10 +22,10 @@ from sslshift.command import run_command
 from sslshift.data.records.diffusion import DTYPES, Model, find_model, hush, load_model, versions
 from sslshift.data.records.encode import ENCODINGS, Encoding
 from sslshift.data.records.generating import Generation, count_kept, find_generated, run_generation
-from sslshift.data.records.manifest import REFUSED, Summary
 from sslshift.data.records.prompts import read_prompts
 from sslshift.data.sources import Uri
 from sslshift.data.sources.base import printable
+from sslshift.data.sources.manifest import REFUSED, Summary
 from tools.progress import counting_images
 
 FLAGS = flags.FLAGS

@@ -25,12 +25,12 @@ from rich.console import Console
 from sslshift.command import run_command
 from sslshift.data.ranges import parse_range
 from sslshift.data.records.encode import ENCODINGS, Encoding
-from sslshift.data.records.importing import LABELS, Import, Result, run_import
-from sslshift.data.records.manifest import REFUSED, Summary, read_columns
-from sslshift.data.records.on_beam import run_on_beam
-from sslshift.data.records.shards import Part
+from sslshift.data.records.importing import LABELS, Import, Result
+from sslshift.data.records.running import run_import, run_on_beam
+from sslshift.data.records.shards import FinishedShard
 from sslshift.data.sources import Uri
 from sslshift.data.sources.base import printable
+from sslshift.data.sources.manifest import REFUSED, Summary, read_columns
 from tools.progress import counting_images
 
 FLAGS = flags.FLAGS
@@ -80,7 +80,7 @@ def _run(job: Import, console: Console) -> Result:
             found = images
             on_progress(0, found)
 
-        def on_shard(part: Part) -> None:
+        def on_shard(part: FinishedShard) -> None:
             nonlocal done
             done += part.records + len(part.refused)
             on_progress(done, found)

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sslshift.data.records.generating import Generate, Sampling
+from sslshift.data.records.prompts import Generate, Sampling
 from sslshift.data.sources.base import printable
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")

@@ -11,7 +11,8 @@ from sslshift.data.broken import UnknownRangeError
 from sslshift.data.curation.perceptual_hash import perceptual_hash
 from sslshift.data.decode import BrokenImageError, decode_image, from_image
 from sslshift.data.ranges import PixelRange
-from sslshift.data.records.shards import Refused, Stored
+from sslshift.data.records.shards import StoredImage
+from sslshift.data.sources.base import Refused
 
 ENCODINGS = ("jpeg", "png", "webp")
 
@@ -39,7 +40,9 @@ class Encoding:
             raise ValueError(f"A quality lies between 1 and 100, not at {self.quality}.")
 
 
-def store(content: bytes, row: dict[str, Any], encoding: Encoding, pixel_range: PixelRange | None = None) -> Stored | Refused:
+def store(
+    content: bytes, row: dict[str, Any], encoding: Encoding, pixel_range: PixelRange | None = None
+) -> StoredImage | Refused:
     """Returns the record of an image file.
 
     Args:
@@ -72,7 +75,7 @@ def store(content: bytes, row: dict[str, Any], encoding: Encoding, pixel_range: 
         "width": picture.width,
         "height": picture.height,
     }
-    return Stored(stored.getvalue(), row | about, levels and levels.of(row["origin"]))
+    return StoredImage(stored.getvalue(), row | about, levels and levels.of(row["origin"]))
 
 
 def _options(encoding: Encoding) -> dict[str, Any]:

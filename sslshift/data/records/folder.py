@@ -5,13 +5,19 @@ import fcntl
 import json
 import shutil
 import textwrap
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sslshift.data.records.manifest import PARTS, SUMMARY, Summary, read_summary
-from sslshift.data.records.shards import parts_folder
+from sslshift.data.ranges import Levels, merge_levels
 from sslshift.data.sources.base import printable
+from sslshift.data.sources.manifest import PARTS, SUMMARY, Summary, read_summary
+
+_ENDING = ".levels.json"
+
+
+def parts_folder(folder: Path) -> Path:
+    return folder / PARTS
 
 
 def find_finished(folder: Path, file: str, settings: Mapping[str, Any], free: Collection[str] = ()) -> Summary | None:
@@ -73,3 +79,30 @@ def locked(folder: Path) -> Iterator[None]:
 def remove_parts(folder: Path) -> None:
     """Removes the work in progress of a finished source, where a kill left it."""
     shutil.rmtree(parts_folder(folder), ignore_errors=True)
+
+
+def write_levels(folder: Path, name: str, levels: Iterable[Levels]) -> None:
+    """Writes down what values the images of more than 8 bits in a group hold."""
+    target = parts_folder(folder) / f"{name}{_ENDING}"
+    part = target.with_suffix(".part")
+    part.write_text(json.dumps(merge_levels(levels)), encoding="utf-8")
+    part.replace(target)
+
+
+def has_levels(folder: Path, name: str) -> bool:
+    """Returns whether a group is known to hold images of more than 8 bits."""
+    return (parts_folder(folder) / f"{name}{_ENDING}").exists()
+
+
+def read_levels(folder: Path) -> list[Levels]:
+    """Returns the values of all groups together, as `merge_levels`."""
+    files = sorted(parts_folder(folder).glob(f"*{_ENDING}"))
+    return merge_levels(Levels(*each) for file in files for each in json.loads(file.read_text(encoding="utf-8")))
+
+
+def forget_levels(folder: Path) -> None:
+    """Removes shards whose images depend on the range, so that they are stored anew with another one."""
+    for file in parts_folder(folder).glob(f"*{_ENDING}"):
+        # First: without its marker a shard is not there.
+        file.with_name(f"{file.name.removesuffix(_ENDING)}.json").unlink(missing_ok=True)
+        file.unlink()

@@ -11,24 +11,21 @@ call with a smaller `per_prompt` makes that a source.
 
 import dataclasses
 import functools
-import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
 from sslshift.data.records.encode import Encoding, store
-from sslshift.data.records.folder import find_finished, keep_settings, locked, remove_parts
-from sslshift.data.records.manifest import Summary, read_summary
-from sslshift.data.records.shards import Refused, Stored, finish, finished_part, parts_folder, shard_file, write_shard
-from sslshift.data.sources.base import printable
-
-# Images for prompts and seeds (of 63 bits), in their order; text instead of an image says why there is none.
-Generate = Callable[[list[str], list[int]], Sequence[Image.Image | str]]
+from sslshift.data.records.folder import find_finished, keep_settings, locked, parts_folder, remove_parts
+from sslshift.data.records.prompts import Generate, Request, Sampling, image_seed
+from sslshift.data.records.shards import StoredImage, finish, finished_part, shard_file, write_shard
+from sslshift.data.sources.base import Refused, printable
+from sslshift.data.sources.manifest import Summary, read_summary
 
 SETTINGS = "generate.json"
 # Columns of the manifest beside those that every source has.
@@ -40,28 +37,6 @@ COLUMNS = (
     pa.field("steps", pa.int32()),
     pa.field("guidance", pa.float64()),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """A model and how it is asked: with a prompt and a seed, all that decides an image.
-
-    Args:
-      model: its name or path, @, and what changes when it does: a commit or a digest.
-      pipeline: kind of the model.
-      steps: of its sampler; None: there is no such number.
-      guidance: weight of the prompt (classifier-free guidance); None: there is no such number.
-      height, width: pixels asked for; None: the model's own.
-      dtype: of its arithmetic.
-    """
-
-    model: str
-    pipeline: str
-    steps: int | None = None
-    guidance: float | None = None
-    height: int | None = None
-    width: int | None = None
-    dtype: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,30 +90,6 @@ class Generation:
         return len(self.prompts) * self.per_prompt
 
 
-class Request(NamedTuple):
-    """One image that is asked for: the `number`-th of its class."""
-
-    name: str
-    number: int
-    prompt: str
-    seed: int
-
-    @property
-    def origin(self) -> str:
-        return f"{self.name} #{self.number}"
-
-
-def image_seed(seed: int, name: str, number: int) -> int:
-    """The seed of one image, of 63 bits: the same whatever other classes there are.
-
-    Example:
-      >>> image_seed(0, "cat", 0) == image_seed(0, "cat", 0), image_seed(0, "cat", 0) == image_seed(0, "cat", 1)
-      (True, False)
-    """
-    digest = hashlib.blake2b(f"{seed}\0{name}\0{number}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
-
-
 def find_generated(job: Generation) -> Summary | None:
     """The summary if all is done already, None if there is something to do.
 
@@ -188,7 +139,7 @@ def run_generation(
         for name, places in _shards(job).items():
             if finished_part(job.output, name):
                 continue
-            items: list[Stored | Refused] = []
+            items: list[StoredImage | Refused] = []
             for start in range(0, len(places), batch_size):
                 items += _generated(job, generate, [_request(job, place) for place in places[start : start + batch_size]])
                 on_progress(done + len(items), len(job))
@@ -222,14 +173,14 @@ def _request(job: Generation, place: int) -> Request:
     return Request(name, number, prompts[number % len(prompts)], image_seed(job.seed, name, number))
 
 
-def _generated(job: Generation, generate: Generate, batch: Sequence[Request]) -> list[Stored | Refused]:
+def _generated(job: Generation, generate: Generate, batch: Sequence[Request]) -> list[StoredImage | Refused]:
     images = generate([request.prompt for request in batch], [request.seed for request in batch])
     if len(images) != len(batch):
         raise RuntimeError(f"{job.sampling.model} returned {len(images)} images for {len(batch)} prompts.")
     return [_stored(job, request, image) for request, image in zip(batch, images, strict=True)]
 
 
-def _stored(job: Generation, request: Request, image: Image.Image | str) -> Stored | Refused:
+def _stored(job: Generation, request: Request, image: Image.Image | str) -> StoredImage | Refused:
     if isinstance(image, str):
         return Refused(request.origin, image)
     image = image if image.mode in ("L", "RGB") else image.convert("RGB")

@@ -1,31 +1,32 @@
 """Imports a collection into a source: list, encode in parallel, join. Any call goes on where an earlier one was stopped."""
 
-import contextlib
 import dataclasses
-import functools
 import json
-import multiprocessing
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sslshift.data.broken import UnknownRangeError
 from sslshift.data.decode import BrokenImageError, check
-from sslshift.data.ranges import WHOLE, Levels, PixelRange, decide_range, describe_range, merge_levels
-from sslshift.data.records.containers import Container, find_containers
-from sslshift.data.records.depth import forget_levels, has_levels, read_levels, write_levels
+from sslshift.data.ranges import Levels, PixelRange, decide_range, describe_range, merge_levels
 from sslshift.data.records.encode import Encoding, store
-from sslshift.data.records.folder import find_finished, keep_settings, locked, remove_parts
-from sslshift.data.records.listing import Listing, list_container, read_group
-from sslshift.data.records.manifest import CLASSES, REFUSED, Summary
+from sslshift.data.records.folder import (
+    find_finished,
+    forget_levels,
+    has_levels,
+    keep_settings,
+    read_levels,
+    remove_parts,
+    write_levels,
+)
+from sslshift.data.records.listing import Container, Listing, find_containers, list_container, read_group
 from sslshift.data.records.members import read_entry, require_unchanged
-from sslshift.data.records.shards import Part, Refused, Stored, finish, finished_part, write_refused, write_shard
-from sslshift.data.sources.base import printable
+from sslshift.data.records.shards import FinishedShard, StoredImage, finish, finished_part, write_shard
+from sslshift.data.sources.base import Refused, printable
 from sslshift.data.sources.labels import gather_spellings, spelling_notes
 from sslshift.data.sources.layout import require_no_splits, split_note
+from sslshift.data.sources.manifest import CLASSES, REFUSED, Summary, write_refused
 from sslshift.data.sources.walk import is_image, list_files
 
 SETTINGS = "import.json"
@@ -74,7 +75,7 @@ class Import:
         return values | {"input": printable(self.input.resolve()), "range": stated}
 
 
-class Task(NamedTuple):
+class ShardTask(NamedTuple):
     """One group of a container's listing: it becomes one shard."""
 
     container: int
@@ -99,47 +100,6 @@ class Result(NamedTuple):
     others: dict[str, int]
     faults: Sequence[Refused] = ()
     earlier: bool = False
-
-
-def run_import(
-    job: Import,
-    *,
-    workers: int | None = None,
-    on_listed: Callable[[int, int], None] | None = None,
-    on_shard: Callable[[Part], None] | None = None,
-) -> Result:
-    """Imports images into `job.output`.
-
-    Args:
-      job: what and how.
-      workers: processes; None: as many as there are cores, 0: none but this one.
-      on_listed: called with the numbers of containers listed and of images found so far.
-      on_shard: called with every shard that is done.
-
-    Raises:
-      ValueError: nothing to import, the folder was made with other settings, or images of more than 8 bits need a stated range.
-      OSError: the disk is full; repeat the call.
-    """
-    done = begin(job)
-    if done:
-        return Result(done, {}, earlier=True)
-    with locked(job.output), _pool(workers) as run:
-        listings: list[Listing] = []
-        for listing in run(functools.partial(list_task, job), find_containers(job.input)):
-            listings.append(listing)
-            if on_listed:
-                on_listed(len(listings), sum(each.images for each in listings))
-        import_once = functools.partial(import_group, job)
-        for part in run(import_once, tasks_of(listings)):
-            if on_shard and part:
-                on_shard(part)
-        waiting = waiting_tasks(job, listings)
-        if waiting:
-            import_once = functools.partial(import_once, pixel_range=choose_range(job) or WHOLE)
-            for part in run(import_once, waiting):
-                if on_shard:
-                    on_shard(part)
-        return join(job, listings)
 
 
 def begin(job: Import) -> Summary | None:
@@ -178,11 +138,11 @@ def list_task(job: Import, container: Container) -> Listing:
     return list_container(container, job.output, job.shard_size, job.labels)
 
 
-def tasks_of(listings: Iterable[Listing]) -> list[Task]:
-    return [Task(listing.container, group) for listing in listings for group in range(listing.groups)]
+def tasks_of(listings: Iterable[Listing]) -> list[ShardTask]:
+    return [ShardTask(listing.container, group) for listing in listings for group in range(listing.groups)]
 
 
-def waiting_tasks(job: Import, listings: Iterable[Listing]) -> list[Task]:
+def waiting_tasks(job: Import, listings: Iterable[Listing]) -> list[ShardTask]:
     """Returns the tasks whose images wait for `choose_range`, after every task was given to `import_group`."""
     return [task for task in tasks_of(listings) if not finished_part(job.output, task.name)]
 
@@ -201,7 +161,7 @@ def choose_range(job: Import) -> PixelRange | None:
         raise
 
 
-def import_group(job: Import, task: Task, pixel_range: PixelRange | None = None) -> Part | None:
+def import_group(job: Import, task: ShardTask, pixel_range: PixelRange | None = None) -> FinishedShard | None:
     """Encodes the images of a task into their shard; a pure function of what the files hold, and of the pixel range.
 
     Returns:
@@ -229,18 +189,20 @@ def _levels(row: dict[str, Any]) -> Levels | None:
     return levels and levels.of(row["origin"])
 
 
-def _all_stored(job: Import, task: Task, rows: Sequence[dict], pixel_range: PixelRange | None) -> Iterator[Stored | Refused]:
+def _all_stored(
+    job: Import, task: ShardTask, rows: Sequence[dict], pixel_range: PixelRange | None
+) -> Iterator[StoredImage | Refused]:
     found: list[Levels] = []
     for row in rows:
         item = _stored(job, row, pixel_range)
-        if isinstance(item, Stored) and item.levels:
+        if isinstance(item, StoredImage) and item.levels:
             found = merge_levels([*found, item.levels])
         yield item
     if found:
         write_levels(job.output, task.name, found)
 
 
-def _stored(job: Import, row: dict[str, Any], pixel_range: PixelRange | None) -> Stored | Refused:
+def _stored(job: Import, row: dict[str, Any], pixel_range: PixelRange | None) -> StoredImage | Refused:
     about = {key: row[key] for key in ("origin", "class", "licence", "cost", "caption", "url")}
     if row.get(CLASSES.name) is not None:
         about[CLASSES.name] = row[CLASSES.name]
@@ -317,49 +279,3 @@ def _nothing(job: Import, refused: Sequence[Refused], others: Counter[str]) -> s
         path, reason = refused[0]
         return f"{told}: {len(refused):,} were refused, e.g. {path} ({reason}); {job.output / REFUSED} lists them."
     return f"{told}; it has {sum(others.values()):,} files of other kinds."
-
-
-# Processes that each used all cores for their small matrix products would wait for each other: half the speed on two cores.
-_ONE_THREAD = dict.fromkeys(("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables for processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-@contextlib.contextmanager
-def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
-    """A `map` over processes that yields results in the order in which they are done."""
-    workers = os.cpu_count() if workers is None else workers
-    if not workers:
-        yield map
-        return
-    # Not forked: a process with threads cannot be copied safely.
-    with _environment(_ONE_THREAD), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-
-        def run(function: Callable, items: Sequence) -> Iterator:
-            waiting = set()
-            items = iter(items)
-            try:
-                while True:
-                    # Few at a time: a list of 10^5 waiting tasks would be held, and finished first on an interrupt.
-                    while len(waiting) < 2 * workers and (item := next(items, None)) is not None:
-                        waiting.add(pool.submit(function, item))
-                    if not waiting:
-                        return
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield future.result()
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-
-        yield run

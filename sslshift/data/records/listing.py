@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sslshift.data.decode import EXTENSIONS
-from sslshift.data.records.containers import Container, is_other_archive, kind_of
-from sslshift.data.records.manifest import CLASSES
+from sslshift.data.records.folder import parts_folder
 from sslshift.data.records.members import Member, folder_members, forget_archives, tar_members, zip_members
-from sslshift.data.records.shards import Refused, parts_folder
 from sslshift.data.records.sidecars import SUFFIXES, describe, first_dot, join, whole_stem
-from sslshift.data.sources.base import printable
+from sslshift.data.sources.base import Refused, printable
 from sslshift.data.sources.labels import class_name, gather_spellings
 from sslshift.data.sources.layout import require_no_splits
 from sslshift.data.sources.lists import read_list
-from sslshift.data.sources.walk import is_hidden
+from sslshift.data.sources.manifest import CLASSES
+from sslshift.data.sources.recognise import is_other_archive, kind_of, recognise_file
+from sslshift.data.sources.walk import is_hidden, list_files
 
 # An image of a container: where its bytes are (a file's path, or an archive's with what finds the member), and what is known.
 _ROW = pa.schema(
@@ -44,6 +44,37 @@ _ROW = pa.schema(
 )
 # What each kind of container is listed by, and what its files are joined by: the rule of WebDataset holds in a tar alone.
 _MEMBERS = {"folder": (folder_members, whole_stem), "tar": (tar_members, first_dot), "zip": (zip_members, whole_stem)}
+
+
+class Container(NamedTuple):
+    """Something that holds images; containers are imported in the order of their numbers."""
+
+    number: int
+    kind: str
+    path: bytes
+
+
+def find_containers(path: Path) -> list[Container]:
+    """The containers at a path: a folder itself with the archives below it, or the one file that it is.
+
+    Raises:
+      ValueError: there is nothing, or a file of another kind.
+    """
+    if path.is_dir():
+        archives = [each for each in list_files(path).paths if kind_of(each.name) in ("tar", "zip")]
+        found = [("folder", path), *((kind_of(each.name), each) for each in archives)]
+    elif path.is_file():
+        kind = kind_of(path.name)
+        if not kind:
+            known = recognise_file(path)
+            raise ValueError(
+                f"{printable(path)} is no folder, no tar or zip archive, and no CSV or Parquet list of images by its name"
+                + (f"; it is {known}." if known else ".")
+            )
+        found = [(kind, path)]
+    else:
+        raise ValueError(f"There is no folder or file {printable(path)}.")
+    return [Container(number, kind, os.fsencode(each)) for number, (kind, each) in enumerate(found)]
 
 
 class Listing(NamedTuple):

@@ -6,6 +6,7 @@ import functools
 import gzip
 import lzma
 import os
+import re
 import stat
 import tarfile
 import zipfile
@@ -15,9 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from sslshift.data.decode import LARGEST_FILE, BrokenImageError, read_file
-from sslshift.data.records.containers import member_fault
-from sslshift.data.records.shards import Refused, parts_folder
-from sslshift.data.sources.base import printable
+from sslshift.data.records.folder import parts_folder
+from sslshift.data.sources.base import Refused, printable
 from sslshift.data.sources.walk import is_image, list_files
 
 # Images hardly compress: an archive that grows by more, and beyond a size, is made to fill disks.
@@ -222,6 +222,14 @@ def _zip_faults(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:
     # The largest number says that another record has the number.
     if announced not in (len(members) & 0xFFFF, 0xFFFF):
         yield f"it announces {announced:,} members, and its directory holds {len(members):,}"
+
+
+def member_fault(name: str) -> str:
+    """Why an archive's member of this name is refused; empty if it is not."""
+    parts = re.split(r"[/\\]", name)
+    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
+        return "its name is absolute"
+    return "its name leaves the archive" if ".." in parts else ""
 
 
 def read_entry(row: dict[str, Any]) -> bytes:

@@ -1,12 +1,55 @@
 """From a list of class names to the prompts that a model is asked with."""
 
+import dataclasses
+import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
 
 from sslshift.data.sources.base import printable
 from sslshift.data.sources.labels import class_name
+
+# Images for prompts and seeds (of 63 bits), in their order; text instead of an image says why there is none.
+Generate = Callable[[list[str], list[int]], Sequence[Image.Image | str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """A model and how it is asked: with a prompt and a seed, all that decides an image.
+
+    Args:
+      model: its name or path, @, and what changes when it does: a commit or a digest.
+      pipeline: kind of the model.
+      steps: of its sampler; None: there is no such number.
+      guidance: weight of the prompt (classifier-free guidance); None: there is no such number.
+      height, width: pixels asked for; None: the model's own.
+      dtype: of its arithmetic.
+    """
+
+    model: str
+    pipeline: str
+    steps: int | None = None
+    guidance: float | None = None
+    height: int | None = None
+    width: int | None = None
+    dtype: str = "float32"
+
+
+class Request(NamedTuple):
+    """One image that is asked for: the `number`-th of its class."""
+
+    name: str
+    number: int
+    prompt: str
+    seed: int
+
+    @property
+    def origin(self) -> str:
+        return f"{self.name} #{self.number}"
 
 
 def read_prompts(text: str, templates: Sequence[str] = ("a photo of a {}",)) -> dict[str, tuple[str, ...]]:
@@ -43,6 +86,17 @@ def read_prompts(text: str, templates: Sequence[str] = ("a photo of a {}",)) -> 
     if not prompts:
         raise ValueError(f"{place}: there is no class name; write 'cat; dog', or one on each line of a text file.")
     return prompts
+
+
+def image_seed(seed: int, name: str, number: int) -> int:
+    """The seed of one image, of 63 bits: the same whatever other classes there are.
+
+    Example:
+      >>> image_seed(0, "cat", 0) == image_seed(0, "cat", 0), image_seed(0, "cat", 0) == image_seed(0, "cat", 1)
+      (True, False)
+    """
+    digest = hashlib.blake2b(f"{seed}\0{name}\0{number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
 
 
 def _entries(text: str) -> tuple[str, list[str]]:

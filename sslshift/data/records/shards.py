@@ -1,6 +1,5 @@
 """Writes stored images shard by shard; whatever stops it, a shard is there whole or not at all, and is not made twice."""
 
-import csv
 import hashlib
 import json
 import shutil
@@ -16,17 +15,18 @@ import pyarrow.parquet as pq
 from sslshift.data.broken import UnknownRangeError
 from sslshift.data.curation.perceptual_hash import VERSION as HASH_VERSION
 from sslshift.data.ranges import Levels, PixelRange
-from sslshift.data.records.manifest import CLASSES, FINGERPRINT, MANIFEST, PARTS, REFUSED, SCHEMA, Shard, Summary, write_summary
+from sslshift.data.records.folder import parts_folder
 from sslshift.data.sources.array_record import open_shard
-from sslshift.data.sources.base import licence_text
+from sslshift.data.sources.base import Refused, licence_text
 from sslshift.data.sources.labels import sort_classes
+from sslshift.data.sources.manifest import CLASSES, FINGERPRINT, MANIFEST, SCHEMA, Shard, Summary, write_refused, write_summary
 
 # Records of one image each, so that any of them is read alone; images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _ROW_GROUP = 1 << 17
 
 
-class Stored(NamedTuple):
+class StoredImage(NamedTuple):
     """An image as it is stored, its row of the manifest (columns that are missing are null), and values of more than 8 bits."""
 
     content: bytes
@@ -34,14 +34,7 @@ class Stored(NamedTuple):
     levels: Levels | None = None
 
 
-class Refused(NamedTuple):
-    """An image that is not stored, and why."""
-
-    path: str
-    reason: str
-
-
-class Part(NamedTuple):
+class FinishedShard(NamedTuple):
     """What is known of a finished shard without opening it; `records` is 0 where all of it was refused."""
 
     name: str
@@ -51,24 +44,22 @@ class Part(NamedTuple):
     refused: list[Refused]
 
 
-def parts_folder(folder: Path) -> Path:
-    return folder / PARTS
-
-
 def shard_file(name: str) -> str:
     return f"images-{name}.array_record"
 
 
-def finished_part(folder: Path, name: str) -> Part | None:
+def finished_part(folder: Path, name: str) -> FinishedShard | None:
     """The shard of this name if it is written, else None."""
     marker = parts_folder(folder) / f"{name}.json"
     if not marker.exists():
         return None
     values = json.loads(marker.read_text(encoding="utf-8"))
-    return Part(**values | {"refused": [Refused(*each) for each in values["refused"]]})
+    return FinishedShard(**values | {"refused": [Refused(*each) for each in values["refused"]]})
 
 
-def write_shard(folder: Path, name: str, items: Iterable[Stored | Refused], extra: Sequence[pa.Field] = ()) -> Part:
+def write_shard(
+    folder: Path, name: str, items: Iterable[StoredImage | Refused], extra: Sequence[pa.Field] = ()
+) -> FinishedShard:
     """Writes one shard and its rows, or returns what an earlier call wrote.
 
     Args:
@@ -110,7 +101,7 @@ def write_shard(folder: Path, name: str, items: Iterable[Stored | Refused], extr
             pq.write_table(table, parts / f"{name}.parquet.part")
             (parts / f"{name}.parquet.part").replace(parts / f"{name}.parquet")
             unfinished.replace(final)
-        part = Part(name, len(rows), final.stat().st_size if rows else 0, content.hexdigest(), refused)
+        part = FinishedShard(name, len(rows), final.stat().st_size if rows else 0, content.hexdigest(), refused)
         # The marker comes last: with it, all of the rest is there.
         marker = parts / f"{name}.json"
         marker.with_suffix(".part").write_text(json.dumps(part._asdict()), encoding="utf-8")
@@ -239,12 +230,3 @@ def _read(tables: Sequence[Path]) -> Iterator[pa.Table]:
             gathered = []
     if gathered:
         yield pa.concat_tables(gathered)
-
-
-def write_refused(folder: Path, refused: Sequence[Refused]) -> None:
-    """Writes refused.csv."""
-    unfinished = folder / f"{REFUSED}.part"
-    with open(unfinished, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([Refused._fields, *refused])
-    unfinished.replace(folder / REFUSED)

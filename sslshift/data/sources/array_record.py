@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 from sslshift.data.broken import UnknownRangeError
 from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto
 from sslshift.data.ranges import PixelRange, describe_unread, with_range
-from sslshift.data.records.manifest import CLASSES, MANIFEST, PARTS, SUMMARY, read_columns, read_summary, require_match
 from sslshift.data.sources.base import Source, printable
 from sslshift.data.sources.labels import class_name, indicators, sort_classes
+from sslshift.data.sources.manifest import CLASSES, MANIFEST, PARTS, SUMMARY, read_columns, read_summary, require_match
 from sslshift.data.sources.recognise import recognise_file, recognise_folder, recognise_record
 from sslshift.data.sources.walk import is_hidden
 

@@ -6,11 +6,19 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.data.ranges import PixelRange
+
+
+class Refused(NamedTuple):
+    """An image that is not stored, and why."""
+
+    path: str
+    reason: str
 
 
 class Source:

@@ -16,12 +16,11 @@ from rich.progress import track
 
 from sslshift.data.decode import BrokenImageError, Canvas, check, decode, decode_onto, read_file
 from sslshift.data.ranges import Levels, PixelRange, decide_range, describe_range, merge_levels
-from sslshift.data.records.containers import is_other_archive, kind_of
 from sslshift.data.sources.base import Source, licence_text, printable
 from sslshift.data.sources.labels import class_name, encode_labels, encode_multi_labels, gather_spellings, spelling_notes
 from sslshift.data.sources.layout import require_no_splits, split_note
 from sslshift.data.sources.lists import read_list
-from sslshift.data.sources.recognise import recognise_folder
+from sslshift.data.sources.recognise import is_other_archive, kind_of, recognise_folder
 from sslshift.data.sources.uri import Uri
 from sslshift.data.sources.walk import is_image, list_files
 
@@ -59,7 +58,6 @@ class FileSource(Source):
         super().__init__(name, fingerprint=hashlib.sha256(content.encode()).hexdigest(), **about)
         self.pixel_range = chosen
         self.notes = describe_range(levels, chosen or stated_range, len(self._paths), "?range")
-        self._digests = [bytes.fromhex(checks[i].digest) for i in self._whole]
         self.refused = [(printable(path), check.reason) for path, check in zip(paths, checks, strict=True) if check.reason]
         if not self._paths:
             refused = f" ({len(paths)} files were refused, the first: {': '.join(map(str, self.refused[0]))})" if paths else ""

@@ -23,7 +23,7 @@ _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words}
 _Parts = tuple[str, ...]
 
 
-class Splits(NamedTuple):
+class SplitFolders(NamedTuple):
     """What was found below a root.
 
     Attributes:
@@ -41,12 +41,8 @@ class _Folder(NamedTuple):
     direct: bool
     inner: frozenset[str]
 
-    @property
-    def has_classes(self) -> bool:
-        return not self.direct
 
-
-def find_splits(paths: Iterable[PurePath], uri: Uri) -> Splits:
+def find_splits(paths: Iterable[PurePath], uri: Uri) -> SplitFolders:
     """Returns the folders of the splits below a root, if it has such folders.
 
     Split folders are called train, val and test, or a usual synonym in any case, alone or with a part that their names share
@@ -68,7 +64,7 @@ def find_splits(paths: Iterable[PurePath], uri: Uri) -> Splits:
     if not splits:
         _require_no_splits_within(folders, inside)
         _require_several_classes(parts, inside)
-        return Splits({}, _same_folders_note(folders, inside))
+        return SplitFolders({}, _same_folders_note(folders, inside))
     kinds = set(splits.values())
     if all(folders[name].direct for name in splits):
         return _flat(splits, others, inside)
@@ -80,7 +76,9 @@ def find_splits(paths: Iterable[PurePath], uri: Uri) -> Splits:
     if len(splits) == 1:
         name = next(iter(splits))
         # The one folder of classes; further splits are drawn from it.
-        return Splits({"train": _joined(root, name)}, (f"all labelled images are in {name}, from which splits are drawn",))
+        return SplitFolders(
+            {"train": _joined(root, name)}, (f"all labelled images are in {name}, from which splits are drawn",)
+        )
     where = {split: _below_wrapper(name, split, parts) for name, split in splits.items()}
     _require_common_classes(where, parts, inside)
     notes = []
@@ -94,7 +92,7 @@ def find_splits(paths: Iterable[PurePath], uri: Uri) -> Splits:
             f"{'/'.join(where['validation'])} is the test split, and validation images are drawn from the training split"
         )
         where["test"] = where.pop("validation")
-    return Splits({split: _joined(root, *where[split]) for split in _SPLITS if split in where}, tuple(notes))
+    return SplitFolders({split: _joined(root, *where[split]) for split in _SPLITS if split in where}, tuple(notes))
 
 
 def require_no_splits(paths: Iterable[PurePath], name: str, root: str = "") -> None:
@@ -251,7 +249,7 @@ def _same_folders_note(folders: Mapping[str, _Folder], uri: Uri) -> tuple[str, .
     )
 
 
-def _flat(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> Splits:
+def _flat(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> SplitFolders:
     """Folders called after splits that hold images directly: they have no labels unless they are classes themselves."""
     # As in train and test1: what their names have besides differs, and nothing else is there that could be a class.
     called = sorted([*splits, *(name for name in others if _split_word(name))])
@@ -261,9 +259,11 @@ def _flat(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> Splits:
         alone = len(splits) == 1
         taken = "is taken for a class" if alone else "are taken for classes"
         why = "its images are" if alone else "their images are"
-        return Splits({}, (f"{_listed(sorted(splits))} {taken}, like {_listed(others)}, since {why} in no class folders",))
+        return SplitFolders(
+            {}, (f"{_listed(sorted(splits))} {taken}, like {_listed(others)}, since {why} in no class folders",)
+        )
     if len(called) == 1:
-        return Splits({})
+        return SplitFolders({})
     raise ValueError(
         f"{uri}: {names} hold images that are in no class folders. If {names} are the classes, write {_with_labels(uri)}. If "
         "they are splits, sort the images of each into class folders, or list them with their labels in a csv: file for each."

@@ -42,6 +42,15 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
 START = 1 << 17
 _LOOKED_AT = 20
 
+_TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
+_ZIP = re.compile(r"\.zip$", re.IGNORECASE)
+# Archives of images that are met, and that the standard library cannot open; parts of split archives among them.
+_OTHER = re.compile(
+    r"\.(7z|rar|cab|cpio|iso|zst|lz4|tzst|z\d\d|tar\.(lzma|lz|z|br)|(zip|tgz|tar(\.\w+)?)\.(\d{2,}|part\w+|a[a-z]))$",
+    re.IGNORECASE,
+)
+_LIST = re.compile(r"\.(csv|parquet)$", re.IGNORECASE)
+
 
 def recognise_folder(folder: Path) -> str:
     """Returns what a first file of a known kind in a folder is, as a sentence after a space; empty where none of a few is."""
@@ -152,3 +161,13 @@ def _is_tfrecord(start: bytes) -> bool:
     crc ^= 0xFFFFFFFF
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     return int.from_bytes(start[8:12], "little") == masked
+
+
+def kind_of(name: str) -> str:
+    """What a file of this name contains: "tar", "zip" or "list"; empty if it is no container."""
+    return next((kind for kind, pattern in (("tar", _TAR), ("zip", _ZIP), ("list", _LIST)) if pattern.search(name)), "")
+
+
+def is_other_archive(name: str) -> bool:
+    """Returns whether a file of this name is an archive that is not opened."""
+    return bool(_OTHER.search(name))

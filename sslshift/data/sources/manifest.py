@@ -1,5 +1,6 @@
 """The format of an imported source: `source.json`, which opening reads, and `manifest.parquet`, of which nothing is held."""
 
+import csv
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sslshift.data.ranges import PixelRange
+from sslshift.data.sources.base import Refused
 
 MANIFEST = "manifest.parquet"
 SUMMARY = "source.json"
@@ -153,3 +155,12 @@ def read_columns(folder: Path, names: Sequence[str]) -> list[pa.ChunkedArray]:
     """Columns of the manifest, each as long as the source."""
     table = pq.read_table(folder / MANIFEST, columns=list(names))
     return [table.column(name) for name in names]
+
+
+def write_refused(folder: Path, refused: Sequence[Refused]) -> None:
+    """Writes refused.csv."""
+    unfinished = folder / f"{REFUSED}.part"
+    with open(unfinished, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([Refused._fields, *refused])
+    unfinished.replace(folder / REFUSED)

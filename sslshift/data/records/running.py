@@ -1,0 +1,154 @@
+"""The same import as an Apache Beam pipeline, for collections beyond one machine: the same steps, the same records.
+
+Input and output must be paths that every worker sees (a network file system or a mounted bucket). Beam is an optional extra:
+pip install -e ".[beam]".
+"""
+
+import contextlib
+import functools
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+
+from sslshift.data.ranges import WHOLE
+from sslshift.data.records.folder import locked
+from sslshift.data.records.importing import (
+    Import,
+    Result,
+    begin,
+    choose_range,
+    import_group,
+    join,
+    list_task,
+    tasks_of,
+    waiting_tasks,
+)
+from sslshift.data.records.listing import Listing, find_containers
+from sslshift.data.records.shards import FinishedShard
+
+
+def run_import(
+    job: Import,
+    *,
+    workers: int | None = None,
+    on_listed: Callable[[int, int], None] | None = None,
+    on_shard: Callable[[FinishedShard], None] | None = None,
+) -> Result:
+    """Imports images into `job.output`.
+
+    Args:
+      job: what and how.
+      workers: processes; None: as many as there are cores, 0: none but this one.
+      on_listed: called with the numbers of containers listed and of images found so far.
+      on_shard: called with every shard that is done.
+
+    Raises:
+      ValueError: nothing to import, the folder was made with other settings, or images of more than 8 bits need a stated range.
+      OSError: the disk is full; repeat the call.
+    """
+    done = begin(job)
+    if done:
+        return Result(done, {}, earlier=True)
+    with locked(job.output), _pool(workers) as run:
+        listings: list[Listing] = []
+        for listing in run(functools.partial(list_task, job), find_containers(job.input)):
+            listings.append(listing)
+            if on_listed:
+                on_listed(len(listings), sum(each.images for each in listings))
+        import_once = functools.partial(import_group, job)
+        for part in run(import_once, tasks_of(listings)):
+            if on_shard and part:
+                on_shard(part)
+        waiting = waiting_tasks(job, listings)
+        if waiting:
+            import_once = functools.partial(import_once, pixel_range=choose_range(job) or WHOLE)
+            for part in run(import_once, waiting):
+                if on_shard:
+                    on_shard(part)
+        return join(job, listings)
+
+
+def run_on_beam(job: Import, options: Sequence[str] = ()) -> Result:
+    """Imports images into `job.output` by Beam.
+
+    Args:
+      job: what and how.
+      options: of the pipeline, as on Beam's command line, e.g. `["--runner=DirectRunner", "--direct_num_workers=2"]`.
+
+    Raises:
+      ValueError: as `run_import`, or Beam is not installed.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise ValueError('Apache Beam is not installed: pip install -e ".[beam]".') from error
+    done = begin(job)
+    if done:
+        return Result(done, {}, earlier=True)
+    options = PipelineOptions(list(options))
+    # Listings are read back from the shared folder: a Beam pipeline returns nothing to its caller.
+    with beam.Pipeline(options=options) as pipeline:
+        _ = (
+            pipeline
+            | "containers" >> beam.Create(find_containers(job.input))
+            | "spread containers" >> beam.Reshuffle()
+            | "list" >> beam.Map(functools.partial(list_task, job))
+            | "groups" >> beam.FlatMap(lambda listing: tasks_of([listing]))
+            | "spread groups" >> beam.Reshuffle()
+            | "import" >> beam.Map(functools.partial(import_group, job))
+        )
+    listings = [list_task(job, container) for container in find_containers(job.input)]
+    waiting = waiting_tasks(job, listings)
+    if waiting:
+        import_once = functools.partial(import_group, job, pixel_range=choose_range(job) or WHOLE)
+        with beam.Pipeline(options=options) as pipeline:
+            _ = pipeline | "groups" >> beam.Create(waiting) | "spread" >> beam.Reshuffle() | "import" >> beam.Map(import_once)
+    return join(job, listings)
+
+
+# Processes that each used all cores for their small matrix products would wait for each other: half the speed on two cores.
+_ONE_THREAD = dict.fromkeys(("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables for processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
+def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
+    """A `map` over processes that yields results in the order in which they are done."""
+    workers = os.cpu_count() if workers is None else workers
+    if not workers:
+        yield map
+        return
+    # Not forked: a process with threads cannot be copied safely.
+    with _environment(_ONE_THREAD), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+
+        def run(function: Callable, items: Sequence) -> Iterator:
+            waiting = set()
+            items = iter(items)
+            try:
+                while True:
+                    # Few at a time: a list of 10^5 waiting tasks would be held, and finished first on an interrupt.
+                    while len(waiting) < 2 * workers and (item := next(items, None)) is not None:
+                        waiting.add(pool.submit(function, item))
+                    if not waiting:
+                        return
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+        yield run

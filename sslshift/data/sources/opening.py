@@ -1,0 +1,182 @@
+"""Opens a source by its URI: the schemes, and the options of each."""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sslshift.data import bundled, synthetic
+from sslshift.data.ranges import PixelRange, parse_range
+from sslshift.data.sources.array_record import ArrayRecordSource
+from sslshift.data.sources.base import PartialSource, Source, printable
+from sslshift.data.sources.files import FolderSource, ListSource
+from sslshift.data.sources.memory import ArraySource, SyntheticSource
+from sslshift.data.sources.prepared import PreparedSource, parse_prepared
+from sslshift.data.sources.uri import Uri, parse_uri, require_options, spelled
+
+
+def _open_bundled(uri: str, name: str, options: dict[str, str]) -> Source:
+    name, _, split = name.partition("/")
+    sets = bundled.manifest()
+    entry = sets[_known(uri, name, sets, "bundled set")]
+    split = _known(uri, split or "train", entry["splits"], "split")
+    sheet = entry["splits"][split]
+    images, labels = bundled.read_sheet(bundled.FOLDER / f"{name}-{split}.png", sheet)
+    about = {"licence": entry["licence"]} | _about(uri, options)
+    source = ArraySource(uri, images, labels, fingerprint=sheet["sha256"], **about)
+    source.classes = tuple(entry["classes"])
+    return source
+
+
+def _open_synthetic(uri: str, name: str, options: dict[str, str]) -> Source:
+    make = synthetic.GENERATORS[_known(uri, name, synthetic.GENERATORS, "generated source")]
+    size, seed = (_whole(uri, key, options.pop(key, default)) for key, default in (("size", "20000"), ("seed", "0")))
+    if not (1 <= size <= 1 << 62 and seed < 1 << 63):
+        raise ValueError(f"{uri}: size must be at least 1, and size and seed at most 2^62.")
+    return SyntheticSource(uri, make, size, seed, synthetic.CLASSES.get(name))
+
+
+def _open_folder(uri: str, name: str, options: dict[str, str]) -> Source:
+    labels = options.pop("labels", "none")
+    _known(uri, labels, ("none", "folder"), "value of labels")
+    stated_range = _range(uri, options)
+    return FolderSource(uri, _path(uri, name), labels=labels == "folder", stated_range=stated_range, **_about(uri, options))
+
+
+def _open_list(uri: str, name: str, options: dict[str, str]) -> Source:
+    labels = options.pop("labels", None)
+    if labels is not None:
+        _known(uri, labels, ("single", "multi"), "value of labels")
+    return ListSource(uri, _path(uri, name), labels=labels, stated_range=_range(uri, options), **_about(uri, options))
+
+
+def _open_array_record(uri: str, name: str, options: dict[str, str]) -> Source:
+    return ArrayRecordSource(uri, _path(uri, name), _about(uri, options), _range(uri, options))
+
+
+def _open_prepared(uri: str, name: str, options: dict[str, str]) -> Source:
+    data_dir = options.pop("data_dir", None)
+    return PreparedSource(uri, *parse_prepared(uri, name), data_dir, _about(uri, options), _range(uri, options))
+
+
+class _Scheme(NamedTuple):
+    """A kind of source: how it is opened, and its options."""
+
+    open: Callable[[str, str, dict[str, str]], Source]
+    options: tuple[str, ...]
+
+
+# What every source of somebody's images can be told about them.
+_ABOUT = ("licence", "cost_per_image")
+SCHEMES = {
+    "arrayrecord": _Scheme(_open_array_record, ("range", *_ABOUT, "keep")),
+    "bundled": _Scheme(_open_bundled, (*_ABOUT, "keep")),
+    "csv": _Scheme(_open_list, ("labels", "range", *_ABOUT, "keep")),
+    "folder": _Scheme(_open_folder, ("labels", "range", *_ABOUT, "keep")),
+    "parquet": _Scheme(_open_list, ("labels", "range", *_ABOUT, "keep")),
+    "synthetic": _Scheme(_open_synthetic, ("size", "seed", "keep")),
+    "tfds": _Scheme(_open_prepared, ("data_dir", "range", *_ABOUT, "keep")),
+}
+
+
+def open_source(uri: str) -> Source:
+    """Opens a source by name.
+
+    - `folder:PATH`: every image below a folder; `?labels=folder` makes the first folder level the label.
+    - `csv:FILE`, `parquet:FILE`: a list with a column `path`, relative to the list, and perhaps `label`, `licence`, `cost`;
+      `?labels=multi`: an image may have several labels, as in `cat;dog`, or none (a Parquet column of lists needs no option).
+      A missing label (an empty cell, NaN, None, `NA`, ...) and two columns for one thing are refused with their row or name.
+    - `arrayrecord:PATH`: a folder of ArrayRecord shards (`tools.import_images` writes them), or one.
+    - `tfds:NAME/SPLIT`: what TFDS prepared in ArrayRecord format, `?data_dir=PATH` if not at its own place.
+    - `bundled:NAME` or `bundled:NAME/SPLIT`: images that ship with the package (`fashion_mnist`, `mnist`).
+    - `synthetic:NAME?size=N&seed=S`: generated images: `dead_leaves`, `noise`, and log-spectrograms of labelled
+      `events` and of machines' `hum`.
+
+    Images of more than 8 bits (16-bit PNG, TIFF of floating point) share one pixel range: the values that become 0 and 255.
+    A folder or list decides it from all of its files, and `source.notes` say it: the smallest of 8 to 16 bits that holds all
+    integers; [0, 1] of floating-point values, which are refused outside of it. `?range=LOW..HIGH` states another one, and
+    `arrayrecord:` of others and `tfds:` need it for such images.
+
+    Every URI but a generated one takes `?licence=TEXT&cost_per_image=NUMBER`; every one takes `?keep=FILE`, a choice of its
+    images that `tools.find_duplicates` wrote. `sslshift.data.sources.uri` has the grammar: `%3F` is a question mark in a path.
+
+    Example:
+      >>> source = open_source("synthetic:noise?size=1000&seed=3")
+      >>> len(source), source[0]["image"].shape, source.licence
+      (1000, (28, 28, 1), 'CC0-1.0 (generated)')
+
+    Raises:
+      ValueError: the scheme, the name or an option is unknown, or there is no image.
+    """
+    name = spelled(uri)
+    scheme, colon, _ = uri.partition(":")
+    if not colon or scheme not in SCHEMES:
+        near = difflib.get_close_matches(scheme.strip().lower(), SCHEMES, 1) if colon else []
+        meant = f" Did you mean {near[0]}:?" if near else ""
+        raise ValueError(f"Unknown source {name!r}: it must begin with {', '.join(s + ':' for s in SCHEMES)}.{meant}")
+    parsed = parse_uri(uri)
+    require_options(parsed, SCHEMES[scheme].options, name)
+    options = dict(parsed.options)
+    keep = options.pop("keep", "")
+    source = SCHEMES[scheme].open(name, parsed.path, options)
+    return _kept(source, Path(os.path.expanduser(keep))) if keep else source
+
+
+def _kept(source: Source, file: Path) -> Source:
+    # Curation reads sources; only this one option reads what curation wrote.
+    from sslshift.data.curation import load_kept
+
+    return PartialSource(source, load_kept(file, source))
+
+
+def _path(uri: str, path: str) -> Path:
+    if not path:
+        raise ValueError(f"{uri}: a path is missing, as in folder:/data/parts.")
+    _require_one_reading(uri, path)
+    return Path(os.path.expanduser(path))
+
+
+def _require_one_reading(uri: str, path: str) -> None:
+    """Raises ValueError where the path as it was typed, its '?' and '%' taken literally, is there and might be meant."""
+    if os.path.exists(os.path.expanduser(path)) and uri == str(parse_uri(uri)):
+        return
+    scheme, _, typed = uri.partition(":")
+    for literal in (typed, typed.partition("?")[0]):
+        if literal != path and os.path.lexists(os.path.expanduser(literal)):
+            also = f", and {path} is written {Uri(scheme, path)}" if os.path.exists(os.path.expanduser(path)) else ""
+            raise ValueError(
+                f"{uri} names the path {printable(path)}; the path {literal}, which is there, is written "
+                f"{Uri(scheme, literal)}{also}."
+            )
+
+
+def _known(uri: str, name: str, names: Sequence[str] | dict, what: str) -> str:
+    if name not in names:
+        raise ValueError(f"{uri}: no {what} is called {name!r}; there is {', '.join(names)}.")
+    return name
+
+
+def _whole(uri: str, key: str, text: str) -> int:
+    if not re.fullmatch(r"[0-9][0-9_]*", text):
+        raise ValueError(f"{uri}: {key} must be a whole number, not {text!r}.")
+    return int(text)
+
+
+def _range(uri: str, options: dict[str, str]) -> PixelRange | None:
+    return parse_range(options.pop("range"), f"{uri}: range") if "range" in options else None
+
+
+def _about(uri: str, options: dict[str, str]) -> dict:
+    """Licence and cost per image out of a URI's options, where given."""
+    about: dict = {"licence": options.pop("licence")} if "licence" in options else {}
+    if "cost_per_image" in options:
+        text = options.pop("cost_per_image")
+        try:
+            about["cost_per_image"] = float(text)
+        except ValueError:
+            about["cost_per_image"] = -1.0
+        if not 0 <= about["cost_per_image"] < float("inf"):
+            raise ValueError(f"{uri}: cost_per_image must be a number of at least 0, not {text!r}.")
+    return about
