@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sslshift.transfer.intervals import bootstrap_interval, compare, mcnemar, runs_interval
+from sslshift.transfer.inference import bootstrap_interval, compare, mcnemar, runs_interval
 from sslshift.transfer.metrics import METRICS, Metric
 
 ACCURACY = METRICS["accuracy"]
@@ -347,7 +347,7 @@ def test_comparisons_of_scores_for_several_labels(random):
     assert found.verdict == "better"
 
 
-def test_resamples_without_any_class_to_find_are_left_out():
+def test_resamples_without_any_class_to_find_are_excluded():
     labels = np.array([[1]] + [[0]] * 9)
     scores = np.arange(10, dtype=np.float32)[::-1, None]
     # A third of resamples lack the one image that counts; the others find it first.
@@ -357,24 +357,27 @@ def test_resamples_without_any_class_to_find_are_left_out():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: runs_interval(ACCURACY, [], np.zeros(3, int)), r"shapes \[\] make no grid; give runs"),
-        (lambda: compare(ACCURACY, [np.zeros(3, int)], [], np.zeros(3, int)), "give runs"),
+        (lambda: runs_interval(ACCURACY, [], np.zeros(3, int)), r"predictions of one run or more.*got shapes \[\]"),
+        (lambda: compare(ACCURACY, [np.zeros(3, int)], [], np.zeros(3, int)), "predictions of one run or more"),
         (
             lambda: runs_interval(ACCURACY, np.zeros(3, int), np.zeros(3, int)),
-            r"not \[\[\], \[\], \[\]\]; give a list",
+            r"a list with the predictions of each run, \[n\] or .*got shapes \[\[\], \[\], \[\]\]",
         ),
         (
             lambda: runs_interval(ACCURACY, [np.zeros((2, 3), int), np.zeros((3, 3), int)], np.zeros(3, int)),
-            r"shapes \[\[2, 3\], \[3, 3\]\] make no grid.*as many draws and images of each",
+            r"same number of draws and images in each, got shapes \[\[2, 3\], \[3, 3\]\]",
         ),
         (
             lambda: bootstrap_interval(ACCURACY, np.zeros((0, 3), int), np.zeros(3, int)),
-            r"shapes \[\[0, 3\]\] make no grid",
+            r"got shapes \[\[0, 3\]\]",
         ),
         (lambda: bootstrap_interval(ACCURACY, np.zeros(3, int), np.zeros(4, int)), "for 4 labels"),
-        (lambda: bootstrap_interval(ACCURACY, np.zeros(3, int), np.zeros(3, int), level=95), "between 0 and 1.*95 does not"),
+        (
+            lambda: bootstrap_interval(ACCURACY, np.zeros(3, int), np.zeros(3, int), level=95),
+            "between 0 and 1, such as 0.95, got 95",
+        ),
         (lambda: bootstrap_interval(ACCURACY, np.zeros(3, int), np.zeros(3, int), resamples=1), "at least 2 resamples"),
-        (lambda: mcnemar([True], [True, False]), r"same images on both sides \[n\], not \[1\] and \[2\]"),
+        (lambda: mcnemar([True], [True, False]), r"same images \[n\] on both sides of McNemar\'s test, got \[1\] and \[2\]"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(call, message):

@@ -26,13 +26,11 @@ from sslshift.study.opened import open_study
 from sslshift.study.report import write_results
 from sslshift.study.results import Results
 from sslshift.study.sampled import PIXELS, UNTRAINED, Kind, sampled
-from sslshift.study.statistics import Trend
 from sslshift.study.table import Table
 from sslshift.study.trending import trend_change, trends
-from sslshift.transfer.intervals import compare, runs_interval
+from sslshift.transfer.inference import Estimate, Trend, compare, runs_interval
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import Predictions
-from sslshift.transfer.resampling import Estimate
 
 NEAR = "bundled:mnist"
 MIDDLE = "bundled:fashion_mnist"
@@ -175,7 +173,7 @@ def test_gains_are_paired_with_the_same_seeds_untrained(results):
 
 
 def test_intervals_are_those_of_finished_encoders_elsewhere(results):
-    """`tools.evaluate` compares by `transfer.intervals`: the same predictions must give the same numbers."""
+    """`tools.evaluate` compares by `transfer.inference`: the same predictions must give the same numbers."""
     kinds_ = Kind(LEARNER, NEAR, 320), Kind(LEARNER, FAR, 320)
     several = [
         [judged.predicted(NEAR) for run, judged in results.runs if (run.source, run.unique) == kind[1:]] for kind in kinds_

@@ -2,11 +2,49 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sslshift.study.statistics import change_by_shift, fitted, holm, slopes, trend, trend_by_shift
+from sslshift.transfer.inference import (
+    Bootstrapped,
+    bootstrap,
+    change_by_shift,
+    crossed_deviations,
+    holm,
+    mean_trend,
+    slopes,
+)
+from sslshift.transfer.metrics import METRICS
 
 
 def covered(intervals, truth):
     return np.mean([each.low <= truth <= each.high for each in intervals])
+
+
+def fixed(values):
+    """Numbers `[..., seeds, draws]` without a bootstrap: in every replicate they are what they are."""
+    values = np.asarray(values, float)
+    return Bootstrapped(values, np.stack([values, values]))
+
+
+def accuracies(correct, *, resamples, seed):
+    """Accuracies `[levels, seeds, 1]` of predictions that are right where `correct[level, seed, image]` says so."""
+    sides = [list(1 - np.asarray(each, int)) for each in correct]
+    labels = np.zeros(np.shape(correct)[2], int)
+    found = bootstrap(METRICS["accuracy"], sides, labels, resamples=resamples, seed=seed)
+    return Bootstrapped(np.stack([each.values for each in found]), np.stack([each.replicates for each in found], axis=1))
+
+
+def ladder_slopes(x, numbers):
+    """The slope of each seed and draw, as a study fits it."""
+    return Bootstrapped(slopes(x, numbers.values), slopes(x, numbers.replicates, axis=1))
+
+
+def trend(x, values):
+    """The trend of accuracies `[levels, seeds]` without a bootstrap."""
+    return mean_trend(ladder_slopes(x, fixed(np.asarray(values)[..., None])), 0)
+
+
+def trend_over_images(x, correct, *, resamples=1000, seed=0):
+    numbers = accuracies(correct, resamples=resamples, seed=seed)
+    return mean_trend(ladder_slopes(x, numbers), np.shape(correct)[2])
 
 
 def test_holm_is_the_textbooks():
@@ -16,7 +54,7 @@ def test_holm_is_the_textbooks():
     assert holm([]).tolist() == []
 
 
-def test_holm_leaves_out_what_could_not_be_compared():
+def test_holm_excludes_comparisons_that_were_not_possible():
     found = holm([0.02, np.nan, 0.01])
     assert found[[0, 2]] == pytest.approx([0.02, 0.02])
     assert np.isnan(found[1])
@@ -62,8 +100,8 @@ def test_one_seed_alone_has_no_interval_but_over_images():
     correct = np.zeros((2, 1, 1000))
     correct[0, 0, :500] = 1
     correct[1, 0, :700] = 1
-    found = trend([-1, 0], correct)
-    # 200 images of 1,000 turned right: the deviation of a mean of ones and noughts.
+    found = trend_over_images([-1, 0], correct)
+    # 200 images of 1,000 became right: the standard deviation of a mean of zeros and ones.
     half = 1.96 * np.sqrt(0.2 * 0.8 / 1000)
     assert found[:3] == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=0.004)
     assert (found.seeds, found.images) == (1, 1000)
@@ -86,7 +124,7 @@ def test_trends_cover_the_truth_and_show_nothing_where_nothing_is(seeds, of_seed
     times = 300
     for slope in (0.0, 0.1):
         found = [
-            trend(x, ladder(random, x, slope, seeds=seeds, images=100, of_seeds=of_seeds), resamples=100, seed=i)
+            trend_over_images(x, ladder(random, x, slope, seeds=seeds, images=100, of_seeds=of_seeds), resamples=100, seed=i)
             for i in range(times)
         ]
         assert covered(found, slope) > 0.91
@@ -105,8 +143,8 @@ def test_few_seeds_show_nothing_by_chance_more_often_than_said(random, seeds, of
     found = []
     for _ in range(times):
         values = random.normal(0, of_images) + random.normal(0, of_both, seeds) + random.normal(0, of_seeds, seeds)
-        boots = values + random.normal(0, of_images, (100, 1)) + random.normal(0, of_both, (100, seeds))
-        found.append(fitted(values[:, None], boots[..., None], 1000))
+        replicates = values + random.normal(0, of_images, (100, 1)) + random.normal(0, of_both, (100, seeds))
+        found.append(mean_trend(Bootstrapped(values[:, None], replicates[..., None]), 1000))
     # 0.05, and what 600 tries and 100 resamples leave uncertain.
     assert np.mean([each.p_value < 0.05 for each in found]) < 0.08
     assert covered(found, 0.0) > 0.92
@@ -115,9 +153,7 @@ def test_few_seeds_show_nothing_by_chance_more_often_than_said(random, seeds, of
 def test_change_by_shift_is_the_regression_where_seeds_agree():
     shift = np.array([0.0, 0.2, 0.5, 0.9])
     rises = np.array([0.11, 0.08, 0.06, 0.0])
-    found = change_by_shift(
-        shift, np.repeat(rises[:, None, None], 3, axis=1), np.repeat(rises, 6).reshape(4, 3, 2)[None, ..., :1].repeat(2, 0), 0
-    )
+    found = change_by_shift(shift, fixed(np.repeat(rises[:, None, None], 3, axis=1)), 0)
     expected = stats.linregress(shift, rises)
     half = stats.t.ppf(0.975, 2) * expected.stderr
     assert found[:3] == pytest.approx((expected.slope, expected.slope - half, expected.slope + half))
@@ -129,7 +165,7 @@ def test_change_by_shift_is_students_t_where_sources_lie_on_lines():
     each = np.array([-0.2, -0.1, -0.15])
     values = 0.2 + shift[:, None] * each
     expected = stats.ttest_1samp(each, 0).confidence_interval(0.95)
-    found = change_by_shift(shift, values[..., None], np.stack([values, values])[..., None], 0)
+    found = change_by_shift(shift, fixed(values[..., None]), 0)
     assert found[:3] == pytest.approx((-0.15, *expected))
 
 
@@ -142,7 +178,7 @@ def test_changes_by_shift_cover_the_truth(of_sources, of_seeds):
     for _ in range(times):
         common = random.normal(0, of_seeds, 3) * shift[:, None]
         values = 0.1 - 0.1 * shift[:, None] + common + random.normal(0, of_sources, (4, 1)) + random.normal(0, of_seeds, (4, 3))
-        found.append(change_by_shift(shift, values[..., None], np.stack([values, values])[..., None], 0))
+        found.append(change_by_shift(shift, fixed(values[..., None]), 0))
     assert covered(found, -0.1) > 0.93
 
 
@@ -154,7 +190,9 @@ def test_images_count_in_the_change_by_shift():
     found = []
     for i in range(times):
         values = [ladder(random, x, 0.1 - 0.1 * each, seeds=2, images=60, of_seeds=0.0) for each in shift]
-        found.append(trend_by_shift(shift, [x] * 3, values, resamples=60, seed=i))
+        each = [ladder_slopes(x, accuracies(correct, resamples=60, seed=i)) for correct in values]
+        rises = Bootstrapped(np.stack([one.values for one in each]), np.stack([one.replicates for one in each], axis=1))
+        found.append(change_by_shift(shift, rises, 60))
     assert covered(found, -0.1) > 0.93
     assert found[0].images == 60
 
@@ -162,14 +200,11 @@ def test_images_count_in_the_change_by_shift():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: trend([0, 1], [[0.5]]), r"at 2 diversities, not \[1, 1\]"),
-        (lambda: trend([0, 0], [[0.5], [0.6]]), r"two different places, all of them numbers, not \[0.0, 0.0\]"),
-        (lambda: trend([0, np.nan], [[0.5], [0.6]]), "all of them numbers"),
-        (
-            lambda: trend_by_shift([0, 1], [[-1, 0]] * 2, [[[0.5], [0.6]]] * 2),
-            "a ladder of at least 3 sources with an index, not 2",
-        ),
-        (lambda: trend_by_shift([1, 1, 1], [[-1, 0]] * 3, [[[0.5], [0.6]]] * 3), "two different places"),
+        (lambda: slopes([0, 0], [[0.5], [0.6]]), r"at least two different finite positions for a slope, got \[0.0, 0.0\]"),
+        (lambda: slopes([0, np.nan], [[0.5], [0.6]]), "different finite positions"),
+        (lambda: change_by_shift([0, 1], fixed(np.ones((2, 1, 1))), 0), "at least 3 sources with a shift index .* got 2"),
+        (lambda: change_by_shift([1, 1, 1], fixed(np.ones((3, 1, 1))), 0), "two different finite positions"),
+        (lambda: mean_trend(fixed(np.ones((2, 1))), 0, 95), "between 0 and 1, such as 0.95, got 95"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(call, message):
@@ -179,17 +214,60 @@ def test_what_does_not_fit_is_one_sentence(call, message):
 
 def test_a_level_is_respected():
     values = np.array([[[0.1]], [[0.2]], [[0.3]]])[:, 0]
-    narrow, wide = (fitted(values, np.stack([values, values]), 0, level) for level in (0.5, 0.99))
+    narrow, wide = (mean_trend(fixed(values), 0, level) for level in (0.5, 0.99))
     assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
 
 
-def test_of_these_very_sources_their_scatter_does_not_count():
+def test_without_scatter_the_interval_holds_for_these_sources_only():
     shift = np.array([0.0, 0.5, 1.0])
     values = np.array([[0.10, 0.11], [0.09, 0.10], [0.0, 0.01]])[..., None]
-    boots = np.stack([values, values])
-    these, any_ = (change_by_shift(shift, values, boots, 0, scatter=scatter) for scatter in (False, True))
+    these, any_ = (change_by_shift(shift, fixed(values), 0, scatter=scatter) for scatter in (False, True))
     assert these.slope == any_.slope == pytest.approx(-0.1)
     # Both seeds have the same line: no chance is left but that of sources.
     assert (these.low, these.high) == pytest.approx((-0.1, -0.1))
     residuals = values.mean(axis=(1, 2)) - np.polyval(np.polyfit(shift, values.mean(axis=(1, 2)), 1), shift)
     assert any_.high - any_.slope == pytest.approx(stats.t.ppf(0.975, 1) * np.sqrt((residuals**2).sum() / 0.5))
+
+
+def test_crossed_deviations_separate_draws_from_seeds():
+    # By hand: draws differ by 2, seeds by 1, and there is no residual.
+    exact = crossed_deviations([[0.0, 1.0], [2.0, 3.0]])
+    assert exact == pytest.approx((2 / np.sqrt(2), 1 / np.sqrt(2)))
+    assert np.isnan(crossed_deviations([[1.0, 2.0]]).draws)
+    assert crossed_deviations([[1.0, 2.0]]).seeds == pytest.approx(np.sqrt(0.5))
+    assert crossed_deviations([[1.0], [2.0], [4.0]]).draws == pytest.approx(np.std([1, 2, 4], ddof=1))
+    assert np.isnan(crossed_deviations([[1.0]])).all()
+    assert crossed_deviations(np.ones((2, 3))) == (0.0, 0.0)
+
+
+def test_crossed_deviations_are_those_of_the_simulation():
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(2000):
+        draws = random.normal(0, 1, (4, 1))
+        seeds = random.normal(0, 0.5, (1, 3))
+        found.append(crossed_deviations(draws + seeds + random.normal(0, 0.3, (4, 3))))
+    # Mean squares are unbiased, and a negative difference of them, which is cut at 0, is rare here.
+    assert np.sqrt(np.mean(np.square(found), axis=0)) == pytest.approx([1.0, 0.5], rel=0.03)
+
+
+def test_means_over_draws_and_seeds_cover_what_they_should():
+    """A mean whose draws and seeds are both random, without test images: Satterthwaite's degrees of freedom."""
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(2000):
+        draws = random.normal(0, 1, (1, 4))
+        seeds = random.normal(0, 0.5, (3, 1))
+        found.append(mean_trend(fixed(draws + seeds + random.normal(0, 0.3, (3, 4))), 0))
+    assert 0.93 < covered(found, 0.0) < 0.995
+
+
+def test_a_mean_over_seeds_alone_is_students_t():
+    # Mean 2, standard deviation 1, n 3: t(0.975, 2) = 4.3027.
+    found = mean_trend(fixed([[1.0], [2.0], [3.0]]), 0)
+    assert (found.slope, found.high - found.slope) == pytest.approx((2.0, 4.3027 / np.sqrt(3)), abs=1e-4)
+    # By hand, draws and seeds that differ by 2 and 1: the variance of the mean is (4 + 1) / 4, with 25 / (16 + 1) degrees of
+    # freedom; but never narrower than the draws alone.
+    crossed = mean_trend(fixed([[0.0, 2.0], [1.0, 3.0]]), 0)
+    halves = [stats.t.ppf(0.975, 25 / 17) * np.sqrt(5 / 4), stats.t.ppf(0.975, 1)]
+    assert crossed.high - crossed.slope == pytest.approx(max(halves))

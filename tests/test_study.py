@@ -18,14 +18,13 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
-from scipy import stats
 
 from sslshift.data import open_source
 from sslshift.methods import METHODS
 from sslshift.study import commands, environment
 from sslshift.study.build import build_training, describe_training, method_options
 from sslshift.study.declare import Study, parse_sources
-from sslshift.study.intervals import crossed, interval, signed
+from sslshift.study.intervals import signed
 from sslshift.study.opened import open_study
 from sslshift.study.records import remembered, write_atomically
 from sslshift.training.broken import BrokenDataError
@@ -420,12 +419,6 @@ def test_differences_have_a_sign_and_no_negative_nothing():
     assert [signed(value) for value in (0.0045, -0.012, -0.00001)] == ["+0.45", "-1.20", "+0.00"]
 
 
-def test_interval_is_students_t():
-    # Mean 2, sd 1, n 3: t(0.975, 2) = 4.3027.
-    assert interval([1, 2, 3]) == pytest.approx((2.0, 4.3027 / np.sqrt(3)), abs=1e-4)
-    assert np.isnan(interval([1]).half)
-
-
 def test_records_compute_once_and_only_for_their_own_question(tmp_path):
     calls = []
 
@@ -494,32 +487,6 @@ def test_mixtures_and_draws_are_compared(tmp_path, capsys):
     assert "What the mixtures show" in page
     assert "10% to" not in page
     assert "100% to 0%" in page
-
-
-def test_crossed_intervals_tell_draws_from_seeds():
-    # By hand: draws differ by 2, seeds by 1, nothing else does.
-    exact = crossed([[0.0, 1.0], [2.0, 3.0]])
-    assert exact.mean.mean == 1.5
-    assert exact.draws == pytest.approx(2 / np.sqrt(2))
-    assert exact.seeds == pytest.approx(1 / np.sqrt(2))
-    # Mean squares 4, 1 and 0: variance of the mean (4 + 1) / 4, degrees of freedom 25 / (16 + 1).
-    assert exact.mean.half == pytest.approx(stats.t.ppf(0.975, 25 / 17) * np.sqrt(5 / 4))
-    assert np.isnan(crossed([[1.0, 2.0]]).draws)
-    assert crossed([[1.0, 2.0, 4.0]]).mean == interval([1.0, 2.0, 4.0])
-    assert crossed(np.ones((2, 3))) == ((1.0, 0.0), 0.0, 0.0)
-
-
-def test_crossed_intervals_cover_what_they_should():
-    random = np.random.default_rng(0)
-    hits = 0
-    trials = 2000
-    for _ in range(trials):
-        draws = random.normal(0, 1, (4, 1))
-        seeds = random.normal(0, 0.5, (1, 3))
-        rest = random.normal(0, 0.3, (4, 3))
-        found = crossed(draws + seeds + rest).mean
-        hits += abs(found.mean) <= found.half
-    assert 0.93 < hits / trials < 0.99
 
 
 def array_records(path, broken):

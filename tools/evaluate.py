@@ -34,8 +34,7 @@ from sslshift.study.judged import Judged, Kind, judge
 from sslshift.study.matrix import Named, architectures, by_kind, comparisons, find_encoders, score_table, untrained
 from sslshift.study.records import write_atomically
 from sslshift.transfer.features import NetworkEncoder, pixel_encoder
-from sslshift.transfer.intervals import Comparison
-from sslshift.transfer.intervals import Interval as Score
+from sslshift.transfer.inference import Comparison, Interval
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS, parse_evaluations
 from sslshift.transfer.tasks import Declaration, Task, open_task, parse_task
@@ -226,7 +225,7 @@ def _show(console: Console, out: Path, kinds: dict[str, Kind], floors: Sequence[
     _say(console, f"wrote {out / 'scores.csv'}, {out / 'comparisons.csv'}, {out / 'table.md'}")
 
 
-def _percent(found: Score | None) -> str:
+def _percent(found: Interval | None) -> str:
     return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found else ""
 
 

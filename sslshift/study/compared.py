@@ -10,8 +10,7 @@ from sslshift.study.judged import Judged
 from sslshift.study.opened import Run
 from sslshift.study.results import Results
 from sslshift.study.sampled import UNTRAINED, Kind, sampled
-from sslshift.study.statistics import holm
-from sslshift.transfer.resampling import Estimate
+from sslshift.transfer.inference import Estimate, holm
 
 LEVEL = 0.95
 NOTHING = "no difference shown"

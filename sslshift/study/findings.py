@@ -14,12 +14,12 @@ from sslshift.study.compared import (
     pairs,
     read,
 )
-from sslshift.study.intervals import crossed, signed, two_digits
+from sslshift.study.intervals import signed, two_digits
 from sslshift.study.leaks import told
 from sslshift.study.results import Results
 from sslshift.study.sampled import PIXELS, Kind, sampled
-from sslshift.study.statistics import Trend
 from sslshift.study.trending import trend_change, trends
+from sslshift.transfer.inference import Trend, crossed_deviations
 from sslshift.transfer.metrics import METRICS
 
 # So many names fit into a sentence.
@@ -229,7 +229,7 @@ def _scatter(results: Results) -> list[str]:
     for run, judged in results.runs:
         values.setdefault(kind_of(run), []).append(judged.scores[task]["linear"])
     parts = [
-        crossed(np.reshape(each, (study.draws, study.seeds)))
+        crossed_deviations(np.reshape(each, (study.draws, study.seeds)))
         for each in values.values()
         if len(each) == study.draws * study.seeds
     ]

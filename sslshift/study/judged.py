@@ -14,8 +14,7 @@ import numpy as np
 from sslshift.command import remedy
 from sslshift.study.records import recalled, remembered, require_computing
 from sslshift.transfer.features import Encoder, NetworkEncoder
-from sslshift.transfer.intervals import Comparison, compare, runs_interval
-from sslshift.transfer.intervals import Interval as Score
+from sslshift.transfer.inference import Comparison, Interval, compare, runs_interval
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import (
     Evaluated,
@@ -176,7 +175,7 @@ def _predictions(kinds: Sequence[Kind], task: str, evaluation: str) -> tuple[str
     return metric, several[0].labels, found
 
 
-def score(kind: Kind, task: str, evaluation: str) -> Score | None:
+def score(kind: Kind, task: str, evaluation: str) -> Interval | None:
     """The metric on the test split with its interval over seeds, draws and test images; None where there is no prediction."""
     metric, labels, (predictions,) = _predictions([kind], task, evaluation)
     if not len(predictions[0]):

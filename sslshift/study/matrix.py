@@ -11,8 +11,7 @@ from sslshift.models import ENCODER, PretrainedEncoder, open_encoder
 from sslshift.models.description import describe
 from sslshift.study.judged import Kind, difference, score
 from sslshift.transfer.encoders import untrained_encoder
-from sslshift.transfer.intervals import Comparison
-from sslshift.transfer.intervals import Interval as Score
+from sslshift.transfer.inference import Comparison, Interval
 
 # Of a card: what encoders share that differ by chance alone, by the seed of the training and the draw of the images.
 _SHARED = ("method", "encoder", "optimiser", "views", "mixture", "budget", "batch_size")
@@ -118,7 +117,7 @@ def architectures(kinds: Sequence[Named]) -> list[tuple[str, PretrainedEncoder]]
     ]
 
 
-def score_table(kinds: dict[str, Kind], tasks: Sequence[str]) -> dict[tuple[str, str, str], Score]:
+def score_table(kinds: dict[str, Kind], tasks: Sequence[str]) -> dict[tuple[str, str, str], Interval]:
     """Scores with intervals by (kind, task, evaluation); what could not be evaluated is not there."""
     table = {}
     for (name, kind), task in itertools.product(kinds.items(), tasks):

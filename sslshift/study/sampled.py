@@ -13,9 +13,9 @@ import numpy as np
 
 from sslshift.study.judged import Judged
 from sslshift.study.results import Results
+from sslshift.transfer.inference import Bootstrapped, Estimate, bootstrap, estimate_mean
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import on_common_images
-from sslshift.transfer.resampling import Contribution, Estimate, contributions, estimate, resampled
 
 UNTRAINED = "untrained encoder"
 PIXELS = "raw pixels"
@@ -96,7 +96,7 @@ class Sampled:
         grid = self.grid([kind])
         if grid is None:
             return None
-        found = self._estimate(grid.values[0], grid.boots[:, 0])
+        found = estimate_mean(Bootstrapped(grid.values[0], grid.boots[:, 0]), self.images)
         return found._replace(low=max(0.0, found.low), high=min(1.0, found.high))
 
     def difference(self, a: Kind, b: Kind) -> Estimate | None:
@@ -104,16 +104,13 @@ class Sampled:
         grid = self.grid([a, b])
         if grid is None:
             return None
-        return self._estimate(grid.values[0] - grid.values[1], grid.boots[:, 0] - grid.boots[:, 1])
+        difference = Bootstrapped(grid.values[0] - grid.values[1], grid.boots[:, 0] - grid.boots[:, 1])
+        return estimate_mean(difference, self.images)
 
     def alone(self, kinds: Sequence[Kind]) -> bool:
         """Whether they share one training seed alone, with however many draws: then chance between seeds cannot be known."""
         trained = [set(self.runs.get(kind, ())) for kind in kinds if kind.unique is not None]
         return len({seed for seed, _ in set.intersection(*trained)}) < 2
-
-    def _estimate(self, values: np.ndarray, boots: np.ndarray, extra: Iterable[Contribution] = ()) -> Estimate:
-        parts = [*contributions([values], [boots]), *extra]
-        return estimate(float(values.mean()), boots.mean(axis=(1, 2)), parts, self.images)
 
 
 @functools.lru_cache(maxsize=32)
@@ -129,9 +126,9 @@ def sampled(results: Results, task: str, evaluation: str) -> Sampled:
     metric = METRICS[known[0][1].metric]
     labels = known[0][1].labels
     sides = [[_of_draws(each.predictions[evaluation], metric.axes)] for _, each in known]
-    values, boots = resampled(metric, sides, labels, resamples=_RESAMPLES)
-    for ((kind, place, _), _), value, boot in zip(known, values, boots, strict=True):
-        runs.setdefault(kind, {})[place] = (value[0], boot[:, 0])
+    numbers = bootstrap(metric, sides, labels, resamples=_RESAMPLES)
+    for ((kind, place, _), _), each in zip(known, numbers, strict=True):
+        runs.setdefault(kind, {})[place] = (each.values[0], each.replicates[:, 0])
     return Sampled(runs, len(labels))
 
 

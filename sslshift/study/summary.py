@@ -4,9 +4,9 @@ import dataclasses
 import functools
 
 from sslshift.study.compared import Difference, gains, kind_of, planned_kinds, read
-from sslshift.study.intervals import Interval
 from sslshift.study.results import Results
 from sslshift.study.sampled import PIXELS, UNTRAINED, Kind, sampled
+from sslshift.transfer.inference import Estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Row:
     diversity: float | None
     epochs: float | None
     shift: tuple[float, float, float] | None
-    scores: dict[str, dict[str, Interval]]
+    scores: dict[str, dict[str, Estimate]]
     gains: dict[str, Difference | None]
     finished: int = 0
     planned: int = 0
@@ -68,11 +68,11 @@ def _floor(results: Results, kind: Kind) -> Row:
     return Row(kind, None, None, None, None, _scores(results, kind), {})
 
 
-def _scores(results: Results, kind: Kind) -> dict[str, dict[str, Interval]]:
-    found: dict[str, dict[str, Interval]] = {}
+def _scores(results: Results, kind: Kind) -> dict[str, dict[str, Estimate]]:
+    found: dict[str, dict[str, Estimate]] = {}
     for task in results.opened.tasks:
         scores = {name: sampled(results, task.name, name).score(kind) for name in evaluations(results, task.name)}
-        found[task.name] = {name: Interval(each.value, (each.high - each.low) / 2) for name, each in scores.items() if each}
+        found[task.name] = {name: each for name, each in scores.items() if each}
     return found
 
 

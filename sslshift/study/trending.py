@@ -10,7 +10,7 @@ import numpy as np
 from sslshift.study.compared import diversity, of_learner, shift_order
 from sslshift.study.results import Results
 from sslshift.study.sampled import Kind, sampled
-from sslshift.study.statistics import FEWEST_SOURCES, Trend, change_by_shift, fitted, holm, slopes
+from sslshift.transfer.inference import FEWEST_SOURCES, Bootstrapped, Trend, change_by_shift, holm, mean_trend, slopes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ def trends(results: Results, task: str, learner: tuple[str, str]) -> tuple[Sourc
             # Of an unfinished study: its rungs have no seed in common yet.
             continue
         x = [math.log10(diversity(results, kind)) for kind in levels]
-        one = fitted(slopes(x, grid.values), slopes(x, grid.boots, axis=1), numbers.images)
+        one = mean_trend(Bootstrapped(slopes(x, grid.values), slopes(x, grid.boots, axis=1)), numbers.images)
         if numbers.alone(levels):
             one = one._replace(p_value=math.nan)
         found.append(SourceTrend(source, results.task_shifts[task][source]["value"], tuple(levels), one, math.nan))
@@ -91,7 +91,8 @@ def trend_change(results: Results, task: str, learner: tuple[str, str], *, scatt
         boots.append(slopes(x, grid.boots[:, rungs], axis=1))
         start = rungs.stop
     try:
-        change = change_by_shift(shift, np.array(values), np.stack(boots, axis=1), numbers.images, scatter=scatter)
+        ladders = Bootstrapped(np.array(values), np.stack(boots, axis=1))
+        change = change_by_shift(shift, ladders, numbers.images, scatter=scatter)
         return change._replace(p_value=math.nan) if len(grid.values[0]) < 2 else change
     except ValueError as error:
         return str(error)

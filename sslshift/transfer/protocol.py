@@ -20,7 +20,7 @@ from sslshift.transfer.evaluation import Outcome, Split, Splits
 from sslshift.transfer.features import Encoder, Extracted, extract
 from sslshift.transfer.few_shot import FewShot
 from sslshift.transfer.finetune import FineTune
-from sslshift.transfer.intervals import Interval, bootstrap_interval
+from sslshift.transfer.inference import Interval, bootstrap_interval
 from sslshift.transfer.knn import KNN
 from sslshift.transfer.linear_probe import LinearProbe
 from sslshift.transfer.metrics import METRICS, metric_for

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 
 from sslshift.study.compared import Difference
-from sslshift.study.intervals import Interval
 from sslshift.study.results import Results
 from sslshift.study.table import Table
+from sslshift.transfer.inference import Estimate
 
 # How tables call an evaluation; others by their own name, with spaces.
 _CALLED = {
@@ -23,12 +23,13 @@ def called(evaluation: str) -> str:
     return _CALLED.get(evaluation) or evaluation.replace("few_shot", "few-shot").replace("_", " ")
 
 
-def percent(value: Interval | Difference | None, signed: bool = False) -> str:
+def percent(value: Estimate | Difference | None, signed: bool = False) -> str:
     """In percent (of a difference: in points), with half its interval."""
     if value is None:
         return "missing"
-    mean = f"{value.mean * 100:+.1f}" if signed else f"{value.mean * 100:.1f}"
-    return mean if math.isnan(value.half) else f"{mean} ± {value.half * 100:.1f}"
+    mean, half = (value.value, value.half_width) if isinstance(value, Estimate) else (value.mean, value.half)
+    text = f"{mean * 100:+.1f}" if signed else f"{mean * 100:.1f}"
+    return text if math.isnan(half) else f"{text} ± {half * 100:.1f}"
 
 
 def p_text(difference: Difference | None) -> str:

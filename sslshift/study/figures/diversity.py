@@ -10,8 +10,8 @@ from sslshift.study.compared import diversity, kinds, learners
 from sslshift.study.figures.style import MUTED, legend_below, legend_lines, looks, panels, styled
 from sslshift.study.results import Results
 from sslshift.study.sampled import PIXELS, UNTRAINED, Kind, Sampled, sampled
+from sslshift.transfer.inference import Estimate
 from sslshift.transfer.metrics import METRICS
-from sslshift.transfer.resampling import Estimate
 
 TITLES = {"linear": "linear probe", "knn": "kNN"}
 

@@ -11,8 +11,8 @@ from sslshift.study.figures.diversity import bars, floors
 from sslshift.study.figures.style import MUTED, legend_below, legend_lines, looks, panels, styled
 from sslshift.study.results import Results
 from sslshift.study.sampled import sampled
-from sslshift.study.statistics import Trend
 from sslshift.study.trending import trend_change, trends
+from sslshift.transfer.inference import Trend
 from sslshift.transfer.metrics import METRICS
 
 # Sources nearer to each other on the index than this are shown on the whole of it.

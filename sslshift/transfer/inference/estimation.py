@@ -1,0 +1,257 @@
+"""The bootstrap over test images, variance components of runs, and the interval that both make of a number.
+
+A mean, a difference and a slope are linear in the metrics of runs. Each therefore has one value for each run (or pair of runs,
+or seed) and one for each bootstrap replicate of the test images. `bootstrap` returns these for metrics, and `estimate` turns
+them into an interval. The package docstring says how the components are combined.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from sslshift.transfer.metrics import Metric, columns_at_once
+
+# Differences up to this size come from rounding alone: metrics are sums of at most millions of terms in float64.
+ROUNDING = 1e-12
+
+
+class Estimate(NamedTuple):
+    """A number with its interval, and the two-sided p-value of the hypothesis that the number is 0.
+
+    The interval excludes 0 where the p-value is below 1 - level. For a single run the interval is the percentile bootstrap and
+    the p-value assumes a normal distribution with the bootstrap's standard deviation; the two may then disagree slightly.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2
+
+
+class Bootstrapped(NamedTuple):
+    """A number for each run and draw, and its bootstrap replicates over test images.
+
+    Attributes:
+      values: `[runs, draws]`.
+      replicates: the same numbers in each resample of the test images, `[R, runs, draws]`.
+    """
+
+    values: np.ndarray
+    replicates: np.ndarray
+
+
+class VarianceComponent(NamedTuple):
+    """Contribution of k seeds (or draws, or sources) to the variance of a mean over them.
+
+    Attributes:
+      variance: the sample variance of their values divided by k.
+      explained: the part of it that another component counts already, such as the choice of test images.
+      degrees_of_freedom: of the variance; k - 1 for a mean.
+    """
+
+    variance: float
+    explained: float
+    degrees_of_freedom: int
+
+
+def variance_components(sides: Sequence[Bootstrapped]) -> list[VarianceComponent]:
+    """Returns the components of runs and of draws, where there are several of them.
+
+    Args:
+      sides: one side, or two whose difference is estimated. Two sides are paired along each axis on which they have equally
+        many entries.
+    """
+    found = []
+    # The mean over draws leaves the component of runs, the mean over runs that of draws.
+    for averaged in (1, 0):
+        margins = [(side.values.mean(axis=averaged), side.replicates.mean(axis=averaged + 1)) for side in sides]
+        if len(margins) == 2 and len(margins[0][0]) == len(margins[1][0]):
+            margins = [tuple(a - b for a, b in zip(*margins, strict=True))]
+        found += [_component(*margin) for margin in margins if len(margin[0]) > 1]
+    return found
+
+
+def _component(values: np.ndarray, replicates: np.ndarray) -> VarianceComponent:
+    """Returns the component of values `[k]` with replicates `[R, k]`."""
+    count = len(values)
+    explained = np.var(replicates - values, axis=1, ddof=1).mean()
+    return VarianceComponent(float(values.var(ddof=1)) / count, float(explained) / count, count - 1)
+
+
+def estimate(
+    value: float, replicates: np.ndarray, components: Sequence[VarianceComponent], images: int, *, level: float = 0.95
+) -> Estimate:
+    """Returns a number with its interval.
+
+    Args:
+      value: the number.
+      replicates: the number in each resample of the test images, `[R]`.
+      components: contributions of runs, draws or sources. Without any the interval covers the choice of images alone.
+      images: number of test images.
+      level: confidence level of the interval.
+
+    Raises:
+      ValueError: `level` is not between 0 and 1.
+
+    References:
+      Satterthwaite, `An Approximate Distribution of Estimates of Variance Components <https://doi.org/10.2307/3002019>`_, 1946
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"Expected a level between 0 and 1, such as 0.95, got {level}.")
+    if components:
+        candidates = _candidate_variances(float(replicates.var(ddof=1)), components, images)
+        half = max(float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)) for variance, freedom in candidates)
+        p_value = max(_p_value(value, *each) for each in candidates)
+        return Estimate(float(value), float(value - half), float(value + half), p_value)
+    bias = replicates.mean() - value
+    # Within three standard errors of the replicates' mean a bias cannot be distinguished from noise of the bootstrap.
+    if abs(bias) < 3 * replicates.std() / np.sqrt(len(replicates)):
+        bias = 0.0
+    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2]) - bias
+    return Estimate(float(value), float(low), float(high), _p_value(value, float(replicates.var()), np.inf))
+
+
+def estimate_mean(
+    numbers: Bootstrapped, images: int, *, level: float = 0.95, extra: Sequence[VarianceComponent] = ()
+) -> Estimate:
+    """Returns the mean over runs and draws with its interval.
+
+    Args:
+      numbers: of each run and draw.
+      images: number of test images.
+      level: confidence level of the interval.
+      extra: further components of the variance.
+
+    Raises:
+      ValueError: `level` is not between 0 and 1.
+    """
+    components = [*variance_components([numbers]), *extra]
+    return estimate(float(numbers.values.mean()), numbers.replicates.mean(axis=(1, 2)), components, images, level=level)
+
+
+def _candidate_variances(over_images: float, components: Sequence[VarianceComponent], images: int) -> list[tuple[float, float]]:
+    """Returns variances with their degrees of freedom: of the sum, and of each component alone; the widest interval holds."""
+    total = over_images + sum(max(0.0, each.variance - each.explained) for each in components)
+    squares = over_images**2 / max(1, images - 1) + sum(each.variance**2 / each.degrees_of_freedom for each in components)
+    degrees_of_freedom = max(1.0, total**2 / squares) if squares else 1.0
+    return [(total, degrees_of_freedom), *((each.variance, each.degrees_of_freedom) for each in components)]
+
+
+def _p_value(value: float, variance: float, degrees_of_freedom: float) -> float:
+    # Equal runs have no variance; their difference is 0 up to rounding, and the t statistic would divide by 0.
+    if abs(value) <= ROUNDING or variance <= 0:
+        return float(abs(value) <= ROUNDING)
+    return float(2 * stats.t.sf(abs(value) / np.sqrt(variance), degrees_of_freedom))
+
+
+def bootstrap(
+    metric: Metric, sides: Sequence[Sequence[np.ndarray]], labels: np.ndarray, *, resamples: int = 2000, seed: int = 0
+) -> list[Bootstrapped]:
+    """Returns the metric of every run and draw of each side, with its bootstrap replicates over the test images.
+
+    The images are resampled once for all sides. A resample that leaves nothing to average (it has no image of any class that
+    the metric looks for) is excluded for all of them.
+
+    Args:
+      metric: one of `sslshift.transfer.metrics.METRICS`.
+      sides: for each side the predictions of each run, as `runs_interval` takes them.
+      labels: labels of the test images, `[n]` or `[n, classes]`.
+      resamples: number of resamples, R.
+      seed: random seed of the resamples.
+
+    Raises:
+      ValueError: predictions, labels and metric do not fit each other, or there are fewer than two resamples.
+    """
+    if resamples < 2:
+        raise ValueError(f"Expected at least 2 resamples (2,000 are usual), got {resamples}.")
+    grids = [_grid(metric, side) for side in sides]
+    statistics = [metric.statistic(draw, labels) for grid in grids for run in grid for draw in run]
+
+    def all_statistics(weights):
+        return np.stack([statistic(weights) for statistic in statistics], axis=1)
+
+    replicates = np.concatenate([all_statistics(weights) for weights in _resamples(len(labels), resamples, seed)])
+    replicates = replicates[np.isfinite(replicates).all(axis=1)]
+
+    def by_side(rows):
+        ends = np.cumsum([grid.shape[0] * grid.shape[1] for grid in grids])[:-1]
+        parts = zip(grids, np.split(rows, ends, axis=1), strict=True)
+        return [part.reshape(-1, *grid.shape[:2]) for grid, part in parts]
+
+    values = by_side(all_statistics(np.ones((len(labels), 1))))
+    return [Bootstrapped(one[0], several) for one, several in zip(values, by_side(replicates), strict=True)]
+
+
+def _grid(metric: Metric, side: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns predictions `[runs, draws, n]` (or `[..., n, classes]`) of runs that may lack the axis of draws."""
+    runs = [np.asarray(run) for run in side]
+    shapes = [list(run.shape) for run in runs]
+    if any(run.ndim not in (metric.axes, metric.axes + 1) for run in runs):
+        expected = "[n]" if metric.axes == 1 else "[n, classes]"
+        raise ValueError(
+            f"{metric.name}: expected a list with the predictions of each run, {expected} or [draws, ...] of these, got shapes "
+            f"{shapes}."
+        )
+    runs = [run[None] if run.ndim == metric.axes else run for run in runs]
+    if len({run.shape for run in runs}) != 1 or not len(runs[0]):
+        raise ValueError(
+            f"{metric.name}: expected predictions of one run or more, with the same number of draws and images in each, got "
+            f"shapes {shapes}."
+        )
+    return np.stack(runs)
+
+
+def _resamples(images: int, count: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields how often each resample takes each image, float64 `[images, block]`, in blocks that fit into memory."""
+    random = np.random.default_rng(seed)
+    for start in range(0, count, columns_at_once(images)):
+        block = min(columns_at_once(images), count - start)
+        # A number for each (image, resample) pair lets one bincount count all resamples of the block.
+        taken = random.integers(images, size=(block, images)) * block + np.arange(block)[:, None]
+        yield np.bincount(taken.ravel(), minlength=images * block).reshape(images, block).astype(np.float64)
+
+
+class CrossedDeviations(NamedTuple):
+    """Standard deviations between draws and between seeds; nan for a factor with a single level."""
+
+    draws: float
+    seeds: float
+
+
+def crossed_deviations(values: np.ndarray) -> CrossedDeviations:
+    """Returns the standard deviations of the two random factors of `values[draw, seed]`.
+
+    A two-way analysis of variance with one value in each cell. With a single draw or a single seed the two factors cannot be
+    separated from the residual, and the deviation of the other factor includes it.
+
+    Example:
+      >>> found = crossed_deviations([[0.0, 1.0], [2.0, 3.0]])  # draws differ by 2, seeds by 1
+      >>> [round(each, 4) for each in found]
+      [1.4142, 0.7071]
+    """
+    values = np.asarray(values, float)
+    draws, seeds = values.shape
+    if min(draws, seeds) < 2:
+        deviation = float(values.std(ddof=1)) if values.size > 1 else float("nan")
+        return CrossedDeviations(deviation, float("nan")) if draws > 1 else CrossedDeviations(float("nan"), deviation)
+    mean = values.mean()
+    by_draw = values.mean(axis=1)
+    by_seed = values.mean(axis=0)
+    residual = values - by_draw[:, None] - by_seed[None, :] + mean
+    degrees_of_freedom = np.array([draws - 1, seeds - 1, (draws - 1) * (seeds - 1)])
+    sums_of_squares = np.array(
+        [seeds * np.sum((by_draw - mean) ** 2), draws * np.sum((by_seed - mean) ** 2), np.sum(residual**2)]
+    )
+    mean_squares = sums_of_squares / degrees_of_freedom
+    # The mean square of a factor contains that of the residual once; below it the factor's variance is estimated as 0.
+    return CrossedDeviations(
+        float(np.sqrt(max(0.0, mean_squares[0] - mean_squares[2]) / seeds)),
+        float(np.sqrt(max(0.0, mean_squares[1] - mean_squares[2]) / draws)),
+    )

@@ -1,0 +1,231 @@
+"""Intervals of metrics, comparisons of two encoders, and the correction for many comparisons."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from sslshift.transfer.inference.estimation import ROUNDING, bootstrap, estimate, estimate_mean, variance_components
+from sslshift.transfer.metrics import Metric
+
+
+class Interval(NamedTuple):
+    """A metric (the mean over runs and draws) and the ends of its interval, all in [0, 1]."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Comparison(NamedTuple):
+    """Difference of two sides, a minus b, and the conclusion that it supports.
+
+    Attributes:
+      difference: of the means over runs and draws.
+      low, high: the ends of its interval.
+      p_value: of McNemar's exact test where both sides are a single run and the metric is accuracy, otherwise nan.
+      verdict: `better` or `worse` (of a) where the interval excludes 0, otherwise `no difference shown`.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    verdict: str
+
+
+def bootstrap_interval(
+    metric: Metric, predictions: np.ndarray, labels: np.ndarray, *, resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Returns the metric of one run with its interval over test images, from the percentile bootstrap.
+
+    Some metrics are biased in resamples: an image that a resample takes twice is found twice, which raises average precision.
+    Such a bias is subtracted from the ends of the interval where it exceeds the bootstrap's own noise. The interval does not
+    cover the choice of the training seed, and it has no width where the predictions of all images are correct, or all wrong.
+
+    Example:
+      >>> import numpy as np
+      >>> from sslshift.transfer.metrics import METRICS
+      >>> labels, predictions = np.zeros(100, int), np.arange(100) // 80
+      >>> [round(float(end), 2) for end in bootstrap_interval(METRICS["accuracy"], predictions, labels)]
+      [0.8, 0.72, 0.88]
+
+    Args:
+      metric: one of `sslshift.transfer.metrics.METRICS`.
+      predictions: as `metric.decide` returns them; with a further first axis for several draws, which then contribute too.
+      labels: labels of the test images, `[n]` or `[n, classes]`.
+      resamples: number of resamples.
+      level: confidence level of the interval.
+      seed: random seed of the resamples. They depend on it and on n alone: differences of two calls are paired over images.
+
+    Returns:
+      The metric (the mean over draws) and its interval.
+
+    Raises:
+      ValueError: predictions, labels and metric do not fit each other, or a setting is out of range.
+
+    References:
+      Efron & Tibshirani, `An Introduction to the Bootstrap <https://doi.org/10.1201/9780429246593>`_, 1993
+    """
+    return runs_interval(metric, [predictions], labels, resamples=resamples, level=level, seed=seed)
+
+
+def runs_interval(
+    metric: Metric,
+    predictions: Sequence[np.ndarray],
+    labels: np.ndarray,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Returns the mean over runs of several seeds with an interval over seeds and test images.
+
+    A plain bootstrap over three seeds would be too narrow: one resample in 27 is the lowest value three times, so that its 95%
+    interval extends from the lowest to the highest of the three, which contains the mean in 1 - 2 / 2^3 = 75% of cases. A
+    bootstrap over images alone ignores the seeds, and Student's t over seeds alone ignores the images.
+
+    Args:
+      metric: one of `sslshift.transfer.metrics.METRICS`.
+      predictions: of each run, as `metric.decide` returns them; with a further first axis each for several draws. Draws at the
+        same position are assumed to use the same labelled images. A single run without draws gets the percentile bootstrap.
+      labels: labels of the test images, `[n]` or `[n, classes]`, the same for all runs.
+      resamples: number of bootstrap resamples.
+      level: confidence level of the interval.
+      seed: random seed of the resamples.
+
+    Returns:
+      The mean over draws and runs, and its interval. The joint contribution of runs and draws is counted with both, which makes
+      the interval wider rather than narrower.
+
+    Raises:
+      ValueError: predictions, labels and metric do not fit each other, or a setting is out of range.
+
+    References:
+      Satterthwaite, `An Approximate Distribution of Estimates of Variance Components <https://doi.org/10.2307/3002019>`_, 1946
+    """
+    (numbers,) = bootstrap(metric, [predictions], labels, resamples=resamples, seed=seed)
+    found = estimate_mean(numbers, len(labels), level=level)
+    return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
+
+
+def compare(
+    metric: Metric,
+    a: Sequence[np.ndarray],
+    b: Sequence[np.ndarray],
+    labels: np.ndarray,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Returns a minus b on the same test images, with an interval over seeds and images.
+
+    Images are always paired. Runs are paired in their order where both sides have equally many (give them by seed), and so are
+    draws; otherwise the variance of each side counts separately, as in Welch's test. A side of one run against several is
+    treated as fixed, because the variance between its seeds is unknown. With one run on each side the interval is the
+    percentile bootstrap over images.
+
+    Example:
+      >>> import numpy as np
+      >>> from sslshift.transfer.metrics import METRICS
+      >>> labels = np.zeros(100, int)
+      >>> found = compare(METRICS["accuracy"], [np.arange(100) // 90], [np.arange(100) // 80], labels)
+      >>> round(found.difference, 2), found.verdict, round(found.p_value, 4)  # only a is right on 10 images, only b on none
+      (0.1, 'better', 0.002)
+
+    Args:
+      metric: one of `sslshift.transfer.metrics.METRICS`.
+      a: predictions of each run, as `runs_interval` takes them.
+      b: predictions of the other side, likewise.
+      labels: labels of the test images, `[n]` or `[n, classes]`.
+      resamples: number of bootstrap resamples.
+      level: confidence level of the interval.
+      seed: random seed of the resamples.
+
+    Raises:
+      ValueError: predictions, labels and metric do not fit each other, or a setting is out of range.
+
+    References:
+      Welch, `The Generalization of Student's Problem when Several Different Population Variances are Involved
+      <https://doi.org/10.2307/2332510>`_, 1947
+    """
+    sides = bootstrap(metric, [a, b], labels, resamples=resamples, seed=seed)
+    first, second = sides
+    difference = first.values.mean() - second.values.mean()
+    over_images = first.replicates.mean(axis=(1, 2)) - second.replicates.mean(axis=(1, 2))
+    if first.values.shape == second.values.shape:
+        # Subtracted before averaging, so that the difference of equal runs is exactly 0, without rounding.
+        difference = (first.values - second.values).mean()
+        over_images = (first.replicates - second.replicates).mean(axis=(1, 2))
+    found = estimate(difference, over_images, variance_components(sides), len(labels), level=level)
+    single = metric.name == "accuracy" and first.values.size == second.values.size == 1
+    p_value = mcnemar(*(np.ravel(side[0]) == labels for side in (a, b))) if single else float("nan")
+    return Comparison(found.value, found.low, found.high, p_value, _verdict(found.low, found.high))
+
+
+def _verdict(low: float, high: float) -> str:
+    if low > ROUNDING:
+        return "better"
+    return "worse" if high < -ROUNDING else "no difference shown"
+
+
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
+    """Returns the p-value of McNemar's exact two-sided test that two classifiers have the same accuracy on the same images.
+
+    Only the images on which exactly one classifier is right carry information: under the hypothesis either classifier is
+    equally likely to be the right one.
+
+    Example:
+      >>> mcnemar([True, True, True, True, False], [False, False, False, False, False])  # 4 : 0, 2 / 2^4
+      0.125
+
+    Args:
+      correct_a: bool `[n]`.
+      correct_b: bool `[n]`, on the same images.
+
+    Returns:
+      The p-value; 1 where both are right on the same images.
+
+    Raises:
+      ValueError: the shapes differ, or are not `[n]`.
+
+    References:
+      McNemar, `Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages
+      <https://doi.org/10.1007/BF02295996>`_, 1947
+    """
+    a = np.asarray(correct_a, bool)
+    b = np.asarray(correct_b, bool)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(
+            f"Expected the same images [n] on both sides of McNemar's test, got {list(a.shape)} and {list(b.shape)}."
+        )
+    only_a = int(np.sum(a & ~b))
+    only_b = int(np.sum(b & ~a))
+    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Returns p-values adjusted by Holm's method, which bounds the probability of any false finding among all comparisons.
+
+    Example:
+      >>> holm([0.01, 0.04, 0.03]).tolist()  # 3 * 0.01; 2 * 0.03; 0.04 must not be smaller than the previous one
+      [0.03, 0.06, 0.06]
+
+    Args:
+      p_values: of all comparisons of a table, dependent or not. nan marks a comparison that was not possible: it stays nan and
+        does not count.
+
+    Returns:
+      The adjusted p-values, float64 in the same order.
+
+    References:
+      Holm, `A Simple Sequentially Rejective Multiple Test Procedure <https://www.jstor.org/stable/4615733>`_, 1979
+    """
+    adjusted = np.array(p_values, np.float64)
+    known = np.flatnonzero(~np.isnan(adjusted))
+    order = known[np.argsort(adjusted[known], kind="stable")]
+    stepwise = adjusted[order] * (len(order) - np.arange(len(order)))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(stepwise))
+    return adjusted

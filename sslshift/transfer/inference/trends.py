@@ -1,0 +1,123 @@
+"""Slopes with intervals: the trend of a metric in diversity, and how that trend changes with the shift index.
+
+Everything is paired: seeds share their order and weights over all numbers of unique samples of a source, and all runs share
+their test images. A slope is therefore fitted to the runs of each seed, and the bootstrap resamples the images once for all
+runs.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sslshift.transfer.inference.estimation import Bootstrapped, VarianceComponent, estimate_mean, variance_components
+
+# A line through two points fits them exactly, so that it says nothing about the scatter of sources.
+FEWEST_SOURCES = 3
+
+
+class Trend(NamedTuple):
+    """A slope with its interval.
+
+    Attributes:
+      slope: change of the metric for each factor of ten in diversity, or change of that trend for each unit of the shift index.
+      low, high: the ends of its interval; nan where there is neither a second seed nor a bootstrap over images.
+      p_value: of the hypothesis that the slope is 0; nan likewise.
+      seeds: number of seeds. With a single one the interval covers the choice of test images alone.
+      images: number of test images; 0 where their choice is not counted.
+    """
+
+    slope: float
+    low: float
+    high: float
+    p_value: float
+    seeds: int
+    images: int
+
+
+def slopes(x: Sequence[float], values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Returns the least-squares slopes of `values` in `x` along an axis, which the result no longer has.
+
+    Raises:
+      ValueError: `x` has fewer than two different values, or one that is not finite.
+    """
+    x = np.asarray(x, np.float64)
+    if not np.isfinite(x).all() or np.ptp(x) == 0:
+        raise ValueError(f"Expected at least two different finite positions for a slope, got {x.tolist()}.")
+    centred = x - x.mean()
+    return np.tensordot(centred / (centred**2).sum(), np.asarray(values, np.float64), (0, axis))
+
+
+def mean_trend(each: Bootstrapped, images: int, level: float = 0.95, extra: Sequence[VarianceComponent] = ()) -> Trend:
+    """Returns the mean slope over seeds and draws with its interval.
+
+    Args:
+      each: the slope of each seed (in place of a run) and draw.
+      images: number of test images; 0 where the replicates do not resample them.
+      level: confidence level of the interval.
+      extra: further components of the slope's variance.
+
+    Raises:
+      ValueError: `level` is not between 0 and 1.
+    """
+    seeds = len(each.values)
+    if not images and not extra and not variance_components([each]):
+        return Trend(float(each.values.mean()), np.nan, np.nan, np.nan, seeds, images)
+    return Trend(*estimate_mean(each, images, level=level, extra=extra), seeds, images)
+
+
+def change_by_shift(
+    shift: Sequence[float], trends: Bootstrapped, images: int, level: float = 0.95, *, scatter: bool = True
+) -> Trend:
+    """Returns the change of the trend in diversity for each unit of the shift index: 0 is near the task, 1 is noise.
+
+    For each seed the slopes of all sources are regressed on the sources' indices. The interval covers seeds, images, and the
+    scatter of sources about the line (with sources - 2 degrees of freedom). It is never narrower than that of seeds or of
+    sources alone. The indices are treated as exact; their errors bias the slope towards 0.
+
+    Example:
+      >>> trends = np.array([0.2, 0.1, 0.0])[:, None, None]  # of three sources, of one seed and draw
+      >>> round(change_by_shift([0.0, 0.5, 1.0], Bootstrapped(trends, np.stack([trends, trends])), 0).slope, 3)
+      -0.2
+
+    Args:
+      shift: index of each source, `[sources]`.
+      trends: slopes `[sources, seeds, draws]` with replicates `[R, sources, seeds, draws]`.
+      images: number of test images; 0 where the replicates do not resample them.
+      level: confidence level of the interval.
+      scatter: whether the interval covers the scatter of sources about the line. Without it the interval holds for these
+        sources only.
+
+    Raises:
+      ValueError: there are fewer than three sources, or all have the same index.
+    """
+    if len(shift) < FEWEST_SOURCES:
+        raise ValueError(
+            f"Expected at least {FEWEST_SOURCES} sources with a shift index and several numbers of unique samples, got "
+            f"{len(shift)}: a line fits two points exactly."
+        )
+    x = np.asarray(shift, np.float64)
+    changes = Bootstrapped(slopes(x, trends.values), slopes(x, trends.replicates, axis=1))
+    return mean_trend(changes, images, level, [_source_component(x, trends)] if scatter else [])
+
+
+def _source_component(x: np.ndarray, trends: Bootstrapped) -> VarianceComponent:
+    """Returns the contribution of the sources' scatter about the line; seeds, draws and images explain a part of it."""
+    degrees_of_freedom = len(x) - 2
+    spread = ((x - x.mean()) ** 2).sum()
+    mean = trends.values.mean(axis=(1, 2))
+    # Each seed (and draw, and resample) has its own line; its residuals scatter about those of the mean's line.
+    explained = np.var(_residuals(x, trends.replicates.mean(axis=(2, 3)).T), axis=1, ddof=1).sum() / degrees_of_freedom
+    for axis, other in ((1, 2), (2, 1)):
+        count = trends.values.shape[axis]
+        if count > 1:
+            residuals = _residuals(x, trends.values.mean(axis=other))
+            explained += np.var(residuals, axis=1, ddof=1).sum() / count / degrees_of_freedom
+    variance = (_residuals(x, mean) ** 2).sum() / degrees_of_freedom / spread
+    return VarianceComponent(float(variance), float(explained / spread), degrees_of_freedom)
+
+
+def _residuals(x: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns the residuals of `values`, `[sources, ...]`, about their least-squares lines in `x`."""
+    centred = (x - x.mean()).reshape(-1, *[1] * (np.ndim(values) - 1))
+    return values - values.mean(axis=0) - centred * slopes(x, values)
