@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from sslshift.reporting import Table
 from sslshift.study import figures
 from sslshift.study.compared import against, gains, judged_together, kinds, pairs
 from sslshift.study.console import print_results
@@ -26,7 +27,6 @@ from sslshift.study.opened import open_study
 from sslshift.study.report import write_results
 from sslshift.study.results import Results
 from sslshift.study.sampled import PIXELS, UNTRAINED, Kind, sampled
-from sslshift.study.table import Table
 from sslshift.study.trending import trend_change, trends
 from sslshift.transfer.inference import Estimate, Trend, compare, runs_interval
 from sslshift.transfer.metrics import METRICS
@@ -430,7 +430,7 @@ def test_latex_tables_are_set(tmp_path, folder):
 
 
 def test_lines_of_a_table_are_as_long_as_its_head():
-    with pytest.raises(ValueError, match="every line needs 2 cells"):
+    with pytest.raises(ValueError, match="expected 2 cells in every row"):
         Table("t", "T", ("a", "b"), (("1",),))
 
 

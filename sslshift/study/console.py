@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.table import Table as Shown
 from rich.text import Text
 
+from sslshift.reporting import Table
 from sslshift.study.contents import main_table, task_table
 from sslshift.study.findings import answer, findings
 from sslshift.study.notes import caption
 from sslshift.study.results import Results
-from sslshift.study.table import Table
 
 # Letters of a name on one line, at least.
 _NAME = 12

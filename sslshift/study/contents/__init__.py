@@ -1,11 +1,11 @@
 """A study's tables, each as lines of text: on the page, on a terminal, and as files."""
 
+from sslshift.reporting import Table
 from sslshift.study.contents.comparisons import order_table, pair_table, trend_table
 from sslshift.study.contents.data import mixture_table, shift_table
 from sslshift.study.contents.runs import main_table, run_table, task_table
 from sslshift.study.contents.text import called, percent
 from sslshift.study.results import Results
-from sslshift.study.table import Table
 
 __all__ = ["all_tables", "called", "main_table", "percent", "task_table"]
 

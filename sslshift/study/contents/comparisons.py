@@ -2,12 +2,12 @@
 
 import math
 
+from sslshift.reporting import Table
 from sslshift.study.compared import against, learners, pairs
 from sslshift.study.contents.text import learner_table, p_text, percent
 from sslshift.study.findings import trend_verdict
 from sslshift.study.intervals import signed, two_digits
 from sslshift.study.results import Results
-from sslshift.study.table import Table
 from sslshift.study.trending import trend_change, trends
 from sslshift.transfer.inference import Trend
 

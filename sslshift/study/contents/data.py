@@ -2,10 +2,10 @@
 
 import math
 
+from sslshift.reporting import Table
 from sslshift.study.candidates import sample_plan
 from sslshift.study.intervals import two_digits
 from sslshift.study.results import Results
-from sslshift.study.table import Table
 
 
 def shift_table(results: Results) -> Table:

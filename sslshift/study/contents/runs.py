@@ -2,11 +2,11 @@
 
 from collections import Counter
 
+from sslshift.reporting import Table
 from sslshift.study.contents.text import called, learner_table, percent
 from sslshift.study.intervals import two_digits
 from sslshift.study.results import Results
 from sslshift.study.summary import Row, evaluations, rows
-from sslshift.study.table import Table
 from sslshift.transfer.metrics import METRICS
 
 

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from sslshift.reporting import Table
 from sslshift.study.compared import Difference
 from sslshift.study.results import Results
-from sslshift.study.table import Table
 from sslshift.transfer.inference import Estimate
 
 # How tables call an evaluation; others by their own name, with spaces.

@@ -1,17 +1,15 @@
 """A study's figures: each narrow (a phone, a column of a paper) and wide, inside the page and as PNG, PDF and SVG files."""
 
 import dataclasses
-import html
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from sslshift.reporting.figures import WIDTHS, save, svg_element
 from sslshift.study.figures.diversity import accuracy_vs_diversity
 from sslshift.study.figures.order import order_comparison
 from sslshift.study.figures.shift import accuracy_vs_shift
-from sslshift.study.figures.style import WIDTHS, save, svg_element
 from sslshift.study.judged import slug
 from sslshift.study.results import Results
 
@@ -67,9 +65,8 @@ def draw_all(results: Results, folder: Path) -> tuple[list[Drawn], list[Path]]:
                 files = save(drawing, folder, name if width == "narrow" else f"{name}-wide")
                 text = files[-1].read_text(encoding="utf-8")
                 label = f"{title} on {task.name}"
-                svg[width] = svg_element(text, f"{kind.replace('_', '-')}-{number}-{width}", html.escape(label, quote=True))
+                svg[width] = svg_element(text, f"{kind.replace('_', '-')}-{number}-{width}", label)
                 paths += files
-                plt.close(drawing)
             if svg:
                 drawn.append(Drawn(kind, task.name, title, svg))
     return drawn, paths

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sslshift.reporting.figures import MUTED, legend_below, legend_lines, panels, styled
 from sslshift.study.compared import diversity, kinds, learners
-from sslshift.study.figures.style import MUTED, legend_below, legend_lines, looks, panels, styled
+from sslshift.study.figures.style import looks
 from sslshift.study.results import Results
 from sslshift.study.sampled import PIXELS, UNTRAINED, Kind, Sampled, sampled
 from sslshift.transfer.inference import Estimate
@@ -52,7 +53,7 @@ def _panels(results: Results, task: str) -> list[tuple[str, tuple[str, str], str
     return [(TITLES[name], learner, name) for learner in named for name in TITLES if name in known]
 
 
-def _panel(panel: plt.Axes, results: Results, task: str, numbers: Sampled, learner: tuple[str, str]) -> None:
+def _panel(panel: Axes, results: Results, task: str, numbers: Sampled, learner: tuple[str, str]) -> None:
     everything = [kind for kind in kinds(results) if kind.learner == learner]
     styles = looks(results, task)
     present = [name for name in styles if any(kind.source == name for kind in everything)]
@@ -79,7 +80,7 @@ def _panel(panel: plt.Axes, results: Results, task: str, numbers: Sampled, learn
     panel.xaxis.set_minor_formatter(lambda value, _: "")
 
 
-def floors(panel: plt.Axes, numbers: Sampled, learner: tuple[str, str]) -> None:
+def floors(panel: Axes, numbers: Sampled, learner: tuple[str, str]) -> None:
     """Lines at what the untrained encoder and raw pixels get, and the interval of the former."""
     for kind, line in ((Kind(learner, UNTRAINED, None), "--"), (Kind(None, PIXELS, None), ":")):
         score = numbers.score(kind)

@@ -2,11 +2,12 @@
 
 import math
 
-import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sslshift.reporting.figures import MUTED, panels, shortened, styled
 from sslshift.study.compared import against, largest, learners
-from sslshift.study.figures.style import MUTED, looks, panels, shortened, styled
+from sslshift.study.figures.style import looks
 from sslshift.study.results import Results
 
 
@@ -37,7 +38,7 @@ def order_comparison(results: Results, task: str, width: str) -> Figure | None:
     return drawing
 
 
-def _panel(panel: plt.Axes, results: Results, task: str, learner: tuple[str, str]):
+def _panel(panel: Axes, results: Results, task: str, learner: tuple[str, str]):
     styles = looks(results, task)
     reference, differences = against(results, task, learner)
     panel.axvline(0, color=MUTED, linewidth=0.8)

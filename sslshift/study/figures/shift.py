@@ -2,13 +2,14 @@
 
 import math
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sslshift.reporting.figures import MUTED, legend_below, legend_lines, panels, styled
 from sslshift.study.compared import kinds, learners
 from sslshift.study.figures.diversity import bars, floors
-from sslshift.study.figures.style import MUTED, legend_below, legend_lines, looks, panels, styled
+from sslshift.study.figures.style import looks
 from sslshift.study.results import Results
 from sslshift.study.sampled import sampled
 from sslshift.study.trending import trend_change, trends
@@ -47,7 +48,7 @@ def accuracy_vs_shift(results: Results, task: str, width: str) -> Figure | None:
     return drawing
 
 
-def _accuracy(panel: plt.Axes, results: Results, task: str, learner: tuple[str, str]) -> str:
+def _accuracy(panel: Axes, results: Results, task: str, learner: tuple[str, str]) -> str:
     """Every number of unique samples: a source's most filled, fewer hollow, on a thin line."""
     numbers = sampled(results, task, "linear")
     styles = looks(results, task)
@@ -81,7 +82,7 @@ def _accuracy(panel: plt.Axes, results: Results, task: str, learner: tuple[str, 
     return "linear probe (filled: most images)"
 
 
-def _trend(panel: plt.Axes, results: Results, task: str, learner: tuple[str, str]) -> str:
+def _trend(panel: Axes, results: Results, task: str, learner: tuple[str, str]) -> str:
     found = [each for each in trends(results, task, learner) if not math.isnan(each.shift)]
     styles = looks(results, task)
     panel.axhline(0, color=MUTED, linewidth=0.8)

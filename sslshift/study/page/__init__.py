@@ -11,6 +11,7 @@ import string
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
+from sslshift.reporting import Table
 from sslshift.study import environment
 from sslshift.study.contents import all_tables
 from sslshift.study.figures import Drawn
@@ -18,7 +19,6 @@ from sslshift.study.findings import answer, findings
 from sslshift.study.notes import caption, notes
 from sslshift.study.page.pictures import leaked, samples
 from sslshift.study.results import Results
-from sslshift.study.table import Table
 
 _TITLE = "Which data should the encoder be pretrained on?"
 # Tables of which it is enough to see the head at first.
@@ -35,7 +35,7 @@ def page(results: Results, figures: Sequence[Drawn], files: Mapping[str, str]) -
       figures: as `draw_all` gives them.
       files: CSV files that the page gives away whole, by name.
     """
-    script = _part("page.js")
+    script = (resources.files("sslshift.reporting") / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = {
         "title": _TITLE,

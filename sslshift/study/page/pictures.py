@@ -10,10 +10,10 @@ from PIL import Image
 from sslshift.data.decode import to_image
 from sslshift.data.permutation import permute
 from sslshift.data.sources import readable
+from sslshift.reporting import Table
 from sslshift.study.leaks import told
 from sslshift.study.opened import Opened
 from sslshift.study.results import Results
-from sslshift.study.table import Table
 
 _SHOWN = 12
 

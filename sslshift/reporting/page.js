@@ -1,6 +1,6 @@
 "use strict";
 
-// A number at the beginning of a cell: "1,024", "+0.4 ± 1.4", "9.77e-05", "0.33 [0.33, 0.34]".
+// Number at the beginning of a cell: "1,024", "+0.4 ± 1.4", "9.77e-05", "0.33 [0.33, 0.34]".
 const NUMBER = /^[+\-\u2212]?\d[\d,]*(?:\.\d+)?(?:e[+\-]?\d+)?/i;
 
 function textOf(row, column) {
@@ -16,14 +16,14 @@ function sortBy(table, column) {
   const header = table.tHead.rows[0].cells[column];
   const direction = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
   const rows = Array.from(table.tBodies[0].rows);
-  const said = (text) => text !== "" && text !== "n/a" && text !== "missing";
-  const texts = rows.map((row) => textOf(row, column)).filter(said);
+  const known = (text) => text !== "" && text !== "n/a" && text !== "missing";
+  const texts = rows.map((row) => textOf(row, column)).filter(known);
   const numeric = texts.every((text) => !Number.isNaN(numberOf(text)));
   const sign = direction === "ascending" ? 1 : -1;
   rows.sort((a, b) => {
     const [first, second] = [textOf(a, column), textOf(b, column)];
-    // What says nothing stays below, in either direction.
-    if (!said(first) || !said(second)) return said(second) - said(first);
+    // Empty cells stay at the end in either direction.
+    if (!known(first) || !known(second)) return known(second) - known(first);
     return sign * (numeric ? numberOf(first) - numberOf(second) : first.localeCompare(second, "en", { numeric: true }));
   });
   for (const cell of table.tHead.rows[0].cells) cell.removeAttribute("aria-sort");
@@ -44,7 +44,7 @@ function download(name, text) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-// On paper nothing can be unfolded; what would fill many sheets stays folded.
+// A reader of a printed page cannot unfold anything. Longer tables, which would fill many sheets, stay folded.
 const LONG = 60;
 let unfolded = [];
 addEventListener("beforeprint", () => {
@@ -58,7 +58,7 @@ addEventListener("afterprint", () => {
 
 for (const table of document.querySelectorAll("table.sortable")) {
   Array.from(table.tHead.rows[0].cells).forEach((header, column) => {
-    // A button is reached and pressed by keys too.
+    // Unlike a click on the cell, a button works from the keyboard too.
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = header.textContent;

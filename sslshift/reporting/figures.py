@@ -1,0 +1,195 @@
+"""Style of all figures: sizes of a paper's columns, text that stays text, colours that colour-blind readers can distinguish.
+
+Figures are made without `matplotlib.pyplot`, and the style holds only within `styled`: a notebook keeps its backend, its
+settings and its list of open figures.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+# Inches. A phone shows the narrow form, and a two-column paper prints it in one column.
+WIDTHS = {"narrow": 3.35, "wide": 7.0}
+# Palette of Okabe and Ito, https://jfly.uni-koeln.de/color/, without its yellow, which is too pale on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# Shapes repeat what colours say, for prints in grey.
+MARKERS = "osD^vPX*"
+# Colour of baselines and of lines at zero.
+MUTED = "#5a6270"
+# Classes of the page's style sheet, which shows one form on a phone and the other on a large screen.
+_CLASSES = {"narrow": "narrow", "wide": "wide-form"}
+_STYLE = {
+    "axes.grid": True,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.7,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 8.5,
+    "errorbar.capsize": 2,
+    "font.family": ["DejaVu Sans", "sans-serif"],
+    "font.size": 8,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.5,
+    # TrueType fonts: journals reject Type 3 fonts, and text stays selectable.
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+}
+
+
+class Look(NamedTuple):
+    """Colour and marker of one source, the same in every figure."""
+
+    colour: str
+    marker: str
+
+
+def look(number: int) -> Look:
+    """Returns the look of the source with this number, counted from 0; numbers beyond the palette repeat it."""
+    return Look(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)])
+
+
+def styled() -> contextlib.AbstractContextManager[None]:
+    """Returns a context in which new figures have the style of this project."""
+    return matplotlib.rc_context(_STYLE)
+
+
+def panels(count: int, width: str, *, height: float, below: int, columns: int = 3, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Returns a figure with panels, which are in one column where the figure is narrow.
+
+    Args:
+      count: number of panels.
+      width: key of `WIDTHS`.
+      height: height of a panel, in inches.
+      below: number of lines of a legend below the panels.
+      columns: largest number of panels side by side where the figure is wide.
+      **options: options of `matplotlib.figure.Figure.subplots`.
+    """
+    columns = 1 if width == "narrow" else min(columns, count)
+    rows = -(-count // columns)
+    drawing = Figure(figsize=(WIDTHS[width], rows * height + 0.17 * below + 0.15), layout="constrained")
+    grid = list(drawing.subplots(rows, columns, squeeze=False, **options).flat)
+    for unused in grid[count:]:
+        unused.remove()
+    return drawing, grid[:count]
+
+
+def legend_below(drawing: Figure, width: str) -> None:
+    """Adds one legend for all panels below them, with baselines after sources."""
+    entries: dict[str, Any] = {}
+    for panel in drawing.axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    # Points with intervals are containers; baselines are plain lines.
+    entries = dict(sorted(entries.items(), key=lambda entry: isinstance(entry[1], Line2D)))
+    drawing.legend(entries.values(), entries, loc="outside lower left", ncols=1 if width == "narrow" else 2)
+
+
+def legend_lines(entries: int, width: str) -> int:
+    """Returns the number of lines of a legend by `legend_below`, for the argument `below` of `panels`."""
+    return entries if width == "narrow" else -(-entries // 2)
+
+
+def shortened(name: str, most: int = 36) -> str:
+    """Returns a name of at most `most` characters, with an ellipsis in the middle where it had more.
+
+    Example:
+      >>> shortened("folder:/a/very/long/path/to/some/photographs/of/parts")
+      'folder:/a/very/lon…tographs/of/parts'
+    """
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[: half + 1]}…{name[-half:]}"
+
+
+def power_of_ten(value: float) -> str:
+    """Returns a power of ten without a superscript, which a phone shows too small.
+
+    Example:
+      >>> [power_of_ten(value) for value in (1.0, 0.01, 1e-5)]
+      ['1', '0.01', '1e-5']
+    """
+    return f"{value:g}".replace("e-0", "e-")
+
+
+class Forms(NamedTuple):
+    """Both forms of a figure.
+
+    Attributes:
+      svg: elements for a page, see the macro `drawing`; empty where there was nothing to draw.
+      files: paths of all files.
+    """
+
+    svg: tuple[Markup, ...]
+    files: tuple[Path, ...]
+
+
+def draw_forms(draw: Callable[[str], Figure | None], folder: Path, name: str, *, element: str, label: str) -> Forms:
+    """Draws a figure in both widths and saves its files: `NAME.png`, `.pdf` and `.svg`, and the same of `NAME-wide`.
+
+    Args:
+      draw: returns the figure of a width of `WIDTHS`, or None where there is nothing to draw.
+      folder: folder of the files, which is made where it does not exist.
+      name: name of the files, without an ending.
+      element: name of letters and hyphens, unique on the page; the ids of all parts of the elements begin with it.
+      label: text that describes the figure to those who hear the page.
+    """
+    svg = []
+    files = []
+    for width in WIDTHS:
+        drawing = draw(width)
+        if drawing is None:
+            break
+        saved = save(drawing, folder, name if width == "narrow" else f"{name}-{width}")
+        svg.append(svg_element(saved[-1].read_text(encoding="utf-8"), f"{element}-{width}", label, _CLASSES[width]))
+        files += saved
+    return Forms(tuple(svg), tuple(files))
+
+
+def save(drawing: Figure, folder: Path, name: str) -> list[Path]:
+    """Saves a figure as PNG, PDF and SVG and returns the paths in this order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Without dates, equal results make equal files.
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    # Ids in an SVG file are random unless they are derived from a salt.
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+        drawing.draw_without_rendering()
+        # The layout is computed once for all three files: it takes longer than writing them.
+        drawing.set_layout_engine("none")
+        for kind, about in metadata.items():
+            drawing.savefig(folder / f"{name}.{kind}", dpi=300, metadata=about)
+    return [folder / f"{name}.{kind}" for kind in metadata]
+
+
+def svg_element(text: str, name: str, label: str, css_class: str = "") -> Markup:
+    """Returns an SVG file of matplotlib as an element for a page that has several of them.
+
+    Args:
+      text: content of the file.
+      name: name of letters and hyphens, unique on the page; the ids of all parts begin with it.
+      label: text that describes the figure to those who hear the page.
+      css_class: class of the element, if any.
+    """
+    # An element cannot begin with the XML declaration and the DOCTYPE of a file, which also has an address.
+    text = text[text.index("<svg") :]
+    # Metadata holds addresses of vocabularies, and the page has none.
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Two figures of one page would otherwise share ids, and clip or mark each other's parts.
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    about = f'class="{escape(css_class)}" ' if css_class else ""
+    return Markup(text.replace("<svg", f'<svg {about}role="img" aria-label="{escape(label)}"', 1))
