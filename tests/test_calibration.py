@@ -8,7 +8,7 @@ import pytest
 
 from sslshift.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from sslshift.shift import DISTANCES, ShiftIndex
-from sslshift.shift.calibration import Agreement, agreement, rank_correlation, steps
+from sslshift.shift.index import Agreement, agreement, rank_correlation, steps
 from sslshift.study import calibration, commands
 from sslshift.study.declare import Study
 

@@ -7,15 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslshift.shift import (
-    frechet_distance,
-    kernel_distance,
-    kernel_distance_estimate,
-    proxy_a_distance,
-    rbf_mmd,
-    sliced_wasserstein,
-    visual_dna_distance,
-)
+from sslshift.shift import frechet_distance, kernel_distance, proxy_a_distance, rbf_mmd, sliced_wasserstein, visual_dna_distance
+from sslshift.shift.distances.kernel import kernel_distance_estimate
 
 KEY = jax.random.key(0)
 OTHER_KEY = jax.random.key(1)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sslshift import losses
-from sslshift.shift import TriangularFactor, effective_rank, effective_rank_of_factor, vendi_score, vendi_score_of_factor
+from sslshift.shift import effective_rank, vendi_score
+from sslshift.shift.diversity import TriangularFactor, effective_rank_of_factor, vendi_score_of_factor
 
 ORDERS = [0.5, 1, 2, math.inf]
 

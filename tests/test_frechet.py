@@ -8,7 +8,8 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sslshift.shift import Moments, frechet_distance
+from sslshift.shift import frechet_distance
+from sslshift.shift.distances.frechet import Moments
 
 
 def test_frechet_against_scipys_matrix_root(random):

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from sslshift.shift import KernelBlocks, kernel_distance, kernel_distance_estimate
+from sslshift.shift import kernel_distance
+from sslshift.shift.distances.kernel import KernelBlocks, kernel_distance_estimate
 
 KEY = jax.random.key(0)
 OTHER_KEY = jax.random.key(1)

@@ -10,21 +10,11 @@ import pytest
 from sslshift.models import PretrainedEncoder, ViT
 from sslshift.models.reference import layer_activations
 from sslshift.models.vit import Block
-from sslshift.shift import (
-    Histograms,
-    LayerProfile,
-    LayerRanges,
-    Ranges,
-    VisualDna,
-    layer_counts,
-    layer_distances,
-    layer_means,
-    layer_profile,
-    visual_dna_distance_of_histograms,
-    visual_dna_distance_of_layers,
-)
-from sslshift.shift.layer_profile import half_splits
+from sslshift.shift import LayerRanges, VisualDna, layer_profile
+from sslshift.shift.distances.visual_dna import Histograms, Ranges, visual_dna_distance_of_histograms
+from sslshift.shift.layers import LayerProfile, half_splits, layer_distances, layer_means, visual_dna_distance_of_layers
 from sslshift.training.step import make_mesh
+from sslshift.transfer import activations
 
 SIDE = 8
 
@@ -193,14 +183,14 @@ def test_counts_do_not_overflow_the_devices(random, monkeypatch):
     ranges = LayerRanges.of(encoder, [images])
     expected = VisualDna.of(encoder, [images], ranges, bins=16, batch_size=8)
     added = []
-    add = layer_counts._add
-    monkeypatch.setattr(layer_counts, "_add", lambda totals, counts: (added.append(counts), add(totals, counts)))
+    add = activations._add
+    monkeypatch.setattr(activations, "_add", lambda totals, counts: (added.append(counts), add(totals, counts)))
     # Room for 24 images of 64 places: emptied after the third, sixth and eighth block.
-    monkeypatch.setattr(layer_counts, "_MOST", 24 * SIDE * SIDE)
+    monkeypatch.setattr(activations, "_MOST", 24 * SIDE * SIDE)
     got = VisualDna.of(encoder, [images], ranges, bins=16, batch_size=8)
     assert (got.counts["map"] == expected.counts["map"]).all()
     assert sum(counts is not None for counts in added) == 3
-    monkeypatch.setattr(layer_counts, "_MOST", 16 * 9 - 1)
+    monkeypatch.setattr(activations, "_MOST", 16 * 9 - 1)
     with pytest.raises(ValueError, match="'map' has more counts than there are 32-bit places: 128; take fewer bins"):
         VisualDna.of(encoder, [images], ranges, bins=16, batch_size=8)
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sslshift.shift import coverage_of, density_coverage, nearness, precision_recall
+from sslshift.shift import coverage_of, density_coverage, precision_recall
+from sslshift.shift.neighbourhoods import nearness
 
 
 def naive_radii(x, k):

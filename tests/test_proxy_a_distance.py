@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from sslshift.shift import classifier_two_sample, proxy_a_distance
-from sslshift.shift.proxy_a_distance import _chosen, _folds
+from sslshift.shift import proxy_a_distance
+from sslshift.shift.distances.proxy_a import _chosen, _folds, classifier_two_sample
 
 KEY = jax.random.key(0)
 OTHER_KEY = jax.random.key(1)

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sslshift.shift import Moments, frechet_distance, rbf_mmd, rbf_mmd_of_moments, unit_rows
+from sslshift.shift import frechet_distance, rbf_mmd, unit_rows
+from sslshift.shift.distances.frechet import Moments
+from sslshift.shift.distances.rbf_mmd import rbf_mmd_of_moments
 
 
 def naive_rbf(x, y, sigma=10.0, dtype=np.longdouble):

@@ -6,31 +6,26 @@ import numpy as np
 import pytest
 
 from sslshift.shift import (
-    HistogramMixture,
-    Histograms,
-    KernelTable,
-    LayerMixture,
     LayerRanges,
-    MixtureMoments,
-    Moments,
-    Ranges,
     VisualDna,
     frechet_distance,
-    frechet_distance_of_moments,
     kernel_distance,
-    kernel_distance_estimate,
-    kernel_distance_of_mixture,
-    layer_distances,
     layer_profile,
-    mixture_histograms,
-    mixture_moments,
-    rbf_mmd_of_moments,
     unit_rows,
     visual_dna_distance,
+)
+from sslshift.shift.distances.frechet import MixtureMoments, Moments, frechet_distance_of_moments
+from sslshift.shift.distances.kernel import kernel_distance_estimate
+from sslshift.shift.distances.rbf_mmd import rbf_mmd_of_moments
+from sslshift.shift.distances.visual_dna import (
+    HistogramMixture,
+    Histograms,
+    Ranges,
     visual_dna_distance_of_histograms,
-    visual_dna_distance_of_layers,
     visual_dna_distances,
 )
+from sslshift.shift.layers import layer_distances, visual_dna_distance_of_layers
+from sslshift.shift.mixtures import KernelTable, LayerMixture, kernel_distance_of_mixture, mixture_histograms, mixture_moments
 
 
 @pytest.fixture

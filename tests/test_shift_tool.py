@@ -15,14 +15,13 @@ from PIL import Image
 from reference_originals import PAIRS, random_tensors
 
 from sslshift.data.decode import Canvas
+from sslshift.data.noise import NoiseSource
 from sslshift.data.sources import ArraySource
 from sslshift.models import PatchMLP, PretrainedEncoder, save_encoder
-from sslshift.shift.blend import blend, blend_counts
-from sslshift.shift.density_coverage import Coverage
 from sslshift.shift.distances import DISTANCES
 from sslshift.shift.index import DEFAULT_DISTANCE, ShiftIndex
-from sslshift.shift.neighbours import nearness
-from sslshift.shift.noise import NoiseSource
+from sslshift.shift.mixtures import blend, blend_counts
+from sslshift.shift.neighbourhoods import Coverage, nearness
 from sslshift.shift.reading import reading, source_sentence
 from sslshift.shift.survey import Measured, RawDistance, Survey, survey
 from sslshift.study.matrix import architectures, by_kind
@@ -274,7 +273,7 @@ def test_bad_input_gets_one_sentence(data, tmp_path, call):
             [target, near, "--encoder=untrained:resnet"],
             "'untrained:resnet' names no encoder of ours; after untrained: there is patch_mlp",
         ),
-        ([target, near, "--distances=kernel,emd"], "No distance is called 'emd'"),
+        ([target, near, "--distances=kernel,emd"], "as the name of a distance, got 'emd'"),
         (
             [f"--target=folder:{data}/few", near],
             f"The target has 7 images that can be read; a shift index by {DEFAULT_DISTANCE} needs at least",

@@ -6,7 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from sslshift.shift import Histograms, KernelBlocks, Moments, Projections, Ranges, kernel_distance, rbf_mmd
+from sslshift.shift import kernel_distance, rbf_mmd
+from sslshift.shift.distances.frechet import Moments
+from sslshift.shift.distances.kernel import KernelBlocks
+from sslshift.shift.distances.sliced_wasserstein import Projections
+from sslshift.shift.distances.visual_dna import Histograms, Ranges
 
 KEY = jax.random.key(0)
 

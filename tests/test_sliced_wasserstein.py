@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from sslshift.shift import (
+from sslshift.shift import sliced_wasserstein
+from sslshift.shift.distances.sliced_wasserstein import (
     Projections,
-    Ranges,
-    sliced_wasserstein,
+    random_directions,
     sliced_wasserstein_estimate,
     sliced_wasserstein_of_projections,
 )
-from sslshift.shift.sliced_wasserstein import random_directions
+from sslshift.shift.distances.visual_dna import Ranges
 
 KEY = jax.random.key(0)
 OTHER_KEY = jax.random.key(1)

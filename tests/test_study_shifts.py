@@ -90,5 +90,5 @@ def test_too_few_images_and_missing_encoders_are_told(study, tmp_path):
     # Before anything is trained or judged.
     with pytest.raises(ValueError, match=r"no run folder or file .*fetch_encoder"):
         open_study(dataclasses.replace(study, shift_encoder=str(tmp_path / "none.safetensors")))
-    with pytest.raises(ValueError, match="No distance is called 'fid'; there is kernel"):
+    with pytest.raises(ValueError, match=r"Expected one of kernel, .* as the name of a distance, got 'fid'"):
         open_study(dataclasses.replace(study, shift_distance="fid"))

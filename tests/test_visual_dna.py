@@ -7,15 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import wasserstein_distance
 
-from sslshift.shift import (
-    Histograms,
-    Moments,
-    Ranges,
-    frechet_distance_of_moments,
-    visual_dna_distance,
-    visual_dna_distance_of_histograms,
-    visual_dna_distances,
-)
+from sslshift.shift import visual_dna_distance
+from sslshift.shift.distances.frechet import Moments, frechet_distance_of_moments
+from sslshift.shift.distances.visual_dna import Histograms, Ranges, visual_dna_distance_of_histograms, visual_dna_distances
 
 
 def naive_visual_dna(x, y, low, high, bins):

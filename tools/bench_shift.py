@@ -9,21 +9,12 @@ import jax
 import numpy as np
 import scipy.linalg
 
-from sslshift.shift import (
-    Histograms,
-    KernelBlocks,
-    Moments,
-    Projections,
-    Ranges,
-    TriangularFactor,
-    density_coverage,
-    frechet_distance_of_moments,
-    kernel_distance,
-    precision_recall,
-    proxy_a_distance,
-    rbf_mmd,
-    sliced_wasserstein,
-)
+from sslshift.shift import density_coverage, kernel_distance, precision_recall, proxy_a_distance, rbf_mmd, sliced_wasserstein
+from sslshift.shift.distances.frechet import Moments, frechet_distance_of_moments
+from sslshift.shift.distances.kernel import KernelBlocks
+from sslshift.shift.distances.sliced_wasserstein import Projections
+from sslshift.shift.distances.visual_dna import Histograms, Ranges
+from sslshift.shift.diversity import TriangularFactor
 
 DIM = 768
 FRECHET_DIM = 2048

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sslshift.shift.index import ShiftIndex
-from sslshift.shift.layer_profile import LayerProfile
+from sslshift.shift.layers import LayerProfile
 
 # Okabe & Ito's colours, which the colour-blind tell apart; shapes and dashes repeat what they say.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b")

@@ -14,7 +14,7 @@ from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.data.permutation import permute
 from sslshift.data.sources import Source, cached, open_source
 from sslshift.data.sources.base import printable
-from sslshift.shift.blend import blend, blend_counts
+from sslshift.shift.mixtures import blend, blend_counts
 from sslshift.transfer.encoders import NamedEncoder
 from sslshift.transfer.features import Encoder, extract
 from tools.shift_declared import Declared, Planned

@@ -11,8 +11,7 @@ import numpy as np
 from sslshift.data.decode import Canvas
 from sslshift.data.sources import Source
 from sslshift.models import PretrainedEncoder
-from sslshift.shift.layer_profile import LayerProfile, layer_profile
-from sslshift.shift.layers import LayerRanges, VisualDna
+from sslshift.shift.layers import LayerProfile, LayerRanges, VisualDna, layer_profile
 from sslshift.shift.mixtures import LayerMixture
 from sslshift.transfer.features import no_images
 

@@ -11,9 +11,8 @@ from pathlib import PurePath
 import numpy as np
 
 from sslshift.data.decode import BrokenImageError, to_image
-from sslshift.shift.density_coverage import coverage_of
-from sslshift.shift.layer_profile import LayerProfile
-from sslshift.shift.neighbours import nearness, plane
+from sslshift.shift.layers import LayerProfile
+from sslshift.shift.neighbourhoods import coverage_of, nearness, plane
 from sslshift.shift.survey import Survey
 from tools.shift_charts import index_chart, layer_chart, legend, map_chart
 from tools.shift_inputs import Encoded

@@ -7,8 +7,8 @@ import numpy as np
 from rich.console import Console
 
 from sslshift.data.decode import Canvas
-from sslshift.shift.layer_profile import LayerProfile
-from sslshift.shift.noise import NoiseSource
+from sslshift.data.noise import NoiseSource
+from sslshift.shift.layers import LayerProfile
 from sslshift.shift.survey import Survey
 from sslshift.transfer.encoders import NamedEncoder
 from sslshift.transfer.features import Encoder, NetworkEncoder, extract

@@ -2,15 +2,18 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sslshift.shift._features import require_one_dimension, require_one_encoder
-from sslshift.shift.histograms import HistogramMixture, Histograms
-from sslshift.shift.layer_profile import layer_profile
-from sslshift.shift.layers import VisualDna
-from sslshift.shift.moments import MixtureMoments, Moments
+from sslshift.data.mixture import apportion
+from sslshift.data.permutation import permute
+from sslshift.shift._base import DistanceEstimate, matrix, require_one_dimension, require_one_encoder
+from sslshift.shift._storage import Stored
+from sslshift.shift.distances.frechet import MixtureMoments, Moments
+from sslshift.shift.distances.kernel import Cubic, sums_between, sums_within
+from sslshift.shift.distances.visual_dna import HistogramMixture, Histograms
+from sslshift.shift.layers import VisualDna, layer_profile
 
 _ENOUGH = 1e-6
 
@@ -82,7 +85,7 @@ def mixture_histograms(parts: Sequence[Histograms], shares: Sequence[float]) -> 
 
     Example:
       >>> import numpy as np
-      >>> from sslshift.shift import Ranges, visual_dna_distance_of_histograms
+      >>> from sslshift.shift.distances.visual_dna import Ranges, visual_dna_distance_of_histograms
       >>> ranges = Ranges(np.array([0.0]), np.array([1.0]))
       >>> near, far = (Histograms.of(np.array(values)[:, None], ranges, bins=4) for values in ([0.1], [0.9, 0.9]))
       >>> visual_dna_distance_of_histograms(mixture_histograms([near, far], [0.75, 0.25]), near)  # a quarter moves 3 bins
@@ -138,3 +141,213 @@ class LayerMixture:
     def floor(self) -> float:
         """As `VisualDna.floor`: between two disjoint halves of every component's images, mixed."""
         return layer_profile(self, self).overall.floor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KernelTable(Stored):
+    """Mean kernels between sets of features, from which the kernel distance of every mixture of them follows, and its error.
+
+    With w - v the difference of two mixtures' shares and K this table, the distance is (w - v)' K (w - v). Means within a set
+    are over pairs of different rows, so that it is unbiased for any shares fixed beforehand; the best of many mixtures, chosen
+    by this very number, looks better than it is, and its standard error does not tell. `save(path)` and
+    `KernelTable.load(path)` keep it in a file.
+
+    Example:
+      >>> import numpy as np
+      >>> sets = {"near": np.array([[0.0], [1.0]]), "far": np.array([[3.0], [4.0]]), "target": np.array([[1.0], [2.0]])}
+      >>> table = KernelTable.of(sets)
+      >>> table.distance({"near": 1.0}, {"target": 1.0})  # as `kernel_distance`
+      9.5
+      >>> [round(table.distance({"near": 1 - share, "far": share}, {"target": 1.0})) for share in (0.0, 0.01, 0.5)]
+      [10, 5, 276]
+
+    Attributes:
+      means: of each set by its name the mean kernel with each set `[sets]`, but for parts that cancel in every distance.
+      errors: of each set by its name what leaving out each of its images does to its means, as a jackknife covariance
+        `[sets, sets]`; NaN where it has fewer than three.
+      encoder: name or fingerprint of the encoder.
+    """
+
+    means: dict[str, np.ndarray]
+    errors: dict[str, np.ndarray]
+    encoder: str = ""
+
+    @classmethod
+    def of(cls, sets: Mapping[str, np.ndarray], *, encoder: str = "") -> "KernelTable":
+        """Of sets of features `[n, dim]` by name, the targets among them; block by block, in float64.
+
+        Raises:
+          ValueError: a set has fewer than two rows, dimensions differ, or features are not finite.
+        """
+        features = [matrix(each) for each in sets.values()]
+        for name, each in zip(sets, features, strict=True):
+            require_one_dimension(features[0].shape[1], each.shape[1])
+            if len(each) < 2:
+                raise ValueError(f"A kernel distance needs at least 2 images of each set, and {name!r} has {len(each)}.")
+        if not features:
+            raise ValueError("A table of kernel distances needs at least one set.")
+        kernel = Cubic.near(features[0])
+        counts = [len(each) for each in features]
+        # For each set the sums of the kernel of each of its rows over each set: `[n, sets]`.
+        sums = [np.empty((count, len(features))) for count in counts]
+        for i, x in enumerate(features):
+            sums[i][:, i] = sums_within(x, kernel)
+            for j, y in enumerate(features[:i]):
+                sums[i][:, j], sums[j][:, i] = sums_between(x, y, kernel)
+        means = [_means(each, i, counts) for i, each in enumerate(sums)]
+        errors = [_errors(each, i, counts) for i, each in enumerate(sums)]
+        return cls(dict(zip(sets, means, strict=True)), dict(zip(sets, errors, strict=True)), encoder)
+
+    def distance(self, x: Mapping[str, float], y: Mapping[str, float]) -> float:
+        """The kernel distance between two mixtures, each given by the shares of its sets, which sum to 1.
+
+        Raises:
+          ValueError: a set is not in the table, or shares are none.
+        """
+        difference = self._shares(x) - self._shares(y)
+        return float(difference @ np.array(list(self.means.values())) @ difference)
+
+    def estimate(self, x: Mapping[str, float], y: Mapping[str, float]) -> DistanceEstimate:
+        """`distance` with its standard error over draws of the images of all sets, by the jackknife, as
+        `kernel_distance_estimate` gives it: on the safe side where the two are alike, NaN where a set has only two images.
+
+        Example:
+          >>> import numpy as np
+          >>> near, far, target = np.random.default_rng(0).normal(size=(3, 200, 4))
+          >>> table = KernelTable.of({"near": near, "far": far + 1, "target": target})
+          >>> value, error, _ = table.estimate({"near": 0.5, "far": 0.5}, {"target": 1.0})
+          >>> bool(value > 5 * error > 0)
+          True
+
+        Raises:
+          ValueError: as `distance` does.
+        """
+        difference = self._shares(x) - self._shares(y)
+        # Leaving out an image of set i moves its row and column of the table alone.
+        each = zip(difference, self.errors.values(), strict=True)
+        variance = sum(4 * share**2 * (difference @ error @ difference) for share, error in each if share)
+        return DistanceEstimate(self.distance(x, y), float(np.sqrt(max(variance, 0.0))))
+
+    def _shares(self, mixture: Mapping[str, float]) -> np.ndarray:
+        for name in mixture:
+            if name not in self.means:
+                raise ValueError(f"The table has no set {name!r}; it has {', '.join(self.means)}.")
+        shares = checked_shares(list(mixture.values()), len(mixture))
+        by_name = dict(zip(mixture, shares, strict=True))
+        return np.array([by_name.get(name, 0.0) for name in self.means])
+
+
+def _means(sums: np.ndarray, own: int, counts: Sequence[int]) -> np.ndarray:
+    """Mean kernel of a set with each set `[sets]`, from its rows' sums `[n, sets]`."""
+    pairs = np.array(counts, np.float64)
+    pairs[own] -= 1
+    return sums.sum(axis=0) / (len(sums) * pairs)
+
+
+def _errors(sums: np.ndarray, own: int, counts: Sequence[int]) -> np.ndarray:
+    """Jackknife covariance `[sets, sets]` of a set's means with each set; that with itself is halved, as it stands once."""
+    n = len(sums)
+    pairs = np.array(counts, np.float64)
+    if n < 3:
+        return np.full((len(counts), len(counts)), np.nan)
+    # Without an image its set loses what it has with the others, and once more what these have with it.
+    without = (sums.sum(axis=0) - np.where(np.arange(len(counts)) == own, 2, 1) * sums) / (n - 1)
+    pairs[own] = 2 * (n - 2)
+    without /= pairs
+    without -= without.mean(axis=0)
+    return without.T @ without * ((n - 1) / n)
+
+
+def kernel_distance_of_mixture(parts: Sequence[np.ndarray], shares: Sequence[float], target: np.ndarray) -> float:
+    """`kernel_distance` of a planned mixture to a target, unbiased, from the features of its components.
+
+    Planning many mixtures of the same components, make their `KernelTable` once.
+
+    Example:
+      >>> import numpy as np
+      >>> x, y = np.array([[0.0], [1.0]]), np.array([[1.0], [2.0]])
+      >>> kernel_distance_of_mixture([x, y], [1.0, 0.0], y)
+      9.5
+
+    Args:
+      parts: features of each component, `[n, dim]`, n at least 2.
+      shares: of the mixture, in their order; they sum to 1.
+      target: features `[m, dim]`, m at least 2.
+
+    Raises:
+      ValueError: the shares are none, shapes do not fit, too few rows, or features are not finite.
+
+    References:
+      Gretton et al., `A Kernel Two-Sample Test <https://jmlr.org/papers/v13/gretton12a.html>`_, 2012
+    """
+    shares = checked_shares(shares, len(parts))
+    names = [f"component {place}" for place in range(len(parts))]
+    table = KernelTable.of(dict(zip(names, parts, strict=True)) | {"target": target})
+    return table.distance(dict(zip(names, shares, strict=True)), {"target": 1.0})
+
+
+# What the seeded order of a mixture is for; 1 to 7 are the sample plan's, the subsets' and the splits'.
+_MIXED = 8
+
+
+def blend(features: Mapping[str, np.ndarray], shares: Mapping[str, float], most: int | None = None) -> np.ndarray:
+    """Features of a mixture: the first of each component's, in exact proportion, mixed.
+
+    Ask for as many as are needed with `most`: the first rows of a larger blend hold the shares by chance only.
+
+    Example:
+      >>> import numpy as np
+      >>> parts = {"near": np.zeros((10, 1)), "far": np.ones((3, 1))}
+      >>> blend(parts, {"near": 0.5, "far": 0.5}).ravel().tolist()
+      [1.0, 0.0, 0.0, 1.0, 1.0, 0.0]
+      >>> blend(parts, {"near": 0.5, "far": 0.5}, most=4).ravel().tolist()
+      [0.0, 1.0, 0.0, 1.0]
+
+    Args:
+      features: of each component's images `[n, dim]`, in random order.
+      shares: of the mixture, by component; they sum to 1.
+      most: images of the mixture at most; None: as many as the scarcest component allows.
+
+    Returns:
+      `[n, dim]`, in an order that depends on n alone.
+
+    Raises:
+      ValueError: shares that do not sum to 1, or a component without features.
+    """
+    unknown = [name for name in shares if name not in features]
+    if unknown:
+        raise ValueError(
+            f"A mixture of {', '.join(shares)} needs features of {', '.join(unknown)}; there is {', '.join(features)}."
+        )
+    counts = blend_counts({name: len(features[name]) for name in shares}, shares, most)
+    parts = np.concatenate([features[name][:count] for name, count in counts.items()])
+    return parts[permute(np.arange(len(parts)), max(1, len(parts)), _MIXED, 0)] if len(counts) > 1 else parts
+
+
+def blend_counts(have: Mapping[str, int], shares: Mapping[str, float], most: int | None = None) -> dict[str, int]:
+    """Images of each component in a blend, in exact proportion.
+
+    Example:
+      >>> blend_counts({"near": 10, "far": 3}, {"near": 0.75, "far": 0.25})
+      {'far': 3, 'near': 9}
+
+    Args:
+      have: images of each component.
+      shares, most: as of `blend`.
+
+    Raises:
+      ValueError: shares that do not sum to 1.
+    """
+    if min(shares.values(), default=-1) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError(f"Shares of a mixture must be at least 0 and sum to 1, not {dict(shares)}.")
+    # By name: the same mixture is the same sample, in whatever order somebody wrote it down.
+    used = {name: shares[name] for name in sorted(shares) if shares[name]}
+    total = sum(used.values())
+
+    def counts(count: int) -> dict[str, int]:
+        return dict(zip(used, apportion(count, [share / total for share in used.values()]), strict=True))
+
+    if most is not None and all(count <= have[name] for name, count in counts(most).items()):
+        return counts(most)
+    # A component with too few images for its share makes the sample smaller, not the share.
+    return counts(min(int(have[name] / share + 1e-9) for name, share in used.items()))

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from sslshift.shift.density_coverage import Coverage, coverage_of
 from sslshift.shift.distances import distance_of
-from sslshift.shift.effective_rank import effective_rank
+from sslshift.shift.diversity import effective_rank, vendi_score
 from sslshift.shift.index import DEFAULT_DISTANCE, LEAST, ShiftIndex, ShiftScale
-from sslshift.shift.vendi_score import vendi_score
+from sslshift.shift.neighbourhoods import Coverage, coverage_of
 
 NEIGHBOURS = 5
 # Draws behind a raw distance, which has no interval.

@@ -17,7 +17,7 @@ from sslshift.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from sslshift.data.permutation import permute
 from sslshift.data.sources import readable
 from sslshift.shift import DISTANCES, ShiftIndex, ShiftScale
-from sslshift.shift.calibration import agreement, rank_correlation, steps
+from sslshift.shift.index import agreement, rank_correlation, steps
 from sslshift.study.commands import run
 from sslshift.study.declare import Study
 from sslshift.study.floors import untrained_encoder

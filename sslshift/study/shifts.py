@@ -17,7 +17,7 @@ from sslshift.data.sources import readable
 from sslshift.models import ENCODER, PretrainedEncoder, load_encoder, save_encoder
 from sslshift.models.opening import how_it_was_read, open_encoder
 from sslshift.shift import NoiseSource, ShiftIndex, ShiftScale
-from sslshift.shift.blend import blend
+from sslshift.shift.mixtures import blend
 from sslshift.study.candidates import Candidate
 from sslshift.study.declare import Study
 from sslshift.study.judged import slug

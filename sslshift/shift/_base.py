@@ -1,6 +1,8 @@
 """Feature arrays as every distance takes them: checked once, then read as blocks of float64, so that memory stays bounded."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,3 +118,46 @@ def normalised(block: np.ndarray) -> np.ndarray:
 def generator(key: jax.Array) -> np.random.Generator:
     """NumPy's random numbers, fixed by a JAX key."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
+
+
+class DistanceEstimate(NamedTuple):
+    """A distance and its errors.
+
+    Attributes:
+      value: the distance.
+      standard_error: by chance; the docstring of the function that returns it says over which draws. NaN: not estimated.
+      bound: the most that an approximation can have moved the value by; 0 for an exact one.
+    """
+
+    value: float
+    standard_error: float = math.nan
+    bound: float = 0.0
+
+
+Function = Callable[[np.ndarray, np.ndarray], float]
+
+
+class Distance(NamedTuple):
+    """A distance between two sets of features as the shift index and tables use it.
+
+    Attributes:
+      title: its name in tables.
+      least: the fewest images that each side needs.
+      caveat: what a reader of its values must know.
+      bind: takes a PRNG key and a pool of feature arrays, and returns a function of two sets of features. The key fixes what is
+        drawn at random and the pool fixes ranges, so that values for different pairs of sets can be compared.
+    """
+
+    title: str
+    least: int
+    caveat: str
+    bind: Callable[[jax.Array, Sequence[np.ndarray]], Function]
+
+    def on(self, key: jax.Array, *pool: np.ndarray) -> Function:
+        """Returns the distance as a function of two sets of features alone.
+
+        Args:
+          key: PRNG key of whatever is drawn at random.
+          pool: features from which ranges are learned, for distances that need ranges; without any, each pair has its own.
+        """
+        return self.bind(key, pool)

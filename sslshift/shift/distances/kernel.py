@@ -1,15 +1,13 @@
 """The kernel distance (KID): an unbiased squared MMD under a cubic polynomial kernel."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
 
-from sslshift.shift._features import generator, pair, require_one_encoder
-from sslshift.shift._kernels import Cubic, sums_between, sums_within
+from sslshift.shift._base import Distance, DistanceEstimate, float64, generator, pair, require_one_encoder, tiles
 from sslshift.shift._storage import Stored
-from sslshift.shift.estimate import Estimate
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -42,7 +40,7 @@ def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
     return _sums(*pair(x, y, "A kernel distance", 2)).value
 
 
-def kernel_distance_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
+def kernel_distance_estimate(x: np.ndarray, y: np.ndarray) -> DistanceEstimate:
     """`kernel_distance` with its standard error over draws of images, by the jackknife: each image is left out once.
 
     Example:
@@ -67,7 +65,7 @@ def kernel_distance_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
     """
     sums = _sums(*pair(x, y, "A standard error of a kernel distance", 3))
     variance = sum(len(without) * without.var() * (1 - 1 / len(without)) for without in (sums.without_x, sums.without_y))
-    return Estimate(sums.value, float(np.sqrt(variance)))
+    return DistanceEstimate(sums.value, float(np.sqrt(variance)))
 
 
 class _Sums(NamedTuple):
@@ -165,8 +163,111 @@ class KernelBlocks(Stored):
         return KernelBlocks(blocks, mean, scatter, self.size, self.encoder)
 
     @property
-    def estimate(self) -> Estimate:
+    def estimate(self) -> DistanceEstimate:
         """The kernel distance and its standard error over draws of images; the latter needs at least two blocks."""
         if self.blocks < 2:
-            return Estimate(self.mean)
-        return Estimate(self.mean, float(np.sqrt(self.scatter / (self.blocks - 1) / self.blocks)))
+            return DistanceEstimate(self.mean)
+        return DistanceEstimate(self.mean, float(np.sqrt(self.scatter / (self.blocks - 1) / self.blocks)))
+
+
+class Kernel(Protocol):
+    def prepare(self, block: np.ndarray) -> np.ndarray:
+        """Rows `[n, dim]` as the kernel takes them, done once for each block."""
+
+    def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Values `[n, m]` of the kernel between prepared rows."""
+
+
+def sums_between(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
+    """For each row of x the sum of the kernel over y `[n]`, and for each row of y over x `[m]`."""
+    of_x = np.zeros(len(x))
+    of_y = np.zeros(len(y))
+    for rows in tiles(len(x)):
+        left = kernel.prepare(float64(x, rows))
+        for columns in tiles(len(y)):
+            values = kernel(left, kernel.prepare(float64(y, columns)))
+            of_x[rows] += values.sum(axis=1)
+            of_y[columns] += values.sum(axis=0)
+    return of_x, of_y
+
+
+def sums_within(x: np.ndarray, kernel: Kernel) -> np.ndarray:
+    """For each row the sum of the kernel over all other rows `[n]`, without the row itself."""
+    sums = np.zeros(len(x))
+    parts = tiles(len(x))
+    for place, rows in enumerate(parts):
+        left = kernel.prepare(float64(x, rows))
+        values = kernel(left, left)
+        np.fill_diagonal(values, 0.0)
+        sums[rows] += values.sum(axis=1)
+        for columns in parts[place + 1 :]:
+            values = kernel(left, kernel.prepare(float64(x, columns)))
+            sums[rows] += values.sum(axis=1)
+            sums[columns] += values.sum(axis=0)
+    return sums
+
+
+@dataclasses.dataclass(frozen=True)
+class Cubic:
+    """The kernel (x.y / dim + 1)^3 of the kernel distance, less a part that depends on x alone and one that depends on y alone.
+
+    These parts cancel in every distance between mixtures. Far from the origin they are nearly all of the kernel, and the digits
+    of what is left would be lost in them. With x and y less a centre c, s = |c|^2 / dim + 1, t = x.y / dim and
+    w = t + c.x / dim + c.y / dim, the kernel is (s + w)^3, of which 3 s^2 t + 3 s w^2 + w^3 is kept.
+    """
+
+    centre: np.ndarray
+
+    @classmethod
+    def near(cls, x: np.ndarray) -> "Cubic":
+        """Around the middle of some of these rows."""
+        return cls(float64(x, slice(0, 1024)).mean(axis=0))
+
+    def prepare(self, block: np.ndarray) -> np.ndarray:
+        rows = block - self.centre
+        rows *= len(self.centre) ** -0.5
+        return rows
+
+    def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        direction = self.centre * len(self.centre) ** -0.5
+        s = direction @ direction + 1.0
+        values = x @ y.T
+        of_x = x @ direction
+        of_y = y @ direction
+        # Some rows at a time, which stay in the processor's cache.
+        for rows in tiles(len(x), 64):
+            w = values[rows] + of_x[rows, None]
+            w += of_y
+            values[rows] *= 3 * s**2
+            values[rows] += w * w * (w + 3 * s)
+        return values
+
+
+def kernel_root(x: np.ndarray, y: np.ndarray) -> float:
+    """Returns the root of the kernel distance, which is a squared one, with its sign.
+
+    An estimate of the squared distance below 0 gives a root below 0. The root is linear in a mixture: a source half of whose
+    images are from elsewhere is half as far away.
+
+    Args:
+      x, y: features `[n, dim]`, at least 2 rows each.
+
+    References:
+      Gretton et al., `A Kernel Two-Sample Test <https://jmlr.org/papers/v13/gretton12a.html>`_, 2012
+    """
+    squared = kernel_distance(x, y)
+    return float(np.sign(squared) * np.sqrt(abs(squared)))
+
+
+KERNEL = Distance(
+    "kernel (KID)",
+    2,
+    "unbiased at any number of images, and so below 0 at times where two sets are alike; squared: halfway is a quarter",
+    lambda key, pool: kernel_distance,
+)
+KERNEL_ROOT = Distance(
+    "root of kernel (MMD)",
+    2,
+    "the root of KID with its sign: halfway is half; near 0 a small change of the images moves it much",
+    lambda key, pool: kernel_root,
+)

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import numpy as np
 
 from sslshift.data.decode import Canvas
@@ -60,3 +61,32 @@ class NoiseSource(Source):
             places = random.integers(0, pixels.shape[1], (len(pixels), each))
             parts.append(np.take_along_axis(pixels, places[..., None], axis=1).reshape(-1, images.shape[-1]))
         return np.concatenate(parts)
+
+
+def noise_like(images: np.ndarray, *, key: jax.Array) -> np.ndarray:
+    """Unstructured noise: every pixel is drawn independently from its channel's pixel values in `images`.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> images = np.repeat(np.array([[7, 200], [9, 250]], np.uint8), 32, axis=0).reshape(1, 8, 8, 2)
+      >>> noise = noise_like(images, key=jax.random.key(0))
+      >>> [np.unique(noise[..., channel]).tolist() for channel in range(2)]
+      [[7, 9], [200, 250]]
+
+    Args:
+      images: uint8 `[n, height, width, channels]`.
+      key: PRNG key.
+
+    Returns:
+      uint8 of the same shape, with the same distribution of values in each channel.
+
+    Raises:
+      ValueError: images are of another shape, or there are none.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or not images.size:
+        raise ValueError(f"Noise needs images [n, height, width, channels] to be like, not an array of shape {images.shape}.")
+    random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
+    flat = images.reshape(-1, images.shape[-1])
+    picked = random.integers(0, len(flat), images.shape[:-1])
+    return np.stack([flat[:, channel][picked] for channel in range(images.shape[-1])], axis=-1)

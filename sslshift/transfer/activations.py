@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +11,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sslshift.models import PretrainedEncoder
 from sslshift.models.reference import layer_activations
-from sslshift.shift.histograms import Ranges
 from sslshift.training.step import make_mesh, replicate, shard_batch
 
 # The greatest count and the greatest place that int32 holds.
 _MOST = 2**31 - 1
 
 
+class Limits(NamedTuple):
+    """The least and the greatest activation of each neuron of a layer, `[neurons]` each."""
+
+    minimum: np.ndarray
+    maximum: np.ndarray
+
+
 def layer_extremes(
     encoder: PretrainedEncoder, batches: Iterable[np.ndarray], *, batch_size: int, mesh: Mesh | None = None
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+) -> dict[str, Limits]:
     """The least and the greatest activation of each neuron of every layer, float32 `[neurons]`."""
     mesh = mesh or make_mesh()
     compute = _compiled_extremes(encoder.module, encoder.shape, encoder.mean, encoder.std, mesh)
@@ -37,13 +44,13 @@ def layer_extremes(
     # What comes from jit has its names in the order of the alphabet, where block10 stands before block2.
     for name in layers:
         _require_finite(name, np.isfinite(seen[name]).all())
-    return {name: seen[name] for name in layers}
+    return {name: Limits(*seen[name]) for name in layers}
 
 
 def layer_counts(
     encoder: PretrainedEncoder,
     batches: Iterable[np.ndarray],
-    ranges: Mapping[str, Ranges],
+    ranges: Mapping[str, Limits],
     *,
     bins: int,
     groups: int,
@@ -126,7 +133,7 @@ def _placed(values: jax.Array, low: jax.Array, width: jax.Array, bins: int, of: 
     return (first + bin_).reshape(-1)
 
 
-def _scales(ranges: Mapping[str, Ranges]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _scales(ranges: Mapping[str, Limits]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Minimum and width of each neuron in float32; the width of a constant one is endless: the first bin holds all."""
     scales = {}
     for name, each in ranges.items():
@@ -148,7 +155,7 @@ def _layers(encoder: PretrainedEncoder, images: np.ndarray) -> dict[str, tuple[i
     return shapes
 
 
-def _positions(encoder: PretrainedEncoder, images: np.ndarray, ranges: Mapping[str, Ranges]) -> int:
+def _positions(encoder: PretrainedEncoder, images: np.ndarray, ranges: Mapping[str, Limits]) -> int:
     """The most values that a neuron takes in one image; refuses ranges that do not fit the encoder's layers."""
     shapes = _layers(encoder, images)
     neurons = {name: shape[-1] for name, shape in shapes.items()}
@@ -158,7 +165,7 @@ def _positions(encoder: PretrainedEncoder, images: np.ndarray, ranges: Mapping[s
     return max(shape[1] for shape in shapes.values())
 
 
-def _zeros(ranges: Mapping[str, Ranges], bins: int, groups: int, mesh: Mesh) -> dict[str, jax.Array]:
+def _zeros(ranges: Mapping[str, Limits], bins: int, groups: int, mesh: Mesh) -> dict[str, jax.Array]:
     sizes = {name: groups * len(each.minimum) * bins for name, each in ranges.items()}
     widest = max(sizes, key=sizes.get)
     if sizes[widest] // groups * (groups + 1) > _MOST:
@@ -177,7 +184,7 @@ def _wider(x, y):
     return {name: (jnp.minimum(x[name][0], y[name][0]), jnp.maximum(x[name][1], y[name][1])) for name in x}
 
 
-def _require_all_finite(ranges: Mapping[str, Ranges], finite: Mapping[str, jax.Array] | None) -> None:
+def _require_all_finite(ranges: Mapping[str, Limits], finite: Mapping[str, jax.Array] | None) -> None:
     if finite is not None:
         # In the ranges' order, from the first layer to the last: the first that is broken breaks those after it.
         for name in ranges:

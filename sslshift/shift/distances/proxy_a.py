@@ -1,12 +1,13 @@
 """The proxy A-distance: how well a linear classifier tells two sets of features apart, on images that it was not fitted on."""
 
+import functools
 import hashlib
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from sslshift.shift._features import blocks, float64, pair
+from sslshift.shift._base import Distance, blocks, float64, pair
 from sslshift.transfer.linear_probe import fit_probe
 
 
@@ -154,3 +155,11 @@ def _held_out(
         errors.append(np.mean(scores.argmax(axis=1) != label))
         losses.append(np.mean(np.logaddexp(0.0, scores[:, 1 - label] - scores[:, label])))
     return float(np.mean(errors)), float(np.mean(losses))
+
+
+PROXY_A = Distance(
+    "proxy A",
+    10,
+    "of a linear classifier; at most 2, which distant sources all reach",
+    lambda key, pool: functools.partial(proxy_a_distance, key=key),
+)

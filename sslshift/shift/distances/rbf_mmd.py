@@ -5,16 +5,18 @@ import dataclasses
 import numpy as np
 from scipy import special
 
-from sslshift.shift._features import (
+from sslshift.shift._base import (
+    Distance,
+    DistanceEstimate,
     normalised,
     pair,
     require_one_dimension,
     require_one_encoder,
+    unit_rows,
     with_directions,
 )
-from sslshift.shift._kernels import sums_between, sums_within
-from sslshift.shift.estimate import Estimate
-from sslshift.shift.moments import MixtureMoments, Moments
+from sslshift.shift.distances.frechet import MixtureMoments, Moments
+from sslshift.shift.distances.kernel import sums_between, sums_within
 
 SCALE = 1000.0
 
@@ -75,7 +77,7 @@ class _LessOne:
         return np.expm1(cosines, out=cosines)
 
 
-def rbf_mmd_of_moments(x: Moments | MixtureMoments, y: Moments | MixtureMoments, *, sigma: float = 10.0) -> Estimate:
+def rbf_mmd_of_moments(x: Moments | MixtureMoments, y: Moments | MixtureMoments, *, sigma: float = 10.0) -> DistanceEstimate:
     """`rbf_mmd` from streamed moments of unit vectors, `Moments.of(unit_rows(features))`, with a bound of what is left out.
 
     In powers of the cosine c the kernel is exp(-s) (1 + s c + s^2 c^2 / 2 + ...) with s = 1 / sigma^2. Means give the first
@@ -118,4 +120,18 @@ def rbf_mmd_of_moments(x: Moments | MixtureMoments, y: Moments | MixtureMoments,
     near = s * first + s**2 / 2 * (second - 2 * first) + 2 * s**3 / 3 * between - known
     rest = max(0.0, min(far, near))
     rounding = 1e-15 * s * max(1.0, s**2)
-    return Estimate(float(SCALE * (known + rest / 2)), bound=float(SCALE * (rest / 2 + rounding)))
+    return DistanceEstimate(float(SCALE * (known + rest / 2)), bound=float(SCALE * (rest / 2 + rounding)))
+
+
+def _from_moments(x: np.ndarray, y: np.ndarray) -> float:
+    """Returns `rbf_mmd` from moments, in a tenth of the time, without less than 0.0007 that sets of any distance share."""
+    found = rbf_mmd_of_moments(*(Moments.of(unit_rows(each)) for each in (x, y)))
+    return found.value - found.bound
+
+
+RBF_MMD = Distance(
+    "RBF MMD (CMMD)",
+    1,
+    "on unit vectors nearly 10 times the squared distance of the means: almost blind to a change of spread alone; squared",
+    lambda key, pool: _from_moments,
+)

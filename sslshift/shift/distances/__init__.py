@@ -1,0 +1,38 @@
+"""The distances that an index, a table or a page can be made of, by name.
+
+To add a distance, write one file in this folder that ends in a `Distance` (its title, the fewest images it needs, a caveat for
+readers, and the function), and add one line to `DISTANCES` below. Flags, tables, the shift index, the calibration and the page
+of a survey take their distances from there.
+"""
+
+from sslshift.shift._base import Distance, DistanceEstimate, Function
+from sslshift.shift.distances.frechet import FRECHET, FRECHET_EXTRAPOLATED
+from sslshift.shift.distances.kernel import KERNEL, KERNEL_ROOT
+from sslshift.shift.distances.proxy_a import PROXY_A
+from sslshift.shift.distances.rbf_mmd import RBF_MMD
+from sslshift.shift.distances.sliced_wasserstein import SLICED_WASSERSTEIN
+from sslshift.shift.distances.visual_dna import VISUAL_DNA
+
+__all__ = ["DISTANCES", "Distance", "DistanceEstimate", "Function", "distance_of"]
+
+DISTANCES: dict[str, Distance] = {
+    "kernel": KERNEL,
+    "kernel_root": KERNEL_ROOT,
+    "frechet": FRECHET,
+    "frechet_extrapolated": FRECHET_EXTRAPOLATED,
+    "rbf_mmd": RBF_MMD,
+    "visual_dna": VISUAL_DNA,
+    "sliced_wasserstein": SLICED_WASSERSTEIN,
+    "proxy_a": PROXY_A,
+}
+
+
+def distance_of(name: str) -> Distance:
+    """Returns the distance of this name.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if name not in DISTANCES:
+        raise ValueError(f"Expected one of {', '.join(DISTANCES)} as the name of a distance, got {name!r}.")
+    return DISTANCES[name]

@@ -1,0 +1,317 @@
+"""Density and coverage of one set of features against another, and near neighbours of a target in a source."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sslshift.shift._base import AT_ONCE, blocks, float64, matrix, pair, require_one_dimension, tiles
+
+# Looked at beyond the k nearest, so that rounding does not choose the k-th.
+_SPARE = 3
+
+
+class PrecisionRecall(NamedTuple):
+    """How much of each set lies where the other is.
+
+    Attributes:
+      precision: share of y within x's neighbourhoods.
+      recall: share of x within y's neighbourhoods.
+    """
+
+    precision: float
+    recall: float
+
+
+def precision_recall(x: np.ndarray, y: np.ndarray, *, neighbours: int = 5) -> PrecisionRecall:
+    """Shares of each set that lie in a ball around an image of the other, up to that image's k-th neighbour in its own set.
+
+    Outliers have large balls, which raise both shares; `density_coverage` minds them less. Both depend on the number of images:
+    compare at equal n.
+
+    Example:
+      >>> import numpy as np
+      >>> x = np.arange(10.0)[:, None]
+      >>> precision_recall(x, x[:8] / 2, neighbours=2)  # all of y lies where x is; x from 5 on lies where no y is
+      PrecisionRecall(precision=1.0, recall=0.5)
+
+    Args:
+      x: features `[n, dim]` of the reference, n above k.
+      y: features `[m, dim]`, m above k.
+      neighbours: k.
+
+    Returns:
+      Precision, of y by x; and recall, of x by y.
+
+    Raises:
+      ValueError: shapes do not fit, too few rows, or features are not finite.
+
+    References:
+      Kynkaanniemi et al., `Improved Precision and Recall Metric for Assessing Generative Models
+      <https://arxiv.org/abs/1904.06991>`_, 2019
+    """
+    require_neighbours(neighbours)
+    x, y = pair(x, y, f"Precision and recall with {neighbours} neighbours", neighbours + 1)
+    return PrecisionRecall(share_inside(x, y, neighbours), share_inside(y, x, neighbours))
+
+
+class DensityCoverage(NamedTuple):
+    """How y lies in the neighbourhoods of a reference x.
+
+    Attributes:
+      density: how many of x's neighbourhoods an image of y lies in, over k; about 1 for another sample of x, and not bounded.
+      coverage: share of x's neighbourhoods that hold an image of y.
+    """
+
+    density: float
+    coverage: float
+
+
+def density_coverage(x: np.ndarray, y: np.ndarray, *, neighbours: int = 5) -> DensityCoverage:
+    """Density and coverage: who lies in balls around the reference's images, up to their k-th neighbour among these.
+
+    Between samples of one distribution and equal size, the coverage expected is about 1 - 2^-k: at k = 5, 0.97.
+
+    Example:
+      >>> import numpy as np
+      >>> x = np.arange(10.0)[:, None]
+      >>> density_coverage(x, x[:5], neighbours=2)  # 6 hits: each ball its centre, the first one also 1
+      DensityCoverage(density=0.6, coverage=0.5)
+
+    Args:
+      x: features `[n, dim]` of the reference, n above k.
+      y: features `[m, dim]`.
+      neighbours: k.
+
+    Returns:
+      Density and coverage.
+
+    Raises:
+      ValueError: shapes do not fit, too few rows, or features are not finite.
+
+    References:
+      Naeem et al., `Reliable Fidelity and Diversity Metrics for Generative Models <https://arxiv.org/abs/2002.09797>`_, 2020
+    """
+    hits, covered, _ = _looked_up(x, y, neighbours, "Density and coverage")
+    return DensityCoverage(hits / (neighbours * len(y)), float(covered.mean()))
+
+
+class Coverage(NamedTuple):
+    """How much of either set is near the other.
+
+    Attributes:
+      target: share of the target's images that have a near image in the source: what the source can teach about.
+      source: share of the source's images that have a near image in the target: what of it is to the point.
+    """
+
+    target: float
+    source: float
+
+
+def coverage_of(target: np.ndarray, source: np.ndarray, *, neighbours: int = 5) -> Coverage:
+    """Shares of a target with a near image in a source, and of the source with a near image in the target.
+
+    Near is one thing for both: an image of the source is near one of the target if it is nearer to it than the k-th nearest
+    other image of the target is. A larger source covers more: give equal numbers to compare kinds of sources, whole sources to
+    compare what can be had.
+
+    Example:
+      >>> import numpy as np
+      >>> target, source = np.array([[0.0], [1.0], [2.0], [9.0]]), np.array([[0.5], [1.5], [50.0]])
+      >>> covered = coverage_of(target, source, neighbours=1)  # 9 is 7 from its neighbour, 7.5 from the source
+      >>> covered.target, round(covered.source, 3)
+      (0.75, 0.667)
+
+    Args:
+      target: features `[n, dim]` of the downstream images, n above k.
+      source: features `[m, dim]` of the images trained on.
+      neighbours: k.
+
+    Returns:
+      Both shares: the coverage of the target, and the source's precision by it.
+
+    Raises:
+      ValueError: shapes do not fit, too few rows, or features are not finite.
+    """
+    _, covered, hit = _looked_up(target, source, neighbours, "Coverage")
+    return Coverage(float(covered.mean()), float(hit.mean()))
+
+
+def nearness(x: np.ndarray, reference: np.ndarray, *, neighbours: int = 5) -> np.ndarray:
+    """Mean distance of each row to its nearest rows of a reference.
+
+    Example:
+      >>> import numpy as np
+      >>> nearness(np.array([[0.0], [10.0]]), np.array([[1.0], [3.0], [99.0]]), neighbours=2).tolist()
+      [2.0, 8.0]
+
+    Args:
+      x: features `[n, dim]`.
+      reference: features `[m, dim]`.
+      neighbours: how many; all, if there are fewer.
+
+    Returns:
+      float64 `[n]`, Euclidean.
+
+    Raises:
+      ValueError: features are no finite matrices of one dimension, or there is no neighbour.
+    """
+    require_neighbours(neighbours)
+    x = matrix(x)
+    reference = matrix(reference)
+    require_one_dimension(x.shape[1], reference.shape[1])
+    return np.sqrt(nearest_squares(x, reference, min(neighbours, len(reference)))).mean(axis=1)
+
+
+def plane(sets: Sequence[np.ndarray]) -> tuple[list[np.ndarray], tuple[float, float]]:
+    """Principal components of several sets of features together, each set counting the same.
+
+    Example:
+      >>> import numpy as np
+      >>> points, shares = plane([np.array([[0.0, 0.0], [0.0, 2.0]]), np.array([[4.0, 0.0], [4.0, 2.0]])])
+      >>> [each.round(9).tolist() for each in points], [round(share, 3) for share in shares]
+      ([[[-2.0, -1.0], [-2.0, 1.0]], [[2.0, -1.0], [2.0, 1.0]]], [0.8, 0.2])
+
+    Args:
+      sets: features `[n, dim]` of each.
+
+    Returns:
+      Coordinates `[n, 2]` of each set (the same sets always give the same, up to rounding), and the share of the variance that
+      either axis has.
+
+    Raises:
+      ValueError: features are no finite matrices of one dimension.
+    """
+    sets = [matrix(each) for each in sets]
+    for each in sets[1:]:
+        require_one_dimension(sets[0].shape[1], each.shape[1])
+    dim = sets[0].shape[1]
+    mean = np.mean([np.asarray(each, np.float64).mean(axis=0) for each in sets], axis=0)
+    scatter = np.zeros((dim, dim))
+    for each in sets:
+        for block in blocks(each):
+            scatter += (block - mean).T @ (block - mean) / (len(each) * len(sets))
+    values, vectors = np.linalg.eigh(scatter)
+    axes = vectors[:, ::-1][:, :2]
+    # An axis has no sign of its own.
+    axes *= np.sign(axes[np.argmax(np.abs(axes) > np.abs(axes).max(axis=0) - 1e-9, axis=0), np.arange(axes.shape[1])])
+    if dim == 1:
+        axes = np.concatenate([axes, np.zeros((1, 1))], axis=1)
+    total = max(values.sum(), np.finfo(float).tiny)
+    shares = [*(values[::-1][:2] / total).tolist(), 0.0][:2]
+    return [np.concatenate([(block - mean) @ axes for block in blocks(each)]) for each in sets], (shares[0], shares[1])
+
+
+def require_neighbours(neighbours: int) -> None:
+    if neighbours < 1:
+        raise ValueError(f"A neighbourhood needs at least one neighbour, not {neighbours}.")
+
+
+def share_inside(centres: np.ndarray, points: np.ndarray, neighbours: int) -> float:
+    """Share of the points that lie in any ball."""
+    hit = np.zeros(len(points), bool)
+    for _, columns, found in inside(centres, squared_radii(centres, neighbours), points):
+        hit[columns] |= found.any(axis=0)
+    return float(hit.mean())
+
+
+def _looked_up(x: np.ndarray, y: np.ndarray, neighbours: int, what: str) -> tuple[int, np.ndarray, np.ndarray]:
+    """Pairs of a ball of x and an image of y in it; which balls have any `[n]`; which images of y lie in any `[m]`."""
+    require_neighbours(neighbours)
+    x, y = pair(x, y, f"{what} with {neighbours} neighbours", neighbours + 1, 1)
+    hits = 0
+    covered = np.zeros(len(x), bool)
+    hit = np.zeros(len(y), bool)
+    for rows, columns, found in inside(x, squared_radii(x, neighbours), y):
+        hits += int(found.sum())
+        covered[rows] |= found.any(axis=1)
+        hit[columns] |= found.any(axis=0)
+    return hits, covered, hit
+
+
+def squared_radii(x: np.ndarray, neighbours: int) -> np.ndarray:
+    """Squared distance of each row from its k-th nearest other row, `[n]`."""
+    return nearest_squares(x, x, neighbours, skip_own=True).max(axis=1)
+
+
+def nearest_squares(x: np.ndarray, y: np.ndarray, neighbours: int, *, skip_own: bool = False) -> np.ndarray:
+    """Squared distances of each row of x from its k nearest rows of y, in any order, `[n, k]`.
+
+    Args:
+      x: features `[n, dim]`.
+      y: features `[m, dim]`, m at least k.
+      neighbours: k.
+      skip_own: whether y is x, and no row its own neighbour; m is then above k.
+    """
+    squares = np.empty((len(x), neighbours))
+    centre = _centre(y)
+    count = min(neighbours + _SPARE, len(y) - skip_own)
+    for rows in tiles(len(x), 512):
+        left = float64(x, rows) - centre
+        candidates = []
+        for columns in tiles(len(y), 2048):
+            found, _ = _squared_distances(left, float64(y, columns) - centre)
+            if skip_own:
+                own = np.arange(max(rows.start, columns.start), min(rows.stop, columns.stop))
+                found[own - rows.start, own - columns.start] = np.inf
+            near, place = _nearest(found, count)
+            candidates.append((near, place + columns.start))
+        near, place = (np.concatenate(parts, axis=1) for parts in zip(*candidates, strict=True))
+        place = np.take_along_axis(place, _nearest(near, count)[1], axis=1)
+        exact = np.stack([_exact(x, y, np.arange(rows.start, rows.stop), column) for column in place.T], axis=1)
+        squares[rows] = np.partition(exact, neighbours - 1, axis=1)[:, :neighbours]
+    return squares
+
+
+def _nearest(squares: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` least of each row and their columns, in any order."""
+    chosen = np.argpartition(squares, min(count, squares.shape[1]) - 1, axis=1)[:, :count]
+    return np.take_along_axis(squares, chosen, axis=1), chosen
+
+
+def inside(centres: np.ndarray, radii: np.ndarray, points: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """Which points lie in which balls.
+
+    Args:
+      centres: features `[a, dim]`.
+      radii: squared, `[a]`.
+      points: features `[b, dim]`.
+
+    Yields:
+      (rows of the centres, rows of the points, bool `[rows, rows]`), tile by tile.
+    """
+    centre = _centre(centres)
+    for rows in tiles(len(centres)):
+        left = float64(centres, rows) - centre
+        for columns in tiles(len(points)):
+            margin, error = _squared_distances(left, float64(points, columns) - centre)
+            margin -= radii[rows, None]
+            found = margin < 0
+            row, column = np.nonzero(np.abs(margin, out=margin) <= error)
+            exact = _exact(centres, points, row + rows.start, column + columns.start)
+            found[row, column] = (exact < radii[row + rows.start]) | (exact == 0)
+            yield rows, columns, found
+
+
+def _centre(x: np.ndarray) -> np.ndarray:
+    """Near the middle of the features: distances from inner products lose digits far from the origin."""
+    return float64(x, slice(0, 1024)).mean(axis=0)
+
+
+def _squared_distances(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances `[a, b]`, and the most by which rounding can be wrong in each row `[a, 1]`."""
+    of_x, of_y = (np.square(side).sum(axis=1) for side in (x, y))
+    squares = x @ y.T
+    # In place: these matrices are much larger than what they are made of.
+    squares *= -2
+    squares += of_x[:, None]
+    squares += of_y
+    return squares, (of_x[:, None] + of_y.max()) * (4 * (x.shape[1] + 8) * np.finfo(np.float64).eps)
+
+
+def _exact(x: np.ndarray, y: np.ndarray, in_x: np.ndarray, in_y: np.ndarray) -> np.ndarray:
+    """Squared distances of given pairs from their differences: equal pairs get equal numbers."""
+    squares = np.empty(len(in_x))
+    for some in tiles(len(in_x), max(1, AT_ONCE // x.shape[1])):
+        squares[some] = np.square(float64(x, in_x[some]) - float64(y, in_y[some])).sum(axis=1)
+    return squares
