@@ -14,7 +14,7 @@ from absl import app, flags, logging
 flags.disclaim_key_flags()
 
 
-def run_command(main: Callable[[], None], folder: Callable[[], str] | None = None) -> None:
+def run_command(main: Callable[[], None], folder: Callable[[], str] | None = None, *, positional: str = "") -> None:
     """Runs a command whose flags are defined.
 
     Exit codes: 0 done, 1 it could not be done (one sentence on stderr), 2 flags, 130 interrupted.
@@ -22,8 +22,16 @@ def run_command(main: Callable[[], None], folder: Callable[[], str] | None = Non
     Args:
       main: does the work; it reads the flags.
       folder: names where `error.log` is to keep the traceback of an error; None, or empty: only an unforeseen error shows it.
+      positional: the flag that the first argument sets if it does not begin with a dash; empty: every argument is a flag.
     """
-    app.run(lambda argv: sys.exit(_run(argv, main, folder)), flags_parser=_parse)
+    app.run(lambda argv: sys.exit(_run(argv, main, folder)), argv=_named(sys.argv, positional), flags_parser=_parse)
+
+
+def _named(argv: list[str], positional: str) -> list[str]:
+    """Returns the arguments, with the first written as a flag if it is a value alone."""
+    if not positional or len(argv) < 2 or argv[1].startswith("-"):
+        return argv
+    return [argv[0], f"--{positional}={argv[1]}", *argv[2:]]
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -25,7 +25,8 @@ from sslshift.models import PatchMLP, PretrainedEncoder, ResNet, ViT, load_encod
 from sslshift.models.description import describe, from_description
 from sslshift.models.positions import RESIZE, resized_positions
 from sslshift.models.reference import CHECKPOINTS, layer_activations, load_reference, loading
-from tools.fetch_encoder import fetch
+from sslshift.models.reference.fetching import Download, fetch, find_download
+from sslshift.storage import whole_file
 
 TOLERANCE = 1e-4
 VIT = "timm/vit"
@@ -455,6 +456,12 @@ def server(tmp_path):
         thread.join()
 
 
+def fetched(file, url, digest, size=None, on_progress=lambda done: None):
+    file.parent.mkdir(exist_ok=True)
+    with whole_file(file) as target:
+        fetch(Download(file.name, url, digest, size), target, on_progress)
+
+
 def test_a_file_is_fetched_only_with_its_digest(server, tmp_path):
     folder, address = server
     content = bytes(range(256)) * 9000
@@ -463,17 +470,17 @@ def test_a_file_is_fetched_only_with_its_digest(server, tmp_path):
     url = f"{address}/x.safetensors"
     file = tmp_path / "new" / "x.safetensors"
     steps = []
-    fetch(url, digest, file, len(content), steps.append)
+    fetched(file, url, digest, len(content), steps.append)
     assert file.read_bytes() == content
     assert steps[-1] == len(content)
     assert len(steps) > 1
     file.unlink()
-    for wrong, size, message in (("0" * 64, None, "they were deleted"), (digest, 1000, "more than the 1,000 bytes")):
+    for wrong, size, message in (("0" * 64, None, "they were deleted"), (digest, 1000, "Expected 1,000 bytes at most")):
         with pytest.raises(ValueError, match=message):
-            fetch(url, wrong, file, size)
+            fetched(file, url, wrong, size)
         assert list(file.parent.iterdir()) == []
     with pytest.raises(OSError, match="cannot be fetched: File not found"):
-        fetch(f"{address}/y.safetensors", digest, file, None)
+        fetched(file, f"{address}/y.safetensors", digest)
     assert list(file.parent.iterdir()) == []
 
 
@@ -498,17 +505,15 @@ def test_the_command_fetches_names_what_it_knows_and_overwrites_nothing(tensors,
 @pytest.mark.parametrize(
     ("name", "url", "digest", "message"),
     [
-        ("", "", "", "Name what to fetch: dinov2-small"),
-        ("../x", "", "", "Name what to fetch"),
-        ("unknown", "", "", "--url and --sha256 are needed; known are dinov2-small"),
+        ("", "", "", "got ''. Known names: dinov2-small"),
+        ("../x", "", "", "Expected the name of an encoder"),
+        ("unknown", "", "", "--url and --sha256 are needed. Known names: dinov2-small"),
         ("unknown", "https://example.org/x.safetensors", "abc", "64 hexadecimal digits"),
         ("unknown", "https://example.org/x.pth", "0" * 64, r"ends in \.safetensors or \.npz"),
         ("unknown", "ftp://example.org/x.npz", "0" * 64, "begins with https, http, file"),
         ("dinov2-small", "", "0" * 64, "give another file another name"),
     ],
 )
-def test_what_cannot_be_fetched_is_told(name, url, digest, message):
-    from tools.fetch_encoder import _wanted
-
+def test_downloads_that_cannot_be_fetched_are_refused(name, url, digest, message):
     with pytest.raises(ValueError, match=message):
-        _wanted(name, url, digest)
+        find_download(name, url, digest)
