@@ -204,7 +204,7 @@ def test_parts_of_archives_are_refused_and_reported(tmp_path, name):
     run_import(Import(tmp_path / "in", tmp_path / "out"), workers=0)
     assert f'{name},"it is an archive of a kind that is not read' in (tmp_path / "out/refused.csv").read_text()
     (note,) = open_source(f"folder:{tmp_path / 'in'}").notes
-    assert f"archives in the folder (1, e.g. {name}) are not looked into" in note
+    assert f"archives in the folder (1, e.g. {name}) are not opened" in note
 
 
 def test_archives_that_are_added_while_an_import_is_stopped_do_not_shift_the_others(tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def test_names_that_print_alike_are_one_class_in_folders_lists_and_imports(folde
         assert classes_of(source) == WANTED
         assert sorted(source.notes)[1].startswith("the names ")
         assert all(ascii(name) in sorted(source.notes)[1] for name in SPELLINGS)
-        assert "Tea, tea differ in case alone and are different classes; rename one if they are the same" in map(
+        assert "Tea, tea differ only in case and are different classes; rename one if they are the same" in map(
             ordered, source.notes
         )
 

@@ -732,7 +732,7 @@ def test_command_by_features(tmp_path, random):
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--source=bundled:cifar"], 1, "there is fashion_mnist, mnist"),
+        (["--source=bundled:cifar"], 1, "expected one of fashion_mnist, mnist"),
         (
             ["--source=bundled:mnist/test", "--against=bundled:mnist/test", "--by=hash"],
             1,

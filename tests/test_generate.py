@@ -173,7 +173,7 @@ def test_stopped_generation_goes_on_to_the_same_files(tmp_path, batches):
     kept = count_kept(stopped)
     assert kept == (6 if batches >= 3 else 0)
     assert len(list(stopped.output.glob("*.array_record*"))) == kept // 6
-    with pytest.raises(ValueError, match="was stopped half-way"):
+    with pytest.raises(ValueError, match="is unfinished"):
         open_source(f"arrayrecord:{stopped.output}")
     seen = []
     again = Generator()

@@ -84,7 +84,7 @@ def test_two_columns_for_one_thing_are_refused(pictures, header, message, form):
         ("path,label\na.png,x\n./a.png,y\n", "names ./a.png twice, in rows 1 and 2"),
         ("path,label\na.png,x\nsub/../a.png,y\n", "twice, in rows 1 and 2"),
         ('path,label\na.png,"x"y\n', "cannot be read as a list of images"),
-        ("path,cost\na.png,inf\n", "row 1, column 'cost', holds 'inf'; a cost is a number of at least 0"),
+        ("path,cost\na.png,inf\n", "row 1, column 'cost', holds 'inf'; expected a number of at least 0"),
         ('path,cost\na.png,1\nb.png,"1,5"\n', "row 2, column 'cost', holds '1,5'"),
     ],
 )
@@ -113,7 +113,7 @@ def test_parquet_lists_that_rot_are_refused_in_one_line(pictures, random):
 
 def test_a_number_in_two_spellings_among_names_is_refused(pictures):
     (pictures / "list.csv").write_text("path,label\na.png,1\nb.png,1.0\nc.png,x\n")
-    refuse(pictures / "list.csv", r"labels '1' and '1\.0' are one number in two spellings; choose one of them")
+    refuse(pictures / "list.csv", r"labels '1' and '1\.0' are one number in two spellings; use one of them")
     # Where all are numbers there is no doubt.
     (pictures / "list.csv").write_text("path,label\na.png,1\nb.png,1.0\nc.png,2\n")
     assert open_source(f"csv:{pictures / 'list.csv'}").classes == ("1", "2")
@@ -146,7 +146,7 @@ MISSING = ["", "  ", "\u200b", "na\u200bn", "nan", "NaN", "-nan", "NaT", "None",
 def test_missing_labels_in_csv_are_refused_with_their_row(pictures, text):
     with open(pictures / "list.csv", "w", newline="") as file:
         csv.writer(file).writerows([("path", "label"), ("a.png", "cat"), ("b.png", text)])
-    refuse(pictures / "list.csv", "row 2, column 'label', has no label: .* means a missing value; give every image a label")
+    refuse(pictures / "list.csv", "row 2, column 'label', has no label: .* is a missing value; give every image a label")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_missing_labels_in_csv_are_refused_with_their_row(pictures, text):
 )
 def test_missing_labels_in_parquet_are_refused_with_their_row(pictures, column):
     row = 1 if column.null_count == 2 else 2
-    refuse(write_parquet(pictures, label=column), f"row {row}, column 'label', has no label: .* means a missing value")
+    refuse(write_parquet(pictures, label=column), f"row {row}, column 'label', has no label: .* is a missing value")
 
 
 @pytest.mark.parametrize(
@@ -259,6 +259,6 @@ def test_a_link_beside_what_it_leads_to_is_no_second_image(pictures):
     (pictures / "folder").symlink_to(pictures)
     for other in ("link.png", "folder/a.png", "folder/link.png", str(pictures / "a.png")):
         (pictures / "list.csv").write_text(f"path,label\na.png,x\n{other},y\n")
-        refuse(pictures / "list.csv", r"names .* twice, in rows 1 and 2 \(the first time as a.png\); N counts different images")
+        refuse(pictures / "list.csv", r"names .* twice, in rows 1 and 2 \(the first time as a.png\); list each image once")
     (pictures / "list.csv").write_text("path,label\nlink.png,x\nb.png,y\n")
     assert len(open_source(f"csv:{pictures / 'list.csv'}")) == 2

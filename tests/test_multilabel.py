@@ -92,7 +92,7 @@ def test_parquet_lists_are_multi_label_by_themselves(pictures, kind):
 
 def test_parquet_texts_follow_the_option(pictures):
     uri = write_parquet(pictures, [*LABELS[:4], "cat"])
-    with pytest.raises(ValueError, match=r"row 2, column 'label', has no label: '' means a missing value"):
+    with pytest.raises(ValueError, match=r"row 2, column 'label', has no label: '' is a missing value"):
         open_source(uri)
     source = open_source(f"{uri}?labels=multi")
     assert source.classes == CLASS_NAMES
@@ -102,23 +102,23 @@ def test_parquet_texts_follow_the_option(pictures):
 @pytest.mark.parametrize(
     ("write", "labels", "option", "message"),
     [
-        (write_csv, LABELS, "many", "no value of labels is called 'many'; there is single, multi"),
+        (write_csv, LABELS, "many", "expected one of single, multi as the value of labels, got 'many'"),
         (write_csv, ["", ";", " "], "multi", "no image has a label"),
         (
             write_parquet,
             ["a;b", None, ""],
             "multi",
-            "row 2, .* has no label: None .* an empty text or list says: none",
+            "row 2, .* has no label: None .* an empty text or list for none",
         ),
         (
             write_parquet,
             [["a"], ["b"], None],
             "multi",
-            "row 3, .* has no label: None .* an empty text or list says: none",
+            "row 3, .* has no label: None .* an empty text or list for none",
         ),
-        (write_parquet, [["a"], ["b"]], "single", "'label' holds lists, of which labels=single cannot take one"),
+        (write_parquet, [["a"], ["b"]], "single", "'label' holds lists, and labels=single expects one label"),
         # One column for each class is not what a list of names means.
-        (write_parquet, [[1, 0], [0, 1]], "multi", "row 1, .* has 1 in its list of labels; a list holds names"),
+        (write_parquet, [[1, 0], [0, 1]], "multi", "row 1, .* has 1 in its list of labels; expected names"),
         (write_parquet, [["a"], ["b", None]], "multi", "row 2, .* has None in its list of labels"),
     ],
 )
@@ -129,7 +129,7 @@ def test_lists_that_make_no_sense_are_named(pictures, write, labels, option, mes
 
 def test_labels_that_are_asked_for_must_be_there(pictures):
     (pictures / "bare.csv").write_text("path,licence\n0.png,CC0\n")
-    with pytest.raises(ValueError, match="labels=multi needs a column 'label', and the list has path, licence"):
+    with pytest.raises(ValueError, match="labels=multi expects a column 'label', got the columns path, licence"):
         open_source(f"csv:{pictures / 'bare.csv'}?labels=multi")
 
 
@@ -292,11 +292,11 @@ def test_prepared_labels_that_are_unknown_are_named(tmp_path):
 
     classes = tfds.features.ClassLabel(names=["bird", "cat"])
     source = prepare(tmp_path / "a", "labels", tfds.features.Sequence(classes), [[-1]])
-    with pytest.raises(ValueError, match=r"tfds:several/train.*, image 0 has the label -1, which is none of the 2 classes"):
+    with pytest.raises(ValueError, match=r"tfds:several/train.*, image 0: expected a label below the 2 classes, got -1"):
         _ = source.labels
     # So are those of one class each; where all are unknown there are no labels.
     source = prepare(tmp_path / "c", "label", classes, [0, -1, 1])
-    with pytest.raises(ValueError, match=r", image \d has the label -1, .* TFDS writes -1 where a label is not known"):
+    with pytest.raises(ValueError, match=r", image \d: expected a label .*got -1; TFDS writes -1 for an unknown label"):
         _ = source.labels
     source = prepare(tmp_path / "d", "label", classes, [-1, -1])
     assert source.labels is None
@@ -345,13 +345,13 @@ def test_arrays_take_several_labels_and_parts_and_caches_pass_them_on():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.zeros((3, 2), int), r"2 images need labels \[2\], not \[3, 2\]; or \[2, classes\], multi-label"),
-        (np.zeros((2, 0), int), r"not \[2, 0\]"),
-        (np.zeros((2, 2, 1), int), r"not \[2, 2, 1\]"),
-        ([[0, 1], [2, 0]], "labels are 0 or 1, and that of image 1 in column 0 is 2"),
-        ([[0, 0.5], [1, 0]], r"that of image 0 in column 1 is 0\.5"),
-        ([[0, -1], [1, 0]], "that of image 0 in column 1 is -1"),
-        ([[0, np.nan], [1, 0]], "that of image 0 in column 1 is nan"),
+        (np.zeros((3, 2), int), r"expected labels \[2\], or \[2, classes\] if multi-label, got \[3, 2\]"),
+        (np.zeros((2, 0), int), r"got \[2, 0\]"),
+        (np.zeros((2, 2, 1), int), r"got \[2, 2, 1\]"),
+        ([[0, 1], [2, 0]], "labels of 0 or 1, got 2 for image 1, column 0"),
+        ([[0, 0.5], [1, 0]], r"got 0\.5 for image 0, column 1"),
+        ([[0, -1], [1, 0]], "got -1 for image 0, column 1"),
+        ([[0, np.nan], [1, 0]], "got nan for image 0, column 1"),
     ],
 )
 def test_arrays_that_are_no_labels_are_named(labels, message):

@@ -84,12 +84,12 @@ def test_records_that_are_no_images_are_recognised_at_opening(tmp_path, kind, op
     array_record(tmp_path / "a.array_record", [content] * 5, options)
     for uri in (f"arrayrecord:{tmp_path}", f"arrayrecord:{tmp_path}/a.array_record"):
         with pytest.raises(
-            ValueError, match=rf"the records of .*a\.array_record are not encoded images; the first is {message}"
+            ValueError, match=rf"expected encoded images as the records of .*a\.array_record; the first record is {message}"
         ):
             open_source(uri)
     # A second shard is looked at, too.
     array_record(tmp_path / "A.array_record", [image()] * 2)
-    with pytest.raises(ValueError, match=r"the records of .*a\.array_record are not encoded images"):
+    with pytest.raises(ValueError, match=r"expected encoded images as the records of .*a\.array_record"):
         open_source(f"arrayrecord:{tmp_path}")
 
 
@@ -192,7 +192,7 @@ def test_files_of_other_kinds_are_recognised(tmp_path, kind, scheme):
             assert len(open_source(f"arrayrecord:{file}")) == 1
             file.write_bytes(file.read_bytes()[:-100])
     if kind == "parquet" and scheme in ("parquet", "csv"):
-        message = "its column 'image' holds whole image files, as data sets of Hugging Face do; write each as a file"
+        message = "its column 'image' holds whole image files, as datasets of Hugging Face do; write each image as a file"
     read = functools.partial(open_source, f"{scheme}:{file}")
     if scheme == "import":
         read = functools.partial(run_import, Import(file, tmp_path / "out"), workers=0)
@@ -207,7 +207,7 @@ def test_shards_that_count_themselves_must_all_be_there(tmp_path):
         array_record(tmp_path / f"b-{i}-of-3.array_record", [image()])
     assert len(open_source(f"arrayrecord:{tmp_path}")) == 6
     (tmp_path / "a.array_record-00001-of-00003").unlink()
-    with pytest.raises(ValueError, match=r"holds 2 of the 3 shards a\.array_record-\*-of-00003; copy the others there"):
+    with pytest.raises(ValueError, match=r"holds 2 of the 3 shards a\.array_record-\*-of-00003; copy the missing ones there"):
         open_source(f"arrayrecord:{tmp_path}")
     assert len(open_source(f"arrayrecord:{tmp_path}/a.array_record-00002-of-00003")) == 1
 

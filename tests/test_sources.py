@@ -162,23 +162,26 @@ def test_cache_returns_what_the_source_returns():
 
 
 def test_array_source_refuses_other_than_uint8_images():
-    with pytest.raises(ValueError, match="must be uint8"):
+    with pytest.raises(ValueError, match="expected uint8 images"):
         ArraySource("memory:x", np.zeros((3, 4, 4, 1)))
 
 
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("fashion_mnist", "must begin with arrayrecord:, bundled:, csv:, folder:, parquet:, synthetic:, tfds:"),
-        ("bundled:cifar", "there is fashion_mnist, mnist"),
-        ("bundled:mnist/val", "there is train, test"),
-        ("synthetic:leaves", "there is dead_leaves, noise"),
-        ("synthetic:noise?size=many", "size must be a whole number, not 'many'"),
-        ("synthetic:noise?size=0", "at least 1"),
+        (
+            "fashion_mnist",
+            "Expected a source that begins with arrayrecord:, bundled:, csv:, folder:, parquet:, synthetic:, tfds:",
+        ),
+        ("bundled:cifar", "expected one of fashion_mnist, mnist"),
+        ("bundled:mnist/val", "expected one of train, test"),
+        ("synthetic:leaves", "expected one of dead_leaves, noise"),
+        ("synthetic:noise?size=many", "expected a whole number for size, got 'many'"),
+        ("synthetic:noise?size=0", "expected a size from 1"),
         ("synthetic:noise?sise=5", "unknown option sise"),
         ("folder:/no/such/place", "there is no folder"),
-        ("folder:/no/such/place?labels=multi", "there is none, folder"),
-        ("csv:list.csv?labels=folder", "there is single, multi"),
+        ("folder:/no/such/place?labels=multi", "expected one of none, folder"),
+        ("csv:list.csv?labels=folder", "expected one of single, multi"),
     ],
 )
 def test_unknown_names_are_refused_with_what_there_is(uri, message):
@@ -245,7 +248,7 @@ def test_cached_source_is_sent_to_workers_without_its_images():
 
 @pytest.mark.parametrize("option", ["cost_per_image=cheap", "cost_per_image=-1", "cost_per_image=inf"])
 def test_costs_are_numbers(folder, option):
-    with pytest.raises(ValueError, match=r"folder:.*cost_per_image must be a number"):
+    with pytest.raises(ValueError, match=r"folder:.*expected a number of at least 0 for cost_per_image"):
         open_source(f"folder:{folder}?{option}")
 
 
@@ -283,7 +286,7 @@ def test_csv_and_parquet_lists_carry_labels_licences_and_costs(folder):
         ([], "has no column 'path'; its columns are none"),
         ([("path",), ("cats/a.png",), ("cats/a.png",)], "names cats/a.png twice"),
         ([("path", "label"), ("cats/a.png", "x"), ("cats/b.jpg", "")], "row 2, column 'label', has no label"),
-        ([("path", "cost"), ("cats/a.png", "cheap")], "row 1, column 'cost', holds 'cheap'; a cost is a number of at least 0"),
+        ([("path", "cost"), ("cats/a.png", "cheap")], "row 1, column 'cost', holds 'cheap'; expected a number of at least 0"),
         ([("path", "cost"), ("cats/a.png", "-1")], "at least 0"),
         ([("path",), ("nowhere.png",)], "no readable image.*No such file"),
         ([("path", "label"), ("", "x")], "row 1 has no path"),
@@ -403,8 +406,8 @@ def test_mocked_datasets_are_read():
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("tfds:cifar10", "written tfds:NAME/SPLIT"),
-        ("tfds:cifar11/train", "knows no dataset 'cifar11'; did you mean cifar10"),
+        ("tfds:cifar10", "Expected tfds:NAME/SPLIT"),
+        ("tfds:cifar11/train", "has no dataset 'cifar11'; did you mean cifar10"),
         ("tfds:parts/val", "split 'val' of parts cannot be read"),
         ("tfds:mnist/train", r"prepare it with tfds.builder\('mnist'\)"),
     ],
@@ -448,7 +451,7 @@ def test_arrays_of_a_library_user_are_a_source(random):
     assert source[2]["label"] == 1
     assert (source.licence, source.cost_per_image) == ("MIT", 0.25)
     assert source.fingerprint != ArraySource("mine", 255 - images).fingerprint
-    with pytest.raises(ValueError, match=r"need labels \[4\], not \[3\]"):
+    with pytest.raises(ValueError, match=r"expected labels \[4\], .*got \[3\]"):
         ArraySource("mine", images, np.zeros(3))
 
 
@@ -474,6 +477,6 @@ def test_damaged_files_decode_or_are_refused_and_nothing_else(form, random):
 @pytest.mark.parametrize("labels", [[0.0, np.nan, 1.0], [0.5, 1.0, 2.0], [0, np.inf, 1], ["a", "b", "c"], [None, 1, 2]])
 def test_labels_in_memory_that_are_no_whole_numbers_are_refused(labels):
     images = np.zeros((3, 4, 4, 1), np.uint8)
-    with pytest.raises(ValueError, match="memory: labels must be whole numbers, one of each image"):
+    with pytest.raises(ValueError, match="memory: expected a whole number as the label of each image"):
         ArraySource("memory", images, np.asarray(labels))
     assert ArraySource("memory", images, np.array([0.0, 2.0, 1.0])).labels.tolist() == [0, 2, 1]

@@ -211,7 +211,7 @@ def within(capsys, out, *flags) -> str:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--sources=bundled:cifar"], "there is fashion_mnist, mnist"),
+        (["--sources=bundled:cifar"], "expected one of fashion_mnist, mnist"),
         (["--sources=bundled:mnist@5000"], "5,000 unique samples asked for, but the source has 4,000"),
         (["--sources=bundled:mnist@2000"], "at most 1,280"),
         (["--sources=bundled:mnist@9,9"], "twice"),
@@ -232,7 +232,7 @@ def within(capsys, out, *flags) -> str:
         (["--min_crop_scale=0"], "needs crop scales above 0"),
         (["--seeds=0"], "--seeds must be at least 1"),
         (["--mixture=bundled:mnist@40*0.7 + synthetic:noise*0.7"], "sums to 140%"),
-        (["--mixture=bundled:minst"], "there is fashion_mnist, mnist"),
+        (["--mixture=bundled:minst"], "expected one of fashion_mnist, mnist"),
         (
             ["--sources=synthetic:noise@40", "--mixture=synthetic:nois%65@40"],
             "are one source; write it in the same way everywhere",

@@ -113,7 +113,7 @@ def test_how_characters_are_read(text, path, options):
         ("folder:x?LABELS=folder", r"unknown option LABELS.*Did you mean labels\?"),
         ("synthetic:noise?licence=CC0", "unknown option licence; expected one of size, seed, keep"),
         ("arrayrecord:x?license=CC0", r"Did you mean licence\?"),
-        ("foldr:x", r"must begin with arrayrecord:.*Did you mean folder:\?"),
+        ("foldr:x", r"Expected a source that begins with arrayrecord:.*Did you mean folder:\?"),
         ("Folder:x", r"Did you mean folder:\?"),
         ("folder:a%00b", "cannot hold a null character"),
     ],
@@ -147,7 +147,7 @@ def test_a_path_that_may_be_meant_literally_is_refused(tmp_path):
     for number, name in enumerate(("a b", "a%20b", "c%20d")):
         (tmp_path / name).mkdir()
         Image.fromarray(np.full((4, 4), number, np.uint8)).save(tmp_path / name / "a.png")
-    with pytest.raises(ValueError, match=r"c%20d, which is there, is written folder:.*c%2520d\.$"):
+    with pytest.raises(ValueError, match=r"c%20d exists, which is written folder:.*c%2520d\.$"):
         open_source(f"folder:{tmp_path}/c%20d")
     with pytest.raises(ValueError, match=r"written folder:.*a%2520b, and .*a b is written folder:.*a b\.$"):
         open_source(f"folder:{tmp_path}/a%20b")

@@ -1,4 +1,13 @@
-"""Sources: random-access collections of images behind one function, `open_source(uri)`."""
+"""Sources: random-access collections of images behind one function, `open_source(uri)`.
+
+To add a kind of source, write a subclass of `base.Source` in a file here, and one line for its scheme and options into
+`SCHEMES` of `opening.py`. A study, a mixture and every tool then accept the new scheme.
+
+Readers: `files` (folders and lists of image files), `array_record` (what an import writes, and ArrayRecord files of others),
+`prepared` (TensorFlow Datasets), `memory` (arrays, generated images, a cache). Behind them: `uri` (the grammar of names),
+`walk` (the files below a folder), `layout` (folders that are classes or splits), `lists` and `labels` (CSV and Parquet lists,
+names of classes), `manifest` (the format of an import), `recognise` (what a file is that a reader cannot use).
+"""
 
 from sslshift.data.sources.base import PartialSource, Source, digests, readable
 from sslshift.data.sources.memory import ArraySource, CachedSource, SyntheticSource, cached

@@ -1,4 +1,4 @@
-"""Sources that are sharded ArrayRecord files, each record an encoded image; what `tools.import_images` writes, and others'."""
+"""Sources of sharded ArrayRecord files whose records are encoded images, written by `tools.import_images` or by others."""
 
 import bisect
 import functools
@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from sslshift.data.broken import UnknownRangeError
 from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto
 from sslshift.data.ranges import PixelRange, describe_unread, with_range
-from sslshift.data.sources.base import Source, printable
+from sslshift.data.sources.base import Source, StoredIdentities, Terms, printable
 from sslshift.data.sources.labels import class_name, indicators, sort_classes
 from sslshift.data.sources.manifest import CLASSES, MANIFEST, PARTS, SUMMARY, read_columns, read_summary, require_match
 from sslshift.data.sources.recognise import recognise_file, recognise_folder, recognise_record
@@ -31,24 +31,25 @@ _READER_OPTIONS = "readahead_buffer_size:0"
 
 
 class ArrayRecordSource(Source):
-    """Images in ArrayRecord shards, opened when they are first read from: memory and start-up do not grow with the images.
+    """Images in ArrayRecord shards.
 
-    A folder with a `source.json` (what the import writes) is checked against it. Without one, every shard is opened once to
+    A shard is opened at the first read from it, so that memory and start-up time do not grow with the number of images. A
+    folder with a `source.json`, which an import writes, is checked against it. Without that file, every shard is opened once to
     count its records.
 
     Args:
       name: the URI.
       path: a folder of shards, or one file.
-      about: licence and cost_per_image where the URI gave them.
-      stated_range: the pixel range of images of more than 8 bits; None: they are refused when they are read. Those that an
+      terms: licence and cost per image that the URI states.
+      stated_range: the pixel range of images of more than 8 bits; None: they are refused when they are read. Images that an
         import wrote have 8 bits.
 
     Raises:
-      ValueError: there is no shard, one is unreadable, shards, manifest and summary do not belong together, or an import is
-        given a range.
+      ValueError: there is no shard, one is unreadable, shards, manifest and summary do not belong together, or a range is
+        stated for an import.
     """
 
-    def __init__(self, name: str, path: Path, about: Mapping, stated_range: PixelRange | None = None):
+    def __init__(self, name: str, path: Path, terms: Terms, stated_range: PixelRange | None = None):
         if not path.exists():
             raise ValueError(f"{name}: there is no folder or file {printable(path)}.")
         self._folder = path
@@ -57,32 +58,33 @@ class ArrayRecordSource(Source):
             require_match(summary, path, name)
             self._shards = [path / shard.file for shard in summary.shards]
             counts = [shard.records for shard in summary.shards]
-            about = {"licence": summary.licence, "cost_per_image": summary.cost_per_image} | about
+            terms = terms.over(Terms(summary.licence, summary.cost_per_image))
             fingerprint = summary.fingerprint
             if stated_range:
                 raise ValueError(
-                    f"{name}: an import stores 8 bits; state the range when the images are imported, with --range."
+                    f"{name}: an import stores images of 8 bits; state the range with --range when the images are imported."
                 )
         else:
             if (path / PARTS).exists():
                 raise ValueError(
-                    f"{name}: {printable(path)} was stopped half-way while it was made; repeat the command that makes it."
+                    f"{name}: {printable(path)} is unfinished: the command that makes it was stopped; repeat that command."
                 )
             self._shards = _shards(path, name)
             counts = [_count(shard, name) for shard in self._shards]
             fingerprint = with_range(_fingerprint(self._shards, counts), stated_range)
-        super().__init__(name, fingerprint=fingerprint, **about)
+        super().__init__(name, fingerprint=fingerprint, **terms._asdict())
         self._stated_range = stated_range
         self.pixel_range = stated_range
         self.notes = describe_unread(stated_range)
         if summary:
             self.pixel_range = summary.pixel_range
             self.notes = summary.notes
-        self._stored_classes, self._hashes = (summary.classes, summary.hashes) if summary else (None, None)
-        # An import of an earlier version may have kept spellings that print alike apart.
+        self._stored_classes = summary.classes if summary else None
+        self._hash_version = summary.hashes if summary else None
+        # Imports of earlier versions may hold several spellings of one class.
         self.classes = self._stored_classes and sort_classes(map(class_name, self._stored_classes))
         self._multi_label = bool(summary and summary.multi_label)
-        # Index after the last of each shard.
+        # For each shard the index after its last image.
         self._ends = list(itertools.accumulate(counts))
 
     def __len__(self) -> int:
@@ -96,29 +98,29 @@ class ArrayRecordSource(Source):
             labels, names = self._columns("label", "class")
             places = pc.index_in(names, value_set=pa.array(self._stored_classes))
             if places.null_count or not labels.equals(places.cast(pa.int64())):
-                raise ValueError(self._other_manifest("labels that are not those of the classes"))
+                raise ValueError(self._changed_manifest("labels that do not match the classes"))
             return self._places()[labels.to_numpy().astype(np.int64)]
         (names,) = self._columns(CLASSES.name)
         names = names.combine_chunks()
         places = pc.index_in(pc.list_flatten(names), value_set=pa.array(self._stored_classes))
         if names.null_count or places.null_count:
-            raise ValueError(self._other_manifest("names that are not those of the classes"))
+            raise ValueError(self._changed_manifest("names that do not match the classes"))
         shape = len(self), len(self.classes)
         return indicators(pc.list_parent_indices(names).to_numpy(), self._places()[places.to_numpy()], shape)
 
     def _places(self) -> np.ndarray:
-        """The place of each stored class among `classes`."""
+        """Returns the position of each stored class among `classes`."""
         return np.array([self.classes.index(class_name(name)) for name in self._stored_classes], np.int64)
 
     def _columns(self, *names: str) -> list[pa.ChunkedArray]:
-        """Columns of the manifest, whose rows must be in the order of the records."""
+        """Returns columns of the manifest, after a check that its rows are in the order of the records."""
         records, *columns = read_columns(self._folder, ["record", *names])
         if not np.array_equal(records.to_numpy(), np.arange(len(self))):
-            raise ValueError(self._other_manifest("rows that are not in the order of the records"))
+            raise ValueError(self._changed_manifest("rows that are not in the order of the records"))
         return columns
 
-    def _other_manifest(self, what: str) -> str:
-        return f"{self.name}: {printable(self._folder / MANIFEST)} has {what}: it was changed. Copy or import it anew."
+    def _changed_manifest(self, fault: str) -> str:
+        return f"{self.name}: {printable(self._folder / MANIFEST)} was changed: it has {fault}. Copy or import it anew."
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         (content,) = self._contents([index])
@@ -140,7 +142,7 @@ class ArrayRecordSource(Source):
             raise BrokenImageError(f"{self.origin(index)}: {error}") from error
 
     def _contents(self, indices: Sequence[int]) -> list[bytes]:
-        """The records at these indices; those of a shard in one call, since it reads them in parallel."""
+        """Returns the records at these indices. Each shard is called once, since it reads many records in parallel."""
         places: dict[int, list[int]] = {}
         for place, index in enumerate(indices):
             places.setdefault(bisect.bisect_right(self._ends, index), []).append(place)
@@ -160,19 +162,21 @@ class ArrayRecordSource(Source):
         shard = bisect.bisect_right(self._ends, index)
         return f"{printable(self._shards[shard])}, record {index - (self._ends[shard - 1] if shard else 0)}"
 
-    def stored_identities(self) -> tuple[list[bytes], np.ndarray] | None:
+    def stored_identities(self) -> StoredIdentities | None:
         from sslshift.data.curation.perceptual_hash import VERSION  # Curation reads sources.
 
-        if self._hashes != VERSION:
+        # Hashes of different versions cannot be compared.
+        if self._hash_version != VERSION:
             return None
         digests, hashes = self._columns("digest", "perceptual_hash")
-        return [bytes.fromhex(digest) for digest in digests.to_pylist()], hashes.to_numpy()
+        return StoredIdentities([bytes.fromhex(digest) for digest in digests.to_pylist()], hashes.to_numpy())
 
 
-# Over all sources of a process: systems allow about a thousand open files. Opening one again takes half a millisecond.
+# All sources of a process share the limit: systems allow about a thousand open files. Reopening one takes half a millisecond.
 @functools.lru_cache(maxsize=400)
 def _reader(path: str, fingerprint: str) -> "ArrayRecordReader":
-    del fingerprint  # A file that was replaced belongs to another source.
+    # The fingerprint is part of the cache's key: a file that was replaced must not be read through its old reader.
+    del fingerprint
     return open_shard(path)
 
 
@@ -180,7 +184,7 @@ def open_shard(path: str) -> "ArrayRecordReader":
     """Opens a shard for random access."""
     from array_record.python.array_record_module import ArrayRecordReader
 
-    # The reader says nothing of a file that is not there: it has no records.
+    # A reader of a missing file reports no error, only zero records; stat raises.
     os.stat(path)
     return ArrayRecordReader(path, options=_READER_OPTIONS)
 
@@ -192,7 +196,7 @@ def _shards(path: Path, name: str) -> list[Path]:
     shards = sorted(each for each in names if ".array_record" in each.name or each.suffix in (".arrayrecord", ".riegeli"))
     if not shards:
         raise ValueError(
-            f"{name}: {printable(path)} holds no .array_record file; python -m tools.import_images makes them from images."
+            f"{name}: {printable(path)} holds no .array_record file; python -m tools.import_images makes one from images."
             + recognise_folder(path)
         )
     _require_complete([shard.name for shard in shards], path, name)
@@ -200,7 +204,7 @@ def _shards(path: Path, name: str) -> list[Path]:
 
 
 def _require_complete(files: Sequence[str], folder: Path, name: str) -> None:
-    """Raises ValueError where shards that count themselves, as in a-00000-of-00002, are not all there."""
+    """Raises ValueError if shards are missing whose total number is in their names, as in a-00000-of-00002."""
     numbers: dict[tuple[str, ...], set[int]] = {}
     for file in files:
         match = re.fullmatch(r"(.*?)-(\d+)-of-(\d+)(.*)", file)
@@ -210,13 +214,13 @@ def _require_complete(files: Sequence[str], folder: Path, name: str) -> None:
         if len(found) != int(total):
             raise ValueError(
                 f"{name}: {printable(folder)} holds {len(found):,} of the {int(total):,} shards {start}-*-of-{total}{end}; "
-                "copy the others there, or name one file."
+                "copy the missing ones there, or name one file."
             )
 
 
 def _count(shard: Path, name: str) -> int:
-    """How many records a shard holds, of which some must be images."""
-    fault = "it is cut short, or no ArrayRecord file"
+    """Returns the number of records in a shard; raises ValueError if it has none, or if none of a few is an image."""
+    fault = "it is truncated, or not an ArrayRecord file"
     try:
         reader = open_shard(str(shard))
         records = reader.num_records()
@@ -228,7 +232,7 @@ def _count(shard: Path, name: str) -> int:
         fault = f"it is {known}" if known else fault
         raise ValueError(f"{name}: {printable(shard)} holds no record that can be read: {fault}.")
     kinds = []
-    # One image that is broken does not make the others none.
+    # Three are sampled: one broken image does not mean that the others are broken.
     for place in sorted({0, records // 2, records - 1}):
         try:
             (content,) = reader.read([place])
@@ -238,11 +242,14 @@ def _count(shard: Path, name: str) -> int:
         if not kind:
             return records
         kinds.append(kind)
-    raise ValueError(f"{name}: the records of {printable(shard)} are not encoded images; the first is {kinds[0]}.")
+    raise ValueError(f"{name}: expected encoded images as the records of {printable(shard)}; the first record is {kinds[0]}.")
 
 
 def _fingerprint(shards: Sequence[Path], counts: Sequence[int]) -> str:
-    """Of names, sizes, and both ends of each shard: its end is an index of all that lies between."""
+    """Returns a digest of the names, sizes, record counts and both ends of the shards.
+
+    A shard ends in an index of everything before it, so that a change anywhere changes the digest.
+    """
     content = hashlib.sha256()
     for shard, count in zip(shards, counts, strict=True):
         size = shard.stat().st_size

@@ -1,4 +1,4 @@
-"""What every source is, and how a problem with a file is told."""
+"""The interface that every source has, a source of some of another's images, and texts about files for people."""
 
 import functools
 import hashlib
@@ -15,10 +15,31 @@ from sslshift.data.ranges import PixelRange
 
 
 class Refused(NamedTuple):
-    """An image that is not stored, and why."""
+    """An image, or a file that could hold images, that is not used, and the reason."""
 
     path: str
     reason: str
+
+
+class Terms(NamedTuple):
+    """The licence and the cost per image that a URI states; None where it states none."""
+
+    licence: str | None = None
+    cost_per_image: float | None = None
+
+    def over(self, other: "Terms") -> "Terms":
+        """Returns these terms, with those of `other` where nothing is stated here."""
+        return Terms(
+            other.licence if self.licence is None else self.licence,
+            other.cost_per_image if self.cost_per_image is None else self.cost_per_image,
+        )
+
+
+class StoredIdentities(NamedTuple):
+    """Identities that were stored with the images: content digests, and perceptual hashes (uint64 `[len]`)."""
+
+    digests: list[bytes]
+    hashes: np.ndarray
 
 
 class Source:
@@ -30,21 +51,21 @@ class Source:
     Attributes:
       name: the URI that opens it.
       licence: licence of the images, or "unknown".
-      cost_per_image: what one more image costs, in any currency; 0 where nothing was said.
-      classes: names of the labels, or of the columns of multi-label `labels`; None where there are none.
-      fingerprint: changes when the content does; it goes into the record of every run.
-      refused: (path, reason) of files that looked like images and are not counted in `len`.
-      pixel_range: the values of images of more than 8 bits that become 0 and 255; None where there is no such image.
-      notes: what was decided where the files left it open, and what a reader must know; sentences without a full stop.
+      cost_per_image: what one more image costs, in any currency; 0 if no cost is stated.
+      classes: names of the labels, or of the columns of multi-label `labels`; None for a source without labels.
+      fingerprint: text that changes when the content does; it goes into the record of every run.
+      refused: files that looked like images and are not counted in `len`.
+      pixel_range: the values of images of more than 8 bits that become 0 and 255; None if there is no such image.
+      notes: decisions that the files left open, and other facts that a reader must know; sentences without a full stop.
     """
 
-    def __init__(self, name: str, *, licence: str = "unknown", cost_per_image: float = 0.0, fingerprint: str):
+    def __init__(self, name: str, *, licence: str | None = None, cost_per_image: float | None = None, fingerprint: str):
         self.name = name
-        self.licence = licence
-        self.cost_per_image = cost_per_image
+        self.licence = "unknown" if licence is None else licence
+        self.cost_per_image = 0.0 if cost_per_image is None else cost_per_image
         self.fingerprint = fingerprint
         self.classes: tuple[str, ...] | None = None
-        self.refused: Sequence[tuple[str, str]] = []
+        self.refused: Sequence[Refused] = []
         self.pixel_range: PixelRange | None = None
         self.notes: Sequence[str] = ()
 
@@ -53,21 +74,22 @@ class Source:
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """int64 `[len]`, or uint8 0/1 `[len, classes]` where an image may have several (multi-label), or None.
+        """Labels: int64 `[len]`, uint8 0/1 `[len, classes]` where an image may have several (multi-label), or None.
 
-        Read when first asked for: only a downstream task or a stratified subset needs them.
+        They are read at the first access, since only a downstream task or a stratified subset needs them.
         """
         return None
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
-        """One image as stored, or brought to a canvas (`decode.fit`): uint8 `[height, width, channels]`.
+        """Returns one image as stored, or fitted to a canvas (`decode.fit`): uint8 `[height, width, channels]`.
 
         Raises:
-          BrokenImageError: it cannot be read or decoded; the message says where it is and why.
+          BrokenImageError: the image cannot be read or decoded; the message names its place and the reason.
         """
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> dict:
+        # range raises IndexError beyond the end, and takes negative indices.
         index = range(len(self))[index]
         sample = {"image": self.image(index)}
         if self.labels is None:
@@ -75,23 +97,23 @@ class Source:
         return sample | {"label": int(self.labels[index]) if self.labels.ndim == 1 else self.labels[index].copy()}
 
     def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
-        """Many images on one canvas: uint8 `[n, height, width, channels]`. Raises like `image`."""
+        """Returns many images on one canvas: uint8 `[n, height, width, channels]`. Raises like `image`."""
         images = np.empty((len(indices), *canvas), np.uint8)
         for place, index in enumerate(np.asarray(indices).tolist()):
             images[place] = self.image(index, canvas)
         return images
 
     def origin(self, index: int) -> str:
-        """Where an image comes from, for people: its path or address if there is one."""
+        """Returns the path or address of an image, for people; its number in the source if it has neither."""
         return f"{self.name}, image {index}"
 
-    def stored_identities(self) -> tuple[list[bytes], np.ndarray] | None:
-        """Content digests and perceptual hashes (uint64 `[len]`) if they were stored with the images; None: to be computed."""
+    def stored_identities(self) -> StoredIdentities | None:
+        """Returns the identities that were stored with the images, or None if they must be computed."""
         return None
 
 
 class PartialSource(Source):
-    """Some of the images of a source, in their order there: those of `whole` at `indices`."""
+    """The images of the source `whole` at `indices`, in that order."""
 
     def __init__(self, source: Source, indices: np.ndarray):
         indices = np.asarray(indices, np.int64)
@@ -125,19 +147,22 @@ class PartialSource(Source):
     def origin(self, index: int) -> str:
         return self.whole.origin(int(self.indices[index]))
 
-    def stored_identities(self) -> tuple[list[bytes], np.ndarray] | None:
+    def stored_identities(self) -> StoredIdentities | None:
         stored = self.whole.stored_identities()
-        return stored and ([stored[0][index] for index in self.indices.tolist()], stored[1][self.indices])
+        if not stored:
+            return None
+        return StoredIdentities([stored.digests[index] for index in self.indices.tolist()], stored.hashes[self.indices])
 
 
 def digests(source: Source, indices: np.ndarray, canvas: Canvas) -> list[bytes]:
-    """A digest of each image as it is seen on the canvas: equal images have equal ones, whatever their files are called.
+    """Returns a digest of each image as it looks on the canvas: equal images have equal digests, whatever their file names.
 
-    An image that cannot be read has the empty digest.
+    The digest of an image that cannot be read is empty.
     """
     result = []
     for index in indices:
         try:
+            # One at a time: a broken image must not take its neighbours with it.
             image = source.read(np.array([index]), canvas)[0]
         except BrokenImageError:
             result.append(b"")
@@ -147,19 +172,19 @@ def digests(source: Source, indices: np.ndarray, canvas: Canvas) -> list[bytes]:
 
 
 def readable(source: Source, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
-    """Those of the indices whose images can be read."""
+    """Returns the indices whose images can be read."""
     return np.array(
         [index for index, digest in zip(indices, digests(source, indices, canvas), strict=True) if digest], np.int64
     )
 
 
 def printable(path: str | bytes | Path) -> str:
-    """A path as text that can be written anywhere, also where its name is not UTF-8."""
+    """Returns a path as text that can be written anywhere, also if the path is not UTF-8."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def licence_text(counts: Counter[str], default: str) -> str:
-    """One text for the licences of many images: the one they share, or the commonest with their counts."""
+    """Returns one text for the licences of many images: the licence that all share, or the commonest with their counts."""
     if len(counts) < 2:
         return next(iter(counts), default)
     some = ", ".join(f"{licence} ({count:,})" for licence, count in counts.most_common(5))

@@ -1,11 +1,11 @@
-"""Sources that are image files: those below a folder, or those that a CSV or Parquet list names."""
+"""Sources that are image files: the files below a folder, or the files that a CSV or Parquet list names."""
 
 import functools
 import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from rich.progress import track
 
 from sslshift.data.decode import BrokenImageError, Canvas, check, decode, decode_onto, read_file
 from sslshift.data.ranges import Levels, PixelRange, decide_range, describe_range, merge_levels
-from sslshift.data.sources.base import Source, licence_text, printable
+from sslshift.data.sources.base import Refused, Source, Terms, licence_text, printable
 from sslshift.data.sources.labels import class_name, encode_labels, encode_multi_labels, gather_spellings, spelling_notes
 from sslshift.data.sources.layout import require_no_splits, split_note
 from sslshift.data.sources.lists import read_list
@@ -28,37 +28,39 @@ from sslshift.data.sources.walk import is_image, list_files
 class FileSource(Source):
     """Image files.
 
-    Every file is decoded once when the source is opened, so that N counts what can be seen: what cannot be decoded is
-    listed in `refused`, and the pixel range of images of more than 8 bits is decided from all of them. A collection for which
-    that takes too long is one for `tools.import_images`.
+    Every file is decoded once when the source is opened, so that N counts only images that a run can see. Files that cannot be
+    decoded are listed in `refused`, and the pixel range of images of more than 8 bits is derived from all files. Collections
+    for which this takes too long should be imported with `tools.import_images`.
 
     Args:
       name: the URI.
-      root: the folder that paths are told relative to.
+      root: folder of the source. The fingerprint holds paths relative to it, so that a copied folder keeps its fingerprint.
       paths: the files, in order.
-      about: licence and cost_per_image.
-      stated_range: the pixel range that the user gave, if any.
+      terms: licence and cost per image that the URI states.
+      stated_range: the pixel range that the user stated, if any.
 
     Raises:
       ValueError: none of the files is an image, or those of more than 8 bits need a stated range.
     """
 
-    def __init__(self, name: str, root: Path, paths: Sequence[Path], about: Mapping, stated_range: PixelRange | None = None):
+    def __init__(self, name: str, root: Path, paths: Sequence[Path], terms: Terms, stated_range: PixelRange | None = None):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             checks = pool.map(functools.partial(_check, stated_range=stated_range), paths)
+            # Few files are checked before a progress bar could be read.
             hidden = len(paths) < 500 or not sys.stderr.isatty()
             checks = list(track(checks, f"checking the images of {escape(name)}", len(paths), disable=hidden))
-        # Positions among `paths` of the files that count.
+        # Positions among `paths` of the files that can be decoded.
         self._whole = np.flatnonzero([not check.reason for check in checks])
         self._paths = [paths[i] for i in self._whole]
         content = "".join(f"{printable(os.path.relpath(paths[i], root))}\0{checks[i].digest}\n" for i in self._whole)
         levels = merge_levels(check.levels for check in checks if check.levels)
         chosen = decide_range(levels, stated_range, name, "?range")
         content += f"range\0{chosen.text}\n" if chosen else ""
-        super().__init__(name, fingerprint=hashlib.sha256(content.encode()).hexdigest(), **about)
+        super().__init__(name, fingerprint=hashlib.sha256(content.encode()).hexdigest(), **terms._asdict())
         self.pixel_range = chosen
         self.notes = describe_range(levels, chosen or stated_range, len(self._paths), "?range")
-        self.refused = [(printable(path), check.reason) for path, check in zip(paths, checks, strict=True) if check.reason]
+        refused = zip(paths, checks, strict=True)
+        self.refused = [Refused(printable(path), check.reason) for path, check in refused if check.reason]
         if not self._paths:
             refused = f" ({len(paths)} files were refused, the first: {': '.join(map(str, self.refused[0]))})" if paths else ""
             raise ValueError(f"{name}: {root} holds no readable image{refused}.{'' if paths else recognise_folder(root)}")
@@ -83,7 +85,7 @@ class FileSource(Source):
 class FolderSource(FileSource):
     """The image files below a folder, in the order of their paths."""
 
-    def __init__(self, name: str, folder: Path, *, labels: bool, stated_range: PixelRange | None = None, **about):
+    def __init__(self, name: str, folder: Path, terms: Terms, *, labels: bool, stated_range: PixelRange | None = None):
         if not folder.is_dir():
             is_file = " (it is a file)" if folder.exists() else ""
             raise ValueError(f"{name}: there is no folder {printable(folder)}{is_file}.")
@@ -92,15 +94,15 @@ class FolderSource(FileSource):
         if files.unreadable and not images:
             path, reason = files.unreadable[0]
             raise ValueError(f"{name}: {printable(folder)} holds no image that can be reached: {path}: {reason}.")
-        super().__init__(name, folder, images, about, stated_range)
-        links = ((printable(path), reason) for path, reason in files.links if is_image(path))
+        super().__init__(name, folder, images, terms, stated_range)
+        links = (Refused(printable(path), reason) for path, reason in files.links if is_image(path))
         self.refused = [*self.refused, *links, *files.unreadable]
         archives = [path for path in files.paths if kind_of(path.name) in ("tar", "zip") or is_other_archive(path.name)]
         if archives:
             self.notes = [
                 *self.notes,
-                f"archives in the folder ({len(archives):,}, e.g. {printable(archives[0].name)}) are not looked into; "
-                "python -m tools.import_images imports what they hold",
+                f"archives in the folder ({len(archives):,}, e.g. {printable(archives[0].name)}) are not opened; "
+                "python -m tools.import_images imports their images",
             ]
         if labels:
             self._label(folder)
@@ -110,7 +112,7 @@ class FolderSource(FileSource):
         loose = next((path for path in self._paths if path.parent == folder), None)
         if loose:
             raise ValueError(
-                f"{self.name}: labels=folder needs each image in a class folder, but {printable(loose)} is in none."
+                f"{self.name}: labels=folder expects each image in a class folder, but {printable(loose)} is in none."
             )
         require_no_splits(below, self.name, str(Uri("folder", str(folder))))
         names = [printable(path.parts[0]) for path in below]
@@ -121,24 +123,25 @@ class FolderSource(FileSource):
 class ListSource(FileSource):
     """The image files that a list names, in its order.
 
-    The list is a CSV file with a header or a Parquet file. Column `path` is relative to the list's folder; columns `label`,
-    `licence` (or `license`) and `cost` (or `cost_per_image`) are optional.
+    The list is a CSV file with a header, or a Parquet file. Its columns are those of `lists.read_list`; paths are relative to
+    the list's folder.
 
     Args:
       name: the URI.
       file: the list.
-      labels: "multi": column `label` holds any number of classes of each image, as `split_labels` reads them; "single": one;
-        None: a Parquet column of lists is multi-label, another column is not.
-      stated_range: the pixel range that the user gave, if any.
-      **about: licence and cost_per_image.
+      terms: licence and cost per image that the URI states, for images for which the list states none.
+      labels: "multi", "single" or None, as `lists.read_list` takes it.
+      stated_range: the pixel range that the user stated, if any.
 
     Raises:
-      ValueError: the list is none, or its columns do not hold what they should.
+      ValueError: the file is no list of images, a column holds unexpected values, or no image can be read.
     """
 
-    def __init__(self, name: str, file: Path, *, labels: str | None = None, stated_range: PixelRange | None = None, **about):
+    def __init__(
+        self, name: str, file: Path, terms: Terms, *, labels: str | None = None, stated_range: PixelRange | None = None
+    ):
         listed = read_list(file, name, labels)
-        super().__init__(name, file.parent, [file.parent / path for path in listed.paths], about, stated_range)
+        super().__init__(name, file.parent, [file.parent / path for path in listed.paths], terms, stated_range)
         whole = self._whole.tolist()
         licences = Counter(listed.licences[i] or self.licence for i in whole)
         self.licence = licence_text(licences, self.licence)
@@ -150,17 +153,19 @@ class ListSource(FileSource):
             self.classes, self.labels = encode([listed.labels[i] for i in whole])
             self.notes = [*self.notes, *spelling_notes(listed.spellings)]
             if not self.classes:
-                raise ValueError(f"{name}: no image that can be read has a label; leave the column out.")
+                raise ValueError(f"{name}: no image that can be read has a label; remove the column.")
 
 
 class _Check(NamedTuple):
+    """The digest of a file that can be decoded, or the reason why it cannot; `levels` of an image of more than 8 bits."""
+
     digest: str
     reason: str
     levels: Levels | None = None
 
 
 def _check(path: Path, stated_range: PixelRange | None) -> _Check:
-    """Returns a file's digest, and why it is no image if it is none."""
+    """Returns a file's digest, or the reason why it cannot be used."""
     try:
         content = read_file(path)
         levels = check(content, stated_range)

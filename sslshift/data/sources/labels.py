@@ -1,4 +1,8 @@
-"""From the names of classes, as lists and manifests hold them, to labels: one class of each image, or any number."""
+"""Labels from the names of classes, as lists and manifests hold them: one class per image, or any number of classes.
+
+A name passes through three steps: a cell of any type becomes text (`cell_text`), text becomes the one spelling of its class
+(`class_name`), and the sorted names become the numbers that a run learns (`encode_labels`, `encode_multi_labels`).
+"""
 
 import numbers
 import re
@@ -8,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-# Between the names of one image. Names that contain it are possible in Parquet lists, which need no separator.
+# Separates the names of one image. A Parquet list of names needs no separator, so that its names may contain this one.
 SEPARATOR = ";"
-# Texts that pandas.read_csv takes for a missing value, and those that its missing values become as text; NaN is apart.
+# Texts that pandas.read_csv reads as a missing value, and those that it writes for one. `is_missing` checks NaN itself.
 _MISSING = frozenset(
     ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaT", "None")
 ).union(("n/a", "null"))
 
 
 def is_missing(value: Any) -> bool:
-    """Returns whether a cell says nothing: None, NaN, a text of spaces, or one that pandas reads as a missing value.
+    """Returns whether a cell is missing: None, NaN, a blank text, or a text that pandas reads as a missing value.
 
     Example:
       >>> [is_missing(value) for value in (None, float("nan"), " ", "nan", "None", "none", "0", 0)]
@@ -26,7 +30,7 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, str):
         text = value.strip()
         return text in _MISSING or text.lstrip("+-").lower() == "nan"
-    # Of all values only those that stand for a missing one differ from themselves.
+    # NaN and pandas' NaT are the only values that differ from themselves.
     return value is None or bool(value != value)
 
 
@@ -38,7 +42,8 @@ def cell_text(value: Any) -> str:
       ['cat', 'cat', '1', '0.5', '1', 'True']
 
     Raises:
-      ValueError: it is no text or number, is not finite, or has a line break; the message goes on after "row N of FILE".
+      ValueError: the cell is neither text nor number, is not finite, or has a line break. The message continues a sentence that
+        begins with the row and the file.
     """
     try:
         text = value.decode() if isinstance(value, bytes) else value
@@ -59,14 +64,15 @@ def cell_text(value: Any) -> str:
     return text
 
 
-# Zero-width space, word joiner, byte order mark and soft hyphen: a name with them prints as one without.
+# Zero-width space, word joiner, byte order mark and soft hyphen: they do not change how a name looks in print.
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))
 
 
 def class_name(text: str) -> str:
-    """Returns the one spelling of a class's name, by which all sources know it: names that print alike are one class.
+    """Returns the one spelling of a class's name that all sources share. Names that look alike in print are one class.
 
-    Unicode is composed (NFC), white space is one plain space, and none at the ends. Names that differ in case are different.
+    Unicode is composed (NFC), every run of white space becomes one space, and white space at the ends is removed. Names that
+    differ in case stay different.
 
     Example:
       >>> class_name(" cafe\u0301\u00a0au  lait") == "caf\u00e9 au lait"
@@ -76,7 +82,7 @@ def class_name(text: str) -> str:
 
 
 def gather_spellings(names: Iterable[str]) -> dict[str, list[str]]:
-    """Returns how each class is spelled, by its `class_name`, each spelling once."""
+    """Returns the spellings of each class by its `class_name`, each spelling once."""
     spellings: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         spellings.setdefault(class_name(name), []).append(name)
@@ -84,17 +90,17 @@ def gather_spellings(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def spelling_notes(spellings: Mapping[str, Collection[str]]) -> list[str]:
-    """Returns notes on names of classes that were joined, and on those that look like one class and were not.
+    """Returns notes on spellings that were joined into one class, and on classes whose names differ in case only.
 
     Args:
-      spellings: by class, as `gather_spellings` gives them.
+      spellings: by class, as `gather_spellings` returns them.
 
     Example:
       >>> spelling_notes(gather_spellings(["cat", "Cat", "cat "]))[0]
-      "the names 'cat', 'cat ' print alike and are one class, cat"
+      "the names 'cat', 'cat ' look alike and are one class, cat"
     """
     notes = [
-        f"the names {', '.join(map(ascii, texts))} print alike and are one class, {name}"
+        f"the names {', '.join(map(ascii, texts))} look alike and are one class, {name}"
         for name, texts in spellings.items()
         if len(texts) > 1
     ]
@@ -102,24 +108,24 @@ def spelling_notes(spellings: Mapping[str, Collection[str]]) -> list[str]:
     for name in spellings:
         by_case.setdefault(name.casefold(), []).append(name)
     return notes + [
-        f"{', '.join(names)} differ in case alone and are different classes; rename one if they are the same"
+        f"{', '.join(names)} differ only in case and are different classes; rename one if they are the same"
         for names in by_case.values()
         if len(names) > 1
     ]
 
 
 def label_name(value: Any) -> str:
-    """Returns the name of the class that a value names: the `class_name` of its `cell_text`.
+    """Returns the name of the class in a cell: the `class_name` of its `cell_text`.
 
     Raises:
-      ValueError: the value is missing, or as `cell_text`.
+      ValueError: the value is missing, or `cell_text` refuses it.
     """
-    # After the signs that nobody sees are taken out, nothing or another missing value may be left.
+    # Without the invisible characters, a blank text or another missing value may remain.
     text = "" if is_missing(value) else cell_text(value).translate(_INVISIBLE)
     if is_missing(text):
         raise ValueError(
-            f"has no label: {value!r} means a missing value; give every image a label or leave the image out, and rename "
-            "a class that is called so"
+            f"has no label: {value!r} is a missing value; give every image a label or remove its row, and rename a class "
+            "that has this name"
         )
     return class_name(text)
 
@@ -127,11 +133,11 @@ def label_name(value: Any) -> str:
 def label_names(values: Sequence, where: str) -> list[str]:
     """Returns the name of each image's class.
 
-    Where all labels are whole numbers, 1.0 and 1 are one class, called 1: programs that keep missing values as NaN turn a
-    column of whole numbers into floating-point ones, which must not make other classes of them.
+    If all labels are whole numbers, 1.0 and 1 are one class, named 1. Programs that keep missing values as NaN turn a column of
+    whole numbers into a floating-point column, which must not change the classes.
 
     Args:
-      values: of each image, of any type that a Parquet column can have.
+      values: the label of each image, of any type that a Parquet column can have.
       where: the source and the file, for messages.
 
     Example:
@@ -139,8 +145,7 @@ def label_names(values: Sequence, where: str) -> list[str]:
       (['cat', 'dog'], ['1', '2'])
 
     Raises:
-      ValueError: an image has no label or something that is no name, or names and numbers are mixed and a number among them
-        has two spellings.
+      ValueError: a label is missing or cannot be a name, or among names and numbers one number has two spellings.
     """
     names = []
     for row, value in enumerate(values, 1):
@@ -153,7 +158,9 @@ def label_names(values: Sequence, where: str) -> list[str]:
         return [whole[name] for name in names]
     twice = next((name for name in sorted(whole) if name != whole[name] and whole[name] in whole), None)
     if twice:
-        raise ValueError(f"{where}: labels {whole[twice]!r} and {twice!r} are one number in two spellings; choose one of them.")
+        raise ValueError(
+            f"{where}: the labels {whole[twice]!r} and {twice!r} are one number in two spellings; use one of them."
+        )
     return names
 
 
@@ -161,13 +168,13 @@ def split_labels(values: Sequence, where: str) -> list[list[str]]:
     """Returns the names of each image's classes, each name once.
 
     Args:
-      values: of each image a list of names (Parquet), or one text in which `SEPARATOR` stands between them; no name is none
-        of the classes. Spaces around a name do not count, nor does a name that is empty.
+      values: for each image a list of names (Parquet), or one text in which `SEPARATOR` separates names. An empty list or text
+        means that the image has none of the classes. Blanks around a name, and empty names, do not count.
       where: the source and the file, for messages.
 
     Raises:
-      ValueError: a value is missing (that is not known to be none of the classes) or lists something else than text, or no
-        image has a class.
+      ValueError: a value is missing, which could mean anything, or a list holds other values than text, or no image has a
+        class.
 
     Example:
       >>> split_labels(["cat; dog", "", "dog;"], "csv:list.csv")
@@ -180,26 +187,26 @@ def split_labels(values: Sequence, where: str) -> list[list[str]]:
         except ValueError as error:
             raise ValueError(f"{where}: row {row:,}, column 'label', {error}.") from error
     if not any(split):
-        raise ValueError(f"{where}: no image has a label; leave the column out.")
+        raise ValueError(f"{where}: no image has a label; remove the column.")
     return split
 
 
 def _split(value: Any) -> list[str]:
     parts = value
     if not isinstance(value, list):
-        # An empty text is none of the classes; None, NaN and "nan" are not known to be.
+        # An empty text means none of the classes. None, NaN and "nan" may also mean that the labels are unknown.
         if is_missing(value) and not (isinstance(value, str) and not value.strip()):
-            raise ValueError(f"has no label: {value!r} means a missing value; an empty text or list says: none of the classes")
+            raise ValueError(f"has no label: {value!r} is a missing value; write an empty text or list for none of the classes")
         parts = cell_text(value).split(SEPARATOR)
     wrong = next((part for part in parts if not isinstance(part, str) or (part.strip() and is_missing(class_name(part)))), "")
     if wrong != "":
-        # A list of 0 and 1, one for each class, would be taken for names.
-        raise ValueError(f"has {wrong!r} in its list of labels; a list holds names of classes")
+        # A row of 0 and 1, one for each class, must not become the names "0" and "1".
+        raise ValueError(f"has {wrong!r} in its list of labels; expected names of classes")
     return list(dict.fromkeys(class_name(cell_text(part)) for part in parts if part.strip()))
 
 
 def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """Each name once, in order; numbers in that of numbers.
+    """Returns each name once, sorted; if all names are numbers, in the order of numbers.
 
     Example:
       >>> sort_classes(["10", "9", "10"]), sort_classes(["10", "9", "x"])
@@ -207,15 +214,15 @@ def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
     """
     different = set(names)
     numeric = all(re.fullmatch(r"-?\d+", name) for name in different)
-    # 1 and 01 are two names of one number.
+    # The name is the second key: 1 and 01 are two names of one number, whose order would otherwise be arbitrary.
     return tuple(sorted(different, key=(lambda name: (int(name), name)) if numeric else None))
 
 
 def encode_labels(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Returns names of the classes as `sort_classes` gives them, and each image's label as its class's place among them.
+    """Returns the sorted names of the classes, and for each image the position of its class among them.
 
     Args:
-      names: of each image's class, by `label_names`.
+      names: the name of each image's class, from `label_names`.
     """
     classes = sort_classes(names)
     place = {text: label for label, text in enumerate(classes)}
@@ -223,10 +230,10 @@ def encode_labels(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def encode_multi_labels(names: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Returns names of the classes as `sort_classes` gives them, and uint8 0/1 `[images, classes]`: which an image has.
+    """Returns the sorted names of the classes, and uint8 `[images, classes]`: 1 for each class that an image has, else 0.
 
     Args:
-      names: of each image's classes, by `split_labels`.
+      names: the names of each image's classes, from `split_labels`.
     """
     classes = sort_classes(text for texts in names for text in texts)
     place = {text: label for label, text in enumerate(classes)}
@@ -235,7 +242,7 @@ def encode_multi_labels(names: Sequence[Sequence[str]]) -> tuple[tuple[str, ...]
 
 
 def indicators(images: np.ndarray, classes: np.ndarray | Sequence[int], shape: tuple[int, int]) -> np.ndarray:
-    """uint8 `[images, classes]` with 1 at each pair (image, class), 0 elsewhere."""
+    """Returns uint8 `[images, classes]` with 1 at each pair (image, class), 0 elsewhere."""
     labels = np.zeros(shape, np.uint8)
     labels[images, classes] = 1
     return labels

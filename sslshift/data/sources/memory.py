@@ -1,4 +1,4 @@
-"""Images that are in memory, or kept there once they were read, or computed from nothing."""
+"""Sources that need no files: arrays in memory, generated images, and a cache in memory around another source."""
 
 import functools
 import hashlib
@@ -8,25 +8,25 @@ import numpy as np
 
 from sslshift.data import synthetic
 from sslshift.data.decode import Canvas, fit
-from sslshift.data.sources.base import Source
+from sslshift.data.sources.base import Source, StoredIdentities
 
 
 class ArraySource(Source):
-    """Images that are in memory, with labels if there are any.
+    """Images in memory, with or without labels.
 
     Args:
-      name: what tables call it.
+      name: the name in tables.
       images: uint8 `[n, height, width, 1 or 3]`.
-      labels: whole numbers `[n]`; 0/1 `[n, classes]` where an image may have several (multi-label); or None.
-      **about: licence, cost_per_image, and fingerprint if it is known already.
+      labels: whole numbers `[n]`; 0/1 `[n, classes]` if an image may have several (multi-label); or None.
+      **about: licence, cost_per_image, and the fingerprint if it is already known.
 
     Raises:
-      ValueError: the arrays are of another type or shape.
+      ValueError: the arrays have another type or shape.
     """
 
     def __init__(self, name: str, images: np.ndarray, labels: np.ndarray | None = None, **about):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-            raise ValueError(f"{name}: images must be uint8 [n, height, width, 1 or 3], not {images.dtype} {images.shape}.")
+            raise ValueError(f"{name}: expected uint8 images [n, height, width, 1 or 3], got {images.dtype} {images.shape}.")
         digest = about.pop("fingerprint", None) or hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
         super().__init__(name, fingerprint=digest, **about)
         self._images = images
@@ -46,24 +46,24 @@ class ArraySource(Source):
 
 def _checked_labels(labels: np.ndarray, size: int, name: str) -> np.ndarray:
     if labels.shape[:1] != (size,) or labels.ndim > 2 or 0 in labels.shape[1:]:
-        raise ValueError(
-            f"{name}: {size:,} images need labels [{size}], not {list(labels.shape)}; or [{size}, classes], multi-label."
-        )
+        raise ValueError(f"{name}: expected labels [{size}], or [{size}, classes] if multi-label, got {list(labels.shape)}.")
     if labels.ndim == 1:
         if labels.dtype.kind not in "biuf" or not np.array_equal(labels, np.round(labels)) or not np.isfinite(labels).all():
-            raise ValueError(f"{name}: labels must be whole numbers, one of each image, and there are others, or missing ones.")
+            raise ValueError(
+                f"{name}: expected a whole number as the label of each image, got fractions, text or missing values."
+            )
         return labels.astype(np.int64)
     wrong = ~np.isin(labels, (0, 1))
     if wrong.any():
         image, column = np.argwhere(wrong)[0].tolist()
         raise ValueError(
-            f"{name}: multi-label labels are 0 or 1, and that of image {image:,} in column {column} is {labels[image, column]}."
+            f"{name}: expected multi-label labels of 0 or 1, got {labels[image, column]} for image {image:,}, column {column}."
         )
     return labels.astype(np.uint8)
 
 
 class SyntheticSource(Source):
-    """Generated images of any number; image i is a pure function of (seed, i), and of class i modulo that of `classes`."""
+    """Any number of generated images. Image i is a pure function of (seed, i); its class is i modulo the number of classes."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class SyntheticSource(Source):
 
 
 class CachedSource(Source):
-    """A source whose images are kept on one canvas in memory once they were read."""
+    """A source that keeps its images in memory, on one canvas, after the first time they are read."""
 
     def __init__(self, source: Source, canvas: Canvas):
         about = {"licence": source.licence, "cost_per_image": source.cost_per_image, "fingerprint": source.fingerprint}
@@ -110,7 +110,7 @@ class CachedSource(Source):
         self._have = np.zeros(len(self._source), bool)
 
     def __getstate__(self) -> dict:
-        # A reading worker gets the source and fills a cache of its own: the images are not sent along.
+        # Each worker process fills its own cache: sending the images would take longer than reading them.
         return {name: value for name, value in vars(self).items() if name not in ("_images", "_have")}
 
     def __setstate__(self, state: dict) -> None:
@@ -139,12 +139,12 @@ class CachedSource(Source):
     def origin(self, index: int) -> str:
         return self._source.origin(index)
 
-    def stored_identities(self) -> tuple[list[bytes], np.ndarray] | None:
+    def stored_identities(self) -> StoredIdentities | None:
         return self._source.stored_identities()
 
 
 def cached(source: Source, canvas: Canvas, limit: int = 1 << 29) -> Source:
-    """The source, kept in memory as it is read if all of it fits into `limit` bytes on this canvas."""
+    """Returns the source with a cache in memory, or as it is if it needs no cache or more than `limit` bytes on this canvas."""
     in_memory = isinstance(source, ArraySource) and source.image(0).shape == canvas
     if in_memory or len(source) * int(np.prod(canvas)) > limit:
         return source

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sslshift.data import bundled, synthetic
 from sslshift.data.ranges import PixelRange, parse_range
 from sslshift.data.sources.array_record import ArrayRecordSource
-from sslshift.data.sources.base import PartialSource, Source, printable
+from sslshift.data.sources.base import PartialSource, Source, Terms, printable
 from sslshift.data.sources.files import FolderSource, ListSource
 from sslshift.data.sources.memory import ArraySource, SyntheticSource
 from sslshift.data.sources.prepared import PreparedSource, parse_prepared
@@ -24,17 +24,19 @@ def _open_bundled(uri: str, name: str, options: dict[str, str]) -> Source:
     split = _known(uri, split or "train", entry["splits"], "split")
     sheet = entry["splits"][split]
     images, labels = bundled.read_sheet(bundled.FOLDER / f"{name}-{split}.png", sheet)
-    about = {"licence": entry["licence"]} | _about(uri, options)
-    source = ArraySource(uri, images, labels, fingerprint=sheet["sha256"], **about)
+    terms = _terms(uri, options).over(Terms(entry["licence"]))
+    source = ArraySource(uri, images, labels, fingerprint=sheet["sha256"], **terms._asdict())
     source.classes = tuple(entry["classes"])
     return source
 
 
 def _open_synthetic(uri: str, name: str, options: dict[str, str]) -> Source:
     make = synthetic.GENERATORS[_known(uri, name, synthetic.GENERATORS, "generated source")]
-    size, seed = (_whole(uri, key, options.pop(key, default)) for key, default in (("size", "20000"), ("seed", "0")))
+    size = _whole(uri, "size", options.pop("size", "20000"))
+    seed = _whole(uri, "seed", options.pop("seed", "0"))
+    # Image numbers and seeds are 64-bit integers in the generators and in the permutation that draws subsets.
     if not (1 <= size <= 1 << 62 and seed < 1 << 63):
-        raise ValueError(f"{uri}: size must be at least 1, and size and seed at most 2^62.")
+        raise ValueError(f"{uri}: expected a size from 1 to 2^62 and a seed below 2^63, got size={size} and seed={seed}.")
     return SyntheticSource(uri, make, size, seed, synthetic.CLASSES.get(name))
 
 
@@ -42,42 +44,42 @@ def _open_folder(uri: str, name: str, options: dict[str, str]) -> Source:
     labels = options.pop("labels", "none")
     _known(uri, labels, ("none", "folder"), "value of labels")
     stated_range = _range(uri, options)
-    return FolderSource(uri, _path(uri, name), labels=labels == "folder", stated_range=stated_range, **_about(uri, options))
+    return FolderSource(uri, _path(uri, name), _terms(uri, options), labels=labels == "folder", stated_range=stated_range)
 
 
 def _open_list(uri: str, name: str, options: dict[str, str]) -> Source:
     labels = options.pop("labels", None)
     if labels is not None:
         _known(uri, labels, ("single", "multi"), "value of labels")
-    return ListSource(uri, _path(uri, name), labels=labels, stated_range=_range(uri, options), **_about(uri, options))
+    return ListSource(uri, _path(uri, name), _terms(uri, options), labels=labels, stated_range=_range(uri, options))
 
 
 def _open_array_record(uri: str, name: str, options: dict[str, str]) -> Source:
-    return ArrayRecordSource(uri, _path(uri, name), _about(uri, options), _range(uri, options))
+    return ArrayRecordSource(uri, _path(uri, name), _terms(uri, options), _range(uri, options))
 
 
 def _open_prepared(uri: str, name: str, options: dict[str, str]) -> Source:
     data_dir = options.pop("data_dir", None)
-    return PreparedSource(uri, *parse_prepared(uri, name), data_dir, _about(uri, options), _range(uri, options))
+    return PreparedSource(uri, *parse_prepared(uri, name), data_dir, _terms(uri, options), _range(uri, options))
 
 
 class _Scheme(NamedTuple):
-    """A kind of source: how it is opened, and its options."""
+    """A kind of source: the function that opens one from its URI, path and options, and the names of these options."""
 
     open: Callable[[str, str, dict[str, str]], Source]
     options: tuple[str, ...]
 
 
-# What every source of somebody's images can be told about them.
-_ABOUT = ("licence", "cost_per_image")
+# Generated images have neither: they are free, and their licence is that of this package.
+_TERMS = ("licence", "cost_per_image")
 SCHEMES = {
-    "arrayrecord": _Scheme(_open_array_record, ("range", *_ABOUT, "keep")),
-    "bundled": _Scheme(_open_bundled, (*_ABOUT, "keep")),
-    "csv": _Scheme(_open_list, ("labels", "range", *_ABOUT, "keep")),
-    "folder": _Scheme(_open_folder, ("labels", "range", *_ABOUT, "keep")),
-    "parquet": _Scheme(_open_list, ("labels", "range", *_ABOUT, "keep")),
+    "arrayrecord": _Scheme(_open_array_record, ("range", *_TERMS, "keep")),
+    "bundled": _Scheme(_open_bundled, (*_TERMS, "keep")),
+    "csv": _Scheme(_open_list, ("labels", "range", *_TERMS, "keep")),
+    "folder": _Scheme(_open_folder, ("labels", "range", *_TERMS, "keep")),
+    "parquet": _Scheme(_open_list, ("labels", "range", *_TERMS, "keep")),
     "synthetic": _Scheme(_open_synthetic, ("size", "seed", "keep")),
-    "tfds": _Scheme(_open_prepared, ("data_dir", "range", *_ABOUT, "keep")),
+    "tfds": _Scheme(_open_prepared, ("data_dir", "range", *_TERMS, "keep")),
 }
 
 
@@ -85,22 +87,25 @@ def open_source(uri: str) -> Source:
     """Opens a source by name.
 
     - `folder:PATH`: every image below a folder; `?labels=folder` makes the first folder level the label.
-    - `csv:FILE`, `parquet:FILE`: a list with a column `path`, relative to the list, and perhaps `label`, `licence`, `cost`;
-      `?labels=multi`: an image may have several labels, as in `cat;dog`, or none (a Parquet column of lists needs no option).
-      A missing label (an empty cell, NaN, None, `NA`, ...) and two columns for one thing are refused with their row or name.
-    - `arrayrecord:PATH`: a folder of ArrayRecord shards (`tools.import_images` writes them), or one.
-    - `tfds:NAME/SPLIT`: what TFDS prepared in ArrayRecord format, `?data_dir=PATH` if not at its own place.
+    - `csv:FILE`, `parquet:FILE`: a list with a column `path`, relative to the list, and optional columns `label`, `licence` and
+      `cost`. With `?labels=multi` an image may have several labels, as in `cat;dog`, or none (a Parquet column of lists needs
+      no option). A missing label (an empty cell, NaN, None, `NA`, ...) and two columns for one thing are refused with their row
+      or name.
+    - `arrayrecord:PATH`: a folder of ArrayRecord shards, as `tools.import_images` writes them, or one shard.
+    - `tfds:NAME/SPLIT`: a dataset that TFDS prepared in ArrayRecord format; `?data_dir=PATH` if it is not in TFDS's own folder.
     - `bundled:NAME` or `bundled:NAME/SPLIT`: images that ship with the package (`fashion_mnist`, `mnist`).
-    - `synthetic:NAME?size=N&seed=S`: generated images: `dead_leaves`, `noise`, and log-spectrograms of labelled
-      `events` and of machines' `hum`.
+    - `synthetic:NAME?size=N&seed=S`: generated images: `dead_leaves`, `noise`, and log-spectrograms of labelled `events` and of
+      the `hum` of machines.
 
-    Images of more than 8 bits (16-bit PNG, TIFF of floating point) share one pixel range: the values that become 0 and 255.
-    A folder or list decides it from all of its files, and `source.notes` say it: the smallest of 8 to 16 bits that holds all
-    integers; [0, 1] of floating-point values, which are refused outside of it. `?range=LOW..HIGH` states another one, and
-    `arrayrecord:` of others and `tfds:` need it for such images.
+    All images of more than 8 bits (16-bit PNG, floating-point TIFF) in a source share one pixel range, the values that become 0
+    and 255. A folder or list derives the range from all of its files and reports it in `source.notes`: for integers the
+    smallest range of 8 to 16 bits that holds them, for floating-point values [0, 1], outside of which they are refused.
+    `?range=LOW..HIGH` states another range. ArrayRecord files that this package did not write, and `tfds:`, need it for such
+    images.
 
-    Every URI but a generated one takes `?licence=TEXT&cost_per_image=NUMBER`; every one takes `?keep=FILE`, a choice of its
-    images that `tools.find_duplicates` wrote. `sslshift.data.sources.uri` has the grammar: `%3F` is a question mark in a path.
+    Every URI except `synthetic:` takes `?licence=TEXT&cost_per_image=NUMBER`. Every URI takes `?keep=FILE`, a selection of its
+    images that `tools.find_duplicates` wrote. The grammar is in `sslshift.data.sources.uri`: `%3F` is a question mark in a
+    path.
 
     Example:
       >>> source = open_source("synthetic:noise?size=1000&seed=3")
@@ -108,14 +113,14 @@ def open_source(uri: str) -> Source:
       (1000, (28, 28, 1), 'CC0-1.0 (generated)')
 
     Raises:
-      ValueError: the scheme, the name or an option is unknown, or there is no image.
+      ValueError: the scheme, the name or an option is unknown, or the source has no image.
     """
     name = spelled(uri)
     scheme, colon, _ = uri.partition(":")
     if not colon or scheme not in SCHEMES:
         near = difflib.get_close_matches(scheme.strip().lower(), SCHEMES, 1) if colon else []
         meant = f" Did you mean {near[0]}:?" if near else ""
-        raise ValueError(f"Unknown source {name!r}: it must begin with {', '.join(s + ':' for s in SCHEMES)}.{meant}")
+        raise ValueError(f"Expected a source that begins with {', '.join(s + ':' for s in SCHEMES)}, got {name!r}.{meant}")
     parsed = parse_uri(uri)
     require_options(parsed, SCHEMES[scheme].options, name)
     options = dict(parsed.options)
@@ -133,13 +138,13 @@ def _kept(source: Source, file: Path) -> Source:
 
 def _path(uri: str, path: str) -> Path:
     if not path:
-        raise ValueError(f"{uri}: a path is missing, as in folder:/data/parts.")
+        raise ValueError(f"{uri}: expected a path after the colon, as in folder:/data/parts.")
     _require_one_reading(uri, path)
     return Path(os.path.expanduser(path))
 
 
 def _require_one_reading(uri: str, path: str) -> None:
-    """Raises ValueError where the path as it was typed, its '?' and '%' taken literally, is there and might be meant."""
+    """Raises ValueError if the path as typed, with '?' and '%' taken literally, exists and might be meant instead."""
     if os.path.exists(os.path.expanduser(path)) and uri == str(parse_uri(uri)):
         return
     scheme, _, typed = uri.partition(":")
@@ -147,20 +152,20 @@ def _require_one_reading(uri: str, path: str) -> None:
         if literal != path and os.path.lexists(os.path.expanduser(literal)):
             also = f", and {path} is written {Uri(scheme, path)}" if os.path.exists(os.path.expanduser(path)) else ""
             raise ValueError(
-                f"{uri} names the path {printable(path)}; the path {literal}, which is there, is written "
+                f"{uri} names the path {printable(path)}, but the path {literal} exists, which is written "
                 f"{Uri(scheme, literal)}{also}."
             )
 
 
 def _known(uri: str, name: str, names: Sequence[str] | dict, what: str) -> str:
     if name not in names:
-        raise ValueError(f"{uri}: no {what} is called {name!r}; there is {', '.join(names)}.")
+        raise ValueError(f"{uri}: expected one of {', '.join(names)} as the {what}, got {name!r}.")
     return name
 
 
 def _whole(uri: str, key: str, text: str) -> int:
     if not re.fullmatch(r"[0-9][0-9_]*", text):
-        raise ValueError(f"{uri}: {key} must be a whole number, not {text!r}.")
+        raise ValueError(f"{uri}: expected a whole number for {key}, got {text!r}.")
     return int(text)
 
 
@@ -168,15 +173,17 @@ def _range(uri: str, options: dict[str, str]) -> PixelRange | None:
     return parse_range(options.pop("range"), f"{uri}: range") if "range" in options else None
 
 
-def _about(uri: str, options: dict[str, str]) -> dict:
-    """Licence and cost per image out of a URI's options, where given."""
-    about: dict = {"licence": options.pop("licence")} if "licence" in options else {}
-    if "cost_per_image" in options:
-        text = options.pop("cost_per_image")
-        try:
-            about["cost_per_image"] = float(text)
-        except ValueError:
-            about["cost_per_image"] = -1.0
-        if not 0 <= about["cost_per_image"] < float("inf"):
-            raise ValueError(f"{uri}: cost_per_image must be a number of at least 0, not {text!r}.")
-    return about
+def _terms(uri: str, options: dict[str, str]) -> Terms:
+    """Takes licence and cost per image out of a URI's options, and returns them."""
+    licence = options.pop("licence", None)
+    text = options.pop("cost_per_image", None)
+    if text is None:
+        return Terms(licence)
+    try:
+        cost = float(text)
+    except ValueError:
+        cost = -1.0
+    # Written so that NaN fails too.
+    if not 0 <= cost < float("inf"):
+        raise ValueError(f"{uri}: expected a number of at least 0 for cost_per_image, got {text!r}.")
+    return Terms(licence, cost)
