@@ -14,10 +14,12 @@ from sklearn.datasets import load_sample_images
 
 from sslshift.data import ArraySource, open_source
 from sslshift.data.curation import deduplicated, find_duplicates, find_leaks, perceptual_hashes
+from sslshift.data.curation.duplicates import mixed_groups
 from sslshift.data.curation.identities import Identities
-from sslshift.data.curation.labels import differently_labelled, label_text, mixed_groups
-from sslshift.data.curation.likeness import correlations
+from sslshift.data.curation.leaks import differently_labelled
+from sslshift.data.curation.report import label_text
 from sslshift.data.decode import from_image
+from sslshift.data.likeness import correlations
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import
 from sslshift.data.records.running import run_import
@@ -277,7 +279,7 @@ def test_the_command_keeps_and_reports_images_of_several_labels(hearts, tmp_path
 def test_the_command_says_that_folders_may_be_classes(hearts, tmp_path):
     said = command(f"--source=folder:{hearts}", f"--out={tmp_path / 'out'}")
     assert "The 3 images that are left" in said
-    assert "3 pairs of duplicates lie in different folders" in said
+    assert "3 pairs of duplicates are in different folders" in said
     assert "?labels=folder in the URI" in said
 
 

@@ -35,18 +35,17 @@ from sslshift.data.curation import (
     representatives,
     save_kept,
 )
-from sslshift.data.curation.blocks import chunks, joined
 from sslshift.data.curation.cosine import Vectors, near_in_all, near_in_clusters
 from sslshift.data.curation.hamming import BANDS, Band, HashIndex, by_bands, by_comparison
-from sslshift.data.curation.likeness import correlations, details, variants
-from sslshift.data.curation.linking import Matches, Pairs, linked
-from sslshift.data.curation.page import Section, page
-from sslshift.data.curation.perceptual_hash import FLAT, thumbnails
-from sslshift.data.curation.threads import in_threads
+from sslshift.data.curation.pairs import Matches, Pairs, chunks, joined, linked
+from sslshift.data.curation.report import Section, page
+from sslshift.data.likeness import correlations, details, variants
+from sslshift.data.perceptual_hash import FLAT, thumbnails
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import
 from sslshift.data.records.running import run_import
 from sslshift.data.sources import PartialSource
+from sslshift.data.threads import in_threads
 
 
 class Pictures(Source):
@@ -365,8 +364,8 @@ def test_clustered_search_finds_nearly_all_pairs_with_a_fraction_of_the_work(ran
     ("features", "message"),
     [
         (np.ones(5), r"\[images, dim\]"),
-        (np.array([["a", "b"]]), "must be numbers"),
-        (np.array([[1.0, 2.0], [np.nan, 0.0]]), "row 1 holds values that are not finite"),
+        (np.array([["a", "b"]]), "Expected features as numbers"),
+        (np.array([[1.0, 2.0], [np.nan, 0.0]]), "row 1 holds other values"),
     ],
 )
 def test_features_that_are_none_are_refused(features, message):
@@ -377,7 +376,7 @@ def test_features_that_are_none_are_refused(features, message):
 def test_features_of_two_encoders_and_impossible_cosines_are_refused():
     with pytest.raises(ValueError, match="3 and 4 dimensions"):
         near_pairs_between_by_features(np.ones((2, 3)), np.ones((2, 4)), 0.9)
-    with pytest.raises(ValueError, match=r"above 0 and is at most 1, not 1\.5"):
+    with pytest.raises(ValueError, match=r"above 0 and at most 1, got 1\.5"):
         near_pairs_by_features(np.ones((2, 3)), 1.5)
 
 
@@ -396,7 +395,7 @@ def test_links_are_a_spanning_forest_in_any_order(edges, size):
 
 
 def test_what_is_linked_already_is_not_measured_and_what_is_beyond_the_limit_is_told(monkeypatch):
-    monkeypatch.setattr("sslshift.data.curation.blocks.CHUNK", 2)
+    monkeypatch.setattr("sslshift.data.curation.pairs.CHUNK", 2)
     measured = []
 
     def measure(first, second):
@@ -532,7 +531,7 @@ def test_imported_sources_have_their_duplicates_and_leaks_found(twice, photograp
     # A folder of images at full size against images that were made smaller and stored as JPEG.
     for own in (source, open_source(f"folder:{tmp_path}/pretraining")):
         leaks = find_leaks(own, test)
-        assert (leaks.source_indices.tolist(), leaks.test_indices.tolist()) == (list(range(25, 30)), list(range(5)))
+        assert (np.unique(leaks.pairs.first).tolist(), leaks.test_indices.tolist()) == (list(range(25, 30)), list(range(5)))
 
 
 def test_similar_clothes_are_no_duplicates_though_their_hashes_say_so():
@@ -548,10 +547,10 @@ def test_similar_clothes_are_no_duplicates_though_their_hashes_say_so():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"by": "looks"}, "told by digest, hash, pixels, features, not by 'looks'"),
-        ({"by": "features"}, "need features"),
+        ({"by": "looks"}, "one of digest, hash, pixels, features for by, got 'looks'"),
+        ({"by": "features"}, "Expected features"),
         ({"by": "features", "features": np.ones((3, 2))}, "has 40 images, but there are 3 rows"),
-        ({"min_correlation": 0}, "above 0 and is at most 1, not 0"),
+        ({"min_correlation": 0}, "above 0 and at most 1, got 0"),
         ({"max_distance": 65}, "0 to 64 bits"),
     ],
 )
@@ -587,7 +586,7 @@ def test_leaks_that_the_bundled_clothes_really_have(clothes):
     leaks = find_leaks(PartialSource(train, np.arange(11_000, 19_000)), test, np.array([4998, 7, 2605, 2115, 4926, 100]))
     pairs = zip((leaks.pairs.first + 11_000).tolist(), leaks.pairs.second.tolist(), strict=True)
     assert list(pairs) == [(11932, 2605), (13360, 4998), (18494, 2115), (18494, 4926)]
-    assert (leaks.count, leaks.source_indices.tolist()) == (4, [932, 2360, 7494])
+    assert (leaks.count, np.unique(leaks.pairs.first).tolist()) == (4, [932, 2360, 7494])
     assert set(leaks.how) == {"near"}
 
 
@@ -604,7 +603,7 @@ def test_every_image_concerned_is_in_a_pair_and_same_pixels_go_before_near(photo
     source = Pictures([a, jpeg(b, 60), a.copy(), b, c])
     leaks = find_leaks(source, Pictures([b, a, b.copy(), jpeg(a, 60)]))
     assert leaks.test_indices.tolist() == [0, 1, 2, 3]
-    assert leaks.source_indices.tolist() == [0, 1, 2, 3]
+    assert np.unique(leaks.pairs.first).tolist() == [0, 1, 2, 3]
     same = [pair for pair, how in zip(zip(*leaks.pairs[:2], strict=True), leaks.how, strict=True) if how == "same pixels"]
     assert same == [(0, 1), (2, 1), (3, 0), (3, 2)]
 
@@ -637,7 +636,7 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
     source = open_source("bundled:mnist")
     file = tmp_path / "kept.parquet"
     for indices in ([], [3, 2], [2, 2], [-1, 2], [4000]):
-        with pytest.raises(ValueError, match="ascending indices of the 4,000 of bundled:mnist"):
+        with pytest.raises(ValueError, match="ascending indices of the 4,000 images of bundled:mnist"):
             save_kept(file, np.array(indices), source)
     with pytest.raises(ValueError, match=r"There is no file .*kept\.parquet"):
         load_kept(file, source)
@@ -647,9 +646,9 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
     table = pq.read_table(file)
     about = json.loads(table.schema.metadata[b"sslshift.kept"])
     for metadata, column, message in (
-        (None, "index", "is no file of images to keep"),
-        (about | {"version": 2}, "index", "of version 2"),
-        (about, "place", "is no file of images to keep"),
+        (None, "index", "is not a file of images to keep"),
+        (about | {"version": 2}, "index", "has version 2"),
+        (about, "place", "is not a file of images to keep"),
         (about, "index", "not ascending"),
     ):
         schema = pa.schema([pa.field(column, pa.int64())], metadata=metadata and {"sslshift.kept": json.dumps(metadata)})
@@ -657,7 +656,7 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
         with pytest.raises(ValueError, match=message):
             load_kept(file, source)
     file.write_text("no table")
-    with pytest.raises(ValueError, match="is no file of images to keep"):
+    with pytest.raises(ValueError, match="is not a file of images to keep"):
         load_kept(file, source)
 
 
@@ -676,7 +675,8 @@ def test_page_shows_both_pictures_and_takes_names_as_text(random):
     assert "&lt;0.25&gt;" in text
     assert "<i>" not in text
     assert "None." in text
-    assert "http" not in text
+    assert "http:" not in text
+    assert "https:" not in text
 
 
 def command(*arguments):
@@ -736,10 +736,10 @@ def test_command_by_features(tmp_path, random):
         (
             ["--source=bundled:mnist/test", "--against=bundled:mnist/test", "--by=hash"],
             1,
-            "by pixels or --features, not by hash",
+            "Expected --by=pixels or --features with --against, got --by=hash",
         ),
         (["--source=bundled:mnist/test", "--against_features=x.npy"], 1, "--against_features goes with"),
-        (["--source=bundled:mnist/test", "--against=bundled:mnist/test"], 1, "Nothing of bundled:mnist/test would be left"),
+        (["--source=bundled:mnist/test", "--against=bundled:mnist/test"], 1, "No image of bundled:mnist/test would remain"),
         (["--source=bundled:mnist/test", "--max_distance=65"], 2, "upper_bound|64"),
         (["--source=bundled:mnist/test", "--min_cosin=1"], 2, "min_cosine"),
     ],
@@ -755,4 +755,4 @@ def test_out_that_is_a_file_is_named(tmp_path):
     (tmp_path / "file").touch()
     done = command("--source=bundled:mnist/test", f"--out={tmp_path / 'file'}")
     assert done.returncode == 1
-    assert "is a file; name a folder" in done.stderr
+    assert "Expected a folder for --out, got the file" in done.stderr

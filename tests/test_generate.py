@@ -23,7 +23,7 @@ from PIL import Image
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from sslshift.data import open_source
-from sslshift.data.curation.perceptual_hash import perceptual_hash
+from sslshift.data.perceptual_hash import perceptual_hash
 from sslshift.data.records import diffusion, generating
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.folder import locked

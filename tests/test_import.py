@@ -23,8 +23,8 @@ import pytest
 from PIL import Image
 
 from sslshift.data import open_source
-from sslshift.data.curation.perceptual_hash import perceptual_hash
 from sslshift.data.decode import Canvas
+from sslshift.data.perceptual_hash import perceptual_hash
 from sslshift.data.records import importing, shards
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.folder import locked

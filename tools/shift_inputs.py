@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sslshift.data.curation.cosine import near_pairs_by_features
 from sslshift.data.curation.duplicates import MIN_COSINE
-from sslshift.data.curation.pairs import near_pairs_by_features
 from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.data.permutation import permute
 from sslshift.data.sources import Source, cached, open_source

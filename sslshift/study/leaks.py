@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sslshift.data.curation import find_leaks
-from sslshift.data.curation.labels import differently_labelled
-from sslshift.data.curation.leaks import NEAR
+from sslshift.data.curation.leaks import NEAR, differently_labelled
 from sslshift.data.decode import BrokenImageError
 from sslshift.data.sources import Source, SyntheticSource
 from sslshift.study.judged import slug

@@ -1,33 +1,37 @@
-"""Curation: which images of a source are there twice, which are also in a test split, and the source without them.
+"""Curation: finds the images that a source holds twice or shares with a test split, and the source without them.
 
     duplicates = find_duplicates(source)      # as a command: python -m tools.find_duplicates
     duplicates.effective_unique               # N less its near-duplicates
-    source = deduplicated(source)             # a source like any other; from a command line ?keep=FILE, see `kept`
+    source = deduplicated(source)             # a source like any other; from a command line ?keep=FILE, see `sources.kept`
     leaks = find_leaks(source, test, split)   # test images that are also pretrained on
 
-Pictures that differ in colour alone are different (`likeness`), and images of different labels that are alike are kept and
-reported unless somebody asks otherwise (`Duplicates.kept`, `labels`). Hashes that an import stored find candidates as before.
+Pictures that differ in colour alone are different (`likeness`). Images that are alike and have different labels are kept and
+reported unless the caller chooses otherwise (`Duplicates.kept`). Nothing is trained here: features come as arrays.
 
-From the ground up: `perceptual_hash` (64 bits of a picture) and `likeness` (whether two pictures are one) look at images,
-`identities` reads a source for both; `hamming` and `cosine` find all near pairs of hashes and of features, in `blocks`, and
-`linking` makes few pairs of them; `pairs` is both in one call. `groups` counts, `duplicates` and `leaks` answer the questions,
-`kept` and `page` write the answers. Nothing here is trained: features come as arrays.
+From the ground up: `data.perceptual_hash` (64 bits of a picture) and `data.likeness` (decides whether two pictures are one) see
+arrays only, so that imports can store hashes. `identities` reads a source for both. `hamming` and `cosine` search for all near
+pairs of hashes and of features, which `pairs` reduces to a few. `duplicates` and `leaks` are the two questions, and `report`
+writes the answers for people.
+
+To add a curation step, write one file here with one function from a source to a result, and export it in this file. Tests:
+`test_perceptual_hash`, `test_pairs`, `test_duplicates`, `test_leaks` and `test_colour_duplicates` cover the files of their
+names; `test_find_duplicates` runs the command.
 """
 
-from sslshift.data.curation.duplicates import Duplicates, deduplicated, find_duplicates
-from sslshift.data.curation.groups import effective_unique, groups_of, representatives
-from sslshift.data.curation.kept import load_kept, save_kept
-from sslshift.data.curation.leaks import Leaks, find_leaks
-from sslshift.data.curation.linking import Pairs
-from sslshift.data.curation.pairs import (
-    exact_pairs,
-    exact_pairs_between,
-    near_pairs_between_by_features,
-    near_pairs_between_by_hash,
-    near_pairs_by_features,
-    near_pairs_by_hash,
+from sslshift.data.curation.cosine import near_pairs_between_by_features, near_pairs_by_features
+from sslshift.data.curation.duplicates import (
+    Duplicates,
+    deduplicated,
+    effective_unique,
+    find_duplicates,
+    groups_of,
+    representatives,
 )
-from sslshift.data.curation.perceptual_hash import perceptual_hash, perceptual_hashes
+from sslshift.data.curation.hamming import near_pairs_between_by_hash, near_pairs_by_hash
+from sslshift.data.curation.leaks import Leaks, find_leaks
+from sslshift.data.curation.pairs import Pairs, exact_pairs, exact_pairs_between
+from sslshift.data.perceptual_hash import perceptual_hash, perceptual_hashes
+from sslshift.data.sources.kept import load_kept, save_kept
 
 __all__ = [
     "Duplicates",

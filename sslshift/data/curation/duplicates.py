@@ -1,44 +1,97 @@
-"""The duplicates of a source: which of its images it holds more than once, or nearly."""
+"""Duplicates of a source: the images that it holds more than once, exactly or nearly."""
 
 import dataclasses
 import functools
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from sslshift.data.curation.cosine import ROUNDING, Vectors, near_features
-from sslshift.data.curation.groups import effective_unique, groups_of, representatives
 from sslshift.data.curation.hamming import HashIndex
 from sslshift.data.curation.identities import Identities
-from sslshift.data.curation.labels import mixed_groups
-from sslshift.data.curation.linking import NONE, Found, Measure, Pairs, linked
-from sslshift.data.curation.pairs import exact_pairs
-from sslshift.data.curation.perceptual_hash import FLAT
+from sslshift.data.curation.pairs import NONE, Found, Measure, Pairs, exact_pairs, linked
+from sslshift.data.perceptual_hash import FLAT
 from sslshift.data.sources import PartialSource, Source
 
-# What tells near-duplicates: nothing, hashes alone, hashes and then pixels, features.
+# Criteria for near-duplicates: none, hashes alone, hashes and then pixels, features.
 BY = ("digest", "hash", "pixels", "features")
-# Bits in which hashes of candidates may differ (four more would make a search by bands several times as long, see `hamming`),
-# and the correlation of their detail that decides. `leaks` has the figures behind both.
+# Bits in which the hashes of candidates may differ. Four more would make a search by bands several times as long.
 MAX_DISTANCE = 7
+# Minimum correlation of the candidates' detail. `leaks` has the figures behind this limit and the one above.
 MIN_CORRELATION = 0.996
-# Of hashes that decide alone.
+# Bits in which hashes may differ where they decide alone: fewer, since no comparison of pixels follows.
 MAX_DISTANCE_ALONE = 4
 MIN_COSINE = 0.95
-# What becomes of a group whose images have different labels: all are kept, or its first, or none.
+# Treatment of a group whose images have different labels: all are kept, or the first one, or none.
 DIFFERENT_LABELS = ("keep", "first", "drop")
+
+
+def groups_of(count: int, *pairs: Pairs) -> np.ndarray:
+    """Returns the group of each of `count` images, int64 `[count]`: the index of the group's first image.
+
+    A group is everything that pairs connect, directly or through other images, so that the ends of a chain may be unlike each
+    other. A strict limit keeps such chains short.
+
+    Example:
+      >>> groups_of(5, Pairs(np.array([1, 2]), np.array([2, 4]), np.zeros(2))).tolist()
+      [0, 1, 1, 3, 1]
+    """
+    first, second = (np.concatenate([np.zeros(0, np.int64), *(pair[side] for pair in pairs)]) for side in (0, 1))
+    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(count, count))
+    _, label = connected_components(graph, directed=False)
+    _, leader = np.unique(label, return_index=True)
+    return leader[label].astype(np.int64)
+
+
+def effective_unique(groups: np.ndarray) -> int:
+    """Returns the effective number of unique images: N less its near-duplicates, which is the number of groups."""
+    return len(representatives(groups))
+
+
+def representatives(groups: np.ndarray) -> np.ndarray:
+    """Returns the indices of the first image of each group, int64, in the source's order."""
+    return np.flatnonzero(groups == np.arange(len(groups)))
+
+
+def mixed_groups(groups: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    """Returns which images are in a group whose images have different labels, bool `[n]`.
+
+    Args:
+      groups: group of each image, int64 `[n]`; see `groups_of`.
+      labels: labels as a source has them: `[n]`, where a negative one means that the label is missing, or 0/1 `[n, classes]`,
+        or None.
+
+    Example:
+      >>> mixed_groups(np.array([0, 0, 2, 2, 2]), np.array([7, 7, 7, 8, -1])).tolist()
+      [False, False, True, True, True]
+    """
+    if labels is None:
+        return np.zeros(len(groups), bool)
+    if labels.ndim == 2:
+        # Images with the same set of classes get the same number.
+        labels = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
+    known = np.flatnonzero(labels >= 0)
+    last = np.iinfo(np.int64).max
+    least = np.full(len(groups), last)
+    greatest = np.full(len(groups), -1)
+    np.minimum.at(least, groups[known], labels[known])
+    np.maximum.at(greatest, groups[known], labels[known])
+    return (least < greatest)[groups]
 
 
 @dataclasses.dataclass(frozen=True)
 class Duplicates:
-    """What a search for duplicates found.
+    """Result of a search for duplicates.
 
     Attributes:
-      count: N, the images looked at.
-      exact: every image that is equal to an earlier one, with the first such.
-      near: pairs that link the near-duplicates among the others.
-      missed: the nearest pairs that were not near enough, for a person to judge the limit.
-      labels: of the source, or None.
-      flat: how many of the exact duplicates are of one colour, as white pictures on a transparent ground become on white.
+      count: N, the number of images examined.
+      exact: every image that is equal to an earlier one, paired with the first such image.
+      near: pairs that link the near-duplicates among the other images.
+      missed: the nearest pairs that were not near enough, so that a person can check the limit.
+      labels: labels of the source, or None.
+      flat: number of exact duplicates that show one colour only. White drawings on a transparent ground become such images,
+        since transparency is drawn on white.
     """
 
     count: int
@@ -50,33 +103,33 @@ class Duplicates:
 
     @functools.cached_property
     def groups(self) -> np.ndarray:
-        """The group of each image, int64 `[count]`: the index of its first image."""
+        """Group of each image, int64 `[count]`: the index of the group's first image."""
         return groups_of(self.count, self.exact, self.near)
 
     @property
     def effective_unique(self) -> int:
-        """N less its duplicates, whatever their labels are."""
+        """N less its duplicates, whatever labels they have."""
         return effective_unique(self.groups)
 
     @functools.cached_property
     def mixed(self) -> np.ndarray:
-        """The images in groups whose images have different labels, bool `[count]`."""
+        """Images in groups whose images have different labels, bool `[count]`."""
         return mixed_groups(self.groups, self.labels)
 
     @property
     def representatives(self) -> np.ndarray:
-        """The first image of each group, in the source's order."""
+        """First image of each group, in the source's order."""
         return representatives(self.groups)
 
     def kept(self, different_labels: str = "keep") -> np.ndarray:
-        """Returns the images that are left without duplicates, in the source's order.
+        """Returns the images that remain without duplicates, in the source's order.
 
         Args:
-          different_labels: what becomes of a group whose images have different labels, one of which must be wrong if they are
-            one picture, and none if they only look alike: "keep" all of its images, keep the "first", or "drop" all.
+          different_labels: treatment of a group whose images have different labels: "keep" all of its images, keep the
+            "first", or "drop" all. If the images are one picture, one of the labels is wrong; if they only look alike, none is.
 
         Raises:
-          ValueError: it is none of these.
+          ValueError: `different_labels` is none of these.
         """
         if different_labels not in DIFFERENT_LABELS:
             raise ValueError(f"Expected one of {', '.join(DIFFERENT_LABELS)} for different_labels, got {different_labels!r}.")
@@ -97,35 +150,38 @@ def find_duplicates(
 ) -> Duplicates:
     """Finds the exact and the near-duplicates of a source.
 
-    Exact ones have equal digests; near ones are searched among the first of each. Of 20,000 bundled clothes, 12 are found to
-    be 6 pictures in half a second; of the digits, none. Hashes alone would hold 16% of the clothes for duplicates.
+    Exact duplicates have equal digests; near-duplicates are searched among the remaining images. In the 20,000 bundled clothes,
+    12 images are found to be 6 pictures, in half a second; in the digits, none. Hashes alone would call 16% of the clothes
+    duplicates.
 
-    Images that differ in colour alone are no duplicates (`likeness.colour_differences`), except by "hash", which compares
-    brightness alone. Where near-duplicates of near-duplicates have drifted to another colour, all images of a group are near to
-    its first. Differences below the limits are not seen, and a scratch can be all that tells two parts apart. Give the source
-    its labels if there are any: images of different labels are kept, see `Duplicates.kept`.
+    Images that differ in colour alone are not duplicates (`likeness.colour_differences`), except with "hash", which compares
+    brightness alone. Near-duplicates of near-duplicates could drift to another colour, so groups are divided until all of their
+    images are near to the first. Differences below the limits are not detected, and a scratch can be the only difference
+    between two parts. Give the source its labels if there are any: images with different labels are kept, see
+    `Duplicates.kept`.
 
     Args:
-      source: read once, in threads. Where digests and hashes are stored with it, only candidates are read, and none by
-        "digest" or "hash".
-      by: "digest": exact ones only; "hash": perceptual hashes decide alone, which is for photographs; "pixels": hashes find
-        candidates and the correlation of their detail decides; "features": cosines of given features decide.
-      max_distance: bits in which hashes may differ; None: 4 where they decide alone, 7 where pixels do.
-      min_correlation: of the detail of the same picture, at most 1; see `leaks` for what it finds. Cut pictures are not looked
-        for here.
-      features: `[len(source), dim]` by any encoder, for by="features".
-      min_cosine: of two images' features. What it means depends on the encoder: look at pairs before trusting it.
+      source: read once, in threads. If digests and hashes are stored with it, only candidates are read, and with "digest" or
+        "hash" no image at all.
+      by: "digest": exact duplicates only; "hash": perceptual hashes decide alone, which suits photographs; "pixels": hashes
+        find candidates and the correlation of their detail decides; "features": cosines of the given features decide.
+      max_distance: bits in which hashes may differ; None: 4 where they decide alone, 7 where pixels decide.
+      min_correlation: minimum correlation of the detail, at most 1; see `leaks` for what it finds. Cut pictures are not
+        searched for here.
+      features: `[len(source), dim]` from any encoder, for by="features".
+      min_cosine: minimum cosine of two images' features. Its meaning depends on the encoder: look at pairs before you rely on
+        it.
 
     Raises:
       ValueError: an argument is out of its range, or the features are not those of this source.
       BrokenImageError: an image cannot be read.
 
     References:
-      Lee et al., `Deduplicating Training Data Makes Language Models Better <https://arxiv.org/abs/2107.06499>`_, 2022 (near
-      ones count as exact ones do); Abbas et al., `SemDeDup <https://arxiv.org/abs/2303.09540>`_, 2023 (features)
+      Lee et al., `Deduplicating Training Data Makes Language Models Better <https://arxiv.org/abs/2107.06499>`_, 2022
+      (near-duplicates count as exact ones do); Abbas et al., `SemDeDup <https://arxiv.org/abs/2303.09540>`_, 2023 (features)
     """
     if by not in BY:
-        raise ValueError(f"Duplicates are told by {', '.join(BY)}, not by {by!r}.")
+        raise ValueError(f"Expected one of {', '.join(BY)} for by, got {by!r}.")
     require_correlation(min_correlation)
     vectors = _vectors(features, source) if by == "features" else None
     identities = Identities(source)
@@ -139,6 +195,7 @@ def find_duplicates(
         found = _by_hash(identities.hashes[unique], MAX_DISTANCE_ALONE if max_distance is None else max_distance)
     else:
         found = _by_pixels(identities, unique, MAX_DISTANCE if max_distance is None else max_distance, min_correlation)
+    # The search numbered the images of `unique`; results number those of the source.
     near, missed = (Pairs(unique[pairs.first], unique[pairs.second], pairs.distance) for pairs in found)
     flat = int((identities.hashes[exact.second] == FLAT).sum())
     return Duplicates(len(source), exact, near, missed, source.labels, flat)
@@ -148,27 +205,28 @@ def deduplicated(source: Source, *, different_labels: str = "keep", **how) -> So
     """Returns the source with the first image of each group of duplicates.
 
     Args:
-      source: of images.
-      different_labels: what becomes of groups whose images have different labels, see `Duplicates.kept`.
+      source: any source.
+      different_labels: treatment of groups whose images have different labels, see `Duplicates.kept`.
       **how: arguments of `find_duplicates`.
 
     Raises:
-      ValueError: as `find_duplicates`, or nothing would be left.
+      ValueError: as `find_duplicates`, or no image would remain.
     """
     kept = find_duplicates(source, **how).kept(different_labels)
     if not len(kept):
-        raise ValueError(f"Nothing of {source.name} would be left without images of different labels that are alike.")
+        raise ValueError(f"No image of {source.name} would remain without duplicates that have different labels.")
     return source if len(kept) == len(source) else PartialSource(source, kept)
 
 
 def require_correlation(value: float) -> None:
+    """Raises ValueError unless the value is a possible minimum correlation."""
     if not 0 < value <= 1:
-        raise ValueError(f"A least correlation lies above 0 and is at most 1, not {value:g}.")
+        raise ValueError(f"Expected a minimum correlation above 0 and at most 1, got {value:g}.")
 
 
 def _vectors(features: np.ndarray | None, source: Source) -> Vectors:
     if features is None:
-        raise ValueError("Duplicates by features need features, one row per image.")
+        raise ValueError("Expected features, one row per image, to find duplicates by features; got none.")
     vectors = Vectors(features)
     if len(vectors) != len(source):
         raise ValueError(f"{source.name} has {len(source):,} images, but there are {len(vectors):,} rows of features.")
@@ -182,14 +240,13 @@ def _by_features(vectors: Vectors, min_cosine: float) -> Found:
 
 def _by_hash(hashes: np.ndarray, max_distance: int) -> Found:
     index = HashIndex(hashes)
-    # Two bits more than asked for, to show what is missed.
+    # Two bits more than the limit, to find pairs that are missed.
     beyond = min(max_distance + 2, 64)
     return linked(len(hashes), lambda wanted: index.near_itself(beyond, wanted), max_distance)
 
 
 def _by_pixels(identities: Identities, unique: np.ndarray, max_distance: int, min_correlation: float) -> Found:
     index = HashIndex(identities.hashes[unique])
-
     limit = 1 - min_correlation
 
     def unlikeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -204,9 +261,9 @@ def _by_pixels(identities: Identities, unique: np.ndarray, max_distance: int, mi
 
 
 def _without_drift(pairs: Pairs, groups: np.ndarray, drifted: np.ndarray, limit: float, unlikeness: Measure) -> Pairs:
-    """Returns pairs that make of the drifted groups smaller ones, whose images are all near to their first.
+    """Returns pairs that divide the drifted groups into smaller ones, whose images are all near to their first.
 
-    Through shades that are alike one by one, a red picture would be linked to a blue one, and one of all would be kept.
+    Otherwise a red picture would be linked to a blue one through a series of similar shades, and only one of all would be kept.
     """
     if not len(drifted):
         return pairs

@@ -1,4 +1,4 @@
-"""What tells the images of a source apart: digest, perceptual hash, and the detail that decides where hashes are near."""
+"""Identities of a source's images: digest, perceptual hash, and the detail and colours that decide where hashes are near."""
 
 import hashlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sslshift.data.curation.likeness import (
+from sslshift.data.likeness import (
     DETAILS,
     Colours,
     blurred_chroma,
@@ -14,26 +14,28 @@ from sslshift.data.curation.likeness import (
     details_and_contrast,
     unlikeness,
 )
-from sslshift.data.curation.perceptual_hash import SIDE, colour_thumbnails, hash_thumbnails
-from sslshift.data.curation.threads import in_threads, watched
+from sslshift.data.perceptual_hash import SIDE, colour_thumbnails, hash_thumbnails
 from sslshift.data.sources import Source
+from sslshift.data.threads import in_threads, watched
 
-# Bytes of a digest, images of a block, and bytes of an image that is held until others of its size are read.
+# Bytes of a digest: at 16, no two of 10^9 different images are expected to share one.
 _DIGEST = 16
+# Images of a block, which one thread reads.
 _CHUNK = 512
+# Images of up to this many bytes are held until others of their size are read, since one matrix product then serves them all.
 _SMALL = 1 << 14
-# Of the chroma of one image.
+# Shape of the chroma of one image.
 CHROMA = (2, SIDE // 2, SIDE // 2)
 
 
 class Looks(NamedTuple):
-    """A block of images as they look.
+    """Appearance of a block of images.
 
     Attributes:
-      indices: of the images.
+      indices: indices of the images in their source.
       gray: thumbnails, float32 `[n, 32, 32]`.
-      chroma: of `likeness.Colours`; None where all are gray.
-      digests: of the pixels: equal pixels have equal digests, whatever file they come from.
+      chroma: chroma as `likeness.Colours` holds it; None if all images are grey.
+      digests: digests of the pixels: equal pixels have equal digests, whatever file they come from.
     """
 
     indices: np.ndarray
@@ -43,7 +45,7 @@ class Looks(NamedTuple):
 
 
 def looks(source: Source, indices: np.ndarray, *, shown: bool = False) -> Iterator[Looks]:
-    """Yields blocks of images, read in threads, in their order. `shown` is for a person who waits for many."""
+    """Yields blocks of images in their order, read in threads; `shown`: with a progress bar if there are many."""
 
     def look(start: int) -> Looks:
         chunk = indices[start : start + _CHUNK]
@@ -61,6 +63,7 @@ def looks(source: Source, indices: np.ndarray, *, shown: bool = False) -> Iterat
 
         for place, index in enumerate(chunk.tolist()):
             image = source.image(index)
+            # With the shape, since images of other proportions can have the same bytes.
             digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=_DIGEST)
             digest.update(image.tobytes())
             digests.append(digest.digest())
@@ -79,12 +82,12 @@ def looks(source: Source, indices: np.ndarray, *, shown: bool = False) -> Iterat
 class Identities:
     """Digests, perceptual hashes, details and colours of a source's images.
 
-    Where the source has stored digests and hashes, no image is read before its detail is asked for. Else every image is read
-    once. 600 bytes per image are held, 1,100 of colour images.
+    If the source has stored digests and hashes, an image is read only when its detail is needed. Otherwise every image is read
+    once. 600 bytes per image are held, and 1,100 of colour images.
 
     Attributes:
       hashes: perceptual hashes, uint64 `[n]`.
-      digests: equal for equal images: of their files where these were stored, else of their pixels.
+      digests: equal for equal images; digests of the files if these were stored, otherwise of the pixels.
     """
 
     def __init__(self, source: Source):
@@ -106,22 +109,22 @@ class Identities:
         return len(self._source)
 
     def pixels(self, indices: np.ndarray) -> list[bytes]:
-        """Digests of the pixels of these images, as `looks` makes them."""
+        """Returns digests of the pixels of these images, as `looks` computes them."""
         self._read(indices)
         return [digest.tobytes() for digest in self._pixels[indices]]
 
     def details(self, indices: np.ndarray) -> np.ndarray:
-        """Of these images, float32 `[m, 256]`; see `likeness`."""
+        """Returns the detail of these images, float32 `[m, 256]`; see `likeness`."""
         self._read(indices)
         return self._details[indices].astype(np.float32)
 
     def colours(self, indices: np.ndarray) -> Colours:
-        """Returns those of these images."""
+        """Returns the colours of these images."""
         self._read(indices)
         return Colours(self._brightness[indices], self._contrast[indices], self._chroma[indices])
 
     def unlikeness(self, first: np.ndarray, second: np.ndarray, limit: float) -> np.ndarray:
-        """Returns how unlike pairs of images are, `[m]`; see `likeness.unlikeness`."""
+        """Returns the unlikeness of pairs of images, `[m]`; see `likeness.unlikeness`."""
 
         def colours(rows: np.ndarray) -> tuple[Colours, Colours]:
             return self.colours(first[rows]), self.colours(second[rows])
@@ -129,7 +132,8 @@ class Identities:
         return unlikeness(self.details(first), self.details(second), limit, colours)
 
     def colour_differences(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Returns by how much pairs of images differ in colour, `[m]`; see `likeness.colour_differences`."""
+        """Returns the difference in colour of pairs of images, `[m]`; see `likeness.colour_differences`."""
+        # In blocks, since the chroma of two images takes 1 kB.
         starts = range(0, len(first), _CHUNK)
         parts = [
             colour_differences(self.colours(first[start : start + _CHUNK]), self.colours(second[start : start + _CHUNK]))

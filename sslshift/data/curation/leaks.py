@@ -1,13 +1,13 @@
 """Leaks: test images that are also among the images that an encoder is pretrained on.
 
-What `find_leaks` finds with its defaults, by `python -m tools.bench --what=curation`: to the bundled training images (20,000
-clothes, 4,000 digits, 28 x 28 gray) 1,000 images of the test split were added, changed, and looked for.
+The table has the leaks that `find_leaks` finds with its defaults, measured by `python -m tools.bench --what=curation`: 1,000
+images of the test split were changed and added to the bundled training images (20,000 clothes, 4,000 digits, 28 x 28 grey).
 
 | change | clothes | digits |
 |---|---|---|
 | none | 100% | 100% |
 | enlarged by a half | 100% | 100% |
-| 12 gray levels brighter | 100% | 100% |
+| 12 grey levels brighter | 100% | 100% |
 | contrast times 1.1 | 100% | 100% |
 | JPEG of quality 75 | 100% | 100% |
 | JPEG of quality 50 | 97.8% | 100% |
@@ -16,10 +16,10 @@ clothes, 4,000 digits, 28 x 28 gray) 1,000 images of the test split were added, 
 | a pixel cut off at two sides | 99.9% | 100% |
 | a pixel cut off at all four | 99.6% | 100% |
 
-No other image is accused in any of these runs. Without anything added, 4 of the 5,000 clothes of the test split are found and
-none of the 1,000 digits; hashes within 4 bits alone would accuse 919 and 229. The digits, and false alarms on both sets, were
-looked at when the limits were chosen. Changes that lose something are found less often when it is the test image that has them
-and not the training image: some of the clothes with sides cut, none of those at half their size.
+No other image is reported in any of these runs. With nothing added, 4 of the 5,000 clothes of the test split are found and
+none of the 1,000 digits; hashes within 4 bits alone would report 919 and 229. The limits were chosen with the digits and with
+the false alarms on both sets in view. Changes that lose information are found less often if the test image has them and not the
+training image: some of the clothes with cut sides, and none of those at half their size.
 """
 
 import dataclasses
@@ -27,52 +27,61 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sslshift.data.curation.blocks import chunks
 from sslshift.data.curation.duplicates import MAX_DISTANCE, MIN_CORRELATION, require_correlation
 from sslshift.data.curation.hamming import HashIndex
 from sslshift.data.curation.identities import CHROMA, Identities, looks
-from sslshift.data.curation.likeness import Colours, details_and_contrast, unlikeness, variants
-from sslshift.data.curation.linking import Matches, Pairs
-from sslshift.data.curation.pairs import exact_pairs_between
-from sslshift.data.curation.perceptual_hash import SIDE, hash_thumbnails
-from sslshift.data.curation.threads import watched
+from sslshift.data.curation.pairs import Matches, Pairs, chunks, exact_pairs_between
+from sslshift.data.likeness import Colours, details_and_contrast, unlikeness, variants
+from sslshift.data.perceptual_hash import SIDE, hash_thumbnails
 from sslshift.data.sources import Source
+from sslshift.data.threads import watched
 
 SAME = "same pixels"
 NEAR = "near"
-# Test images of which all variants are compared at a time.
+# Test images of which all variants are compared at a time: 256 have 8,704 variants, 36 MB of thumbnails.
 _STEP = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaks:
-    """What a search for leaks found.
+    """Result of a search for leaks.
 
     Attributes:
-      pairs: `first` are indices of the pretraining source, `second` of the test source, `distance` is 1 - correlation of their
-        detail. Every image concerned, of either source, is in at least one pair.
-      how: of each pair, "same pixels" or "near". Only of the first may it be said that the image is in both.
-      missed: the nearest pairs that were not near enough, for a person to judge the limit.
+      pairs: `first` are indices of the pretraining source, `second` of the test source; `distance` is 1 - correlation of their
+        detail. Every image of either source that is concerned is in at least one pair.
+      equal: pairs of equal pixels, bool `[m]`. Only of these can it be said that one image is in both sources; the other pairs
+        are similar, and a person decides.
+      missed: the nearest pairs that were not near enough, so that a person can check the limit.
     """
 
     pairs: Pairs
-    how: tuple[str, ...]
+    equal: np.ndarray
     missed: Pairs
 
     @property
+    def how(self) -> tuple[str, ...]:
+        """`SAME` or `NEAR` for each pair, as tables name them."""
+        return tuple(SAME if equal else NEAR for equal in self.equal.tolist())
+
+    @property
+    def same(self) -> Pairs:
+        """Pairs of equal pixels."""
+        return self.pairs.chosen(self.equal)
+
+    @property
+    def near(self) -> Pairs:
+        """Pairs that are similar without being equal."""
+        return self.pairs.chosen(~self.equal)
+
+    @property
     def count(self) -> int:
-        """How many test images are concerned."""
+        """Number of test images concerned."""
         return len(self.test_indices)
 
     @property
     def test_indices(self) -> np.ndarray:
-        """The test images concerned, int64: an evaluation may leave them out."""
+        """Test images concerned, int64: an evaluation can exclude them."""
         return np.unique(self.pairs.second)
-
-    @property
-    def source_indices(self) -> np.ndarray:
-        """The pretraining images concerned, int64: pretraining should leave them out."""
-        return np.unique(self.pairs.first)
 
 
 def find_leaks(
@@ -84,21 +93,21 @@ def find_leaks(
     min_correlation: float = MIN_CORRELATION,
     colour: bool = True,
 ) -> Leaks:
-    """Finds the test images that a pretraining source holds: the same pixels, or the same picture stored otherwise.
+    """Finds the test images that a pretraining source holds, with the same pixels or as the same picture stored differently.
 
-    Perceptual hashes find candidates, also of the test image as it would be with a pixel of 28 more or less on any side or
-    reduced to 20 pixels or less (`likeness.variants`); the correlation of their detail decides, and their colours. A gray copy
-    of a colourful test image is another image. Figures stand above.
+    Perceptual hashes find candidates: for the test image itself, with a pixel of 28 more or less on any side, and reduced to 20
+    pixels or less (`likeness.variants`). The correlation of their detail decides, together with their colours. A grey copy of a
+    colourful test image is a different image. The module's docstring has figures.
 
     Args:
-      source: what is pretrained on, or a `PartialSource` of it; read once, or only its candidates if it has stored hashes.
-      test_source: what holds the test split; read once. 4 kB per test image are held.
-      test_indices: of the test split; None: all.
+      source: the pretraining source, or a `PartialSource` of it; read once, or only its candidates if it has stored hashes.
+      test_source: the source that holds the test split; read once. 4 kB per test image are held.
+      test_indices: indices of the test split; None: all images.
       max_distance: bits in which the hashes of candidates may differ.
-      min_correlation: of the detail of the same picture, at most 1. Where images are as different as photographs are, 0.98 is
-        strict enough and finds more of what was heavily changed.
-      colour: whether images that differ in colour alone are different. False for encoders that take gray images, to which they
-        are one.
+      min_correlation: minimum correlation of the detail, at most 1. Where images are as different as photographs are, 0.98 is
+        strict enough and finds more images that were heavily changed.
+      colour: True if images that differ in colour alone are different; False for encoders that take grey images, which cannot
+        distinguish them.
 
     Raises:
       ValueError: an argument is out of its range.
@@ -116,15 +125,52 @@ def find_leaks(
     for start in watched(range(0, len(asked), _STEP), "comparing with the test images", long=len(asked) > 5000):
         _compare(own, index, tests, start, max_distance, limit, colour, matches)
     found, missed = matches.found()
-    # Pixels stored again may have another hash than the one that was stored with them, and are compared here at last.
+    # A hash that was stored with an image can differ from the hash of the image as it is read now. `_same_pixels` misses such
+    # images, so the pixels of all pairs are compared here.
     equal = [a == tests.digests[j] for a, j in zip(own.pixels(found.first), found.second.tolist(), strict=True)]
-    how = tuple(SAME if each else NEAR for each in equal)
     pairs, missed = (each._replace(second=asked[each.second]) for each in (found, missed))
-    return Leaks(pairs, how, missed)
+    return Leaks(pairs, np.array(equal, bool), missed)
+
+
+def differently_labelled(source: Source, first: np.ndarray, other: Source, second: np.ndarray) -> np.ndarray:
+    """Returns which pairs of images of two sources have different labels, bool `[m]`.
+
+    Labels of two sources are compared by the names of their classes. A name that only one of the sources knows is ignored,
+    since one source may call a shoe what the other calls a sneaker. Pairs in which a label is missing count as not different.
+    """
+    own = source is other
+    if not len(first) or source.labels is None or other.labels is None:
+        return np.zeros(len(first), bool)
+    if not own and (source.classes is None or other.classes is None):
+        return np.zeros(len(first), bool)
+    shared = set() if own else set(source.classes) & set(other.classes)
+    alike = own or set(source.classes) == set(other.classes)
+
+    def differ(i: int, j: int) -> bool:
+        a = label_names(source, i)
+        b = label_names(other, j)
+        if a is None or b is None:
+            return False
+        a = set(a)
+        b = set(b)
+        return a != b if alike else bool(a & shared and b & shared) and a & shared != b & shared
+
+    return np.array([differ(i, j) for i, j in zip(first.tolist(), second.tolist(), strict=True)], bool)
+
+
+def label_names(source: Source, index: int) -> tuple[str, ...] | None:
+    """Returns the names of an image's classes, possibly none for a multi-label image; None if its label is missing."""
+    if source.labels is None:
+        return None
+    label = source.labels[index]
+    if np.ndim(label) == 0 and label < 0:
+        return None
+    numbers = np.flatnonzero(label).tolist() if np.ndim(label) else [int(label)]
+    return tuple(str(number) if source.classes is None else source.classes[number] for number in numbers)
 
 
 class _Tests(NamedTuple):
-    """Thumbnails `[n, 32, 32]` of test images, their chroma, and digests of their pixels."""
+    """Thumbnails `[n, 32, 32]` of test images, their chroma, and the digests of their pixels."""
 
     gray: np.ndarray
     chroma: np.ndarray
@@ -145,7 +191,7 @@ def _read(source: Source, indices: np.ndarray) -> _Tests:
 
 
 def _same_pixels(own: Identities, tests: _Tests) -> Pairs:
-    """Pairs of (source, test) images of equal pixels. Those have equal hashes, so only such source images are looked at."""
+    """Returns pairs of (source, test) images of equal pixels; only source images with the hash of a test image are read."""
     places = np.flatnonzero(np.isin(own.hashes, hash_thumbnails(tests.gray)))
     pairs = exact_pairs_between(own.pixels(places), tests.digests)
     return pairs._replace(first=places[pairs.first])
@@ -161,9 +207,9 @@ def _compare(
     colour: bool,
     matches: Matches,
 ) -> None:
-    """Adds the matches of some test images, the first of which is image `start` of the split."""
+    """Adds the matches of `_STEP` test images, of which the first is image `start` of the split."""
     gray = tests.gray[start : start + _STEP]
-    # All images as they are, then all in their next variant: most that match do so at once, and are done.
+    # All images unchanged, then all in their next variant: most matches are found at once, and their other variants skipped.
     pictures = variants(gray).swapaxes(0, 1).reshape(-1, SIDE, SIDE)
     detail, contrast = details_and_contrast(pictures)
     brightness = gray.mean((1, 2))

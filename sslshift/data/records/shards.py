@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sslshift.data.broken import UnknownRangeError
-from sslshift.data.curation.perceptual_hash import VERSION as HASH_VERSION
+from sslshift.data.perceptual_hash import VERSION as HASH_VERSION
 from sslshift.data.ranges import Levels, PixelRange
 from sslshift.data.records.folder import parts_folder
 from sslshift.data.sources.array_record import open_shard

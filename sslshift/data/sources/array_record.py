@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from sslshift.data.broken import UnknownRangeError
 from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto
+from sslshift.data.perceptual_hash import VERSION as HASH_VERSION
 from sslshift.data.ranges import PixelRange, describe_unread, with_range
 from sslshift.data.sources.base import Source, StoredIdentities, Terms, printable
 from sslshift.data.sources.labels import class_name, indicators, sort_classes
@@ -163,10 +164,8 @@ class ArrayRecordSource(Source):
         return f"{printable(self._shards[shard])}, record {index - (self._ends[shard - 1] if shard else 0)}"
 
     def stored_identities(self) -> StoredIdentities | None:
-        from sslshift.data.curation.perceptual_hash import VERSION  # Curation reads sources.
-
         # Hashes of different versions cannot be compared.
-        if self._hash_version != VERSION:
+        if self._hash_version != HASH_VERSION:
             return None
         digests, hashes = self._columns("digest", "perceptual_hash")
         return StoredIdentities([bytes.fromhex(digest) for digest in digests.to_pylist()], hashes.to_numpy())

@@ -12,6 +12,7 @@ from sslshift.data.ranges import PixelRange, parse_range
 from sslshift.data.sources.array_record import ArrayRecordSource
 from sslshift.data.sources.base import PartialSource, Source, Terms, printable
 from sslshift.data.sources.files import FolderSource, ListSource
+from sslshift.data.sources.kept import load_kept
 from sslshift.data.sources.memory import ArraySource, SyntheticSource
 from sslshift.data.sources.prepared import PreparedSource, parse_prepared
 from sslshift.data.sources.uri import Uri, parse_uri, require_options, spelled
@@ -130,9 +131,6 @@ def open_source(uri: str) -> Source:
 
 
 def _kept(source: Source, file: Path) -> Source:
-    # Curation reads sources; only this one option reads what curation wrote.
-    from sslshift.data.curation import load_kept
-
     return PartialSource(source, load_kept(file, source))
 
 

@@ -40,7 +40,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 
-from sslshift.data.curation.perceptual_hash import SIDE, drawing
+from sslshift.data.perceptual_hash import SIDE, drawing
 
 # Standard deviations of the blurs, in pixels of the 32 of a thumbnail. Finer detail does not survive compression, and coarser
 # is the outline that pictures of one kind share.

@@ -1,7 +1,7 @@
-"""A choice of a source's images as a file, which `?keep=FILE` opens the source with.
+"""Selection of a source's images in a file, which the option `?keep=FILE` of a URI applies.
 
-The file is Parquet: one column `index`, int64, ascending, and in its metadata under `sslshift.kept` as JSON the version of this
-format and the name, fingerprint and number of images of the source that it was made for.
+The file is Parquet with one column `index`, int64, ascending. Its metadata hold, under `sslshift.kept` as JSON, the version of
+this format and the name, fingerprint and number of images of the source that the file was made for.
 """
 
 import json
@@ -11,35 +11,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sslshift.data.sources import Source
+from sslshift.data.sources.base import Source
+from sslshift.storage import whole_file
 
 VERSION = 1
 _KEY = b"sslshift.kept"
 
 
 def save_kept(path: Path, indices: np.ndarray, source: Source) -> None:
-    """Writes which images of a source to keep, whole or not at all.
+    """Writes the indices of the images of a source to keep, whole or not at all.
 
     Args:
-      path: of the file.
+      path: path of the file.
       indices: int64 `[n]`, ascending.
-      source: that they are of.
+      source: source of the images.
 
     Raises:
       ValueError: the indices are not of this source, or not ascending.
     """
     indices = np.asarray(indices, np.int64)
     if not _ascending(indices, len(source)):
-        raise ValueError(f"Images to keep must be ascending indices of the {len(source):,} of {source.name}.")
+        raise ValueError(f"Expected ascending indices of the {len(source):,} images of {source.name} to keep.")
     about = {"version": VERSION, "source": source.name, "fingerprint": source.fingerprint, "images": len(source)}
     schema = pa.schema([pa.field("index", pa.int64())], metadata={_KEY: json.dumps(about).encode()})
-    part = path.with_name(path.name + ".part")
-    pq.write_table(pa.table({"index": indices}, schema=schema), part)
-    part.replace(path)
+    with whole_file(path) as file:
+        pq.write_table(pa.table({"index": indices}, schema=schema), file)
 
 
 def load_kept(path: Path, source: Source) -> np.ndarray:
-    """Which images of a source to keep: ascending indices, int64 `[n]`.
+    """Returns the ascending indices, int64 `[n]`, of the images of a source to keep.
 
     Raises:
       ValueError: the file cannot be read, or was made for another source, or for this one before it changed.
@@ -55,16 +55,16 @@ def load_kept(path: Path, source: Source) -> np.ndarray:
         fingerprint = about["fingerprint"]
         indices = table.column("index").to_numpy().astype(np.int64)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise ValueError(f"{path} is no file of images to keep ({type(error).__name__}: {error}); {anew}") from error
+        raise ValueError(f"{path} is not a file of images to keep ({type(error).__name__}: {error}); {anew}") from error
     if version != VERSION:
-        raise ValueError(f"{path} is of version {version} of its format, not {VERSION}; {anew}")
+        raise ValueError(f"{path} has version {version} of its format, expected version {VERSION}; {anew}")
     if (fingerprint, images) != (source.fingerprint, len(source)):
         raise ValueError(
             f"{path} was made for {about.get('source')} with {images:,} images; {source.name} with {len(source):,} is another "
             f"source, or has changed since; {anew}"
         )
     if not _ascending(indices, len(source)):
-        raise ValueError(f"{path} holds indices that are not ascending, or not of {source.name}; {anew}")
+        raise ValueError(f"{path} holds indices that are not ascending, or are not indices of {source.name}; {anew}")
     return indices
 
 
