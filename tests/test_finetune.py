@@ -17,7 +17,7 @@ from sslshift.data.views import normalise
 from sslshift.models import PatchMLP, PretrainedEncoder, ResNet, ViT
 from sslshift.models.vit import Block
 from sslshift.training.loop import NonFiniteError
-from sslshift.training.state import Optimiser
+from sslshift.training.optimiser import Optimiser
 from sslshift.transfer import finetune
 from sslshift.transfer.finetune import FineTune
 from sslshift.transfer.finetune_step import LabelledBatch, Network, finetune_step

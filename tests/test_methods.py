@@ -12,11 +12,11 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from sslshift.data.views import ViewSettings
-from sslshift.methods import METHODS, Method, Moment
+from sslshift.methods import METHODS, Method, StepContext
 from sslshift.methods.mae import visible_patches
 from sslshift.models import ENCODERS, PatchMLP, PrototypeHead, ResNet, ViT, patchify
-from sslshift.training.state import Optimiser, init_state
-from sslshift.training.step import compiled_step, replicate, shard_batch, train_step
+from sslshift.training.optimiser import Optimiser
+from sslshift.training.step import compiled_step, init_state, replicate, shard_batch, train_step
 
 STEPS = 10
 
@@ -33,11 +33,11 @@ def start(method, canvas, optimiser=None):
 
 def views_of(method, images, number=0):
     key = jax.random.key(number)
-    return method.make_views(key, jnp.asarray(images)), method.moment(key, images, jnp.float32(0.5))
+    return method.make_views(key, jnp.asarray(images)), method.step_context(key, images, jnp.float32(0.5))
 
 
-def value_of(method, state, views, moment):
-    return method.loss(state.variables, state.target, views, moment)[0]
+def value_of(method, state, views, context):
+    return method.loss(state.variables, state.target, views, context)[0]
 
 
 def plain(view: ViewSettings) -> ViewSettings:
@@ -99,16 +99,16 @@ def test_step_is_the_same_on_one_device_on_eight_and_inside_shard_map(name, smal
 def test_permuting_the_batch_and_swapping_views_change_nothing(name, small_method, images, canvas, random):
     method = small_method(name)
     _, state = start(method, canvas)
-    views, moment = views_of(method, images)
+    views, context = views_of(method, images)
     loss = jax.jit(functools.partial(value_of, method))
-    expected = float(loss(state, views, moment))
+    expected = float(loss(state, views, context))
     order = random.permutation(len(images))
-    permuted = Moment(moment.keys[order], moment.progress)
+    permuted = StepContext(context.keys[order], context.progress)
     assert float(loss(state, tuple(view[order] for view in views), permuted)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
     if len(views) == 2:
-        assert float(loss(state, views[::-1], moment)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        assert float(loss(state, views[::-1], context)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
         # It does see which views belong together.
-        assert abs(float(loss(state, (views[0], views[1][order]), moment)) - expected) > 1e-3
+        assert abs(float(loss(state, (views[0], views[1][order]), context)) - expected) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["moco_v3", "byol", "dino"])
@@ -167,7 +167,7 @@ def test_loss_by_its_definition(name, small_method, images, canvas):
     _, state = start(method, canvas)
     if name != "simsiam":
         state = with_another_target(method, state, images)
-    views, moment = views_of(method, images)
+    views, context = views_of(method, images)
     apply = functools.partial(method.networks.apply, train=True, mutable=["batch_stats"])
     (z, p), _ = apply(state.variables, views)
     if name != "simsiam":
@@ -181,7 +181,7 @@ def test_loss_by_its_definition(name, small_method, images, canvas):
             expected -= np.mean(own) / 2
         else:
             expected += 2 * 0.2 * np.mean(np.log(np.exp(similarity / 0.2).sum(axis=1)) - own / 0.2)
-    assert float(value_of(method, state, views, moment)) == pytest.approx(expected, rel=1e-4)
+    assert float(value_of(method, state, views, context)) == pytest.approx(expected, rel=1e-4)
     assert method.constant_rate == (("predictor",) if name == "simsiam" else ())
 
 
@@ -191,7 +191,7 @@ def test_dino_by_its_definition(small_method, images, canvas):
     state = with_another_target(method, state, images)
     center = np.linspace(-0.1, 0.1, 32)
     state = state.replace(target=state.target | {"center": jnp.asarray(center, jnp.float32)})
-    views, moment = views_of(method, images)
+    views, context = views_of(method, images)
     apply = functools.partial(method.networks.apply, train=True, mutable=["batch_stats"])
     student, _ = apply(state.variables, views)
     teacher, _ = apply({name: state.target[name] for name in ("params", "batch_stats")}, views, method="project")
@@ -204,7 +204,7 @@ def test_dino_by_its_definition(small_method, images, canvas):
         wanted = softmax((np.asarray(teacher[here], np.float64) - center) / 0.05)
         given = np.log(softmax(np.asarray(student[there], np.float64) / 0.1))
         expected -= np.mean(np.sum(wanted * given, axis=1)) / 2
-    assert float(value_of(method, state, views, moment)) == pytest.approx(expected, rel=1e-4)
+    assert float(value_of(method, state, views, context)) == pytest.approx(expected, rel=1e-4)
 
 
 def heads_of(name, encoder):
@@ -297,10 +297,10 @@ def test_dino_frozen_prototypes_move_only_after_their_share_of_the_run(small_met
 def test_dino_temperature_and_centre_by_step(small_method, images, canvas):
     method = small_method("dino", first_teacher_temperature=0.04, teacher_temperature=0.08, temperature_warmup=0.4)
     _, state = start(method, canvas)
-    views, moment = views_of(method, images)
+    views, context = views_of(method, images)
     temperatures = []
     for progress in (0.0, 0.1, 0.2, 0.4, 0.9):
-        _, output = method.loss(state.variables, state.target, views, Moment(moment.keys, progress))
+        _, output = method.loss(state.variables, state.target, views, StepContext(context.keys, progress))
         temperatures.append(float(output.metrics["teacher_temperature"]))
     assert temperatures == pytest.approx([0.04, 0.05, 0.06, 0.08, 0.08])
     teacher, _ = method.networks.apply(state.variables, views, train=True, mutable=["batch_stats"], method="project")
@@ -311,12 +311,12 @@ def test_dino_temperature_and_centre_by_step(small_method, images, canvas):
 def test_dino_multi_crop_shows_small_views_to_the_student_alone(small_method, images, canvas):
     method = small_method("dino", ViT(16, 2, 2, 4), local_views=3, local_size=8, local_crop_scale=0.3)
     _, state = start(method, canvas)
-    views, moment = views_of(method, images)
+    views, context = views_of(method, images)
     assert [view.shape[1:3] for view in views] == [(12, 12)] * 2 + [(8, 8)] * 3
     assert [(view.min_crop_scale, view.max_crop_scale) for view in method.views] == [(0.3, 1.0)] * 2 + [(0.05, 0.3)] * 3
-    loss, output = method.loss(state.variables, state.target, views, moment)
+    loss, output = method.loss(state.variables, state.target, views, context)
     changed = (*views[:2], views[2] + 1, *views[3:])
-    other, other_output = method.loss(state.variables, state.target, changed, moment)
+    other, other_output = method.loss(state.variables, state.target, changed, context)
     assert float(other) != float(loss)
     chex.assert_trees_all_equal(other_output.target, output.target)
     # Whole-size local views are for encoders that take one size only.
@@ -327,16 +327,16 @@ def test_dino_multi_crop_shows_small_views_to_the_student_alone(small_method, im
 def test_dino_without_a_warm_up_starts_at_its_temperature(small_method, images, canvas):
     method = small_method("dino", first_teacher_temperature=0.01, teacher_temperature=0.06, temperature_warmup=0.0)
     _, state = start(method, canvas)
-    views, moment = views_of(method, images)
-    _, output = method.loss(state.variables, state.target, views, Moment(moment.keys, jnp.float32(0)))
+    views, context = views_of(method, images)
+    _, output = method.loss(state.variables, state.target, views, StepContext(context.keys, jnp.float32(0)))
     assert float(output.metrics["teacher_temperature"]) == pytest.approx(0.06)
 
 
 def test_mae_sees_visible_patches_and_judges_hidden_ones(small_method, images, canvas):
     method = small_method("mae", ViT(16, 2, 2, 4, positions="learned"), mask_ratio=0.5)
     _, state = start(method, canvas)
-    views, moment = views_of(method, images)
-    keep = np.asarray(visible_patches(moment.keys, 9, 0.5))
+    views, context = views_of(method, images)
+    keep = np.asarray(visible_patches(context.keys, 9, 0.5))
     assert keep.shape == (16, 4)
     assert all(len(set(row)) == 4 for row in keep)
     assert len({tuple(sorted(row)) for row in keep}) > 8
@@ -353,7 +353,7 @@ def test_mae_sees_visible_patches_and_judges_hidden_ones(small_method, images, c
     assert (predict(np.where(hidden[..., None], patches, patches + 1)) != prediction).any()
     target = (patches - patches.mean(-1, keepdims=True)) / np.sqrt(patches.var(-1, ddof=1, keepdims=True) + 1e-6)
     expected = np.mean(np.square(prediction - target)[hidden])
-    assert float(value_of(method, state, views, moment)) == pytest.approx(expected, rel=1e-5)
+    assert float(value_of(method, state, views, context)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(("tokens", "ratio", "kept"), [(196, 0.75, 49), (10, 0.9, 1), (49, 0.75, 12), (20, 0.55, 9)])
@@ -382,7 +382,7 @@ def test_nnclr_finds_neighbours_in_a_queue_of_past_projections(small_method, ima
     _, state = start(method, canvas)
     queue = np.asarray(state.target["queue"], np.float64)
     np.testing.assert_allclose(np.linalg.norm(queue, axis=1), 1, rtol=1e-5)
-    views, moment = views_of(method, images)
+    views, context = views_of(method, images)
     (z, p), _ = method.networks.apply(state.variables, views, train=True, mutable=["batch_stats"])
     z, p = (
         [np.asarray(x, np.float64) / np.linalg.norm(np.asarray(x, np.float64), axis=1, keepdims=True) for x in part]
@@ -394,7 +394,7 @@ def test_nnclr_finds_neighbours_in_a_queue_of_past_projections(small_method, ima
             neighbour = queue[np.argmax(queue @ z[here][i])]
             logits = p[there] @ neighbour / 0.5
             expected += (np.log(np.exp(logits).sum()) - logits[i]) / 32
-    loss, output = method.loss(state.variables, state.target, views, moment)
+    loss, output = method.loss(state.variables, state.target, views, context)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
     np.testing.assert_allclose(output.target["queue"], np.concatenate([z[0], queue[:8]]), atol=1e-5)
 
@@ -410,8 +410,8 @@ def test_recipe_builds_on_every_kind_of_encoder(name):
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
         target = jax.eval_shape(method.init_target, variables)
         views = jax.eval_shape(method.make_views, jax.random.key(0), batch)
-        moment = jax.eval_shape(method.moment, jax.random.key(0), batch, jax.ShapeDtypeStruct((), jnp.float32))
-        loss, output = jax.eval_shape(method.loss, variables, target, views, moment)
+        context = jax.eval_shape(method.step_context, jax.random.key(0), batch, jax.ShapeDtypeStruct((), jnp.float32))
+        loss, output = jax.eval_shape(method.loss, variables, target, views, context)
         assert (loss.shape, loss.dtype) == ((), jnp.float32)
         chex.assert_trees_all_equal_shapes_and_dtypes(output.batch_stats, variables["batch_stats"])
         chex.assert_trees_all_equal_shapes_and_dtypes(output.target, target)

@@ -16,12 +16,12 @@ from sslshift.models import (
     PrototypeHead,
     ResNet,
     ViT,
-    layer_numbers,
     patchify,
     sincos_positions,
     unpatchify,
 )
 from sslshift.models.convolution import convolve
+from sslshift.training.optimiser import layer_numbers
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 

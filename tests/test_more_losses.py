@@ -1,4 +1,4 @@
-"""MoCo v3, BYOL/SimSiam, Barlow Twins, DINO and MAE: by hand, naive loops, finite differences, eight devices."""
+"""MoCo v3, BYOL/SimSiam, Barlow Twins, DINO, MAE and NNCLR: by hand, naive loops, finite differences, eight devices."""
 
 import functools
 
@@ -36,12 +36,24 @@ def mae(prediction, patches):
     return losses.masked_reconstruction(*tokens, mask)
 
 
+QUEUE = np.linalg.qr(np.random.default_rng(2).normal(size=(12, 12)))[0][:7].astype(np.float32)
+
+
+def nnclr(prediction, projection):
+    return losses.nnclr(projection, prediction, queue=jnp.asarray(QUEUE), temperature=0.2)
+
+
+def mapped_nnclr(prediction, projection, *, axis_name):
+    return losses.nnclr(projection, prediction, queue=jnp.asarray(QUEUE), temperature=0.2, axis_name=axis_name)
+
+
 PAIRS = {
     "info_nce": (functools.partial(losses.info_nce, temperature=0.2), None),
     "negative_cosine": (losses.negative_cosine, mean_over_devices(losses.negative_cosine)),
     "barlow_twins": (functools.partial(losses.barlow_twins, off_diagonal_weight=5e-3, scale=0.1), None),
     "dino": (dino_of_two, mean_over_devices(dino_of_two)),
     "masked_reconstruction": (mae, mean_over_devices(mae)),
+    "nnclr": (nnclr, mapped_nnclr),
 }
 
 
@@ -62,6 +74,10 @@ def naive(name, a, b):
     if name == "info_nce":
         a, b = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (a, b))
         return 2 * 0.2 * -np.mean([np.log(softmax(a[i] @ b.T / 0.2)[i]) for i in range(count)])
+    if name == "nnclr":
+        neighbours = [max(QUEUE.astype(np.float64), key=lambda past, z=z: past @ z) for z in b]
+        a = a / np.linalg.norm(a, axis=1, keepdims=True)
+        return -np.mean([np.log(softmax(neighbours[i] @ a.T / 0.2)[i]) for i in range(count)])
     if name == "negative_cosine":
         return -np.mean([x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)])
     if name == "barlow_twins":
@@ -140,13 +156,13 @@ def test_permuting_the_batch_changes_nothing_and_breaking_pairs_does(name, pair,
     assert abs(float(loss(pair[0][order], pair[1]) - loss(*pair))) > 1e-4
 
 
-@pytest.mark.parametrize("name", ["info_nce", "negative_cosine"])
+@pytest.mark.parametrize("name", ["info_nce", "negative_cosine", "nnclr"])
 def test_the_scale_of_each_embedding_is_ignored(name, pair, random):
     scale = random.uniform(0.1, 10, (16, 1)).astype(np.float32)
     assert float(PAIRS[name][0](pair[0] * scale, pair[1])) == pytest.approx(float(PAIRS[name][0](*pair)), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["info_nce", "negative_cosine", "dino"])
+@pytest.mark.parametrize("name", ["info_nce", "negative_cosine", "dino", "nnclr"])
 def test_no_gradient_reaches_the_target(name, pair):
     assert (jax.grad(PAIRS[name][0], argnums=1)(*pair) == 0).all()
 
@@ -160,6 +176,20 @@ def test_barlow_twins_ignores_scale_and_offset_of_each_dimension_and_swapped_vie
 def test_info_nce_of_identical_embeddings():
     z = jnp.ones((6, 3))
     assert float(losses.info_nce(z, z, temperature=0.1)) == pytest.approx(2 * 0.1 * np.log(6), rel=1e-5)
+
+
+def test_nnclr_of_two_images_by_hand():
+    # The first image's neighbour is its own axis; the second's is (0, 1), although its projection points the other way more.
+    queue = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    projection = jnp.array([[5.0, 1.0], [-9.0, 2.0]])
+    prediction = jnp.array([[2.0, 0.0], [0.0, 3.0]])
+    expected = np.log(np.exp(2) + 1) - 2  # cosines 1 and 0 over a temperature of 1/2, for both
+    assert float(losses.nnclr(projection, prediction, queue=queue, temperature=0.5)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_no_gradient_reaches_the_queue_of_nnclr(pair):
+    loss = functools.partial(losses.nnclr, *pair, temperature=0.2)
+    assert (jax.grad(lambda queue: loss(queue=queue))(jnp.asarray(QUEUE)) == 0).all()
 
 
 def test_dino_skips_pairs_of_the_same_view_and_counts_local_views(random):
@@ -230,6 +260,10 @@ TEMPERATURES = {"student_temperature": 0.1, "teacher_temperature": 0.07}
         (lambda: losses.info_nce(Z, Z[:3], temperature=0.2), "one shape"),
         (lambda: losses.info_nce(Z, Z, temperature=-1), "temperature must be above 0"),
         (lambda: losses.negative_cosine(Z, Z[:, :2]), "one shape"),
+        (lambda: losses.nnclr(Z, Z[:, :2], queue=Z, temperature=0.2), "one shape"),
+        (lambda: losses.nnclr(Z, Z, queue=Z[:0], temperature=0.2), r"queue \[queue, \d\] of at least one embedding"),
+        (lambda: losses.nnclr(Z, Z, queue=Z[:, :2], temperature=0.2), r"queue \[queue, \d\] of at least one embedding"),
+        (lambda: losses.nnclr(Z, Z, queue=Z, temperature=0), "temperature must be above 0"),
         (lambda: losses.barlow_twins(Z[:1], Z[:1], off_diagonal_weight=1.0), "at least two images"),
         (lambda: losses.dino(LOGITS, LOGITS[..., :2], center=jnp.zeros(3), **TEMPERATURES), "one number of prototypes"),
         (lambda: losses.dino(LOGITS[:1], LOGITS[:1], center=jnp.zeros(3), **TEMPERATURES), "At least two student views"),

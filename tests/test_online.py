@@ -20,7 +20,7 @@ from sslshift.training import online as module
 from sslshift.training.checkpoints import CheckpointError, Checkpoints
 from sslshift.training.loop import Training, train
 from sslshift.training.online import Labelled, Online, Watch, init_probe, probe_step, signals
-from sslshift.training.state import Optimiser
+from sslshift.training.optimiser import Optimiser
 from sslshift.training.step import make_mesh, replicate
 
 SIGNALS = {"effective_rank", "alignment", "uniformity"}

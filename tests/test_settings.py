@@ -276,7 +276,7 @@ def test_methods_on_a_mesh_under_strict_promotion(name, small_method, random):
 
     def loss(params, variables, target, images):
         key = jax.random.key(1)
-        parts = method.make_views(key, images), method.moment(key, images, jnp.float32(0.5))
+        parts = method.make_views(key, images), method.step_context(key, images, jnp.float32(0.5))
         value, output = method.loss(variables | {"params": params}, target, *parts)
         return value, output
 

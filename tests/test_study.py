@@ -27,8 +27,8 @@ from sslshift.study.declare import Study, parse_sources
 from sslshift.study.intervals import signed
 from sslshift.study.opened import open_study
 from sslshift.study.records import remembered, write_atomically
-from sslshift.training.broken import BrokenDataError
-from sslshift.training.state import Optimiser
+from sslshift.training.journal import BrokenDataError
+from sslshift.training.optimiser import Optimiser
 
 TINY = (
     "--sources=bundled:mnist@40,400; synthetic:noise?size=300@300",

@@ -13,8 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from sslshift import losses
 from sslshift.data.views import ViewSettings
 from sslshift.losses import sinkhorn, swav
-from sslshift.methods import Moment
-from sslshift.training.state import Optimiser
+from sslshift.methods import StepContext
+from sslshift.training.optimiser import Optimiser
 from sslshift.training.step import compiled_init, compiled_step, replicate, shard_batch, train_step
 
 PAPER = {"temperature": 0.1, "epsilon": 0.05, "iterations": 3}
@@ -382,12 +382,12 @@ def test_collapsed_embeddings_are_seen_in_the_metrics(small_method, images):
     method = small_method("swav", views=PLAIN, queue=0)
     variables = jax.jit(method.init)(jax.random.key(0), images)
     views = jax.jit(method.make_views)(jax.random.key(1), images)
-    moment = Moment(jax.random.split(jax.random.key(2), 16), jnp.float32(0.5))
+    context = StepContext(jax.random.split(jax.random.key(2), 16), jnp.float32(0.5))
     last = variables["params"]["projector"]["Dense_1"]
     alike = last | {"kernel": jnp.zeros_like(last["kernel"]), "bias": jnp.arange(16.0)}
     params = variables["params"] | {"projector": variables["params"]["projector"] | {"Dense_1": alike}}
     for kind, changed in (("healthy", variables), ("collapsed", variables | {"params": params})):
-        loss, output = jax.jit(method.loss)(changed, (), views, moment)
+        loss, output = jax.jit(method.loss)(changed, (), views, context)
         if kind == "collapsed":
             assert output.metrics["assignment_entropy"] == pytest.approx(1, abs=1e-4)
             # Worse than guessing: predictions prefer some prototypes, assignments do not.

@@ -16,11 +16,11 @@ from sslshift.data.mixture import single
 from sslshift.data.pipeline import BatchReader
 from sslshift.methods import METHODS
 from sslshift.training.checkpoints import CheckpointError, Checkpoints, NotWrittenError
+from sslshift.training.journal import MetricsWriter
 from sslshift.training.loop import NonFiniteError, Training, train
-from sslshift.training.metrics import MetricsWriter
+from sslshift.training.optimiser import Optimiser
 from sslshift.training.programs import bound_programs
-from sslshift.training.state import Optimiser, init_state
-from sslshift.training.step import compiled_step, make_mesh, train_step
+from sslshift.training.step import compiled_step, init_state, make_mesh, train_step
 
 
 @pytest.fixture
@@ -102,8 +102,8 @@ def test_non_finite_loss_stops_and_names_step_and_checkpoint(training, reader, t
     method = training.method
     state_steps = []
 
-    def explode(variables, target, views, moment):
-        loss, output = method.loss(variables, target, views, moment)
+    def explode(variables, target, views, context):
+        loss, output = method.loss(variables, target, views, context)
         # Not a number once the weights have moved far enough from their start: after some steps, not at the first.
         moved = sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(variables["batch_stats"]))
         return jnp.where(moved > threshold, jnp.nan, loss), output
@@ -267,7 +267,7 @@ def test_weight_decay_spares_biases_and_norms(name):
     ],
 )
 def test_impossible_optimisers_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"No optimiser|Learning rate|layer decay"):
+    with pytest.raises(ValueError, match=r"Expected one of adamw|a learning rate above 0|a layer decay in"):
         Optimiser(**wrong)
 
 

@@ -20,12 +20,11 @@ from sslshift.data.pipeline import BatchReader
 from sslshift.data.sources import ArraySource
 from sslshift.models import PatchMLP, PretrainedEncoder
 from sslshift.training import loop
-from sslshift.training.broken import BrokenImages
 from sslshift.training.checkpoints import Checkpoints
+from sslshift.training.journal import BrokenImages, MetricsWriter
 from sslshift.training.loop import Training, train
-from sslshift.training.metrics import MetricsWriter
 from sslshift.training.online import Labelled, Online, Watch
-from sslshift.training.state import Optimiser
+from sslshift.training.optimiser import Optimiser
 from sslshift.transfer import finetune
 from sslshift.transfer.finetune import FineTune
 from sslshift.transfer.metrics import METRICS

@@ -35,8 +35,8 @@ from sslshift.methods import METHODS, Method
 from sslshift.models import ENCODERS
 from sslshift.models.convolution import convolve
 from sslshift.training.loop import Training
-from sslshift.training.measure import step_flops
-from sslshift.training.state import Optimiser
+from sslshift.training.optimiser import Optimiser
+from sslshift.training.programs import step_flops
 from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch
 from tools import bench_curation, bench_data, bench_shift, bench_transfer
 

@@ -17,6 +17,7 @@ from sslshift.losses.dino import dino, dino_center
 from sslshift.losses.info_nce import info_nce
 from sslshift.losses.masked_reconstruction import masked_reconstruction
 from sslshift.losses.negative_cosine import negative_cosine
+from sslshift.losses.nnclr import nnclr
 from sslshift.losses.nt_xent import nt_xent
 from sslshift.losses.swav import sinkhorn, swapped_prediction, swav
 from sslshift.losses.vicreg import vicreg
@@ -31,6 +32,7 @@ __all__ = [
     "info_nce",
     "masked_reconstruction",
     "negative_cosine",
+    "nnclr",
     "nt_xent",
     "sinkhorn",
     "swapped_prediction",

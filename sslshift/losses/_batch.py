@@ -90,6 +90,13 @@ def require_pairs(z1: jax.Array, z2: jax.Array) -> None:
     require_floating(z1, z2)
 
 
+def require_queue(queue: jax.Array, z: jax.Array) -> None:
+    """Raises ValueError unless a queue is `[queue, dim]` of a floating dtype, not empty, for embeddings `[batch, dim]`."""
+    if queue.ndim != 2 or queue.shape[1] != z.shape[1] or not len(queue):
+        raise ValueError(f"Expected a queue [queue, {z.shape[1]}] of at least one embedding, got {queue.shape}.")
+    require_floating(queue)
+
+
 def require_floating(*arrays: jax.Array) -> None:
     """Raises ValueError unless all arrays have a floating dtype."""
     for array in arrays:

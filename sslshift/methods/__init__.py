@@ -20,7 +20,7 @@ What differs from method to method:
 | swav | projector, prototypes | `swav` | queue of past projections, prototypes of unit length and frozen at first |
 """
 
-from sslshift.methods.base import Method, Moment, Output
+from sslshift.methods.base import Method, Output, StepContext
 from sslshift.methods.recipes import METHODS, Recipe
 
-__all__ = ["METHODS", "Method", "Moment", "Output", "Recipe"]
+__all__ = ["METHODS", "Method", "Output", "Recipe", "StepContext"]

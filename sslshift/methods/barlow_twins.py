@@ -27,8 +27,8 @@ def barlow_twins(
     settings = settings_of(encoder)
     networks = Siamese(encoder, MLPHead(projector, batch_norm=True, **settings))
 
-    def loss(variables, target, views, moment):
-        del target, moment
+    def loss(variables, target, views, context):
+        del target, context
         (z1, z2), batch_stats = forward(networks, variables, views)
         value = losses.barlow_twins(
             z1, z2, off_diagonal_weight=off_diagonal_weight, scale=scale, axis_name=settings["axis_name"]

@@ -15,7 +15,7 @@ PyTree = Any
 Views = tuple[jax.Array, ...]
 
 
-class Moment(NamedTuple):
+class StepContext(NamedTuple):
     """When a loss is computed.
 
     Attributes:
@@ -68,7 +68,7 @@ class Method:
       views: settings of the views made of each image, one per view.
       networks: the module that is trained; called with the views and `train=`, it has a submodule `encoder` and a method
         `features(images)`, the encoder's output.
-      loss: `(variables, target, views, moment) -> (scalar, Output)`; `variables` holds params and batch_stats.
+      loss: `(variables, target, views, context) -> (scalar, Output)`; `variables` holds params and batch_stats.
       init_target: `(variables) -> target`, state that the gradient does not update.
       update_target: `(target, variables, progress) -> target` after each step; progress is then in (0, 1].
       freeze: `(gradient, progress) -> gradient` with zeros for parameters that must not move yet.
@@ -79,7 +79,7 @@ class Method:
 
     views: tuple[ViewSettings, ...]
     networks: nn.Module
-    loss: Callable[[PyTree, PyTree, Views, Moment], tuple[jax.Array, Output]]
+    loss: Callable[[PyTree, PyTree, Views, StepContext], tuple[jax.Array, Output]]
     init_target: Callable[[PyTree], PyTree] = no_target
     update_target: Callable[[PyTree, PyTree, jax.Array], PyTree] = keep_target
     freeze: Callable[[PyTree, jax.Array], PyTree] = freeze_nothing
@@ -116,10 +116,10 @@ class Method:
     def _views(self, key: jax.Array, images: jax.Array, first: int | jax.Array) -> Views:
         return tuple(make_view(jax.random.fold_in(key, i), images, view, first=first) for i, view in enumerate(self.views))
 
-    def moment(self, key: jax.Array, images: jax.Array, progress: jax.Array) -> Moment:
+    def step_context(self, key: jax.Array, images: jax.Array, progress: jax.Array) -> StepContext:
         """When the loss of these images is computed; `key` is the one that their views are made with."""
         own = jax.random.fold_in(key, len(self.views))
-        return Moment(image_keys(own, len(images), self._first(images)), progress)
+        return StepContext(image_keys(own, len(images), self._first(images)), progress)
 
     def _first(self, images: jax.Array) -> int | jax.Array:
         return lax.axis_index(self.axis_name) * len(images) if self.axis_name else 0

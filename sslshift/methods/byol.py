@@ -38,8 +38,8 @@ def byol(
         MLPHead((*predictor, projector[-1]), batch_norm=True, **settings_of(encoder)),
     )
 
-    def loss(variables, target, views, moment):
-        del moment
+    def loss(variables, target, views, context):
+        del context
         (_, (p1, p2)), batch_stats = forward(networks, variables, views)
         (z1, z2), target_stats = forward(networks, target, views, "project")
         value = 4 + 2 * negative_cosine(p1, z2) + 2 * negative_cosine(p2, z1)

@@ -12,8 +12,15 @@ import jax.numpy as jnp
 from sslshift import losses
 from sslshift.data.views import ViewSettings
 from sslshift.methods.base import Method, Output
-from sslshift.methods.multi_crop import with_local_views
-from sslshift.methods.siamese import Siamese, copy_networks, follow, forward, hold_prototypes, settings_of
+from sslshift.methods.siamese import (
+    Siamese,
+    copy_networks,
+    follow,
+    forward,
+    hold_prototypes,
+    settings_of,
+    with_local_views,
+)
 from sslshift.models import PrototypeHead
 
 
@@ -72,7 +79,7 @@ def dino(
         warm = jnp.clip(progress / temperature_warmup, 0, 1) if temperature_warmup else 1.0
         return first_teacher_temperature + (teacher_temperature - first_teacher_temperature) * warm
 
-    def loss(variables, target, views, moment):
+    def loss(variables, target, views, context):
         student, batch_stats = forward(networks, variables, views)
         networks_target = {name: target[name] for name in ("params", "batch_stats")}
         teacher, target_stats = forward(networks, networks_target, views[:teacher_views], "project")
@@ -83,10 +90,10 @@ def dino(
             teacher,
             center=target["center"],
             student_temperature=student_temperature,
-            teacher_temperature=temperature(moment.progress),
+            teacher_temperature=temperature(context.progress),
         )
         center = losses.dino_center(target["center"], teacher, momentum=center_momentum, axis_name=settings["axis_name"])
-        metrics = {"teacher_temperature": jnp.float32(temperature(moment.progress))}
+        metrics = {"teacher_temperature": jnp.float32(temperature(context.progress))}
         return value, Output(batch_stats, target | {"batch_stats": target_stats, "center": center}, metrics)
 
     def init_target(variables):

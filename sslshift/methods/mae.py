@@ -71,10 +71,10 @@ def mae(
         raise ValueError(f"A decoder needs a width that 4 and its heads divide, not {width} with {heads} heads.")
     networks = MaskedAutoencoder(encoder, MAEDecoder(width, decoder_depth, heads, encoder.dtype))
 
-    def loss(variables, target, views, moment):
+    def loss(variables, target, views, context):
         del target
         patches = patchify(views[0], encoder.patch)
-        keep = visible_patches(moment.keys, patches.shape[1], mask_ratio)
+        keep = visible_patches(context.keys, patches.shape[1], mask_ratio)
         prediction = networks.apply(variables, views, keep, train=True)
         hidden = _hidden(keep, patches.shape[1])
         return masked_reconstruction(prediction, patches, hidden, normalize=normalize), Output(variables["batch_stats"])

@@ -54,8 +54,8 @@ def moco_v3(
         MLPHead((*predictor, projector[-1]), batch_norm=True, output_norm=output_norm, output_bias=False, **settings),
     )
 
-    def loss(variables, target, views, moment):
-        del moment
+    def loss(variables, target, views, context):
+        del context
         (_, (p1, p2)), batch_stats = forward(networks, variables, views)
         (k1, k2), target_stats = forward(networks, target, views, "project")
         one_way = functools.partial(info_nce, temperature=temperature, axis_name=settings["axis_name"])

@@ -11,14 +11,12 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
-from jax import lax
 
-from sslshift.arrays import on_any_mesh, unit
+from sslshift import losses
+from sslshift.arrays import unit
 from sslshift.data.views import ViewSettings
 from sslshift.methods.base import Method, Output
-from sslshift.methods.queue import enqueued, first_image, gathered
-from sslshift.methods.siamese import Siamese, forward, settings_of
+from sslshift.methods.siamese import Siamese, enqueued, forward, settings_of
 from sslshift.models import MLPHead
 
 
@@ -53,15 +51,14 @@ def nnclr(
         MLPHead((*predictor, projector[-1]), batch_norm=True, **settings),
     )
 
-    def loss(variables, target, views, moment):
-        del moment
+    def loss(variables, target, views, context):
+        del context
         ((z1, z2), (p1, p2)), batch_stats = forward(networks, variables, views)
-        z1, z2, p1, p2 = (unit(x, dtype=jnp.float32) for x in (z1, z2, p1, p2))
         past = target["queue"]
-        contrast = functools.partial(_contrast, temperature=temperature, axis_name=settings["axis_name"])
-        value = (contrast(_nearest(z1, past), p2) + contrast(_nearest(z2, past), p1)) / 2
-        # The first views enter the queue, the oldest leave it.
-        return value, Output(batch_stats, {"queue": enqueued(past, z1, settings["axis_name"])})
+        one_way = functools.partial(losses.nnclr, queue=past, temperature=temperature, axis_name=settings["axis_name"])
+        # The first views enter the queue, the oldest embeddings leave it.
+        newest = enqueued(past, unit(z1, dtype=jnp.float32), settings["axis_name"])
+        return (one_way(z1, p2) + one_way(z2, p1)) / 2, Output(batch_stats, {"queue": newest})
 
     def init_target(variables):
         del variables
@@ -69,17 +66,3 @@ def nnclr(
         return {"queue": unit(jax.random.normal(jax.random.key(0), (queue, projector[-1])))}
 
     return Method(views, networks, loss, init_target)
-
-
-@on_any_mesh(batch_axis=0)
-def _nearest(z, past):
-    return past[jnp.argmax(lax.stop_gradient(z) @ past.T, axis=1)]
-
-
-@on_any_mesh
-def _contrast(neighbours, predictions, *, temperature, axis_name):
-    """Each neighbour finds the prediction of its own image among those of the global batch."""
-    everyone = gathered(predictions, axis_name)
-    logits = jnp.matmul(neighbours, everyone.T, precision=lax.Precision.HIGHEST) / temperature
-    own = first_image(neighbours, axis_name) + jnp.arange(len(logits))
-    return optax.softmax_cross_entropy_with_integer_labels(logits, own).mean()

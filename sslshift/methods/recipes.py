@@ -33,7 +33,7 @@ class Recipe:
       make: builds the method: `make(encoder, views, **options)`.
       views: settings of an image's views.
       options: hyperparameters of the method, all that it has.
-      optimiser: fields of `sslshift.training.state.Optimiser`; the learning rate is at a batch of 256.
+      optimiser: fields of `sslshift.training.Optimiser`; the learning rate is at a batch of 256.
       source: where these numbers come from.
       vit_options: what is different for a ViT.
       vit_optimiser: the optimiser for a ViT; without it MoCo v3's, which its authors use for other methods on ViTs too.

@@ -1,5 +1,6 @@
-"""What the methods that compare views share: their networks, and a target that follows them."""
+"""Parts that the methods which compare views share: networks, a target that follows them, a queue, and local views."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,8 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
+from sslshift.arrays import on_any_mesh
+from sslshift.data.views import ViewSettings
 from sslshift.methods.base import PyTree, Views
+from sslshift.models import PatchMLP
 
 _PROJECTING = ("encoder", "projector")
 _KINDS = ("params", "batch_stats")
@@ -22,7 +27,7 @@ class Siamese(nn.Module):
     predictor: nn.Module | None = None
 
     def __call__(self, views: Views, *, train: bool) -> Any:
-        """Projections of the views; with a predictor a pair (projections, predictions)."""
+        """Returns projections of the views; with a predictor a pair (projections, predictions)."""
         z = self.project(views, train=train)
         return z if self.predictor is None else (z, tuple(self.predictor(one, train=train) for one in z))
 
@@ -34,25 +39,25 @@ class Siamese(nn.Module):
 
 
 def settings_of(encoder: nn.Module) -> dict[str, Any]:
-    """What heads take over from the encoder that they stand on; an encoder of others need not have it."""
+    """Returns the settings that heads take over from their encoder; None where the encoder has no such field."""
     return {name: getattr(encoder, name, None) for name in ("dtype", "axis_name")}
 
 
 def forward(networks: nn.Module, variables: PyTree, views: Views, method: str = "__call__") -> tuple[Any, PyTree]:
-    """Output in training mode, and the new batch statistics."""
+    """Returns the output in training mode, and the new batch statistics."""
     output, updated = networks.apply(variables, views, train=True, mutable=["batch_stats"], method=method)
     return output, updated.get("batch_stats", {})
 
 
 def copy_networks(variables: PyTree) -> PyTree:
-    """A target: copies of the weights and batch statistics of encoder and projector."""
+    """Returns a target: copies of the weights and batch statistics of encoder and projector."""
     parts = {kind: {name: variables[kind][name] for name in _PROJECTING if name in variables[kind]} for kind in _KINDS}
     # Copies, since a step is given its state's buffers to write into, each once.
     return jax.tree.map(jnp.copy, parts)
 
 
 def follow(momentum: float) -> Callable[[PyTree, PyTree, jax.Array], PyTree]:
-    """A target update: weights are a moving average of the trained ones, its momentum rising to 1 by a cosine.
+    """Returns a method's `update_target`: a moving average of the trained weights, its momentum rising to 1 by a cosine.
 
     Batch statistics are the target's own, from its forward passes.
 
@@ -60,7 +65,7 @@ def follow(momentum: float) -> Callable[[PyTree, PyTree, jax.Array], PyTree]:
       ValueError: the momentum is outside [0, 1].
     """
     if not 0 <= momentum <= 1:
-        raise ValueError(f"A target's momentum must lie in [0, 1], not {momentum}.")
+        raise ValueError(f"Expected a momentum of the target in [0, 1], got {momentum}.")
     share = optax.cosine_decay_schedule(1 - momentum, decay_steps=1)
 
     def update(target: PyTree, variables: PyTree, progress: jax.Array) -> PyTree:
@@ -77,7 +82,7 @@ def hold_prototypes(share: float) -> Callable[[PyTree, jax.Array], PyTree]:
       ValueError: the share is outside [0, 1].
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"frozen must lie in [0, 1], not {share}.")
+        raise ValueError(f"Expected frozen in [0, 1], got {share}.")
 
     def freeze(gradient: PyTree, progress: jax.Array) -> PyTree:
         moving = (progress >= share).astype(jnp.float32)
@@ -88,3 +93,61 @@ def hold_prototypes(share: float) -> Callable[[PyTree, jax.Array], PyTree]:
         return jax.tree_util.tree_map_with_path(scaled, gradient)
 
     return freeze
+
+
+@on_any_mesh
+def enqueued(queue: jax.Array, newest: jax.Array, axis_name: str | None) -> jax.Array:
+    """Returns a queue of past embeddings, the newest first, after the global batch entered it and the oldest left it.
+
+    Args:
+      queue: `[..., queue, dim]`, the same on every device.
+      newest: embeddings `[..., batch, dim]`; no gradient passes. Of a batch larger than the queue the first images enter.
+      axis_name: the mapped axis over which the batch is split, inside `shard_map`.
+    """
+    newest = _gathered(lax.stop_gradient(newest), axis_name).astype(queue.dtype)
+    return jnp.concatenate([newest, queue], axis=-2)[..., : queue.shape[-2], :]
+
+
+def batch_size(z: jax.Array, axis_name: str | None) -> int:
+    """Returns the number of images of the global batch, for embeddings `[..., batch, dim]`."""
+    return z.shape[-2] * (1 if axis_name is None else lax.axis_size(axis_name))
+
+
+def _gathered(z: jax.Array, axis_name: str | None) -> jax.Array:
+    """Returns the embeddings `[..., batch, dim]` of the global batch, which shard_map knows to be the same on all devices."""
+    if axis_name is None:
+        return z
+    # By a sum, since the result of a gather counts as different on each device.
+    room = jnp.zeros((*z.shape[:-2], batch_size(z, axis_name), z.shape[-1]), z.dtype)
+    return lax.psum(lax.dynamic_update_slice_in_dim(room, z, lax.axis_index(axis_name) * z.shape[-2], axis=-2), axis_name)
+
+
+def with_local_views(
+    encoder: nn.Module, views: tuple[ViewSettings, ...], count: int, *, size: int, crop_scale: float
+) -> tuple[ViewSettings, ...]:
+    """Returns the settings of the views with those of the local views behind them (multi-crop).
+
+    Args:
+      encoder: with a `size`, one that takes images of that size too.
+      views: of an image; if there are local views, these become the global ones.
+      count: number of local views; 0 leaves the views as they are.
+      size: side of the local views in pixels; 0: that of the images.
+      crop_scale: the largest share of an image's area in a local view, and then the smallest in a global one.
+
+    Raises:
+      ValueError: a number is negative, or the local views are of a size that the encoder does not take.
+    """
+    if min(count, size) < 0:
+        raise ValueError(f"Expected local_views and local_size of at least 0, got {count} and {size}.")
+    if size and not count:
+        raise ValueError("A local_size without local_views would change nothing: say how many local views there are.")
+    if size and isinstance(encoder, PatchMLP):
+        raise ValueError("patch_mlp takes images of one size only: leave local_size at 0, or use a ResNet or a ViT.")
+    if not count:
+        return views
+    # A local view may show as little as an ordinary crop, unless even its upper bound is below that.
+    smallest = min(0.05, crop_scale)
+    local = dataclasses.replace(
+        views[0], min_crop_scale=smallest, max_crop_scale=crop_scale, size=size, solarise_probability=0.0
+    )
+    return (*(dataclasses.replace(view, min_crop_scale=crop_scale) for view in views), *[local] * count)

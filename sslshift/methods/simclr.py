@@ -23,8 +23,8 @@ def simclr(
     settings = settings_of(encoder)
     networks = Siamese(encoder, MLPHead(projector, **settings))
 
-    def loss(variables, target, views, moment):
-        del target, moment
+    def loss(variables, target, views, context):
+        del target, context
         (z1, z2), batch_stats = forward(networks, variables, views)
         return nt_xent(z1, z2, temperature=temperature, axis_name=settings["axis_name"]), Output(batch_stats)
 

@@ -32,8 +32,8 @@ def simsiam(
         MLPHead((*predictor, projector[-1]), batch_norm=True, **settings_of(encoder)),
     )
 
-    def loss(variables, target, views, moment):
-        del target, moment
+    def loss(variables, target, views, context):
+        del target, context
         ((z1, z2), (p1, p2)), batch_stats = forward(networks, variables, views)
         return (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2, Output(batch_stats)
 

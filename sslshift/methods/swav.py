@@ -16,9 +16,15 @@ from sslshift import losses
 from sslshift.arrays import on_any_mesh, unit
 from sslshift.data.views import ViewSettings
 from sslshift.methods.base import Method, Output, no_target
-from sslshift.methods.multi_crop import with_local_views
-from sslshift.methods.queue import batch_size, enqueued
-from sslshift.methods.siamese import Siamese, forward, hold_prototypes, settings_of
+from sslshift.methods.siamese import (
+    Siamese,
+    batch_size,
+    enqueued,
+    forward,
+    hold_prototypes,
+    settings_of,
+    with_local_views,
+)
 from sslshift.models import MLPHead, Prototypes
 
 
@@ -92,10 +98,10 @@ def swav(
         assignments = losses.sinkhorn(logits[:assigned], queue_logits=past, queue_mask=mask, queue_split=False, **given)
         return assignments, {"queue_used": used.astype(jnp.float32)}
 
-    def loss(variables, target, views, moment):
+    def loss(variables, target, views, context):
         (z, logits), batch_stats = forward(networks, variables, views)
         logits = jnp.stack(logits)
-        assignments, metrics = assign(logits, variables, target, moment.progress)
+        assignments, metrics = assign(logits, variables, target, context.progress)
         value = losses.swapped_prediction(logits, assignments, temperature=temperature, axis_name=axis_name)
         metrics |= _collapse_signals(lax.stop_gradient(logits) / temperature, assignments, axis_name)
         if queue:

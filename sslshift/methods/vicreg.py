@@ -34,8 +34,8 @@ def vicreg(
         "covariance_weight": covariance_weight,
     }
 
-    def loss(variables, target, views, moment):
-        del target, moment
+    def loss(variables, target, views, context):
+        del target, context
         (z1, z2), batch_stats = forward(networks, variables, views)
         return losses.vicreg(z1, z2, **weights, axis_name=settings["axis_name"]), Output(batch_stats)
 

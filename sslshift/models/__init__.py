@@ -8,7 +8,6 @@ bfloat16. An encoder with its weights is a `PretrainedEncoder`; `save_encoder` a
 
 from sslshift.arrays import unit
 from sslshift.models.heads import MLPHead, PrototypeHead, Prototypes
-from sslshift.models.layers import layer_numbers
 from sslshift.models.opening import load_encoder, open_encoder
 from sslshift.models.patch_mlp import PatchMLP
 from sslshift.models.patches import patchify, unpatchify
@@ -46,7 +45,6 @@ __all__ = [
     "Prototypes",
     "ResNet",
     "ViT",
-    "layer_numbers",
     "load_encoder",
     "open_encoder",
     "patchify",

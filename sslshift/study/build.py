@@ -12,7 +12,7 @@ from sslshift.methods import METHODS
 from sslshift.models import ENCODERS
 from sslshift.study.declare import Study
 from sslshift.training.loop import Training
-from sslshift.training.state import Optimiser
+from sslshift.training.optimiser import Optimiser
 
 
 def build_training(study: Study, convolution: Callable | None = None) -> Training:

@@ -12,7 +12,7 @@ from sslshift.study.opened import Opened
 from sslshift.study.places import run_folder, run_record
 from sslshift.study.progress import duration
 from sslshift.study.records import recalled
-from sslshift.training.measure import seconds_per_step
+from sslshift.training.programs import seconds_per_step
 
 
 @dataclasses.dataclass(frozen=True)

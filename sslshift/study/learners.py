@@ -16,7 +16,7 @@ from sslshift.models import ENCODERS
 from sslshift.study.build import build_training, method_options, options_given
 from sslshift.study.declare import Study
 from sslshift.training.loop import Training, traced_step
-from sslshift.training.measure import step_flops
+from sslshift.training.programs import step_flops
 
 # Fields of a study that --for_method may set for one method; any other name there is an option of the method.
 OWN_FIELDS = (

@@ -33,10 +33,9 @@ from sslshift.study.records import (
 from sslshift.study.results import Results
 from sslshift.study.rows import floor_rows, run_rows
 from sslshift.study.shifts import measure_task_shifts, unknown_shift
-from sslshift.training.broken import read_broken
 from sslshift.training.checkpoints import NotWrittenError
-from sslshift.training.loop import BROKEN, train
-from sslshift.training.metrics import loss_trend
+from sslshift.training.journal import BROKEN, loss_trend, read_broken
+from sslshift.training.loop import train
 from sslshift.training.programs import bound_programs
 from sslshift.transfer.features import NetworkEncoder, encoder_of
 

@@ -2,4 +2,27 @@
 
 A run is a function of (method, optimiser, plan, seed): the batch, the views and the initial weights of any step follow from
 them, so an interrupted run continues from its checkpoint to the same bits.
+
+    state = train(Training(method, Optimiser()), reader, seed=0, folder="results/example")
+
+| file | what it holds |
+|---|---|
+| `step` | `TrainState`, the pure `train_step`, the mesh, and the compiled step |
+| `optimiser` | `Optimiser`: adamw, lars and sgd with their schedule |
+| `loop` | `Training` and `train` |
+| `checkpoints` | the only file that knows orbax |
+| `journal` | what a run writes beside its checkpoints: metrics, and images that could not be read |
+| `online` | a linear probe and signals without labels, watched during training |
+| `programs` | what a step costs, and how many compiled programs a process may hold |
+
+To add an optimiser, name it in `optimiser.OPTIMISERS` and return its transformation in `Optimiser._at`.
+
+The tests: `test_training` (steps, resumption to the bit, schedules, checkpoints), `test_transfer_guard` (the loop makes no
+implicit transfer), `test_online` (the probe and the signals).
 """
+
+from sslshift.training.loop import Training, train
+from sslshift.training.optimiser import Optimiser
+from sslshift.training.step import train_step
+
+__all__ = ["Optimiser", "Training", "train", "train_step"]

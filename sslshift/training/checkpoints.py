@@ -10,7 +10,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from sslshift.command import causes, remedy
-from sslshift.training.state import TrainState
+from sslshift.training.step import TrainState
 
 PyTree = Any
 

@@ -1,25 +1,38 @@
 """The training loop: from a sample plan to a trained state, through checkpoints."""
 
+import contextlib
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import optax
 
 from sslshift.data.decode import Canvas
 from sslshift.data.pipeline import BatchReader, batches
+from sslshift.data.plan import SamplePlan
 from sslshift.methods import Method
-from sslshift.training.broken import BrokenImages
 from sslshift.training.checkpoints import Checkpoints
-from sslshift.training.metrics import MetricsWriter
-from sslshift.training.online import Online, Watch
-from sslshift.training.state import Optimiser, TrainState, init_state
-from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch, train_step
+from sslshift.training.journal import BROKEN, METRICS, BrokenImages, MetricsWriter
+from sslshift.training.online import Online, OnlineProbe, Watch
+from sslshift.training.optimiser import Optimiser, built
+from sslshift.training.step import (
+    Metrics,
+    TrainState,
+    compiled_init,
+    compiled_step,
+    init_state,
+    make_mesh,
+    replicate,
+    shard_batch,
+    train_step,
+)
 
-# What a run's folder lists of images that it could not read.
-BROKEN = "broken.csv"
+OnStep = Callable[[int, dict[str, float]], None]
 
 
 class NonFiniteError(RuntimeError):
@@ -28,7 +41,7 @@ class NonFiniteError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a run is trained, data aside.
+    """How a run is trained; the data is a `BatchReader`.
 
     Args:
       method: the SSL method on its encoder.
@@ -49,33 +62,12 @@ def no_progress(step: int, scalars: dict[str, float]) -> None:
     del step, scalars
 
 
-def initial_state(training: Training, reader: BatchReader, seed: int) -> TrainState:
-    """The untrained state of a run."""
-    plan = reader.plan
-    optimiser = _built(training.optimiser, plan.budget.steps(plan.batch_size), plan.batch_size, training.method.constant_rate)
-    image = jax.numpy.zeros(reader.canvas, jax.numpy.uint8)
-    state = compiled_init(training.method, optimiser)(jax.random.key(seed), image)
-    return replicate(make_mesh(), state)
-
-
-def traced_step(training: Training, canvas: Canvas, batch_size: int) -> TrainState:
-    """The shapes of the state after a step on batches of this size: finds settings that do not fit, computes nothing."""
-    method = training.method
-    key = jax.random.key(0)
-    optimiser = _built(training.optimiser, 1, batch_size, method.constant_rate)
-    image = jax.ShapeDtypeStruct(tuple(canvas), jax.numpy.uint8)
-    images = jax.ShapeDtypeStruct((batch_size, *canvas), jax.numpy.uint8)
-    state = jax.eval_shape(functools.partial(init_state, method, optimiser), key, image)
-    step = functools.partial(train_step, method=method, optimiser=optimiser, steps=1)
-    return jax.eval_shape(step, state, images, key)[0]
-
-
 def train(
     training: Training,
     reader: BatchReader,
     seed: int,
-    folder: Path,
-    on_step: Callable[[int, dict[str, float]], None] = no_progress,
+    folder: str | os.PathLike,
+    on_step: OnStep = no_progress,
     online: Online | None = None,
 ) -> TrainState:
     """Trains a run to the end of its budget, from its latest checkpoint if it has one.
@@ -84,7 +76,7 @@ def train(
       training: method, optimiser and bookkeeping.
       reader: reads the batches of the plan.
       seed: of the initial weights and of all views.
-      folder: gets `checkpoints/`, `metrics.jsonl`, and `broken.csv` if an image could not be read and another stood in.
+      folder: gets `checkpoints/`, `metrics.jsonl`, and `broken.csv` if an image could not be read and another replaced it.
       on_step: called with the number of steps done and that step's metrics, one step late.
       online: a probe and signals reported on the way (see `online.py`). The probe is kept in the checkpoints; where a run goes
         on from one without, or with one of other shapes, it starts there.
@@ -99,74 +91,113 @@ def train(
       ValueError: the budget is not a whole number of batches, the devices do not divide the batch, or images of `online` are of
         another shape than the run's.
     """
-    plan = reader.plan
-    steps = plan.budget.steps(plan.batch_size)
-    if plan.budget != plan.budget.whole_batches(plan.batch_size):
-        whole = plan.budget.whole_batches(plan.batch_size).samples
-        raise ValueError(
-            f"The budget of {plan.budget.samples:,} is not a whole number of batches of {plan.batch_size:,}; use {whole:,}."
-        )
-    if plan.batch_size % jax.device_count():
-        raise ValueError(f"A batch of {plan.batch_size} cannot be divided among {jax.device_count()} devices.")
+    steps = _whole_steps(reader.plan)
     if online:
         online.require_shape(reader.canvas)
     mesh = make_mesh()
-    optimiser = _built(training.optimiser, steps, plan.batch_size, training.method.constant_rate)
-    step_fn = compiled_step(training.method, optimiser, steps, mesh)
+    step_fn = compiled_step(training.method, _optimiser(training, reader.plan), steps, mesh)
     state = initial_state(training, reader, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    done = checkpoints.latest or 0
-    if done:
-        state = checkpoints.restore(state)
-    broken = BrokenImages(folder / BROKEN, plan.mixture.unique, training.max_broken)
-    metrics_file = MetricsWriter(folder / "metrics.jsonl", keep_steps=done)
-    watch = Watch(online, training.method, mesh) if online else None
-    probe = watch.start(state.variables) if watch else None
-    if done and probe is not None:
-        probe = checkpoints.restore_online(probe)
-
-    def observe(step, metrics, signals):
-        scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not all(math.isfinite(value) for value in scalars.values()):
-            good = f"step {checkpoints.latest:,} in {folder}" if checkpoints.latest else "none yet"
-            raise NonFiniteError(
-                f"Step {step:,} of {folder} gave {scalars}, which is not finite; training stopped. "
-                f"The last good checkpoint: {good}. Try a lower learning rate, in another folder."
-            )
-        signals = {name: float(value) for name, value in jax.device_get(signals).items()}
-        scalars |= {name: value for name, value in signals.items() if math.isfinite(value)}
-        metrics_file.write_scalars(step, scalars)
-        on_step(step, scalars)
-
-    try:
-        # From the run's key, not the initial weights' own: the two must not share random numbers.
-        key = replicate(mesh, jax.random.fold_in(jax.random.key(seed), 1))
-        pending = None
-        for step, batch in enumerate(batches(reader, done, steps, workers=training.workers), done + 1):
-            broken.add(batch.broken)
+    # From the run's key, not the initial weights' own: the two must not share random numbers.
+    key = replicate(mesh, jax.random.fold_in(jax.random.key(seed), 1))
+    with contextlib.closing(_RunFolder(Path(folder), training, reader.plan, on_step)) as kept:
+        state = kept.checkpoints.restore(state) if kept.done else state
+        watch = Watch(online, training.method, mesh) if online else None
+        probe = watch.start(state.variables) if watch else None
+        if kept.done and probe is not None:
+            probe = kept.checkpoints.restore_online(probe)
+        for step, batch in enumerate(batches(reader, kept.done, steps, workers=training.workers), kept.done + 1):
+            kept.broken.add(batch.broken)
             images = shard_batch(mesh, batch.images)
             # Nothing of the step may wait for the host. Saving and reporting do, so that they must not run under this guard.
             with jax.transfer_guard("disallow"):
                 state, metrics = step_fn(state, images, key)
-            signals = {}
-            if watch:
-                probe = watch.learn(probe, state.variables, step)
-                if step % online.every == 0 or step == steps:
-                    signals = watch.report(probe, state.variables)
-            # Metrics of the step before: reading this step's would leave the device idle.
-            if pending:
-                observe(*pending)
-            pending = (step, metrics, signals)
+            probe, signals = watch.follow(probe, state.variables, step, steps) if watch else (None, {})
+            kept.observe(step, metrics, signals)
             if step % training.checkpoint_every == 0 or step == steps:
-                observe(*pending)
-                pending = None
-                checkpoints.save(state, step, probe)
-    finally:
-        metrics_file.close()
-        checkpoints.close()
+                kept.save(state, step, probe)
     return state
 
 
-# One optax object per setting, so that runs which share it share a compiled step.
-_built = functools.lru_cache(maxsize=64)(Optimiser.build)
+def initial_state(training: Training, reader: BatchReader, seed: int) -> TrainState:
+    """Returns the untrained state of a run."""
+    image = jnp.zeros(reader.canvas, jnp.uint8)
+    state = compiled_init(training.method, _optimiser(training, reader.plan))(jax.random.key(seed), image)
+    return replicate(make_mesh(), state)
+
+
+def traced_step(training: Training, canvas: Canvas, batch_size: int) -> TrainState:
+    """Returns the shapes of the state after a step on batches of this size.
+
+    It finds settings that do not fit each other and computes nothing.
+    """
+    method = training.method
+    key = jax.random.key(0)
+    optimiser = built(training.optimiser, 1, batch_size, method.constant_rate)
+    image = jax.ShapeDtypeStruct(tuple(canvas), jnp.uint8)
+    images = jax.ShapeDtypeStruct((batch_size, *canvas), jnp.uint8)
+    state = jax.eval_shape(functools.partial(init_state, method, optimiser), key, image)
+    step = functools.partial(train_step, method=method, optimiser=optimiser, steps=1)
+    return jax.eval_shape(step, state, images, key)[0]
+
+
+def _optimiser(training: Training, plan: SamplePlan) -> optax.GradientTransformation:
+    return built(training.optimiser, plan.budget.steps(plan.batch_size), plan.batch_size, training.method.constant_rate)
+
+
+def _whole_steps(plan: SamplePlan) -> int:
+    """Returns the number of steps of a plan; raises ValueError unless all batches are whole and divide among the devices."""
+    whole = plan.budget.whole_batches(plan.batch_size)
+    if plan.budget != whole:
+        raise ValueError(
+            f"The budget of {plan.budget.samples:,} is not a whole number of batches of {plan.batch_size:,}; use "
+            f"{whole.samples:,}."
+        )
+    if plan.batch_size % jax.device_count():
+        raise ValueError(f"A batch of {plan.batch_size} cannot be divided among {jax.device_count()} devices.")
+    return plan.budget.steps(plan.batch_size)
+
+
+class _RunFolder:
+    """What a run keeps in its folder: checkpoints, metrics and the list of broken images."""
+
+    def __init__(self, folder: Path, training: Training, plan: SamplePlan, on_step: OnStep):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._on_step = on_step
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.done = self.checkpoints.latest or 0
+        self.broken = BrokenImages(folder / BROKEN, plan.mixture.unique, training.max_broken)
+        self._metrics = MetricsWriter(folder / METRICS, keep_steps=self.done)
+        self._pending: tuple[int, Metrics, Metrics] | None = None
+
+    def observe(self, step: int, metrics: Metrics, signals: Metrics) -> None:
+        """Writes the metrics of the step before: reading those of this step would leave the device idle."""
+        self._flush()
+        self._pending = (step, metrics, signals)
+
+    def save(self, state: TrainState, step: int, probe: OnlineProbe | None) -> None:
+        """Writes a checkpoint, after the metrics up to it: a state that is not finite is never saved."""
+        self._flush()
+        self.checkpoints.save(state, step, probe)
+
+    def close(self) -> None:
+        self._metrics.close()
+        self.checkpoints.close()
+
+    def _flush(self) -> None:
+        if self._pending is None:
+            return
+        step, metrics, signals = self._pending
+        self._pending = None
+        scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not all(math.isfinite(value) for value in scalars.values()):
+            latest = self.checkpoints.latest
+            good = f"step {latest:,} in {self._folder}" if latest else "none yet"
+            raise NonFiniteError(
+                f"Step {step:,} of {self._folder} gave {scalars}, which is not finite; training stopped. "
+                f"The last good checkpoint: {good}. Try a lower learning rate, in another folder."
+            )
+        signals = {name: float(value) for name, value in jax.device_get(signals).items()}
+        scalars |= {name: value for name, value in signals.items() if math.isfinite(value)}
+        self._metrics.write_scalars(step, scalars)
+        self._on_step(step, scalars)

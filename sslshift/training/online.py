@@ -1,4 +1,4 @@
-"""What is seen of an encoder while it is pretrained: a linear probe that learns beside it, and signals without labels.
+"""Online evaluation while an encoder is pretrained: a linear probe that learns beside it, and signals without labels.
 
 The training does not notice: its compiled step is the same with and without, and everything here is a program of its own that
 reads the encoder's variables between two steps. A run with an `Online` ends with the same bits as one without.
@@ -275,6 +275,12 @@ class Watch:
         images, labels = self._online.train
         batch = self._split(images[_filled(rows, self._mesh.size)])
         return self._functions.learn(probe, variables, batch, self._everywhere(_targets(labels[rows])))
+
+    def follow(self, probe: OnlineProbe | None, variables: PyTree, step: int, steps: int) -> tuple[OnlineProbe | None, Metrics]:
+        """Returns the probe after a training step, and the scalars of that step's line: none between two reports."""
+        probe = self.learn(probe, variables, step)
+        due = step % self._online.every == 0 or step == steps
+        return probe, self.report(probe, variables) if due else {}
 
     def report(self, probe: OnlineProbe | None, variables: PyTree) -> Metrics:
         """Scalars on the devices, for the line of a step; waits for nothing."""

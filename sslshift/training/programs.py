@@ -1,29 +1,87 @@
-"""Compiled programs a process holds: each takes memory maps, of which Linux grants a process 65,530 (`vm.max_map_count`)."""
+"""Compiled programs of training: what a step costs, and how many programs a process may hold."""
 
+import functools
 import gc
+import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
-__all__ = ["bound_programs"]
+from sslshift.data.decode import Canvas
+from sslshift.data.pipeline import BatchReader, batches
+from sslshift.training.loop import Training
+from sslshift.training.optimiser import built
+from sslshift.training.step import compiled_init, compiled_step, init_state, make_mesh, replicate, shard_batch, train_step
+
+# Steps that warm up: the first compiles, the second may still wait for the pipeline.
+_WARM_UP = 2
+
+
+def step_flops(training: Training, canvas: Canvas, batch_size: int) -> float:
+    """Returns the FLOPs of one training step, views included, as XLA counts them before it optimises; computes nothing.
+
+    The encoder should use XLA's own convolutions: XLA counts the body of any other one's loop once, however often it runs.
+    """
+    method = training.method
+    optimiser = built(training.optimiser, 1, batch_size, method.constant_rate)
+    key = jax.random.key(0)
+    image = jax.ShapeDtypeStruct(tuple(canvas), jnp.uint8)
+    state = jax.eval_shape(functools.partial(init_state, method, optimiser), key, image)
+    step = functools.partial(train_step, method=method, optimiser=optimiser, steps=1)
+    lowered = jax.jit(step).lower(state, jax.ShapeDtypeStruct((batch_size, *canvas), jnp.uint8), key)
+    return float((lowered.cost_analysis() or {}).get("flops", float("nan")))
+
+
+def seconds_per_step(training: Training, reader: BatchReader, seconds: float = 1.0) -> float:
+    """Returns the seconds of a training step on real batches of a run, without compilation; nothing is kept.
+
+    Args:
+      training: method and optimiser.
+      reader: reads the batches.
+      seconds: about how long to measure, at least two steps.
+    """
+    plan = reader.plan
+    method = training.method
+    mesh = make_mesh()
+    steps = plan.budget.steps(plan.batch_size)
+    optimiser = built(training.optimiser, steps, plan.batch_size, method.constant_rate)
+    step = compiled_step(method, optimiser, steps, mesh)
+    image = jnp.zeros(reader.canvas, jnp.uint8)
+    state = replicate(mesh, compiled_init(method, optimiser)(jax.random.key(0), image))
+    key = replicate(mesh, jax.random.key(1))
+    started = time.perf_counter()
+    done = 0
+    for number, batch in enumerate(batches(reader, 0, steps, workers=training.workers), 1):
+        state, metrics = step(state, shard_batch(mesh, batch.images), key)
+        jax.block_until_ready(metrics)
+        if number <= min(_WARM_UP, steps - 1):
+            started = time.perf_counter()
+            continue
+        done = number - min(_WARM_UP, steps - 1)
+        if done >= 2 and time.perf_counter() - started > seconds:
+            break
+    return (time.perf_counter() - started) / done
 
 
 def bound_programs(most: int = 40_000) -> bool:
     """Forgets all compiled programs where the process holds more than `most` memory maps; what is needed is compiled anew.
 
-    A program on a CPU takes about nine maps. At the kernel's limit the next compilation ends in a segmentation fault, which
-    nothing catches: a study of many methods and encoders calls this between its runs.
+    A program on a CPU takes about nine maps, of which Linux grants a process 65,530 (`vm.max_map_count`). At that limit the
+    next compilation ends in a segmentation fault, which no Python code can catch: a study of many methods and encoders calls
+    this function between its runs.
 
     Example:
       >>> bound_programs()
       False
 
     Returns:
-      Whether they were forgotten. Where the system does not list its maps (macOS), never.
+      Whether programs were forgotten. Where the system does not list its maps (macOS), never.
     """
     maps = Path("/proc/self/maps")
     if not maps.exists() or maps.read_bytes().count(b"\n") <= most:
         return False
     jax.clear_caches()
+    # The programs themselves are only freed with the objects that refer to them.
     gc.collect()
     return True

@@ -1,24 +1,50 @@
-"""One training step: a pure function, and its compilation over a mesh of devices."""
+"""The training state, one pure training step, and its compilation over a mesh of devices."""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
+import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sslshift.methods import Method
-from sslshift.training.state import TrainState, init_state
 
+PyTree = Any
 Metrics = dict[str, jax.Array]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that changes from step to step; there is no random state, since a step's key follows from its number."""
+
+    step: jax.Array
+    params: PyTree
+    batch_stats: PyTree
+    target: PyTree
+    optimiser: PyTree
+
+    @property
+    def variables(self) -> PyTree:
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def init_state(method: Method, optimiser: optax.GradientTransformation, key: jax.Array, image: jax.Array) -> TrainState:
+    """Returns the state before step 0 for uint8 images like `image`, `[height, width, channels]`."""
+    # Two images, since a batch statistic of one is undefined.
+    variables = method.init(key, jnp.stack([image, image]))
+    params = variables["params"]
+    target = method.init_target(variables)
+    return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], target, optimiser.init(params))
 
 
 def train_step(
     state: TrainState, images: jax.Array, key: jax.Array, *, method: Method, optimiser: optax.GradientTransformation, steps: int
 ) -> tuple[TrainState, Metrics]:
-    """Views, loss, gradient, update, target.
+    """Makes views, computes loss and gradient, and updates parameters and target.
 
     Args:
       state: before the step.
@@ -33,18 +59,18 @@ def train_step(
     """
     key = jax.random.fold_in(key, state.step)
     views = method.make_views(key, images)
-    moment = method.moment(key, images, state.step / steps)
+    context = method.step_context(key, images, state.step / steps)
 
     def loss_of(params):
-        loss, output = method.loss({"params": params, "batch_stats": state.batch_stats}, state.target, views, moment)
+        loss, output = method.loss({"params": params, "batch_stats": state.batch_stats}, state.target, views, context)
         # Inside shard_map some losses are means over a device's own images.
         return (lax.pmean(loss, method.axis_name) if method.axis_name else loss), output
 
     (loss, output), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    gradient = method.freeze(gradient, moment.progress)
+    gradient = method.freeze(gradient, context.progress)
     updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
     # Weight decay moves what has no gradient.
-    params = method.constrain(optax.apply_updates(state.params, method.freeze(updates, moment.progress)))
+    params = method.constrain(optax.apply_updates(state.params, method.freeze(updates, context.progress)))
     variables = {"params": params, "batch_stats": output.batch_stats}
     new = TrainState(
         step=state.step + 1,
@@ -57,26 +83,30 @@ def train_step(
 
 
 def make_mesh() -> Mesh:
-    """All devices along one axis, `data`. Auto axes: statistics and negatives of a jitted loss are global by construction."""
+    """Returns all devices along one axis, `data`.
+
+    The axis is Auto: statistics and negatives of a jitted loss are global by construction.
+    """
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
 def shard_batch(mesh: Mesh, batch: np.ndarray) -> jax.Array:
-    """The global batch on the mesh, from this host's part of it."""
+    """Returns the global batch on the mesh, from this host's part of it."""
     return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("data")), batch)
 
 
-def replicate(mesh: Mesh, tree):
+def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Returns the arrays of a tree whole on every device of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-# Runs of one study share method, optimiser and steps: they are compiled once. A study takes its methods in turn, seed by seed:
-# all that it may have are kept.
+# Runs of one study share method, optimiser and steps: they are compiled once. A study takes its methods in turn, seed by seed,
+# so that the programs of all of them are kept.
 @functools.lru_cache(maxsize=64)
 def compiled_step(
     method: Method, optimiser: optax.GradientTransformation, steps: int, mesh: Mesh
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
-    """`train_step` jitted over the mesh: the state replicated and donated, the batch split."""
+    """Returns `train_step` jitted over the mesh: the state is replicated and donated, the batch split."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("data"))
     step = functools.partial(train_step, method=method, optimiser=optimiser, steps=steps)
@@ -85,4 +115,5 @@ def compiled_step(
 
 @functools.lru_cache(maxsize=64)
 def compiled_init(method: Method, optimiser: optax.GradientTransformation) -> Callable[[jax.Array, jax.Array], TrainState]:
+    """Returns `init_state` jitted: from a key and an image to the untrained state."""
     return jax.jit(functools.partial(init_state, method, optimiser))

@@ -18,7 +18,7 @@ from sslshift.data.sources import PartialSource, cached
 from sslshift.data.views import ViewSettings
 from sslshift.models import PretrainedEncoder
 from sslshift.training.loop import NonFiniteError
-from sslshift.training.state import Optimiser
+from sslshift.training.optimiser import Optimiser
 from sslshift.training.step import make_mesh, replicate, shard_batch
 from sslshift.transfer.evaluation import Outcome
 from sslshift.transfer.finetune_step import FineTuneState, LabelledBatch, Network, compiled_scores, compiled_step
@@ -47,7 +47,7 @@ class FineTune:
       batch_size: over all devices; smaller where there are fewer images, and what the devices divide.
       optimiser: `adamw`, `sgd` or `lars`.
       weight_decay: on weights alone, not on biases, norms and positions.
-      layer_decay: factor on the learning rate for every layer further from the head, see `models.layer_numbers`; 1: none, as is
+      layer_decay: factor on the learning rate for every layer further from the head, see `layer_numbers`; 1: none, as is
         usual for a ResNet.
       warmup: share of the steps in which the learning rate rises; it then falls to 0 as a cosine.
       label_smoothing: see `mixing.label_vectors`.

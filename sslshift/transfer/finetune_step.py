@@ -14,7 +14,7 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sslshift.data.views import MEAN, STD, ViewSettings, make_view, normalise
-from sslshift.training.state import Optimiser
+from sslshift.training.optimiser import Optimiser
 from sslshift.transfer.mixing import label_vectors, mix_pairs, share_map
 
 PyTree = Any

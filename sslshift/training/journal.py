@@ -1,0 +1,105 @@
+"""What a run writes beside its checkpoints: its metrics, and a list of the images that it could not read."""
+
+import csv
+import dataclasses
+import io
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+from sslshift import storage
+from sslshift.data.pipeline import Broken
+
+# Names of the two files in a run's folder.
+METRICS = "metrics.jsonl"
+BROKEN = "broken.csv"
+
+
+class MetricsWriter:
+    """Appends `{"step": ..., name: value, ...}` lines to a file; the only writer of metrics.
+
+    A resumed run drops the lines that were written after its checkpoint, so that the file of a killed run ends up like any
+    other.
+    """
+
+    def __init__(self, path: Path, *, keep_steps: int):
+        kept = [line for line in _whole_lines(path) if line["step"] <= keep_steps]
+        storage.write(path, "".join(json.dumps(line) + "\n" for line in kept))
+        # One line at a time, so that a killed run loses at most the last one.
+        self._file = path.open("a", buffering=1)
+
+    def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def loss_trend(path: Path) -> tuple[float, float]:
+    """Returns the mean loss over the first and over the last twentieth (at least one) of the steps in a metrics file."""
+    losses = [line["loss"] for line in _whole_lines(path)]
+    count = max(1, len(losses) // 20)
+    return statistics.fmean(losses[:count]), statistics.fmean(losses[-count:])
+
+
+def _whole_lines(path: Path) -> list[dict]:
+    """Returns the lines of a metrics file; one that was cut off by a kill ends the list."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class BrokenDataError(RuntimeError):
+    """More images than allowed could not be read."""
+
+
+@dataclasses.dataclass
+class BrokenImages:
+    """The images that a run found broken, over all its calls. They are subtracted from N.
+
+    Args:
+      file: CSV file that lists them, written with each new one; the list of an earlier call is read.
+      unique: N of the run's mixture.
+      limit: share of N that may be broken.
+    """
+
+    file: Path
+    unique: int
+    limit: float
+
+    def __post_init__(self):
+        self._found = {(one.source, one.index): one for one in read_broken(self.file)}
+
+    def add(self, broken: Iterable[Broken]) -> None:
+        """Counts images; one that is known already counts once.
+
+        Raises:
+          BrokenDataError: more images are broken than the limit allows.
+        """
+        new = {(one.source, one.index): one for one in broken if (one.source, one.index) not in self._found}
+        if not new:
+            return
+        self._found |= new
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows([Broken._fields, *self._found.values()])
+        # File names may hold bytes that are no text.
+        storage.write(self.file, text.getvalue().encode("utf-8", "backslashreplace"))
+        if len(self._found) > self.limit * self.unique:
+            raise BrokenDataError(
+                f"{len(self._found):,} of {self.unique:,} different images ({len(self._found) / self.unique:.1%}) could not be "
+                f"read, more than the {self.limit:.1%} that max_broken allows; they are listed in {self.file}, e.g. "
+                f"{next(iter(self._found.values())).reason}"
+            )
+
+
+def read_broken(file: Path) -> list[Broken]:
+    """Returns the images that a run listed as broken; none where every image could be read."""
+    if not file.exists():
+        return []
+    with open(file, newline="", encoding="utf-8") as lines:
+        return [Broken(row["source"], int(row["index"]), row["reason"]) for row in csv.DictReader(lines)]
