@@ -429,7 +429,7 @@ def test_drop_path_drops_whole_branches_and_keeps_their_expectation(random):
         ({"cutmix": -1.0}, "mixup and cutmix of at least 0 are needed"),
         ({"min_crop_scale": 0.0}, "crop scales above 0"),
         ({"layer_decay": 0.0}, r"layer decay in \(0, 1\]"),
-        ({"optimiser": "adam"}, "No optimiser is called 'adam'"),
+        ({"optimiser": "adam"}, "Expected one of adamw, lars, sgd for the optimiser, got 'adam'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):

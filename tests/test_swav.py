@@ -429,7 +429,7 @@ def test_step_with_a_queue_is_the_same_on_one_device_on_eight_and_inside_shard_m
         ({"epsilon": 0.0}, r"epsilon above 0, not 0\.1 and 0\.0"),
         ({"temperature": float("nan")}, "not nan and"),
         ({"queue_start": 1.5}, r"queue_start must lie in \[0, 1\], not 1\.5"),
-        ({"frozen": -0.1}, r"frozen must lie in \[0, 1\], not -0\.1"),
+        ({"frozen": -0.1}, r"Expected frozen in \[0, 1\], got -0\.1"),
         ({"local_size": 8}, "local_size without local_views"),
         ({"local_views": 2, "local_size": 8}, "patch_mlp takes images of one size only"),
     ],
