@@ -486,11 +486,11 @@ def tampered(output: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("shard is missing", "is missing; the folder was copied in part"),
+        ("shard is missing", "is missing; the folder was changed or copied in part"),
         ("shard is cut", r"has [\d,]+ bytes instead of"),
         ("manifest is another", "has 1 rows for 5 records"),
         ("manifest is missing", "cannot be read"),
-        ("summary leads outside", "lies outside of the folder"),
+        ("summary leads outside", "is outside of the folder"),
     ],
 )
 def test_parts_that_do_not_belong_together_are_named(photos, tmp_path, name, message):
@@ -509,7 +509,9 @@ def test_manifests_of_another_import_or_another_order_are_named(photos, tmp_path
     (photos / "cats/a.png").rename(photos / "dogs/zz.png")
     run_import(job(photos, other, labels="folder"), workers=0)
     shutil.copy(other / MANIFEST, output / MANIFEST)
-    with pytest.raises(ValueError, match=r"manifest\.parquet is of another import than source\.json\. Copy or import it anew"):
+    with pytest.raises(
+        ValueError, match=r"manifest\.parquet belongs to another import than source\.json\. Copy or import it again"
+    ):
         open_source(f"arrayrecord:{output}")
 
     def opened(table):

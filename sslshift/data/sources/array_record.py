@@ -121,7 +121,7 @@ class ArrayRecordSource(Source):
         return columns
 
     def _changed_manifest(self, fault: str) -> str:
-        return f"{self.name}: {printable(self._folder / MANIFEST)} was changed: it has {fault}. Copy or import it anew."
+        return f"{self.name}: {printable(self._folder / MANIFEST)} was changed: it has {fault}. Copy or import it again."
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         (content,) = self._contents([index])

@@ -1,6 +1,7 @@
-"""How folders below a root are meant: as classes, or as the splits of a task with class folders in each of them.
+"""The meaning of the folders below a root: classes, or the splits of a task with class folders in each split.
 
-The names of the image files decide, and where they allow both readings an error says both and how to write each.
+The paths of the images decide. If they allow both meanings, an error names both and says how to write each one: a guess could
+give every image a wrong label.
 """
 
 import dataclasses
@@ -17,18 +18,18 @@ _SPLITS = {
     "validation": ("val", "valid", "validation", "validate", "dev", "devel", "development"),
     "test": ("test", "testing", "tst", "eval", "evaluation", "holdout", "heldout"),
 }
-_SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words}
+_SPLIT_BY_WORD = {word: split for split, words in _SPLITS.items() for word in words}
 
-# The folders of an image below a root, and its name.
+# The path of an image below a root, as the names of its folders and its own name.
 _Parts = tuple[str, ...]
 
 
 class SplitFolders(NamedTuple):
-    """What was found below a root.
+    """The split folders below a root.
 
     Attributes:
-      folders: the folder of each split, relative to the root; empty where the folders are classes.
-      notes: what was assumed; sentences without a full stop.
+      folders: the folder of each split, relative to the root; empty if the folders are classes.
+      notes: the assumptions that were made; sentences without a full stop.
     """
 
     folders: dict[str, str]
@@ -36,24 +37,24 @@ class SplitFolders(NamedTuple):
 
 
 class _Folder(NamedTuple):
-    """A folder with images: whether it holds some directly, and the folders in it that hold others."""
+    """A folder with images: whether it holds images directly, and its inner folders that hold images."""
 
     direct: bool
     inner: frozenset[str]
 
 
 def find_splits(paths: Iterable[PurePath], uri: Uri) -> SplitFolders:
-    """Returns the folders of the splits below a root, if it has such folders.
+    """Returns the folders of the splits below a root.
 
-    Split folders are called train, val and test, or a usual synonym in any case, alone or with a part that their names share
+    Split folders are named train, val and test, or by a usual synonym in any case, alone or with a part that their names share
     (`seg_train`, `seg_test`). They may be below one folder that holds all images, such as `images`.
 
     Args:
-      paths: of the images, relative to the root.
-      uri: of the root, for messages.
+      paths: paths of the images, relative to the root.
+      uri: URI of the root, for messages.
 
     Raises:
-      ValueError: the folders can be read as splits and as classes, or as neither.
+      ValueError: the folders can be both splits and classes, or neither.
     """
     parts = [path.parts for path in paths]
     root, parts = _below_single(parts)
@@ -75,7 +76,7 @@ def find_splits(paths: Iterable[PurePath], uri: Uri) -> SplitFolders:
     _require_usable(splits, folders, inside)
     if len(splits) == 1:
         name = next(iter(splits))
-        # The one folder of classes; further splits are drawn from it.
+        # The validation and test splits are drawn from its images.
         return SplitFolders(
             {"train": _joined(root, name)}, (f"all labelled images are in {name}, from which splits are drawn",)
         )
@@ -96,12 +97,12 @@ def find_splits(paths: Iterable[PurePath], uri: Uri) -> SplitFolders:
 
 
 def require_no_splits(paths: Iterable[PurePath], name: str, root: str = "") -> None:
-    """Raises ValueError where the first folders of images are the splits of a task and would be taken for classes.
+    """Raises ValueError if the first folders of images are the splits of a task and would become classes.
 
     Args:
-      paths: of the images, relative to the root.
-      name: of what asks for class folders, for the message.
-      root: the root as a URI or path, for the message; empty: an archive, of which no folder can be named.
+      paths: paths of the images, relative to the root.
+      name: the source or flag that expects class folders, for the message.
+      root: the root as a URI or path, for the message; empty for an archive, whose folders have no URI.
     """
     folders = _folders([path.parts for path in paths])
     families = _families(folders)
@@ -125,7 +126,7 @@ def require_no_splits(paths: Iterable[PurePath], name: str, root: str = "") -> N
 
 
 def split_note(classes: Collection[str] | None) -> list[str]:
-    """Returns a note where classes, or some of them, are called like the splits of a task."""
+    """Returns a note if classes, or some of them, have the names of a task's splits."""
     family = _family_within(classes or ())
     if not family:
         return []
@@ -136,6 +137,7 @@ def split_note(classes: Collection[str] | None) -> list[str]:
 
 
 def _folders(parts: Sequence[_Parts]) -> dict[str, _Folder]:
+    """Returns the first folders of the images by name, sorted."""
     direct: dict[str, bool] = {}
     inner: dict[str, set[str]] = {}
     for each in parts:
@@ -146,9 +148,9 @@ def _folders(parts: Sequence[_Parts]) -> dict[str, _Folder]:
 
 
 def _below_single(parts: list[_Parts]) -> tuple[_Parts, list[_Parts]]:
-    """The folders down to the one that has several folders with images, or images of its own, and the paths below it.
+    """Returns the folders down to the first one with several folders or with images of its own, and the paths below it.
 
-    Only where split folders are there: else the one folder is a class, and its folders are of no concern.
+    It descends only if it arrives at split folders. Otherwise the one folder is a class, whose inner folders do not matter.
     """
     root: _Parts = ()
     below = parts
@@ -164,17 +166,18 @@ def _below_single(parts: list[_Parts]) -> tuple[_Parts, list[_Parts]]:
 
 
 def _split_word(name: str) -> tuple[str, str] | None:
-    """The split that a folder is called after, and what its name has besides; None if it is called otherwise."""
+    """Returns the split in a folder's name, and the name with * in its place; None if the name has no split or several."""
+    # "hold-out" is one word, whose hyphen must not separate it.
     name = re.sub(r"(?i)\b(h[oe]ld)[-_ ]out\b", r"\1out", name)
-    words = [match for match in re.finditer(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name) if match[0].lower() in _SPLIT_OF]
+    words = [match for match in re.finditer(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name) if match[0].lower() in _SPLIT_BY_WORD]
     if len(words) != 1:
         return None
     (word,) = words
-    return _SPLIT_OF[word[0].lower()], f"{name[: word.start()]}*{name[word.end() :]}".lower()
+    return _SPLIT_BY_WORD[word[0].lower()], f"{name[: word.start()]}*{name[word.end() :]}".lower()
 
 
 def _families(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Folders that are called after splits: by what else is in the name, their splits."""
+    """Returns the split of each folder that is named after one, in groups of folders whose names have the same rest."""
     families: dict[str, dict[str, str]] = {}
     for name in names:
         word = _split_word(name)
@@ -184,7 +187,7 @@ def _families(names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def _split_family(folders: Mapping[str, _Folder], uri: Uri) -> dict[str, str]:
-    """The split of each folder that is called after one: of names with a part besides, only where several share it."""
+    """Returns the split of each split folder. A folder whose name has more than the split counts only in a group of several."""
     families = _families(folders)
     whole = {rest: family for rest, family in families.items() if "train" in family.values() and len(set(family.values())) > 1}
     if len(whole) > 1:
@@ -194,7 +197,7 @@ def _split_family(folders: Mapping[str, _Folder], uri: Uri) -> dict[str, str]:
 
 
 def _family_within(names: Iterable[str]) -> dict[str, str]:
-    """Folders of these names that are called after splits, training among them, and their splits; empty if there are none."""
+    """Returns the split of each name in the first group with training and another split; empty if there is no such group."""
     families = _families(names).values()
     return next((each for each in families if "train" in each.values() and len(set(each.values())) > 1), {})
 
@@ -218,7 +221,7 @@ def _require_no_splits_within(folders: Mapping[str, _Folder], uri: Uri) -> None:
 
 
 def _require_several_classes(parts: Sequence[_Parts], uri: Uri) -> None:
-    """Raises ValueError where one folder holds all images, in folders that are probably the classes."""
+    """Raises ValueError if one folder holds all images, in inner folders that are probably the classes."""
     at: _Parts = ()
     while len(folders := _folders(parts)) == 1 and not any(len(each) == 1 for each in parts):
         ((name, folder),) = folders.items()
@@ -234,7 +237,7 @@ def _require_several_classes(parts: Sequence[_Parts], uri: Uri) -> None:
 
 
 def _same_folders_note(folders: Mapping[str, _Folder], uri: Uri) -> tuple[str, ...]:
-    """Returns a note where each folder holds the same ones: folds, years, or domains with the classes in them look so."""
+    """Returns a note if all folders hold the same inner folders, as folds, years or domains with class folders do."""
     inner = {frozenset(map(class_name, folder.inner)) for folder in folders.values()}
     if len(folders) < 2 or len(inner) > 1 or any(folder.direct for folder in folders.values()):
         return ()
@@ -250,8 +253,8 @@ def _same_folders_note(folders: Mapping[str, _Folder], uri: Uri) -> tuple[str, .
 
 
 def _flat(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> SplitFolders:
-    """Folders called after splits that hold images directly: they have no labels unless they are classes themselves."""
-    # As in train and test1: what their names have besides differs, and nothing else is there that could be a class.
+    """Returns or refuses split folders that hold images directly: the images have no labels unless the folders are classes."""
+    # Folders such as train and test1 count too, although their names have different rests.
     called = sorted([*splits, *(name for name in others if _split_word(name))])
     names = _listed(called)
     kinds = {_split_word(name)[0] for name in called}
@@ -271,8 +274,9 @@ def _flat(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> SplitFo
 
 
 def _both(splits: Mapping[_Parts, str], others: Sequence[str], parts: Sequence[_Parts], uri: Uri) -> str:
+    """Returns the error for split folders beside other folders, which can be classes together."""
     names = _listed(sorted(at[0] for at in splits))
-    # A split whose images are in no class folders has no labels, and cannot be named as one.
+    # A split with images outside of class folders has no labels, so that it cannot be suggested.
     given = {split: str(_within(uri, at)) for at, split in splits.items() if not any(each[:-1] == at for each in parts)}
     task = [given.get("train", f"{uri}/..."), *(f"{split}={at}" for split, at in given.items() if split != "train")]
     return (
@@ -282,7 +286,7 @@ def _both(splits: Mapping[_Parts, str], others: Sequence[str], parts: Sequence[_
 
 
 def _require_usable(splits: Mapping[str, str], folders: Mapping[str, _Folder], uri: Uri) -> None:
-    """Raises ValueError where split folders do not make a task: two of one split, none of training, or no class folders."""
+    """Raises ValueError if the split folders make no task: two for one split, none for training, or no class folders in one."""
     for split in _SPLITS:
         twice = sorted(name for name, each in splits.items() if each == split)
         if len(twice) > 1:
@@ -311,7 +315,7 @@ def _require_usable(splits: Mapping[str, str], folders: Mapping[str, _Folder], u
 
 
 def _below_wrapper(name: str, split: str, parts: Sequence[_Parts]) -> _Parts:
-    """The folder of a split that holds its class folders: within `train` perhaps `train/images` or `train/train`."""
+    """Returns the folder of a split that holds its class folders: `train`, or `train/images`, or `train/train`."""
     folders = _folders([each[1:] for each in parts if each[0] == name])
     if len(folders) == 1:
         ((inner, folder),) = folders.items()
@@ -322,6 +326,7 @@ def _below_wrapper(name: str, split: str, parts: Sequence[_Parts]) -> _Parts:
 
 
 def _require_common_classes(where: Mapping[str, _Parts], parts: Sequence[_Parts], uri: Uri) -> None:
+    """Raises ValueError if a split shares no class folder with training: then the folders are probably not splits."""
     classes = {
         split: {class_name(each[len(at)]) for each in parts if each[: len(at)] == at and len(each) > len(at) + 1}
         for split, at in where.items()

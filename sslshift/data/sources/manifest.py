@@ -1,7 +1,12 @@
-"""The format of an imported source: `source.json`, which opening reads, and `manifest.parquet`, of which nothing is held."""
+"""The format of an imported source: `source.json`, `manifest.parquet` and `refused.csv`.
+
+Opening reads `source.json` alone. The manifest has a row per image and can be large, so that its columns are read at the first
+access to labels or identities.
+"""
 
 import csv
 import dataclasses
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sslshift import storage
 from sslshift.data.ranges import PixelRange
 from sslshift.data.sources.base import Refused
 
@@ -19,7 +25,7 @@ REFUSED = "refused.csv"
 PARTS = "parts"
 VERSION = 1
 
-# A row of the manifest; `record` is the index in the source. Widths and heights in pixels, `bytes` of the stored record.
+# A row of the manifest. `record` is the index in the source; sizes are in pixels; `bytes` is the size of the record.
 SCHEMA = pa.schema(
     [
         pa.field("record", pa.int64()),
@@ -41,16 +47,16 @@ SCHEMA = pa.schema(
     ]
 )
 
-# Metadata of the file: the fingerprint of the records that its rows are of.
+# Metadata key of the file for the fingerprint of the records that its rows describe.
 FINGERPRINT = b"sslshift.fingerprint"
 
-# A further column of multi-label sources, instead of `label` and `class`, which are null: the names of an image's classes.
+# An additional column of multi-label sources, with the names of an image's classes; `label` and `class` are null there.
 CLASSES = pa.field("classes", pa.list_(pa.string()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One ArrayRecord file: its name, how many records it holds, and its size in bytes."""
+    """One ArrayRecord file: its name, its number of records, and its size in bytes."""
 
     file: str
     records: int
@@ -59,20 +65,20 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What `source.json` says.
+    """The content of `source.json`.
 
     Attributes:
-      shards: in the order of the records.
+      shards: the shards, in the order of their records.
       classes: names of the labels, or None.
-      licence: of all images, or the commonest with their counts.
-      cost_per_image: mean over the images.
+      licence: the licence of all images, or the commonest licences with their counts.
+      cost_per_image: the mean over the images.
       fingerprint: digest of all stored records in their order.
-      refused: how many images were refused.
-      hashes: version of the perceptual hashes in the manifest; others are not compared with them.
-      made: how the source was made, for people and for a repeated command.
-      multi_label: an image may have several of the classes, or none; they stand in the manifest's column `CLASSES`.
-      pixel_range: the values of images of more than 8 bits that became 0 and 255; None where there was no such image.
-      notes: what was decided where the files left it open.
+      refused: the number of images that were refused.
+      hashes: version of the perceptual hashes in the manifest; hashes of other versions are not compared with them.
+      made: the settings that made the source, for people and for a repeated command.
+      multi_label: an image may have several of the classes, or none; they are in the manifest's column `CLASSES`.
+      pixel_range: the values of images of more than 8 bits that became 0 and 255; None if there was no such image.
+      notes: decisions that the files left open.
     """
 
     shards: tuple[Shard, ...]
@@ -93,30 +99,29 @@ class Summary:
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
-    """Written last of all: a folder with it is whole."""
-    part = folder / f"{SUMMARY}.part"
+    """Writes `source.json`. It must be written last: a folder with it is complete."""
     values = {"version": VERSION, **dataclasses.asdict(summary)}
     for name in ("multi_label", "pixel_range", "notes"):
-        # Versions that know nothing of it read all other sources, and refuse these.
+        # Earlier versions refuse unknown fields. Without these, they can still read sources that do not need them.
         if not values[name]:
             del values[name]
-    part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    part.replace(folder / SUMMARY)
+    storage.write_json(folder / SUMMARY, values, indent=1)
 
 
 def read_summary(folder: Path, name: str) -> Summary:
-    """What `source.json` of a folder says.
+    """Returns the content of `source.json` in a folder.
 
     Raises:
-      ValueError: it is of another version, or was edited into something else.
+      ValueError: the file is damaged or of another version, or there is no image.
     """
     try:
         values = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         if values.pop("version") != VERSION:
-            raise ValueError(f"it is not of version {VERSION}; import the images anew")
+            raise ValueError(f"expected version {VERSION}; import the images again")
         values["shards"] = tuple(Shard(**shard) for shard in values["shards"])
+        # A name with a path could make the reader open any file of the machine.
         if any(not shard.records > 0 or Path(shard.file).name != shard.file for shard in values["shards"]):
-            raise ValueError("a shard has no records, or lies outside of the folder")
+            raise ValueError("a shard has no records, or is outside of the folder")
         values["classes"] = values["classes"] and tuple(values["classes"])
         values["pixel_range"] = values.get("pixel_range") and PixelRange(*values["pixel_range"])
         values["notes"] = tuple(values.get("notes", ()))
@@ -124,43 +129,43 @@ def read_summary(folder: Path, name: str) -> Summary:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{name}: {folder / SUMMARY} cannot be used: {error}") from error
     if not summary.shards:
-        raise ValueError(f"{name}: {folder} holds no image: all {summary.refused:,} were refused, see {folder / REFUSED}.")
+        raise ValueError(f"{name}: {folder} has no image: all {summary.refused:,} were refused, see {folder / REFUSED}.")
     return summary
 
 
 def require_match(summary: Summary, folder: Path, name: str) -> None:
-    """Raises ValueError where shards or manifest are not those of the summary."""
+    """Raises ValueError if the shards or the manifest are not those that the summary describes."""
     for shard in summary.shards:
         path = folder / shard.file
         size = path.stat().st_size if path.exists() else None
         if size != shard.bytes:
             found = "is missing" if size is None else f"has {size:,} bytes instead of {shard.bytes:,}"
-            raise ValueError(f"{name}: {path} {found}; the folder was copied in part or changed. Copy or import it anew.")
+            raise ValueError(
+                f"{name}: {path} {found}; the folder was changed or copied in part. Copy it again, or import it again."
+            )
     try:
         metadata = pq.read_metadata(folder / MANIFEST)
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{name}: {folder / MANIFEST} cannot be read ({error}); copy or import it anew.") from error
+        raise ValueError(f"{name}: {folder / MANIFEST} cannot be read ({error}). Copy it again, or import it again.") from error
     rows = metadata.num_rows
     if rows != summary.records:
         raise ValueError(
-            f"{name}: {MANIFEST} has {rows:,} rows for {summary.records:,} records; they are of different imports. "
-            "Copy or import it anew."
+            f"{name}: {MANIFEST} has {rows:,} rows for {summary.records:,} records; they belong to different imports. "
+            "Copy the folder again, or import it again."
         )
-    # Manifests of earlier versions do not say.
+    # Manifests of earlier versions have no fingerprint.
     if (metadata.metadata or {}).get(FINGERPRINT, summary.fingerprint.encode()) != summary.fingerprint.encode():
-        raise ValueError(f"{name}: {folder / MANIFEST} is of another import than {SUMMARY}. Copy or import it anew.")
+        raise ValueError(f"{name}: {folder / MANIFEST} belongs to another import than {SUMMARY}. Copy or import it again.")
 
 
 def read_columns(folder: Path, names: Sequence[str]) -> list[pa.ChunkedArray]:
-    """Columns of the manifest, each as long as the source."""
+    """Returns columns of the manifest, each as long as the source."""
     table = pq.read_table(folder / MANIFEST, columns=list(names))
     return [table.column(name) for name in names]
 
 
 def write_refused(folder: Path, refused: Sequence[Refused]) -> None:
-    """Writes refused.csv."""
-    unfinished = folder / f"{REFUSED}.part"
-    with open(unfinished, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([Refused._fields, *refused])
-    unfinished.replace(folder / REFUSED)
+    """Writes `refused.csv`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([Refused._fields, *refused])
+    storage.write(folder / REFUSED, text.getvalue())

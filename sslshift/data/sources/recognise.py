@@ -1,4 +1,4 @@
-"""Says what a file or record is that is not what its reader was told, and what reads it."""
+"""Recognises files and records that a reader cannot use, and names the command or source that can."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from sslshift.data.sources.walk import is_image
 
 _IMPORT = "python -m tools.import_images imports it under a name that ends in"
 _FILES = "write its images as files into a folder, and folder: opens that"
-# How files of a kind start, what they are, and what to do with them. Long enough to be no coincidence.
+# For each kind of file a pattern of its first bytes, its name, and a remedy. Patterns are long enough to rule out coincidence.
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (
         rb"\x83\xaf\x70\xd1\x0d\x88\x4a\x3f",
@@ -38,13 +38,13 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (rb"[\x81-\x8f][\xa1-\xbf\xd9]|\xde..[\xa1-\xbf\xd9]", "a MessagePack map", _FILES),
     (rb"\s*(\{\s*\"|\[\s*[\[{\"])", "JSON", _FILES),
 )
-# As much of a file as its kind shows in; photographs may begin with a thumbnail.
+# Bytes at the start of a file that show its kind; photographs may begin with a thumbnail of this size.
 START = 1 << 17
 _LOOKED_AT = 20
 
 _TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 _ZIP = re.compile(r"\.zip$", re.IGNORECASE)
-# Archives of images that are met, and that the standard library cannot open; parts of split archives among them.
+# Archives that the standard library cannot open, among them parts of split archives.
 _OTHER = re.compile(
     r"\.(7z|rar|cab|cpio|iso|zst|lz4|tzst|z\d\d|tar\.(lzma|lz|z|br)|(zip|tgz|tar(\.\w+)?)\.(\d{2,}|part\w+|a[a-z]))$",
     re.IGNORECASE,
@@ -53,7 +53,7 @@ _LIST = re.compile(r"\.(csv|parquet)$", re.IGNORECASE)
 
 
 def recognise_folder(folder: Path) -> str:
-    """Returns what a first file of a known kind in a folder is, as a sentence after a space; empty where none of a few is."""
+    """Returns a sentence, after a space, about the first file of a known kind in a folder; empty if none of a few is known."""
     for file in sorted(folder.iterdir())[:_LOOKED_AT]:
         try:
             known = recognise_file(file) if file.is_file() else ""
@@ -69,13 +69,13 @@ def recognise_folder(folder: Path) -> str:
 
 
 def recognise_file(file: Path) -> str:
-    """Returns what a file is and what to do with it, as a sentence goes on after "it is"; empty where its kind is unknown."""
+    """Returns the kind of a file and what to do with it, to follow the words "it is"; empty if the kind is unknown."""
     with open(file, "rb") as content:
         return recognise(content.read(START))
 
 
 def recognise(start: bytes) -> str:
-    """Returns what begins so, as `recognise_file`.
+    """Returns the kind of a file with this beginning, as `recognise_file` does.
 
     Example:
       >>> recognise(b"PAR1")
@@ -90,11 +90,11 @@ def recognise(start: bytes) -> str:
 
 
 def recognise_record(content: bytes, shard: Path) -> str:
-    """Returns what a record is that is no encoded image, and what to do with it; empty where it is one.
+    """Returns the kind of a record and what to do with it, to follow the words "it is"; empty if it is an encoded image.
 
     Args:
       content: the record.
-      shard: the file that it is of.
+      shard: the file that holds the record.
     """
     if _is_image(content):
         return ""
@@ -108,11 +108,11 @@ def recognise_record(content: bytes, shard: Path) -> str:
 
 
 def _is_image(start: bytes) -> bool:
-    # Metadata for which Pillow would refuse them do not make them another kind of file.
+    # Pillow refuses such files for damaged metadata alone, but they are images all the same.
     if start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
         return True
     try:
-        # Nothing is decoded: Pillow looks at the header.
+        # Pillow reads the header only; nothing is decoded.
         with Image.open(io.BytesIO(start), formats=FORMATS):
             return True
     except Exception:  # Pillow raises almost anything on hostile input.
@@ -120,15 +120,15 @@ def _is_image(start: bytes) -> bool:
 
 
 def _example_features(content: bytes) -> list[str]:
-    """Names of the features of a serialised tf.train.Example or SequenceExample; empty if it is none."""
-    # The tag of one of its two fields; half a second of imports is for these alone.
+    """Returns the names of the features of a serialised tf.train.Example or SequenceExample; empty for other content."""
+    # Both begin with the tag of one of their two fields. Other content is not worth half a second of imports.
     if content[:1] not in (b"\x0a", b"\x12"):
         return []
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
     try:
-        # The features of an Example are the context of a SequenceExample on the wire.
+        # Both have the same encoding: the features of an Example are read as the context of a SequenceExample.
         example = tf_example_pb2.SequenceExample.FromString(content)
     except DecodeError:
         return []
@@ -136,7 +136,7 @@ def _example_features(content: bytes) -> list[str]:
 
 
 def _prepared(shard: Path) -> str:
-    """Which URI reads a shard that TFDS prepared, as far as its folder tells."""
+    """Returns a clause with the URI that reads a shard of TFDS, or with its form if the folder does not reveal the dataset."""
     try:
         about = json.loads((shard.parent / "dataset_info.json").read_text(encoding="utf-8"))
         name = about["name"]
@@ -150,7 +150,7 @@ def _prepared(shard: Path) -> str:
 
 
 def _is_tfrecord(start: bytes) -> bool:
-    """Whether a length and its masked CRC-32C come first."""
+    """Returns whether a file begins with a length and its masked CRC-32C."""
     if len(start) < 16:
         return False
     crc = 0xFFFFFFFF
@@ -164,10 +164,10 @@ def _is_tfrecord(start: bytes) -> bool:
 
 
 def kind_of(name: str) -> str:
-    """What a file of this name contains: "tar", "zip" or "list"; empty if it is no container."""
+    """Returns the kind of container that a file's name indicates: "tar", "zip" or "list"; empty for other names."""
     return next((kind for kind, pattern in (("tar", _TAR), ("zip", _ZIP), ("list", _LIST)) if pattern.search(name)), "")
 
 
 def is_other_archive(name: str) -> bool:
-    """Returns whether a file of this name is an archive that is not opened."""
+    """Returns whether a file's name indicates an archive that cannot be opened."""
     return bool(_OTHER.search(name))

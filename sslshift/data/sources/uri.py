@@ -1,11 +1,10 @@
-"""The grammar of URIs: `SCHEME:PATH?OPTION=VALUE&OPTION=VALUE`, parsed to an object whose `str()` is a URI again.
+"""The grammar of URIs, `SCHEME:PATH?OPTION=VALUE&OPTION=VALUE`, and an object for a parsed URI, whose `str()` is the URI.
 
-A path ends at the first `?`, an option at the next `&`. `%` followed by two hexadecimal digits is the byte of that number, as
-in `%3F` for `?`; every other character means itself, among them the plus sign, the space, and a `%` that is not followed by two
-such digits. `str()` encodes each character that has a meaning in a URI or in a text around one (the `;` between sources, the
-`@` before numbers of images, the ` + `, ` -> `, `*`, `<=` and ` for ` of mixtures), and each that cannot be printed, such as
-line breaks and the bytes of a name that is not UTF-8. What `str()` returns can be pasted into `--sources`, `--mixture`, and
-`--task`.
+A path ends at the first `?`, an option at the next `&`. `%` and two hexadecimal digits are the byte of that number, as in `%3F`
+for `?`. Every other character means itself, also the plus sign, the space, and a `%` without two such digits. `str()` encodes
+each character that has a meaning in a URI or in a text around one (the `;` between sources, the `@` before numbers of images,
+and the ` + `, ` -> `, `*`, `<=` and ` for ` of mixtures), and each character that cannot be printed, such as a line break or a
+byte of a name that is not UTF-8. The result can be pasted into `--sources`, `--mixture` and `--task`.
 """
 
 import dataclasses
@@ -14,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import quote, unquote
 
-# Characters with a meaning in texts around a URI, and in the URI itself.
+# Characters that have a meaning in texts around a URI, and in the parts of the URI itself.
 _AROUND = "%;@*+<>"
 _IN_PATH = _AROUND + "?"
 _IN_NAME = _AROUND + "&="
@@ -26,9 +25,9 @@ class Uri:
     """The parts of a URI, decoded; `str()` is the URI.
 
     Attributes:
-      scheme: what kind of source it is.
+      scheme: the kind of source, as in `SCHEMES` of `opening.py`.
       path: the path or name after the scheme.
-      options: values by option, in their order.
+      options: values by option, in the order of the URI.
     """
 
     scheme: str
@@ -40,7 +39,7 @@ class Uri:
         return f"{self.scheme}:{_encoded(self.path, _IN_PATH)}" + (f"?{options}" if options else "")
 
     def with_options(self, **options: str) -> "Uri":
-        """Returns the URI with further options, or with other values of those it has."""
+        """Returns the URI with these options added or replaced."""
         return dataclasses.replace(self, options={**self.options, **options})
 
 
@@ -54,11 +53,11 @@ def parse_uri(text: str) -> Uri:
       'folder:/data/why%3F/a b?licence=R%26D'
 
     Raises:
-      ValueError: there is no scheme, an option has no value or is given twice, or the text holds a null character.
+      ValueError: the scheme is missing, an option has no value or is given twice, or the text holds a null character.
     """
     scheme, colon, rest = text.partition(":")
     if not colon:
-        raise ValueError(f"{text!r} is no URI: it has no scheme, as in folder:/data/parts.")
+        raise ValueError(f"Expected a URI such as folder:/data/parts, got {text!r}, which has no scheme.")
     path, _, query = rest.partition("?")
     options: dict[str, str] = {}
     for part in filter(None, query.split("&")):
@@ -66,8 +65,8 @@ def parse_uri(text: str) -> Uri:
         name = _decoded(name)
         if not equals:
             raise ValueError(
-                f"{spelled(text)}: the option {name!r} has no value. An option is written NAME=VALUE after the first '?'; "
-                "within a path '?' is written %3F, and within a value '&' is written %26."
+                f"{spelled(text)}: the option {name!r} has no value. Write an option as NAME=VALUE after the first '?'; "
+                "write '?' in a path as %3F, and '&' in a value as %26."
             )
         if name in options:
             raise ValueError(f"{spelled(text)}: the option {name} is given twice; give it once.")
@@ -79,19 +78,19 @@ def parse_uri(text: str) -> Uri:
 
 
 def spelled(text: str) -> str:
-    """Returns a URI as it was typed if all of it can be printed, else with what cannot be printed encoded.
+    """Returns a URI as it was typed, with characters that cannot be printed encoded.
 
-    Tables, records and file names call a source by this.
+    This is the name of a source in tables, records and file names.
     """
     return "".join(each if each.isprintable() else _bytes(each) for each in text)
 
 
 def require_options(uri: Uri, known: Iterable[str], name: str) -> None:
-    """Raises ValueError where a URI has other options than these; it names the nearest.
+    """Raises ValueError if a URI has an unknown option; the message names the most similar known option.
 
     Args:
       uri: the URI.
-      known: options of its scheme.
+      known: the options of its scheme.
       name: the URI as it was typed, for the error.
     """
     known = tuple(known)
@@ -108,7 +107,7 @@ def _decoded(text: str) -> str:
 
 def _encoded(text: str, meaning: str) -> str:
     text = "".join(_bytes(each) if each in meaning or not each.isprintable() else each for each in text)
-    # Texts around a URI cut off spaces at its ends, and read the length of a stage after ' for '.
+    # Texts around a URI strip spaces at its ends, and read the length of a stage after ' for '.
     return re.sub(r"^ +| +$| +(?=for\s)", lambda spaces: "%20" * len(spaces[0]), text)
 
 

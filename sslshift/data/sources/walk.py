@@ -1,4 +1,4 @@
-"""The files below a folder: the one listing that a `folder:` source, an import and a task read, so that all see the same."""
+"""The files below a folder, listed by one function for `folder:` sources, imports and tasks, so that all see the same files."""
 
 import os
 from collections.abc import Iterable
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sslshift.data.decode import EXTENSIONS
-from sslshift.data.sources.base import printable
+from sslshift.data.sources.base import Refused, printable
 
-# Names, in lower case, of what systems, storage devices and unpackers add to a collection; some hold thumbnails of it.
+# Folders and files that systems, storage devices and unpackers add, in lower case. Some hold thumbnails, which are copies.
 _FOLDERS = ("__macosx", "@eadir", "@tmp", "@recycle", "#recycle", "$recycle.bin", "lost+found", "system volume information")
 _FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini")
 
@@ -19,18 +19,18 @@ class Files(NamedTuple):
     Attributes:
       paths: the files, folder by folder, names in the order of their bytes.
       links: (path, reason) of links to files that are listed by another name.
-      unreadable: (path as text, reason) of folders that may not be read, and of links to folders that are not followed.
-      hidden: files and folders that were left alone.
+      unreadable: folders that cannot be read, and links to folders that are not followed.
+      hidden: files and folders that are ignored, see `is_hidden`.
     """
 
     paths: list[Path]
     links: list[tuple[Path, str]]
-    unreadable: list[tuple[str, str]]
+    unreadable: list[Refused]
     hidden: list[Path]
 
 
 def is_hidden(name: str) -> bool:
-    """Returns whether a file or folder of this name is left alone: it begins with a dot, or a system or an unpacker made it.
+    """Returns whether a file or folder is ignored: its name begins with a dot, or is one that systems and unpackers add.
 
     Example:
       >>> [is_hidden(name) for name in (".ipynb_checkpoints", "._cat.jpg", "__MACOSX", "@eaDir", "cats")]
@@ -47,8 +47,8 @@ def is_image(path: Path) -> bool:
 def list_files(folder: Path) -> Files:
     """Returns the files below a folder that are not hidden.
 
-    Links are followed, also to files and folders outside. A file or folder that has several names counts once, by its own name
-    rather than that of a link to it. A link from below the folder to one that contains the folder is refused.
+    Links are followed, also to files and folders elsewhere. A file or folder with several names is listed once, under its own
+    name rather than that of a link. A link to a folder that contains the listed folder is refused.
     """
     walk = _Walk(folder)
     walk.enter(folder)
@@ -63,7 +63,7 @@ def list_files(folder: Path) -> Files:
 
 
 def _order(path: str | Path) -> list[bytes]:
-    # By the folders and then the name: 'a/z' before 'a-b/c', as a walk from folder to folder has it.
+    # Compared folder by folder: 'a/z' comes before 'a-b/c', although '-' sorts before '/'.
     return os.fsencode(path).split(b"/")
 
 
@@ -73,17 +73,17 @@ class _Walk:
     def __init__(self, folder: Path):
         self.paths: list[Path] = []
         self.links: list[tuple[Path, str]] = []
-        self.unreadable: list[tuple[str, str]] = []
+        self.unreadable: list[Refused] = []
         self.hidden: list[Path] = []
         self.linked_folders: list[str] = []
         self.linked_files: list[str] = []
         self._root = os.path.realpath(folder)
-        # Where the folders and files that are listed really are.
+        # Resolved paths of everything listed so far: a second name of one of them is not listed again.
         self._folders: set[str] = set()
         self._files: set[str] = set()
 
     def enter(self, top: str | Path) -> None:
-        """Lists a folder and those in it; links wait until all that has a name of its own is listed."""
+        """Lists a folder and the folders below it. Links are kept for later, so that own names take precedence."""
         waiting = [str(top)]
         while waiting:
             folder = waiting.pop()
@@ -104,7 +104,7 @@ class _Walk:
     def follow_folder(self, link: str) -> None:
         real = os.path.realpath(link)
         if real not in self._folders and f"{self._root}/".startswith(f"{real.rstrip('/')}/"):
-            self.unreadable.append((printable(link), "it is a link to a folder that contains it"))
+            self.unreadable.append(Refused(printable(link), "it is a link to a folder that contains it"))
         else:
             self.enter(link)
 
@@ -120,7 +120,7 @@ class _Walk:
             with os.scandir(folder) as entries:
                 return sorted(entries, key=lambda entry: os.fsencode(entry.name))
         except OSError as error:
-            self.unreadable.append((printable(folder), error.strerror or str(error)))
+            self.unreadable.append(Refused(printable(folder), error.strerror or str(error)))
             return []
 
     def _add(self, path: str, real: str) -> None:
@@ -131,5 +131,5 @@ class _Walk:
 def _leads_to_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # Links in a circle; reading the file says so.
+    except OSError:  # Links that lead in a circle; the error appears when the file is read.
         return False
