@@ -231,13 +231,13 @@ def png_header(width: int, height: int) -> bytes:
 
 HOSTILE = {
     "empty.png": (b"", "empty"),
-    "text.jpg": (b"hello", "no image"),
+    "text.jpg": (b"hello", "not an image"),
     "cut.jpg": (picture(7, 200, 200, "JPEG")[:700], "truncated"),
     "cut.png": (picture(7, 200, 200)[:700], ""),
     "bomb.png": (png_header(60_000, 60_000), "[bB]omb"),
     "sliver.png": (picture(1, 30_000, 1), "sliver"),
     "phone.heic": (b"\0\0\0\x18ftypheic", "an HEIC file"),
-    "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
+    "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
 }
 
 
@@ -254,7 +254,7 @@ def test_hostile_files_are_refused_and_listed(photos, tmp_path):
     assert set(refused) == {*HOSTILE, "pipe.png", "gone.png"}
     for name, (_, reason) in HOSTILE.items():
         assert re.search(reason, refused[name]), (name, refused[name])
-    assert "no regular file" in refused["pipe.png"]
+    assert "not a regular file" in refused["pipe.png"]
     # A folder that is opened without an import treats them alike.
     source = open_source(f"folder:{photos}")
     assert len(source) == 6
@@ -352,7 +352,7 @@ def test_files_that_vanish_or_change_after_listing_are_refused(photos, tmp_path,
     rows, refused = imported(photos, tmp_path / "out")
     assert len(rows) == 3
     assert refused["cats/a.png"] == "No such file or directory"
-    assert "no image" in refused["dogs/c.png"]
+    assert "not an image" in refused["dogs/c.png"]
 
 
 def test_unreadable_files_and_folders_are_refused(photos, tmp_path, monkeypatch):

@@ -148,5 +148,5 @@ def test_pipes_are_refused_and_not_waited_for(tmp_path):
     os.mkfifo(folder / "cats/b.png")
     names, source, result = both(folder, tmp_path / "out")
     assert names == ["cats/a.png"]
-    assert source.refused == [(str(folder / "cats/b.png"), "it is no regular file")]
+    assert source.refused == [(str(folder / "cats/b.png"), "it is not a regular file")]
     assert result.summary.refused == 1

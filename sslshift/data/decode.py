@@ -1,4 +1,7 @@
-"""From an image file's bytes to a uint8 array on the run's canvas. Files are hostile: every failure is one exception."""
+"""Decoding of an image file's bytes to a uint8 array on the run's canvas.
+
+Files may be hostile, so every failure becomes one exception, `BrokenImageError`.
+"""
 
 import contextlib
 import io
@@ -9,30 +12,32 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from sslshift.data.broken import BrokenImageError, UnknownRangeError
 from sslshift.data.deep import read_samples
-from sslshift.data.metadata import Bare, strip_metadata
+from sslshift.data.metadata import Bare, BrokenImageError, strip_metadata
 from sslshift.data.ranges import WHOLE, Levels, PixelRange
-from sslshift.data.unknown import describe_unknown
 
-# Formats that Pillow decodes by itself; others, such as EPS, would be handed to programs of the system.
+# Formats that Pillow decodes by itself. It would hand others, such as EPS, to programs that a hostile file could attack.
 Image.init()
 FORMATS = tuple(
     name for name in ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000") if name in Image.OPEN
 )
-# Names of files that are meant as images, also of formats that are not decoded: they are refused, not overlooked.
+# Extensions of images in formats that are not decoded. Such files are refused with a reason; other files are ignored.
 _OTHERS = (".arw", ".cr2", ".cr3", ".dcm", ".dicom", ".dng", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".nef", ".psd", ".svg")
 EXTENSIONS = frozenset(Image.registered_extensions()).union(_OTHERS)
-# A file above this size is no photograph, and would be held in memory whole.
+# A file is held in memory as a whole, and no photograph is larger than this.
 LARGEST_FILE = 1 << 28
-# A side this many times the other leaves nothing to see after a crop to a canvas.
+# A crop to the canvas shows less than a 64th of an image whose sides differ by a larger factor.
 LARGEST_ASPECT = 64
 
 
+class UnknownRangeError(BrokenImageError):
+    """Raised for an image of more than 8 bits whose values of black and white are not known."""
+
+
 class Canvas(NamedTuple):
-    """The one image shape of a run: what every source's images are brought to."""
+    """The one image shape of a run, to which the images of every source are brought."""
 
     height: int
     width: int
@@ -40,15 +45,16 @@ class Canvas(NamedTuple):
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of an image file.
+    """Returns the bytes of an image file.
 
     Raises:
-      BrokenImageError: it cannot be read, is empty, too large, or no regular file (reading a pipe would never end).
+      BrokenImageError: the file cannot be read, is empty, is too large, or is not a regular file (reading a pipe might never
+        end).
     """
     try:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode):
-            raise BrokenImageError("it is no regular file")
+            raise BrokenImageError("it is not a regular file")
         require_size(info.st_size)
         return path.read_bytes()
     except OSError as error:
@@ -56,18 +62,19 @@ def read_file(path: Path) -> bytes:
 
 
 def require_size(size: int) -> None:
-    """Raises BrokenImageError where a file of so many bytes is no image worth reading."""
+    """Raises BrokenImageError if a file of this many bytes is empty or larger than any image."""
     if size == 0:
         raise BrokenImageError("the file is empty")
     if size > LARGEST_FILE:
-        raise BrokenImageError(f"the file's {size / 2**20:,.0f} MiB are more than an image of {LARGEST_FILE >> 20} MiB at most")
+        raise BrokenImageError(f"the file has {size / 2**20:,.0f} MiB; expected at most {LARGEST_FILE >> 20} MiB")
 
 
 def decode(content: bytes, pixel_range: PixelRange | None = WHOLE) -> np.ndarray:
-    """Decodes an image file to uint8 `[height, width, channels]`, 1 channel if it is gray and 3 otherwise.
+    """Decodes an image file to uint8 `[height, width, channels]`, with 1 channel if it is grey and 3 otherwise.
 
-    JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF, JPEG 2000; turned as EXIF says, where that can be read; transparency on white;
-    CMYK and palettes to RGB; of several frames the first. Metadata that are broken, or large, do not matter.
+    Reads JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF and JPEG 2000. The image is turned as its EXIF data say, if they can be
+    read. Transparency is drawn on white, CMYK and palettes become RGB, and of several frames the first is taken. Metadata that
+    are broken or large are ignored.
 
     Args:
       content: the file's bytes.
@@ -76,19 +83,19 @@ def decode(content: bytes, pixel_range: PixelRange | None = WHOLE) -> np.ndarray
         state the value of white themselves.
 
     Raises:
-      BrokenImageError: truncated, not an image, a sliver, or so large that it is a decompression bomb; or of more than 8 bits
-        and not within the pixel range, unless that was stated by a user.
+      BrokenImageError: the file is truncated, is not an image, is a sliver, or is so large that it is a decompression bomb; or
+        it has more than 8 bits and values outside of the pixel range, unless a user stated the range.
     """
     return from_image(decode_image(content, pixel_range).image)
 
 
 def decode_onto(canvas: Canvas, content: bytes, pixel_range: PixelRange | None = WHOLE) -> np.ndarray:
-    """Returns an image file on a canvas: what `fit` makes of `decode`, in fewer steps. Raises like `decode`."""
+    """Returns an image file on a canvas, equal to `fit(decode(content), canvas)` in fewer steps. Raises like `decode`."""
     return _fitted(decode_image(content, pixel_range).image, canvas)
 
 
 class Decoded(NamedTuple):
-    """An image in mode L or RGB, its size as it is stored, and its values if it has more than 8 bits."""
+    """An image in mode L or RGB, the size of the stored image, and its range of values if it has more than 8 bits."""
 
     image: Image.Image
     width: int
@@ -97,7 +104,7 @@ class Decoded(NamedTuple):
 
 
 def decode_image(content: bytes, pixel_range: PixelRange | None = WHOLE) -> Decoded:
-    """Returns what `decode` decodes, as a Pillow image, and what is known of it. Raises like `decode`."""
+    """Decodes like `decode`, but returns a Pillow image together with its stored size and values. Raises like `decode`."""
     with _opened(content) as (image, bare):
         width, height = image.size
         samples = read_samples(image, bare.content)
@@ -106,28 +113,28 @@ def decode_image(content: bytes, pixel_range: PixelRange | None = WHOLE) -> Deco
             image.load()
             return Decoded(_turned(_as_gray_or_colour(image), image, bare), width, height, None)
         if pixel_range is None and samples.top is None:
-            raise UnknownRangeError("it has more than 8 bits, and which of its values are black and white was not said")
+            raise UnknownRangeError("it has more than 8 bits, and its values of black and white are not stated")
         eight_bits = to_image(samples.within(pixel_range or WHOLE))
         return Decoded(_turned(eight_bits, image, bare), width, height, samples.levels(pixel_range))
 
 
 def check(content: bytes, stated: PixelRange | None = None) -> Levels | None:
-    """Returns the values of an image of more than 8 bits, None of any other.
+    """Returns the range of values of an image of more than 8 bits, and None for any other image.
 
     Args:
       content: the file's bytes.
-      stated: the pixel range that the user gave, if any: it is counted what lies outside of it.
+      stated: the pixel range that the user gave, if any: values outside of it are counted.
 
     Raises:
-      BrokenImageError: where `decode` would, but for the pixel range.
+      BrokenImageError: `decode` would raise it, for another reason than the pixel range.
     """
     with _opened(content) as (image, bare):
         samples = read_samples(image, bare.content)
         if samples is not None:
             return samples.levels(stated)
-        # A JPEG at an eighth: truncation shows as well. That is a way to check it, never to read it: other pixels are averaged
-        # than by `fit`, and an image would differ from the same one in another format (by 57 of 255 at the border of 539 pixels
-        # brought to 32 with twice the resolution, by 41 with four times).
+        # A JPEG is decoded at an eighth of its size, which detects truncation as well. Images are never read in this way: it
+        # averages other pixels than `fit` does, so that an image would differ from the same image in another format (by 57 of
+        # 255 levels at the border of 539 pixels brought to 32 with twice the resolution, by 41 with four times).
         image.draft(None, (1, 1))
         image.load()
         return None
@@ -135,7 +142,7 @@ def check(content: bytes, stated: PixelRange | None = None) -> Levels | None:
 
 @contextlib.contextmanager
 def _opened(content: bytes) -> Iterator[tuple[ImageFile.ImageFile, Bare]]:
-    """Opens an image file without its metadata; whatever goes wrong with it, then or later, is one exception."""
+    """Opens an image file without its metadata; every error then or later becomes a `BrokenImageError`."""
     try:
         require_size(len(content))
         bare = strip_metadata(content)
@@ -145,8 +152,8 @@ def _opened(content: bytes) -> Iterator[tuple[ImageFile.ImageFile, Bare]]:
     except BrokenImageError:
         raise
     except UnidentifiedImageError as error:
-        raise BrokenImageError(describe_unknown(content)) from error
-    except Exception as error:  # Pillow's decoders raise almost anything on hostile input.
+        raise BrokenImageError(_describe_unknown(content)) from error
+    except Exception as error:  # On hostile input Pillow's decoders raise almost any exception.
         raise BrokenImageError(f"{type(error).__name__}: {error}") from error
 
 
@@ -170,14 +177,14 @@ _TURNS = {
 
 def _turned(image: Image.Image, original: ImageFile.ImageFile, bare: Bare) -> Image.Image:
     """Returns the image turned as its file says."""
-    # Pillow writes EXIF itself for how the boxes of an AVIF file say that it is turned.
+    # Pillow translates the boxes of an AVIF file that say how it is turned to EXIF data.
     orientation = original.getexif().get(ExifTags.Base.Orientation) if original.format == "AVIF" else bare.orientation
     turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
 
 
 def _scale_transparency(image: ImageFile.ImageFile) -> None:
-    """Pillow scales gray of 2 and 4 bits to 8, but not the gray that is transparent in a PNG."""
+    """Scales the transparent grey of a PNG of 2 or 4 bits to 8 bits; Pillow scales only the pixels."""
     scale = {"L;2": 85, "L;4": 17}.get(image.tile[0].args) if image.format == "PNG" and image.tile else None
     if scale and "transparency" in image.info:
         image.info["transparency"] *= scale
@@ -192,24 +199,69 @@ def _as_gray_or_colour(image: Image.Image) -> Image.Image:
 
 
 def to_image(image: np.ndarray) -> Image.Image:
-    """Pillow's form of uint8 `[height, width, 1 or 3]`."""
+    """Returns the Pillow image of uint8 `[height, width, 1 or 3]`."""
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
 
 
 def from_image(image: Image.Image) -> np.ndarray:
-    """uint8 `[height, width, 1 or 3]` of a Pillow image in mode L or RGB."""
+    """Returns uint8 `[height, width, 1 or 3]` of a Pillow image in mode L or RGB."""
     array = np.asarray(image)
     return array[..., None] if array.ndim == 2 else array
 
 
 def fit(image: np.ndarray, canvas: Canvas) -> np.ndarray:
-    """Brings uint8 `[height, width, 1 or 3]` to the canvas: scaled to cover it, cropped at the centre, channels converted."""
+    """Returns uint8 `[height, width, 1 or 3]` scaled to cover the canvas, cropped at the centre, with the canvas's channels."""
     return image if image.shape == canvas else _fitted(to_image(image), canvas)
 
 
 def _fitted(image: Image.Image, canvas: Canvas) -> np.ndarray:
     if image.size != (canvas.width, canvas.height):
         image = ImageOps.fit(image, (canvas.width, canvas.height), Image.Resampling.BICUBIC)
-    # Pillow's gray is Rec. 601 luma, that of every "grayscale" in this field.
+    # Pillow's grey is Rec. 601 luma, as in the "grayscale" augmentation of the methods' papers.
     mode = "L" if canvas.channels == 1 else "RGB"
     return from_image(image if image.mode == mode else image.convert(mode))
+
+
+_SIGNATURES = (
+    (128, b"DICM", "a DICOM file"),
+    (0, b"SIMPLE  =", "a FITS file"),
+    (0, b"v/1\x01", "an OpenEXR file"),
+    (0, b"#?RADIANCE", "a Radiance HDR file"),
+    (0, b"\xff\x0a", "a JPEG XL file"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL file"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (0, b"\x89HDF", "an HDF5 file"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"8BPS", "a Photoshop document"),
+    (4, b"ftypheic", "an HEIC file"),
+    (4, b"ftypheix", "an HEIC file"),
+    (4, b"ftypmif1", "an HEIF file"),
+)
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_SAMPLE_FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point", 6: "complex"}
+
+
+def _describe_unknown(content: bytes) -> str:
+    """Returns the reason why a file cannot be decoded, so that its owner knows what to do."""
+    for start, signature, name in _SIGNATURES:
+        if content[start : start + len(signature)] == signature:
+            return f"it is {name}, which is not read; write it as PNG or TIFF"
+    if content.startswith(_TIFF):
+        return _describe_tiff(content)
+    return "it is not an image of a known format, or it is cut short at its start"
+
+
+def _describe_tiff(content: bytes) -> str:
+    try:
+        header = 16 if content[2:3] == b"+" or content[3:4] == b"+" else 8
+        directory = TiffImagePlugin.ImageFileDirectory_v2(content[:header])
+        file = io.BytesIO(content)
+        file.seek(directory.next)
+        directory.load(file)
+        bits = directory.get(258, (1,))
+        kind = _SAMPLE_FORMATS.get(directory.get(339, (1,))[0], "undefined")
+    except Exception:  # Those bytes can be anything, so reading them can fail in any way.
+        return "a TIFF file whose directory cannot be read"
+    values = f"{len(bits)} {kind} value{'s' * (len(bits) > 1)} of {bits[0]} bits to a pixel"
+    remedy = "write 8 or 16 bits unsigned, or grey of 32 bits floating-point"
+    return f"it is a TIFF file of {values}, in a form that is not read; {remedy}"

@@ -1,7 +1,7 @@
-"""Pixels of more than 8 bits, in full: what the file holds, and what it becomes in 8 bits within a pixel range.
+"""Images of more than 8 bits: reading of their values in full, and their reduction to 8 bits within a pixel range.
 
-Pillow keeps 16 bits of gray images only. Of others it unpacks the more significant byte of each value, by the name of a raw
-mode; by another name it unpacks the less significant one, and both together are the values.
+Pillow keeps 16 bits of grey images only. For other images it unpacks the more significant byte of each value. The name of a raw
+mode selects that byte; under another name Pillow unpacks the less significant byte, and the two together are the values.
 """
 
 import io
@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFile
 
-from sslshift.data.broken import BrokenImageError
-from sslshift.data.metadata import png_chunks
+from sslshift.data.metadata import BrokenImageError, png_chunks
 from sslshift.data.ranges import Levels, PixelRange
 
 _SAMPLE_FORMAT = 339
@@ -21,20 +20,20 @@ _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
 _PLANAR = 284
 _WIDE = (";16B", ";16L", ";16N")
-# libtiff gives values in the machine's order; Pillow unpacks these in the file's.
+# libtiff returns values in the machine's byte order, but Pillow would unpack them in the file's.
 _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
-_SIGNED = BrokenImageError("its colours are signed numbers, of which none is known to be black; write unsigned ones")
+_SIGNED = BrokenImageError("its colours are signed numbers, whose value of black is not known; write unsigned numbers")
 
 
 class Samples(NamedTuple):
-    """Pixel values as a file holds them.
+    """Pixel values of a file.
 
     Attributes:
       values: `[height, width, 1 or 3]`, integers of up to 32 bits or float32.
-      alpha: float32 `[height, width]` in [0, 1], or None where all is opaque.
-      top: the value of white if the file itself states it, of a black of 0; a range that the user states goes before it.
-      white_is_low: the smallest value is white.
-      bits: the significant bits that the file states, or 0.
+      alpha: opacity, float32 `[height, width]` in [0, 1]; None if all pixels are opaque.
+      top: the value of white if the file states it, with 0 as black; a range that the user states has priority.
+      white_is_low: True if the smallest value is white.
+      bits: number of significant bits that the file states, or 0.
     """
 
     values: np.ndarray
@@ -48,7 +47,7 @@ class Samples(NamedTuple):
         return self.values if self.alpha is None else self.values[self.alpha > 0]
 
     def levels(self, stated: PixelRange | None) -> Levels | None:
-        """Returns what there is to know for deciding a range; None where the file states its own, or nothing can be seen."""
+        """Returns the range of values, from which a pixel range is decided; None if the file states its own or is invisible."""
         values = self._visible
         if (self.top and not stated) or not values.size:
             return None
@@ -63,10 +62,10 @@ class Samples(NamedTuple):
         return Levels(floating, 1, pixels, low, high, "", "", self.bits, int(outside > 0), outside)
 
     def within(self, chosen: PixelRange) -> np.ndarray:
-        """Returns the image in 8 bits: uint8 `[height, width, 1 or 3]`, on white where it is transparent.
+        """Returns the image in 8 bits, uint8 `[height, width, 1 or 3]`, drawn on white where it is transparent.
 
         Raises:
-          BrokenImageError: no range was stated, and values lie outside of the source's, or are floating outside of [0, 1].
+          BrokenImageError: no range was stated, and values are outside of the source's range, or of [0, 1] if floating-point.
         """
         low, high = chosen[:2]
         if not chosen.stated:
@@ -85,15 +84,16 @@ def _require_within(values: np.ndarray, low: float, high: float) -> None:
     if least < low or most > high:
         kind = "floating-point" if values.dtype.kind == "f" else "integer"
         raise BrokenImageError(
-            f"its {kind} values from {least:g} to {most:g} lie outside of {low:g}..{high:g}; state the range of black and white"
+            f"its {kind} values from {least:g} to {most:g} are outside of {low:g}..{high:g}; state the range of black and white"
         )
 
 
 def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if values.dtype == np.uint16:
+        # A table of all values is faster than arithmetic on every pixel.
         return _to_bytes(np.arange(65536)[:, None], low, high)[values, 0]
     image = np.empty(values.shape, np.uint8)
-    # Few rows at a time, since they take eight times the memory.
+    # A few rows at a time, since float64 takes eight times the memory of the result.
     for start in range(0, len(values), 256):
         rows = values[start : start + 256].astype(np.float64)
         image[start : start + 256] = np.clip((rows - low) * (255.0 / (high - low)) + 0.5, 0, 255)
@@ -101,21 +101,21 @@ def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def read_samples(image: ImageFile.ImageFile, content: bytes) -> Samples | None:
-    """Returns the pixels of an image of more than 8 bits, or of signed ones; None, and nothing loaded, for any other image.
+    """Returns the pixels of an image of more than 8 bits or of signed values; None for any other image, which is not loaded.
 
     Args:
-      image: opened, and not loaded.
+      image: an image that is opened and not yet loaded.
       content: the bytes that it was opened from.
 
     Raises:
-      BrokenImageError: values are not finite, are signed colours, or Pillow cannot read all of their bits.
+      BrokenImageError: values are not finite, colours are signed, or Pillow cannot read all of their bits.
     """
     reader = _reader(image, content)
     if reader is None:
         return None
     samples = reader(image, content)
     if samples.values.dtype.kind == "f" and not np.isfinite(samples.values).all():
-        raise BrokenImageError("the image holds values that are not finite")
+        raise BrokenImageError("it holds values that are not finite")
     return samples
 
 
@@ -128,8 +128,8 @@ def _reader(image: ImageFile.ImageFile, content: bytes) -> Callable[[ImageFile.I
     if image.format == "JPEG2000":
         deep = max(_jpeg2000_depths(content), default=0) > 8
         if deep and image.mode != "I;16":
-            # Pillow rounds to 8 bits, and white to 0.
-            raise BrokenImageError("its colours have more than 8 bits, which is not read of JPEG 2000; write PNG or TIFF")
+            # Pillow would round them to 8 bits, and white to 0.
+            raise BrokenImageError("its colours have more than 8 bits, which is not supported for JPEG 2000; write PNG or TIFF")
         return _read_jpeg2000 if deep else None
     if image.mode.startswith("I") or image.mode == "F":
         return _read_gray
@@ -146,7 +146,7 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def _loaded(image: ImageFile.ImageFile, raw_mode: Callable[[str], str]) -> np.ndarray:
-    """The pixels with the raw mode of every tile replaced."""
+    """Returns the pixels, loaded with another raw mode for every tile."""
 
     def replaced(args):
         return raw_mode(args) if isinstance(args, str) else (raw_mode(args[0]), *args[1:])
@@ -178,18 +178,20 @@ def _read_signed_bytes(image: ImageFile.ImageFile, content: bytes) -> Samples:
 
 
 def _read_wide(image: ImageFile.ImageFile, content: bytes) -> Samples:
-    """Colour or transparency of 16 bits: more and less significant bytes, one after the other."""
+    """Reads colour or transparency of 16 bits: first the more significant bytes, then the less significant ones."""
     raw_mode = _raw_mode(image)
     tiff = image.format == "TIFF"
     if raw_mode == "LA;16B":
-        # Four bytes of each pixel, as if they were its four channels.
+        # The four bytes of each pixel are unpacked as if they were four channels.
         channels = _loaded(image, lambda name: "RGBA")
         high = channels[..., [0, 2]]
         low = channels[..., [1, 3]]
     else:
         native = tiff and image.tile[0].codec_name == "libtiff"
         if native and image.tag_v2.get(_PLANAR) == 2:
-            raise BrokenImageError("its 16-bit channels are compressed one by one, which is not read in full; interleave them")
+            raise BrokenImageError(
+                "its 16-bit channels are compressed separately, which cannot be read in full; interleave them"
+            )
         little = sys.byteorder == "little" if native else tiff and image.tag_v2.prefix == b"II"
         again = Image.open(io.BytesIO(content), formats=[image.format])
         high, low = (
@@ -205,13 +207,13 @@ def _read_wide(image: ImageFile.ImageFile, content: bytes) -> Samples:
     colours = values[..., :-1]
     alpha = values[..., -1].astype(np.float32) / 65535
     if raw_mode.startswith("RGBa"):
-        # Colours were multiplied by their opacity.
+        # The file holds colours multiplied by their opacity.
         colours = np.minimum(colours / np.maximum(alpha, 1 / 65535)[..., None] + 0.5, 65535).astype(np.uint16)
     return Samples(colours, None if (alpha == 1).all() else alpha, bits=bits)
 
 
 def _keyed(image: ImageFile.ImageFile, values: np.ndarray) -> np.ndarray | None:
-    """The opacity of an image of which one colour is transparent, else None."""
+    """Returns the opacity of an image in which one colour is transparent, and None for any other image."""
     key = image.info.get("transparency")
     if image.format != "PNG" or key is None:
         return None
@@ -219,7 +221,7 @@ def _keyed(image: ImageFile.ImageFile, values: np.ndarray) -> np.ndarray | None:
 
 
 def _significant_bits(image: ImageFile.ImageFile, content: bytes) -> int:
-    """The bits of each colour that a PNG says its values had, or 0."""
+    """Returns the number of significant bits of each colour that a PNG states, or 0."""
     if image.format != "PNG":
         return 0
     stated = next((chunk.data for chunk in png_chunks(content) if chunk.kind == b"sBIT"), b"")
@@ -228,7 +230,10 @@ def _significant_bits(image: ImageFile.ImageFile, content: bytes) -> int:
 
 
 def _read_portable(image: ImageFile.ImageFile, content: bytes) -> Samples:
-    """PGM and PPM, whose header states the value of white; 65535 is also what writers state who know none."""
+    """Reads PGM and PPM, whose header states the value of white.
+
+    The value 65535 is ignored, since programs write it when they do not know the value of white.
+    """
     args = image.tile[0].args
     offset = image.tile[0].offset
     shape = (image.height, image.width, 3 if image.mode == "RGB" else 1)
@@ -239,7 +244,7 @@ def _read_portable(image: ImageFile.ImageFile, content: bytes) -> Samples:
 
 
 def _read_plain_portable(image: ImageFile.ImageFile, content: bytes) -> Samples:
-    """PGM as text: Pillow brings its numbers to 16 bits, by the value of white that the header states."""
+    """Reads PGM as text, whose numbers Pillow scales to 16 bits by the value of white that the header states."""
     top = image.tile[0].args[-1]
     image.load()
     values = np.rint(np.asarray(image, np.float64)[..., None] * (top / 65535)).astype(np.uint16)
@@ -247,7 +252,10 @@ def _read_plain_portable(image: ImageFile.ImageFile, content: bytes) -> Samples:
 
 
 def _read_jpeg2000(image: ImageFile.ImageFile, content: bytes) -> Samples:
-    """Gray of 9 to 16 bits, which Pillow shifts to 16; fewer than 16 are a statement, and 16 are what writers put anyway."""
+    """Reads grey of 9 to 16 bits, which Pillow shifts to 16.
+
+    A depth below 16 states the value of white. A depth of 16 does not, since programs write it by default.
+    """
     (depth,) = _jpeg2000_depths(content)[:1]
     image.load()
     values = np.asarray(image).astype(np.uint16)[..., None] >> (16 - depth)
@@ -255,12 +263,12 @@ def _read_jpeg2000(image: ImageFile.ImageFile, content: bytes) -> Samples:
 
 
 def _jpeg2000_depths(content: bytes) -> list[int]:
-    """The bits of each component of a JPEG 2000 image.
+    """Returns the number of bits of each component of a JPEG 2000 image.
 
     Raises:
-      BrokenImageError: they are signed.
+      BrokenImageError: the components are signed.
     """
-    # The marker of sizes follows that of the start; counts and depths stand behind 36 bytes of it.
+    # The marker of sizes follows the marker of the start; 36 bytes of sizes precede the counts and depths.
     start = content.find(b"\xff\x4f\xff\x51")
     count = int.from_bytes(content[start + 40 : start + 42])
     depths = content[start + 42 : start + 42 + 3 * count : 3]

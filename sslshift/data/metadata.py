@@ -1,44 +1,56 @@
-"""Removes from image files what is not needed for their pixels, before they are decoded.
+"""Removal of metadata from image files before they are decoded, so that only what determines the pixels remains.
 
-Metadata are large, compressed, broken or hostile more often than pixels are, and Pillow refuses an image for them, or takes
-minutes and gigabytes. What decides pixels stays: the image data, palettes, transparency, colour transforms. How the image is
-turned is read before it goes.
+Metadata are large, compressed, broken or hostile more often than pixels are. Because of them Pillow refuses an image, or takes
+minutes and gigabytes to open it. Image data, palettes, transparency and colour transforms stay. The orientation is read before
+it is removed, and by hand: libraries read everything that EXIF data point to, and hostile data point to one place 65,535 times.
 """
 
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from sslshift.data.broken import BrokenImageError
-from sslshift.data.orientation import exif_of_text, find_orientation
+# EXIF tag of the orientation.
+_TAG = 0x0112
+# Formats of `struct` by type of whole number in EXIF data.
+_NUMBERS = {1: "B", 3: "H", 4: "I", 8: "h", 9: "i"}
+_XMP = re.compile(rb"tiff:Orientation(?:=[\"']|>)\s*([1-8])")
+# Bytes that are read of a text with EXIF data in hexadecimal digits. The orientation is near the start.
+_LARGEST_TEXT = 1 << 20
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
+class BrokenImageError(ValueError):
+    """Raised for a file that is not a usable image; the message says why."""
+
+
 class Bare(NamedTuple):
-    """An image file without metadata, and its EXIF orientation, 1 to 8; 1 of formats that keep it, for Pillow to read."""
+    """Image file without metadata, and its EXIF orientation, 1 to 8.
+
+    The orientation is 1 for formats whose file keeps it, since Pillow reads it there.
+    """
 
     content: bytes
     orientation: int = 1
 
 
 def strip_metadata(content: bytes) -> Bare:
-    """Returns the file without metadata; a file of another format, or of no sound structure, is returned as it is.
+    """Returns the file without metadata; a file in another format, or with a broken structure, is returned unchanged.
 
     Args:
-      content: of a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or of any other.
+      content: bytes of a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or of any other file.
 
     Raises:
-      BrokenImageError: a checksum of a PNG's pixels, palette or transparency is wrong, or they are cut short.
+      BrokenImageError: a PNG's pixels, palette or transparency have a wrong checksum or are cut short.
     """
     found = next((strip for pattern, strip in _FORMATS if re.match(pattern, content, re.DOTALL)), Bare)
     return found(content)
 
 
 class Chunk(NamedTuple):
-    """A chunk of a PNG file: its kind, where its data are, and where it starts and ends with length and checksum."""
+    """Chunk of a PNG file: kind, data, start and end including length and checksum; it is `whole` if its checksum is right."""
 
     kind: bytes
     data: bytes
@@ -52,7 +64,7 @@ _END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 
 
 def png_chunks(content: bytes) -> Iterator[Chunk]:
-    """Yields the chunks of a PNG file before its end; the last may be cut short, and is not `whole` then or if damaged."""
+    """Yields the chunks of a PNG file before its end chunk; a chunk that is cut short or damaged is not `whole`."""
     position = len(_PNG)
     while position + 8 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, position)
@@ -70,7 +82,7 @@ def _strip_png(content: bytes) -> Bare:
     exif = []
     xmp = []
     for chunk in png_chunks(content):
-        # A capital letter: no reader may ignore it.
+        # A capital first letter means that no reader may ignore the chunk.
         if chunk.kind in _PIXELS or chunk.kind[:1].isupper():
             if not chunk.whole:
                 what = "is cut short" if chunk.end > len(content) else "is damaged: its checksum is wrong"
@@ -83,16 +95,16 @@ def _strip_png(content: bytes) -> Bare:
         elif chunk.kind == b"eXIf":
             exif.append(chunk.data)
         elif chunk.kind == b"tEXt" and chunk.data.startswith(b"Raw profile type exif\0"):
-            exif.append(exif_of_text(chunk.data[22:], compressed=False))
+            exif.append(_exif_of_text(chunk.data[22:], compressed=False))
         elif chunk.kind == b"zTXt" and chunk.data.startswith(b"Raw profile type exif\0\0"):
-            exif.append(exif_of_text(chunk.data[23:], compressed=True))
+            exif.append(_exif_of_text(chunk.data[23:], compressed=True))
         elif chunk.kind == b"iTXt" and chunk.data.startswith(b"XML:com.adobe.xmp\0\0"):
             xmp.append(chunk.data)
-    return Bare(b"".join(kept) + _END, find_orientation(exif, xmp))
+    return Bare(b"".join(kept) + _END, _find_orientation(exif, xmp))
 
 
 def _strip_jpeg(content: bytes) -> Bare:
-    """Removes a JPEG's application segments and comments before its image data, but for those that decide its colours."""
+    """Removes the application segments and comments before a JPEG's image data, except those that determine its colours."""
     kept = [content[:2]]
     exif = []
     xmp = []
@@ -115,8 +127,8 @@ def _strip_jpeg(content: bytes) -> Bare:
         elif _decides_colours(marker[0], data):
             kept.append(content[position:end])
         position = end
-    # What EXIF say of the orientation stands in their first segment; others continue it.
-    return Bare(b"".join([*kept, content[position:]]), find_orientation(exif, xmp))
+    # The orientation is in the first EXIF segment; others continue it.
+    return Bare(b"".join([*kept, content[position:]]), _find_orientation(exif, xmp))
 
 
 def _decides_colours(marker: int, data: bytes) -> bool:
@@ -136,7 +148,7 @@ def _strip_webp(content: bytes) -> Bare:
         kind, length = struct.unpack_from("<4sI", content, position)
         end = position + 8 + length + length % 2
         if kind == b"VP8X" and length >= 10:
-            # Without the flags of a profile, of EXIF and of XMP.
+            # The flags of a colour profile, of EXIF and of XMP are cleared, since their chunks are removed.
             flags = content[position + 8] & ~0x2C
             kept.append(content[position : position + 8] + bytes([flags]) + content[position + 9 : end])
         elif kind == b"EXIF":
@@ -147,44 +159,18 @@ def _strip_webp(content: bytes) -> Bare:
             kept.append(content[position:end])
         position = end
     body = b"WEBP" + b"".join(kept)
-    return Bare(b"RIFF" + struct.pack("<I", len(body)) + body, find_orientation(exif, xmp))
+    return Bare(b"RIFF" + struct.pack("<I", len(body)) + body, _find_orientation(exif, xmp))
 
 
-# Of a TIFF file's directory: sizes, places and compression of the pixels, their colours, and how the image is turned.
+# Tags of a TIFF file's directory: sizes, places and compression of the pixels, their colours, and the orientation.
 _PIXEL_TAGS = {
-    *(
-        254,
-        255,
-        256,
-        257,
-        258,
-        259,
-        262,
-        266,
-        273,
-        274,
-        277,
-        278,
-        279,
-        284,
-        292,
-        293,
-        317,
-        320,
-        322,
-        323,
-        324,
-        325,
-        332,
-        338,
-        339,
-    ),
-    *(347, 512, 513, 514, 515, 519, 520, 521, 529, 530, 531, 532, 50674),
-}
+    254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325,
+    332, 338, 339, 347, 512, 513, 514, 515, 519, 520, 521, 529, 530, 531, 532, 50674,
+}  # fmt: skip
 
 
 def _strip_tiff(content: bytes) -> Bare:
-    """Keeps of a TIFF file the first directory, and of that what decides pixels; other tags may point anywhere."""
+    """Keeps only the first directory of a TIFF file, with the tags that determine pixels; other tags may point anywhere."""
     order = "<" if content.startswith(b"II") else ">"
     big = b"+" in content[2:4]
     place, count_format, entry_size = (8, "Q", 20) if big else (4, "H", 12)
@@ -206,7 +192,7 @@ def _strip_tiff(content: bytes) -> Bare:
 
 
 def _strip_gif(content: bytes) -> Bare:
-    """Removes what stands before a GIF's first image, but for what says which of its colours is transparent."""
+    """Removes the blocks before a GIF's first image, except the one that says which of its colours is transparent."""
     flags = content[10]
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     kept = [content[:position]]
@@ -224,7 +210,7 @@ def _strip_gif(content: bytes) -> Bare:
 
 
 def _strip_avif(content: bytes) -> Bare:
-    """Renames the item of an AVIF file that holds EXIF; boxes of its own say how it is turned."""
+    """Renames the item of an AVIF file that holds EXIF data; the file has boxes of its own for the orientation."""
     return Bare(re.sub(rb"(infe.{8}(?:.{2})?)Exif", rb"\1free", content, flags=re.DOTALL))
 
 
@@ -236,3 +222,43 @@ _FORMATS: tuple[tuple[bytes, Callable[[bytes], Bare]], ...] = (
     (rb"GIF8[79]a.{7}", _strip_gif),
     (rb".{4}ftyp", _strip_avif),
 )
+
+
+def _find_orientation(exif: Iterable[bytes], xmp: Iterable[bytes]) -> int:
+    """Returns the EXIF orientation of an image, 1 to 8; 1, which means upright, if none can be read.
+
+    Args:
+      exif: blocks of EXIF data, with or without their header; the first one that has an orientation counts.
+      xmp: blocks of XMP, which count if no EXIF block has an orientation.
+    """
+    found = (_in_exif(block) for block in exif)
+    found = next((orientation for orientation in found if 1 <= orientation <= 8), 0)
+    matches = () if found else (_XMP.search(block) for block in xmp)
+    return found or next((int(match[1]) for match in matches if match), 1)
+
+
+def _in_exif(block: bytes) -> int:
+    block = block.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if not order:
+        return 0
+    try:
+        (first,) = struct.unpack_from(f"{order}I", block, 4)
+        (count,) = struct.unpack_from(f"{order}H", block, first)
+        for entry in range(first + 2, first + 2 + 12 * count, 12):
+            tag, kind, numbers = struct.unpack_from(f"{order}HHI", block, entry)
+            if tag == _TAG and numbers == 1 and kind in _NUMBERS:
+                return struct.unpack_from(order + _NUMBERS[kind], block, entry + 8)[0]
+    except struct.error:
+        pass
+    return 0
+
+
+def _exif_of_text(text: bytes, compressed: bool) -> bytes:
+    """Returns the EXIF data that ImageMagick writes as hexadecimal digits after three lines, or nothing if there are none."""
+    try:
+        text = zlib.decompressobj().decompress(text, _LARGEST_TEXT) if compressed else text[:_LARGEST_TEXT]
+        digits = b"".join(text.split(b"\n")[3:]).decode("ascii")
+        return bytes.fromhex(digits[: len(digits) // 2 * 2])
+    except (zlib.error, ValueError):
+        return b""

@@ -1,7 +1,7 @@
-"""The pixel range of a source: the values of its images of more than 8 bits that become black and white, for all files alike.
+"""Pixel range of a source: the values in its images of more than 8 bits that become black and white, the same for all files.
 
-A file of 16 bits may hold values of 12, and a floating-point file any. So the range is no property of a file: it is decided
-once for a source, from all its values or by its user, and reported.
+A file of 16 bits may hold values of 12 bits, and a floating-point file any values. The range is therefore not a property of a
+file: it is decided once for a source, from the values of all its files or by its user, and reported.
 """
 
 import math
@@ -9,12 +9,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-# What cameras, scanners and microscopes deliver.
+# Bits of the values that cameras, scanners and microscopes deliver.
 _BITS = (8, 10, 12, 14, 16)
 
 
 class PixelRange(NamedTuple):
-    """The values that become 0 and 255; `stated` by the user, for floating-point images too, which lie in [0, 1] otherwise."""
+    """The values that become 0 and 255.
+
+    A range `stated` by the user also applies to floating-point images, whose range is [0, 1] otherwise.
+    """
 
     low: float
     high: float
@@ -25,27 +28,27 @@ class PixelRange(NamedTuple):
         return f"{_plain(self.low)}..{_plain(self.high)}"
 
 
-# That of one file of whole numbers of which nothing is known.
+# Range of a single file of whole numbers about which nothing is known.
 WHOLE = PixelRange(0, 65535)
 
 
 def parse_range(text: str, name: str) -> PixelRange:
-    """Returns the range that `LOW..HIGH` states.
+    """Returns the range that a text `LOW..HIGH` states.
 
     Example:
       >>> parse_range("-1000..3000", "range").text
       '-1000..3000'
 
     Raises:
-      ValueError: it is written otherwise, or LOW is not below HIGH.
+      ValueError: the text has another form, or LOW is not below HIGH.
     """
     low, dots, high = text.partition("..")
     number = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
     if not (dots and number.fullmatch(low) and number.fullmatch(high)):
-        raise ValueError(f"{name} must be two numbers LOW..HIGH, as in 0..4095, not {text!r}.")
+        raise ValueError(f"Expected two numbers LOW..HIGH for {name}, as in 0..4095, got {text!r}.")
     stated = PixelRange(float(low), float(high), stated=True)
     if not (stated.low < stated.high and math.isfinite(stated.low) and math.isfinite(stated.high)):
-        raise ValueError(f"{name} must be finite numbers LOW..HIGH of which LOW is the smaller one, not {text!r}.")
+        raise ValueError(f"Expected finite numbers LOW..HIGH for {name}, of which LOW is the smaller, got {text!r}.")
     return stated
 
 
@@ -55,15 +58,15 @@ def with_range(fingerprint: str, stated: PixelRange | None) -> str:
 
 
 class Levels(NamedTuple):
-    """The values that images of more than 8 bits hold; those of one source are of whole numbers or floating, each by itself.
+    """Range of the values in images of more than 8 bits; whole numbers and floating-point numbers are kept apart.
 
     Attributes:
-      floating: whether they are floating-point numbers.
-      images, pixels: how many.
+      floating: True for floating-point numbers.
+      images, pixels: numbers of images and of pixels.
       low, high: the smallest and the largest value.
-      lowest, highest: the images that hold them.
-      bits: the most significant bits that a file states (a PNG's sBIT), or 0.
-      clipped_images, clipped_pixels: how many of them have values outside of a stated range.
+      lowest, highest: names of the images that hold them.
+      bits: the largest number of significant bits that a file states (sBIT of a PNG), or 0.
+      clipped_images, clipped_pixels: numbers of images and of pixels with values outside of a stated range.
     """
 
     floating: bool
@@ -78,12 +81,12 @@ class Levels(NamedTuple):
     clipped_pixels: int = 0
 
     def of(self, image: str) -> "Levels":
-        """Returns the levels with the name of the one image that they are of."""
+        """Returns the levels of a single image with its name."""
         return self._replace(lowest=image, highest=image)
 
 
 def merge_levels(levels: Iterable[Levels]) -> list[Levels]:
-    """Returns the levels of many files together: of whole numbers first, then of floating-point ones, where there are any."""
+    """Returns the levels of many files together: first of whole numbers, then of floating-point numbers, if there are any."""
     merged: dict[bool, Levels] = {}
     for each in levels:
         before = merged.get(each.floating)
@@ -109,19 +112,20 @@ def _merge(a: Levels, b: Levels) -> Levels:
 
 
 def decide_range(levels: Sequence[Levels], stated: PixelRange | None, name: str, option: str) -> PixelRange | None:
-    """Returns the pixel range of a source, or None where no image has more than 8 bits.
+    """Returns the pixel range of a source, or None if no image has more than 8 bits.
 
-    Whole numbers get the smallest range of 8, 10, 12, 14 or 16 bits that holds them all. Floating-point numbers are taken as
-    they are if they lie in [0, 1].
+    Whole numbers get the smallest range of 8, 10, 12, 14 or 16 bits that holds them all. Floating-point numbers must be in
+    [0, 1].
 
     Args:
       levels: from `merge_levels`.
       stated: the range that the user gave, if any.
-      name: of the source.
-      option: how the range is given, e.g. "--range".
+      name: name of the source.
+      option: option that states the range, such as "--range".
 
     Raises:
-      ValueError: no range was stated and the values are negative, need more than 16 bits, or are floating outside of [0, 1].
+      ValueError: no range was stated, and values are negative, need more than 16 bits, or are floating-point numbers outside
+        of [0, 1].
     """
     if not levels:
         return None
@@ -145,13 +149,13 @@ def decide_range(levels: Sequence[Levels], stated: PixelRange | None, name: str,
 
 
 def describe_range(levels: Sequence[Levels], chosen: PixelRange | None, images: int, option: str) -> list[str]:
-    """Returns what a reader must know of a source's pixel range, as sentences without a full stop.
+    """Returns sentences, without full stops, that tell a reader which pixel range a source has and why.
 
     Args:
       levels: from `merge_levels`.
-      chosen: the range that was stated or decided; None: neither.
-      images: of the source, those of 8 bits among them.
-      option: how the range is given, e.g. "--range".
+      chosen: the range that was stated or decided, if any.
+      images: number of images of the source, including those of 8 bits.
+      option: option that states the range, such as "--range".
     """
     if chosen is None:
         return []
@@ -167,7 +171,7 @@ def describe_range(levels: Sequence[Levels], chosen: PixelRange | None, images: 
         held = f"images of {kind} ({each.images:,}) hold {_plain(each.low)} to {_plain(each.high)}"
         if chosen.stated:
             clipped = f"{each.clipped_pixels / each.pixels:.2g} of the pixels, in {each.clipped_images:,} images"
-            outside = f"values outside of it are clipped: {clipped}" if each.clipped_images else "no value lies outside of it"
+            outside = f"values outside of it are clipped: {clipped}" if each.clipped_images else "no value is outside of it"
             said.append(f"{held}; the stated range {chosen.text} becomes 0 to 255, and {outside}{others}")
         elif each.floating:
             said.append(f"{held}; they are taken to lie in 0..1, which becomes 0 to 255{others}")
@@ -179,14 +183,14 @@ def describe_range(levels: Sequence[Levels], chosen: PixelRange | None, images: 
 
 
 def describe_unread(stated: PixelRange | None) -> list[str]:
-    """Returns what a reader must know of a source whose images are not read when it is opened, as `describe_range`."""
+    """Returns the same sentences for a source whose images are not read when it is opened."""
     if not stated:
         return []
     return [f"in images of more than 8 bits the stated range {stated.text} becomes 0 to 255; what it clips is not counted"]
 
 
 def compare_ranges(ranges: Mapping[str, PixelRange | None]) -> list[str]:
-    """Returns a sentence without a full stop where sources that are compared have different pixel ranges, else none."""
+    """Returns a sentence, without a full stop, if sources that are compared have different pixel ranges."""
     texts = {name: chosen.text for name, chosen in ranges.items() if chosen}
     if len(set(texts.values())) < 2:
         return []
@@ -198,5 +202,5 @@ def compare_ranges(ranges: Mapping[str, PixelRange | None]) -> list[str]:
 
 
 def _plain(value: float) -> str:
-    """A number as it can be written in a range."""
+    """Returns a number as text that `parse_range` reads."""
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e16 else f"{value:.9g}"

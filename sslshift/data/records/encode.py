@@ -7,8 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from sslshift.data.broken import UnknownRangeError
-from sslshift.data.decode import BrokenImageError, decode_image, from_image
+from sslshift.data.decode import BrokenImageError, UnknownRangeError, decode_image, from_image
 from sslshift.data.perceptual_hash import perceptual_hash
 from sslshift.data.ranges import PixelRange
 from sslshift.data.records.shards import StoredImage

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sslshift.data.broken import UnknownRangeError
-from sslshift.data.decode import BrokenImageError, check
+from sslshift.data.decode import BrokenImageError, UnknownRangeError, check
 from sslshift.data.ranges import Levels, PixelRange, decide_range, describe_range, merge_levels
 from sslshift.data.records.encode import Encoding, store
 from sslshift.data.records.folder import (

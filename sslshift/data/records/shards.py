@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sslshift.data.broken import UnknownRangeError
+from sslshift.data.decode import UnknownRangeError
 from sslshift.data.perceptual_hash import VERSION as HASH_VERSION
 from sslshift.data.ranges import Levels, PixelRange
 from sslshift.data.records.folder import parts_folder

@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sslshift.data.broken import UnknownRangeError
-from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto
+from sslshift.data.decode import BrokenImageError, Canvas, UnknownRangeError, decode, decode_onto
 from sslshift.data.perceptual_hash import VERSION as HASH_VERSION
 from sslshift.data.ranges import PixelRange, describe_unread, with_range
 from sslshift.data.sources.base import Source, StoredIdentities, Terms, printable

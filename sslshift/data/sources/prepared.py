@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sslshift.data.broken import UnknownRangeError
-from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto, fit
+from sslshift.data.decode import BrokenImageError, Canvas, UnknownRangeError, decode, decode_onto, fit
 from sslshift.data.ranges import PixelRange, describe_unread, with_range
 from sslshift.data.sources.base import Source, Terms
 from sslshift.data.sources.labels import indicators
