@@ -72,7 +72,12 @@ def test_a_study_judges_every_encoder_on_every_task(study):
     assert {(row["task"], row["metric"]) for row in scores} == {("bundled:mnist", "accuracy"), ("clothes", "macro_f1")}
     assert all(float(row["low"]) <= float(row["value"]) <= float(row["high"]) for row in scores)
     page = (study / "report.html").read_text()
-    for text in ("Every source on every", "clothes: macro F1 %", "clothes: no test split was named", "no difference shown"):
+    for text in (
+        "Every source on every",
+        "clothes: macro F1 %",
+        "clothes: no test split was named",
+        "no significant difference",
+    ):
         assert text in page
     (metrics,) = study.glob("runs/mnist*-s0/metrics.jsonl")
     assert "online_accuracy" in metrics.read_text().splitlines()[4]
@@ -119,7 +124,7 @@ def test_any_run_on_any_folder(study, parts, tmp_path):
     assert {row["evaluation"] for row in scores} == {"knn", "linear", "few_shot_1", "few_shot_5", "few_shot_10"}
     assert "50" in next(line for line in done.stdout.splitlines() if line.startswith("- parts: few_shot_50"))
     compared = table(out / "comparisons.csv")
-    assert {row["verdict"] for row in compared} <= {"better", "worse", "no difference shown"}
+    assert {row["verdict"] for row in compared} <= {"better", "worse", "no significant difference"}
     assert ("bundled:mnist N=40", "raw pixels") in {(row["encoder"], row["against"]) for row in compared}
     # Once more: everything is there, and the same.
     files = {name: (out / name).read_bytes() for name in ("scores.csv", "comparisons.csv", "table.md")}

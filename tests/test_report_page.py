@@ -8,7 +8,7 @@ import re
 import pytest
 from browser import browsing, find_chromium
 from PIL import Image
-from test_report import MIDDLE, NEAR, SHIFTS, STUDY, results_of, truth
+from report_builders import MIDDLE, NEAR, SHIFTS, STUDY, results_of, truth
 
 from sslshift.study.ledger import append, fingerprint
 from sslshift.study.opened import open_study

@@ -26,11 +26,11 @@ from sslshift.study.judged import judge
 from sslshift.study.learners import parse_own, single_studies, without_given
 from sslshift.study.ledger import LedgerError, append, fingerprint, read_ledger, require_budget
 from sslshift.study.locked import LOCK, locked
-from sslshift.study.notes import floor_notes
 from sslshift.study.opened import open_study
 from sslshift.study.places import run_folder
 from sslshift.study.progress import Progress, TimeLeft
 from sslshift.study.records import NotThereError, only_reading, remembered
+from sslshift.study.report.sentences import baseline_notes
 from sslshift.study.sampled import sampled
 from sslshift.training.loop import NonFiniteError, initial_state
 from sslshift.transfer.tasks import parse_task
@@ -366,8 +366,8 @@ def test_the_floor_of_a_resnet_has_its_residual_branches_on(monkeypatch, tmp_pat
         assert all((leaf == 1).all() for path, leaf in jax.tree_util.tree_leaves_with_path(floor) if path[-1].key == "scale")
         # Whose floors are as they were have the same record as before.
         assert ("floor" in floors.start_record(learner, 0)) == silent
-    (said,) = floor_notes(opened)
-    assert said.startswith("The untrained resnet_tiny is judged with its residual branches switched on")
+    (said,) = baseline_notes(opened)
+    assert said.startswith("The untrained resnet_tiny is evaluated with its residual branches switched on")
 
 
 def test_nothing_is_reported_where_no_run_is_finished(tmp_path):

@@ -21,10 +21,10 @@ from PIL import Image
 
 from sslshift.data import open_source
 from sslshift.methods import METHODS
+from sslshift.reporting.numbers import points
 from sslshift.study import commands, environment
 from sslshift.study.build import build_training, describe_training, method_options
 from sslshift.study.declare import Study, parse_sources
-from sslshift.study.intervals import signed
 from sslshift.study.opened import open_study
 from sslshift.study.records import remembered, write_atomically
 from sslshift.training.journal import BrokenDataError
@@ -86,7 +86,7 @@ def test_screen_shows_progress_table_and_findings(finished):
     assert "[6/6" in done.stdout
     for text in ("shift index", "untrained encoder", "raw pixels", "gain over untrained", str(out / "report.html")):
         assert text in done.stdout
-    assert any(verdict in done.stdout for verdict in ("better", "worse", "no difference shown"))
+    assert any(verdict in done.stdout for verdict in ("better", "worse", "no significant difference"))
 
 
 class Addresses(html.parser.HTMLParser):
@@ -416,7 +416,7 @@ def test_sources_as_text():
 
 
 def test_differences_have_a_sign_and_no_negative_nothing():
-    assert [signed(value) for value in (0.0045, -0.012, -0.00001)] == ["+0.45", "-1.20", "+0.00"]
+    assert [points(value) for value in (0.0045, -0.012, -0.00001)] == ["+0.45", "-1.20", "+0.00"]
 
 
 def test_records_compute_once_and_only_for_their_own_question(tmp_path):
@@ -484,7 +484,7 @@ def test_mixtures_and_draws_are_compared(tmp_path, capsys):
     assert alone["0", "0"] != alone["1", "0"]
     assert "points between draws of the subset" in done
     page = (tmp_path / "report.html").read_text()
-    assert "What the mixtures show" in page
+    assert "Samples of each mixture" in page
     assert "10% to" not in page
     assert "100% to 0%" in page
 
@@ -510,7 +510,7 @@ def test_broken_images_are_replaced_counted_and_limited(tmp_path, capsys):
     (run,) = (row for row in table(tmp_path / "out") if row["kind"] == "run")
     assert (run["unique"], run["broken"]) == ("58", "2")
     assert float(run["diversity"]) == pytest.approx(58 / 640, abs=1e-6)
-    assert "up to 2 of 60 different images could not be read in a run" in (tmp_path / "out/report.html").read_text()
+    assert "up to 2 of 60 unique images could not be read in a run" in (tmp_path / "out/report.html").read_text()
     (listed,) = (tmp_path / "out/runs").glob("*/broken.csv")
     assert {row["index"] for row in csv.DictReader(listed.open())} == {"3", "30"}
 

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from sslshift.models import ENCODERS, PretrainedEncoder, save_encoder
 from sslshift.study.declare import Study
-from sslshift.study.notes import notes
 from sslshift.study.opened import open_study
 from sslshift.study.progress import Progress
+from sslshift.study.report.sentences import notes
 from sslshift.study.shifts import measure_task_shifts
 
 SILENT = Progress(Console(file=io.StringIO()))
@@ -80,7 +80,7 @@ def test_the_report_names_what_stands_behind_the_index(study, tmp_path):
     results.floors = {}
     results.pixels = type("Judged", (), {"scores": {}})
     said = " ".join(notes(results))
-    assert "on features of the encoder of well_known.safetensors" in said
+    assert "between features of the encoder of well_known.safetensors" in said
 
 
 def test_too_few_images_and_missing_encoders_are_told(study, tmp_path):

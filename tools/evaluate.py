@@ -29,10 +29,10 @@ from sslshift.data.decode import Canvas
 from sslshift.data.sources import cached, open_source
 from sslshift.models import ENCODER, FEATURES, PretrainedEncoder
 from sslshift.models.opening import HOW_TO_SAY, how_it_was_read
-from sslshift.study.contents import called
 from sslshift.study.judged import Judged, Kind, judge
 from sslshift.study.matrix import Named, architectures, by_kind, comparisons, find_encoders, score_table, untrained
 from sslshift.study.records import write_atomically
+from sslshift.study.report.text import called
 from sslshift.transfer.features import NetworkEncoder, pixel_encoder
 from sslshift.transfer.inference import Comparison, Interval
 from sslshift.transfer.metrics import METRICS

@@ -1,4 +1,4 @@
-"""Output for people, whatever it is about: tables, pages and figures. This room imports nothing else of the package.
+"""Output for people, whatever it is about: tables, pages and figures. Of the package, this room imports `storage` alone.
 
 * `Table` (`table.py`) is a table of text cells with the properties `html`, `markdown`, `latex` and `csv`; `csv_text` writes
   files for programs, and `print_table` (`terminal.py`) shows a table on a terminal.

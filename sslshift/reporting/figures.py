@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sslshift import storage
+
 # Inches. A phone shows the narrow form, and a two-column paper prints it in one column.
 WIDTHS = {"narrow": 3.35, "wide": 7.0}
 # Palette of Okabe and Ito, https://jfly.uni-koeln.de/color/, without its yellow, which is too pale on white.
@@ -170,7 +172,8 @@ def save(drawing: Figure, folder: Path, name: str) -> list[Path]:
         # The layout is computed once for all three files: it takes longer than writing them.
         drawing.set_layout_engine("none")
         for kind, about in metadata.items():
-            drawing.savefig(folder / f"{name}.{kind}", dpi=300, metadata=about)
+            with storage.whole_file(folder / f"{name}.{kind}") as file:
+                drawing.savefig(file, format=kind, dpi=300, metadata=about)
     return [folder / f"{name}.{kind}" for kind in metadata]
 
 

@@ -10,16 +10,15 @@ from rich.console import Console
 
 from sslshift.command import remedy
 from sslshift.study.build import describe_training
-from sslshift.study.console import print_results
 from sslshift.study.declare import Study
 from sslshift.study.estimate import show_estimate
 from sslshift.study.locked import locked
-from sslshift.study.notes import range_notes
 from sslshift.study.opened import Opened, open_study
 from sslshift.study.places import describe_run, run_folder
 from sslshift.study.progress import Progress
 from sslshift.study.records import ERROR_LOG
-from sslshift.study.report import write_results
+from sslshift.study.report import print_results, write_results
+from sslshift.study.report.sentences import range_notes
 from sslshift.study.results import Results
 from sslshift.study.runner import DISK_FULL, read_results, run_study
 

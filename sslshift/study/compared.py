@@ -13,8 +13,8 @@ from sslshift.study.sampled import UNTRAINED, Kind, sampled
 from sslshift.transfer.inference import Estimate, holm
 
 LEVEL = 0.95
-NOTHING = "no difference shown"
-ONE_SEED = "one seed, nothing shown"
+NOTHING = "no significant difference"
+ONE_SEED = "one seed, not tested"
 
 
 class Difference(NamedTuple):

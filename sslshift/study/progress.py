@@ -11,7 +11,7 @@ from rich.progress import Task as Bar
 from rich.table import Column
 from rich.text import Text
 
-from sslshift.study.intervals import two_digits
+from sslshift.reporting.numbers import two_digits
 
 _BAR_WIDTH = 16
 

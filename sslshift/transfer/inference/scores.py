@@ -25,7 +25,7 @@ class Comparison(NamedTuple):
       difference: of the means over runs and draws.
       low, high: the ends of its interval.
       p_value: of McNemar's exact test where both sides are a single run and the metric is accuracy, otherwise nan.
-      verdict: `better` or `worse` (of a) where the interval excludes 0, otherwise `no difference shown`.
+      verdict: `better` or `worse` (of a) where the interval excludes 0, otherwise `no significant difference`.
     """
 
     difference: float
@@ -168,7 +168,7 @@ def compare(
 def _verdict(low: float, high: float) -> str:
     if low > ROUNDING:
         return "better"
-    return "worse" if high < -ROUNDING else "no difference shown"
+    return "worse" if high < -ROUNDING else "no significant difference"
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:

@@ -1,0 +1,321 @@
+"""All figures of a study's report.
+
+Each function draws one figure for one task. A new figure needs a function here and a line in `_FIGURES`; it then appears on the
+page and as files. Style, sizes and file formats are those of `sslshift.reporting.figures`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sslshift.reporting.figures import (
+    MUTED,
+    Forms,
+    draw_forms,
+    legend_below,
+    legend_lines,
+    look,
+    panels,
+    power_of_ten,
+    shortened,
+    styled,
+)
+from sslshift.reporting.numbers import two_digits
+from sslshift.study.compared import against, diversity, kinds, largest, learners, shift_order
+from sslshift.study.judged import slug
+from sslshift.study.results import Results
+from sslshift.study.sampled import PIXELS, UNTRAINED, Kind, Sampled, sampled
+from sslshift.study.trending import trend_change, trends
+from sslshift.transfer.inference import Estimate, Trend
+from sslshift.transfer.metrics import METRICS
+
+# Panels of a study of one method, by evaluation.
+_TITLES = {"linear": "linear probe", "knn": "kNN"}
+# Where all sources lie within this range of the index, the axis shows the whole index: a single place has no scale of its own.
+_NARROW_RANGE = 0.05
+
+
+class SourceLook(NamedTuple):
+    """Colour, marker and label of a source, the same in every figure of a task."""
+
+    colour: str
+    marker: str
+    label: str
+
+
+class DrawnFigure(NamedTuple):
+    """Figure for the page.
+
+    Attributes:
+      kind: name in `_FIGURES`.
+      task: name of the task that it is about.
+      title: heading above it.
+      note: caption below it.
+      forms: its narrow and its wide form.
+    """
+
+    kind: str
+    task: str
+    title: str
+    note: str
+    forms: Forms
+
+
+def draw_all(results: Results, folder: Path) -> list[DrawnFigure]:
+    """Draws every figure that the results have data for, on every task, and saves its files in a folder."""
+    drawn = []
+    # Without a finished run there are only baselines, which have no place on the axes.
+    for number, task in enumerate(results.opened.tasks if results.runs else ()):
+        for kind, (title, draw, note) in _FIGURES.items():
+            # The first task is the main one: its files have plain names.
+            name = kind if not number else f"{kind}-{slug(task.name)}"
+            element = f"{kind.replace('_', '-')}-{number}"
+            label = f"{title} on {task.name}"
+            forms = draw_forms(partial(draw, results, task.name), folder, name, element=element, label=label)
+            if forms.svg:
+                drawn.append(DrawnFigure(kind, task.name, title, note, forms))
+    return drawn
+
+
+def accuracy_vs_diversity(results: Results, task: str, width: str) -> Figure:
+    """Returns a panel for the linear probe and one for kNN, or a panel of the linear probe for each of several methods."""
+    shown = _evaluations_shown(results, task)
+    with styled():
+        count = legend_lines(len(_looks(results, task)) + 2, width)
+        drawing, places = panels(len(shown), width, height=2.3, below=count, sharex=True, sharey=True)
+        narrow_panels = width == "wide" and len(shown) > 2
+        for place, (title, learner, evaluation) in zip(places, shown, strict=True):
+            _diversity_panel(place, results, task, sampled(results, task, evaluation), learner)
+            place.set_title(title)
+            place.set_ylabel(_metric_label(results, task))
+            place.label_outer()
+        for place in places:
+            # `label_outer` keeps labels in the last row alone; in a grid that is not full, other panels are the lowest too.
+            place.set_xlabel("diversity D" if narrow_panels else "diversity D = unique samples / budget")
+            place.tick_params(labelbottom=True)
+        legend_below(drawing, width)
+    return drawing
+
+
+def _evaluations_shown(results: Results, task: str) -> list[tuple[str, tuple[str, str], str]]:
+    """Returns title, learner and evaluation of each panel."""
+    named = learners(results)
+    if len(named) > 1:
+        return [(" on ".join(learner), learner, "linear") for learner in named]
+    known = results.pixels.evaluations(task)
+    return [(_TITLES[name], learner, name) for learner in named for name in _TITLES if name in known]
+
+
+def _diversity_panel(panel: Axes, results: Results, task: str, numbers: Sampled, learner: tuple[str, str]) -> None:
+    everything = [kind for kind in kinds(results) if kind.learner == learner]
+    styles = _looks(results, task)
+    present = [name for name in styles if any(kind.source == name for kind in everything)]
+    for number, name in enumerate(present):
+        levels = [kind for kind in everything if kind.source == name and kind in numbers.runs]
+        scores = [numbers.score(kind) for kind in levels]
+        # Points are moved aside a little, so that intervals at one diversity do not hide each other.
+        aside = 10 ** (0.025 * (number - (len(present) - 1) / 2))
+        panel.errorbar(
+            [diversity(results, kind) * aside for kind in levels],
+            [score.value * 100 for score in scores],
+            yerr=_error_bars(scores),
+            color=styles[name].colour,
+            marker=styles[name].marker,
+            label=styles[name].label,
+        )
+    _baselines(panel, numbers, learner)
+    panel.set_xscale("log")
+    low, high = panel.get_xlim()
+    if math.floor(math.log10(high)) <= math.ceil(math.log10(low)):
+        # A logarithmic axis labels powers of ten alone: with fewer than two of them it could not be read.
+        panel.set_xlim(10 ** math.floor(math.log10(low)) / 1.1, 10 ** math.ceil(math.log10(high)) * 1.1)
+    panel.xaxis.set_major_formatter(lambda value, _: power_of_ten(value))
+    panel.xaxis.set_minor_formatter(lambda value, _: "")
+
+
+def accuracy_vs_shift(results: Results, task: str, width: str) -> Figure | None:
+    """Returns accuracy, and the effect of diversity on it, against the shift index; None where no source has an index."""
+    if all(math.isnan(shift["value"]) for shift in results.task_shifts[task].values()):
+        return None
+    named = learners(results)
+    has_trends = any(trends(results, task, learner) for learner in named)
+    shown = [(learner, draw) for learner in named for draw in ([_shift_panel, _trend_panel] if has_trends else [_shift_panel])]
+    with styled():
+        count = legend_lines(len(_looks(results, task)) + 2 + has_trends, width)
+        drawing, places = panels(len(shown), width, height=2.3, below=count, columns=2, sharex=True)
+        for place, (learner, draw) in zip(places, shown, strict=True):
+            title = draw(place, results, task, learner)
+            place.set_title(f"{' on '.join(learner)}\n{title}" if len(named) > 1 else title)
+            place.set_xlabel("shift index (0: downstream images, 1: noise)")
+            place.tick_params(labelbottom=True)
+        legend_below(drawing, width)
+    return drawing
+
+
+def _shift_panel(panel: Axes, results: Results, task: str, learner: tuple[str, str]) -> str:
+    """Draws every number of unique samples, the largest filled and the others hollow, and returns the panel's title."""
+    numbers = sampled(results, task, "linear")
+    for name, style in _looks(results, task).items():
+        shift = results.task_shifts[task][name]
+        levels = [kind for kind in kinds(results) if kind.learner == learner and kind.source == name and kind in numbers.runs]
+        if math.isnan(shift["value"]) or not levels:
+            continue
+        scores = [numbers.score(kind) for kind in levels]
+        panel.plot([shift["value"]] * len(levels), [score.value * 100 for score in scores], color=style.colour, linewidth=0.7)
+        for number, score in enumerate(scores):
+            last = number == len(scores) - 1
+            panel.errorbar(
+                shift["value"],
+                score.value * 100,
+                xerr=_shift_bars(shift),
+                yerr=_error_bars([score]) if last else None,
+                color=style.colour,
+                marker=style.marker,
+                markerfacecolor=style.colour if last else "white",
+                linestyle="none",
+                label=style.label if last else None,
+            )
+    _baselines(panel, numbers, learner)
+    known = [each["value"] for each in results.task_shifts[task].values() if not math.isnan(each["value"])]
+    if np.ptp(known) < _NARROW_RANGE:
+        panel.set_xlim(min(0.0, *known) - 0.05, max(1.0, *known) + 0.05)
+    panel.set_ylabel(_metric_label(results, task))
+    return "linear probe (filled: most images)"
+
+
+def _trend_panel(panel: Axes, results: Results, task: str, learner: tuple[str, str]) -> str:
+    """Draws the effect of diversity for each source, and returns the panel's title."""
+    found = [each for each in trends(results, task, learner) if not math.isnan(each.shift)]
+    styles = _looks(results, task)
+    panel.axhline(0, color=MUTED, linewidth=0.8)
+    for each in found:
+        low, high = (abs(end - each.trend.slope) * 100 for end in (each.trend.low, each.trend.high))
+        panel.errorbar(
+            each.shift,
+            each.trend.slope * 100,
+            xerr=_shift_bars(results.task_shifts[task][each.source]),
+            yerr=None if math.isnan(low) else [[low], [high]],
+            color=styles[each.source].colour,
+            marker=styles[each.source].marker,
+            linestyle="none",
+        )
+    if isinstance(trend_change(results, task, learner), Trend):
+        x = np.array([each.shift for each in found])
+        line = np.polynomial.Polynomial.fit(x, [each.trend.slope * 100 for each in found], 1)
+        panel.plot(np.sort(x), line(np.sort(x)), color=MUTED, linewidth=1, linestyle="-.", label="least squares")
+    panel.set_ylabel("points per factor of ten in D")
+    return "gain from diversity"
+
+
+def order_comparison(results: Results, task: str, width: str) -> Figure | None:
+    """Returns differences from the nearest source alone, or None where there is no mixture or nothing to compare it with."""
+    mixed = {candidate.name for candidate in results.opened.candidates if candidate.text}
+    named = [each for each in learners(results) if against(results, task, each)[1]]
+    if not named or not any(kind.source in mixed for learner in named for kind in largest(results, learner)):
+        return None
+    with styled():
+        most = max(len(against(results, task, learner)[1]) for learner in named)
+        drawing, places = panels(len(named), width, height=0.32 * most + 0.85, below=0, columns=2, sharex=True)
+        for place, learner in zip(places, named, strict=True):
+            reference = _order_panel(place, results, task, learner)
+            title = f"compared with {shortened(reference.source)}, N = {reference.unique:,}"
+            place.set_title(f"{' on '.join(learner)},\n{title}" if len(named) > 1 else title)
+            place.set_xlabel("difference in points (filled: significant)")
+            place.tick_params(labelbottom=True)
+    return drawing
+
+
+def _order_panel(panel: Axes, results: Results, task: str, learner: tuple[str, str]) -> Kind:
+    """Draws the difference of each candidate, and returns the source that they are compared with."""
+    styles = _looks(results, task)
+    reference, differences = against(results, task, learner)
+    panel.axvline(0, color=MUTED, linewidth=0.8)
+    for number, (kind, found) in enumerate(differences.items()):
+        style = styles[kind.source]
+        panel.errorbar(
+            found.mean * 100,
+            number,
+            xerr=None if math.isnan(found.half) else found.half * 100,
+            color=style.colour,
+            marker=style.marker,
+            markerfacecolor=style.colour if found.verdict in ("better", "worse") else "white",
+        )
+        # The name is above its bar: beside it, it would leave no room for the bar on a phone.
+        panel.annotate(
+            f"{shortened(kind.source)}, N = {kind.unique:,}",
+            (0, number),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 6),
+            textcoords="offset points",
+            fontsize=7.5,
+        )
+    panel.set_ylim(len(differences) - 0.5, -0.9)
+    panel.set_yticks([])
+    panel.grid(axis="y", visible=False)
+    panel.spines["left"].set_visible(False)
+    return reference
+
+
+def _looks(results: Results, task: str) -> dict[str, SourceLook]:
+    """Returns the look of each candidate, the nearest to the study's first task first; the label has its index for a task."""
+    names = sorted(results.shifts, key=lambda name: (shift_order(results.shifts[name]), name))
+    return {
+        name: SourceLook(*look(number), f"{shortened(name)} (shift {two_digits(results.task_shifts[task][name]['value'])})")
+        for number, name in enumerate(names)
+    }
+
+
+def _metric_label(results: Results, task: str) -> str:
+    metric = METRICS[next(each.metric for each in results.opened.tasks if each.name == task)]
+    return f"test {metric.text} (%)"
+
+
+def _baselines(panel: Axes, numbers: Sampled, learner: tuple[str, str]) -> None:
+    """Draws lines at the scores of the untrained encoder and of raw pixels, and a band for the interval of the former."""
+    for kind, line in ((Kind(learner, UNTRAINED, None), "--"), (Kind(None, PIXELS, None), ":")):
+        score = numbers.score(kind)
+        if score is None:
+            continue
+        panel.axhline(score.value * 100, color=MUTED, linestyle=line, linewidth=1, label=kind.source)
+        if kind.learner:
+            panel.axhspan(score.low * 100, score.high * 100, color=MUTED, alpha=0.1, linewidth=0)
+
+
+def _error_bars(scores: Sequence[Estimate]) -> list[list[float]]:
+    """Returns the argument `yerr` of `errorbar`, in percent."""
+    # For one seed, a percentile bootstrap can miss its value by rounding, and `errorbar` refuses negative lengths.
+    below = [max(0.0, score.value - score.low) * 100 for score in scores]
+    return [below, [max(0.0, score.high - score.value) * 100 for score in scores]]
+
+
+def _shift_bars(shift: dict) -> list[list[float]]:
+    return [[max(0.0, shift["value"] - shift["low"])], [max(0.0, shift["high"] - shift["value"])]]
+
+
+# Name of the files: heading, function, caption on the page.
+_FIGURES: dict[str, tuple[str, Callable[[Results, str, str], Figure | None], str]] = {
+    "accuracy_vs_diversity": (
+        "Accuracy against diversity",
+        accuracy_vs_diversity,
+        "Means with 95% intervals over test images and seeds (for one seed: over test images alone). The grey band is the "
+        "interval of the untrained encoder. Points at one diversity are moved aside a little so that they do not overlap.",
+    ),
+    "accuracy_vs_shift": (
+        "Accuracy against shift",
+        accuracy_vs_shift,
+        "95% intervals of the accuracy, of the slope and of the shift index. The grey band is the interval of the untrained "
+        "encoder.",
+    ),
+    "order_comparison": (
+        "Orders and mixtures",
+        order_comparison,
+        "Paired differences with the 95% interval of each pair (none for one seed). A filled marker is a difference that is "
+        "significant after Holm's correction.",
+    ),
+}

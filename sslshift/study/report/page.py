@@ -1,0 +1,143 @@
+"""Values of the page that people read, `report.html`. The page itself, with its headings, is the template `page.html`."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sslshift.data.decode import to_image
+from sslshift.data.permutation import permute
+from sslshift.data.sources import readable
+from sslshift.reporting import Picture, Table, png_uri, render_page
+from sslshift.study import environment
+from sslshift.study.leaks import told
+from sslshift.study.opened import Opened, Run
+from sslshift.study.report.figures import DrawnFigure
+from sslshift.study.report.sentences import answer, caption, findings, notes
+from sslshift.study.report.tables import all_tables
+from sslshift.study.results import Results
+
+# Images of a source, and pairs of similar images.
+_SHOWN = 12
+# Missing runs that are named at the top of the page.
+_NAMED = 8
+
+
+class Strip(NamedTuple):
+    """Images of a source in a row."""
+
+    pictures: list[Picture]
+    label: str
+
+
+class LeakSection(NamedTuple):
+    """Test images that images of one source equal or resemble, for the page."""
+
+    sentence: str
+    pictures: list[Picture]
+    table: Table
+
+
+def page(results: Results, figures: Sequence[DrawnFigure], files: Mapping[str, str]) -> str:
+    """Returns the page.
+
+    Args:
+      results: results of the study, finished or not.
+      figures: figures as `draw_all` returns them.
+      files: texts of CSV files that the page offers for download, by name.
+    """
+    opened = results.opened
+    order = [number for number, figure in enumerate(figures) if figure.kind == "order_comparison"]
+    return render_page(
+        __package__,
+        "page.html",
+        caption=caption(results),
+        unfinished=_unfinished(results),
+        answer=answer(results),
+        figures=figures,
+        order_figure=order[0] if order else None,
+        several_tasks=len(opened.tasks) > 1,
+        findings=findings(results),
+        tables={table.name: table for table in all_tables(results)},
+        samples=[_sample(opened, uri) for uri in opened.sources],
+        leaks=_leaks(results),
+        notes=notes(results),
+        files=files,
+        command=environment.command(opened.study),
+        environment=_environment(results),
+        settings=_settings(opened),
+    )
+
+
+def _unfinished(results: Results) -> list[str]:
+    """Returns what is missing, so that the page is not taken for the report of the whole study; empty if nothing is."""
+    missing = results.missing
+    if not missing and not results.failed:
+        return []
+    lines = [f"This study is not finished: {len(results.runs)} of {len(results.opened.runs)} runs are complete."]
+    lines += [f"Failed: {_run_name(results, run)}: {why}" for run, why in results.failed]
+    if missing:
+        more = f"; and {len(missing) - _NAMED} more, see the table of every run" if len(missing) > _NAMED else ""
+        lines.append(f"Missing: {'; '.join(_run_name(results, run) for run in missing[:_NAMED])}{more}.")
+    return [*lines, "Run the study's command again: it continues where it stopped."]
+
+
+def _run_name(results: Results, run: Run) -> str:
+    learner = f"{run.method} on {run.encoder}, " if len(results.opened.learners) > 1 else ""
+    draw = f", draw {run.draw}" if results.opened.study.draws else ""
+    return f"{learner}{run.source} N = {run.unique:,}, seed {run.seed}{draw}"
+
+
+def _sample(opened: Opened, uri: str) -> Strip:
+    """Returns some images of a source, in a seeded order."""
+    source = opened.sources[uri]
+    indices = permute(np.arange(min(_SHOWN, len(source))), len(source), 0)
+    images = source.read(readable(source, indices, opened.canvas), opened.canvas)
+    return Strip([_picture(image) for image in images], f"{uri}: {len(source):,} images, licence: {source.licence}")
+
+
+def _leaks(results: Results) -> list[LeakSection]:
+    """Returns a section for each source that has images which equal or resemble test images."""
+    opened = results.opened
+    sections = []
+    for number, (uri, leaks) in enumerate(results.leaks.items()):
+        if not leaks.get("count"):
+            continue
+        pairs = leaks["pairs"][:_SHOWN]
+        sides = ((0, opened.sources[uri]), (1, opened.task.test[0]))
+        pictures = [
+            _picture(np.concatenate([source.read(np.array([pair[side]]), opened.canvas)[0] for side, source in sides], axis=0))
+            for pair in pairs
+        ]
+        lines = [(str(first), str(second), f"{distance:.2g}", how) for first, second, distance, how, *_ in pairs]
+        head = ("in the source", "in the test source", "distance", "how")
+        rest = "" if len(leaks["pairs"]) == len(pairs) else f"All {len(leaks['pairs']):,} pairs are in leaks.csv."
+        table = Table(f"leaks-{number}", "Pairs", head, lines, rest, text_columns=0)
+        sections.append(LeakSection(told(uri, leaks, opened), pictures, table))
+    return sections
+
+
+def _picture(image: np.ndarray) -> Picture:
+    # A pair is two images high.
+    return Picture(png_uri(to_image(image), most=(128, 256)))
+
+
+def _environment(results: Results) -> Table:
+    took = sum(evaluated.trained.get("seconds", 0.0) for _, evaluated in results.runs)
+    lines = [
+        ("device", environment.devices()),
+        ("training of all finished runs", f"{took:,.0f} seconds of wall-clock time"),
+        ("training seeds", ", ".join(map(str, range(results.opened.study.seeds)))),
+        *((f"{name} version", each) for name, each in environment.versions().items()),
+    ]
+    return Table("environment", "Versions, seeds and device", ("name", "value"), lines, text_columns=2)
+
+
+def _settings(opened: Opened) -> Table:
+    lines = [
+        (f"--{name}", str(each))
+        for name, value in dataclasses.asdict(opened.study).items()
+        for each in (value if isinstance(value, tuple) else (value,))
+    ]
+    return Table("settings", "Settings", ("flag", "value"), lines, text_columns=2)

@@ -1,0 +1,65 @@
+"""Numbers and names of a study as text, for sentences and tables."""
+
+import math
+
+from sslshift.reporting.numbers import points
+from sslshift.study.compared import ONE_SEED, Difference
+from sslshift.transfer.inference import Estimate, Trend
+
+# Names of evaluations in tables; others have their own name, with spaces.
+_CALLED = {
+    "knn": "kNN",
+    "linear": "linear",
+    "sgd": "SGD probe",
+    "finetune": "fine-tuned",
+    "finetune_frozen_bn": "fine-tuned, BN frozen",
+}
+RISES = "rises"
+FALLS = "falls"
+NO_TREND = "no significant trend"
+
+
+def called(evaluation: str) -> str:
+    """Returns the name of an evaluation that people use."""
+    return _CALLED.get(evaluation) or evaluation.replace("few_shot", "few-shot").replace("_", " ")
+
+
+def percent(value: Estimate | Difference | None, signed: bool = False) -> str:
+    """Returns a number in percent, or a difference in points, with half the width of its interval."""
+    if value is None:
+        return "missing"
+    mean, half = (value.value, value.half_width) if isinstance(value, Estimate) else (value.mean, value.half)
+    text = f"{mean * 100:+.1f}" if signed else f"{mean * 100:.1f}"
+    return text if math.isnan(half) else f"{text} ± {half * 100:.1f}"
+
+
+def p_text(difference: Difference | None) -> str:
+    """Returns an adjusted p-value; `n/a` where there is none."""
+    if difference is None or math.isnan(difference.adjusted):
+        return "n/a"
+    return f"{difference.adjusted:.2g}" if difference.adjusted >= 0.001 else "<0.001"
+
+
+def trend_interval(trend: Trend) -> str:
+    """Returns the interval of a slope in points; empty where there is none."""
+    return "" if math.isnan(trend.low) else f"{points(trend.low)} to {points(trend.high)}"
+
+
+def trend_points(trend: Trend) -> str:
+    """Returns a slope in points with its interval."""
+    interval = trend_interval(trend)
+    return f"{points(trend.slope)} points" + (f" ({interval})" if interval else "")
+
+
+def trend_verdict(trend: Trend, p_value: float) -> str:
+    """Returns whether a slope differs significantly from 0, and its direction.
+
+    Args:
+      trend: the slope.
+      p_value: its own p-value, or the one adjusted for a table; nan for a single seed.
+    """
+    if math.isnan(p_value):
+        return ONE_SEED
+    if p_value >= 0.05:
+        return NO_TREND
+    return RISES if trend.slope > 0 else FALLS

@@ -1,0 +1,116 @@
+"""Files of a study's report, and what a terminal shows when a study ends."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from sslshift import storage
+from sslshift.reporting import csv_text, print_table
+from sslshift.study.judged import Judged
+from sslshift.study.ledger import CSV
+from sslshift.study.report.figures import draw_all
+from sslshift.study.report.page import page
+from sslshift.study.report.sentences import answer, caption, findings
+from sslshift.study.report.tables import all_tables, main_table, task_table
+from sslshift.study.results import Results
+from sslshift.study.sampled import PIXELS, UNTRAINED
+
+SCORES = "scores.csv"
+
+
+def write_results(results: Results) -> list[Path]:
+    """Writes `scores.csv`, `report.html`, and all tables and figures into the folders `tables` and `figures`.
+
+    The results table, `results.csv`, is written while the study runs; the page offers it for download too.
+
+    Args:
+      results: results of the study, finished or not.
+
+    Returns:
+      The files that a person opens first, and the two folders.
+    """
+    out = Path(results.opened.study.out)
+    storage.write(out / SCORES, scores_csv(results))
+    files = {name: (out / name).read_text(encoding="utf-8") for name in (CSV, SCORES) if (out / name).exists()}
+    (out / "tables").mkdir(parents=True, exist_ok=True)
+    for table in all_tables(results):
+        for ending, text in {"md": table.markdown, "tex": table.latex, "csv": table.csv}.items():
+            storage.write(out / "tables" / f"{table.name}.{ending}", text)
+    figures = draw_all(results, out / "figures")
+    storage.write(out / "report.html", page(results, figures, files))
+    return [out / name for name in (CSV, SCORES, "tables", "figures", "report.html")]
+
+
+def print_results(results: Results, console: Console) -> None:
+    """Prints the main table, the table of all tasks where there are several, the answer and the other findings."""
+    table = main_table(results)
+    # A terminal is narrow: the last column, the verdicts, is left to the sentences below.
+    narrow = dataclasses.replace(table, head=table.head[:-1], lines=[line[:-1] for line in table.lines])
+    print_table(narrow, console, caption(results))
+    tasks = task_table(results)
+    if tasks.lines:
+        print_table(tasks, console, f"{tasks.title}. {tasks.note}")
+    for sentence in [*answer(results), *(f"- {each}" for each in findings(results))]:
+        console.print(sentence, highlight=False, soft_wrap=not console.is_terminal, markup=False)
+
+
+class ScoreRow(NamedTuple):
+    """Row of `scores.csv`: one evaluation of one run or baseline on one task.
+
+    The fields are its columns, which programs read: new ones come at the end. They are those of `results.csv` where these have
+    the same meaning; `low` and `high` are the ends of the 95% interval over test images.
+    """
+
+    kind: str = ""
+    source: str = ""
+    # Baselines have none of these, raw pixels neither method nor seed.
+    unique: int | None = None
+    method: str | None = None
+    encoder: str | None = None
+    seed: int | None = None
+    draw: int | None = None
+    task: str = ""
+    metric: str = ""
+    test_images: int = 0
+    evaluation: str = ""
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    validation: float = math.nan
+    chosen: str = ""
+
+
+def scores_csv(results: Results) -> str:
+    """Returns one row for each run or baseline, task and evaluation, for programs."""
+    rows: list[ScoreRow] = []
+    for run, evaluated in results.runs:
+        # N as in the tables: what could be read, which may be less than what the run was asked for.
+        place = dataclasses.asdict(run) | {"kind": "run", "unique": evaluated.trained["unique_read"]}
+        rows += _score_rows(partial(ScoreRow, **place), evaluated)
+    for (method, encoder, seed), evaluated in results.floors.items():
+        row = partial(ScoreRow, kind="floor", source=UNTRAINED, method=method, encoder=encoder, seed=seed)
+        rows += _score_rows(row, evaluated)
+    rows += _score_rows(partial(ScoreRow, kind="floor", source=PIXELS), results.pixels)
+    return csv_text(ScoreRow._fields, rows)
+
+
+def _score_rows(row: Callable[..., ScoreRow], evaluated: Judged) -> Iterator[ScoreRow]:
+    for task, scores in evaluated.scores.items():
+        for name in evaluated.evaluations(task):
+            yield row(
+                task=task,
+                metric=scores["metric"],
+                test_images=scores["test_images"],
+                evaluation=name,
+                value=scores[name],
+                low=scores[f"{name}_low"],
+                high=scores[f"{name}_high"],
+                validation=scores[f"{name}_validation"],
+                chosen=json.dumps(scores["chosen"][name]),
+            )
