@@ -136,3 +136,15 @@ def test_nearness_against_a_loop_and_0_to_itself(n, m, k, random):
     assert (nearness(reference[:50], reference, neighbours=1) == 0).all()
     with pytest.raises(ValueError, match="at least one neighbour, not 0"):
         nearness(x, reference, neighbours=0)
+
+
+def test_nearness_is_what_a_loop_gives(random):
+    x = random.normal(size=(40, 3)) + 100
+    y = random.normal(size=(25, 3)) + 100
+    distances = np.sort(np.linalg.norm(x[:, None] - y, axis=2), axis=1)
+    np.testing.assert_allclose(nearness(x, y, neighbours=4), distances[:, :4].mean(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(nearness(x, y[:2]), distances_to(x, y[:2]), rtol=1e-9)
+
+
+def distances_to(x, y):
+    return np.linalg.norm(x[:, None] - y, axis=2).mean(axis=1)

@@ -6,7 +6,9 @@ import pytest
 
 from sslshift.data import open_source
 from sslshift.data.decode import Canvas
+from sslshift.data.noise import NoiseSource
 from sslshift.data.permutation import permute
+from sslshift.data.sources import ArraySource
 from sslshift.shift import ShiftScale, noise_like, shift_index
 from sslshift.transfer.features import pixel_encoder
 
@@ -85,3 +87,21 @@ def test_noise_has_the_pixel_values_of_each_channel_and_no_structure(random):
     for bad in (images[0], images[:0]):
         with pytest.raises(ValueError, match=r"needs images \[n, height, width, channels\]"):
             noise_like(bad, key=KEY)
+
+
+def test_noise_is_of_the_targets_pixels_and_does_not_depend_on_how_it_is_read(random):
+    # Two colours alone: what is drawn are pixels, not channels.
+    colours = np.array([[250, 10, 0], [0, 20, 90]], np.uint8)
+    images = colours[random.integers(0, 2, (30, 8, 8))]
+    source = NoiseSource(ArraySource("memory:x", images), np.arange(2, 30), Canvas(8, 8, 3), 5)
+    noise = source.read(np.arange(28), Canvas(8, 8, 3))
+    assert noise.shape == (28, 8, 8, 3)
+    assert set(map(tuple, noise.reshape(-1, 3).tolist())) == set(map(tuple, colours.tolist()))
+    assert abs((noise[..., 0] > 0).mean() - (images[2:, ..., 0] > 0).mean()) < 0.05
+    again = NoiseSource(ArraySource("memory:x", images), np.arange(2, 30), Canvas(8, 8, 3), 5)
+    assert np.array_equal(again.read(np.array([27, 3]), Canvas(8, 8, 3)), noise[[27, 3]])
+    assert again.fingerprint == source.fingerprint
+    other = NoiseSource(ArraySource("memory:x", images), np.arange(2, 30), Canvas(8, 8, 3), 6)
+    assert other.fingerprint != source.fingerprint
+    with pytest.raises(ValueError, match="has images of"):
+        source.image(0, Canvas(9, 9, 3))

@@ -25,7 +25,15 @@ from sslshift.shift.distances.visual_dna import (
     visual_dna_distances,
 )
 from sslshift.shift.layers import layer_distances, visual_dna_distance_of_layers
-from sslshift.shift.mixtures import KernelTable, LayerMixture, kernel_distance_of_mixture, mixture_histograms, mixture_moments
+from sslshift.shift.mixtures import (
+    KernelTable,
+    LayerMixture,
+    blend,
+    blend_counts,
+    kernel_distance_of_mixture,
+    mixture_histograms,
+    mixture_moments,
+)
 
 
 @pytest.fixture
@@ -294,3 +302,19 @@ def test_what_is_no_mixture_is_refused_in_one_sentence(parts):
         with pytest.raises(ValueError, match=message) as raised:
             make()
         assert "\n" not in str(raised.value)
+
+
+def test_a_part_of_a_mixture_holds_all_its_components_and_what_was_asked_for_is_exact(random):
+    parts = {"near": np.zeros((300, 2)), "far": np.ones((100, 2))}
+    mixed = blend(parts, {"near": 0.75, "far": 0.25})
+    assert (len(mixed), mixed[:, 0].sum()) == (400, 100)
+    assert 0.1 < mixed[:100, 0].mean() < 0.4
+    assert np.array_equal(mixed, blend(parts, {"near": 0.75, "far": 0.25}))
+    assert np.array_equal(mixed, blend(parts, {"far": 0.25, "near": 0.75}))
+    exact = blend(parts, {"near": 0.75, "far": 0.25}, most=40)
+    assert (len(exact), exact[:, 0].sum()) == (40, 10)
+    # The scarce one makes it smaller, never another mixture.
+    assert blend_counts({"near": 300, "far": 10}, {"near": 0.75, "far": 0.25}, most=200) == {"near": 30, "far": 10}
+    # A component alone stays in its order.
+    alone = random.normal(size=(30, 2))
+    assert np.array_equal(blend({"near": alone}, {"near": 1.0}, most=20), alone[:20])

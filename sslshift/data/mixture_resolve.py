@@ -49,6 +49,30 @@ def resolve(declaration: Declaration, sizes: Mapping[str, int], budget: Budget) 
     return Mixture(stages, tuple((name, float(cap)) for name, cap in caps.items()))
 
 
+def plain_shares(declaration: Declaration) -> dict[str, float]:
+    """Returns the share of each source of a mixture that says nothing else; open shares get equal parts of what is left.
+
+    Example:
+      >>> from sslshift.data.mixture_text import parse_mixture
+      >>> plain_shares(parse_mixture("70%*near + web", known={"near": "folder:near", "web": "folder:web"}))
+      {'near': 0.7, 'web': 0.3}
+
+    Raises:
+      ValueError: the mixture has stages, counts of samples, N, subsets or caps, or its shares do not sum to 1.
+    """
+    stage = declaration.stages[0]
+    parts = stage.parts
+    counts = any(isinstance(part.share, int) for part in parts)
+    more = any(part.unique is not None or part.subset != "random" for part in parts)
+    caps = any(source.cap is not None for source in declaration.sources)
+    if len(declaration.stages) > 1 or stage.end or stage.length is not None or counts or more or caps:
+        raise ValueError(f"Mixture, at {str(declaration)!r}: expected shares alone, as in 0.7*near + 0.3*web.")
+    given = {part.source: Fraction(part.share) for part in parts if part.share is not None}
+    open_ = tuple(part.source for part in parts if part.share is None)
+    (filled,) = _fill([_Slot("its shares", Fraction(1), given, open_)], {})
+    return {part.source: float(filled[part.source]) for part in parts}
+
+
 def _lengths(declaration: Declaration, budget: Budget) -> list[Fraction]:
     """Each stage's part of the budget."""
     given = {i: stage.length for i, stage in enumerate(declaration.stages) if stage.length is not None}

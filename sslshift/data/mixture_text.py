@@ -1,8 +1,9 @@
-"""Mixtures as text, short enough for a flag: sources, unique samples, shares, stages and caps.
+"""The one text of mixtures, short enough for a flag: sources, unique samples, shares, stages and caps.
 
     near:folder:/data/parts?labels=folder@2000*0.7 + web:arrayrecord:/data/web@500_000*0.3
     near_first = near:folder:/data/parts@all for 30%; web:arrayrecord:/data/web@500_000
     fading = near:folder:/data/parts*90% + web:arrayrecord:/data/web<=20% -> near*10% + web + noise:synthetic:noise; near
+    mostly near = 0.7*near + 30%*web
 
 | piece | form |
 |---|---|
@@ -16,19 +17,24 @@
 | cap | `<=10%`, `<=0.1` or `<=50_000` samples of the whole budget, over all stages |
 | length | `for 0.3`, `for 30%` or `for 30_000` samples; without: an equal part of what the other stages leave |
 
-A number up to 1 is a part, a whole number above it counts samples. Spaces must stand around `+`, `->`, `for`, and the `=`
-after a mixture's name, and may stand around everything else: paths with a `+` or `@` inside need nothing. `;` always separates.
-In a path that looks like one of these pieces, characters are encoded as `sslshift.data.sources.uri` says: `%3B` for `;`, `%40`
-for `@` (`folder:icons%402`), and so on; the URIs that commands print are encoded so.
+A share can also be in front of its component: `0.7*near`, `70%*near:folder:/data/parts@2000`.
 
-A source's name is one word, the same wherever its URI appears; without one, the URI is the name. N may differ between stages,
-the way of drawing may not. In a ramp either list may give a source's N; a source that only one names starts or ends at 0.
+A number up to 1 is a part, a whole number above it counts samples. Spaces are required around `+`, `->`, `for`, and the `=`
+after a mixture's name, and allowed around everything else, so that paths with a `+` or `@` need no encoding. `;` always
+separates. In a path that looks like one of these pieces, characters are encoded as `sslshift.data.sources.uri` says: `%3B` for
+`;`, `%40` for `@` (`folder:icons%402`), and so on. The URIs that commands print are encoded in this way.
+
+A source's name is one word, the same wherever its URI appears; without a name, the URI is the name. N may differ between
+stages, the subset may not. In a ramp either list may give a source's N; a source that only one list names starts or ends at 0.
+
+Where sources are declared elsewhere, as those of `python -m tools.shift` are, a mixture names them as they are declared. Names
+of several words are allowed then, and the spaces around `=` and around a `+` in front of a share are optional.
 """
 
 import dataclasses
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 
 from sslshift.data.mixture import SUBSETS
@@ -49,7 +55,7 @@ class NamedSource:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A component as it is written. What is None was left open.
+    """A component as it is written; None for what was left open.
 
     Args:
       source: name of its source.
@@ -132,12 +138,13 @@ def _percent(amount: Amount) -> str:
     return _number(amount) if isinstance(amount, int) else f"{_number(amount * 100)}%"
 
 
-def parse_mixture(text: str, schemes: Collection[str] | None = None) -> Declaration:
-    """Reads a mixture, see the module for the form.
+def parse_mixture(text: str, schemes: Collection[str] | None = None, *, known: Mapping[str, str] | None = None) -> Declaration:
+    """Reads a mixture; the docstring of this module describes the form.
 
     Args:
       text: the mixture.
-      schemes: what a URI may begin with (before the ':'); None: any word of two letters or more.
+      schemes: words that a URI may begin with (before the ':'); None: any word of two letters or more.
+      known: URI of each source that is declared elsewhere, by its name; None: the text declares its own sources.
 
     Example:
       >>> declaration = parse_mixture("near:bundled:mnist@2_000*70% + far:synthetic:noise; far for 0.25")
@@ -145,19 +152,60 @@ def parse_mixture(text: str, schemes: Collection[str] | None = None) -> Declarat
       {'near': 'bundled:mnist', 'far': 'synthetic:noise'}
       >>> str(declaration)
       'near:bundled:mnist@2_000*0.7 + far:synthetic:noise; far for 0.25'
+      >>> parse_mixture("70%*bundled:mnist + synthetic:noise") == parse_mixture("bundled:mnist*0.7 + synthetic:noise")
+      True
 
     Raises:
-      ValueError: a sentence that names the offending piece and the right form.
+      ValueError: the text has another form. The message names the offending piece and the right form.
     """
+    if known is not None:
+        return _parse_with_known(text, schemes, known)
     name, text = _split_name(text)
+    return _parse(name, text, _Sources(schemes))
+
+
+def _parse(name: str, text: str, sources: "_Sources") -> Declaration:
     pieces = [piece.strip() for piece in text.split(";")]
     if len(pieces) > 1 and not pieces[-1]:
         pieces.pop()
     if not all(pieces):
         raise _wrong(text.strip(), "a stage is empty; write 'A + B; C' for A and B together and then C")
-    sources = _Sources(schemes)
     stages = tuple(_stage(piece, sources) for piece in pieces)
-    return Declaration(name, sources.named(), stages)
+    used = {part.source for stage in stages for part in stage.parts + stage.end}
+    return Declaration(name, tuple(source for source in sources.named() if source.name in used), stages)
+
+
+def _parse_with_known(text: str, schemes: Collection[str] | None, known: Mapping[str, str]) -> Declaration:
+    # Names of several words, or with a `+` or `;` inside, would be split: single words replace them while the text is read.
+    # Longer names first, since a shorter one can be a part of a longer one.
+    words = {
+        name: name if re.fullmatch(_NAME, name) else f"_known_{number}_"
+        for number, name in enumerate(sorted(known, key=len, reverse=True))
+    }
+
+    def restored(text: str) -> str:
+        for name, word in words.items():
+            text = text if word == name else text.replace(word, name)
+        return text
+
+    for name, word in words.items():
+        text = text if word == name else text.replace(name, word)
+    match = re.match(r"\s*([^=*]+?)\s*=\s*", text)
+    own, text = (match[1], text[match.end() :]) if match else ("", text)
+    # A `+` in front of a share needs no spaces here: no path of a URI can contain it.
+    text = re.sub(r"\s*\+\s*(?=[0-9.]+(?:e-?[0-9]+)?\s*%?\s*\*)", " + ", text)
+    try:
+        found = _parse(restored(own), text, _Sources(schemes, {words[name]: uri for name, uri in known.items()}))
+    except ValueError as error:
+        raise ValueError(restored(str(error))) from error
+    names = {word: name for name, word in words.items()}
+
+    def renamed(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        return tuple(dataclasses.replace(part, source=names.get(part.source, part.source)) for part in parts)
+
+    stages = tuple(dataclasses.replace(stage, parts=renamed(stage.parts), end=renamed(stage.end)) for stage in found.stages)
+    sources = tuple(dataclasses.replace(source, name=names.get(source.name, source.name)) for source in found.sources)
+    return Declaration(found.name, sources, stages)
 
 
 def _split_name(text: str) -> tuple[str, str]:
@@ -199,8 +247,10 @@ def _list(text: str, stage: str, sources: "_Sources") -> tuple[Part, ...]:
     return parts
 
 
-# How a number begins, right or wrong: what does not even begin so belongs to the URI, as in `folder:/data/me@home`.
+# The beginning of a number, right or wrong. Other text belongs to the URI, as in `folder:/data/me@home`.
 _BEGIN = "[-+]?[.,]?[0-9]"
+# The name of a source: one word.
+_NAME = r"[A-Za-z_][\w.-]*"
 
 
 def _part(piece: str, stage: str, sources: "_Sources") -> Part:
@@ -211,15 +261,25 @@ def _part(piece: str, stage: str, sources: "_Sources") -> Part:
             piece or stage, "a component is missing, or a space beside '+' or '->': write 'A + B' for two, 'A -> B' for a ramp"
         )
     head, comparison, cap = piece.partition("<=")
+    head, factor = _cut_factor(head)
     head, share = _cut_share(head)
     head, unique, subset = _cut_unique(head, piece)
     if _cut_share(head)[1] is not None:
         raise _wrong(piece, "a component is written NAME:URI@N/SUBSET*SHARE<=CAP, in this order")
+    if factor is not None and share is not None:
+        raise _wrong(piece, "the component has two shares, one on each side; give one of them")
+    share = factor if share is None else share
     source = sources.name(head.strip(), piece)
     if comparison:
         sources.limit(source, _amount(cap.strip(), piece, "a cap", "<=10%, <=0.1 or <=50_000"), piece)
     amount = None if share is None else _amount(share.strip(), piece, "a share", "*0.7, *70% or *140_000")
     return Part(source, unique, subset, amount)
+
+
+def _cut_factor(text: str) -> tuple[str, str | None]:
+    """Returns the text after 'SHARE*', and the share if there is one."""
+    match = re.fullmatch(rf"\s*({_BEGIN}[^*/@:]*?)\s*\*\s*(\S.*)", text, re.DOTALL)
+    return (match[2], match[1]) if match else (text, None)
 
 
 def _cut_share(text: str) -> tuple[str, str | None]:
@@ -251,8 +311,8 @@ def _cut_unique(text: str, piece: str) -> tuple[str, Amount | None, str]:
 
 def _amount(text: str, piece: str, what: str, form: str) -> Amount:
     """A part of a whole as a decimal up to 1, or a whole number above it."""
-    match = re.fullmatch(r"((?:[0-9][0-9_]*)?(?:\.[0-9]+)?)\s*(%?)", text)
-    if match and match[1]:
+    match = re.fullmatch(r"((?:[0-9][0-9_]*(?:\.[0-9]+)?|\.[0-9]+)(?:e-?[0-9]+)?)\s*(%?)", text)
+    if match:
         number = Decimal(match[1]) / (100 if match[2] else 1)
         if number <= 1:
             return number
@@ -262,11 +322,12 @@ def _amount(text: str, piece: str, what: str, form: str) -> Amount:
 
 
 class _Sources:
-    """The sources that a text has named so far."""
+    """Sources that a text has named so far, beside those that are declared elsewhere."""
 
-    def __init__(self, schemes: Collection[str] | None):
+    def __init__(self, schemes: Collection[str] | None, known: Mapping[str, str] | None = None):
         self._schemes = schemes
-        self._uris: dict[str, str] = {}
+        self._known = known
+        self._uris: dict[str, str] = dict(known or {})
         self._caps: dict[str, Amount] = {}
 
     def named(self) -> tuple[NamedSource, ...]:
@@ -278,11 +339,14 @@ class _Sources:
             if head in self._uris:
                 return head
             near = difflib.get_close_matches(head, self._uris, 1)
+            if self._known is not None:
+                hint = f"expected one of {', '.join(self._known)}"
+                raise _wrong(piece, f"no source is called {head!r}; {hint}")
             hint = f"did you mean {near[0]}?" if near else "write its URI where it first appears, as in near:folder:/data/parts"
             raise _wrong(piece, f"no source is called {head!r} so far; {hint}")
         first, _, rest = head.partition(":")
         known = self._schemes is not None and first in self._schemes
-        if not known and re.fullmatch(r"[A-Za-z_][\w.-]*", first) and self._has_scheme(rest):
+        if not known and re.fullmatch(_NAME, first) and self._has_scheme(rest):
             return self._add(first, rest, piece)
         if not self._has_scheme(head):
             begin = f"one of {', '.join(f'{scheme}:' for scheme in sorted(self._schemes))}" if self._schemes else "its scheme"

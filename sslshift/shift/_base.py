@@ -1,17 +1,27 @@
 """Feature arrays as every distance takes them: checked once, then read as blocks of float64, so that memory stays bounded."""
 
+import dataclasses
 import math
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sslshift.storage import whole_file
+
 # Numbers held at a time (16 MiB in float64).
 AT_ONCE = 1 << 21
 # Beyond it the cube of an inner product would leave the range of float64; no float32 lies there.
 _LARGEST = 1e50
+_KIND = "sslshift"
+_VERSION = 1
+# Errors of NumPy and of the zip format for files that are not whole.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def matrix(features: np.ndarray) -> np.ndarray:
@@ -161,3 +171,66 @@ class Distance(NamedTuple):
           pool: features from which ranges are learned, for distances that need ranges; without any, each pair has its own.
         """
         return self.bind(key, pool)
+
+
+class Stored:
+    """Base of dataclasses that a file can hold: fields are arrays, numbers, text, other `Stored`, and dicts of these by name.
+
+    Files are NumPy's npz without pickle, so that a file from elsewhere cannot run code.
+    """
+
+    def save(self, path: str | Path) -> None:
+        """Writes an npz file; an earlier file stays until the new one is whole."""
+        with whole_file(path) as out:
+            np.savez_compressed(out, **{_KIND: np.array(_kind(type(self)))}, **_arrays(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Returns what `save` wrote.
+
+        Raises:
+          ValueError: there is no such file, it is damaged, or it holds something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                held = str(arrays[_KIND])
+                if held == _kind(cls):
+                    return _built(cls, arrays)
+        except _DAMAGED as error:
+            raise ValueError(f"{path} cannot be read as {_kind(cls)} ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"{path} holds {held}, not {_kind(cls)}.")
+
+
+def _kind(cls: type) -> str:
+    return f"{cls.__name__} of version {_VERSION}"
+
+
+def _arrays(stored: Stored, prefix: str = "") -> dict[str, np.ndarray]:
+    arrays = {}
+    for field in dataclasses.fields(stored):
+        arrays |= dict(_flat(getattr(stored, field.name), prefix + field.name))
+    return arrays
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, np.ndarray]]:
+    if isinstance(value, Stored):
+        yield from _arrays(value, f"{name}.").items()
+    elif isinstance(value, dict):
+        # The names are kept beside the values: they may hold anything, and their order is kept too.
+        yield name, np.array(list(value), np.str_)
+        for place, each in enumerate(value.values()):
+            yield from _flat(each, f"{name}.{place}")
+    else:
+        yield name, np.asarray(value)
+
+
+def _built(cls: type, arrays, prefix: str = "") -> Stored:
+    return cls(**{field.name: _value(field.type, arrays, prefix + field.name) for field in dataclasses.fields(cls)})
+
+
+def _value(kind: Any, arrays, name: str) -> Any:
+    if get_origin(kind) is dict:
+        return {str(key): _value(get_args(kind)[1], arrays, f"{name}.{place}") for place, key in enumerate(arrays[name])}
+    if issubclass(kind, Stored):
+        return _built(kind, arrays, f"{name}.")
+    return arrays[name] if kind is np.ndarray else kind(arrays[name].item())

@@ -6,8 +6,15 @@ import math
 
 import numpy as np
 
-from sslshift.shift._base import float64, matrix, normalised, require_one_dimension, require_one_encoder, with_directions
-from sslshift.shift._storage import Stored
+from sslshift.shift._base import (
+    Stored,
+    float64,
+    matrix,
+    normalised,
+    require_one_dimension,
+    require_one_encoder,
+    with_directions,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

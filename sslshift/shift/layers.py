@@ -9,8 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sslshift.models import PretrainedEncoder
-from sslshift.shift._base import require_one_encoder
-from sslshift.shift._storage import Stored
+from sslshift.shift._base import Stored, require_one_encoder
 from sslshift.shift.distances.visual_dna import HistogramMixture, Histograms, Ranges, visual_dna_distances
 from sslshift.transfer.activations import Limits, layer_counts, layer_extremes
 

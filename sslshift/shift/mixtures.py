@@ -8,8 +8,7 @@ import numpy as np
 
 from sslshift.data.mixture import apportion
 from sslshift.data.permutation import permute
-from sslshift.shift._base import DistanceEstimate, matrix, require_one_dimension, require_one_encoder
-from sslshift.shift._storage import Stored
+from sslshift.shift._base import DistanceEstimate, Stored, matrix, require_one_dimension, require_one_encoder
 from sslshift.shift.distances.frechet import MixtureMoments, Moments
 from sslshift.shift.distances.kernel import Cubic, sums_between, sums_within
 from sslshift.shift.distances.visual_dna import HistogramMixture, Histograms

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 from scipy.linalg import blas, lapack
 
-from sslshift.shift._base import Distance, blocks, generator, matrix, require_one_dimension, require_one_encoder
-from sslshift.shift._storage import Stored
+from sslshift.shift._base import Distance, Stored, blocks, generator, matrix, require_one_dimension, require_one_encoder
 
 # Relative error that the quick way may have.
 _ENOUGH = 1e-8

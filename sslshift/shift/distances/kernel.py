@@ -6,8 +6,7 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
-from sslshift.shift._base import Distance, DistanceEstimate, float64, generator, pair, require_one_encoder, tiles
-from sslshift.shift._storage import Stored
+from sslshift.shift._base import Distance, DistanceEstimate, Stored, float64, generator, pair, require_one_encoder, tiles
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:

@@ -6,8 +6,7 @@ import functools
 import jax
 import numpy as np
 
-from sslshift.shift._base import AT_ONCE, Distance, DistanceEstimate, blocks, generator, matrix, pair, slices
-from sslshift.shift._storage import Stored
+from sslshift.shift._base import AT_ONCE, Distance, DistanceEstimate, Stored, blocks, generator, matrix, pair, slices
 from sslshift.shift.distances.visual_dna import Histograms, Ranges
 
 

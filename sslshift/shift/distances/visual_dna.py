@@ -11,6 +11,7 @@ from sslshift.shift._base import (
     AT_ONCE,
     Distance,
     Function,
+    Stored,
     blocks,
     float64,
     matrix,
@@ -19,7 +20,6 @@ from sslshift.shift._base import (
     require_one_encoder,
     tiles,
 )
-from sslshift.shift._storage import Stored
 
 # Numbers worked on at a time where passes over them are many (128 KiB).
 _IN_CACHE = 1 << 14

@@ -1,0 +1,294 @@
+"""Surveys: how far several sources of images are from a target, before any training. `python -m tools.shift` is its command.
+
+`run_survey` opens and encodes the images (`inputs`), measures every source (`measure`), and returns a `SurveyReport`, which has
+tables and sentences (`report`) and writes its files, the page (`page`) with layer profiles (`layers`) among them.
+
+To change:
+  a number that is measured: `measure.py`.
+  a table, a note, a warning, or a file: `report.py`.
+  a sentence about the order of the sources: `measure.py`.
+  the page: `page.html` for its text, `page.py` for its charts.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+
+from sslshift.data.source_text import NamedUri, parse_source, parse_sources
+from sslshift.data.sources.base import printable
+from sslshift.reporting import Table
+from sslshift.shift.distances import distance_of
+from sslshift.shift.survey.inputs import (
+    Counting,
+    Encoded,
+    Extractor,
+    Look,
+    NoiseFeatures,
+    PlannedMixture,
+    SourceImages,
+    choose_canvas,
+    mix,
+    open_images,
+    parse_mixtures,
+)
+from sslshift.shift.survey.layers import layer_profiles
+from sslshift.shift.survey.measure import Measured, RawDistance, Survey, common_images, measure, reading
+from sslshift.shift.survey.report import (
+    about_images,
+    as_csv,
+    as_json,
+    diversity_table,
+    main_table,
+    notes,
+    raw_table,
+    remarks,
+)
+from sslshift.storage import write
+from sslshift.transfer.encoders import encoder_named
+
+__all__ = ["Measured", "RawDistance", "Survey", "SurveyReport", "SurveySettings", "run_survey"]
+
+# Name in tables of the images that all sources are compared with.
+TARGET = "the target"
+
+_Done = TypeVar("_Done")
+
+
+@dataclasses.dataclass(frozen=True)
+class SurveySettings:
+    """What a survey is asked for; the fields are the flags of `python -m tools.shift`, whose help describes them."""
+
+    target: str
+    source: Sequence[str]
+    mixture: Sequence[str]
+    encoder: str
+    images: int
+    image_size: int
+    distance: str
+    distances: str
+    seed: int
+    out: str
+
+    @property
+    def record(self) -> dict[str, object]:
+        """Returns the settings for a JSON file and the page; the folder of results does not change the results."""
+        values = dataclasses.asdict(self)
+        del values["out"]
+        return {
+            name: [*map(printable, value)] if isinstance(value, list) else printable(value) if isinstance(value, str) else value
+            for name, value in values.items()
+        }
+
+    @property
+    def beside(self) -> list[str]:
+        """Returns the names of the raw distances."""
+        return [] if self.distances in ("", "none") else [name.strip() for name in self.distances.split(",")]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SurveyReport:
+    """What a survey found, for people.
+
+    Attributes:
+      found: the survey.
+      introduction: sentences about what was compared, and by which encoder.
+      warnings: sentences about what limits the result.
+      reading: sentences about the order and the distance of the sources.
+      tables: distance, raw distances, and diversity.
+      notes: sentences about how to read the tables.
+    """
+
+    found: Survey
+    introduction: list[str]
+    warnings: list[str]
+    reading: list[str]
+    tables: list[Table]
+    notes: list[str]
+    _settings: SurveySettings
+    _work: Extractor
+    _sets: Mapping[str, Encoded]
+    _target: Encoded
+    _noise: NoiseFeatures
+
+    def write(self, *, html: bool, versions: Mapping[str, str]) -> list[Path]:
+        """Writes `table.md`, `shift.csv`, `shift.json`, and perhaps the page `shift.html`; returns their paths.
+
+        Args:
+          html: whether to write the page, for which all images pass the encoder twice more.
+          versions: versions of the software, for the record.
+        """
+        out = self._work.out
+        out.mkdir(parents=True, exist_ok=True)
+        files = {
+            "table.md": self._markdown(),
+            "shift.csv": as_csv(self.found, self._sets),
+            "shift.json": json.dumps(self._record(versions), indent=2, default=str) + "\n",
+        }
+        # Layers may take long or fail: what is known is written before.
+        for name, content in files.items():
+            write(out / name, content)
+        if html:
+            files["shift.html"] = self._page()
+            write(out / "shift.html", files["shift.html"])
+        return [out / name for name in files]
+
+    def _markdown(self) -> str:
+        sentences = [*self.introduction, *self.warnings, *self.reading]
+        parts = ["".join(f"- {each}\n" for each in sentences), *(table.markdown for table in self.tables)]
+        return "\n".join([*parts, "".join(f"- {each}\n" for each in self.notes)])
+
+    def _record(self, versions: Mapping[str, str]) -> dict[str, object]:
+        named = self._work.named
+        return as_json(self.found, self._sets, self._target) | {
+            "encoder": {"title": named.title, "remark": named.remark, "card": named.card},
+            "canvas": list(self._work.canvas),
+            "settings": self._settings.record,
+            "versions": dict(versions),
+            "reading": [*self.warnings, *self.reading],
+        }
+
+    def _page(self) -> str:
+        # Only pages need matplotlib, which takes a second to import.
+        from sslshift.shift.survey.page import page
+
+        settings = [(f"--{name}", str(value)) for name, value in self._settings.record.items()]
+        return page(
+            self.found,
+            self._sets,
+            self._target,
+            about=self.introduction,
+            answer=self.reading,
+            warnings=self.warnings,
+            tables=self.tables,
+            notes=self.notes,
+            layers=layer_profiles(self._work, list(self.found.measured), self._sets, self._target, self._noise),
+            settings=Table("settings", "Settings", ("flag", "value"), settings, text_columns=2),
+        )
+
+
+def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable[[str], None]) -> SurveyReport:
+    """Compares sources and planned mixtures with a target.
+
+    Args:
+      settings: what is asked for.
+      counting: shows progress while images are encoded.
+      on_source: called with each source's name before it is measured.
+
+    Raises:
+      ValueError: a setting is wrong, or no source can be measured. Single sources that fail are reported as such.
+    """
+    out = _folder(settings.out)
+    for name in (settings.distance, *settings.beside):
+        distance_of(name)
+    declared = parse_sources(settings.source, reserved=[TARGET])
+    planned = parse_mixtures(settings.mixture, declared)
+    named = encoder_named(settings.encoder, seed=settings.seed)
+    own = open_images(parse_source(settings.target, "--target")._replace(name=TARGET), settings.images, settings.seed)
+    failed: dict[str, str] = {}
+    opened = _each(declared, lambda each: open_images(each, settings.images, settings.seed), failed)
+    canvas = choose_canvas(named, own.look, settings.image_size)
+    work = Extractor(named, named.build(canvas), canvas, out, settings.seed, counting)
+    target = work.encoded(own)
+    noise = work.noise(target)
+    sets = _each([images.declared for images in opened.values()], lambda each: work.encoded(opened[each.name], target), failed)
+    sets |= _mixtures(planned, sets, [len(target.features), len(noise.features)], settings.distance, failed)
+    found = measure(
+        target.features,
+        noise.features,
+        {name: each.features for name, each in sets.items()},
+        key=jax.random.key(settings.seed),
+        distance=settings.distance,
+        distances=settings.beside,
+        on_source=on_source,
+    )
+    found = dataclasses.replace(found, failed=failed | found.failed)
+    tables = [main_table(found, sets), raw_table(found), diversity_table(found, sets, target)]
+    return SurveyReport(
+        found,
+        _introduction(found, target, work, own, opened),
+        remarks(found, sets, target),
+        reading(found),
+        [table for table in tables if table],
+        notes(found, named.trained),
+        settings,
+        work,
+        sets,
+        target,
+        noise,
+    )
+
+
+def _folder(text: str) -> Path:
+    """Returns the folder of results if it can be written to, which users should know before hours of work."""
+    out = Path(text).expanduser()
+    there = next(path for path in (out, *out.parents) if os.path.exists(path))
+    if not text or not there.is_dir():
+        raise ValueError(f"--out={text} is {f'a file ({there})' if text else 'empty'}; name a folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--out={text} cannot be written to: {there} allows no new files.")
+    return out
+
+
+def _each(declared: Sequence[NamedUri], do: Callable[[NamedUri], _Done], failed: dict[str, str]) -> dict[str, _Done]:
+    """Returns the result of `do` for every source, by name; adds the reason to `failed` where it fails.
+
+    Raises:
+      ValueError: it fails for all sources.
+    """
+    done = {}
+    for each in declared:
+        try:
+            done[each.name] = do(each)
+        except (ValueError, OSError) as error:
+            # The results of the other sources are still worth having.
+            failed[each.name] = printable(str(error))
+    if not done:
+        name, why = next(iter(failed.items()))
+        raise ValueError(why if len(failed) == 1 else f"None of the {len(failed)} sources can be measured; {name}: {why}")
+    return done
+
+
+def _mixtures(
+    planned: Sequence[PlannedMixture],
+    sets: Mapping[str, Encoded],
+    needed: Sequence[int],
+    distance: str,
+    failed: dict[str, str],
+) -> dict[str, Encoded]:
+    """Returns the planned mixtures that can be made of the sources; adds the reason to `failed` for the others."""
+    count = common_images(needed, [len(each.features) for each in sets.values()], distance)
+    mixed = {}
+    for each in planned:
+        try:
+            mixed[each.name] = mix(each, sets, count)
+        except ValueError as error:
+            failed[each.name] = str(error)
+    return mixed
+
+
+def _introduction(
+    found: Survey, target: Encoded, work: Extractor, own: SourceImages, opened: Mapping[str, SourceImages]
+) -> list[str]:
+    about = target.about
+    named = work.named
+    looks: dict[str, Look] = {TARGET: own.look} | {name: images.look for name, images in opened.items()}
+    lines = [
+        f"Target: {about.uri}, {about.used:,} of {about.images:,} images. Encoder: {named.title}, "
+        f"{target.features.shape[1]:,} features. Index by the {distance_of(found.distance).title} distance at "
+        f"{found.sample_size:,} images a side.",
+        *filter(None, [named.remark, named.read]),
+        *about_images(looks, work.canvas),
+    ]
+    compared = {about.uri, *(images.declared.uri for images in opened.values())}
+    learned = [uri for uri in named.card.get("sources", {}) if uri in compared]
+    if learned:
+        lines.append(
+            f"The encoder was trained on {', '.join(learned)}. Prefer an encoder that was trained on neither side, or read "
+            "these numbers with care."
+        )
+    return lines

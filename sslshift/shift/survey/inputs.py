@@ -1,0 +1,346 @@
+"""Sources of a survey: opened, brought to one canvas and encoded; planned mixtures are made of their features."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sslshift.data.curation.duplicates import MIN_COSINE
+from sslshift.data.curation.cosine import near_pairs_by_features
+from sslshift.data.decode import BrokenImageError, Canvas
+from sslshift.data.mixture_resolve import plain_shares
+from sslshift.data.mixture_text import parse_mixture
+from sslshift.data.noise import NoiseSource
+from sslshift.data.permutation import permute
+from sslshift.data.source_text import NamedUri
+from sslshift.data.sources import Source, cached, open_source
+from sslshift.data.sources.base import printable
+from sslshift.shift.mixtures import blend, blend_counts
+from sslshift.transfer.encoders import NamedEncoder
+from sslshift.transfer.features import Encoder, extract
+
+# The largest side for an encoder without a size of its own, and the number of images that are looked at for their size.
+_SIDE = 64
+_LOOKED_AT = 24
+# Thresholds of near-duplicates for a trained encoder. Two numbers show how much depends on the threshold.
+COSINES = (0.99, MIN_COSINE)
+# Images of a source on the canvas that are kept in memory, since layer profiles and the page read them again.
+_KEPT_BYTES = 1 << 26
+# Stream of the seeded order of a source; 1 to 7 are those of the sample plan, the subsets and the splits.
+_DRAW = 8
+
+# Shows progress: takes a description, and yields a function of the numbers of images done and wanted.
+Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+
+class Look(NamedTuple):
+    """Shorter and longer sides of some images of a source, and how many of these images are in colour."""
+
+    sides: tuple[tuple[int, int], ...]
+    colour: int
+
+    @property
+    def text(self) -> str:
+        (low, high), count = (min(self.sides), max(self.sides)), len(self.sides)
+        size = f"{low[0]} x {low[1]}" + (f" to {high[0]} x {high[1]}" if low != high else "")
+        kind = "colour" if self.colour == count else "grey" if not self.colour else f"{self.colour} of {count} in colour"
+        return f"{size}, {kind}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SourceImages:
+    """An open source, and the images of it that a survey uses, in a seeded order."""
+
+    declared: NamedUri
+    source: Source
+    indices: np.ndarray
+    look: Look
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceAbout:
+    """Facts about a source and its images, for tables and files.
+
+    Attributes:
+      uri: its URI.
+      images: size of the source.
+      looked_at: images that were drawn.
+      used: drawn images that can be read.
+      unique: used images without exact copies on the canvas.
+      unlike: used images without near-duplicates at each threshold of the cosine; None for an untrained encoder.
+      licence, cost_per_image: as the source declares them.
+      looks: sizes and colours of some images, in words.
+      broken: images that cannot be read, with the reason.
+      refused: files that are no readable images, with the reason.
+      notes: what reading the source found.
+      pixel_range: range of the pixel values that the source declares.
+      fingerprint: hash of the source.
+      copies: used images that are exact copies of images of the target; None for the target itself.
+    """
+
+    uri: str
+    images: int
+    looked_at: int
+    used: int
+    unique: int
+    unlike: dict[str, int] | None
+    licence: str
+    cost_per_image: float
+    looks: str
+    broken: list[str]
+    refused: list[str]
+    notes: list[str]
+    pixel_range: Any
+    fingerprint: str
+    copies: int | None
+    kind: str = "source"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Returns the facts for a JSON file; optional ones that are None are absent."""
+        optional = {name for name in ("unlike", "copies") if getattr(self, name) is None}
+        named = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        return {"kind": self.kind} | {name: value for name, value in named.items() if name not in optional and name != "kind"}
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureAbout:
+    """Facts about a planned mixture, for tables and files.
+
+    Attributes:
+      uri: its shares as text.
+      used: images that stand for it.
+      licence: licences of its components.
+      cost_per_image: mean cost by the shares.
+      shares: share of each source.
+      counts: images of each source among the used ones.
+    """
+
+    uri: str
+    used: int
+    licence: str
+    cost_per_image: float
+    shares: dict[str, float]
+    counts: dict[str, int]
+    kind: str = "mixture"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Returns the facts for a JSON file."""
+        named = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        return {"kind": self.kind} | {name: value for name, value in named.items() if name != "kind"}
+
+
+class ImageSet(NamedTuple):
+    """Readable images of a source, by their indices."""
+
+    source: Source
+    indices: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoded:
+    """Features of a source, or of a planned mixture of sources.
+
+    Attributes:
+      name: name in tables.
+      features: float32 `[n, dim]` of the images that can be read, in a random order.
+      about: facts for tables and files.
+      images: images of the features; None for a mixture.
+      digests: hashes of the images' pixels on the canvas, uint8 `[n, 16]`; None for a mixture.
+    """
+
+    name: str
+    features: np.ndarray
+    about: SourceAbout | MixtureAbout
+    images: ImageSet | None = None
+    digests: np.ndarray | None = None
+
+
+class NoiseFeatures(NamedTuple):
+    """Features of noise with the pixel values of the target, and its images."""
+
+    features: np.ndarray
+    images: ImageSet
+
+
+class PlannedMixture(NamedTuple):
+    """A mixture of declared sources by share."""
+
+    name: str
+    shares: dict[str, float]
+
+
+def parse_mixtures(texts: Sequence[str], sources: Sequence[NamedUri]) -> list[PlannedMixture]:
+    """Reads mixtures of declared sources, in the form of `sslshift.data.mixture_text`; without a name, the text is the name.
+
+    Example:
+      >>> parse_mixtures(["more = 70%*near + 0.3*web"], [NamedUri("near", "folder:near"), NamedUri("web", "folder:web")])
+      [PlannedMixture(name='more', shares={'near': 0.7, 'web': 0.3})]
+
+    Raises:
+      ValueError: a text has another form, names a source that is not declared, or the name of a mixture is taken.
+    """
+    known = {source.name: source.uri for source in sources}
+    found = []
+    for text in texts:
+        try:
+            declaration = parse_mixture(text, known=known)
+            found.append(PlannedMixture(declaration.name or text.strip(), plain_shares(declaration)))
+        except ValueError as error:
+            raise ValueError(f"--mixture={text}: {error}") from error
+    taken = [*known, *(each.name for each in found)]
+    twice = next((each.name for each in found if taken.count(each.name) > 1), None)
+    if twice:
+        raise ValueError(f"--mixture: {twice} is already the name of a source or of another mixture; choose another name.")
+    return found
+
+
+def open_images(declared: NamedUri, count: int, seed: int) -> SourceImages:
+    """Opens a source and draws at most `count` of its images.
+
+    Raises:
+      ValueError: the source cannot be opened, or none of the images that are looked at can be read.
+    """
+    source = open_source(declared.uri)
+    indices = permute(np.arange(min(count, len(source))), len(source), _DRAW, seed)
+    shapes = []
+    why = ""
+    for index in indices[:_LOOKED_AT].tolist():
+        try:
+            shapes.append(source.image(index).shape)
+        except BrokenImageError as error:
+            why = str(error)
+    if not shapes:
+        raise ValueError(f"{declared.name}: none of the {min(_LOOKED_AT, len(indices))} images looked at can be read: {why}.")
+    sides = tuple((min(shape[:2]), max(shape[:2])) for shape in shapes)
+    return SourceImages(declared, source, indices, Look(sides, sum(shape[2] == 3 for shape in shapes)))
+
+
+def choose_canvas(named: NamedEncoder, target: Look, image_size: int) -> Canvas:
+    """Returns the canvas of all images: the size that the encoder takes, or else a size near that of the target's images."""
+    if named.canvas:
+        height, width, channels = named.canvas
+        return Canvas(image_size or height, image_size or width, channels)
+    side = image_size or min(_SIDE, int(np.median([short for short, _ in target.sides])))
+    if not image_size:
+        side = max(named.multiple, side // named.multiple * named.multiple)
+    return Canvas(side, side, 3 if target.colour else 1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Extractor:
+    """Encodes all images of a survey, and keeps their features for later calls.
+
+    Attributes:
+      named: the encoder and its description.
+      encode: the encoder on this canvas.
+      canvas: size that all images are brought to.
+      out: folder of results; features are kept below it.
+      seed: seed of the noise.
+      counting: shows progress.
+    """
+
+    named: NamedEncoder
+    encode: Encoder
+    canvas: Canvas
+    out: Path
+    seed: int
+    counting: Counting
+
+    def encoded(self, images: SourceImages, target: Encoded | None = None) -> Encoded:
+        """Returns the features of a source's images and the facts about it.
+
+        Args:
+          images: images of the source.
+          target: the target, whose exact copies are counted; None: these are the images of the target.
+
+        Raises:
+          ValueError: no image can be read, or features are not finite.
+        """
+        source = images.source
+        name = images.declared.name
+        reader = cached(source, self.canvas, _KEPT_BYTES)
+        with self.counting(f"images of {name}") as on_images:
+            try:
+                found = extract(self.encode, reader, images.indices, self.canvas, cache=self._cache, on_images=on_images)
+            except ValueError as error:
+                raise ValueError(f"{name}: {str(error).removeprefix(f'{source.name}: ')}") from error
+        about = SourceAbout(
+            uri=printable(images.declared.uri),
+            images=len(source),
+            looked_at=len(images.indices),
+            used=len(found.features),
+            unique=len(np.unique(found.digests, axis=0)),
+            # Features of an untrained encoder do not show which images are near-duplicates.
+            unlike=_unlike(found.features) if self.named.trained else None,
+            licence=source.licence,
+            cost_per_image=source.cost_per_image,
+            looks=images.look.text,
+            broken=[f"{source.origin(index)}: {why}" for index, why in found.broken],
+            refused=[f"{path} ({why})" for path, why in source.refused],
+            notes=list(source.notes),
+            pixel_range=source.pixel_range,
+            fingerprint=source.fingerprint,
+            copies=None if target is None else _copies(found.digests, target.digests),
+        )
+        return Encoded(name, found.features, about, ImageSet(reader, images.indices[found.kept]), found.digests)
+
+    def noise(self, target: Encoded) -> NoiseFeatures:
+        """Returns the features of as many images of noise as the target has images."""
+        source = NoiseSource(target.images.source, target.images.indices, self.canvas, self.seed)
+        indices = np.arange(len(source))
+        with self.counting("noise") as on_images:
+            found = extract(self.encode, source, indices, self.canvas, cache=self._cache, on_images=on_images)
+        return NoiseFeatures(found.features, ImageSet(source, indices))
+
+    @property
+    def _cache(self) -> Path:
+        return self.out / "features"
+
+
+def _copies(digests: np.ndarray, of: np.ndarray) -> int:
+    known = {digest.tobytes() for digest in of}
+    return sum(digest.tobytes() in known for digest in digests)
+
+
+def _unlike(features: np.ndarray) -> dict[str, int]:
+    """Returns the images that are left at each threshold; the pairs link groups, each by one pair less than it has images."""
+    return {f"{each:g}": len(features) - near_pairs_by_features(features, each).count for each in COSINES}
+
+
+def mix(planned: PlannedMixture, sources: Mapping[str, Encoded], count: int) -> Encoded:
+    """Returns a planned mixture: the first features of each component, in exact proportion; no image is read again.
+
+    Args:
+      planned: the mixture.
+      sources: the sources by name.
+      count: images of the mixture. It is the number at which all sources are compared: of a larger mixture the comparison
+        would draw a part, whose proportions would hold by chance only.
+
+    Raises:
+      ValueError: a component could not be measured, or has too few images for its share.
+    """
+    missing = next((name for name in planned.shares if name not in sources), None)
+    if missing:
+        raise ValueError(f"its component {missing} cannot be measured")
+    have = {name: len(sources[name].features) for name in planned.shares}
+    counts = blend_counts(have, planned.shares, count)
+    if sum(counts.values()) < count:
+        name = min(have, key=lambda name: have[name] / planned.shares[name])
+        part = math.ceil(count * planned.shares[name])
+        raise ValueError(f"its share of {name} is {part:,} of {count:,} images, and {have[name]:,} can be read")
+    about = MixtureAbout(
+        uri=" + ".join(f"{share:g}*{name}" for name, share in planned.shares.items()),
+        used=count,
+        licence=", ".join(dict.fromkeys(sources[name].about.licence for name in counts)),
+        cost_per_image=sum(share * sources[name].about.cost_per_image for name, share in planned.shares.items()),
+        shares=planned.shares,
+        counts=counts,
+    )
+    features = blend({name: sources[name].features for name in counts}, planned.shares, count)
+    return Encoded(planned.name, features, about)
