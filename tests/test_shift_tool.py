@@ -168,10 +168,17 @@ def test_the_page_stands_alone(first):
     page = (out / "shift.html").read_text()
     assert "default-src 'none'" in page
     assert "<script" not in page
-    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
     # Eight of the target, eight uncovered, and twice eight of each of three sources.
     assert page.count("<img ") == 8 + 8 + 3 * 16
-    for text in ("Map", "block3", "noise", "Images of the target that no source is near", "near/0", "these images do not show"):
+    for text in (
+        "Map",
+        "block3",
+        "noise",
+        "Images of the target that are farthest from all sources",
+        "near/0",
+        "these images do not show",
+    ):
         assert text in page, text
     assert page.count('class="chart"') == 3
 

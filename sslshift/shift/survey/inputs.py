@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sslshift.data.curation.duplicates import MIN_COSINE
 from sslshift.data.curation.cosine import near_pairs_by_features
+from sslshift.data.curation.duplicates import MIN_COSINE
 from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.data.mixture_resolve import plain_shares
 from sslshift.data.mixture_text import parse_mixture

@@ -148,7 +148,9 @@ def _index_chart(found: Survey, looks: Mapping[str, figures.Look]) -> Figure:
         axes.plot([index.low, index.high], [-row, -row], color=colour, linewidth=2)
         axes.plot(index.value, -row, marker, color=colour, markersize=6)
         label = f"{figures.shortened(name, 40)}: {index_text(each)}"
-        axes.text(0.01, -row + 0.3, label, transform=axes.get_yaxis_transform(), parse_math=False, fontsize=7.5)
+        # White behind the text hides the lines at 0 and 1.
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        axes.text(0.01, -row + 0.3, label, transform=axes.get_yaxis_transform(), parse_math=False, fontsize=7.5, bbox=box)
     low = min(-0.05, *(each.index.low for each in found.measured.values()))
     high = max(1.08, *(each.index.high for each in found.measured.values()))
     axes.set(xlim=(low, high), ylim=(0.4 - len(looks), 0.75), yticks=[])
