@@ -96,19 +96,19 @@ def test_zeros_and_wrong_names_lose_no_image(tmp_path, content, name):
 @pytest.mark.parametrize(
     ("content", "warning"),
     [
-        (tar(1, 2) + b"garbage" * 99, "is no tar archive, and is left out"),
-        (tar(1, 2) + b"\n", "is no tar archive, and is left out"),
-        (tar(1, 2) + zipped(3), "is no tar archive, and is left out"),
-        (tar(1, 2) + gzip.compress(tar(3)), "is no tar archive, and is left out"),
-        (tar(1, 2, end=False) + b"x" * 512 + tar(3), "is no tar archive, and is left out"),
-        (tar(1, 2, end=False), "it lacks its end mark, and may be cut short"),
+        (tar(1, 2) + b"garbage" * 99, "is no tar archive, and is not imported"),
+        (tar(1, 2) + b"\n", "is no tar archive, and is not imported"),
+        (tar(1, 2) + zipped(3), "is no tar archive, and is not imported"),
+        (tar(1, 2) + gzip.compress(tar(3)), "is no tar archive, and is not imported"),
+        (tar(1, 2, end=False) + b"x" * 512 + tar(3), "is no tar archive, and is not imported"),
+        (tar(1, 2, end=False), "its end mark is missing, so that it may be truncated"),
         (tar(1, 2, 3)[: len(tar(1, 2, end=False)) + 100], "is no tar archive|cannot be read to its end"),
         (gzip.compress(tar(1, 2)) + tar(3), "cannot be read to its end: Not a gzipped file"),
         (gzip.compress(tar(1, 2)) + b"x", "cannot be read to its end"),
         (bz2.compress(tar(1, 2)) + tar(3), "cannot be read to its end: Invalid data stream"),
         (lzma.compress(tar(1, 2)) + tar(3), "cannot be read to its end: "),
-        (bz2.compress(tar(1, 2)) + bz2.compress(tar(3))[:-9], "cannot be read to its end: it is cut short"),
-        (lzma.compress(tar(1, 2)) + lzma.compress(tar(3))[:-9], "cannot be read to its end: it is cut short"),
+        (bz2.compress(tar(1, 2)) + bz2.compress(tar(3))[:-9], "cannot be read to its end: it is truncated"),
+        (lzma.compress(tar(1, 2)) + lzma.compress(tar(3))[:-9], "cannot be read to its end: it is truncated"),
         (gzip.compress(tar(1, 2)) + gzip.compress(tar(3))[:-9], "cannot be read to its end"),
     ],
 )
@@ -143,7 +143,7 @@ def test_samples_of_one_name_in_joined_archives_do_not_mix(tmp_path):
     images, _ = imported(tmp_path, "a.tar", one.getvalue() + two)
     assert images == expected(2)
     refused = (tmp_path / "out/refused.csv").read_text()
-    assert "one of these is there twice" in refused
+    assert "one of these names occurs twice" in refused
     assert "it is a second member of this name" in refused
 
 
@@ -184,7 +184,7 @@ def test_archives_within_archives_are_refused_by_name(tmp_path, name):
         archive.writestr(name, tar(2, 3))
     images, (warning,) = imported(tmp_path, "a.zip", out.getvalue())
     assert len(images) == 1
-    assert re.search(rf"a\.zip/{name}: it is an archive (within an archive|of a kind that is not read)", warning)
+    assert re.search(rf"a\.zip/{name}: it is an archive (within an archive|of a kind that cannot be read)", warning)
     assert name in (tmp_path / "out/refused.csv").read_text()
 
 
@@ -193,7 +193,7 @@ def test_archives_of_kinds_that_are_not_read_are_refused_in_a_folder(tmp_path):
     (tmp_path / "in/a.png").write_bytes(png(1))
     (tmp_path / "in/b.rar").write_bytes(b"Rar!")
     run_import(Import(tmp_path / "in", tmp_path / "out"), workers=0)
-    assert 'b.rar,"it is an archive of a kind that is not read' in (tmp_path / "out/refused.csv").read_text()
+    assert 'b.rar,"it is an archive of a kind that cannot be read' in (tmp_path / "out/refused.csv").read_text()
 
 
 @pytest.mark.parametrize("name", ["a.tar.001", "a.zip.001", "a.z01", "a.tar.gz.partaa", "a.tar.aa", "a.tgz.aa", "a.tar.zst"])
@@ -202,7 +202,7 @@ def test_parts_of_archives_are_refused_and_reported(tmp_path, name):
     (tmp_path / "in/1.png").write_bytes(png(1))
     (tmp_path / "in" / name).write_bytes(tar(2)[:700])
     run_import(Import(tmp_path / "in", tmp_path / "out"), workers=0)
-    assert f'{name},"it is an archive of a kind that is not read' in (tmp_path / "out/refused.csv").read_text()
+    assert f'{name},"it is an archive of a kind that cannot be read' in (tmp_path / "out/refused.csv").read_text()
     (note,) = open_source(f"folder:{tmp_path / 'in'}").notes
     assert f"archives in the folder (1, e.g. {name}) are not opened" in note
 
@@ -218,7 +218,7 @@ def test_archives_that_are_added_while_an_import_is_stopped_do_not_shift_the_oth
         with pytest.raises(TypeError):
             run_import(job, workers=0)
     (tmp_path / "in/a.tar").write_bytes(tar(3))
-    with pytest.raises(ValueError, match=r"b\.tar was listed where .*a\.tar is now: archives were added or removed since"):
+    with pytest.raises(ValueError, match=r"b\.tar was listed at the position of .*a\.tar: archives were added or removed"):
         run_import(job, workers=0)
     (tmp_path / "in/a.tar").unlink()
     assert run_import(job, workers=0).summary.records == 2

@@ -108,7 +108,7 @@ def test_imports_of_earlier_versions_are_joined_when_they_are_opened(folder, tmp
 
 def test_prompts_name_a_class_once():
     assert list(read_prompts("cafe\u0301 ; tea")) == ["caf\u00e9", "tea"]
-    with pytest.raises(ValueError, match="there twice"):
+    with pytest.raises(ValueError, match="occurs twice"):
         read_prompts("cafe\u0301;caf\u00e9")
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from sslshift.data.decode import Canvas, decode, decode_onto
 from sslshift.data.records.encode import Encoding, store
+from sslshift.data.sources.manifest import ImageDescription
 from sslshift.shift import proxy_a_distance
 
 EXACT_JPEG = {"quality": 100, "subsampling": 0}
@@ -89,7 +90,7 @@ def test_an_import_shrinks_jpeg_and_png_alike(random):
     for size, kind in ((257, "stripes 3"), (1025, "frame"), (777, "noise")):
         image = pattern(kind, size, random)
         files = stored(image, "JPEG", **EXACT_JPEG), stored(image, "PNG")
-        jpeg, png = (decode(store(file, {"origin": ""}, Encoding(128, "png")).content) for file in files)
+        jpeg, png = (decode(store(file, ImageDescription(""), Encoding(128, "png")).content) for file in files)
         largest, spread = difference(jpeg, png)
         assert largest <= 2
         assert spread <= 0.5

@@ -86,7 +86,7 @@ def refusals(folder: Path) -> dict[str, str]:
 
 def test_commas_do_not_separate_prompts(tmp_path):
     (tmp_path / "classes.csv").write_text("class,prompt\ncat,a cat\n")
-    with pytest.raises(ValueError, match=r"classes\.csv separates by commas, .*; write class\|prompt"):
+    with pytest.raises(ValueError, match=r"classes\.csv has commas as separators, .*; write class\|prompt"):
         read_prompts(str(tmp_path / "classes.csv"))
     (tmp_path / "classes.csv").write_text("cat|a cat, asleep\ndog\n")
     assert list(read_prompts(str(tmp_path / "classes.csv"))) == ["cat", "dog"]
@@ -224,7 +224,7 @@ def test_refused_images_are_listed_and_not_counted(tmp_path):
     answers = {("a cat", 0): "flagged", ("a dog", 1): black, ("one owl", 0): flat}
     summary = run_generation(job(tmp_path / "out"), Generator(answers), batch_size=5)
     assert (summary.records, summary.refused) == (9, 3)
-    told = "it is of one colour, as after an overflow or from a safety checker"
+    told = "it has a single colour, as after an overflow or from a safety checker"
     assert refusals(tmp_path / "out") == {"cat #0": "flagged", "owl #1": told, "dog #2": told}
     source = open_source(f"arrayrecord:{tmp_path / 'out'}")
     assert np.bincount(source.labels).tolist() == [3, 3, 3]
@@ -255,7 +255,7 @@ def test_folder_of_other_settings_or_content_is_left_alone(tmp_path):
         ({"classes": "cat; dog"}, "prompts: .* there, .* now"),
         ({"encoding": Encoding(24, "jpeg")}, "encoding: .*png.* there, .*jpeg.* now"),
     ):
-        with pytest.raises(ValueError, match=rf"made with other settings \({message}\); give another output, or delete it"):
+        with pytest.raises(ValueError, match=rf"made with other settings \({message}\); name another output, or delete it"):
             find_generated(job(output, **change))
     with pytest.raises(ValueError, match=r"model: noise@1 there, noise@2 now; steps: 4 there, None now"):
         run_generation(Generation(job(output).prompts, output, Sampling("noise@2", "NoisePipeline", None, 2.5), 4), Generator())
@@ -275,17 +275,17 @@ def test_folder_of_other_settings_or_content_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"per_prompt": 0}, "at least one image of each class, not 0"),
-        ({"shard_size": 0}, "at least one image, not 0"),
-        ({"cost_per_image": float("nan")}, "a number of at least 0, not nan"),
+        ({"per_prompt": 0}, "at least one image of each class for per_prompt, got 0"),
+        ({"shard_size": 0}, "at least one image in a shard, got 0"),
+        ({"cost_per_image": float("nan")}, "a number of at least 0 for cost_per_image, got nan"),
     ],
 )
 def test_settings_that_cannot_be(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         job(tmp_path / "out", **changes)
-    with pytest.raises(ValueError, match="no class to generate"):
+    with pytest.raises(ValueError, match="at least one class, each with a prompt"):
         Generation({}, tmp_path / "out", SAMPLING, 1)
-    with pytest.raises(ValueError, match="at least one image, not 0"):
+    with pytest.raises(ValueError, match="at least one image in a batch, got 0"):
         run_generation(job(tmp_path / "out"), Generator(), batch_size=0)
     assert not (tmp_path / "out").exists()
 
@@ -334,18 +334,18 @@ def test_every_class_gets_every_template(tmp_path_factory, classes, count):
 @pytest.mark.parametrize(
     ("text", "templates", "message"),
     [
-        ("cat; dog; cat", ["{}"], "The prompts: the class 'cat' is there twice"),
-        ("cat|a cat; cat|a cat", ["{}"], "the class 'cat' is there twice"),
-        ("cat|a cat; cat", ["a {}"], "the class 'cat' is there twice"),
-        ("", ["{}"], "The prompts: there is no class name"),
-        (" ; ;", ["{}"], "there is no class name"),
+        ("cat; dog; cat", ["{}"], "The prompts: the class 'cat' occurs twice"),
+        ("cat|a cat; cat|a cat", ["{}"], "the class 'cat' occurs twice"),
+        ("cat|a cat; cat", ["a {}"], "the class 'cat' occurs twice"),
+        ("", ["{}"], "The prompts: expected class names"),
+        (" ; ;", ["{}"], "expected class names"),
         ("|a cat", ["{}"], "lacks its class name or its prompt"),
         ("cat|", ["{}"], "lacks its class name or its prompt"),
-        ("cat", ["a photo"], "'a photo' has not"),
-        ("cat", [], "has not"),
+        ("cat", ["a photo"], "got 'a photo'"),
+        ("cat", [], "Expected a template"),
         ("no/such.txt", ["{}"], "There is no text file no/such.txt"),
         ("FOLDER", ["{}"], "There is no text file"),
-        ("FOLDER/empty.txt", ["{}"], "there is no class name"),
+        ("FOLDER/empty.txt", ["{}"], "expected class names"),
         ("FOLDER/latin.txt", ["{}"], r"latin\.txt cannot be read as a text file in UTF-8"),
     ],
 )
@@ -375,7 +375,7 @@ def require_sentence(done: subprocess.CompletedProcess, message: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--prompts=cat;cat"], "is there twice"),
+        (["--prompts=cat;cat"], "occurs twice"),
         (["--prompts=cat", "--size=4"], "at least 8 pixels"),
         (["--prompts=cat", "--steps=-1"], "steps"),
         (["--prompts=cat", "--promts=4"], "prompts"),

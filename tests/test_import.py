@@ -30,7 +30,7 @@ from sslshift.data.records.encode import Encoding
 from sslshift.data.records.folder import locked
 from sslshift.data.records.importing import Import
 from sslshift.data.records.running import run_import, run_on_beam
-from sslshift.data.sources.manifest import MANIFEST, SCHEMA
+from sslshift.data.sources.manifest import MANIFEST, SCHEMA, ImageDescription
 from tools.import_images import told
 
 
@@ -434,8 +434,8 @@ def test_full_disk_leaves_no_half_shard(photos, tmp_path, monkeypatch):
     assert not list(output.glob("images-*"))
     # A writer that says nothing of a full disk is not believed: the shard is read back.
     monkeypatch.setattr(shards.pq, "write_table", real)
-    whole = shards._require_whole
-    monkeypatch.setattr(shards, "_require_whole", lambda path, records: (os.truncate(path, 100), whole(path, records)))
+    whole = shards._require_complete
+    monkeypatch.setattr(shards, "_require_complete", lambda path, records: (os.truncate(path, 100), whole(path, records)))
     with pytest.raises(OSError, match="cannot be written"):
         run_import(job(photos, output), workers=0)
     assert not list(output.glob("images-*"))
@@ -459,7 +459,7 @@ def test_output_of_another_import_is_left_alone(photos, tmp_path):
         run_import(job(tmp_path / "nothing", tmp_path / "new"), workers=0)
     assert not (tmp_path / "new").exists()
     (tmp_path / "paper.pdf").touch()
-    with pytest.raises(ValueError, match="no tar or zip archive"):
+    with pytest.raises(ValueError, match="Expected a folder, a tar or zip archive"):
         run_import(job(tmp_path / "paper.pdf", tmp_path / "new"), workers=0)
 
 
@@ -564,7 +564,7 @@ def test_second_import_into_a_folder_waits_for_the_first(photos, tmp_path):
         (["--quality=0"], "between 1 and 100"),
         (["--input=/no/such"], "There is no folder or file"),
         (["--shard_size=0"], "at least one image"),
-        (["--labels=multi"], "reads a CSV or Parquet list"),
+        (["--labels=multi"], "expects a CSV or Parquet list"),
         (["--sise=4"], "size"),
     ],
 )
@@ -602,8 +602,8 @@ def test_a_million_records_open_at_once_in_no_more_memory(tmp_path):
         folder = tmp_path / str(records)
         names = [f"00000-{shard:05d}" for shard in range(100)]
         content = picture(0, 8, 8)
-        row = {"origin": "x", "digest": "0" * 64, "perceptual_hash": 1, "class": "a"}
-        part = shards.write_shard(folder, names[0], (shards.StoredImage(content, row) for _ in range(records // 100)))
+        stored = shards.StoredImage(content, ImageDescription("x", class_name="a"), "0" * 64, 1, 8, 8, 8, 8)
+        part = shards.write_shard(folder, names[0], (stored for _ in range(records // 100)))
         # The other shards are copies: to write a million records takes longer than all that is asked of them.
         for name in names[1:]:
             shutil.copy(folder / shards.shard_file(names[0]), folder / shards.shard_file(name))

@@ -15,7 +15,7 @@ from PIL import Image
 from sslshift.data import open_source
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import
-from sslshift.data.records.members import Member
+from sslshift.data.records.members import Member, Place
 from sslshift.data.records.running import run_import
 from sslshift.data.records.sidecars import first_dot, join, whole_stem
 from sslshift.data.sources.manifest import MANIFEST
@@ -106,15 +106,15 @@ GOOD = [("good.png", 9), ("good.cls", "g")]
         ([("a.0.png", 1), ("a.0.cls", "x"), ("a.1.png", 2), ("a.1.cls", "y"), ("a.cls", "z")], "could describe any image of"),
         ([("a.png", 1), ("a.jpg", 2), ("a.cls", "cat")], "a.cls could describe any of a.png, a.jpg; give every image a name"),
         ([("a.png", 1), ("a.PNG", 2), ("a.txt", "cat")], "a.txt could describe any of a.png, a.PNG"),
-        ([("a.png", 1), ("a.cls", "cat"), ("a.CLS", "dog")], "a.cls, a.CLS are several of one kind; keep one of them"),
-        ([("a.b.png", 1), ("a.b.cls", "cat"), ("a.cls", "dog")], "are several of one kind"),
-        ([("a.png", 1), ("a.cls", "cat"), ("a.cls", "dog")], "one of these is there twice"),
-        ([("a.png", 1), ("a.cls", "cat"), ("a.png", 2)], "one of these is there twice"),
-        ([("./a.png", 1), ("a.cls", "cat"), ("./a.cls", "dog")], "one of these is there twice"),
-        ([("a.png", 1), ("a.cls", "cat"), ("a.json", '{"label": "dog"}')], "a.cls says 'cat' of one image"),
-        ([("a.png", 1), ("a.json", '{"label": "cat", "Label": "dog"}')], "says 'cat' and a.json says 'dog' of one image"),
-        ([("a.png", 1), ("a.json", '{"label": "cat", "label": "dog"}')], "says 'cat' and a.json says 'dog' of one image"),
-        ([("a.png", 1), ("a.json", '{"licence": "CC0", "license": "mine"}')], "says 'CC0' and a.json says 'mine'"),
+        ([("a.png", 1), ("a.cls", "cat"), ("a.CLS", "dog")], "a.cls, a.CLS are several sidecars of one kind; keep one of them"),
+        ([("a.b.png", 1), ("a.b.cls", "cat"), ("a.cls", "dog")], "are several sidecars of one kind"),
+        ([("a.png", 1), ("a.cls", "cat"), ("a.cls", "dog")], "one of these names occurs twice"),
+        ([("a.png", 1), ("a.cls", "cat"), ("a.png", 2)], "one of these names occurs twice"),
+        ([("./a.png", 1), ("a.cls", "cat"), ("./a.cls", "dog")], "one of these names occurs twice"),
+        ([("a.png", 1), ("a.cls", "cat"), ("a.json", '{"label": "dog"}')], "a.cls states 'cat' for one image"),
+        ([("a.png", 1), ("a.json", '{"label": "cat", "Label": "dog"}')], "states 'cat' and a.json states 'dog' for one image"),
+        ([("a.png", 1), ("a.json", '{"label": "cat", "label": "dog"}')], "states 'cat' and a.json states 'dog' for one image"),
+        ([("a.png", 1), ("a.json", '{"licence": "CC0", "license": "mine"}')], "states 'CC0' and a.json states 'mine'"),
         ([("a.png", 1), ("a.json", '{"license": "CC-BY')], "a.json cannot be read as JSON"),
         ([("a.png", 1), ("a.json", "")], "a.json cannot be read as JSON"),
         ([("a.png", 1), ("a.cls", "cat\ndog")], "a.cls holds a line break"),
@@ -208,7 +208,7 @@ names = st.lists(st.builds("".join, st.lists(st.sampled_from(["a", "A", "b", "0"
 @settings(max_examples=200, deadline=None)
 def test_no_sidecar_is_ever_of_two_images_nor_of_another_name(images, sidecars, key):
     members = [
-        [Member(f"{stem}x{end}", 1, {}) for stem in dict.fromkeys(stems) for end in ends]
+        [Member(f"{stem}x{end}", Place("file", b"", 1)) for stem in dict.fromkeys(stems) for end in ends]
         for stems, ends in (
             (images, (".png", ".jpg")[: 1 + len(images) % 2]),
             (sidecars, (".cls", ".txt", ".CLS")[: 1 + len(sidecars) % 3]),

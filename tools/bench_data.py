@@ -22,6 +22,7 @@ from sslshift.data.records.encode import Encoding, store
 from sslshift.data.records.importing import Import
 from sslshift.data.records.running import run_import
 from sslshift.data.sources import open_source
+from sslshift.data.sources.manifest import ImageDescription
 
 STORED = 256
 SIDE = 224
@@ -147,7 +148,7 @@ def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]],
         base = len(some) / seconds(lambda: pillow_encode(some))
         show("data", imports="Pillow loop, one core", images_per_s=base)
         contents = [path.read_bytes() for path in some]
-        speed = len(some) / seconds(lambda: [store(content, {"origin": ""}, Encoding(SIDE)) for content in contents])
+        speed = len(some) / seconds(lambda: [store(content, ImageDescription(""), Encoding(SIDE)) for content in contents])
         show("data", imports="encoding with digest and hash, one core", images_per_s=speed, over_pillow=speed / base)
         for workers in (1, 2):
             times = [_import_time(root, workers) for _ in range(repeats)]

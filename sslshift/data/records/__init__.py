@@ -1,16 +1,21 @@
-"""Making a source once, to be opened at once ever after: images of any container as sharded ArrayRecord with a manifest.
+"""Makes a source once, to be opened quickly ever after: images of any container become ArrayRecord shards with a manifest.
 
-Importing: `containers` finds what there is (folders, archives, lists), `members` reads the files of a folder or archive,
-`sidecars` gives images the captions, licences and classes that stand beside them, `listing` writes down every image, `encode`
-brings an image to its stored form, `depth` gathers the values of images of more than 8 bits, for which one range is decided,
-`shards` writes stored images so that a kill or a full disk leaves nothing half, `importing` does all of it in parallel and
-`on_beam` on many machines. Generating: `prompts` reads what is asked for, `diffusion` loads a
-text-to-image pipeline, `generating` makes a source of its images. `folder` is the folder in the making for both. `manifest` is
-the format, the only part that reading needs:
+An import runs through these files: `listing` finds the containers (folders, archives, lists) and writes down every image,
+`members` reads the files of a container, `sidecars` joins each image with the captions, licences and classes beside it,
+`encode` brings an image to its stored form, `shards` writes stored images so that a kill or a full disk leaves nothing half,
+`importing` is the sequence of these steps, and `running` runs them in parallel processes or on the machines of an Apache Beam
+pipeline. `published` writes the lists of well-known datasets as their authors publish them.
+
+A generation runs through `prompts` (the requests for images), `diffusion` (a text-to-image pipeline) and `generating`.
+
+`folder` holds the settings, the lock and the work in progress of both. The format is `sslshift.data.sources.manifest`:
 
     DIR/images-00000-00000.array_record   each record an encoded image
     DIR/manifest.parquet                  a row per record: origin, sizes, digest, perceptual hash, licence, label, ...
-    DIR/refused.csv                       path and reason of what is not among them
+    DIR/refused.csv                       path and reason of every image that was refused
     DIR/source.json                       shards with their numbers of records, classes, licence, cost, fingerprint, ...
-    DIR/parts/                            work in progress; gone when the import is done
+    DIR/parts/                            work in progress; removed when the source is complete
+
+To support another kind of archive, add its name to `sources/recognise.py` and its members to `members.py`; another published
+dataset is one function and one entry of `LAYOUTS` in `published.py`.
 """

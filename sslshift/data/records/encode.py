@@ -1,28 +1,28 @@
-"""From an image file as it was found to the record that is stored, and its row of the manifest."""
+"""The stored form of an image: encoded again at a small size, with its digest, its perceptual hash and its sizes."""
 
 import dataclasses
 import hashlib
 import io
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from sslshift.data.decode import BrokenImageError, UnknownRangeError, decode_image, from_image
 from sslshift.data.perceptual_hash import perceptual_hash
-from sslshift.data.ranges import PixelRange
-from sslshift.data.records.shards import StoredImage
+from sslshift.data.ranges import Levels, PixelRange
 from sslshift.data.sources.base import Refused
+from sslshift.data.sources.manifest import ImageDescription
 
 ENCODINGS = ("jpeg", "png", "webp")
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """How images are stored: re-encoded, so that nothing but their pixels is kept (no EXIF places, no appended files).
+    """The encoding of stored images. They keep nothing but their pixels: no EXIF positions, no appended files.
 
     Args:
       size: pixels of the shorter side, at most; smaller images keep their size.
-      format: "jpeg", "png" (no loss, several times as large) or "webp".
+      format: "jpeg", "png" (lossless, several times as large) or "webp".
       quality: of JPEG and WebP, 1 to 100.
     """
 
@@ -32,53 +32,88 @@ class Encoding:
 
     def __post_init__(self):
         if self.size < 8:
-            raise ValueError(f"Images are stored with a shorter side of at least 8 pixels, not {self.size}.")
+            raise ValueError(f"Expected a shorter side of at least 8 pixels, got {self.size}.")
         if self.format not in ENCODINGS:
-            raise ValueError(f"Images are stored as {', '.join(ENCODINGS)}, not {self.format!r}.")
+            raise ValueError(f"Expected one of {', '.join(ENCODINGS)} as the encoding, got {self.format!r}.")
         if not 1 <= self.quality <= 100:
-            raise ValueError(f"A quality lies between 1 and 100, not at {self.quality}.")
+            raise ValueError(f"Expected a quality between 1 and 100, got {self.quality}.")
+
+
+class StoredImage(NamedTuple):
+    """An image in its stored form.
+
+    Attributes:
+      content: the encoded image, which becomes a record.
+      description: facts about the image besides its pixels.
+      digest: SHA-256 of the file that was found, in hexadecimal digits.
+      perceptual_hash: hash of the stored pixels.
+      original_width, original_height: pixels of the file that was found.
+      width, height: pixels of the stored image.
+      levels: values of an image of more than 8 bits, else None.
+    """
+
+    content: bytes
+    description: ImageDescription
+    digest: str
+    perceptual_hash: int
+    original_width: int
+    original_height: int
+    width: int
+    height: int
+    levels: Levels | None = None
+
+    def row(self, shard: str) -> dict[str, Any]:
+        """Returns the row of the manifest. Label and record number follow when all shards are known."""
+        names = "digest", "perceptual_hash", "original_width", "original_height", "width", "height"
+        about = {name: getattr(self, name) for name in names}
+        return self.description.columns() | about | {"shard": shard, "bytes": len(self.content)}
 
 
 def store(
-    content: bytes, row: dict[str, Any], encoding: Encoding, pixel_range: PixelRange | None = None
+    content: bytes, description: ImageDescription, encoding: Encoding, pixel_range: PixelRange | None = None
 ) -> StoredImage | Refused:
-    """Returns the record of an image file.
+    """Returns an image file in its stored form.
 
     Args:
-      content: the file's bytes.
-      row: what else is known of it, `origin` at least.
-      encoding: how it is stored.
+      content: the bytes of the file.
+      description: facts about the image besides its pixels.
+      encoding: the encoding of the stored image.
       pixel_range: the values of images of more than 8 bits that become 0 and 255.
 
     Raises:
-      UnknownRangeError: it has more than 8 bits, and there is no pixel range.
+      UnknownRangeError: the image has more than 8 bits, and there is no pixel range.
     """
     try:
         picture, width, height, levels = decode_image(content, pixel_range)
     except UnknownRangeError:
+        # A broken image too, by its class, but one that can be stored once the range is known.
         raise
     except BrokenImageError as error:
-        return Refused(row["origin"], str(error))
+        return Refused(description.origin, str(error))
     scale = encoding.size / min(picture.size)
     if scale < 1:
         shape = tuple(max(1, round(side * scale)) for side in picture.size)
-        # In one step: a coarser one before it (Pillow's `reducing_gap`) is quicker, and differs by up to 29 of 255.
+        # In one step: a coarser step before it (Pillow's `reducing_gap`) is faster, but differs by up to 29 of 255.
         picture = picture.resize(shape, Image.Resampling.BICUBIC)
     stored = io.BytesIO()
     picture.save(stored, encoding.format, **_options(encoding))
-    about = {
-        "digest": hashlib.sha256(content).hexdigest(),
-        "perceptual_hash": int(perceptual_hash(from_image(picture))),
-        "original_width": width,
-        "original_height": height,
-        "width": picture.width,
-        "height": picture.height,
-    }
-    return StoredImage(stored.getvalue(), row | about, levels and levels.of(row["origin"]))
+    return StoredImage(
+        content=stored.getvalue(),
+        description=description,
+        digest=hashlib.sha256(content).hexdigest(),
+        perceptual_hash=int(perceptual_hash(from_image(picture))),
+        original_width=width,
+        original_height=height,
+        width=picture.width,
+        height=picture.height,
+        levels=levels and levels.of(description.origin),
+    )
 
 
 def _options(encoding: Encoding) -> dict[str, Any]:
-    # Colours at full resolution: at small sizes halved ones are visible.
-    return {"jpeg": {"quality": encoding.quality, "subsampling": 0}, "png": {}, "webp": {"quality": encoding.quality}}[
-        encoding.format
-    ]
+    if encoding.format == "png":
+        return {}
+    if encoding.format == "webp":
+        return {"quality": encoding.quality}
+    # Colours at full resolution: at small sizes, the loss by halving them is visible.
+    return {"quality": encoding.quality, "subsampling": 0}

@@ -1,12 +1,12 @@
-"""Makes a source of images that a model generates from class names: its classes are the labels.
+"""Makes a source of images that a model generates from class names, which become the labels.
 
-Image `number` of a class is a function of its prompt, its seed and the model's settings, and its seed one of (seed, class,
-number): whatever else is generated, in which batches and shards, and after however many interruptions, it is the same image.
-How exactly the same is up to the model: see `diffusion`.
+Image `number` of a class is a function of its prompt, its seed and the settings of the model; its seed is a function of (seed,
+class, number). So an image does not depend on the other images, on batches and shards, or on interruptions. How exactly two
+images agree depends on the model: see `diffusion`.
 
-Images come in turn: number 0 of every class, then number 1 of every class. So whatever was made so far is balanced, the images
-with `per_prompt=10` are the first of those with `per_prompt=20`, and a call that was stopped is worth what it made: the same
-call with a smaller `per_prompt` makes that a source.
+The order is: number 0 of every class, then number 1 of every class, and so on. So an unfinished source is balanced, and the
+images for `per_prompt=10` are the first ones for `per_prompt=20`. A call that was stopped can be repeated with a smaller
+`per_prompt`, which makes a source of the images that exist.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from PIL import Image
 from sslshift.data.records.encode import Encoding, store
 from sslshift.data.records.folder import find_finished, keep_settings, locked, parts_folder, remove_parts
 from sslshift.data.records.prompts import Generate, Request, Sampling, image_seed
-from sslshift.data.records.shards import StoredImage, finish, finished_part, shard_file, write_shard
+from sslshift.data.records.shards import StoredImage, finish, finished_shard, shard_file, write_shard
 from sslshift.data.sources.base import Refused, printable
-from sslshift.data.sources.manifest import Summary, read_summary
+from sslshift.data.sources.manifest import ImageDescription, Summary, read_summary
 
 SETTINGS = "generate.json"
-# Columns of the manifest beside those that every source has.
+# Columns of the manifest in addition to those of every source.
 COLUMNS = (
     pa.field("prompt", pa.string()),
     pa.field("seed", pa.int64()),
@@ -41,18 +41,18 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """What is generated, and how.
+    """The prompts, the output and the settings of a generation.
 
     Args:
-      prompts: of every class; its images use them in turn.
+      prompts: prompts of every class; its images use them in turn.
       output: folder of the new source.
-      sampling: the model and how it is asked.
-      per_prompt: images of each class, refused ones included; until all are made it may be changed.
-      seed: another one gives other images.
-      encoding: how images are stored.
-      licence: of the images.
-      cost_per_image: of the images.
-      shard_size: images in a shard, at most; an interruption loses less than one.
+      sampling: the model and its settings.
+      per_prompt: images of each class, with refused ones; it may change until the source is complete.
+      seed: another seed gives other images.
+      encoding: encoding of the stored images.
+      licence: licence of the images.
+      cost_per_image: cost of an image.
+      shard_size: images in a shard, at most; an interruption loses less than one shard.
     """
 
     prompts: Mapping[str, Sequence[str]]
@@ -67,23 +67,24 @@ class Generation:
 
     def __post_init__(self):
         if not self.prompts or not all(self.prompts.values()):
-            raise ValueError("There is no class to generate images of, or one without a prompt.")
+            raise ValueError("Expected at least one class, each with a prompt, to generate images of.")
         if self.per_prompt < 1:
-            raise ValueError(f"per_prompt is at least one image of each class, not {self.per_prompt}.")
+            raise ValueError(f"Expected at least one image of each class for per_prompt, got {self.per_prompt}.")
         if self.shard_size < 1:
-            raise ValueError(f"A shard holds at least one image, not {self.shard_size}.")
+            raise ValueError(f"Expected at least one image in a shard, got {self.shard_size}.")
         if not 0 <= self.cost_per_image < float("inf"):
-            raise ValueError(f"cost_per_image must be a number of at least 0, not {self.cost_per_image}.")
+            raise ValueError(f"Expected a number of at least 0 for cost_per_image, got {self.cost_per_image}.")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the result, as JSON."""
+        """Everything that decides the result, as JSON."""
         names = "prompts", "per_prompt", "seed", "licence", "cost_per_image", "shard_size"
         others = {name: getattr(self, name) for name in names}
         return others | dataclasses.asdict(self.sampling) | {"encoding": dataclasses.asdict(self.encoding)}
 
     @functools.cached_property
     def classes(self) -> list[str]:
+        """Names of the classes in order."""
         return list(self.prompts)
 
     def __len__(self) -> int:
@@ -91,7 +92,7 @@ class Generation:
 
 
 def find_generated(job: Generation) -> Summary | None:
-    """The summary if all is done already, None if there is something to do.
+    """Returns the summary of a complete source, or None if there is something to do.
 
     Raises:
       ValueError: the folder holds something else, or was made with other settings.
@@ -100,8 +101,8 @@ def find_generated(job: Generation) -> Summary | None:
 
 
 def count_kept(job: Generation) -> int:
-    """Images of the job, refused ones included, in shards that earlier calls finished."""
-    return sum(len(places) for name, places in _shards(job).items() if finished_part(job.output, name))
+    """Returns the number of images, with refused ones, in the shards that earlier calls finished."""
+    return sum(len(places) for name, places in _shards(job).items() if finished_shard(job.output, name))
 
 
 def run_generation(
@@ -112,23 +113,23 @@ def run_generation(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     about: Mapping[str, Any] | None = None,
 ) -> Summary:
-    """Generates images into `job.output`, or goes on where an earlier call was stopped.
+    """Generates images into `job.output`, or continues an earlier call.
 
     Args:
-      job: what and how.
+      job: the prompts, the output and the settings.
       generate: the model that `job.sampling` describes.
-      batch_size: images that are generated at once; no setting of the source, so that a call that ran out of memory can be
-        repeated with less.
-      on_progress: called with the images done so far, refused ones included, and those of the job; first with what is kept.
-      about: what else `source.json` says of how the source was made.
+      batch_size: images that are generated at once. It is no setting of the source, so that a call that ran out of memory can
+        be repeated with a smaller one.
+      on_progress: called with the numbers of images done, with refused ones, and of all images; first with those that exist.
+      about: further facts for `source.json` about how the source was made.
 
     Raises:
       ValueError: the folder holds something else, was made with other settings, or another process writes there.
-      RuntimeError: the model does not give an image for each prompt, or none of its first ones can be used.
+      RuntimeError: the model does not return an image for each prompt, or all images of the first shard were refused.
       OSError: the disk is full; repeat the call.
     """
     if batch_size < 1:
-        raise ValueError(f"A batch holds at least one image, not {batch_size}.")
+        raise ValueError(f"Expected at least one image in a batch, got {batch_size}.")
     finished = find_generated(job)
     if finished:
         remove_parts(job.output)
@@ -137,7 +138,7 @@ def run_generation(
         done = count_kept(job)
         on_progress(done, len(job))
         for name, places in _shards(job).items():
-            if finished_part(job.output, name):
+            if finished_shard(job.output, name):
                 continue
             items: list[StoredImage | Refused] = []
             for start in range(0, len(places), batch_size):
@@ -146,9 +147,10 @@ def run_generation(
             done += len(items)
             if 0 in places and all(isinstance(item, Refused) for item in items):
                 raise RuntimeError(f"All of the first {len(items):,} images were refused; {items[0].path}: {items[0].reason}.")
-            # Not before: until there is a shard, nothing is lost with other settings.
+            # Written only now: until there is a shard, other settings lose nothing.
             keep_settings(job.output, SETTINGS, job.settings)
             write_shard(job.output, name, items, COLUMNS)
+        # With a smaller `per_prompt` than before, every shard may have existed already.
         keep_settings(job.output, SETTINGS, job.settings)
         _remove_others(job)
         made = job.settings | dict(about or {})
@@ -157,9 +159,9 @@ def run_generation(
 
 
 def _shards(job: Generation) -> dict[str, range]:
-    """Names of the shards, and the places of their images in the order of the job.
+    """Returns the names of the shards, and the positions of their images in the order of the job.
 
-    Where there are fewer classes than a shard has room for, it holds equally many images of each.
+    If all classes fit into a shard, it holds the same number of images of each.
     """
     size = job.shard_size // len(job.prompts) * len(job.prompts) or job.shard_size
     shards = [range(start, min(start + size, len(job))) for start in range(0, len(job), size)]
@@ -186,21 +188,21 @@ def _stored(job: Generation, request: Request, image: Image.Image | str) -> Stor
     image = image if image.mode in ("L", "RGB") else image.convert("RGB")
     pixels = np.asarray(image)
     if (pixels == pixels[0, 0]).all():
-        return Refused(request.origin, "it is of one colour, as after an overflow or from a safety checker")
-    # The digest is that of a PPM file: the pixels after their size, whatever the version of the library that writes it.
+        return Refused(request.origin, "it has a single colour, as after an overflow or from a safety checker")
+    # As a PPM file, its digest depends on the size and the pixels alone, and on no version of a library.
     file = io.BytesIO()
     image.save(file, "PPM")
-    about = {"origin": request.origin, "class": request.name, "prompt": request.prompt, "seed": request.seed}
     sampling = {name: getattr(job.sampling, name) for name in ("model", "pipeline", "steps", "guidance")}
-    return store(file.getvalue(), about | sampling, job.encoding)
+    extra = {"prompt": request.prompt, "seed": request.seed, **sampling}
+    return store(file.getvalue(), ImageDescription(request.origin, class_name=request.name, extra=extra), job.encoding)
 
 
 def _remove_others(job: Generation) -> None:
-    """Removes what earlier calls with another `per_prompt` wrote and this one has no use for."""
+    """Removes the shards that earlier calls wrote for another `per_prompt` and that this one does not use."""
     wanted = {shard_file(name) for name in _shards(job)}
     for path in job.output.glob("images-*"):
         if path.name not in wanted:
             name = path.name.removeprefix("images-").partition(".")[0]
-            # First: without its marker a shard is not there.
+            # The marker goes first: a shard without a marker does not count, even if this process is killed now.
             (parts_folder(job.output) / f"{name}.json").unlink(missing_ok=True)
             path.unlink()

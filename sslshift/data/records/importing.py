@@ -1,4 +1,8 @@
-"""Imports a collection into a source: list, encode in parallel, join. Any call goes on where an earlier one was stopped."""
+"""The steps of an import: list the containers, encode each group of images into a shard, join the shards to a source.
+
+`running` calls the steps, in parallel processes or on many machines. Every step keeps its result in the output folder, so that
+a repeated call continues where an earlier one was stopped.
+"""
 
 import dataclasses
 import json
@@ -9,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sslshift.data.decode import BrokenImageError, UnknownRangeError, check
 from sslshift.data.ranges import Levels, PixelRange, decide_range, describe_range, merge_levels
-from sslshift.data.records.encode import Encoding, store
+from sslshift.data.records.encode import Encoding, StoredImage, store
 from sslshift.data.records.folder import (
     find_finished,
     forget_levels,
@@ -19,9 +23,9 @@ from sslshift.data.records.folder import (
     remove_parts,
     write_levels,
 )
-from sslshift.data.records.listing import Container, Listing, find_containers, list_container, read_group
-from sslshift.data.records.members import read_entry, require_unchanged
-from sslshift.data.records.shards import FinishedShard, StoredImage, finish, finished_part, write_shard
+from sslshift.data.records.listing import Container, ListedImage, Listing, find_containers, list_container, read_group
+from sslshift.data.records.members import read_place, require_unchanged
+from sslshift.data.records.shards import FinishedShard, finish, finished_shard, write_shard
 from sslshift.data.sources.base import Refused, printable
 from sslshift.data.sources.labels import gather_spellings, spelling_notes
 from sslshift.data.sources.layout import require_no_splits, split_note
@@ -34,18 +38,19 @@ LABELS = ("none", "folder", "multi")
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """What is imported, and how.
+    """The input, the output and the settings of an import.
 
     Args:
       input: a folder, archive or list.
       output: folder of the new source.
-      encoding: how images are stored.
-      labels: "folder" takes an image's first folder as its label, "none" what lists and sidecars say; "multi" any number of
-        labels of a list, as `csv:FILE?labels=multi` (a Parquet column of lists is multi-label with "none" as well).
-      licence: of images of which nothing else is said.
-      cost_per_image: of images of which nothing else is said.
+      encoding: encoding of the stored images.
+      labels: "folder" makes an image's first folder its label; "none" takes labels from lists and sidecars; "multi" takes any
+        number of labels from a list, as `csv:FILE?labels=multi` does (a Parquet column of lists is multi-label with "none"
+        too).
+      licence: licence of images for which no other is stated.
+      cost_per_image: cost of images for which no other is stated.
       shard_size: images in a shard, at most.
-      pixel_range: the values of images of more than 8 bits that become 0 and 255; None: decided from all of them.
+      pixel_range: the values of images of more than 8 bits that become 0 and 255; None: derived from all of them.
     """
 
     input: Path
@@ -59,15 +64,16 @@ class Import:
 
     def __post_init__(self):
         if self.labels not in LABELS:
-            raise ValueError(f"labels is one of {', '.join(LABELS)}, not {self.labels!r}.")
+            raise ValueError(f"Expected one of {', '.join(LABELS)} for labels, got {self.labels!r}.")
         if self.shard_size < 1:
-            raise ValueError(f"A shard holds at least one image, not {self.shard_size}.")
+            raise ValueError(f"Expected at least one image in a shard, got {self.shard_size}.")
+        # Written so that NaN fails too.
         if not 0 <= self.cost_per_image < float("inf"):
-            raise ValueError(f"cost_per_image must be a number of at least 0, not {self.cost_per_image}.")
+            raise ValueError(f"Expected a number of at least 0 for cost_per_image, got {self.cost_per_image}.")
 
     @property
     def record(self) -> dict[str, Any]:
-        """What decides the result, as JSON."""
+        """Everything that decides the result, as JSON."""
         values = dataclasses.asdict(self)
         del values["output"], values["pixel_range"]
         stated = self.pixel_range and self.pixel_range.text
@@ -75,24 +81,25 @@ class Import:
 
 
 class ShardTask(NamedTuple):
-    """One group of a container's listing: it becomes one shard."""
+    """One group of a container's listing, which becomes one shard."""
 
     container: int
     group: int
 
     @property
     def name(self) -> str:
+        """Name of the shard; names sort in the order of containers and groups."""
         return f"{self.container:05d}-{self.group:05d}"
 
 
 class Result(NamedTuple):
-    """What an import made.
+    """The result of an import.
 
     Attributes:
-      summary: of the source.
-      others: numbers of files that were left alone, by extension.
-      faults: archives and folders that could not be read whole: nobody knows how many images they hold.
-      earlier: an earlier call made it, and the input was not looked at.
+      summary: summary of the source.
+      others: numbers of files that were ignored, by extension.
+      faults: archives and folders that could not be read completely: they may hold any number of images.
+      earlier: the source was made by an earlier call, and the input was not read.
     """
 
     summary: Summary
@@ -102,98 +109,104 @@ class Result(NamedTuple):
 
 
 def begin(job: Import) -> Summary | None:
-    """Checks the output folder, and makes it; the summary if all is done already.
+    """Checks the output folder and makes it; returns the summary if the source is already complete.
 
     Raises:
-      ValueError: it holds something else, or was made with other settings.
+      ValueError: the folder holds something else, or was made with other settings.
     """
     done = find_finished(job.output, SETTINGS, job.record, free=["range"])
     if done:
         remove_parts(job.output)
     elif not (job.output / SETTINGS).exists():
-        # A mistake in the input shows before anything is made.
-        containers = find_containers(job.input)
-        is_list = containers[0].kind == "list"
-        if job.labels == "multi" and not is_list:
-            raise ValueError(f"labels=multi reads a CSV or Parquet list, and {printable(job.input)} is none; import a list.")
-        if job.labels == "folder" and is_list:
-            raise ValueError(
-                f"labels=folder takes the folders of a folder or an archive as labels, and {printable(job.input)} is a list; "
-                "its column 'label' says them, with labels=none."
-            )
-        if job.labels == "folder" and job.input.is_dir():
-            images = (path.relative_to(job.input) for path in list_files(job.input).paths if is_image(path))
-            require_no_splits(images, f"--input={printable(job.input)}", printable(job.input))
+        # Before the folder is made: a mistake in the input must leave nothing behind.
+        _require_labels(job, find_containers(job.input)[0].kind == "list")
         job.output.mkdir(parents=True, exist_ok=True)
         keep_settings(job.output, SETTINGS, job.record)
     elif json.loads((job.output / SETTINGS).read_text(encoding="utf-8")).get("range") != job.record["range"]:
+        # Until the source is complete, another range may be stated.
         forget_levels(job.output)
         keep_settings(job.output, SETTINGS, job.record)
     return done
 
 
+def _require_labels(job: Import, is_list: bool) -> None:
+    """Raises ValueError if the input cannot have labels of the kind that is asked for."""
+    if job.labels == "multi" and not is_list:
+        raise ValueError(f"labels=multi expects a CSV or Parquet list as the input, got {printable(job.input)}.")
+    if job.labels == "folder" and is_list:
+        raise ValueError(
+            f"labels=folder expects a folder or an archive as the input, got the list {printable(job.input)}; take the labels "
+            "from its column 'label' with labels=none."
+        )
+    if job.labels == "folder" and job.input.is_dir():
+        images = (path.relative_to(job.input) for path in list_files(job.input).paths if is_image(path))
+        require_no_splits(images, f"--input={printable(job.input)}", printable(job.input))
+
+
 def list_task(job: Import, container: Container) -> Listing:
-    """Lists a container, or reads what an earlier call listed."""
+    """Lists a container, or reads the listing of an earlier call."""
     return list_container(container, job.output, job.shard_size, job.labels)
 
 
 def tasks_of(listings: Iterable[Listing]) -> list[ShardTask]:
+    """Returns the tasks for all groups of the listings."""
     return [ShardTask(listing.container, group) for listing in listings for group in range(listing.groups)]
 
 
 def waiting_tasks(job: Import, listings: Iterable[Listing]) -> list[ShardTask]:
-    """Returns the tasks whose images wait for `choose_range`, after every task was given to `import_group`."""
-    return [task for task in tasks_of(listings) if not finished_part(job.output, task.name)]
+    """Returns the tasks whose images wait for `choose_range`, after every task has been given to `import_group`."""
+    return [task for task in tasks_of(listings) if not finished_shard(job.output, task.name)]
 
 
 def choose_range(job: Import) -> PixelRange | None:
-    """Returns the pixel range of the import, or None where no image has more than 8 bits.
+    """Returns the pixel range of the import, or None if no image has more than 8 bits.
 
     Raises:
-      ValueError: values need a stated range.
+      ValueError: the range must be stated for these values.
     """
     try:
         return decide_range(read_levels(job.output), job.pixel_range, printable(job.input), "--range")
     except ValueError:
-        # They are read again, once a range is stated or an image is taken away.
+        # The images are read again once a range is stated, or the images that need it are removed.
         forget_levels(job.output)
         raise
 
 
 def import_group(job: Import, task: ShardTask, pixel_range: PixelRange | None = None) -> FinishedShard | None:
-    """Encodes the images of a task into their shard; a pure function of what the files hold, and of the pixel range.
+    """Encodes the images of a task into their shard; a pure function of the files and the pixel range.
 
     Returns:
-      What is known of the shard; None where images have more than 8 bits and there is no pixel range yet: their values were
-      written down for `choose_range`.
+      The shard. None if images have more than 8 bits and there is no pixel range yet: their values were written for
+      `choose_range`.
     """
     pixel_range = pixel_range or job.pixel_range
     if not pixel_range and has_levels(job.output, task.name):
-        return finished_part(job.output, task.name)
-    rows = read_group(job.output, *task)
-    require_unchanged(rows)
-    extra = [CLASSES] if any(row.get(CLASSES.name) is not None for row in rows) else []
+        return finished_shard(job.output, task.name)
+    images = read_group(job.output, *task)
+    require_unchanged(image.place for image in images)
+    extra = [CLASSES] if any(image.description.classes is not None for image in images) else []
     try:
-        return write_shard(job.output, task.name, _all_stored(job, task, rows, pixel_range), extra)
+        return write_shard(job.output, task.name, _all_stored(job, task, images, pixel_range), extra)
     except UnknownRangeError:
-        write_levels(job.output, task.name, filter(None, map(_levels, rows)))
+        write_levels(job.output, task.name, filter(None, map(_levels, images)))
         return None
 
 
-def _levels(row: dict[str, Any]) -> Levels | None:
+def _levels(image: ListedImage) -> Levels | None:
+    """Returns the values of an image of more than 8 bits; None for other images, and for images that cannot be read."""
     try:
-        levels = check(read_entry(row))
+        levels = check(read_place(image.place))
     except BrokenImageError:
         return None
-    return levels and levels.of(row["origin"])
+    return levels and levels.of(image.description.origin)
 
 
 def _all_stored(
-    job: Import, task: ShardTask, rows: Sequence[dict], pixel_range: PixelRange | None
+    job: Import, task: ShardTask, images: Sequence[ListedImage], pixel_range: PixelRange | None
 ) -> Iterator[StoredImage | Refused]:
     found: list[Levels] = []
-    for row in rows:
-        item = _stored(job, row, pixel_range)
+    for image in images:
+        item = _stored(job, image, pixel_range)
         if isinstance(item, StoredImage) and item.levels:
             found = merge_levels([*found, item.levels])
         yield item
@@ -201,36 +214,35 @@ def _all_stored(
         write_levels(job.output, task.name, found)
 
 
-def _stored(job: Import, row: dict[str, Any], pixel_range: PixelRange | None) -> StoredImage | Refused:
-    about = {key: row[key] for key in ("origin", "class", "licence", "cost", "caption", "url")}
-    if row.get(CLASSES.name) is not None:
-        about[CLASSES.name] = row[CLASSES.name]
+def _stored(job: Import, image: ListedImage, pixel_range: PixelRange | None) -> StoredImage | Refused:
     try:
-        content = read_entry(row)
+        content = read_place(image.place)
     except BrokenImageError as error:
-        return Refused(row["origin"], str(error))
-    return store(content, about, job.encoding, pixel_range)
+        return Refused(image.description.origin, str(error))
+    return store(content, image.description, job.encoding, pixel_range)
 
 
-def join(job: Import, listings: Sequence[Listing]) -> Result:
-    """The source of finished shards.
+def join_shards(job: Import, listings: Sequence[Listing]) -> Result:
+    """Joins the finished shards to the source.
 
     Raises:
-      ValueError: there is not one readable image.
+      ValueError: there is no image that can be read.
     """
+    # Processes return listings in any order; records must not depend on it.
     listings = sorted(listings, key=lambda listing: listing.container)
     names = [task.name for task in tasks_of(listings)]
     refused = [each for listing in listings for each in listing.refused]
     others = sum((Counter(listing.others) for listing in listings), Counter())
-    parts = [finished_part(job.output, name) for name in names]
-    if not any(part.records for part in parts):
-        refused += [each for part in parts for each in part.refused]
+    shards = [finished_shard(job.output, name) for name in names]
+    records = sum(shard.records for shard in shards)
+    if not records:
+        refused += [each for shard in shards for each in shard.refused]
         write_refused(job.output, refused)
-        # What was listed goes, so that the command looks again once the input is mended.
+        # The listings are removed, so that a repeated command reads the input again.
         remove_parts(job.output)
-        raise ValueError(_nothing(job, refused, others))
+        raise ValueError(_no_image(job, refused, others))
     chosen = choose_range(job)
-    records = sum(part.records for part in parts)
+    notes = describe_range(read_levels(job.output), chosen or job.pixel_range, records, "--range")
     summary = finish(
         job.output,
         names,
@@ -239,7 +251,7 @@ def join(job: Import, listings: Sequence[Listing]) -> Result:
         made=job.record,
         refused=refused,
         pixel_range=chosen,
-        notes=[*describe_range(read_levels(job.output), chosen or job.pixel_range, records, "--range"), *_notes(job, listings)],
+        notes=[*notes, *_notes(job, listings)],
     )
     return Result(summary, dict(others), [each for listing in listings for each in listing.faults])
 
@@ -253,14 +265,15 @@ def _notes(job: Import, listings: Sequence[Listing]) -> list[str]:
             (name,) = spellings
             notes.append(
                 f"{name} is the only class, since images are in no other first folder; if {name} holds the class folders, "
-                f"import {name} itself, out of an archive after unpacking it"
+                f"import {name} itself, after unpacking it if it is in an archive"
             )
     return notes
 
 
 def _archives_note(job: Import, listings: Sequence[Listing]) -> list[str]:
-    """Returns a note where a folder has images and archives of images: often an archive and what was unpacked from it."""
+    """Returns a note if a folder has images and archives of images: often an archive and its unpacked content."""
     archives = [listing for listing in listings if listing.container and listing.images]
+    # Container 0 is the folder itself.
     files = sum(listing.images for listing in listings if not listing.container)
     if not (archives and files):
         return []
@@ -272,9 +285,9 @@ def _archives_note(job: Import, listings: Sequence[Listing]) -> list[str]:
     ]
 
 
-def _nothing(job: Import, refused: Sequence[Refused], others: Counter[str]) -> str:
-    told = f"{printable(job.input)} holds no image that can be read"
+def _no_image(job: Import, refused: Sequence[Refused], others: Counter[str]) -> str:
+    start = f"{printable(job.input)} holds no image that can be read"
     if refused:
         path, reason = refused[0]
-        return f"{told}: {len(refused):,} were refused, e.g. {path} ({reason}); {job.output / REFUSED} lists them."
-    return f"{told}; it has {sum(others.values()):,} files of other kinds."
+        return f"{start}: {len(refused):,} were refused, e.g. {path} ({reason}); {job.output / REFUSED} lists them."
+    return f"{start}; it has {sum(others.values()):,} files of other kinds."

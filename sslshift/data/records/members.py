@@ -1,4 +1,7 @@
-"""Files of a container: what a folder, a tar or a zip archive holds, and the bytes of each; what is not seen is a fault."""
+"""The members of a container (folder, tar or zip archive), and the bytes of each.
+
+Everything that may hide an image, such as a truncated archive, is reported as a fault: the number of images is then unknown.
+"""
 
 import bz2
 import contextlib
@@ -13,60 +16,84 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from sslshift.data.decode import LARGEST_FILE, BrokenImageError, read_file
 from sslshift.data.records.folder import parts_folder
 from sslshift.data.sources.base import Refused, printable
 from sslshift.data.sources.walk import is_image, list_files
 
-# Images hardly compress: an archive that grows by more, and beyond a size, is made to fill disks.
+# Images hardly compress. An archive that expands by a larger factor, and beyond a size, was made to fill disks.
 _LARGEST_GROWTH = 100
 _SMALL_ARCHIVE = 1 << 30
 _CHUNK = 1 << 16
-# A stream that asks for more memory than any setting of xz is hostile.
+# No setting of xz needs more memory to decompress: a stream that asks for more is hostile.
 _MEMORY = 1 << 30
 
 
+class Place(NamedTuple):
+    """The place of a file's bytes.
+
+    Attributes:
+      kind: "file", or the kind of archive that holds the bytes: "tar" or "zip".
+      path: path of the file or archive, as bytes, since it need not be UTF-8.
+      size: bytes of the file; None if it is not known.
+      offset: position in a tar archive, or number of the member in a zip archive.
+      stamp: text that changes when the archive does.
+    """
+
+    kind: str
+    path: bytes
+    size: int | None = None
+    offset: int | None = None
+    stamp: str | None = None
+
+
 class Member(NamedTuple):
-    """A file of a container: its name there, what finds its bytes, and why it is refused if it is."""
+    """A file of a container.
+
+    Attributes:
+      name: its name in the container.
+      place: the place of its bytes; None if they are not read.
+      fault: the reason why it is refused; empty if it is not.
+    """
 
     name: str
-    size: int
-    place: dict[str, Any]
+    place: Place | None = None
     fault: str = ""
 
 
 def folder_members(folder: Path, output: Path, number: int, faults: list[Refused]) -> Iterator[Member]:
-    """Yields the files below a folder, except those below `output`; what cannot be looked into is added to `faults`."""
+    """Yields the files below a folder, except those below `output`; adds folders that cannot be read to `faults`."""
+    # Only a tar archive needs its number.
     del number
     inside = os.path.realpath(output) + os.sep
     files = list_files(folder)
-    faults += [Refused(*each) for each in files.unreadable]
-    # Hidden files are counted among those of other kinds.
-    yield from (Member(path.relative_to(folder).as_posix(), 0, {}) for path in files.hidden)
-    # A second name of an image is no second image, but one of a class or caption may describe another image.
+    faults += files.unreadable
+    # The listing counts hidden files among the files of other kinds.
+    yield from (Member(path.relative_to(folder).as_posix()) for path in files.hidden)
+    # A link to an image is not another image. A link to a class or caption may describe another image.
     linked = {path: reason for path, reason in files.links if is_image(path)}
-    yield from (Member(path.relative_to(folder).as_posix(), 0, {}, reason) for path, reason in linked.items())
+    yield from (Member(path.relative_to(folder).as_posix(), fault=reason) for path, reason in linked.items())
     for path in (*(path for path, _ in files.links if path not in linked), *files.paths):
-        # An output below the input would be imported into itself.
+        # An output below the input must not be imported into itself.
         if os.path.realpath(path).startswith(inside):
             continue
         name = path.relative_to(folder).as_posix()
         try:
-            yield Member(name, path.stat().st_size, {"kind": "file", "path": os.fsencode(path)})
+            yield Member(name, Place("file", os.fsencode(path), path.stat().st_size))
         except OSError as error:
-            yield Member(name, 0, {}, error.strerror or str(error))
+            yield Member(name, fault=error.strerror or str(error))
 
 
 def tar_members(path: Path, output: Path, number: int, faults: list[Refused]) -> Iterator[Member]:
-    """Yields the members of a tar archive, of every one where several were joined by cat.
+    """Yields the members of a tar archive, or of several archives that were joined by cat.
 
     Args:
-      path: of the archive, compressed or not, whatever its name says.
-      output: the source in the making: a compressed archive is expanded there, since it has no random access.
-      number: of the container.
-      faults: to which is added what keeps members from being seen.
+      path: path of the archive, which may be compressed whatever its name is.
+      output: the unfinished source. A compressed archive is expanded there, since it has no random access.
+      number: number of the container.
+      faults: list to which everything is added that may hide members.
     """
     plain = path
     stamp = _stamp(path)
@@ -74,7 +101,7 @@ def tar_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
         with open(path, "rb") as file:
             expand = next((expand for magic, expand in _EXPAND.items() if file.peek(8).startswith(magic)), None)
         if expand:
-            # Nothing but this import writes it, and no second time: it needs no stamp.
+            # Only this import writes the expanded archive, and only once: it needs no stamp.
             plain = parts_folder(output) / f"archive-{number:05d}.tar"
             stamp = None
             _expand(expand(path), path.stat().st_size, plain)
@@ -90,17 +117,17 @@ def tar_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
                     fault = "it is a link" if member.islnk() or member.issym() else "it is no regular file"
                 if not fault and member.issparse():
                     fault = "it is a sparse file"
-                place = {"kind": "tar", "path": os.fsencode(plain), "offset": member.offset_data, "stamp": stamp}
-                yield Member(member.name, member.size, place, fault)
+                place = Place("tar", os.fsencode(plain), member.size, member.offset_data, stamp)
+                yield Member(member.name, place, fault)
     except (tarfile.TarError, OSError, EOFError) as error:
         faults.append(Refused(printable(path), f"the archive cannot be read to its end: {error}"))
 
 
 def _tar_infos(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The members of the archives that a file consists of; tarfile itself ends at the first block that is no header, silently.
+    """Yields the members of all archives in a file. tarfile alone would stop silently at the first block that is no header.
 
     Raises:
-      tarfile.TarError: something else follows, or the end mark is missing.
+      tarfile.TarError: other content follows the archives, or the end mark is missing.
     """
     position = 0
     ended = False
@@ -113,15 +140,15 @@ def _tar_infos(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as archive:
             while (member := archive.next()) is not None:
                 yield member
-                # The archive's own list of members would hold all of them.
+                # Otherwise the archive would keep all members in memory.
                 archive.members = []
         if archive.offset == position:
-            raise tarfile.ReadError(f"what follows from byte {position:,} on is no tar archive, and is left out")
+            raise tarfile.ReadError(f"the content from byte {position:,} on is no tar archive, and is not imported")
         position = archive.offset
         ended = False
         file.seek(position)
     if not ended:
-        raise tarfile.ReadError("it lacks its end mark, and may be cut short")
+        raise tarfile.ReadError("its end mark is missing, so that it may be truncated")
 
 
 def _gunzipped(path: Path) -> Iterator[bytes]:
@@ -131,7 +158,7 @@ def _gunzipped(path: Path) -> Iterator[bytes]:
 
 
 def _decompressed(new: Callable, path: Path) -> Iterator[bytes]:
-    """What all the bz2 or xz streams of a file hold; bz2.open and lzma.open end silently at what is no further stream."""
+    """Yields the content of all bz2 or xz streams in a file. bz2.open and lzma.open stop silently before other content."""
     decompressor = new()
     with open(path, "rb") as packed:
         while content := packed.read(_CHUNK):
@@ -147,10 +174,10 @@ def _decompressed(new: Callable, path: Path) -> Iterator[bytes]:
                     yield decompressor.decompress(b"", _CHUNK)
                 content = decompressor.unused_data if decompressor.eof else b""
     if not decompressor.eof:
-        raise EOFError("it is cut short")
+        raise EOFError("it is truncated")
 
 
-# By what a file starts with: names of archives are often wrong.
+# By the first bytes of a file, since names of archives are often wrong.
 _EXPAND: dict[bytes, Callable[[Path], Iterator[bytes]]] = {
     b"\x1f\x8b": _gunzipped,
     b"BZh": functools.partial(_decompressed, bz2.BZ2Decompressor),
@@ -159,6 +186,7 @@ _EXPAND: dict[bytes, Callable[[Path], Iterator[bytes]]] = {
 
 
 def _expand(chunks: Iterator[bytes], size: int, target: Path) -> None:
+    """Writes the content of a compressed archive of `size` bytes to a file."""
     limit = _SMALL_ARCHIVE + _LARGEST_GROWTH * size
     written = 0
     with open(target, "wb") as plain:
@@ -170,7 +198,8 @@ def _expand(chunks: Iterator[bytes], size: int, target: Path) -> None:
 
 
 def zip_members(path: Path, output: Path, number: int, faults: list[Refused]) -> Iterator[Member]:
-    """Yields the members of a zip archive; what the file holds beside it is added to `faults`."""
+    """Yields the members of a zip archive; adds other content of the file to `faults`."""
+    # Zip archives have random access: nothing is expanded.
     del output, number
     try:
         with zipfile.ZipFile(path) as archive:
@@ -180,6 +209,7 @@ def zip_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
                 name = _zip_name(member)
                 if name.endswith("/"):
                     continue
+                # The original name, since `filename` ends at a null character.
                 fault = member_fault(member.orig_filename)
                 mode = member.external_attr >> 16
                 if not fault and stat.S_ISLNK(mode):
@@ -188,28 +218,27 @@ def zip_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
                     fault = "it is encrypted"
                 if not fault and member.file_size > LARGEST_FILE:
                     fault = f"its {member.file_size:,} bytes are too many for an image"
-                place = {"kind": "zip", "path": os.fsencode(path), "offset": index, "stamp": stamp}
-                yield Member(name, member.file_size, place, fault)
+                yield Member(name, Place("zip", os.fsencode(path), member.file_size, index, stamp), fault)
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
         faults.append(Refused(printable(path), f"the archive cannot be read: {error}"))
 
 
 def _zip_name(member: zipfile.ZipInfo) -> str:
-    """The name as it is meant: macOS writes UTF-8 and does not say so, and some programs of Windows write backslashes."""
+    """Returns a member's intended name: macOS writes UTF-8 without a mark, and some Windows programs write backslashes."""
     name = member.filename
     if not member.flag_bits & 0x800:
-        # zipfile took the bytes for code page 437, of which hardly any text happens to be UTF-8.
+        # zipfile decoded the bytes as code page 437. Text in that code page is hardly ever valid UTF-8 by chance.
         with contextlib.suppress(UnicodeError):
             name = name.encode("cp437").decode()
     return name.replace("\\", "/") if member.create_system == 0 else name
 
 
 def _zip_faults(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:
-    """Why a zip archive may hold more than its members; the format lets readers ignore all of this."""
+    """Yields the reasons why a zip file may hold more than its members. The format lets readers ignore the rest."""
     members = archive.infolist()
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        # The end record, of 22 bytes and a comment of up to 64 KiB, is sought from behind.
+        # The end record has 22 bytes and a comment of up to 64 KiB, and is found from the end of the file.
         file.seek(max(0, size - (1 << 16) - 22))
         tail = file.read()
     end = tail.rfind(b"PK\5\6")
@@ -217,49 +246,47 @@ def _zip_faults(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:
     after = len(tail) - end - 22 - len(archive.comment)
     for count, where in ((before, "before its first"), (after, "after its last")):
         if count > 0:
-            yield f"{count:,} bytes {where} member are not read, as in zip files joined by cat; unzip each apart"
+            yield f"{count:,} bytes {where} member are not read, as in zip files joined by cat; unpack each file by itself"
     announced = int.from_bytes(tail[end + 10 : end + 12], "little")
-    # The largest number says that another record has the number.
+    # The largest value means that the number is in another record (ZIP64).
     if announced not in (len(members) & 0xFFFF, 0xFFFF):
         yield f"it announces {announced:,} members, and its directory holds {len(members):,}"
 
 
 def member_fault(name: str) -> str:
-    """Why an archive's member of this name is refused; empty if it is not."""
+    """Returns the reason why a member's name is refused; empty if it is not."""
     parts = re.split(r"[/\\]", name)
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
         return "its name is absolute"
     return "its name leaves the archive" if ".." in parts else ""
 
 
-def read_entry(row: dict[str, Any]) -> bytes:
-    """Returns the bytes of a listed file.
-
-    Args:
-      row: a member's `place` and `size`.
+def read_place(place: Place) -> bytes:
+    """Returns the bytes of a file.
 
     Raises:
-      BrokenImageError: it cannot be read (any more).
+      BrokenImageError: the file cannot be read, or has changed since it was listed.
     """
-    if row["kind"] == "file":
-        return read_file(Path(os.fsdecode(row["path"])))
+    if place.kind == "file":
+        return read_file(Path(os.fsdecode(place.path)))
     try:
-        if row["kind"] == "zip":
-            archive = _open_zip(row["path"])
-            with archive.open(archive.infolist()[row["offset"]]) as member:
+        if place.kind == "zip":
+            archive = _open_zip(place.path)
+            with archive.open(archive.infolist()[place.offset]) as member:
+                # The announced size may be false: no more is read than an image may have.
                 content = member.read(LARGEST_FILE + 1)
         else:
-            content = os.pread(_open_tar(row["path"]).fileno(), row["size"], row["offset"])
-    except Exception as error:  # zipfile raises many kinds on hostile input.
+            content = os.pread(_open_tar(place.path).fileno(), place.size, place.offset)
+    except Exception as error:  # zipfile raises errors of many types on hostile input.
         raise BrokenImageError(f"{type(error).__name__}: {error}") from error
-    if len(content) != row["size"]:
-        raise BrokenImageError(f"{row['size']:,} bytes were announced and {len(content):,} are there")
+    if len(content) != place.size:
+        raise BrokenImageError(f"expected {place.size:,} bytes, got {len(content):,}")
     return content
 
 
-def require_unchanged(rows: Iterable[dict[str, Any]]) -> None:
-    """Raises ValueError where an archive is another than the one that was listed: an image's place may be another's by now."""
-    for path, stamp in {(row["path"], row.get("stamp")) for row in rows}:
+def require_unchanged(places: Iterable[Place]) -> None:
+    """Raises ValueError if an archive has changed since it was listed: a place may then hold another image."""
+    for path, stamp in {(place.path, place.stamp) for place in places}:
         if stamp is not None and stamp != _stamp(os.fsdecode(path)):
             raise ValueError(
                 f"{printable(path)} has changed since the import listed its members; repeat the import with another output."
@@ -267,7 +294,7 @@ def require_unchanged(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _stamp(path: Path | str) -> str:
-    """What changes with a file's content, as far as its folder tells."""
+    """Returns a text that changes with a file's size or time of modification."""
     try:
         info = os.stat(path)
     except OSError as error:
@@ -275,7 +302,7 @@ def _stamp(path: Path | str) -> str:
     return f"{info.st_size} bytes, {info.st_mtime_ns}"
 
 
-# A worker reads a container's members one after another: the archive stays open.
+# A worker reads the members of a container one after another, so that the archive stays open in between.
 @functools.lru_cache(maxsize=4)
 def _open_zip(path: bytes) -> zipfile.ZipFile:
     return zipfile.ZipFile(os.fsdecode(path))
@@ -287,6 +314,6 @@ def _open_tar(path: bytes) -> BinaryIO:
 
 
 def forget_archives() -> None:
-    """Closes what is open: a file of the same name may be another one by now."""
+    """Closes the open archives: by now another archive may have the same name."""
     _open_zip.cache_clear()
     _open_tar.cache_clear()

@@ -1,7 +1,6 @@
-"""The same import as an Apache Beam pipeline, for collections beyond one machine: the same steps, the same records.
+"""Runs an import: in parallel processes on one machine, or as an Apache Beam pipeline on many.
 
-Input and output must be paths that every worker sees (a network file system or a mounted bucket). Beam is an optional extra:
-pip install -e ".[beam]".
+Both call the same steps of `importing`, and make the same files.
 """
 
 import contextlib
@@ -19,13 +18,16 @@ from sslshift.data.records.importing import (
     begin,
     choose_range,
     import_group,
-    join,
+    join_shards,
     list_task,
     tasks_of,
     waiting_tasks,
 )
 from sslshift.data.records.listing import Listing, find_containers
 from sslshift.data.records.shards import FinishedShard
+
+# Otherwise each process would use all cores for small matrix products and wait for the others: half the speed on two cores.
+_ONE_THREAD = dict.fromkeys(("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 def run_import(
@@ -35,16 +37,17 @@ def run_import(
     on_listed: Callable[[int, int], None] | None = None,
     on_shard: Callable[[FinishedShard], None] | None = None,
 ) -> Result:
-    """Imports images into `job.output`.
+    """Imports images into `job.output`, or continues an earlier call.
 
     Args:
-      job: what and how.
-      workers: processes; None: as many as there are cores, 0: none but this one.
+      job: the input, the output and the settings.
+      workers: number of processes; None: the number of cores; 0: this process only.
       on_listed: called with the numbers of containers listed and of images found so far.
-      on_shard: called with every shard that is done.
+      on_shard: called with every shard that is finished.
 
     Raises:
-      ValueError: nothing to import, the folder was made with other settings, or images of more than 8 bits need a stated range.
+      ValueError: there is nothing to import, the folder was made with other settings, or images of more than 8 bits need a
+        stated range.
       OSError: the disk is full; repeat the call.
     """
     done = begin(job)
@@ -57,27 +60,30 @@ def run_import(
             if on_listed:
                 on_listed(len(listings), sum(each.images for each in listings))
         import_once = functools.partial(import_group, job)
-        for part in run(import_once, tasks_of(listings)):
-            if on_shard and part:
-                on_shard(part)
+        for shard in run(import_once, tasks_of(listings)):
+            if on_shard and shard:
+                on_shard(shard)
         waiting = waiting_tasks(job, listings)
         if waiting:
             import_once = functools.partial(import_once, pixel_range=choose_range(job) or WHOLE)
-            for part in run(import_once, waiting):
+            for shard in run(import_once, waiting):
                 if on_shard:
-                    on_shard(part)
-        return join(job, listings)
+                    on_shard(shard)
+        return join_shards(job, listings)
 
 
 def run_on_beam(job: Import, options: Sequence[str] = ()) -> Result:
-    """Imports images into `job.output` by Beam.
+    """Imports images into `job.output` by Apache Beam, for collections that are too large for one machine.
+
+    Input and output must be paths that every worker can read and write: a network file system or a mounted bucket. Beam is an
+    optional extra: pip install -e ".[beam]".
 
     Args:
-      job: what and how.
-      options: of the pipeline, as on Beam's command line, e.g. `["--runner=DirectRunner", "--direct_num_workers=2"]`.
+      job: the input, the output and the settings.
+      options: options of the pipeline, as on Beam's command line: `["--runner=DirectRunner", "--direct_num_workers=2"]`.
 
     Raises:
-      ValueError: as `run_import`, or Beam is not installed.
+      ValueError: Beam is not installed, or for a reason of `run_import`.
     """
     try:
         import apache_beam as beam
@@ -88,7 +94,6 @@ def run_on_beam(job: Import, options: Sequence[str] = ()) -> Result:
     if done:
         return Result(done, {}, earlier=True)
     options = PipelineOptions(list(options))
-    # Listings are read back from the shared folder: a Beam pipeline returns nothing to its caller.
     with beam.Pipeline(options=options) as pipeline:
         _ = (
             pipeline
@@ -99,22 +104,19 @@ def run_on_beam(job: Import, options: Sequence[str] = ()) -> Result:
             | "spread groups" >> beam.Reshuffle()
             | "import" >> beam.Map(functools.partial(import_group, job))
         )
+    # A pipeline returns nothing to its caller: the listings are read from the shared folder.
     listings = [list_task(job, container) for container in find_containers(job.input)]
     waiting = waiting_tasks(job, listings)
     if waiting:
         import_once = functools.partial(import_group, job, pixel_range=choose_range(job) or WHOLE)
         with beam.Pipeline(options=options) as pipeline:
             _ = pipeline | "groups" >> beam.Create(waiting) | "spread" >> beam.Reshuffle() | "import" >> beam.Map(import_once)
-    return join(job, listings)
-
-
-# Processes that each used all cores for their small matrix products would wait for each other: half the speed on two cores.
-_ONE_THREAD = dict.fromkeys(("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return join_shards(job, listings)
 
 
 @contextlib.contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables for processes that are started meanwhile."""
+    """Sets environment variables for processes that start while the block runs."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -126,12 +128,12 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
-    """A `map` over processes that yields results in the order in which they are done."""
+    """Yields a `map` over processes, whose results come in the order in which they are finished."""
     workers = os.cpu_count() if workers is None else workers
     if not workers:
         yield map
         return
-    # Not forked: a process with threads cannot be copied safely.
+    # Spawned, since a process with threads cannot be forked safely.
     with _environment(_ONE_THREAD), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
 
         def run(function: Callable, items: Sequence) -> Iterator:
@@ -139,7 +141,7 @@ def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterat
             items = iter(items)
             try:
                 while True:
-                    # Few at a time: a list of 10^5 waiting tasks would be held, and finished first on an interrupt.
+                    # Few at a time: a queue of 100,000 tasks would take memory, and would be finished first on an interrupt.
                     while len(waiting) < 2 * workers and (item := next(items, None)) is not None:
                         waiting.add(pool.submit(function, item))
                     if not waiting:

@@ -1,4 +1,7 @@
-"""Writes stored images shard by shard; whatever stops it, a shard is there whole or not at all, and is not made twice."""
+"""Writes stored images shard by shard, and joins finished shards to a source.
+
+A process that is killed leaves every shard complete or absent, and no shard is made twice.
+"""
 
 import hashlib
 import json
@@ -12,30 +15,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sslshift import storage
 from sslshift.data.decode import UnknownRangeError
 from sslshift.data.perceptual_hash import VERSION as HASH_VERSION
-from sslshift.data.ranges import Levels, PixelRange
+from sslshift.data.ranges import PixelRange
+from sslshift.data.records.encode import StoredImage
 from sslshift.data.records.folder import parts_folder
 from sslshift.data.sources.array_record import open_shard
-from sslshift.data.sources.base import Refused, licence_text
+from sslshift.data.sources.base import Refused, Terms, licence_text
 from sslshift.data.sources.labels import sort_classes
 from sslshift.data.sources.manifest import CLASSES, FINGERPRINT, MANIFEST, SCHEMA, Shard, Summary, write_refused, write_summary
 
-# Records of one image each, so that any of them is read alone; images are compressed already.
+# One image per group, so that any image can be read alone. Images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
+# Rows that are joined to one row group of the manifest: with a group per shard, the index of its groups would be large.
 _ROW_GROUP = 1 << 17
 
 
-class StoredImage(NamedTuple):
-    """An image as it is stored, its row of the manifest (columns that are missing are null), and values of more than 8 bits."""
-
-    content: bytes
-    row: dict[str, Any]
-    levels: Levels | None = None
-
-
 class FinishedShard(NamedTuple):
-    """What is known of a finished shard without opening it; `records` is 0 where all of it was refused."""
+    """The facts about a finished shard that are known without opening it.
+
+    Attributes:
+      name: name of the shard.
+      records: number of its records; 0 if all of its images were refused.
+      bytes: its size.
+      content: digest of its records.
+      refused: the images that were refused.
+    """
 
     name: str
     records: int
@@ -45,11 +51,12 @@ class FinishedShard(NamedTuple):
 
 
 def shard_file(name: str) -> str:
+    """Returns the name of a shard's file."""
     return f"images-{name}.array_record"
 
 
-def finished_part(folder: Path, name: str) -> FinishedShard | None:
-    """The shard of this name if it is written, else None."""
+def finished_shard(folder: Path, name: str) -> FinishedShard | None:
+    """Returns the shard of this name if it is complete, else None."""
     marker = parts_folder(folder) / f"{name}.json"
     if not marker.exists():
         return None
@@ -60,29 +67,30 @@ def finished_part(folder: Path, name: str) -> FinishedShard | None:
 def write_shard(
     folder: Path, name: str, items: Iterable[StoredImage | Refused], extra: Sequence[pa.Field] = ()
 ) -> FinishedShard:
-    """Writes one shard and its rows, or returns what an earlier call wrote.
+    """Writes one shard and its rows of the manifest, or returns the shard that an earlier call wrote.
 
     Args:
-      folder: the source in the making.
-      name: of the shard; shards are put in the order of their names.
+      folder: folder of the source.
+      name: name of the shard; shards are joined in the order of their names.
       items: images in order.
-      extra: columns of the manifest beyond `SCHEMA`.
+      extra: columns of the manifest in addition to `SCHEMA`.
 
     Raises:
       OSError: the disk is full, or the folder cannot be written; nothing is left under a final name.
-      UnknownRangeError: one of the items raises it; nothing is left either.
+      UnknownRangeError: one of the items raised it; nothing is left under a final name.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    done = finished_part(folder, name)
+    done = finished_shard(folder, name)
     if done:
         return done
     parts = parts_folder(folder)
-    final = folder / shard_file(name)
     parts.mkdir(parents=True, exist_ok=True)
+    final = folder / shard_file(name)
+    # Not `storage.whole_file`: the writer opens the file itself.
     unfinished = final.with_name(final.name + ".part")
-    rows = []
-    refused = []
+    rows: list[dict[str, Any]] = []
+    refused: list[Refused] = []
     content = hashlib.sha256()
     try:
         writer = ArrayRecordWriter(str(unfinished), _WRITER_OPTIONS)
@@ -92,20 +100,16 @@ def write_shard(
                 continue
             writer.write(item.content)
             content.update(hashlib.sha256(item.content).digest())
-            rows.append(item.row | {"shard": final.name, "bytes": len(item.content)})
+            rows.append(item.row(final.name))
         writer.close()
-        _require_whole(unfinished, len(rows))
+        _require_complete(unfinished, len(rows))
         if rows:
-            schema = pa.schema([*SCHEMA, *extra])
-            table = pa.Table.from_pylist(rows, schema)
-            pq.write_table(table, parts / f"{name}.parquet.part")
-            (parts / f"{name}.parquet.part").replace(parts / f"{name}.parquet")
+            with storage.whole_file(_rows_file(folder, name)) as file:
+                pq.write_table(pa.Table.from_pylist(rows, pa.schema([*SCHEMA, *extra])), file)
             unfinished.replace(final)
-        part = FinishedShard(name, len(rows), final.stat().st_size if rows else 0, content.hexdigest(), refused)
-        # The marker comes last: with it, all of the rest is there.
-        marker = parts / f"{name}.json"
-        marker.with_suffix(".part").write_text(json.dumps(part._asdict()), encoding="utf-8")
-        marker.with_suffix(".part").replace(marker)
+        shard = FinishedShard(name, len(rows), final.stat().st_size if rows else 0, content.hexdigest(), refused)
+        # The marker comes last: if it exists, so does everything else.
+        storage.write(parts / f"{name}.json", json.dumps(shard._asdict()))
     except UnknownRangeError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
@@ -114,11 +118,16 @@ def write_shard(
         ) from error
     finally:
         unfinished.unlink(missing_ok=True)
-    return part
+    return shard
 
 
-def _require_whole(shard: Path, records: int) -> None:
-    """The writer does not always say that a disk was full: what was written is counted again."""
+def _rows_file(folder: Path, name: str) -> Path:
+    """Returns the file with a shard's rows of the manifest."""
+    return parts_folder(folder) / f"{name}.parquet"
+
+
+def _require_complete(shard: Path, records: int) -> None:
+    """Raises OSError if a shard lacks records: the writer does not always report a full disk."""
     reader = open_shard(str(shard))
     found = reader.num_records()
     reader.close()
@@ -137,36 +146,35 @@ def finish(
     pixel_range: PixelRange | None = None,
     notes: Sequence[str] = (),
 ) -> Summary:
-    """Joins finished shards to a source: manifest, refused.csv, and last `source.json`.
+    """Joins finished shards to a source: writes the manifest, `refused.csv`, and last `source.json`.
 
     Args:
-      folder: the source in the making.
-      names: its shards in order, all of them finished.
-      licence: of images whose rows name none.
-      cost_per_image: of images whose rows name none.
-      made: how it was made, kept in the summary.
-      refused: what was refused before any shard was written.
-      notes: what was decided where the files left it open.
+      folder: folder of the source.
+      names: names of its shards in order, all of them finished.
+      licence: licence of images whose rows state none.
+      cost_per_image: cost of images whose rows state none.
+      made: the settings that made the source, for the summary.
+      refused: images that were refused before any shard was written.
+      pixel_range: the values of images of more than 8 bits that became 0 and 255.
+      notes: decisions that the files left open.
 
     Raises:
-      OSError: the disk is full; the same call may be repeated.
+      OSError: the disk is full; repeat the call.
     """
-    parts = [finished_part(folder, name) for name in names]
-    filled = [part for part in parts if part.records]
-    tables = [parts_folder(folder) / f"{part.name}.parquet" for part in filled]
+    shards = [finished_shard(folder, name) for name in names]
+    filled = [shard for shard in shards if shard.records]
+    tables = [_rows_file(folder, shard.name) for shard in filled]
     multi_label = bool(tables) and CLASSES.name in pq.read_schema(tables[0]).names
     classes = _classes(tables, multi_label)
-    licences: Counter[str] = Counter()
-    fingerprint = hashlib.sha256("".join(part.content for part in filled).encode()).hexdigest()
-    cost = _write_manifest(folder, tables, classes, licence, cost_per_image, licences, fingerprint)
-    refused = [*refused, *(each for part in parts for each in part.refused)]
+    fingerprint = hashlib.sha256("".join(shard.content for shard in filled).encode()).hexdigest()
+    totals = _write_manifest(folder / MANIFEST, tables, classes, fingerprint, Terms(licence, cost_per_image))
+    refused = [*refused, *(each for shard in shards for each in shard.refused)]
     write_refused(folder, refused)
-    shards = tuple(Shard(shard_file(part.name), part.records, part.bytes) for part in filled)
     summary = Summary(
-        shards=shards,
+        shards=tuple(Shard(shard_file(shard.name), shard.records, shard.bytes) for shard in filled),
         classes=classes,
-        licence=licence_text(licences, licence),
-        cost_per_image=cost,
+        licence=licence_text(totals.licences, licence),
+        cost_per_image=totals.cost_per_image,
         fingerprint=fingerprint,
         refused=len(refused),
         hashes=HASH_VERSION,
@@ -181,7 +189,7 @@ def finish(
 
 
 def _classes(tables: Sequence[Path], multi_label: bool) -> tuple[str, ...] | None:
-    """Names of the classes in order; None unless every image has one, or in a multi-label source any image."""
+    """Returns the sorted names of the classes; None unless every image has one, or any image of a multi-label source."""
     name = CLASSES.name if multi_label else "class"
     names: set[str | None] = set()
     for table in tables:
@@ -190,38 +198,50 @@ def _classes(tables: Sequence[Path], multi_label: bool) -> tuple[str, ...] | Non
     return None if None in names or not names else sort_classes(names)
 
 
-def _write_manifest(folder, tables, classes, licence, cost_per_image, licences, fingerprint) -> float:
-    """Joins the rows part by part, counts licences, and returns the mean cost."""
-    places = {name: label for label, name in enumerate(classes or ())}
-    target = folder / MANIFEST
+class _Totals(NamedTuple):
+    """Numbers of images by licence, and the mean cost of an image."""
+
+    licences: Counter[str]
+    cost_per_image: float
+
+
+def _write_manifest(
+    target: Path, tables: Sequence[Path], classes: Sequence[str] | None, fingerprint: str, default: Terms
+) -> _Totals:
+    """Joins the rows of the shards to the manifest; `default` are the terms of images whose rows state none."""
+    labels = {name: label for label, name in enumerate(classes or ())}
+    licences: Counter[str] = Counter()
     records = 0
     total = 0.0
-    unfinished = target.with_name(target.name + ".part")
-    writer = None
-    try:
-        for rows in _read(tables):
-            own = rows.column("licence").fill_null(licence)
-            licences.update(own.to_pylist())
-            costs = rows.column("cost").fill_null(cost_per_image)
-            total += float(sum(costs.to_pylist()))
-            labels = pa.array([places.get(name) for name in rows.column("class").to_pylist()], pa.int64())
-            numbers = pa.array(range(records, records + len(rows)), pa.int64())
-            for name, column in (("licence", own), ("cost", costs), ("label", labels), ("record", numbers)):
-                rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), column)
-            writer = writer or pq.ParquetWriter(unfinished, rows.schema.with_metadata({FINGERPRINT: fingerprint}))
-            writer.write_table(rows)
-            records += len(rows)
-        if writer is None:
-            pq.write_table(pa.Table.from_pylist([], SCHEMA), unfinished)
-    finally:
-        if writer is not None:
-            writer.close()
-    unfinished.replace(target)
-    return total / records if records else cost_per_image
+    with storage.whole_file(target) as file:
+        writer = None
+        try:
+            for rows in _read(tables):
+                own = rows.column("licence").fill_null(default.licence)
+                licences.update(own.to_pylist())
+                costs = rows.column("cost").fill_null(default.cost_per_image)
+                total += float(sum(costs.to_pylist()))
+                columns = {
+                    "licence": own,
+                    "cost": costs,
+                    "label": pa.array([labels.get(name) for name in rows.column("class").to_pylist()], pa.int64()),
+                    "record": pa.array(range(records, records + len(rows)), pa.int64()),
+                }
+                for name, column in columns.items():
+                    rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), column)
+                writer = writer or pq.ParquetWriter(file, rows.schema.with_metadata({FINGERPRINT: fingerprint}))
+                writer.write_table(rows)
+                records += len(rows)
+            if writer is None:
+                pq.write_table(pa.Table.from_pylist([], SCHEMA), file)
+        finally:
+            if writer is not None:
+                writer.close()
+    return _Totals(licences, total / records if records else default.cost_per_image)
 
 
 def _read(tables: Sequence[Path]) -> Iterator[pa.Table]:
-    """The rows of the tables, many at a time: the manifest's own index would be large with a row group for each shard."""
+    """Yields the rows of the tables, about `_ROW_GROUP` at a time."""
     gathered: list[pa.Table] = []
     for table in tables:
         gathered.append(pq.read_table(table))

@@ -1,4 +1,4 @@
-"""Gives each image the captions, URLs, licences and classes in the files beside it, and never those of another image."""
+"""Joins each image with the captions, URLs, licences and classes in the files beside it, and never with another image's."""
 
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -6,14 +6,16 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from sslshift.data.decode import BrokenImageError
-from sslshift.data.records.members import Member, read_entry
+from sslshift.data.records.members import Member, read_place
 from sslshift.data.sources.labels import is_missing, label_name
+from sslshift.data.sources.manifest import ImageDescription
 
-# Files that WebDataset and img2dataset put beside an image of the same name.
+# Files that WebDataset and img2dataset write beside an image of the same name.
 SUFFIXES = (".json", ".txt", ".cls")
+# Larger than any description of one image; a larger file would fill the memory.
 _LARGEST = 1 << 24
 
-# What the files of one sample share.
+# Returns from a name the key that all files of one sample share.
 _Key = Callable[[str], str]
 
 
@@ -23,13 +25,13 @@ def whole_stem(name: str) -> str:
 
 
 def first_dot(name: str) -> str:
-    """Returns a path up to the first dot of its last part, WebDataset's key: `a.0.png` and `a.1.png` are of one sample."""
+    """Returns a path up to the first dot of its file name, WebDataset's key: `a.0.png` and `a.1.png` are one sample."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
 
 
 class Joined(NamedTuple):
-    """An image with the sidecars that are its own, by suffix; or why it cannot be told which are."""
+    """An image with its sidecars by suffix, or the reason why they cannot be determined."""
 
     image: Member
     sidecars: dict[str, Member]
@@ -39,12 +41,12 @@ class Joined(NamedTuple):
 def join(images: Iterable[Member], sidecars: Iterable[Member], twice: Container[str], key: _Key) -> Iterator[Joined]:
     """Yields every image, in order, with its sidecars.
 
-    A sidecar of an image's whole stem is its own. Where a key is shorter than that, a sidecar called by the key alone is of the
-    one image of this key. Where a sidecar could be of several images, these are refused.
+    A sidecar with the whole stem of an image belongs to that image. If the key is shorter than the stem, a sidecar named by the
+    key alone belongs to the only image with this key. If a sidecar could belong to several images, these images are refused.
 
     Args:
-      images, sidecars: of one container.
-      twice: names, of either, that the container holds more than once.
+      images, sidecars: the members of one container.
+      twice: names of images or sidecars that the container holds more than once.
       key: `whole_stem` or `first_dot`.
     """
     images = list(images)
@@ -60,7 +62,7 @@ def join(images: Iterable[Member], sidecars: Iterable[Member], twice: Container[
         found = [*own, *(of_sample if alone else ())]
         fault = ""
         if found and any(each.name in twice for each in (image, *found)):
-            fault = f"{_names([image, *found])}: one of these is there twice, and it is not known which belong together"
+            fault = f"{_names([image, *found])}: one of these names occurs twice, and it is unknown which belong together"
         elif own and len(by_stem[stem]) > 1:
             fault = f"{_names(own)} could describe any of {_names(by_stem[stem])}; give every image a name of its own"
         elif of_sample and not alone and not (own and sample in by_stem):
@@ -70,7 +72,7 @@ def join(images: Iterable[Member], sidecars: Iterable[Member], twice: Container[
             )
         suffixes = ["." + each.name.rpartition(".")[2].lower() for each in found]
         if not fault and len(set(suffixes)) < len(suffixes):
-            fault = f"{_names(found)} are several of one kind; keep one of them"
+            fault = f"{_names(found)} are several sidecars of one kind; keep one of them"
         yield Joined(image, {} if fault else dict(zip(suffixes, found, strict=True)), fault)
 
 
@@ -81,47 +83,49 @@ def _grouped(members: Iterable[Member], key: _Key) -> dict[Any, list[Member]]:
     return groups
 
 
-def describe(sidecars: Mapping[str, Member], *, classes: bool) -> dict[str, str | None]:
-    """Returns what sidecars say of their image: `caption`, `url`, `licence` and `class`, None where they say nothing.
+def describe(origin: str, sidecars: Mapping[str, Member], *, classes: bool) -> ImageDescription:
+    """Returns the caption, URL, licence and class that the sidecars of an image state.
 
     Args:
-      sidecars: by suffix.
-      classes: whether the class is wanted; it is None otherwise.
+      origin: path of the image, for people.
+      sidecars: the sidecars by suffix.
+      classes: whether the class is read; otherwise it is None.
 
     Raises:
-      ValueError: one cannot be read, or they contradict each other; the message begins with its name.
+      ValueError: a sidecar cannot be read, or two contradict each other; the message begins with the name of a sidecar.
     """
     texts = {suffix: _text(member) for suffix, member in sidecars.items()}
-    said = _said(sidecars[".json"].name, texts[".json"]) if ".json" in texts else {}
-    names = [(sidecars[".json"].name, value) for key in ("label", "class", "cls") for value in said.get(key, ())]
+    stated = _stated(sidecars[".json"].name, texts[".json"]) if ".json" in texts else {}
+    names = [(sidecars[".json"].name, value) for key in ("label", "class", "cls") for value in stated.get(key, ())]
     if ".cls" in texts:
         names.append((sidecars[".cls"].name, texts[".cls"]))
-    licences = [(sidecars[".json"].name, value) for key in ("licence", "license") for value in said.get(key, ())]
-    first = {key: str(values[0]).strip() for key, values in said.items()}
-    return {
-        "caption": texts.get(".txt") or first.get("caption") or first.get("text"),
-        "url": first.get("url"),
-        "licence": _only(licences, lambda value: str(value).strip()),
-        "class": _only(names, label_name) if classes else None,
-    }
+    licences = [(sidecars[".json"].name, value) for key in ("licence", "license") for value in stated.get(key, ())]
+    first = {key: str(values[0]).strip() for key, values in stated.items()}
+    return ImageDescription(
+        origin,
+        licence=_only(licences, lambda value: str(value).strip()),
+        class_name=_only(names, label_name) if classes else None,
+        caption=texts.get(".txt") or first.get("caption") or first.get("text"),
+        url=first.get("url"),
+    )
 
 
-def _said(name: str, text: str) -> dict[str, list[Any]]:
-    """The texts and numbers of a JSON file by names in lower case; null and other missing values say nothing."""
+def _stated(name: str, text: str) -> dict[str, list[Any]]:
+    """Returns the texts and numbers of a JSON file by keys in lower case, without missing values such as null."""
     try:
-        # Tuples of pairs: a name that is there twice is seen.
+        # Tuples of pairs: a dict would keep the last of two equal keys silently.
         content = json.loads(text, object_pairs_hook=tuple)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} cannot be read as JSON: {error}") from error
-    said: dict[str, list[Any]] = {}
+    stated: dict[str, list[Any]] = {}
     for key, value in content if isinstance(content, tuple) else ():
         if isinstance(value, str | int | float) and not is_missing(value):
-            said.setdefault(key.lower(), []).append(value)
-    return said
+            stated.setdefault(key.lower(), []).append(value)
+    return stated
 
 
 def _only(values: Sequence[tuple[str, Any]], read: Callable[[Any], str]) -> str | None:
-    """The one thing that all values (file, value) say; None where there is none, or all are missing."""
+    """Returns the one text that all pairs (file, value) agree on; None if there is no value, or all are missing."""
     found: dict[str, str] = {}
     for file, value in values:
         if is_missing(value):
@@ -132,16 +136,18 @@ def _only(values: Sequence[tuple[str, Any]], read: Callable[[Any], str]) -> str 
             raise ValueError(f"{file} {error}") from error
     if len(found) > 1:
         (one, file), (other, another) = list(found.items())[:2]
-        raise ValueError(f"{file} says {one!r} and {another} says {other!r} of one image; keep one of them")
+        raise ValueError(f"{file} states {one!r} and {another} states {other!r} for one image; keep one of them")
     return next(iter(found), None)
 
 
 def _text(member: Member) -> str:
-    """The text of a sidecar; captions alone, by which nothing is joined, may have signs that are not UTF-8."""
-    if member.size > _LARGEST:
-        raise ValueError(f"{member.name} has {member.size:,} bytes, too many for what describes one image")
+    """Returns the text of a sidecar. Only a caption may have bytes that are not UTF-8, since nothing depends on it."""
+    size = member.place.size
+    if size > _LARGEST:
+        raise ValueError(f"{member.name} has {size:,} bytes, too many for the description of one image")
     try:
-        content = read_entry({"size": member.size} | member.place) if member.size else b""
+        # An empty file is no error here, as it would be for an image.
+        content = read_place(member.place) if size else b""
         return content.decode("utf-8-sig", "replace" if member.name.lower().endswith(".txt") else "strict").strip()
     except BrokenImageError as error:
         raise ValueError(f"{member.name} cannot be read: {error}") from error

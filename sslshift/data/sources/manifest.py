@@ -8,7 +8,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,33 @@ FINGERPRINT = b"sslshift.fingerprint"
 
 # An additional column of multi-label sources, with the names of an image's classes; `label` and `class` are null there.
 CLASSES = pa.field("classes", pa.list_(pa.string()))
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDescription:
+    """The facts about an image besides its pixels. None means that a fact is not stated.
+
+    Attributes:
+      origin: path of the image in the input, for people.
+      class_name: name of its class.
+      classes: names of its classes, in a multi-label source.
+      licence, cost, caption, url: as its sidecars or its row of a list state them.
+      extra: values of further columns of the manifest.
+    """
+
+    origin: str
+    class_name: str | None = None
+    classes: list[str] | None = None
+    licence: str | None = None
+    cost: float | None = None
+    caption: str | None = None
+    url: str | None = None
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def columns(self) -> dict[str, Any]:
+        """Returns the values by their columns of the manifest."""
+        own = {"origin": self.origin, "class": self.class_name, CLASSES.name: self.classes, "licence": self.licence}
+        return {**own, "cost": self.cost, "caption": self.caption, "url": self.url, **self.extra}
 
 
 @dataclasses.dataclass(frozen=True)
