@@ -1,4 +1,4 @@
-"""A headless Chromium that a test talks to over two pipes: no port, no driver, no network."""
+"""Headless Chromium that a test controls over two pipes: no port, no driver, no network."""
 
 import base64
 import contextlib
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# As distributions call it.
+# Names of the program in different distributions.
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _FLAGS = (
     "--headless=new",
@@ -25,23 +25,23 @@ _FLAGS = (
     "--disable-component-update",
     "--no-first-run",
     "--remote-debugging-pipe",
-    # Every name leads nowhere: a page that asks for something gets nothing.
+    # No name is resolved: a page that requests something gets nothing.
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )
-# Seconds that an answer may take on a machine with much else to do.
+# Seconds that an answer may take on a busy machine.
 _PATIENCE = 60
 
 
 def find_chromium() -> str | None:
-    """The program, or None where there is none."""
+    """Returns the path of the program, or None where there is none."""
     return next(filter(None, map(shutil.which, _NAMES)), None)
 
 
 class Browser:
-    """One tab: commands of the DevTools protocol (https://chromedevtools.github.io/devtools-protocol), and what it reported.
+    """One tab, controlled by commands of the DevTools protocol (https://chromedevtools.github.io/devtools-protocol).
 
     Attributes:
-      events: everything reported so far, as (name, parameters).
+      events: all events that the browser has sent so far, as (name, parameters).
     """
 
     def __init__(self, read: int, write: int):
@@ -59,7 +59,7 @@ class Browser:
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **params: Any) -> dict:
-        """Gives a command and waits for its answer."""
+        """Sends a command and returns its answer."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params}
         if self._session:
@@ -85,7 +85,7 @@ class Browser:
         return message
 
     def open(self, path: Path, width: int, height: int = 900) -> None:
-        """Opens a file on a screen of this width, and waits until it is loaded."""
+        """Opens a file on a screen of this width and waits until it is loaded."""
         phone = width < 600
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self.events.clear()
@@ -94,7 +94,7 @@ class Browser:
             self._next()
 
     def run(self, script: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Returns the value of a JavaScript expression."""
         found = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
@@ -105,16 +105,16 @@ class Browser:
             self.send("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text)
 
     def screenshot(self, path: Path) -> None:
-        """The whole page as a PNG file."""
+        """Writes the whole page as a PNG file."""
         shot = self.send("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def pdf(self) -> bytes:
-        """The page as it is printed."""
+        """Returns the page as a PDF file."""
         return base64.b64decode(self.send("Page.printToPDF", preferCSSPageSize=True)["data"])
 
     def wait_for(self, path: Path) -> Path:
-        """A file that a download will have made."""
+        """Waits until a download has made a file, and returns its path."""
         deadline = time.monotonic() + _PATIENCE
         while not path.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -123,12 +123,12 @@ class Browser:
 
 @contextlib.contextmanager
 def browsing() -> Iterator[Browser]:
-    """Starts Chromium with a profile of its own, and ends it."""
+    """Starts Chromium with its own profile, and ends it after the block."""
     to_browser, write = os.pipe()
     read, from_browser = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         command = shlex.join([find_chromium(), *_FLAGS, f"--user-data-dir={home}"])
-        # It reads commands from descriptor 3 and answers on 4.
+        # Chromium reads commands from descriptor 3 and writes answers to 4.
         command = f"exec {command} 3<&{to_browser} 4>&{from_browser}"
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen(["bash", "-c", command], pass_fds=(to_browser, from_browser), **quiet)

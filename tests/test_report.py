@@ -6,7 +6,9 @@ import html
 import io
 import shutil
 import subprocess
+import sys
 
+import matplotlib
 import pytest
 from PIL import Image
 from report_builders import NEAR, STUDY, results_of, truth
@@ -18,6 +20,9 @@ from sslshift.study.report import figures, print_results, write_results
 from sslshift.study.report.sentences import answer
 from sslshift.study.trending import trend_change
 from sslshift.transfer.inference import Trend
+
+# Importing the report and drawing must change none of them.
+RC_PARAMS = matplotlib.rcParams.copy()
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +79,13 @@ def test_equal_results_make_equal_files(results, folder):
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+def test_drawing_leaves_matplotlib_as_it_was(folder):
+    """The fixture has drawn all figures by now: a notebook would still have its backend and no new figures."""
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+    # A copy, since reading `backend` of the original would choose one.
+    assert matplotlib.rcParams.copy() == RC_PARAMS
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """No figures, which take longer than all the rest."""
@@ -107,11 +119,11 @@ def test_page_of_an_unfinished_study_says_what_is_missing(opened, tmp_path, undr
     assert runs.count("| missing |") >= len(part.missing)
 
 
-def test_page_of_a_finished_study_says_nothing_of_it(folder):
+def test_page_of_a_finished_study_has_no_warning(folder):
     assert "not finished" not in (folder[0] / "report.html").read_text()
 
 
-def test_page_tells_how_it_was_made(folder):
+def test_page_has_the_settings_and_versions_of_the_study(folder):
     page = html.unescape((folder[0] / "report.html").read_text())
     for part in ("--learning_rate=-1.0", "jax version", "numpy version", "python version", "0, 1, 2", "--budget=640", "1.5"):
         assert part in page
@@ -138,7 +150,7 @@ def test_methods_and_encoders_stand_side_by_side(tmp_path, monkeypatch):
     assert "vicreg on patch_mlp: " in console.export_text()
 
 
-def test_axes_of_a_single_place_can_be_read(tmp_path):
+def test_axes_with_a_single_place_have_labels(tmp_path):
     one = results_of(open_study(dataclasses.replace(STUDY, sources=f"{NEAR}@320", mixture=(), seeds=1)))
     written(one, tmp_path)
     words = {name: (tmp_path / f"figures/accuracy_vs_{name}.svg").read_text() for name in ("diversity", "shift")}
@@ -151,7 +163,7 @@ def test_axes_of_a_single_place_can_be_read(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX on this machine")
-def test_latex_tables_are_set(tmp_path, folder):
+def test_latex_tables_compile(tmp_path, folder):
     tables = [path.read_text() for path in sorted((folder[0] / "tables").glob("*.tex"))]
     body = "".join(f"\\begin{{table}}\n{each}\\end{{table}}\\clearpage\n" for each in tables)
     text = f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n{body}\\end{{document}}\n"

@@ -1,4 +1,4 @@
-"""The page of a small study in a real browser, on the screen of a phone and on a large one, without a network."""
+"""The page of a small study in a real browser, on the screen of a phone and on a large screen, without a network."""
 
 import csv
 import dataclasses
@@ -19,12 +19,12 @@ DESK = 1600
 # Pixels of the screen; smaller letters cannot be read.
 SMALLEST = 9
 
-pytestmark = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium on this machine to show the page with")
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium on this machine")
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """Made up, since it is the page that is looked at; tests/test_study.py looks at that of a study that was run."""
+    """Made-up results: these tests are about the page. tests/test_study.py has the page of a study that was run."""
     out = tmp_path_factory.mktemp("study")
     mixed = f"mixed = near:{NEAR}@160*0.5 + far:{MIDDLE}@160*0.5"
     shares = dataclasses.replace(STUDY, mixture=(*STUDY.mixture, mixed), seeds=2, out=str(out))
@@ -52,7 +52,7 @@ def page(study, browser, request):
     return browser
 
 
-def test_nothing_is_asked_for_and_nothing_complained_of(page):
+def test_the_page_requests_nothing_and_logs_no_error(page):
     reported = page.events
     asked = [params["request"]["url"] for name, params in reported if name == "Network.requestWillBeSent"]
     assert asked[0].startswith("file://")
@@ -64,7 +64,7 @@ def test_nothing_is_asked_for_and_nothing_complained_of(page):
     assert page.run("Array.from(document.images).every((image) => image.naturalWidth > 0)")
 
 
-def test_the_page_forbids_itself_to_ask(page):
+def test_the_policy_of_the_page_blocks_requests_and_scripts(page):
     page.run("fetch('http://example.org/').catch(() => 0)")
     page.run("new Promise((done) => { const i = new Image(); i.onerror = done; i.src = 'https://example.org/a.png'; })")
     page.run("window.ran = 0; document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = 1'}))")
@@ -78,11 +78,11 @@ def test_the_page_forbids_itself_to_ask(page):
     assert all(stopped[request].get("blockedReason") == "csp" for request in tried)
 
 
-def test_it_fits_the_screen(page):
+def test_the_page_fits_the_screen(page):
     width = page.run("innerWidth")
     page.run("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
     assert page.run("document.documentElement.scrollWidth") <= width
-    # Tables and figures stay within it; what is wider scrolls in its own box.
+    # Tables and figures stay within the screen; a wider table scrolls in its own box.
     wide = "Array.from(document.querySelectorAll('svg, img, p, li, figure, .wide, h2, pre, .download, .answer'))"
     shown = f"{wide}.map((e) => e.getBoundingClientRect()).filter((r) => r.width > 0)"
     assert page.run(f"{shown}.every((r) => r.left >= 0 && r.right <= {width} + 0.5)")
@@ -109,7 +109,7 @@ def test_every_figure_is_shown_once_with_letters_that_can_be_read(page):
     assert cut == []
 
 
-def test_no_id_stands_for_two_things(page):
+def test_ids_are_unique(page):
     assert page.run("new Set(Array.from(document.querySelectorAll('[id]'), (e) => e.id)).size") == page.run(
         "document.querySelectorAll('[id]').length"
     )
@@ -145,12 +145,12 @@ def test_a_click_on_a_head_sorts_numbers_as_numbers(page, name):
         assert sorted(cells) == before
         said = [number(cell) for cell in cells if cell]
         assert said == sorted(said, reverse=direction == "descending")
-        # Floors, which have no N, stay below.
+        # Baselines, which have no N, stay at the end.
         assert cells.index("") == len(said) if "" in cells else True
     assert page.run("document.querySelectorAll('table[data-name=kinds] [aria-sort]').length") == 1
 
 
-def test_words_are_sorted_and_keys_do_what_clicks_do(page):
+def test_words_are_sorted_and_the_keyboard_works_like_the_mouse(page):
     page.run(f"{COLUMN % json.dumps('source')}.head.querySelector('button').focus()")
     page.press("Enter", 13)
     cells = column(page, "source")
@@ -158,7 +158,7 @@ def test_words_are_sorted_and_keys_do_what_clicks_do(page):
     assert page.run(f"{COLUMN % json.dumps('source')}.head.getAttribute('aria-sort')") == "ascending"
 
 
-def test_tables_and_whole_results_can_be_taken_away(page, tmp_path, study):
+def test_tables_and_whole_results_can_be_downloaded(page, tmp_path, study):
     page.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     page.run("document.querySelector('table[data-name=kinds]').closest('figure').querySelector('.download').click()")
     with page.wait_for(tmp_path / "kinds.csv").open() as file:
@@ -170,7 +170,7 @@ def test_tables_and_whole_results_can_be_taken_away(page, tmp_path, study):
         assert text.encode("latin-1").decode() == (study / name).read_text()
 
 
-def test_on_paper_all_but_long_tables_is_unfolded(page):
+def test_on_paper_everything_but_long_tables_is_unfolded(page):
     folded = "Array.from(document.querySelectorAll('details:not([open]) > summary'), (e) => e.textContent)"
     before = page.run(folded)
     assert {"The command", "Versions, seeds and device", "Every run"} <= set(before)
@@ -181,18 +181,17 @@ def test_on_paper_all_but_long_tables_is_unfolded(page):
     assert page.run(folded) == before
 
 
-def test_it_is_printed(page):
+def test_the_page_can_be_printed(page):
     printed = page.pdf()
     assert printed.startswith(b"%PDF")
     assert len(printed) > 30_000
 
 
-def test_it_is_seen(page, tmp_path):
+def test_a_screenshot_is_mostly_white_with_ink_on_it(page, tmp_path):
     page.screenshot(tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as image:
-        # Less a bar for scrolling.
+        # The scroll bar is not in the picture.
         assert 0 <= page.run("innerWidth") - image.width < 20
         colours = image.convert("RGB").getcolors(2**24)
-    # White for the most part, with ink on it.
     assert max(colours)[1] == (255, 255, 255)
     assert len(colours) > 200

@@ -83,6 +83,7 @@ def panels(count: int, width: str, *, height: float, below: int, columns: int = 
     """
     columns = 1 if width == "narrow" else min(columns, count)
     rows = -(-count // columns)
+    # A line of a legend is 0.17 inches high in the style's font.
     drawing = Figure(figsize=(WIDTHS[width], rows * height + 0.17 * below + 0.15), layout="constrained")
     grid = list(drawing.subplots(rows, columns, squeeze=False, **options).flat)
     for unused in grid[count:]:
@@ -153,6 +154,7 @@ def draw_forms(draw: Callable[[str], Figure | None], folder: Path, name: str, *,
     files = []
     for width in WIDTHS:
         drawing = draw(width)
+        # What has no narrow form has no wide one either.
         if drawing is None:
             break
         saved = save(drawing, folder, name if width == "narrow" else f"{name}-{width}")

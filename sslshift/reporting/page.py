@@ -30,6 +30,7 @@ def render_page(package: str, template: str, **values: Any) -> str:
       jinja2.UndefinedError: the template uses a variable that was not given.
     """
     script = _part("page.js")
+    # The policy allows the script by its hash: no other script can run, whatever text a page shows.
     return (
         _environment(package)
         .get_template(template)
@@ -56,6 +57,7 @@ def _environment(package: str) -> jinja2.Environment:
 
 
 def _loader(package: str) -> jinja2.FunctionLoader:
+    # Not `jinja2.PackageLoader`, which wants templates in a folder of their own, away from the module that renders them.
     folder = resources.files(package)
     return jinja2.FunctionLoader(
         lambda name: (folder / name).read_text(encoding="utf-8") if (folder / name).is_file() else None

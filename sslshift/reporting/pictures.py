@@ -43,6 +43,7 @@ def png_uri(picture: Image.Image, most: tuple[int, int] = (128, 128)) -> str:
       picture: the image.
       most: largest width and height in pixels. The default is twice the size on the page, for screens of high resolution.
     """
+    # Small images keep their pixels: the browser enlarges them without blur, see `image-rendering` in page.css.
     if picture.width > most[0] or picture.height > most[1]:
         picture = picture.copy()
         picture.thumbnail(most, Image.Resampling.LANCZOS)

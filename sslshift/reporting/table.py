@@ -82,6 +82,7 @@ class Table:
     @property
     def markdown(self) -> str:
         """Returns a table of GitHub-flavoured Markdown."""
+        # The rule also aligns the columns where Markdown is rendered.
         rule = ["---" if self.is_text(column) else "---:" for column in range(len(self.head))]
         lines = [map(_markdown, self.head), rule, *(map(_markdown, line) for line in self.lines)]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)

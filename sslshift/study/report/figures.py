@@ -107,6 +107,7 @@ def _evaluations_shown(results: Results, task: str) -> list[tuple[str, tuple[str
     """Returns title, learner and evaluation of each panel."""
     named = learners(results)
     if len(named) > 1:
+        # Both evaluations of every method would be too many panels for a page.
         return [(" on ".join(learner), learner, "linear") for learner in named]
     known = results.pixels.evaluations(task)
     return [(_TITLES[name], learner, name) for learner in named for name in _TITLES if name in known]
@@ -117,6 +118,7 @@ def _diversity_panel(panel: Axes, results: Results, task: str, numbers: Sampled,
     styles = _looks(results, task)
     present = [name for name in styles if any(kind.source == name for kind in everything)]
     for number, name in enumerate(present):
+        # A kind can lack this evaluation, which failed for it.
         levels = [kind for kind in everything if kind.source == name and kind in numbers.runs]
         scores = [numbers.score(kind) for kind in levels]
         # Points are moved aside a little, so that intervals at one diversity do not hide each other.
@@ -205,6 +207,7 @@ def _trend_panel(panel: Axes, results: Results, task: str, learner: tuple[str, s
             marker=styles[each.source].marker,
             linestyle="none",
         )
+    # The line is drawn where the sentences report its slope, and only there.
     if isinstance(trend_change(results, task, learner), Trend):
         x = np.array([each.shift for each in found])
         line = np.polynomial.Polynomial.fit(x, [each.trend.slope * 100 for each in found], 1)
@@ -220,6 +223,7 @@ def order_comparison(results: Results, task: str, width: str) -> Figure | None:
     if not named or not any(kind.source in mixed for learner in named for kind in largest(results, learner)):
         return None
     with styled():
+        # All panels have the same height, that of the one with the most candidates.
         most = max(len(against(results, task, learner)[1]) for learner in named)
         drawing, places = panels(len(named), width, height=0.32 * most + 0.85, below=0, columns=2, sharex=True)
         for place, learner in zip(places, named, strict=True):
@@ -255,6 +259,7 @@ def _order_panel(panel: Axes, results: Results, task: str, learner: tuple[str, s
             textcoords="offset points",
             fontsize=7.5,
         )
+    # The first candidate is at the top, with room for its name.
     panel.set_ylim(len(differences) - 0.5, -0.9)
     panel.set_yticks([])
     panel.grid(axis="y", visible=False)
@@ -264,6 +269,7 @@ def _order_panel(panel: Axes, results: Results, task: str, learner: tuple[str, s
 
 def _looks(results: Results, task: str) -> dict[str, SourceLook]:
     """Returns the look of each candidate, the nearest to the study's first task first; the label has its index for a task."""
+    # The order of the first task holds for all tasks, so that a source has one colour on the whole page.
     names = sorted(results.shifts, key=lambda name: (shift_order(results.shifts[name]), name))
     return {
         name: SourceLook(*look(number), f"{shortened(name)} (shift {two_digits(results.task_shifts[task][name]['value'])})")
@@ -280,6 +286,7 @@ def _baselines(panel: Axes, numbers: Sampled, learner: tuple[str, str]) -> None:
     """Draws lines at the scores of the untrained encoder and of raw pixels, and a band for the interval of the former."""
     for kind, line in ((Kind(learner, UNTRAINED, None), "--"), (Kind(None, PIXELS, None), ":")):
         score = numbers.score(kind)
+        # Raw pixels have no fine-tuning, for example.
         if score is None:
             continue
         panel.axhline(score.value * 100, color=MUTED, linestyle=line, linewidth=1, label=kind.source)

@@ -92,6 +92,7 @@ def _run_name(results: Results, run: Run) -> str:
 def _sample(opened: Opened, uri: str) -> Strip:
     """Returns some images of a source, in a seeded order."""
     source = opened.sources[uri]
+    # The first images of a source are often of one class or one scene.
     indices = permute(np.arange(min(_SHOWN, len(source))), len(source), 0)
     images = source.read(readable(source, indices, opened.canvas), opened.canvas)
     return Strip([_picture(image) for image in images], f"{uri}: {len(source):,} images, licence: {source.licence}")
@@ -135,6 +136,7 @@ def _environment(results: Results) -> Table:
 
 
 def _settings(opened: Opened) -> Table:
+    # A flag that can be repeated, as --mixture, has a row for each of its values.
     lines = [
         (f"--{name}", str(each))
         for name, value in dataclasses.asdict(opened.study).items()

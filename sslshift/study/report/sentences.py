@@ -54,6 +54,7 @@ def answer(results: Results) -> list[str]:
     if len(named) == 1:
         return [claim.text for claim in claims[0]]
     sentences = []
+    # One page answers for one method; a reader of the others must see at once whether they agree.
     for number, claim in enumerate(claims[0]):
         same = sum(each[number].verdict == claim.verdict for each in claims)
         about = f"{' on '.join(named[0])}; this verdict holds for {same} of {len(named)} methods and encoders"
@@ -141,6 +142,7 @@ def _compared_with_others(results: Results, learner: tuple[str, str], best: Kind
 
 def _diversity(results: Results, learner: tuple[str, str]) -> Claim:
     found = trends(results, results.opened.task.name, learner)
+    # Sources are sorted by shift. One without an index could be far away, so it is named only where no source has an index.
     near = next((each for each in found if not math.isnan(each.shift)), None) or next(iter(found), None)
     if near is None:
         return Claim(
@@ -180,6 +182,7 @@ def _diversity_with_shift(results: Results, learner: tuple[str, str]) -> Claim:
         NO_TREND: "the change is not significant",
         ONE_SEED: "with one seed, no change can be claimed",
     }
+    # The first interval is for sources that were not studied, which is what a reader wants and is wide with few sources.
     these = trend_change(results, task, learner, scatter=False)
     return Claim(
         "From data like that of the task to noise (one unit of the shift index), this effect changes by "
@@ -197,7 +200,7 @@ def _sources(results: Results, learner: tuple[str, str]) -> list[str]:
         gain = gains(results, task)[kind]
         text = (
             f"{kind.source} (shift index {two_digits(results.shifts[kind.source]['value'])}) with {read(results, kind):,} "
-            f"unique images: {gain.points} over the untrained encoder ({gain.verdict})"
+            f"unique images: {gain.points} compared with the untrained encoder ({gain.verdict})"
         )
         if kind.source in slopes:
             each = slopes[kind.source]
@@ -220,6 +223,7 @@ def _pixels(results: Results, learner: tuple[str, str]) -> list[str]:
     best = max(largest(results, learner), key=lambda kind: numbers.score(kind).value)
     found = numbers.difference(best, Kind(None, PIXELS, None))
     one = numbers.alone([best])
+    # A significant gain over raw pixels needs no sentence: any useful encoder has one.
     if found is None or (found.low > 0 and not one):
         return []
     is_below = "is significantly worse" if found.high < 0 and not one else "is not significantly better"
@@ -233,6 +237,7 @@ def _scatter(results: Results) -> list[str]:
     """Returns a sentence on the variation between draws of the subset and between training seeds, where both have several."""
     study = results.opened.study
     task = results.opened.task.name
+    # With one draw or one seed, the two sources of variation cannot be separated.
     if min(study.draws, study.seeds) < 2:
         return []
     values: dict[Kind, list[float]] = {}
@@ -330,6 +335,7 @@ def _task_notes(results: Results) -> list[str]:
         for task, scores in judged.scores.items()
         for note in scores["notes"]
     ]
+    # Evaluations repeat a note for each encoder, and a study has hundreds of encoders.
     return [
         note if count == len(everyone) else f"{note} ({count} of {len(everyone)} encoders)"
         for note, count in Counter(found).items()

@@ -132,6 +132,7 @@ def pair_table(results: Results) -> Table:
         for (a, b), each in found.items():
             cells = [percent(each, signed=True), p_text(each), each.verdict if each else "no seed in common"]
             lines.append([" on ".join(learner), f"{a.source}, N = {a.unique:,}", f"{b.source}, N = {b.unique:,}", *cells])
+    # Methods can differ in their finished sources, and so in their number of comparisons.
     many = " and ".join(dict.fromkeys(map(str, filter(None, count))))
     adjusted = (
         f" p is adjusted for the {many} comparisons of a method (Holm); ± is half the width of the pair's own 95% interval."
@@ -167,6 +168,7 @@ def shift_table(results: Results) -> Table:
     """Returns the distance of each candidate from the downstream images of each task, the nearest first."""
     lines = []
     for task, shifts in results.task_shifts.items():
+        # Sources without an index come last: nan has no place in an order.
         for name, shift in sorted(shifts.items(), key=lambda item: (math.isnan(item[1]["value"]), item[1]["value"])):
             values = ("n/a" if math.isnan(shift[each]) else f"{shift[each]:.3g}" for each in ("distance", "floor", "ceiling"))
             span = f"{two_digits(shift['low'])} to {two_digits(shift['high'])}"
@@ -193,6 +195,7 @@ def mixture_table(results: Results) -> Table:
     opened = results.opened
     lines = []
     for candidate in (each for each in opened.candidates if each.text):
+        # Counts are the same for every seed and draw; the plan is only made to count, nothing is read.
         plan = sample_plan(candidate.mixture, opened.budget, opened.study.batch_size, opened.sources, seed=0, draw=0)
         for number, (stage, counts) in enumerate(zip(candidate.mixture.stages, plan.counts, strict=True), 1):
             for part, count in zip(stage.components, counts, strict=True):
@@ -210,6 +213,7 @@ def run_table(results: Results) -> Table:
     lines = []
     found = dict(results.runs)
     failed = dict(results.failed)
+    # The whole grid, in its order: what is missing has a row too, so that the page shows how far the study is.
     for run in results.opened.runs:
         place = [f"{run.method} on {run.encoder}", run.source, f"{run.unique:,}", str(run.seed), str(run.draw)]
         if run in found:

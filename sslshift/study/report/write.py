@@ -37,6 +37,7 @@ def write_results(results: Results) -> list[Path]:
     """
     out = Path(results.opened.study.out)
     storage.write(out / SCORES, scores_csv(results))
+    # The page holds both files, so that it can be sent to others alone.
     files = {name: (out / name).read_text(encoding="utf-8") for name in (CSV, SCORES) if (out / name).exists()}
     (out / "tables").mkdir(parents=True, exist_ok=True)
     for table in all_tables(results):
