@@ -616,11 +616,19 @@ def test_path_never_leads_to_the_network(pipelines, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("pipeline", "changes", "message"),
     [
-        ("unconditional", {}, r"is a DDPMPipeline, which takes no prompt; give a text-to-image pipeline\."),
-        ("/no/such/folder", {}, "There is no folder /no/such/folder; give that of a pipeline, or a name"),
-        ("./no", {}, r"There is no folder \./no; give"),
-        ("nobody/nothing", {}, "There is no folder nobody/nothing, and no such pipeline .* check the name and the network"),
-        ("plain/unet", {}, r"plain/unet is no pipeline of diffusers, as save_pretrained writes them: model_index\.json"),
+        ("unconditional", {}, r"is a DDPMPipeline, which takes no prompt; name a text-to-image pipeline\."),
+        ("/no/such/folder", {}, "There is no folder /no/such/folder; name the folder of a pipeline, or"),
+        ("./no", {}, r"There is no folder \./no; name"),
+        (
+            "nobody/nothing",
+            {},
+            "There is no folder nobody/nothing, and no pipeline of this name .* check the name",
+        ),
+        (
+            "plain/unet",
+            {},
+            r"Expected a pipeline of diffusers, as .*, in .*plain/unet: model_index\.json",
+        ),
         ("plain", {"device": "abacus"}, "There is no device 'abacus' to compute on"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Well-known data sets as they are published become lists of images that are sources and can be imported."""
+"""Well-known datasets as they are published become lists of images that are sources and can be imported."""
 
 import csv
 
@@ -166,17 +166,17 @@ def test_labels_of_test_cars_may_lie_in_the_development_kit(tmp_path):
 def test_cifar_is_not_read_from_pickles_nor_from_half_a_file(tmp_path):
     make_cifar(tmp_path, True)
     (tmp_path / "test.bin").write_bytes((tmp_path / "test.bin").read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"test\.bin is cut short; unpack cifar-100-binary"):
+    with pytest.raises(ValueError, match=r"test\.bin is truncated; unpack cifar-100-binary"):
         write_lists("cifar100", tmp_path)
     (tmp_path / "train.bin").rename(tmp_path / "train")
-    with pytest.raises(ValueError, match=r"no .*train\.bin; the binary version .*\(cifar-100-binary\.tar\.gz\)"):
+    with pytest.raises(ValueError, match=r"no .*train\.bin; expected the binary version .*\(cifar-100-binary\.tar\.gz\)"):
         write_lists("cifar100", tmp_path)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_another_folder_is_refused_in_a_sentence(layout, tmp_path):
     save(tmp_path / "some.jpg")
-    with pytest.raises(ValueError, match=f"does not look as {layout} is published|holds no image|binary version"):
+    with pytest.raises(ValueError, match=f"Expected {layout} as published|holds no image|binary version"):
         write_lists(layout, tmp_path)
     with pytest.raises(ValueError, match="no folder"):
         write_lists(layout, tmp_path / "other")
@@ -194,11 +194,11 @@ def test_validation_images_of_imagenet_are_joined_by_their_numbers(tmp_path):
     make_imagenet(tmp_path)
     (tmp_path / "val/ILSVRC2012_val_00000001.JPEG").rename(tmp_path / "val/ILSVRC2012_val_00000002 (1).JPEG")
     with pytest.raises(
-        ValueError, match=r"holds val/ILSVRC2012_val_0+2 \(1\)\.JPEG where val/ILSVRC2012_val_0+1\.JPEG is expected"
+        ValueError, match=r"Expected val/ILSVRC2012_val_0+1\.JPEG in .*, got val/ILSVRC2012_val_0+2 \(1\)\.JPEG"
     ):
         write_lists("imagenet", tmp_path)
     (tmp_path / "val/ILSVRC2012_val_00000002 (1).JPEG").rename(tmp_path / "val/ILSVRC2012_val_00000003.JPEG")
-    with pytest.raises(ValueError, match="is expected; each image must be there once"):
+    with pytest.raises(ValueError, match="each image must occur once"):
         write_lists("imagenet", tmp_path)
 
 

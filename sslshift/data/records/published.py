@@ -1,7 +1,8 @@
-"""Well-known data sets as their authors publish them, written down as lists of images that an import takes."""
+"""Writes lists of well-known datasets, as their authors publish them, for an import."""
 
 import csv
 import functools
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,18 +10,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sslshift import storage
 from sslshift.data.sources.walk import is_hidden
 
-# A split's images, relative to the data set's folder, each with the name of its class.
+# The images of a split, relative to the folder of the dataset, each with the name of its class.
 Rows = list[tuple[str, str]]
 
 
 def write_lists(layout: str, folder: Path) -> dict[str, int]:
-    """Writes `SPLIT.csv` (columns path, label) for each split of a data set into its folder.
+    """Writes `SPLIT.csv` (columns path, label) for each split of a dataset into its folder.
 
     Args:
       layout: one of `LAYOUTS`.
-      folder: what the published archives unpack to.
+      folder: the folder into which the published archives were unpacked.
 
     Returns:
       The number of images in each split.
@@ -34,24 +36,23 @@ def write_lists(layout: str, folder: Path) -> dict[str, int]:
         splits = LAYOUTS[layout](folder)
     except FileNotFoundError as error:
         raise ValueError(
-            f"{folder} does not look as {layout} is published: there is no {error.filename}; unpack all its archives there."
+            f"Expected {layout} as published in {folder}: there is no {error.filename}; unpack all its archives there."
         ) from error
     except (KeyError, IndexError) as error:
-        raise ValueError(f"{folder} does not look as {layout} is published: {error!r}.") from error
+        raise ValueError(f"Expected {layout} as published in {folder}, got {error!r}.") from error
     for split, rows in splits.items():
         if not rows:
             raise ValueError(f"{folder} holds no image of the {split} split.")
         _require_images(folder, rows)
-        # Whole or not at all: a list cut short would be a smaller data set.
-        unfinished = folder / f"{split}.csv.part"
-        with open(unfinished, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([("path", "label"), *rows])
-        unfinished.replace(folder / f"{split}.csv")
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("path", "label"), *rows])
+        # In one step: a truncated list would be a smaller dataset.
+        storage.write(folder / f"{split}.csv", text.getvalue())
     return {split: len(rows) for split, rows in splits.items()}
 
 
 def _require_images(folder: Path, rows: Rows) -> None:
-    """Raises ValueError where an image is missing, FileNotFoundError where a folder of images is."""
+    """Raises ValueError if an image is missing, and FileNotFoundError if a folder of images is."""
     names = functools.cache(lambda parent: frozenset(os.listdir(folder / parent)))
     missing = [path for path, _ in rows if os.path.basename(path) not in names(os.path.dirname(path))]
     if missing:
@@ -62,9 +63,9 @@ def _require_images(folder: Path, rows: Rows) -> None:
 
 
 def _cifar(folder: Path, hundred: bool) -> dict[str, Rows]:
-    """CIFAR-10 and CIFAR-100, the binary version (the python one is pickles), of which PNG files are made below `png/`.
+    """Lists CIFAR-10 or CIFAR-100 in the binary version (the python version is pickles), and writes its images below `png/`.
 
-    A record is the image's label (CIFAR-100: the coarse one, then the fine one) and its red, green and blue plane.
+    A record is the label of an image (in CIFAR-100 the coarse label, then the fine one) and its red, green and blue plane.
     """
     archive = "cifar-100-binary.tar.gz" if hundred else "cifar-10-binary.tar.gz"
     parts = {"train": ["train.bin"], "test": ["test.bin"]}
@@ -72,7 +73,7 @@ def _cifar(folder: Path, hundred: bool) -> dict[str, Rows]:
         parts = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}
     missing = next((folder / file for files in parts.values() for file in files if not (folder / file).exists()), None)
     if missing:
-        raise ValueError(f"There is no {missing}; the binary version of the data set is read ({archive}).")
+        raise ValueError(f"There is no {missing}; expected the binary version of the dataset ({archive}).")
     labels = 2 if hundred else 1
     names = _lines(folder / ("fine_label_names.txt" if hundred else "batches.meta.txt"))
     if len(set(names)) < len(names):
@@ -84,7 +85,7 @@ def _cifar(folder: Path, hundred: bool) -> dict[str, Rows]:
         for file in files:
             content = np.fromfile(folder / file, np.uint8)
             if not content.size or content.size % (labels + 3072):
-                raise ValueError(f"{folder / file} is cut short; unpack {archive} again.")
+                raise ValueError(f"{folder / file} is truncated; unpack {archive} again.")
             records = content.reshape(-1, labels + 3072)
             for label, image in zip(records[:, labels - 1], records[:, labels:].reshape(-1, 3, 32, 32), strict=True):
                 rows.append((f"png/{split}/{len(rows):05d}.png", names[label]))
@@ -93,7 +94,7 @@ def _cifar(folder: Path, hundred: bool) -> dict[str, Rows]:
 
 
 def _tiny_imagenet(folder: Path) -> dict[str, Rows]:
-    """Tiny ImageNet: class folders for training; the validation images, which serve as the test split, are listed in a file."""
+    """Lists Tiny ImageNet: class folders for training, and a file for the validation images, which become the test split."""
     train = [
         (image.relative_to(folder).as_posix(), name)
         for name in _lines(folder / "wnids.txt")
@@ -107,9 +108,9 @@ def _tiny_imagenet(folder: Path) -> dict[str, Rows]:
 
 
 def _imagenet(folder: Path) -> dict[str, Rows]:
-    """ImageNet (ILSVRC 2012): class folders below `train`; flat images below `val`, whose classes the development kit lists.
+    """Lists ImageNet (ILSVRC 2012): class folders below `train`, and `val`, whose classes are in the development kit.
 
-    `classes.txt` is written as well: a prompt for each class, as `tools.generate_images` reads it.
+    Also writes `classes.txt`, a prompt for each class, as `tools.generate_images` reads it.
     """
     train = [(image.relative_to(folder).as_posix(), image.parent.name) for image in _images(folder / "train", "*/*")]
     kit = next(iter(sorted(folder.glob("ILSVRC2012_devkit*"))), folder / "ILSVRC2012_devkit_t12") / "data"
@@ -119,19 +120,19 @@ def _imagenet(folder: Path) -> dict[str, Rows]:
     test = [image.relative_to(folder).as_posix() for image in _images(folder / "val")]
     if len(test) != len(truth):
         raise ValueError(f"{folder / 'val'} holds {len(test):,} images, but the development kit lists {len(truth):,}.")
-    # Line n of the kit is the class of image n: with an image more and another less, all between would get others' classes.
+    # Line n of the kit is the class of image n. With one image missing and another added, all between would get wrong classes.
     wanted = [f"val/ILSVRC2012_val_{number:08d}" for number in range(1, len(truth) + 1)]
     other = next((pair for pair in zip(test, wanted, strict=True) if os.path.splitext(pair[0])[0] != pair[1]), None)
     if other:
-        raise ValueError(f"{folder} holds {other[0]} where {other[1]}.JPEG is expected; each image must be there once.")
+        raise ValueError(f"Expected {other[1]}.JPEG in {folder}, got {other[0]}; each image must occur once.")
     words = {str(synset["WNID"].item()): str(synset["words"].item()).partition(",")[0] for synset in synsets}
     prompts = [f"{name}|a photo of a {words[name]}\n" for name in sorted({label for _, label in train})]
-    (folder / "classes.txt").write_text("".join(prompts), encoding="utf-8")
+    storage.write(folder / "classes.txt", "".join(prompts))
     return {"train": train, "test": list(zip(test, truth, strict=True))}
 
 
 def _flowers(folder: Path) -> dict[str, Rows]:
-    """Oxford Flowers 102: `jpg/`, and the numbers of each image's class and of each split's images."""
+    """Lists Oxford Flowers 102: `jpg/`, and files with the class of each image and the images of each split."""
     labels = _matlab(folder / "imagelabels.mat")["labels"].ravel()
     splits = _matlab(folder / "setid.mat")
     images = len(_images(folder / "jpg"))
@@ -148,7 +149,7 @@ def _flowers(folder: Path) -> dict[str, Rows]:
 
 
 def _pets(folder: Path) -> dict[str, Rows]:
-    """Oxford-IIIT Pets: `images/`, whose names are the breed and a number, and lists of the splits in `annotations/`."""
+    """Lists Oxford-IIIT Pets: `images/`, named by breed and number, and lists of the splits in `annotations/`."""
 
     def rows(file: str) -> Iterator[tuple[str, str]]:
         for line in _lines(folder / "annotations" / file):
@@ -159,7 +160,7 @@ def _pets(folder: Path) -> dict[str, Rows]:
 
 
 def _cars(folder: Path) -> dict[str, Rows]:
-    """Stanford Cars: `cars_train/`, `cars_test/`, and annotations, those of the test images beside or in the `devkit/`."""
+    """Lists Stanford Cars: `cars_train/`, `cars_test/`, and annotations, those of the test images in or beside `devkit/`."""
     labelled = "cars_test_annos_withlabels.mat"
     beside = folder / labelled
     files = {"train": folder / "devkit" / "cars_train_annos.mat", "test": beside}
@@ -174,7 +175,7 @@ def _cars(folder: Path) -> dict[str, Rows]:
 
 
 def _food(folder: Path) -> dict[str, Rows]:
-    """Food-101: `images/CLASS/NUMBER.jpg`, and lists of the splits in `meta/`."""
+    """Lists Food-101: `images/CLASS/NUMBER.jpg`, and lists of the splits in `meta/`."""
     return {
         split: [(f"images/{line}.jpg", line.partition("/")[0]) for line in _lines(folder / "meta" / f"{split}.txt")]
         for split in ("train", "test")
@@ -182,7 +183,7 @@ def _food(folder: Path) -> dict[str, Rows]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a file, in which the number of a line matters: none may be empty but at its end."""
+    """Returns the lines of a file. Their numbers matter, so that an empty line is refused except at the end."""
     lines = path.read_text(encoding="utf-8").rstrip().split("\n")
     if not all(line.strip() for line in lines):
         raise ValueError(f"Line {next(n for n, line in enumerate(lines, 1) if not line.strip()):,} of {path} is empty.")
@@ -201,7 +202,7 @@ def _matlab(path: Path) -> dict[str, np.ndarray]:
         return scipy.io.loadmat(file)
 
 
-# What a data set is called here, and what reads its folder.
+# By the name of a dataset, the function that lists its folder.
 LAYOUTS: dict[str, Callable[[Path], dict[str, Rows]]] = {
     "cars": _cars,
     "cifar10": functools.partial(_cifar, hundred=False),
