@@ -18,9 +18,9 @@ from sslshift.data import open_source
 from sslshift.data.records import importing
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import
+from sslshift.data.records.outcome import describe_import
 from sslshift.data.records.running import run_import
 from sslshift.data.sources.manifest import MANIFEST
-from tools.import_images import told
 
 
 def tar(*levels: int, end: bool = True) -> bytes:
@@ -51,7 +51,7 @@ def imported(folder, name, content):
     job = Import(folder / name, folder / "out", Encoding(8, "png"))
     result = run_import(job, workers=0)
     rows = pq.read_table(folder / "out" / MANIFEST).to_pylist()
-    lines = told(result, job)
+    lines = describe_import(result, job)
     warnings = [line for line in lines if line.startswith("WARNING")]
     assert len(warnings) == len(result.faults)
     assert all("refused, each with its reason in" in lines[1 + len(warnings)] for _ in warnings[:1])

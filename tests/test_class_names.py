@@ -11,11 +11,11 @@ from PIL import Image
 from sslshift.data import open_source
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import
+from sslshift.data.records.outcome import describe_import
 from sslshift.data.records.prompts import read_prompts
 from sslshift.data.records.running import run_import
 from sslshift.data.sources.labels import class_name, spelling_notes
 from sslshift.data.sources.manifest import MANIFEST, SUMMARY
-from tools.import_images import told
 
 # Composed, decomposed, with a space, no-break space, and nothing that prints.
 SPELLINGS = ["caf\u00e9 noir", "cafe\u0301 noir", " caf\u00e9 noir ", "caf\u00e9\u00a0noir", "caf\u00e9\u200b noir"]
@@ -55,7 +55,7 @@ def test_names_that_print_alike_are_one_class_in_folders_lists_and_imports(folde
         job = Import(given, tmp_path / f"out{number}", Encoding(8, "png"), labels=labels, shard_size=2)
         result = run_import(job, workers=0)
         opened.append(open_source(f"arrayrecord:{job.output}"))
-        assert set(opened[-1].notes) <= set(told(result, job))
+        assert set(opened[-1].notes) <= set(describe_import(result, job))
     for source in opened:
         assert source.classes == ORDER
         assert classes_of(source) == WANTED

@@ -29,9 +29,9 @@ from sslshift.data.records import importing, shards
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.folder import locked
 from sslshift.data.records.importing import Import
+from sslshift.data.records.outcome import describe_import
 from sslshift.data.records.running import run_import, run_on_beam
 from sslshift.data.sources.manifest import MANIFEST, SCHEMA, ImageDescription
-from tools.import_images import told
 
 
 def picture(seed: int, width: int = 40, height: int = 30, form: str = "PNG") -> bytes:
@@ -106,7 +106,7 @@ def test_hidden_images_are_told_as_hidden(photos, tmp_path):
     wanted = job(photos, tmp_path / "out")
     result = run_import(wanted, workers=0)
     assert result.others["hidden"] == 1
-    assert any("1 hidden" in line for line in told(result, wanted))
+    assert any("1 hidden" in line for line in describe_import(result, wanted))
 
 
 def test_labels_that_some_images_lack_are_told(photos, tmp_path):
@@ -115,7 +115,7 @@ def test_labels_that_some_images_lack_are_told(photos, tmp_path):
     result = run_import(wanted, workers=0)
     assert result.summary.classes is None
     assert open_source(f"arrayrecord:{tmp_path / 'out'}").labels is None
-    assert any("No labels: 1 of 6 images are in no class folder" in line for line in told(result, wanted))
+    assert any("No labels: 1 of 6 images are in no class folder" in line for line in describe_import(result, wanted))
 
 
 def test_images_smaller_than_the_size_keep_theirs_and_colours_their_number(tmp_path):

@@ -14,8 +14,8 @@ from sslshift.data import open_source
 from sslshift.data.records import importing
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import
+from sslshift.data.records.outcome import describe_import
 from sslshift.data.records.running import run_import
-from tools.import_images import told
 
 NAMES = ("a.png", "b.png", "c.png")
 
@@ -242,9 +242,9 @@ def test_a_list_that_changes_after_its_import_was_begun_is_named(pictures, monke
     with pytest.raises(ValueError, match=r"list\.csv has changed since this import began\. Repeat it with another output"):
         run_import(job, workers=0)
     (pictures / "list.csv").write_text("path,label\na.png,x\nb.png,y\n")
-    assert "It was made by an earlier call" not in " ".join(told(run_import(job, workers=0), job))
-    assert "It was made by an earlier call; for what changed in the input since" in " ".join(
-        told(run_import(job, workers=0), job)
+    assert "It was made by an earlier call" not in " ".join(describe_import(run_import(job, workers=0), job))
+    assert "It was made by an earlier call; to import changes of the input since then" in " ".join(
+        describe_import(run_import(job, workers=0), job)
     )
 
 

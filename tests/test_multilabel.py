@@ -18,13 +18,13 @@ from sslshift.data.decode import Canvas
 from sslshift.data.records import listing
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import
+from sslshift.data.records.outcome import describe_import
 from sslshift.data.records.running import run_import, run_on_beam
 from sslshift.data.sources import PartialSource, cached
 from sslshift.data.sources.labels import encode_labels, sort_classes
 from sslshift.data.sources.manifest import CLASSES, MANIFEST, SCHEMA
 from sslshift.data.sources.prepared import label_feature
 from sslshift.data.split import stratified_split
-from tools.import_images import told
 
 LABELS = ["cat; dog", "", " dog ", "bird;cat;cat;", ";"]
 CLASS_NAMES = ("bird", "cat", "dog")
@@ -158,7 +158,7 @@ def test_imports_keep_the_matrix(pictures):
     wanted = job(pictures / "list.csv", pictures / "out")
     result = run_import(wanted, workers=0)
     assert result.summary.multi_label
-    assert "3 classes, any number of them to an image" in told(result, wanted)[0]
+    assert "3 classes, any number of them to an image" in describe_import(result, wanted)[0]
     source = open_source(f"arrayrecord:{pictures / 'out'}")
     listed = open_source(f"{uri}?labels=multi")
     assert "labels" not in vars(source)
@@ -224,7 +224,7 @@ def test_imports_without_a_class_say_so(pictures):
     write_csv(pictures, ["cat", "", ""])
     wanted = job(pictures / "list.csv", pictures / "out")
     result = run_import(wanted, workers=0)
-    assert "No labels: no image that was stored has one" in told(result, wanted)
+    assert "No labels: no image that was stored has one" in describe_import(result, wanted)
     source = open_source(f"arrayrecord:{pictures / 'out'}")
     assert (source.classes, source.labels) == (None, None)
 

@@ -16,10 +16,10 @@ from sslshift.data import open_source
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import
 from sslshift.data.records.members import Member, Place
+from sslshift.data.records.outcome import describe_import
 from sslshift.data.records.running import run_import
 from sslshift.data.records.sidecars import first_dot, join, whole_stem
 from sslshift.data.sources.manifest import MANIFEST
-from tools.import_images import told
 
 
 def png(value: int) -> bytes:
@@ -57,7 +57,7 @@ def imported(folder, form, files, **changes):
     source = open_source(f"arrayrecord:{folder / 'out'}")
     stored = {int(source[i]["image"][0, 0, 0]): (row["class"], row["caption"], row["licence"]) for i, row in enumerate(rows)}
     refused = (folder / "out/refused.csv").read_text().splitlines()[1:]
-    return stored, refused, told(result, job), result.others
+    return stored, refused, describe_import(result, job), result.others
 
 
 def classes_of(stored):

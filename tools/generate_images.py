@@ -6,11 +6,11 @@ r"""Makes a source of generated images from class names, by a text-to-image pipe
     python -m tools.generate_images --prompts=classes.txt --template="a photo of a {}; a blurry photo of a {}" \
       --pipeline=/models/stable-diffusion --per_prompt=500 --output=/data/generated --licence="CreativeML Open RAIL-M"
 
-Then `arrayrecord:OUTPUT` is a source whose labels are the classes; prompt, seed and model of every image stand in its manifest.
-An image depends on its prompt, its seed and the pipeline's settings alone, not on batches or on what else is generated. Images
-come in turn, one of every class and then the next: stop whenever you like; the same command goes on where it was, or with a
-smaller --per_prompt makes a source of what is there. Images that the pipeline's safety checker flags, or of one colour, are not
-counted: OUTPUT/refused.csv lists them.
+Then `arrayrecord:OUTPUT` is a source whose labels are the classes; its manifest has the prompt, seed and model of every image.
+An image depends only on its prompt, its seed and the settings of the pipeline, not on batches or on other images. One image of
+every class is made, then the next of every class: you can stop at any time. The same command continues, or with a smaller
+--per_prompt makes a source of the images that exist. Images that the pipeline's safety checker flags, and images of a single
+colour, do not count; OUTPUT/refused.csv lists them.
 """
 
 from pathlib import Path
@@ -22,35 +22,37 @@ from sslshift.command import run_command
 from sslshift.data.records.diffusion import DTYPES, Model, find_model, hush, load_model, versions
 from sslshift.data.records.encode import ENCODINGS, Encoding
 from sslshift.data.records.generating import Generation, count_kept, find_generated, run_generation
+from sslshift.data.records.outcome import describe_generation
 from sslshift.data.records.prompts import read_prompts
-from sslshift.data.sources import Uri
-from sslshift.data.sources.base import printable
-from sslshift.data.sources.manifest import REFUSED, Summary
+from sslshift.data.sources.manifest import Summary
 from tools.progress import counting_images
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
-    "prompts", None, "Class names separated by ';', or a text file with one on each line; class|prompt for own.", required=True
+    "prompts",
+    None,
+    "Class names separated by ';', or a text file with one per line; class|prompt gives a class its own prompt.",
+    required=True,
 )
-flags.DEFINE_string("template", "a photo of a {}", "Prompt of a class name; several, separated by ';', are used in turn.")
+flags.DEFINE_string("template", "a photo of a {}", "Prompt of a class; several prompts, separated by ';', are used in turn.")
 flags.DEFINE_string("pipeline", None, "Folder of a diffusers pipeline, or its name on the Hugging Face hub.", required=True)
 flags.DEFINE_string("revision", "", "Branch, tag or commit of a pipeline on the hub; empty: its main branch.")
-flags.DEFINE_string("output", None, "Folder of the new source; the same command goes on there.", required=True)
-flags.DEFINE_integer("per_prompt", 100, "Images of each class, refused ones included.")
-flags.DEFINE_integer("seed", 0, "Another one gives other images.")
-flags.DEFINE_integer("steps", 0, "Of the sampler; 0: the pipeline's default.", lower_bound=0)
+flags.DEFINE_string("output", None, "Folder of the new source; the same command continues there.", required=True)
+flags.DEFINE_integer("per_prompt", 100, "Images of each class, with refused ones.")
+flags.DEFINE_integer("seed", 0, "Another seed gives other images.")
+flags.DEFINE_integer("steps", 0, "Steps of the sampler; 0: the pipeline's default.", lower_bound=0)
 flags.DEFINE_float("guidance", None, "Weight of the prompt; not given: the pipeline's default.")
-flags.DEFINE_integer("height", 0, "Pixels to generate; 0: the pipeline's default.", lower_bound=0)
-flags.DEFINE_integer("width", 0, "Pixels to generate; 0: the pipeline's default.", lower_bound=0)
+flags.DEFINE_integer("height", 0, "Pixels of a generated image; 0: the pipeline's default.", lower_bound=0)
+flags.DEFINE_integer("width", 0, "Pixels of a generated image; 0: the pipeline's default.", lower_bound=0)
 flags.DEFINE_integer("batch_size", 8, "Images generated at once.")
-flags.DEFINE_string("device", "auto", "Of torch, e.g. cuda:1; auto: cuda where there is one, else cpu.")
-flags.DEFINE_enum("dtype", "auto", DTYPES, "Of the arithmetic; auto: float32 on a CPU, elsewhere bfloat16.")
-flags.DEFINE_integer("size", 256, "Pixels of the stored shorter side, at most.")
-flags.DEFINE_enum("encoding", "jpeg", ENCODINGS, "How images are stored; png keeps every pixel and is several times as large.")
-flags.DEFINE_integer("quality", 95, "Of JPEG and WebP, 1 to 100.")
-flags.DEFINE_string("licence", "", "Of the images; empty: it names the model, whose licence says.")
+flags.DEFINE_string("device", "auto", "Device of torch, e.g. cuda:1; auto: cuda if available, else cpu.")
+flags.DEFINE_enum("dtype", "auto", DTYPES, "Type of the arithmetic; auto: float32 on a CPU, elsewhere bfloat16.")
+flags.DEFINE_integer("size", 256, "Pixels of the shorter side of stored images, at most.")
+flags.DEFINE_enum("encoding", "jpeg", ENCODINGS, "Encoding of stored images; png is lossless and several times as large.")
+flags.DEFINE_integer("quality", 95, "Quality of JPEG and WebP, 1 to 100.")
+flags.DEFINE_string("licence", "", "Licence of the images; empty: a text that names the model, whose licence applies.")
 flags.DEFINE_float("cost_per_image", 0.0, "Cost of an image, in any currency.")
-flags.DEFINE_integer("shard_size", 256, "Images in a shard, at most; an interruption loses less than one.")
+flags.DEFINE_integer("shard_size", 256, "Images in a shard, at most; an interruption loses less than one shard.")
 
 
 def main() -> None:
@@ -64,19 +66,15 @@ def main() -> None:
     licence = FLAGS.licence or f"generated by {model.sampling.model}; see the model's licence"
     numbers = (FLAGS.per_prompt, FLAGS.seed, encoding, licence, FLAGS.cost_per_image, FLAGS.shard_size)
     job = Generation(prompts, output, model.sampling, *numbers)
-    # Weights are loaded only where there is something to do.
+    # Weights are loaded only if there is something to do.
     summary = find_generated(job) or _run(job, model, console)
-    for line in told(summary, output):
+    for line in describe_generation(summary, output):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _run(job: Generation, model: Model, console: Console) -> Summary:
-    console.print(
-        f"Loading {model.sampling.model} for {model.device} in {model.sampling.dtype}.",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
+    loading = f"Loading {model.sampling.model} for {model.device} in {model.sampling.dtype}."
+    console.print(loading, highlight=False, soft_wrap=True, markup=False)
     generate = load_model(model)
     kept = count_kept(job)
     with counting_images(console, "generating images", kept) as on_progress:
@@ -87,23 +85,11 @@ def _run(job: Generation, model: Model, console: Console) -> Summary:
         except KeyboardInterrupt:
             whole = count_kept(job) // len(job.prompts)
             if whole:
-                told = (
-                    f"{whole:,} images of each class are kept; with --per_prompt={whole} the same command makes them a source."
+                message = (
+                    f"{whole:,} images of each class are kept; the same command with --per_prompt={whole} makes them a source."
                 )
-                console.print(told, highlight=False, soft_wrap=True)
+                console.print(message, highlight=False, soft_wrap=True)
             raise
-
-
-def told(summary: Summary, output: Path) -> list[str]:
-    """What was made, in lines for people."""
-    mebibytes = sum(shard.bytes for shard in summary.shards) / 2**20
-    lines = [
-        f"{summary.records:,} images of {len(summary.classes or ()):,} classes in {len(summary.shards):,} shards "
-        f"({mebibytes:,.0f} MiB), licence: {summary.licence}. Open them as {Uri('arrayrecord', str(output))}"
-    ]
-    if summary.refused:
-        lines.append(f"{summary.refused:,} refused, each with its reason in {printable(output / REFUSED)}")
-    return lines
 
 
 if __name__ == "__main__":

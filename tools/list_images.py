@@ -1,10 +1,10 @@
-r"""Writes down a well-known data set as its authors publish it: a list of every split's images and classes, to be imported.
+r"""Lists the images and classes of every split of a well-known dataset, as its authors publish it, for an import.
 
     python -m tools.list_images --layout=food --input=/data/raw/food
     python -m tools.import_images --input=/data/raw/food/train.csv --output=/data/food/train --size=256
 
-The lists are written into the input folder: train.csv, test.csv, and validation.csv where the authors have such a split. What
-the folder must hold is said in sslshift/data/records/published.py. TensorFlow is not needed.
+The lists are written into the input folder: train.csv, test.csv, and validation.csv if the authors have such a split.
+sslshift/data/records/published.py describes the files that the folder must hold. TensorFlow is not needed.
 """
 
 from pathlib import Path
@@ -17,8 +17,8 @@ from sslshift.data.records.published import LAYOUTS, write_lists
 from sslshift.data.sources.base import printable
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("layout", None, list(LAYOUTS), "Which data set it is.", required=True)
-flags.DEFINE_string("input", None, "The folder that its archives unpack to.", required=True)
+flags.DEFINE_enum("layout", None, list(LAYOUTS), "Name of the dataset.", required=True)
+flags.DEFINE_string("input", None, "Folder into which its archives were unpacked.", required=True)
 
 
 def main() -> None:

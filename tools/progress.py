@@ -1,4 +1,4 @@
-"""What a person sees while images are counted up: a bar with speed and time left, or in a log a line a minute."""
+"""Progress of a command that counts images: a bar with speed and remaining time, or in a log one line per minute."""
 
 import contextlib
 import datetime
@@ -12,15 +12,15 @@ from rich.text import Text
 
 @contextlib.contextmanager
 def counting_images(console: Console, what: str, done: int = 0) -> Iterator[Callable[[int, int], None]]:
-    """Yields what is called with the numbers of images done and wanted.
+    """Yields a function to call with the numbers of images done and of all images.
 
     Args:
-      console: where it is shown.
-      what: is being done.
-      done: images of earlier calls, which say nothing of the speed.
+      console: the terminal or log.
+      what: the activity, as in "importing images".
+      done: images of earlier calls, which do not count for the speed.
     """
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn()
-    # A step may take minutes: the speed is that of the last hour, not of half a minute.
+    # A step may take minutes: the speed is the mean over the last hour rather than over half a minute.
     bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal, speed_estimate_period=3600)
     with bars:
         bar = bars.add_task(what, total=None, completed=done)
@@ -39,12 +39,12 @@ def counting_images(console: Console, what: str, done: int = 0) -> Iterator[Call
 
 
 class _Speed(ProgressColumn):
-    """Images per second; the first step is not counted, since it warms up."""
+    """Speed in images per second. The first step does not count, since it warms up."""
 
     def render(self, task: Task) -> Text:
         return Text(speed_text(task.speed) if task.speed else "")
 
 
 def speed_text(speed: float) -> str:
-    """A speed in images per second, or in seconds per image if it is low."""
+    """Returns a speed as text, in images per second, or in seconds per image if it is low."""
     return f"{speed:,.2f} images/s" if speed >= 0.1 else f"{1 / speed:,.0f} s/image"
