@@ -9,7 +9,7 @@ import numpy as np
 from sslshift.study.declare import Study
 from sslshift.study.judged import Judged
 from sslshift.study.results import Results
-from sslshift.transfer.protocol import Predictions
+from sslshift.transfer.predictions import Predictions
 
 NEAR = "bundled:mnist"
 MIDDLE = "bundled:fashion_mnist"

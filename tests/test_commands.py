@@ -17,7 +17,7 @@ from sslshift.data.sources import SCHEMES
 from sslshift.study.build import build_training
 from sslshift.study.declare import Study, parse_sources
 from sslshift.study.learners import single_studies
-from sslshift.transfer.tasks import parse_task
+from sslshift.transfer.declaration import parse_task
 
 ROOT = Path(__file__).parent.parent
 HEADERS = sorted(path for room in ("experiments", "tools") for path in (ROOT / room).glob("*.py"))

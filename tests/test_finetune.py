@@ -151,7 +151,7 @@ def test_a_learning_rate_that_diverges_loses(striped):
     settings = dataclasses.replace(SMALL, learning_rates=(1e38, 0.1))
     found = settings(encoder, striped, METRICS["accuracy"], on_step=lambda *step: steps.append(step))["finetune"]
     assert found.chosen == {"learning_rate": 0.1}
-    assert found.notes == ("the loss stopped being a number with learning rate 1e+38, which was left out of the choice",)
+    assert found.notes == ("the loss became non-finite with learning rate 1e+38, which was excluded from the choice",)
     # It was given up after an epoch.
     assert steps[5:8] == [(6, 72), (36, 72), (37, 72)]
     with pytest.raises(NonFiniteError, match=r"with every learning rate \(1e\+38, 2e\+38\); try lower ones"):
@@ -198,7 +198,7 @@ def test_labels_of_broken_images_do_not_matter(striped):
         task = task_of(images, given, 96, 48, Holes("memory:holes", images))
         outcomes.append(settings(encoder_for("patch_mlp"), task, METRICS["accuracy"])["finetune"])
     np.testing.assert_array_equal(outcomes[0].predictions, outcomes[1].predictions)
-    assert outcomes[0].notes == ("3 of 96 training images could not be read and taught nothing, e.g. image 3 is torn",)
+    assert outcomes[0].notes == ("3 of 96 training images cannot be read and had no weight in the loss, e.g. image 3 is torn",)
 
 
 def test_fewer_images_than_a_batch_or_than_devices(striped):
@@ -233,7 +233,7 @@ def test_frozen_batch_norm_where_there_is_none(striped):
         for each in (settings, dataclasses.replace(settings, batch_norm="train"))
     )
     assert list(found) == ["finetune_frozen_bn"]
-    assert found["finetune_frozen_bn"].notes == ("this encoder has no batch norm that could be frozen: all of it was trained",)
+    assert found["finetune_frozen_bn"].notes == ("this encoder has no batch norm to freeze: all of it was trained",)
     np.testing.assert_array_equal(found["finetune_frozen_bn"].predictions, trained["finetune"].predictions)
 
 

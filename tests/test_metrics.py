@@ -13,7 +13,7 @@ from sslshift.transfer.metrics import METRICS, Metric, default_metric, metric_fo
 
 
 @st.composite
-def judged(draw, most=30):
+def labelled(draw, most=30):
     """Labels and predictions of up to 6 classes, several of which usually occur in one of them alone."""
     images = draw(st.integers(1, most))
     return tuple(draw(arrays.arrays(np.int64, images, elements=st.integers(0, 5))) for _ in range(2))
@@ -40,7 +40,7 @@ def sklearn_average_precision(labels, scores):
 
 
 @settings(max_examples=60, deadline=None)
-@given(judged())
+@given(labelled())
 def test_metrics_of_classes_are_scikit_learns(case):
     labels, predictions = case
     expected = {
@@ -88,7 +88,7 @@ def test_infinite_scores_tie_as_others_do():
 
 
 @settings(max_examples=60, deadline=None)
-@given(judged(most=12), st.data())
+@given(labelled(most=12), st.data())
 def test_a_weight_is_so_many_copies_of_an_image(case, data):
     labels, predictions = case
     weights = data.draw(arrays.arrays(np.int64, (3, len(labels)), elements=st.integers(0, 3)))
@@ -108,7 +108,7 @@ def test_a_weight_is_so_many_copies_of_an_image_in_average_precision(case, data)
     np.testing.assert_allclose(METRICS["average_precision"].value(scores, labels, weights), expected, atol=1e-12)
 
 
-def test_what_a_resample_lacks_is_left_out_of_its_mean():
+def test_classes_that_a_resample_lacks_are_excluded_from_its_mean():
     labels = np.array([0, 1, 1])
     predictions = np.array([1, 1, 0])
     weights = [[0, 1, 1], [1, 0, 0], [0, 0, 0]]
@@ -121,7 +121,7 @@ def test_what_a_resample_lacks_is_left_out_of_its_mean():
     np.testing.assert_allclose(values, [(1 / 3 + 1 / 2) / 2, 1.0, np.nan])
 
 
-def test_resamples_are_worked_on_in_blocks_of_bounded_size(monkeypatch, random):
+def test_resamples_are_processed_in_blocks_of_bounded_size(monkeypatch, random):
     labels = random.integers(0, 3, 20)
     scores = random.normal(size=(20, 3))
     weights = random.integers(0, 3, (25, 20))
@@ -166,24 +166,27 @@ MARKS = np.array([[1, 0], [0, 1]])
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metric_for("acuracy", np.zeros(3, int)), "No metric is called 'acuracy'; did you mean accuracy"),
-        (lambda: metric_for("map", np.zeros(3, int)), "did you mean"),
-        (lambda: metric_for("macro_f1", MARKS), "macro_f1 judges images with one label each.*use average_precision"),
-        (lambda: metric_for("accuracy", np.zeros((2, 2, 2))), r"not of shape \[2, 2, 2\]"),
+        (lambda: metric_for("acuracy", np.zeros(3, int)), "for the metric, got 'acuracy'. Did you mean accuracy"),
+        (lambda: metric_for("map", np.zeros(3, int)), "Did you mean"),
+        (lambda: metric_for("macro_f1", MARKS), "macro_f1 needs images with one label each.*use average_precision"),
+        (lambda: metric_for("accuracy", np.zeros((2, 2, 2))), r"got shape \[2, 2, 2\]"),
         (lambda: ACCURACY.value(np.zeros(2, int), MARKS), "use average_precision"),
-        (lambda: ACCURACY.value(np.zeros(3, int), np.zeros(4, int)), r"classes \[n\] for 4 labels are needed, not \[3\]"),
+        (lambda: ACCURACY.value(np.zeros(3, int), np.zeros(4, int)), r"predicted classes \[n\] for 4 labels, got shape \[3\]"),
         (lambda: ACCURACY.value(np.zeros((4, 2)), np.zeros(4, int)), r"classes \[n\] for 4 labels"),
-        (lambda: ACCURACY.value(np.zeros(0, int), np.zeros(0, int)), "no image to judge"),
-        (lambda: ACCURACY.value(np.zeros(2, int), np.zeros(2, int), np.ones(2)), r"weights \[resamples, 2\] are needed"),
-        (lambda: ACCURACY.value(np.zeros(2, int), np.zeros(2, int), [[1, -1]]), "a weight is negative"),
+        (lambda: ACCURACY.value(np.zeros(0, int), np.zeros(0, int)), "at least one test image"),
+        (
+            lambda: ACCURACY.value(np.zeros(2, int), np.zeros(2, int), np.ones(2)),
+            r"expected weights \[resamples, 2\], got shape \[2\]",
+        ),
+        (lambda: ACCURACY.value(np.zeros(2, int), np.zeros(2, int), [[1, -1]]), "weights of at least 0, got -1"),
         (lambda: ACCURACY.decide(np.zeros(3)), r"shape \[3\]"),
         (lambda: ACCURACY.decide(np.array([[0.0, np.nan]])), "nan among them"),
         (lambda: PRECISION.decide(np.array([[0.0, np.nan]])), "nan among them"),
         (lambda: PRECISION.value(np.array([[0.0, np.nan], [1, 1]]), MARKS), "nan among them"),
         (lambda: PRECISION.value(np.zeros(2), MARKS), r"scores \[n, classes\] for 2 labels"),
-        (lambda: PRECISION.value(np.zeros((2, 3)), MARKS), "labels of 2 and scores of 3 classes"),
-        (lambda: PRECISION.value(np.zeros((2, 3)), np.array([0, 3])), "labels up to 3 and scores of 3 classes"),
-        (lambda: PRECISION.value(np.zeros((2, 2)), MARKS * 2), "something other than 0 and 1"),
+        (lambda: PRECISION.value(np.zeros((2, 3)), MARKS), "labels of 3 classes, as there are scores, got 2"),
+        (lambda: PRECISION.value(np.zeros((2, 3)), np.array([0, 3])), "labels from 0 to 2, as there are scores, got up to 3"),
+        (lambda: PRECISION.value(np.zeros((2, 2)), MARKS * 2), r"labels \[n, classes\] of 0 and 1"),
         (lambda: PRECISION.value(np.zeros((2, 2)), MARKS * 0), "no image has any label"),
     ],
 )

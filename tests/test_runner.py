@@ -33,7 +33,7 @@ from sslshift.study.records import NotThereError, only_reading, remembered
 from sslshift.study.report.sentences import baseline_notes
 from sslshift.study.sampled import sampled
 from sslshift.training.loop import NonFiniteError, initial_state
-from sslshift.transfer.tasks import parse_task
+from sslshift.transfer.declaration import parse_task
 
 TINY = Study(
     sources="bundled:mnist@40,60",

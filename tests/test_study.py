@@ -242,7 +242,7 @@ def within(capsys, out, *flags) -> str:
         (["--max_broken=-1"], "--max_broken must not be negative"),
         (["--evaluations=knn"], "--evaluations=knn must have linear among them"),
         (["--evaluations=linear,kn"], "Did you mean knn?"),
-        (["--evaluation_options=linear.strength=1"], "written EVALUATION.SETTING=VALUE"),
+        (["--evaluation_options=linear.strength=1"], "--evaluation_options: expected one of"),
         (["--features=cls"], "--features=cls is unknown"),
         (["--task=bundled:mnist; test=bundled:mnist/test"], "two tasks are called bundled:mnist"),
         (["--task=bundled:mnist; tset=bundled:mnist/test"], "not 'tset=bundled:mnist/test'"),

@@ -20,7 +20,8 @@ from sslshift.data.sources.layout import find_splits, require_no_splits
 from sslshift.data.sources.uri import Uri
 from sslshift.study.declare import Study
 from sslshift.study.downstream import declared_tasks
-from sslshift.transfer.tasks import Declaration, make_task, open_task, own_canvas, parse_task
+from sslshift.transfer.declaration import TaskDeclaration, open_task, own_canvas, parse_task
+from sslshift.transfer.tasks import make_task
 
 
 def folder_of(root, kinds, count=10, start=0):
@@ -36,11 +37,11 @@ def folder_of(root, kinds, count=10, start=0):
 
 
 def test_a_task_out_of_text():
-    assert parse_task("bundled:mnist") == Declaration("bundled:mnist")
-    assert parse_task("my parts = csv:/a/b.csv?licence=x=y; metric=macro_f1; labelled=1_000;") == Declaration(
+    assert parse_task("bundled:mnist") == TaskDeclaration("bundled:mnist")
+    assert parse_task("my parts = csv:/a/b.csv?licence=x=y; metric=macro_f1; labelled=1_000;") == TaskDeclaration(
         "csv:/a/b.csv?licence=x=y", name="my parts", metric="macro_f1", labelled=1000
     )
-    assert parse_task("folder:/no/such; test=folder:/other; validation=folder:/v?labels=none") == Declaration(
+    assert parse_task("folder:/no/such; test=folder:/other; validation=folder:/v?labels=none") == TaskDeclaration(
         "folder:/no/such?labels=folder", "folder:/v?labels=none", "folder:/other?labels=folder"
     )
     assert parse_task("folder:/a?cost_per_image=2").source == "folder:/a?cost_per_image=2&labels=folder"
@@ -49,13 +50,13 @@ def test_a_task_out_of_text():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "a URI begins with arrayrecord:"),
-        ("/data/parts", "a URI begins with arrayrecord:"),
-        ("bundled:mnist; tset=bundled:mnist/test", "not 'tset=bundled:mnist/test'"),
-        ("bundled:mnist; test", "not 'test'"),
-        ("bundled:mnist; test=a; test=b", "once each"),
-        ("bundled:mnist; labelled=many", "labelled must be a whole number, not 'many'"),
-        ("bundled:mnist; metric=acuracy", "metric=acuracy is unknown; there is accuracy"),
+        ("", "a URI that begins with one of arrayrecord:"),
+        ("/data/parts", "a URI that begins with one of arrayrecord:"),
+        ("bundled:mnist; tset=bundled:mnist/test", "expected one of validation, test, metric, labelled, got 'tset'"),
+        ("bundled:mnist; test", "as 'name=value; name=value', got 'test'"),
+        ("bundled:mnist; test=a; test=b", "test is set twice"),
+        ("bundled:mnist; labelled=many", "expected a whole number for labelled, got 'many'"),
+        ("bundled:mnist; metric=acuracy", "Expected one of accuracy, .* for metric, got 'acuracy'"),
     ],
 )
 def test_text_that_is_no_task_is_refused(text, message):
@@ -67,11 +68,11 @@ def test_split_folders_are_the_splits(tmp_path):
     for split, start in (("train", 0), ("val", 20), ("test", 40)):
         folder_of(tmp_path / split, "ab", start=start)
     declared = parse_task(f"folder:{tmp_path}?licence=mine")
-    assert declared == Declaration(
+    assert declared == TaskDeclaration(
         *(f"folder:{tmp_path}/{split}?licence=mine&labels=folder" for split in ("train", "val", "test"))
     )
     task = open_task(declared)
-    assert [len(part.indices) for part in task.parts.values()] == [20, 20, 20]
+    assert [len(part.indices) for part in task.splits.values()] == [20, 20, 20]
     assert task.canvas == Canvas(8, 8, 1)
     assert task.notes == ()
 
@@ -84,7 +85,7 @@ def test_val_alone_is_the_test_split(tmp_path):
 
 def test_a_folder_with_more_than_splits_is_one_of_classes(tmp_path):
     folder_of(tmp_path, ["train", "test", "tram"])
-    assert parse_task(f"folder:{tmp_path}") == Declaration(f"folder:{tmp_path}?labels=folder")
+    assert parse_task(f"folder:{tmp_path}") == TaskDeclaration(f"folder:{tmp_path}?labels=folder")
     assert open_task(parse_task(f"folder:{tmp_path}")).classes == 3
 
 
@@ -94,13 +95,13 @@ def test_missing_splits_are_drawn_by_class_and_told(tmp_path):
     source = open_source(f"folder:{tmp_path}?labels=folder")
     task = make_task(source, None, Canvas(8, 8, 1), labelled=0)
     # b and c have a place and a half of the twelve, rounded one way or the other.
-    assert sum(len(part.indices) for part in task.parts.values()) == 60
-    for part in task.parts.values():
+    assert sum(len(part.indices) for part in task.splits.values()) == 60
+    for part in task.splits.values():
         assert set(part.labels.tolist()) == {0, 1, 2}
     assert not set(task.test.indices) & set(task.train.indices)
     assert "12 of 60 labelled images, drawn by class, are held out" in task.notes[0]
     again = make_task(source, None, Canvas(8, 8, 1), labelled=0)
-    assert all((a.indices == b.indices).all() for a, b in zip(task.parts.values(), again.parts.values(), strict=True))
+    assert all((a.indices == b.indices).all() for a, b in zip(task.splits.values(), again.splits.values(), strict=True))
     # Fewer labelled images leave the test split as it is.
     few = make_task(source, None, Canvas(8, 8, 1), labelled=20)
     assert (few.test.indices == task.test.indices).all()
@@ -142,9 +143,9 @@ def test_tasks_that_cannot_be_are_refused(train, test, message):
 def test_one_source_cannot_be_two_splits():
     one = arrays([0, 1] * 20)
     other = arrays([0, 1] * 20, "memory:y", seed=1)
-    with pytest.raises(ValueError, match="a test split needs others than the training split"):
+    with pytest.raises(ValueError, match="different images in the test split and the training split"):
         make_task(one, one, CANVAS, labelled=0)
-    with pytest.raises(ValueError, match="a test split needs others than the validation split"):
+    with pytest.raises(ValueError, match="different images in the test split and the validation split"):
         make_task(one, other, CANVAS, labelled=0, validation=other)
 
 
@@ -152,10 +153,10 @@ def test_classes_that_a_split_lacks_are_told():
     train = arrays([0, 1, 2] * 20, classes=("a", "b", "c"))
     test = arrays([0, 1], "memory:t", ("a", "b", "c"), 1)
     task = make_task(train, test, CANVAS, labelled=0)
-    assert task.notes == ("no image of the test split is of class c: means over classes leave it out",)
+    assert task.notes == ("no image of the test split is of class c: means over classes exclude it",)
 
 
-def test_multi_label_tasks_are_judged_by_average_precision():
+def test_multi_label_tasks_are_evaluated_by_average_precision():
     labels = np.random.default_rng(0).integers(0, 2, (60, 3)).astype(np.uint8)
     task = make_task(arrays(labels), None, CANVAS, labelled=0)
     assert (task.metric, task.classes, task.train.labels.shape[1]) == ("average_precision", 3, 3)
@@ -171,7 +172,7 @@ def test_multi_label_tasks_are_judged_by_average_precision():
 def test_images_of_several_sizes_need_a_canvas(tmp_path):
     folder_of(tmp_path, "ab")
     Image.new("L", (9, 8)).save(tmp_path / "a" / "odd.png")
-    with pytest.raises(ValueError, match="say to which side all are brought"):
+    with pytest.raises(ValueError, match="the side to which all are resized"):
         own_canvas(open_source(f"folder:{tmp_path}?labels=folder"))
     (tmp_path / "a" / "odd.png").unlink()
     with pytest.raises(ValueError, match="the first is 8 x 8"):
@@ -332,7 +333,7 @@ def test_splits_that_were_named_win_and_those_of_the_folder_are_told(tmp_path):
     layout(tmp_path / "a", *split_names("train", "test")), layout(tmp_path / "b", *split_names("x"))
     found = parse_task(f"folder:{tmp_path / 'a'}; test=folder:{tmp_path / 'b/x'}")
     assert found.test == f"folder:{tmp_path / 'b/x'}?labels=folder"
-    assert found.notes == ("the images in test are not used, since other ones were named",)
+    assert found.notes == ("the images in test are not used, because others were named",)
 
 
 def test_splits_are_no_classes_of_a_source(tmp_path):

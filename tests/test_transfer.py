@@ -1,4 +1,4 @@
-"""Features, and what an encoder is judged by."""
+"""Features, the protocol, and predictions that are kept."""
 
 import dataclasses
 import os
@@ -10,84 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 
 from sslshift.data import ArraySource, open_source
 from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.models import PatchMLP, PretrainedEncoder
-from sslshift.transfer.features import NetworkEncoder, extract, pixel_encoder, source_features
-from sslshift.transfer.knn import knn_scores
-from sslshift.transfer.linear_probe import fit_probe
-from sslshift.transfer.protocol import (
-    evaluate,
-    load_predictions,
-    on_common_images,
-    parse_evaluations,
-    save_predictions,
-)
+from sslshift.transfer.features import NetworkEncoder, extract, pixel_encoder
+from sslshift.transfer.predictions import load_predictions, on_common_images, save_predictions
+from sslshift.transfer.protocol import evaluate, parse_evaluations
 from sslshift.transfer.tasks import make_task
-
-
-@pytest.fixture
-def clusters(random):
-    """Three overlapping clusters in ten dimensions of very different scales, one of them constant."""
-    centres = random.normal(size=(3, 10)) * 0.8
-    labels = random.integers(0, 3, 600)
-    features = (centres[labels] + random.normal(size=(600, 10))) * np.logspace(-2, 2, 10)
-    features[:, 4] = 7.0
-    return features.astype(np.float32), labels
-
-
-@pytest.mark.parametrize("strength", [1e-3, 1e-2, 1.0])
-def test_probe_is_the_optimum_that_scikit_learn_finds(clusters, strength):
-    features, labels = clusters
-    probe = fit_probe(features, labels, classes=3, strengths=(strength, 0.1), tolerance=1e-5)
-    standardised = (features - features.mean(0)) / np.where(features.std(0) > 1e-6, features.std(0), 1)
-    reference = LogisticRegression(C=1 / (strength * len(labels)), tol=1e-8, max_iter=10_000).fit(standardised, labels)
-
-    def loss(weights, logits):
-        shifted = logits - logits.max(1, keepdims=True)
-        log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-        return -log_probability[np.arange(len(labels)), labels].mean() + strength / 2 * np.square(weights).sum()
-
-    ours = loss(probe.weights[0], probe.scores(features, 0))
-    theirs = loss(reference.coef_, reference.decision_function(standardised))
-    assert ours == pytest.approx(theirs, abs=1e-5)
-    agree = probe.scores(features, 0).argmax(1) == reference.predict(standardised)
-    assert agree.mean() >= 0.998
-
-
-def test_knn_against_a_naive_loop(clusters):
-    features, labels = clusters
-    scores = knn_scores(features[:400], labels[:400], features[400:], neighbours=7, temperature=0.1, classes=3, block=64)
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    for row, image in zip(scores, unit[400:], strict=True):
-        similarity = unit[:400] @ image
-        votes = np.zeros(3)
-        for j in np.argsort(-similarity, kind="stable")[:7]:
-            votes[labels[j]] += np.exp((similarity[j] - similarity.max()) / 0.1)
-        np.testing.assert_allclose(row, votes, rtol=1e-4)
-
-
-def test_knn_agrees_with_scikit_learn(clusters):
-    features, labels = clusters
-    # An odd number of neighbours of two classes: no ties, which scikit-learn breaks by class and we by similarity.
-    labels = np.minimum(labels, 1)
-    ours = knn_scores(features[:400], labels[:400], features[400:], neighbours=5, temperature=1e6, classes=2).argmax(1)
-    theirs = KNeighborsClassifier(5, metric="cosine").fit(features[:400], labels[:400]).predict(features[400:])
-    assert (ours == theirs).mean() > 0.99
-
-
-def test_knn_ties_go_to_the_earlier_image():
-    train = np.ones((4, 3))
-    labels = np.array([1, 0, 0, 0])
-    assert knn_scores(train, labels, np.ones((1, 3)), neighbours=1, temperature=0.1, classes=2).argmax() == 1
-
-
-def test_knn_with_more_neighbours_than_images():
-    with pytest.raises(ValueError, match="1 to 4 neighbours"):
-        knn_scores(np.ones((4, 3)), np.zeros(4, int), np.ones((1, 3)), neighbours=5, temperature=0.1, classes=2)
 
 
 class Hurt(ArraySource):
@@ -113,7 +43,7 @@ def scores_of(encode, task, **options):
 
 def test_splits_share_no_image_and_ignore_seeds(gray_source, canvas):
     task = make_task(gray_source, None, canvas, labelled=100)
-    splits = [set(part.indices.tolist()) for part in task.parts.values()]
+    splits = [set(part.indices.tolist()) for part in task.splits.values()]
     assert [len(split) for split in splits] == [80, 20, 40]
     assert len(set.union(*splits)) == 140
     again = make_task(gray_source, None, canvas, labelled=100)
@@ -151,7 +81,7 @@ def test_features_that_are_not_finite_are_refused(gray_source, canvas):
         return features
 
     with pytest.raises(ValueError, match="memory:gray: image 13 has features that are not finite"):
-        source_features(broken, gray_source, np.arange(10, 20), canvas)
+        extract(broken, gray_source, np.arange(10, 20), canvas)
 
 
 def test_features_are_those_of_every_image_in_its_place(gray_source, canvas, monkeypatch):
@@ -196,14 +126,14 @@ def test_images_that_cannot_be_read_are_listed_and_counted(gray_source, canvas):
     assert scores["test_images"] == len(task.test.indices) - 3
     assert found.indices.tolist() == task.test.indices[3:].tolist()
     assert {(name, index) for name, index, _ in found.broken} == {("memory:hurt", index) for index in source.hurt}
-    assert any("3 of 40 images of the test split cannot be read and are left out" in note for note in scores["notes"])
+    assert any("3 of 40 images of the test split cannot be read and are excluded" in note for note in scores["notes"])
     assert not whole["unreadable"]
     source.hurt = frozenset(task.test.indices.tolist())
-    with pytest.raises(ValueError, match="memory:hurt: none of 40 images can be read, the first since image"):
+    with pytest.raises(ValueError, match="memory:hurt: none of 40 images can be read, the first because image"):
         evaluate(pixel_encoder, task)
 
 
-def test_images_in_two_splits_are_left_out_of_training_and_told(gray_source, canvas):
+def test_images_in_two_splits_are_excluded_from_training_and_noted(gray_source, canvas):
     images = gray_source._images.copy()
     fresh = np.random.default_rng(5).integers(0, 256, (40, 12, 12, 1), np.uint8)
     # Ten of the test images are also among those to learn from; one of these twice.
@@ -283,7 +213,7 @@ def test_few_labelled_images_are_enough_to_run(gray_source, canvas):
     assert 0 <= scores_of(pixel_encoder, make_task(gray_source, None, canvas, labelled=8))["knn"] <= 1
 
 
-def test_pixel_floor_of_large_images_is_small(random):
+def test_raw_pixels_of_large_images_are_few(random):
     assert pixel_encoder(random.integers(0, 256, (2, 200, 100, 3), np.uint8)).shape == (2, 32 * 32 * 3)
     images = random.integers(0, 256, (2, 28, 28, 1), np.uint8)
     np.testing.assert_allclose(pixel_encoder(images), images.reshape(2, -1) / np.float32(255), atol=1e-6)
@@ -294,11 +224,15 @@ def test_evaluations_are_chosen_by_name_and_changed_by_setting():
     assert list(chosen) == ["linear", "few_shot"]
     assert (chosen["few_shot"].shots, chosen["few_shot"].draws, chosen["linear"].strengths) == ((1, 2), 3, (0.1, 1.0))
     for names, options, message in (
-        ("linaer", "", r"No evaluation is called 'linaer'; .* Did you mean linear\?"),
-        ("", "", "Name at least one evaluation"),
-        ("knn,knn", "", "each once"),
-        ("knn", "linear.strengths=1", "written EVALUATION.SETTING=VALUE, not 'linear.strengths=1'; there is knn.neighbours"),
-        ("knn", "knn.neighbours", "written EVALUATION"),
+        ("linaer", "", r"got 'linaer'\. Did you mean linear\?"),
+        ("", "", "at least one evaluation"),
+        ("knn,knn", "", "each only once"),
+        (
+            "knn",
+            "linear.strengths=1",
+            "--evaluation_options: expected one of knn.neighbours, knn.temperatures, got 'linear.strengths'",
+        ),
+        ("knn", "knn.neighbours", "Expected --evaluation_options as 'name=value; name=value', got 'knn.neighbours'"),
         ("knn", "knn.neighbours=few", "knn.neighbours takes whole numbers above 0 separated by ',', not 'few'"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -319,7 +253,7 @@ def test_every_evaluation_on_one_task(gray_source, canvas):
     assert all(0.3 < scores[name] <= 1 for name in names)
     of_pixels = scores_of(pixel_encoder, task, evaluations=evaluations)
     assert list(of_pixels["chosen"]) == names[:-2]
-    assert "finetune: needs an encoder with weights, which raw pixels have not" in of_pixels["notes"]
+    assert "finetune: needs an encoder with weights, which raw pixels do not have" in of_pixels["notes"]
 
 
 def test_multi_label_tasks_are_evaluated_by_average_precision(random):

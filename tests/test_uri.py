@@ -16,7 +16,7 @@ from sslshift.data.mixture_text import parse_mixture
 from sslshift.data.sources import SCHEMES
 from sslshift.data.sources.uri import Uri, parse_uri, spelled
 from sslshift.study.declare import parse_sources
-from sslshift.transfer.tasks import parse_task
+from sslshift.transfer.declaration import parse_task
 
 # Pieces with a meaning somewhere, and bytes of which no UTF-8 is made.
 PIECES = [

@@ -13,9 +13,8 @@ import numpy as np
 import scipy.optimize
 from jax import lax
 
-from sslshift.transfer.evaluation import Split, Splits
+from sslshift.transfer.evaluation import Split, Splits, fit_standardiser
 from sslshift.transfer.few_shot import FewShot
-from sslshift.transfer.inputs import standard_of
 from sslshift.transfer.knn import nearest
 from sslshift.transfer.linear_probe import LinearProbe, fit_probe
 from sslshift.transfer.metrics import METRICS
@@ -113,11 +112,11 @@ def probe(show: Callable[..., None], repeats: int) -> None:
     strengths = LinearProbe().strengths
     for kind, make in KINDS.items():
         features, labels = make(IMAGES, 1)
-        fit = functools.partial(fit_probe, features, labels, classes=CLASSES, strengths=strengths)
+        fit = functools.partial(fit_probe, features, labels, classes=CLASSES, l2_penalties=strengths)
         jax.clear_caches()
         cold = seconds_of(fit)
         fitted = fit()
-        standardised = standard_of(features)(features)
+        standardised = fit_standardiser(features)(features)
         losses = [
             loss(standardised @ w + b, labels, w, s) for w, b, s in zip(fitted.weights, fitted.bias, strengths, strict=True)
         ]

@@ -33,11 +33,12 @@ from sslshift.study.judged import Judged, Kind, judge
 from sslshift.study.matrix import Named, architectures, by_kind, comparisons, find_encoders, score_table, untrained
 from sslshift.study.records import write_atomically
 from sslshift.study.report.text import called
+from sslshift.transfer.declaration import TaskDeclaration, open_task, parse_tasks
 from sslshift.transfer.features import NetworkEncoder, pixel_encoder
 from sslshift.transfer.inference import Comparison, Interval
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS, parse_evaluations
-from sslshift.transfer.tasks import Declaration, Task, open_task, parse_task
+from sslshift.transfer.tasks import Task
 from tools.progress import counting_images
 
 _PIXELS = "raw pixels"
@@ -75,7 +76,7 @@ def main() -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out={FLAGS.out} is a file; name a folder.")
     evaluations = parse_evaluations(FLAGS.evaluations, FLAGS.evaluation_options)
-    tasks = _Tasks(_declared(FLAGS.task))
+    tasks = _Tasks(parse_tasks(FLAGS.task))
     console = Console(emoji=False, width=None if Console().is_terminal else 160)
     files, unfinished = find_encoders([Path(run).expanduser() for run in FLAGS.run])
     if unfinished:
@@ -126,19 +127,10 @@ def _floors(named: Sequence[Named]) -> list[_Job]:
     return [*jobs, _Job(_PIXELS, 0, "", named[0].encoders[0][2], pixels=True)]
 
 
-def _declared(texts: Sequence[str]) -> list[Declaration]:
-    declared = [parse_task(text) for text in texts]
-    names = [each.name or each.source for each in declared]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise ValueError(f"--task: two tasks are called {twice}; write 'NAME = URI' to tell them apart.")
-    return declared
-
-
 class _Tasks:
     """The tasks on the canvas of each encoder; every source is opened once."""
 
-    def __init__(self, declared: Sequence[Declaration]):
+    def __init__(self, declared: Sequence[TaskDeclaration]):
         self._declared = declared
         self._open = functools.cache(open_source)
         self._at: dict[Canvas, tuple[Task, ...]] = {}
@@ -152,9 +144,9 @@ class _Tasks:
 
     def introduce(self, console: Console, tasks: Sequence[Task]) -> None:
         for task in () if self._introduced else tasks:
-            counts = [f"{len(part.indices):,} {name}" for name, part in task.parts.items()]
+            counts = [f"{len(part.indices):,} {name}" for name, part in task.splits.items()]
             _say(console, f"{task.name}: {', '.join(counts)} images, {task.classes} classes, {METRICS[task.metric].text}")
-            refused = {path: why for part in task.parts.values() for path, why in part.source.refused}
+            refused = {path: why for part in task.splits.values() for path, why in part.source.refused}
             if refused:
                 path, why = next(iter(refused.items()))
                 _say(console, f"{task.name}: {len(refused)} files refused and not counted, e.g. {path} ({why})")

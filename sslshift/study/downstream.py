@@ -11,8 +11,16 @@ from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.data.sources import PartialSource, Source, SyntheticSource, digests
 from sslshift.models import FEATURES
 from sslshift.study.declare import Study
+from sslshift.transfer.declaration import (
+    TaskDeclaration,
+    open_task,
+    own_canvas,
+    parse_split,
+    parse_task,
+    require_different_names,
+)
 from sslshift.transfer.protocol import parse_evaluations
-from sslshift.transfer.tasks import Declaration, Task, open_task, own_canvas, parse_split, parse_task
+from sslshift.transfer.tasks import Task
 
 # Images of a split whose shapes are looked at.
 _LOOKED_AT = 16
@@ -32,7 +40,7 @@ def declared_evaluations(study: Study) -> dict[str, Any]:
     return evaluations
 
 
-def declared_tasks(study: Study) -> list[Declaration]:
+def declared_tasks(study: Study) -> list[TaskDeclaration]:
     """Returns the tasks that a study names, --downstream first.
 
     Raises:
@@ -47,10 +55,7 @@ def declared_tasks(study: Study) -> list[Declaration]:
             )
         first = dataclasses.replace(first, test=parse_split(study.downstream_test))
     declared = [dataclasses.replace(each, labelled=each.labelled or study.labelled) for each in (first, *others)]
-    names = [each.name or each.source for each in declared]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise ValueError(f"--task: two tasks are called {twice}; write 'NAME = URI' to tell them apart.")
+    require_different_names(declared)
     return declared
 
 
@@ -88,7 +93,7 @@ def canvas_of(downstream: Source, side: int) -> Canvas:
     return Canvas(side, side, channels)
 
 
-def open_in_shape(declaration: Declaration, canvas: Canvas, open_: Callable[[str], Source], *, asked: bool) -> Task:
+def open_in_shape(declaration: TaskDeclaration, canvas: Canvas, open_: Callable[[str], Source], *, asked: bool) -> Task:
     """A task whose images have the shape that the study's encoders take.
 
     Args:
@@ -102,7 +107,7 @@ def open_in_shape(declaration: Declaration, canvas: Canvas, open_: Callable[[str
     """
     task = open_task(declaration, canvas, open_)
     notes = list(task.notes)
-    for split, part in task.parts.items():
+    for split, part in task.splits.items():
         shapes = _shapes(part.source, part.indices)
         other = next((shape for shape in shapes if shape[:2] != canvas[:2]), None)
         # A few colour images among gray ones are no reason to stop.

@@ -16,14 +16,8 @@ from sslshift.study.records import recalled, remembered, require_computing
 from sslshift.transfer.features import Encoder, NetworkEncoder
 from sslshift.transfer.inference import Comparison, Interval, compare, runs_interval
 from sslshift.transfer.metrics import METRICS
-from sslshift.transfer.protocol import (
-    Evaluated,
-    Predictions,
-    evaluate,
-    load_predictions,
-    on_common_images,
-    save_predictions,
-)
+from sslshift.transfer.predictions import Predictions, load_predictions, on_common_images, save_predictions
+from sslshift.transfer.protocol import Evaluated, evaluate
 from sslshift.transfer.tasks import Task
 
 # Of an interval's bootstrap over test images; a study has a hundred intervals.

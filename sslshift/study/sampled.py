@@ -15,7 +15,7 @@ from sslshift.study.judged import Judged
 from sslshift.study.results import Results
 from sslshift.transfer.inference import Bootstrapped, Estimate, bootstrap, estimate_mean
 from sslshift.transfer.metrics import METRICS
-from sslshift.transfer.protocol import on_common_images
+from sslshift.transfer.predictions import on_common_images
 
 UNTRAINED = "untrained encoder"
 PIXELS = "raw pixels"

@@ -1,19 +1,32 @@
-"""Transfer: how well an encoder serves downstream tasks.
+"""Transfer: the performance of a finished encoder on downstream tasks.
 
-`tasks` declares a task and makes its splits; `features` runs an encoder over a source, in blocks, over all devices, with a
-cache. `knn`, `linear_probe`, `few_shot` and `sgd_probe` judge frozen features and are called alike (`evaluation`); `finetune`
-trains the whole network. `protocol` puts them together: features once, hyperparameters by the validation split, the test split
-scored once. `metrics` are what it is scored by, `inference` has intervals and comparisons of scores.
+- `declaration` parses tasks, `tasks` makes their splits, `features` runs an encoder over a source, on all devices.
+- `knn`, `linear_probe`, `few_shot` and `sgd_probe` evaluate frozen features and are called alike (`evaluation`); `finetune`
+  trains the whole network.
+- `protocol` combines them: features once, hyperparameters by the validation split, the test split scored once. `predictions`
+  keeps the predictions for later comparisons.
+- `metrics` score predictions; `inference` has intervals of scores and comparisons of encoders.
+- `encoders` opens an encoder by name.
 
-Scores are offline: the encoder is finished. `sslshift.training.online` has the probe that watches one being trained.
+Scores here are offline: the encoder is finished. `sslshift.training.online` has the probe that follows an encoder in training.
+
+To add an evaluation on frozen features: one file like `knn.py` with a frozen dataclass that is called with `Splits` and a
+`Metric`, and one line in `EVALUATIONS` of `protocol.py`. Its settings are then options of --evaluation_options. To add a
+metric: a `Metric` in the table at the end of `metrics.py`; it must accept weights, which the bootstrap uses.
+
+Tests: `test_knn.py`, `test_linear_probe.py` and `test_probes.py` compare the evaluations with plain loops and scikit-learn,
+`test_metrics.py` does so for the metrics, `test_intervals.py` and `test_statistics.py` simulate the coverage of intervals,
+`test_transfer.py` follows images through the protocol, and `test_tasks.py` and `test_multilabel.py` cover tasks. Builders that
+several of them share are in `conftest.py`.
 """
 
+from sslshift.transfer.declaration import TaskDeclaration, open_task, parse_task
 from sslshift.transfer.evaluation import Outcome, Split, Splits
 from sslshift.transfer.features import NetworkEncoder, encoder_of, extract, pixel_encoder
 from sslshift.transfer.inference import bootstrap_interval, compare, mcnemar, runs_interval
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import EVALUATIONS, Evaluated, evaluate, parse_evaluations
-from sslshift.transfer.tasks import Task, make_task, open_task, parse_task
+from sslshift.transfer.tasks import Task, make_task
 
 __all__ = [
     "EVALUATIONS",
@@ -24,6 +37,7 @@ __all__ = [
     "Split",
     "Splits",
     "Task",
+    "TaskDeclaration",
     "bootstrap_interval",
     "compare",
     "encoder_of",

@@ -1,4 +1,4 @@
-"""The encoder that somebody typed: a file, a run, raw pixels, or an untrained network; and what it can see, in words."""
+"""Encoders by name: a file, a run, raw pixels, or an untrained network; with a sentence on what their features show."""
 
 import dataclasses
 import functools
@@ -12,15 +12,16 @@ from sslshift.models import ENCODERS, PretrainedEncoder, ResNet
 from sslshift.models.opening import how_it_was_read, is_published, open_encoder
 from sslshift.transfer.features import Encoder, NetworkEncoder, pixel_encoder
 
-# Images at a time: sets of a few dozen are filled up to it, and a CPU is no faster with more.
+# Images at a time: sets of a few dozen images are padded to it, and a CPU is no faster with more.
 _BATCH = 100
 PIXELS = "pixels"
 UNTRAINED = "untrained"
-# About 500 images of 64 pixels in a second of CPU time. Of four small networks at random weights it alone put noise farther
-# from the bundled clothes than digits, discs and inverted clothes; a ViT and ResNets of another stem or silent blocks did not.
+# Encodes about 500 images of 64 pixels in a second of CPU time. Of four small networks with random weights, only this one
+# measured noise as farther from the bundled clothes than digits, discs and inverted clothes; a ViT and ResNets with another
+# stem or with zero-initialised branches did not.
 SMALL = ResNet((1, 1, 1, 1), width=32)
 _BETTER = (
-    "For what is in the pictures take a trained encoder: python -m tools.fetch_encoder dinov2-small, then "
+    "To compare what the pictures show, use a trained encoder: python -m tools.fetch_encoder dinov2-small, then "
     "--encoder=dinov2-small.safetensors."
 )
 
@@ -30,14 +31,14 @@ class NamedEncoder:
     """An encoder by name.
 
     Attributes:
-      title: what tables call it.
-      remark: what it can see and what it cannot; empty if it was trained.
-      trained: whether its features mean more than colour and texture.
-      canvas: what images are brought to; None: it takes any.
-      build: the encoder itself, for images of a canvas.
-      card: what is known of it.
-      multiple: of which a side has to be one, such as a ViT's patch.
-      read: what of a published file was left behind, and what was assumed; empty for other encoders.
+      title: the name that tables use.
+      remark: what its features show and what they do not; empty if it was trained.
+      trained: whether its features show more than colour and texture.
+      canvas: shape to which images are resized; None: any shape.
+      build: makes the encoder for images of a canvas.
+      card: facts about its training.
+      multiple: number of pixels that must divide the side of an image, such as a ViT's patch.
+      read: parts of a published file that were ignored, and assumptions; empty for other encoders.
     """
 
     title: str
@@ -51,34 +52,34 @@ class NamedEncoder:
 
 
 def encoder_named(text: str, *, seed: int = 0) -> NamedEncoder:
-    """An encoder out of text.
+    """Returns the encoder that a text names.
 
     Example:
       >>> encoder_named("pixels").title, encoder_named("untrained:resnet18", seed=3).title
       ('raw pixels', 'untrained resnet18, random weights of seed 3')
 
     Args:
-      text: a run's folder or a file, see `open_encoder`; `pixels`; `untrained`, a small conv net, or `untrained:NAME` of
-        `ENCODERS`.
-      seed: of the weights of an untrained one.
+      text: a run's folder or a file, see `open_encoder`; `pixels`; `untrained`, a small conv net; or `untrained:NAME` with a
+        name in `ENCODERS`.
+      seed: of the weights of an untrained encoder.
 
     Raises:
-      ValueError: it is none of these.
+      ValueError: the text names no encoder.
     """
     kind, colon, name = text.partition(":")
     if text == PIXELS:
         remark = (
-            "Raw pixels, at most 32 x 32, tell sources apart by brightness, colour and where these lie, not by what the "
-            f"pictures show. {_BETTER}"
+            "Raw pixels, at most 32 x 32, distinguish sources by brightness, colour and their positions in the image, not by "
+            f"what the pictures show. {_BETTER}"
         )
         return NamedEncoder("raw pixels", remark, False, None, lambda canvas: pixel_encoder)
     if kind == UNTRAINED:
         if colon and name not in ENCODERS:
-            raise ValueError(f"{text!r} names no encoder of ours; after {UNTRAINED}: there is {', '.join(ENCODERS)}.")
+            raise ValueError(f"Expected one of {', '.join(ENCODERS)} after {UNTRAINED}:, got {text!r}.")
         module = ENCODERS[name] if name else SMALL
         remark = (
-            "An untrained network tells sources apart by colour, edges and texture, such as other cameras, light or materials "
-            f"leave; it does not know what the pictures show. {_BETTER}"
+            "An untrained network distinguishes sources by colour, edges and texture, which depend on cameras, light and "
+            f"materials, not by what the pictures show. {_BETTER}"
         )
         title = f"untrained {name or 'small conv net'}, random weights of seed {seed}"
         multiple = getattr(module, "patch", 1)
@@ -100,10 +101,10 @@ def encoder_named(text: str, *, seed: int = 0) -> NamedEncoder:
 
 
 def untrained_encoder(module, canvas: Canvas, seed: int) -> PretrainedEncoder:
-    """A network with random weights, for images of a canvas.
+    """Returns a network with random weights, for images of a canvas.
 
-    Training starts with residual blocks that add nothing (their last scale is 0); here they add from the start, since else
-    hardly a layer would be left.
+    Training starts with zero-initialised residual branches. Here the branches are active: with zero-initialised branches the
+    network would compute almost nothing.
 
     Raises:
       ValueError: the network does not take such images.
@@ -113,7 +114,7 @@ def untrained_encoder(module, canvas: Canvas, seed: int) -> PretrainedEncoder:
 
 
 def branches_on(variables):
-    """The variables with the scale of every norm at 1: ResNets start with that of each branch's last norm at 0."""
+    """Returns the variables with the scale of every norm at 1; in ResNets that of each branch's last norm is 0."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.ones_like(leaf) if path[-1].key == "scale" else leaf, dict(variables)
     )
@@ -121,7 +122,7 @@ def branches_on(variables):
 
 @functools.lru_cache(maxsize=8)
 def _initialise(module, canvas: Canvas):
-    """From a key to variables, compiled once: that takes seconds."""
+    """Returns a function from a key to variables. It is cached, because compiling it takes seconds."""
     images = jnp.zeros((2, *canvas))
     return jax.jit(lambda key: module.init(key, images, train=False))
 

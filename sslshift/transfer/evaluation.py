@@ -1,13 +1,20 @@
-"""What every evaluation on frozen features takes and returns.
+"""The interface of evaluations on frozen features, and what they share.
 
 An evaluation is a frozen dataclass of its settings that is called with features and a metric:
-`evaluation(splits, metric) -> {name: Outcome}`. It chooses what it has to choose by the metric on the validation split, of
-equal choices the first, and scores the test split once.
+`evaluation(splits, metric) -> {name: Outcome}`. It chooses its hyperparameters by the metric on the validation split (of equal
+choices the first) and scores the test split once. Here are its arguments and result, standardised features, checked labels, and
+the choice on the validation split.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from sslshift.transfer.metrics import Metric
+
+# Images that are standardised at a time: a float64 block of 512 features (2 MiB) fits into the cache of a processor.
+_BLOCK = 512
 
 
 class Split(NamedTuple):
@@ -18,7 +25,7 @@ class Split(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """The three splits of a task under one encoder; `classes` is their number."""
+    """The three splits of a task under one encoder, and the number of classes."""
 
     train: Split
     validation: Split
@@ -27,17 +34,105 @@ class Splits(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Attributes:
-      predictions: of the test split, as `Metric.decide` gives them: `[n]` or `[n, classes]`. Where the labelled images were
-        drawn several times, one of these for each draw: a further first axis.
-      validation: the metric on the validation split of what was chosen (the mean over draws).
-      chosen: the hyperparameters that were chosen, by name.
-      notes: sentences for people: what was left out, and why.
+      predictions: of the test split, as `Metric.decide` returns them: `[n]` or `[n, classes]`. Where the labelled images were
+        drawn several times, a further first axis holds the predictions of each draw.
+      validation: the metric on the validation split for the chosen hyperparameters (the mean over draws).
+      chosen: the chosen hyperparameters by name.
+      notes: sentences for readers of the numbers: what was excluded, and why.
     """
 
     predictions: np.ndarray
     validation: float
     chosen: dict[str, Any]
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def excluded(cls, metric: Metric, splits: Splits, why: str) -> "Outcome":
+        """Returns an outcome without predictions, `[0, n]` or `[0, n, classes]`, and the reason as its note."""
+        shape = (0, len(splits.test.labels), splits.classes)[: 1 + metric.axes]
+        return cls(np.zeros(shape, np.int64 if metric.axes == 1 else np.float32), float("nan"), {}, (why,))
+
+
+class Standardiser(NamedTuple):
+    """Mean and standard deviation (1 where constant) of features, float64 `[dim]`; called, it standardises features."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Returns standardised features, float32 `[n, dim]`, without a copy of all features in float64."""
+        out = np.empty(features.shape, np.float32)
+        # A float32 mean alone would be inexact. As a sum of two float32 numbers it is exact enough, and the first difference
+        # has no rounding error where features are close to the mean.
+        near = self.mean.astype(np.float32)
+        parts = (near, (self.mean - near).astype(np.float32)) if features.dtype == np.float32 else (self.mean,)
+        scale = self.scale.astype(parts[0].dtype)
+        for start in range(0, len(features), _BLOCK):
+            block = features[start : start + _BLOCK]
+            for part in parts:
+                block = block - part
+            np.divide(block, scale, out=out[start : start + _BLOCK], casting="same_kind")
+        return out
+
+
+def fit_standardiser(features: np.ndarray) -> Standardiser:
+    """Returns mean and standard deviation of features `[n, dim]`.
+
+    Raises:
+      ValueError: the shape is not `[n, dim]`, there is no image, or a feature is not finite.
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or not features.size:
+        raise ValueError(f"Expected training features [images, dim] of at least one image, got shape {list(features.shape)}.")
+    count = 0
+    mean = np.zeros(features.shape[1])
+    squares = np.zeros(features.shape[1])
+    for start in range(0, len(features), _BLOCK):
+        block = features[start : start + _BLOCK].astype(np.float64)
+        finite = np.isfinite(block).all(axis=1)
+        if not finite.all():
+            raise ValueError(f"The features of training image {start + int(np.argmin(finite)):,} are not finite.")
+        # Deviations from the block's own mean, then combined (Chan et al., 1979): no cancellation at a large mean.
+        centre = block.mean(axis=0)
+        block -= centre
+        squares += np.einsum("nd,nd->d", block, block) + np.square(centre - mean) * (count * len(block) / (count + len(block)))
+        count += len(block)
+        mean += (centre - mean) * (len(block) / count)
+    deviation = np.sqrt(squares / count)
+    # A feature that varies less than rounding error is constant; dividing by its deviation would amplify noise.
+    smallest = np.maximum(1e-6 * np.abs(mean), np.finfo(np.float32).tiny)
+    return Standardiser(mean, np.where(deviation > smallest, deviation, 1.0))
+
+
+def require_labels(labels: np.ndarray, images: int, classes: int) -> None:
+    """Raises ValueError unless labels are int `[images]` below `classes`, or 0/1 `[images, classes]`."""
+    shape = labels.shape
+    several = labels.ndim == 2
+    if shape != ((images, classes) if several else (images,)):
+        raise ValueError(
+            f"Expected labels [{images:,}] or [{images:,}, {classes:,}] for these features, got shape {list(shape)}."
+        )
+    if labels.dtype.kind not in "iub" or labels.min() < 0 or labels.max() >= (2 if several else classes):
+        allowed = "0 and 1" if several else f"whole numbers from 0 to {classes - 1:,}"
+        raise ValueError(f"Expected labels that are {allowed}, got {labels.dtype} from {labels.min()} to {labels.max()}.")
+
+
+def score(metric: Metric, scores: np.ndarray, split: Split) -> float:
+    """Returns the metric of scores `[n, classes]` on a split; nan where a score is not finite because a model diverged."""
+    return metric.value(metric.decide(scores), split.labels) if np.isfinite(scores).all() else float("nan")
+
+
+def best_index(values: Sequence[float]) -> int:
+    """Returns the index of the largest value, of equal values the first; nan is smaller than any number."""
+    return int(np.argmax(np.nan_to_num(np.asarray(values, np.float64), nan=-np.inf)))
+
+
+def grid_edge_notes(name: str, grid: Sequence[float], chosen: float) -> tuple[str, ...]:
+    """Returns a note where the chosen value is at an end of its grid, which may then be too narrow."""
+    if len(grid) == 1 or min(grid) < chosen < max(grid):
+        return ()
+    side, further = ("smallest", "smaller") if chosen == min(grid) else ("largest", "larger")
+    return (f"The chosen {name} {chosen:g} is the {side} of the grid; a {further} one might be better.",)

@@ -1,4 +1,4 @@
-"""Features of images under an encoder: read in blocks, computed over all devices, kept in a cache if there is one."""
+"""Features of images: read in blocks, computed on all devices, and optionally cached."""
 
 import dataclasses
 import functools
@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,20 +21,23 @@ from sslshift.data.sources import Source
 from sslshift.data.views import MEAN, STD
 from sslshift.methods import Method
 from sslshift.models import PretrainedEncoder
+from sslshift.storage import whole_file, write
 from sslshift.training.step import make_mesh, replicate, shard_batch
 
 _PIXEL_SIDE = 32
-# Images encoded at a time. They are read in blocks of whole batches, about so many bytes, while the block before is being
-# encoded; a thread reads a chunk.
+# Images encoded at a time. Blocks of whole batches, each of about this many bytes, are read while the previous block is being
+# encoded; each thread reads a chunk of a block.
 _BATCH = 500
 _BLOCK_BYTES = 1 << 26
 _CHUNK = 64
+# Files of a folder of the cache, beside broken.json.
+_ARRAYS = ("features", "kept", "digests")
 
 
 class Encoder(Protocol):
     """A pure function from uint8 images `[n, height, width, channels]` to float32 features `[n, dim]`.
 
-    One with a `fingerprint`, which changes when its features would, can be cached.
+    The features of an encoder with a `fingerprint`, which changes whenever its features would, can be cached.
     """
 
     def __call__(self, images: np.ndarray) -> np.ndarray: ...
@@ -43,9 +45,9 @@ class Encoder(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class PixelEncoder:
-    """The floor that needs no network: pixels in [0, 1], flattened; images beyond 32 x 32 are first averaged down to that.
+    """The baseline without a network: pixels in [0, 1], flattened; larger images are first averaged down to 32 x 32.
 
-    More pixels would make a probe of ten thousands of dimensions, slow to fit and no better a floor.
+    With more pixels a probe would have tens of thousands of dimensions, which are slow to fit and make no better baseline.
     """
 
     fingerprint: str = f"pixels, at most {_PIXEL_SIDE} x {_PIXEL_SIDE}"
@@ -77,7 +79,7 @@ class NetworkEncoder:
 
     Args:
       pretrained: the encoder.
-      batch_size: images encoded at a time, over all devices; rounded up to what these divide.
+      batch_size: images encoded at a time, over all devices; rounded up to a multiple of their number.
     """
 
     pretrained: PretrainedEncoder
@@ -99,20 +101,20 @@ class NetworkEncoder:
         parts = []
         for start in range(0, len(images), size):
             batch = images[start : start + size]
-            # The last batch is filled up, so that one shape is compiled; its filling is cut off again.
+            # The last batch is padded, so that only one shape is compiled; the padding is removed afterwards.
             filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
             parts.append(jax.device_get(apply(self._placed, shard_batch(mesh, filled)))[: len(batch)])
         return np.concatenate(parts)
 
 
 def encoder_of(method: Method, variables, shape: Sequence[int], card: dict | None = None) -> PretrainedEncoder:
-    """The encoder out of a method's trained networks, whose heads are left behind.
+    """Returns the encoder among a method's trained networks, without the heads.
 
     Args:
-      method: that was trained.
+      method: the method that was trained.
       variables: its `params` and `batch_stats`.
       shape: height, width, channels of the images.
-      card: what is known of it.
+      card: facts about its training.
     """
     own = {kind: variables[kind].get("encoder", {}) for kind in ("params", "batch_stats")}
     return PretrainedEncoder(method.networks.encoder, own, tuple(shape), MEAN, STD, card=card or {})
@@ -122,10 +124,10 @@ class Extracted(NamedTuple):
     """Features of chosen images.
 
     Attributes:
-      features: float32 `[n, dim]` of the images that could be read, in the order in which they were asked for.
-      kept: which of those asked for these are, bool.
-      digests: of their pixels on the canvas, `[n]` of 16 bytes: equal images have equal ones.
-      broken: (index in the source, reason) of the others.
+      features: float32 `[n, dim]` of the images that could be read, in the order of the request.
+      kept: whether each requested image could be read, bool.
+      digests: of their pixels on the canvas, uint8 `[n, 16]`: equal images have equal digests.
+      broken: (index in the source, reason) of the images that could not be read.
     """
 
     features: np.ndarray
@@ -135,20 +137,8 @@ class Extracted(NamedTuple):
 
 
 def no_images(done: int, total: int) -> None:
+    """Ignores the progress."""
     del done, total
-
-
-def source_features(encode: Encoder, source: Source, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
-    """Features of chosen images of a source, float32 `[n, dim]`.
-
-    Raises:
-      BrokenImageError: an image cannot be read.
-      ValueError: a feature is not finite, which would make every number computed from it meaningless.
-    """
-    extracted = extract(encode, source, indices, canvas)
-    if extracted.broken:
-        raise BrokenImageError(extracted.broken[0][1])
-    return extracted.features
 
 
 def extract(
@@ -160,18 +150,18 @@ def extract(
     cache: Path | None = None,
     on_images: Callable[[int, int], None] = no_images,
 ) -> Extracted:
-    """Features of chosen images of a source; images that cannot be read are left out and listed.
+    """Returns features of chosen images of a source; images that cannot be read are excluded and listed.
 
     Memory holds the features and two blocks of images.
 
     Args:
-      encode: from images to features.
-      source: the images.
-      indices: of those wanted.
-      canvas: what they are brought to.
-      cache: a folder that keeps features by fingerprints of encoder and source, canvas and indices; None: none does. Only an
-        encoder with a fingerprint is cached.
-      on_images: called with the numbers of images done and wanted.
+      encode: maps images to features.
+      source: of the images.
+      indices: of the chosen images.
+      canvas: shape to which the images are resized.
+      cache: a folder that keeps features by the fingerprints of encoder and source, the canvas and the indices; None: no cache.
+        Only the features of an encoder with a fingerprint are kept.
+      on_images: called with the number of images done and the total.
 
     Raises:
       ValueError: no image can be read, or a feature is not finite.
@@ -206,12 +196,13 @@ def _extracted(encode, source, indices, canvas, on_images) -> Extracted:
         done += len(images)
         on_images(done, len(indices))
     if not features:
-        why = f", the first since {broken[0][1]}" if broken else ""
+        why = f", the first because {broken[0][1]}" if broken else ""
         raise ValueError(f"{source.name}: none of {len(indices):,} images can be read{why}.")
     return Extracted(np.concatenate(features), np.concatenate(kept), np.concatenate(digests), tuple(broken))
 
 
 def _finite(features: np.ndarray, source: Source, indices: np.ndarray) -> np.ndarray:
+    """Returns the features; raises ValueError if one is not finite: every number computed from it would be meaningless."""
     finite = np.isfinite(features).all(axis=tuple(range(1, features.ndim)))
     if not finite.all():
         bad = int(np.flatnonzero(~finite)[0])
@@ -220,7 +211,7 @@ def _finite(features: np.ndarray, source: Source, indices: np.ndarray) -> np.nda
 
 
 def _blocks(source: Source, indices: np.ndarray, canvas: Canvas) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
-    """Images, digests and reasons why not, block by block; a block is read while its predecessor is used."""
+    """Yields images, digests, and reasons for those that cannot be read; the next block is read while a block is used."""
     size = max(1, _BLOCK_BYTES // int(np.prod(canvas)) // _BATCH) * _BATCH
     starts = range(0, len(indices), size)
     with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(os.cpu_count()) as readers:
@@ -240,10 +231,12 @@ def _blocks(source: Source, indices: np.ndarray, canvas: Canvas) -> Iterator[tup
 
 
 def _read(source: Source, canvas: Canvas, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Returns images, their digests, and for each the reason why it cannot be read (empty if it can)."""
     try:
         images = source.read(indices, canvas)
         reasons = [""] * len(indices)
     except BrokenImageError:
+        # One by one, to find the broken images among the others.
         images = np.zeros((len(indices), *canvas), np.uint8)
         reasons = []
         for place, index in enumerate(indices):
@@ -257,27 +250,21 @@ def _read(source: Source, canvas: Canvas, indices: np.ndarray) -> tuple[np.ndarr
 
 
 def _save(folder: Path, extracted: Extracted) -> None:
-    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for name in ("features", "kept", "digests"):
-        np.save(part / f"{name}.npy", getattr(extracted, name), allow_pickle=False)
-    (part / "broken.json").write_text(json.dumps(extracted.broken))
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        part.rename(folder)
-    except OSError:
-        # Another process was first, with the same numbers.
-        shutil.rmtree(part, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _ARRAYS:
+        with whole_file(folder / f"{name}.npy") as file:
+            np.save(file, getattr(extracted, name), allow_pickle=False)
+    write(folder / "broken.json", json.dumps(extracted.broken))
 
 
 def _load(folder: Path) -> Extracted | None:
-    """What the cache has; None if that is nothing, or is damaged."""
+    """Returns the features in a folder of the cache; None if there are none, or they are incomplete or damaged."""
     try:
-        arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("features", "kept", "digests")}
+        arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
         broken = tuple((int(index), str(reason)) for index, reason in json.loads((folder / "broken.json").read_text()))
         found = Extracted(broken=broken, **arrays)
     except (OSError, ValueError, TypeError, EOFError):
         return None
+    # Two processes that write the same folder may have found different images broken; their files must not be mixed.
     whole = len(found.features) == len(found.digests) == found.kept.sum() and len(found.broken) == (~found.kept).sum()
     return found if whole and np.isfinite(found.features).all() else None

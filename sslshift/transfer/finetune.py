@@ -1,4 +1,4 @@
-"""Full fine-tuning: the whole encoder and a linear head are trained on a task's labels."""
+"""Full fine-tuning: the whole encoder and a linear head are trained on the labels of a task."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -23,10 +23,11 @@ from sslshift.training.step import make_mesh, replicate, shard_batch
 from sslshift.transfer.evaluation import Outcome
 from sslshift.transfer.finetune_step import FineTuneState, LabelledBatch, Network, compiled_scores, compiled_step
 from sslshift.transfer.metrics import Metric
-from sslshift.transfer.tasks import Part, Task
+from sslshift.transfer.tasks import LabelledImages, Task
 
 
 def no_steps(done: int, total: int) -> None:
+    """Ignores the progress."""
     del done, total
 
 
@@ -34,29 +35,29 @@ def no_steps(done: int, total: int) -> None:
 class FineTune:
     """Fine-tuning of all of an encoder's weights; the learning rate is chosen on the validation split after the last epoch.
 
-    The defaults are the published recipe for a ViT on a large task (MAE's, less RandAugment and random erasing, on the features
-    as the encoder pools them). On some hundred images it stops long before it has learnt what they teach: use small batches,
-    milder augmentation, and higher learning rates to choose from.
+    The defaults are the published recipe for a ViT on a large task (MAE's, without RandAugment and random erasing, on the
+    features as the encoder pools them). On a few hundred images it stops long before the training loss has converged: use small
+    batches, milder augmentation, and higher learning rates to choose from.
 
     Example:
       >>> few_images = FineTune((2e-3, 8e-3, 3e-2), epochs=50, batch_size=32, mixup=0, cutmix=0, min_crop_scale=0.5)
 
     Args:
-      learning_rates: each is used in turn; at a batch of 256, they are multiplied by batch / 256.
-      epochs: how often every training image is seen; some are seen once more, where that fills the last batch.
-      batch_size: over all devices; smaller where there are fewer images, and what the devices divide.
+      learning_rates: to choose from, for a batch of 256: they are multiplied by batch / 256.
+      epochs: number of times that every training image is seen; some are seen once more to fill the last batch.
+      batch_size: over all devices; smaller where there are fewer images, and a multiple of the number of devices.
       optimiser: `adamw`, `sgd` or `lars`.
-      weight_decay: on weights alone, not on biases, norms and positions.
-      layer_decay: factor on the learning rate for every layer further from the head, see `layer_numbers`; 1: none, as is
-        usual for a ResNet.
+      weight_decay: of weights only, not of biases, norms and positions.
+      layer_decay: factor on the learning rate for every layer further from the head, see `layer_numbers`; 1: no decay,
+        as is usual for a ResNet.
       warmup: share of the steps in which the learning rate rises; it then falls to 0 as a cosine.
       label_smoothing: see `mixing.label_vectors`.
-      mixup, cutmix: parameters of both, 0 for none, see `mixing.share_map`.
-      drop_path: of a ViT, see there; other encoders have none.
+      mixup, cutmix: parameters of both; 0 disables a method, see `mixing.share_map`.
+      drop_path: rate of a ViT's stochastic depth; other encoders have none.
       min_crop_scale: the smallest share of an image's area that a training crop shows.
-      flip_probability: how often a training image is mirrored; 0 where left and right mean something.
-      batch_norm: `train`: the encoder's batch norms learn and take statistics of the task. `frozen`: they stay as they came,
-        statistics, scales and offsets, which suits few images or small batches.
+      flip_probability: probability that a training image is mirrored; 0 where left and right have a meaning.
+      batch_norm: `train`: the encoder's batch norms are trained and use statistics of the task. `frozen`: statistics, scales
+        and offsets stay as they are, which suits few images or small batches.
       seed: of augmentation and order.
 
     References:
@@ -81,17 +82,19 @@ class FineTune:
 
     def __post_init__(self):
         if not self.learning_rates or self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"Fine-tuning needs a learning rate, an epoch and a batch of at least one image, not {self}.")
+            raise ValueError(f"Expected a learning rate, and at least 1 for epochs and batch_size of fine-tuning, got {self}.")
         if self.batch_norm not in ("train", "frozen"):
-            raise ValueError(f"Batch norm is 'train' or 'frozen' in fine-tuning, not {self.batch_norm!r}.")
+            raise ValueError(f"Expected one of train, frozen for batch_norm of fine-tuning, got {self.batch_norm!r}.")
         if not (0 <= self.label_smoothing < 1 and 0 <= self.drop_path < 1 and min(self.mixup, self.cutmix) >= 0):
-            raise ValueError(f"Label smoothing and drop path in [0, 1), mixup and cutmix of at least 0 are needed, not {self}.")
-        # They have checks of their own.
+            raise ValueError(
+                f"Expected label_smoothing and drop_path in [0, 1), and mixup and cutmix of at least 0, got {self}."
+            )
+        # Views and optimiser check their own settings: here, so that the error comes before hours of training.
         _ = self._view, [self._optimiser(rate) for rate in self.learning_rates]
 
     @property
     def name(self) -> str:
-        """What the result is called."""
+        """Name of the outcome."""
         return "finetune" if self.batch_norm == "train" else "finetune_frozen_bn"
 
     def __call__(
@@ -99,19 +102,19 @@ class FineTune:
     ) -> dict[str, Outcome]:
         """Trains with each learning rate, chooses one, and scores the test split once.
 
-        A training image that cannot be read teaches nothing: whatever stands in for it has no weight in the loss.
+        The image that replaces an unreadable training image has no weight in the loss.
 
         Args:
-          encoder: stays as it is; of its features those that it pools itself are used.
+          encoder: is not changed. Its pooled features are used.
           task: labelled images in three splits.
-          metric: chooses the learning rate on the validation split; of equally good ones the first wins.
-          on_step: called with the number of steps done and of all, over all learning rates.
+          metric: chooses the learning rate on the validation split; of equally good ones the first.
+          on_step: called with the number of steps done and the total, over all learning rates.
 
         Returns:
-          One outcome, called `finetune` or, with frozen batch norm, `finetune_frozen_bn`.
+          One outcome, `finetune` or, with frozen batch norm, `finetune_frozen_bn`.
 
         Raises:
-          NonFiniteError: the loss stopped being a number with every learning rate.
+          NonFiniteError: the loss became non-finite with every learning rate.
           BrokenImageError: an image of the validation or test split, or every training image, cannot be read.
           ValueError: the encoder takes images of another shape than the task's.
         """
@@ -136,7 +139,7 @@ class FineTune:
                 best = _Best(state.replace(optimiser=()), rate, value)
         if best is None:
             raise NonFiniteError(
-                f"Fine-tuning: the loss stopped being a number with every learning rate ({', '.join(lost)}); try lower ones."
+                f"Fine-tuning: the loss became non-finite with every learning rate ({', '.join(lost)}); try lower ones."
             )
         predictions = metric.decide(_scores(network, best.state, task.test, task.canvas))
         notes = tuple(self._notes(encoder, training, lost))
@@ -177,20 +180,22 @@ class FineTune:
         images = len(training.labels)
         broken = training.broken
         if self.batch_norm == "frozen" and not _has_batch_norm(encoder):
-            yield "this encoder has no batch norm that could be frozen: all of it was trained"
+            yield "this encoder has no batch norm to freeze: all of it was trained"
         if training.batch_size != self.batch_size:
             yield (
                 f"batches held {training.batch_size:,} images, not {self.batch_size:,}: there are {images:,} training images, "
-                f"and {make_mesh().size} devices share every batch evenly"
+                f"and {make_mesh().size} devices share every batch equally"
             )
         if lost:
-            yield f"the loss stopped being a number with learning rate {', '.join(lost)}, which was left out of the choice"
+            yield f"the loss became non-finite with learning rate {', '.join(lost)}, which was excluded from the choice"
         if broken:
             example = broken[min(broken)]
-            yield f"{len(broken):,} of {images:,} training images could not be read and taught nothing, e.g. {example}"
+            yield f"{len(broken):,} of {images:,} training images cannot be read and had no weight in the loss, e.g. {example}"
 
 
 class _Best(NamedTuple):
+    """The best learning rate so far; its state has no optimiser, since that of AdamW takes twice the memory of the weights."""
+
     state: FineTuneState
     rate: float
     validation: float
@@ -202,7 +207,7 @@ class _Training(NamedTuple):
     Attributes:
       reader: of the batches.
       labels: by the indices of the reader's source.
-      broken: why images could not be read, by index; filled while they are read.
+      broken: reasons why images could not be read, by index; filled while batches are read.
     """
 
     reader: BatchReader
@@ -214,12 +219,12 @@ class _Training(NamedTuple):
         images = len(task.train.indices)
         devices = make_mesh().size
         batch_size = max(min(settings.batch_size, images) // devices, 1) * devices
-        # Rounded up: no image is left out of the last epoch.
+        # Rounded up, so that the last epoch sees every image.
         budget = Budget(-(-settings.epochs * images // batch_size) * batch_size)
         source = cached(PartialSource(task.train.source, task.train.indices), task.canvas)
         plan = SamplePlan(single(source.name, images, images), budget, batch_size, settings.seed, subset_seed=0)
         labels = task.train.labels
-        # As they go to the devices.
+        # The dtypes that go to the devices: converted once, not in every batch.
         labels = labels.astype(np.int32 if labels.ndim == 1 else np.uint8)
         return cls(BatchReader(plan, {source.name: source}, task.canvas), labels, {})
 
@@ -232,7 +237,7 @@ class _Training(NamedTuple):
         return self.reader.plan.budget.steps(self.batch_size)
 
     def batches(self) -> Iterator[LabelledBatch]:
-        """All batches, in order."""
+        """Yields all batches in order."""
         for step, batch in enumerate(batches(self.reader, 0, self.steps)):
             index = self.reader.plan.batch(step).index
             unreadable = {one.index: one.reason for one in batch.broken}
@@ -246,19 +251,20 @@ def _has_batch_norm(encoder: PretrainedEncoder) -> bool:
 
 
 def _start(network: Network, encoder: PretrainedEncoder, canvas: Canvas) -> FineTuneState:
+    """Returns the state before training, on all devices."""
     images = jax.ShapeDtypeStruct((network.batch_size, *canvas), jnp.float32)
     try:
         return replicate(make_mesh(), network.init(encoder.variables, images))
     except ScopeParamShapeError as error:
         raise ValueError(
-            f"This {type(network.module).__name__} was made for images of another shape than {tuple(canvas)}: {error}"
+            f"This {type(network.module).__name__} takes images of another shape than {tuple(canvas)}: {error}"
         ) from error
 
 
 def _trained(
     network: Network, training: _Training, state: FineTuneState, rate: float, on_step: Callable[[int], None]
 ) -> FineTuneState:
-    """The state after the last step, or after an epoch in which the loss stopped being a number."""
+    """Returns the state after the last step, or after an epoch in which the loss became non-finite."""
     mesh = make_mesh()
     step_fn = compiled_step(network, mesh)
     epoch = max(1, len(training.labels) // network.batch_size)
@@ -269,7 +275,7 @@ def _trained(
         sharded = LabelledBatch(*(shard_batch(mesh, part) for part in batch))
         with jax.transfer_guard("disallow"):
             state, loss = step_fn(state, sharded, rate, key)
-        # Waiting for no step would pile batches up on the device, waiting for this one would leave it idle.
+        # Without waiting, batches would accumulate on the device; waiting for the current step would leave the device idle.
         if before is not None:
             before.block_until_ready()
         before = loss
@@ -279,15 +285,15 @@ def _trained(
     return state
 
 
-def _scores(network: Network, state: FineTuneState, part: Part, canvas: Canvas) -> np.ndarray:
-    """Logits of a split, `[n, classes]`, in evaluation mode."""
+def _scores(network: Network, state: FineTuneState, images: LabelledImages, canvas: Canvas) -> np.ndarray:
+    """Returns the logits of a split, `[n, classes]`, in evaluation mode."""
     mesh = make_mesh()
     compiled = compiled_scores(network, mesh)
     size = network.batch_size
     parts = []
-    for start in range(0, len(part.indices), size):
-        images = part.source.read(part.indices[start : start + size], canvas)
-        # The last batch is filled up, so that one shape is compiled; its filling is cut off again.
-        filled = np.concatenate([images, np.repeat(images[-1:], size - len(images), axis=0)])
-        parts.append(jax.device_get(compiled(state.params, state.batch_stats, shard_batch(mesh, filled)))[: len(images)])
+    for start in range(0, len(images.indices), size):
+        batch = images.source.read(images.indices[start : start + size], canvas)
+        # The last batch is padded, so that only one shape is compiled; the padding is removed afterwards.
+        filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
+        parts.append(jax.device_get(compiled(state.params, state.batch_stats, shard_batch(mesh, filled)))[: len(batch)])
     return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""One step of fine-tuning, and scores of what was trained: pure functions, and their compilation over a mesh of devices."""
+"""One step of fine-tuning and the scores of the trained network: pure functions, and their compilation over a mesh."""
 
 import dataclasses
 import functools
@@ -21,12 +21,12 @@ PyTree = Any
 
 
 class LabelledBatch(NamedTuple):
-    """Images and what they teach.
+    """Images with their labels.
 
     Attributes:
       images: uint8 `[batch, height, width, channels]`.
       labels: int32 `[batch]`, or 0/1 `[batch, classes]`.
-      weights: float32 `[batch]`: 0 for an image that is not the one of its label, 1 for others.
+      weights: float32 `[batch]`: 0 for an image that replaces an unreadable one and does not belong to its label, otherwise 1.
     """
 
     images: jax.Array
@@ -35,7 +35,7 @@ class LabelledBatch(NamedTuple):
 
 
 class FineTuneState(flax.struct.PyTreeNode):
-    """What changes from step to step; `finite` says whether every loss so far was a number."""
+    """State that a step updates; `finite` is whether every loss so far was finite."""
 
     step: jax.Array
     params: PyTree
@@ -46,18 +46,18 @@ class FineTuneState(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """An encoder's module with a linear head, and how both are trained; runs that share it share what is compiled.
+    """An encoder's module with a linear head, and the settings of their training; runs with equal ones share compiled code.
 
     Args:
       module: the encoder's, called with normalised images and `train=`.
       mean, std: of its normalisation; a number, or one for each channel.
       classes: number of classes.
       view: how training images are augmented.
-      optimiser: its learning rate aside, which `finetune_step` is given.
+      optimiser: without its learning rate, which is an argument of `finetune_step`.
       steps: of the whole training.
       batch_size: over all devices.
       label_smoothing, mixup, cutmix: see `mixing`.
-      frozen_norm: whether batch norm keeps the statistics, scales and offsets with which the encoder came.
+      frozen_norm: whether batch norm keeps the encoder's statistics, scales and offsets.
     """
 
     module: nn.Module
@@ -74,13 +74,13 @@ class Network:
     frozen_norm: bool
 
     def normalised(self, views: jax.Array) -> jax.Array:
-        """From this package's normalisation to the encoder's own."""
+        """Returns views with the encoder's own normalisation in place of this package's."""
         mean = jnp.asarray(self.mean, jnp.float32)
         std = jnp.asarray(self.std, jnp.float32)
         return views * (STD / std) + (MEAN - mean) / std
 
     def logits(self, params: PyTree, batch_stats: PyTree, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, PyTree]:
-        """Logits float32 `[batch, classes]` of normalised images, and new statistics; in training there is a key."""
+        """Returns logits float32 `[batch, classes]` of normalised images, and new statistics; `key` is None in evaluation."""
         variables = {"params": params["encoder"], "batch_stats": batch_stats}
         train = key is not None and not self.frozen_norm
         rngs = None if key is None else {"drop_path": key}
@@ -89,15 +89,15 @@ class Network:
         return logits, changed.get("batch_stats", batch_stats)
 
     def init(self, variables: PyTree, images: jax.ShapeDtypeStruct) -> FineTuneState:
-        """The state before step 0, on copies of the encoder's variables.
+        """Returns the state before step 0, with copies of the encoder's variables.
 
-        The head is 0: it takes its first step on the features as they are.
+        The head is initialised to 0, so that its first step uses the features as they are.
 
         Args:
           variables: `params` and, if there are any, `batch_stats` of the encoder.
           images: shape of a batch.
         """
-        # Steps donate the state, and must not take the caller's arrays with it.
+        # Steps donate the buffers of the state, which must therefore not be the caller's arrays.
         copied = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), dict(variables))
         features = jax.eval_shape(functools.partial(self.module.apply, train=False), variables, images)
         head = {"kernel": jnp.zeros((features.shape[-1], self.classes)), "bias": jnp.zeros(self.classes)}
@@ -109,17 +109,17 @@ class Network:
 def finetune_step(
     state: FineTuneState, batch: LabelledBatch, rate: jax.Array, key: jax.Array, *, network: Network
 ) -> tuple[FineTuneState, jax.Array]:
-    """Augmentation, loss, gradient, update.
+    """Returns the state after augmentation, loss, gradient and update, and the loss.
 
     Args:
       state: before the step.
       batch: the global batch.
-      rate: learning rate at a batch of 256 images, at its peak.
-      key: the training's key; the step's own is folded in here.
-      network: what is trained, and how.
+      rate: peak learning rate for a batch of 256 images.
+      key: of the training; the step's key is derived from it and the step number.
+      network: the network and the settings of its training.
 
     Returns:
-      The state after the step, and the loss: cross-entropy with one label an image, with several the mean binary one.
+      The state after the step, and the loss: cross-entropy, or mean binary cross-entropy where images have several labels.
     """
     views, mixing, dropping = jax.random.split(jax.random.fold_in(key, state.step), 3)
     x = network.normalised(make_view(views, batch.images, network.view))
@@ -148,17 +148,17 @@ def finetune_step(
 
 
 def _keep_norms(old: PyTree, new: PyTree, batch_stats: PyTree) -> PyTree:
-    """The new parameters, but the old ones of every layer that has batch statistics."""
+    """Returns the new parameters, with the old ones in every layer that has batch statistics."""
     old = traverse_util.flatten_dict(old)
     new = traverse_util.flatten_dict(new)
     norms = {path[:-1] for path in traverse_util.flatten_dict(batch_stats)}
     return traverse_util.unflatten_dict({path: old[path] if path[:-1] in norms else leaf for path, leaf in new.items()})
 
 
-# Fine-tunings of one study differ in nothing that is compiled.
+# The fine-tuning runs of one study use the same program; compiling it can take longer than a short run.
 @functools.lru_cache(maxsize=8)
 def compiled_step(network: Network, mesh: Mesh) -> Callable[..., tuple[FineTuneState, jax.Array]]:
-    """`finetune_step` jitted over the mesh: the state replicated and donated, the batch split."""
+    """Returns `finetune_step`, jitted over the mesh: the state is replicated and donated, the batch is split."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("data"))
     step = functools.partial(finetune_step, network=network)
@@ -168,7 +168,7 @@ def compiled_step(network: Network, mesh: Mesh) -> Callable[..., tuple[FineTuneS
 
 @functools.lru_cache(maxsize=8)
 def compiled_scores(network: Network, mesh: Mesh) -> Callable[[PyTree, PyTree, jax.Array], jax.Array]:
-    """From parameters, batch statistics and uint8 images to logits, jitted over the mesh."""
+    """Returns a function from parameters, batch statistics and uint8 images to logits, jitted over the mesh."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("data"))
 

@@ -1,12 +1,12 @@
 """L-BFGS for many smooth convex problems at once that share the evaluation of their objectives.
 
-One evaluation is one step: a step that went too far is shortened, for its problem alone, in the next evaluation. So no problem
-waits in the line search of another, and only the objective is compiled.
+One evaluation is one step. A step that was too long is shortened, for its problem alone, in the next evaluation. No problem
+therefore waits for the line search of another, and only the objective is compiled.
 
 References:
   Nocedal & Wright, *Numerical Optimization*, 2nd edition, 2006, chapter 7.2
   Hager & Zhang, `A New Conjugate Gradient Method with Guaranteed Descent and an Efficient Line Search
-  <https://doi.org/10.1137/030601880>`_, 2005 (the test of a step by slopes)
+  <https://doi.org/10.1137/030601880>`_, 2005 (accepting a step by its slopes)
 """
 
 import collections
@@ -15,28 +15,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Pairs of (step, change of the gradient) remembered.
+# Pairs of (step, change of the gradient) that approximate the Hessian; 3 to 20 are usual.
 MEMORY = 10
-# Earlier values by which the estimate of what is left to gain is judged.
+# Earlier values by which the estimated distance to the minimum is corrected.
 REMEMBERED = 30
-# Evaluations after which solved problems may be left out: a narrower objective is compiled anew, which most never earn back.
+# Evaluations after which solved problems may be dropped: a narrower objective is compiled anew, which rarely pays off sooner.
 NARROWED = 32
-# So many shortenings in a row mean that float32 shows no further decrease.
+# After this many shortenings in a row, float32 shows no further decrease.
 _SHORTENINGS = 12
 
-# From points [problems, size] to values [problems] and gradients [problems, size].
+# Maps points [problems, size] to values [problems] and gradients [problems, size].
 Objective = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Minimum(NamedTuple):
-    """The points found `[problems, size]`, and how far each value is estimated to lie above its minimum `[problems]`."""
+    """The points found, `[problems, size]`, and the estimated excess of each value over its minimum, `[problems]`."""
 
     point: np.ndarray
     excess: np.ndarray
 
 
 class _State(NamedTuple):
-    """Where each problem stands, an entry or a row each; `shortened` counts the shortenings of the next step."""
+    """State of the search, one entry or row for each problem; `shortened` counts the shortenings of the next step."""
 
     point: np.ndarray
     value: np.ndarray
@@ -48,19 +48,20 @@ class _State(NamedTuple):
     shortened: np.ndarray
 
     def only(self, some: np.ndarray) -> "_State":
+        """Returns the state of some of the problems."""
         return _State(*(part[some] for part in self))
 
 
 def minimise(objective: Objective, start: np.ndarray, *, tolerance: float, iterations: int) -> Minimum:
-    """Minimises each of several convex functions until its value is estimated to lie within `tolerance` of the minimum.
+    """Minimises several convex functions, each until its value is estimated to be within `tolerance` of the minimum.
 
     Args:
-      objective: gives values and gradients of all problems. If it has a method `narrow`, this is told now and then which
-        problems are unsolved, and may return an objective of some of them, all unsolved ones among them, and their places:
-        the others are then no longer evaluated.
+      objective: returns values and gradients of all problems. If it has a method `narrow`, this is called regularly with a mask
+        of the unsolved problems. It may return an objective of some of the problems, with all unsolved ones among them, and
+        their places; the others are then no longer evaluated.
       start: float32 `[problems, size]`, in coordinates in which the Hessian is near the identity.
-      tolerance: of the value, absolute.
-      iterations: evaluations at most.
+      tolerance: absolute, of the value.
+      iterations: largest number of evaluations.
     """
     points = start.copy()
     excess = np.zeros(len(start))
@@ -96,7 +97,10 @@ def _started(objective: Objective, start: np.ndarray) -> _State:
 
 
 def _advanced(objective: Objective, state: _State, memory: collections.deque) -> _State:
-    """After one evaluation: a step on, or none and a shorter one to try. Solved problems go on while others are not."""
+    """Returns the state after one evaluation: a step further, or the same point with a shorter step to try.
+
+    Solved problems continue while others are unsolved.
+    """
     point, value, gradient, direction, slope, scale, step, shortened = state
     move = step[:, None] * direction
     trial = point + move
@@ -107,7 +111,7 @@ def _advanced(objective: Objective, state: _State, memory: collections.deque) ->
     if not accepted.any():
         return state._replace(step=next_step, shortened=shortened)
     rows = accepted[:, None]
-    # A step that was not taken may have left the range of float32.
+    # The gradient at a rejected point may be infinite.
     change = np.where(rows, trial_gradient, gradient) - gradient
     curvature = step * (trial_slope - slope)
     kept = accepted & (curvature > 0)
@@ -123,37 +127,39 @@ def _advanced(objective: Objective, state: _State, memory: collections.deque) ->
 
 
 def _excess(state: _State, past: collections.deque) -> np.ndarray:
-    """How far each value lies above its minimum: twice what the quasi-Newton direction promises, if its promises were kept.
+    """Returns the estimated excess of each value over its minimum.
 
-    It promises half the slope, which is exact for the true Hessian and too small where directions have not been seen yet. So it
-    is multiplied by how many times its earlier promise has been surpassed since.
+    The quasi-Newton direction predicts a decrease of half the slope. It is exact for the true Hessian, and too small where
+    the approximation has not seen some directions yet. It is therefore doubled, and multiplied by the largest factor by which
+    the actual decrease has exceeded an earlier prediction.
     """
     surpassed = np.full(len(state.value), 1.0 if len(past) > 2 else 5.0)
     for value, slope in past:
-        # Less what may be rounding.
+        # A decrease of this size may be rounding.
         fallen = value - state.value - 3e-7 * np.abs(value)
         surpassed = np.maximum(surpassed, fallen / np.maximum(-slope / 2, 1e-30))
     return -state.slope * surpassed
 
 
 def _far_enough_down(value, trial_value, slope, trial_slope, step) -> np.ndarray:
-    """Whether to accept each step: the value fell enough, or slopes say that it did where float32 no longer shows it."""
+    """Returns which steps to accept: the value fell enough, or the slopes show it where float32 values no longer do."""
     fell = trial_value <= value + 1e-4 * step * slope
-    # A convex function falls as long as its slope is negative.
+    # A convex function decreases as long as its slope is negative.
     falling = trial_slope <= 0
     level = (trial_slope <= -0.8 * slope) & (trial_value <= value + 1e-6 * np.abs(value))
     return fell | falling | level
 
 
 def _next_steps(step, shortened, slope, trial_slope, accepted) -> tuple[np.ndarray, np.ndarray]:
-    # Where the slope, taken as linear between both ends, is zero.
+    """Returns the length of the next step of each problem, and its count of shortenings."""
+    # The zero of the slope, interpolated linearly between both ends of the step.
     share = np.nan_to_num(slope / np.where(trial_slope > 0, slope - trial_slope, -np.inf), nan=0.1)
     shorter = step * np.clip(share, 0.1, 0.7)
     return np.where(accepted, 1, shorter).astype(np.float32), np.where(accepted, 0, shortened + 1)
 
 
 def _direction(gradient: np.ndarray, memory: collections.deque, scale: np.ndarray) -> np.ndarray:
-    """The quasi-Newton direction by two loops over the remembered pairs."""
+    """Returns the quasi-Newton direction by two loops over the stored pairs."""
     left = gradient.copy()
     shares = []
     for move, change, inverse in reversed(memory):

@@ -1,13 +1,14 @@
-"""Penalised logistic regressions, many at once: a grid of strengths on each of several sets of images.
+"""Logistic regressions with an l2 penalty, many at once: a grid of penalties on each of several sets of images.
 
-Each minimises mean loss + strength / 2 * |weights|^2, with the bias free. The loss of an image is the cross-entropy of its
+Each minimises mean loss + penalty / 2 * |weights|^2, with the bias free. The loss of an image is the cross-entropy of its
 class, or, where it may have several labels, the sum of binary cross-entropies over the classes.
 
-The device computes the losses' gradients, in one pass over the features for all strengths; the rest is L-BFGS on small arrays.
+The device computes the losses' gradients, in one pass over the features for all penalties; the rest is L-BFGS on small arrays.
 It works in coordinates in which the Hessian at the start is near the identity: along the principal axes of the features, scaled
-by 1 / sqrt(p (1 - p) variance + strength) with p the share of the class. That makes tens of iterations out of thousands.
+by 1 / sqrt(p (1 - p) variance + penalty) with p the share of the class. That reduces thousands of iterations to tens.
 """
 
+import contextlib
 import copy
 import functools
 import math
@@ -17,29 +18,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from threadpoolctl import ThreadpoolController
 
-from sslshift.transfer.blas import one_thread
 from sslshift.transfer.lbfgs import MEMORY, minimise
 
-# The longest side of a matrix that is decomposed: some 20 s on two CPU cores.
+# The longest side of a matrix that is decomposed: this takes about 20 s on two CPU cores.
 _DECOMPOSED = 4096
-# Beyond, so many axes found on so many images stand for all.
+# Beyond that, the axes are approximated: this many axes, computed on this many images.
 _SOME_AXES = 512
 _SOME_IMAGES = 2048
-# Images whose logits are held at a time, and at most so many logits.
+# Images whose logits are held at a time, and the largest number of logits.
 _ROWS = 2048
 _LOGITS = 2**22
-# Numbers that L-BFGS remembers, over all problems solved together (512 MiB).
+# Numbers that L-BFGS may keep for all problems that it solves together (512 MiB).
 _REMEMBERED = 2**27
 
 
+@functools.cache
+def _thread_pools() -> ThreadpoolController:
+    # The loaded libraries are searched once, not for every fit.
+    return ThreadpoolController()
+
+
+def _one_thread() -> contextlib.AbstractContextManager:
+    """Limits the linear algebra of NumPy and SciPy to one thread.
+
+    At the sizes of probes one thread is as fast as several: eigenvectors of 512 x 512 take 0.03 s in one, 0.1 s in two. Where
+    other work occupies the cores, several threads keep waiting for each other, and the same decomposition takes 4 s.
+    """
+    return _thread_pools().limit(limits=1, user_api="blas")
+
+
 class Regressions(NamedTuple):
-    """Logistic regressions of S strengths on each of D sets.
+    """Logistic regressions with S penalties on each of D sets.
 
     Attributes:
       weights: float32 `[D, S, dim, classes]`.
       bias: float32 `[D, S, classes]`.
-      excess: how far the objective is estimated to lie above its minimum, `[D, S]`.
+      excess: estimated difference of the objective from its minimum, `[D, S]`.
     """
 
     weights: np.ndarray
@@ -52,28 +68,28 @@ def fit_regressions(
     labels: np.ndarray,
     *,
     classes: int,
-    strengths: tuple[float, ...],
+    l2_penalties: tuple[float, ...],
     iterations: int,
     tolerance: float,
 ) -> Regressions:
-    """Fits all strengths on all sets.
+    """Returns regressions with all penalties on all sets.
 
-    Where a set has fewer images than dimensions the work depends on the images alone. Memory is bounded beside arguments and
-    results.
+    Where a set has fewer images than dimensions, the work depends on the number of images alone. Memory beyond the arguments
+    and results is bounded.
 
     Args:
       features: standardised, float32 `[D, n, dim]`.
       labels: int `[D, n]`, or 0/1 `[D, n, classes]`.
-      classes: their number.
-      strengths: of the penalty, above 0.
-      iterations: passes over the features at most.
-      tolerance: of each objective, absolute.
+      classes: number of classes.
+      l2_penalties: above 0.
+      iterations: largest number of passes over the features.
+      tolerance: absolute, of each objective.
     """
     count = len(features)
     size = (min(features.shape[1:]) + 1) * classes * 2 * MEMORY
-    sets = max(1, _REMEMBERED // (size * len(strengths)))
-    some = max(1, min(len(strengths), _REMEMBERED // size))
-    groups = np.array_split(np.array(strengths, np.float32), -(-len(strengths) // some))
+    sets = max(1, _REMEMBERED // (size * len(l2_penalties)))
+    some = max(1, min(len(l2_penalties), _REMEMBERED // size))
+    groups = np.array_split(np.array(l2_penalties, np.float32), -(-len(l2_penalties) // some))
     rows = []
     for first in range(0, count, sets):
         part = slice(first, first + sets)
@@ -82,27 +98,27 @@ def fit_regressions(
     return Regressions(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
 
 
-def _fit(features, labels, classes, strengths, iterations, tolerance) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    with one_thread():
+def _fit(features, labels, classes, penalties, iterations, tolerance) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    with _one_thread():
         coordinates = [_coordinates(each) for each in features]
     reduced = _stacked([each.features for each in coordinates])
-    problem = _Problem(reduced, labels, classes, strengths, coordinates)
+    problem = _Problem(reduced, labels, classes, penalties, coordinates)
     found = minimise(problem, problem.start(), tolerance=tolerance, iterations=iterations)
     weights, bias = problem.parameters(found.point)
     if coordinates[0].back is not None:
-        with one_thread():
+        with _one_thread():
             back = [np.tensordot(each.back, own, (1, 1)) for each, own in zip(coordinates, weights, strict=True)]
         weights = np.stack(back).swapaxes(1, 2)
-    return weights, bias, found.excess.reshape(len(features), len(strengths))
+    return weights, bias, found.excess.reshape(len(features), len(penalties))
 
 
 class _Coordinates(NamedTuple):
-    """How a set is solved.
+    """Coordinates in which a set is solved.
 
     Attributes:
       features: `[n, q]`, those given or fewer.
       variance: along each axis, `[r]`.
-      rest: the variance in every direction across the axes.
+      rest: the variance in every direction orthogonal to the axes.
       axes: `[q, r]`; None where the features' own are principal.
       back: from weights of these features to weights of those given, `[dim, q]`; None where they are the same.
     """
@@ -119,11 +135,12 @@ def _coordinates(features: np.ndarray) -> _Coordinates:
     if count < dim and count <= _DECOMPOSED:
         return _row_space(features)
     if dim <= _DECOMPOSED:
-        # An approximation will do: it changes the way to the solution, not the solution. Of too few images it is a poor one.
+        # An approximation is enough: it changes the path to the solution, not the solution. Too few images give a poor one.
         some = features[_spread(count, 64 * dim)]
         variance, axes = np.linalg.eigh(some.T @ some / np.float32(len(some)))
         return _Coordinates(features, np.maximum(variance, 0), 0.0, axes, None)
-    # Axes by some images, the variance along them by others: by the same ones none would be left across them.
+    # The axes come from some images and the variance along them from others. With the same images for both, no variance would
+    # be left orthogonal to the axes.
     spread = _spread(count, _SOME_IMAGES)
     some = features[spread]
     others = features[1:][spread]
@@ -136,7 +153,7 @@ def _coordinates(features: np.ndarray) -> _Coordinates:
 
 
 def _row_space(features: np.ndarray) -> _Coordinates:
-    """The span of the images, in which the penalised solution lies (weights outside it add to the penalty alone)."""
+    """Returns the span of the images, which contains the solution: weights outside it only increase the penalty."""
     exact = features.astype(np.float64)
     values, vectors = np.linalg.eigh(exact @ exact.T)
     spanned = values > 1e-10 * max(values[-1], 1e-30)
@@ -147,25 +164,25 @@ def _row_space(features: np.ndarray) -> _Coordinates:
 
 
 def _spread(count: int, wanted: int) -> slice:
-    """So many of the rows at most, at even distances; a view."""
+    """Returns a slice of at most `wanted` rows at even distances."""
     return slice(None, None, -(-count // wanted))
 
 
 def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
-    # The features of a single set are not copied.
+    # The features of a single set can be large; they are not copied.
     return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
 
 
 class _Data(NamedTuple):
-    """What the objectives of all strengths on one set are computed from; stacked over sets.
+    """Arrays from which the objectives of all penalties on one set are computed; stacked over sets.
 
     Attributes:
-      features: `[chunks, rows, q]`, filled up with zeros.
+      features: `[chunks, rows, q]`, padded with zeros.
       labels: `[chunks, rows]` or `[chunks, rows, classes]`.
-      there: 1 for images, 0 for filling, `[chunks, rows]`.
+      there: 1 for images, 0 for padding, `[chunks, rows]`.
       axes: `[q, r]`, or None where the features' own are principal.
       steps: of coordinates along the axes, `[S, r, classes]`.
-      rest: of coordinates across them, `[S, 1, classes]`.
+      rest: of coordinates orthogonal to them, `[S, 1, classes]`.
       bias_step: `[classes]`.
     """
 
@@ -179,47 +196,47 @@ class _Data(NamedTuple):
 
 
 class _Problem:
-    """The objectives of all strengths on all sets as one function of scaled coordinates `[D * S, (q + 1) * classes]`."""
+    """The objectives of all penalties on all sets as one function of scaled coordinates `[D * S, (q + 1) * classes]`."""
 
-    def __init__(self, features, labels, classes, strengths, coordinates):
+    def __init__(self, features, labels, classes, penalties, coordinates):
         sets, count, dim = features.shape
-        self._shape = sets, len(strengths), dim + 1, classes
-        self._strengths = jnp.asarray(strengths)
+        self._shape = sets, len(penalties), dim + 1, classes
+        self._penalties = jnp.asarray(penalties)
         self._single = labels.ndim == 2
         shown = np.stack([np.bincount(each, minlength=classes) if self._single else each.sum(axis=0) for each in labels])
-        # Half an image more keeps the logarithm of a class without images finite.
+        # Half an image is added to each class, so that the logarithm of a class without images is finite.
         self._share = (shown + 0.5) / (count + (0.5 * classes if self._single else 1))
         # [D, S, r, classes]
         spread = (self._share * (1 - self._share))[:, None, None]
         variance = np.stack([each.variance for each in coordinates])[:, None, :, None]
         rest = np.array([each.rest for each in coordinates])[:, None, None, None]
-        steps, rest = (_inverse_root(each * spread + strengths[:, None, None]) for each in (variance, rest))
+        steps, rest = (_inverse_root(each * spread + penalties[:, None, None]) for each in (variance, rest))
         self._bias_step = _inverse_root(spread[:, 0, 0])
         axes = None if coordinates[0].axes is None else np.stack([each.axes for each in coordinates])
-        chunks = -(-count // max(64, min(_ROWS, _LOGITS // (len(strengths) * classes))))
+        chunks = -(-count // max(64, min(_ROWS, _LOGITS // (len(penalties) * classes))))
         there = np.ones((sets, count), np.float32)
         filled = (_chunked(each, chunks) for each in (features, labels, there))
         self._data = jax.tree.map(jnp.asarray, _Data(*filled, axes, steps, rest, self._bias_step))
 
     def start(self) -> np.ndarray:
-        """No weights, and the bias that gives every class its share."""
+        """Returns the starting point: no weights, and the bias that predicts every class with its share."""
         start = np.zeros(self._shape, np.float32)
         odds = self._share if self._single else self._share / (1 - self._share)
         start[:, :, -1] = (np.log(odds) / self._bias_step)[:, None]
         return start.reshape(math.prod(self._shape[:2]), -1)
 
     def parameters(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Weights `[D, S, q, classes]` and bias `[D, S, classes]`."""
+        """Returns weights `[D, S, q, classes]` and bias `[D, S, classes]`."""
         return tuple(np.asarray(part) for part in _parameters(self._data, points.reshape(self._shape)))
 
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        value, gradient = _objectives(self._data, self._strengths, points.reshape(self._shape))
+        value, gradient = _objectives(self._data, self._penalties, points.reshape(self._shape))
         return np.asarray(value).ravel(), np.asarray(gradient).reshape(points.shape)
 
     def narrow(self, unsolved: np.ndarray) -> tuple["_Problem", np.ndarray] | None:
-        """The problem of half as many strengths or fewer, once no more are unsolved: weak penalties take the longest.
+        """Returns the problem of at most half as many penalties once the others are solved: small penalties take the longest.
 
-        Halves, so that few shapes are compiled.
+        The number is halved, so that few shapes are compiled.
         """
         sets, count = self._shape[:2]
         waiting = unsolved.reshape(sets, count).any(axis=0)
@@ -231,7 +248,7 @@ class _Problem:
         some = np.sort(np.argsort(~waiting, kind="stable")[:size])
         narrower = copy.copy(self)
         narrower._shape = (sets, size, *self._shape[2:])
-        narrower._strengths = self._strengths[some]
+        narrower._penalties = self._penalties[some]
         narrower._data = self._data._replace(steps=self._data.steps[:, some], rest=self._data.rest[:, some])
         return narrower, np.arange(sets * count).reshape(sets, count)[:, some].ravel()
 
@@ -241,7 +258,7 @@ def _inverse_root(curvature: np.ndarray) -> np.ndarray:
 
 
 def _chunked(rows: np.ndarray, chunks: int) -> np.ndarray:
-    """`[D, n, ...]` as `[D, chunks, rows, ...]`, filled up with zeros."""
+    """Returns `[D, n, ...]` as `[D, chunks, rows, ...]`, padded with zeros."""
     sets, count = rows.shape[:2]
     size = -(-count // chunks)
     if size * chunks > count:
@@ -253,7 +270,10 @@ _matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
 def _scaled(data: _Data, points: jax.Array) -> jax.Array:
-    """Scales `[S, q, classes]` along the axes, and by one factor across them. It is symmetric: gradients pass alike."""
+    """Scales `[S, q, classes]` along the axes, and by one factor orthogonal to them.
+
+    The map is symmetric, so that it also takes gradients back to the scaled coordinates.
+    """
     if data.axes is None:
         return points * data.steps
     along = _matmul(data.axes.T, points)
@@ -271,23 +291,23 @@ def _parameters(data, points):
     return lax.map(lambda each: _unscaled(*each), (data, points))
 
 
-# One set after the other: XLA's products over a batch of sets take twice as long on CPU.
+# One set after the other: on CPU, XLA's matrix products over a batch of sets take twice as long.
 @jax.jit
-def _objectives(data, strengths, points):
-    """Values `[D, S]` and gradients `[D, S, q + 1, classes]`."""
-    return lax.map(lambda each: _objective(each[0], strengths, each[1]), (data, points))
+def _objectives(data, penalties, points):
+    """Returns values `[D, S]` and gradients `[D, S, q + 1, classes]`."""
+    return lax.map(lambda each: _objective(each[0], penalties, each[1]), (data, points))
 
 
-def _objective(data, strengths, points):
+def _objective(data, penalties, points):
     weights, bias = _unscaled(data, points)
     loss, by_weights, by_bias = (part / jnp.sum(data.there) for part in _loss_and_gradients(data, weights, bias))
-    value = loss + strengths / 2 * jnp.sum(weights * weights, axis=(1, 2))
-    by_weights = _scaled(data, by_weights + strengths[:, None, None] * weights)
+    value = loss + penalties / 2 * jnp.sum(weights * weights, axis=(1, 2))
+    by_weights = _scaled(data, by_weights + penalties[:, None, None] * weights)
     return value, jnp.concatenate([by_weights, (by_bias * data.bias_step)[:, None]], axis=1)
 
 
 def _loss_and_gradients(data, weights, bias):
-    """Sums over images of the loss `[S]` and of its gradients by weights `[S, q, classes]` and bias `[S, classes]`."""
+    """Returns sums over images of the loss `[S]` and of its gradients by weights `[S, q, classes]` and bias `[S, classes]`."""
     count, dim, classes = weights.shape
     columns = weights.swapaxes(0, 1).reshape(dim, count * classes)
 
@@ -306,7 +326,7 @@ def _loss_and_gradients(data, weights, bias):
 
 
 def _of_logits(logits, labels):
-    """The loss `[rows, S]` of logits `[rows, S, classes]`, and its derivative by them."""
+    """Returns the loss `[rows, S]` of logits `[rows, S, classes]`, and its derivative by them."""
     if labels.ndim == 1:
         right = (labels[:, None] == jnp.arange(logits.shape[2]))[:, None]
         loss = jax.nn.logsumexp(logits, axis=2) - jnp.sum(logits * right, axis=2)

@@ -1,4 +1,4 @@
-"""What a test split is judged by: metrics that take a weight for each image, so that a bootstrap is a few matrix products."""
+"""Metrics of predictions. They take a weight for each image, so that a bootstrap is a few matrix products."""
 
 import dataclasses
 import difflib
@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from scipy import sparse
 
-# Numbers of a weight matrix that are worked on at a time: 8 MiB of float64.
+# Elements of a weight matrix that are processed at a time: 8 MiB of float64.
 _AT_ONCE = 2**20
 
-# From weights float64 [n, B], a column for each of B resamples, to the metric of each, [B].
+# Maps weights float64 [n, B], a column for each of B resamples, to the metric of each resample, [B].
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
@@ -29,10 +29,10 @@ class Metric:
 
     Attributes:
       name: as in `METRICS`.
-      text: what tables call it.
-      axes: of what it keeps of one run: 1 for predicted classes `[n]`, 2 for scores `[n, classes]`.
-      decide: from scores `[n, classes]` to what is kept of them, the predictions.
-      prepare: from checked predictions and labels to a `Statistic`; what does not depend on weights is done here, once.
+      text: the name that tables use.
+      axes: of the predictions of one run: 1 for predicted classes `[n]`, 2 for scores `[n, classes]`.
+      decide: maps scores `[n, classes]` to the predictions that are kept.
+      prepare: maps checked predictions and labels to a `Statistic`; it does the work that does not depend on weights, once.
     """
 
     name: str
@@ -42,13 +42,13 @@ class Metric:
     prepare: Callable[[np.ndarray, np.ndarray], Statistic]
 
     def value(self, predictions: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float | np.ndarray:
-        """The metric, or with weights one for each resample.
+        """Returns the metric, or with weights the metric of each resample.
 
-        A weight counts an image so many times; a class that no image of a resample has is left out of that resample's mean.
-        Memory beyond the arguments is bounded.
+        A weight is the number of times that an image counts. A class that no image of a resample has is excluded from the mean
+        of that resample. Memory beyond the arguments is bounded.
 
         Args:
-          predictions: of one run, as `decide` gives them.
+          predictions: of one run, as `decide` returns them.
           labels: int `[n]`, or 0/1 `[n, classes]` (average precision alone).
           weights: non-negative, `[R, n]`.
 
@@ -63,63 +63,69 @@ class Metric:
             return float(statistic(np.ones((len(labels), 1)))[0])
         weights = np.asarray(weights)
         if weights.ndim != 2 or weights.shape[1] != len(labels):
-            raise ValueError(f"{self.name}: weights [resamples, {len(labels)}] are needed, not {list(weights.shape)}.")
+            raise ValueError(f"{self.name}: expected weights [resamples, {len(labels)}], got shape {list(weights.shape)}.")
         if weights.size and weights.min() < 0:
-            raise ValueError(f"{self.name}: a weight is negative; weights count how often an image is taken.")
+            raise ValueError(
+                f"{self.name}: expected weights of at least 0, got {weights.min()}; they count how often an image is taken."
+            )
         block = columns_at_once(len(labels))
         parts = [weights[start : start + block].T for start in range(0, len(weights), block)]
         return np.concatenate([np.empty(0), *(statistic(np.ascontiguousarray(part, np.float64)) for part in parts)])
 
     def statistic(self, predictions: np.ndarray, labels: np.ndarray) -> Statistic:
-        """The metric of these predictions as a function of weights float64 `[n, B]`, a column for each resample."""
+        """Returns the metric of these predictions as a function of weights float64 `[n, B]`, a column for each resample.
+
+        Raises:
+          ValueError: shapes or labels do not fit each other or the metric.
+        """
         predictions = np.asarray(predictions)
         labels = np.asarray(labels)
         _require_fitting(self.name, self.axes, labels)
         if not len(labels):
-            raise ValueError(f"{self.name}: there is no image to judge; give a test split with images.")
+            raise ValueError(f"{self.name}: expected at least one test image, got none.")
         if predictions.ndim != self.axes or len(predictions) != len(labels):
-            what = "classes [n]" if self.axes == 1 else "scores [n, classes]"
+            expected = "classes [n]" if self.axes == 1 else "scores [n, classes]"
             raise ValueError(
-                f"{self.name}: predicted {what} for {len(labels)} labels are needed, not {list(predictions.shape)}."
+                f"{self.name}: expected predicted {expected} for {len(labels)} labels, got shape {list(predictions.shape)}."
             )
         return self.prepare(predictions, labels)
 
 
 def columns_at_once(images: int) -> int:
-    """How many resamples of so many images are worked on together."""
+    """Returns how many resamples are processed at a time."""
     return max(1, _AT_ONCE // images)
 
 
 def metric_for(name: str, labels: np.ndarray) -> Metric:
-    """The metric of this name, if it suits the labels.
+    """Returns the metric of this name.
 
     Raises:
-      ValueError: no such metric, or one for images with a single label asked for images with several.
+      ValueError: there is no such metric, or the metric needs one label for each image and images have several.
     """
     if name not in METRICS:
         near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"No metric is called {name!r}; did you mean {near} (of {', '.join(METRICS)})?")
+        raise ValueError(f"Expected one of {', '.join(METRICS)} for the metric, got {name!r}. Did you mean {near}?")
     _require_fitting(name, METRICS[name].axes, np.asarray(labels))
     return METRICS[name]
 
 
 def default_metric(labels: np.ndarray) -> str:
-    """The name of the usual metric: `accuracy`, or `average_precision` where an image may have several labels."""
+    """Returns the name of the usual metric: `accuracy`, or `average_precision` where an image may have several labels."""
     return "accuracy" if np.ndim(labels) == 1 else "average_precision"
 
 
 def _require_fitting(name: str, axes: int, labels: np.ndarray) -> None:
     if labels.ndim not in (1, 2):
-        raise ValueError(f"{name}: labels are int [n] or 0/1 [n, classes], not of shape {list(labels.shape)}.")
+        raise ValueError(f"{name}: expected labels int [n] or 0/1 [n, classes], got shape {list(labels.shape)}.")
     if labels.ndim == 2 and axes == 1:
-        raise ValueError(f"{name} judges images with one label each, and these may have several; use average_precision.")
+        raise ValueError(f"{name} needs images with one label each, and these may have several; use average_precision.")
 
 
 def _checked(scores: np.ndarray) -> np.ndarray:
     scores = np.asarray(scores)
     if scores.ndim != 2 or np.isnan(scores).any():
-        what = "nan among them" if scores.ndim == 2 else f"an array of shape {list(scores.shape)}"
-        raise ValueError(f"Scores [n, classes] without nan are needed, not {what}; look at what made them.")
+        found = "nan among them" if scores.ndim == 2 else f"an array of shape {list(scores.shape)}"
+        raise ValueError(f"Expected scores [n, classes] without nan, got {found}.")
     return scores
 
 
@@ -132,7 +138,7 @@ def _scores(scores: np.ndarray) -> np.ndarray:
 
 
 def _accuracy(predictions: np.ndarray, labels: np.ndarray) -> Statistic:
-    # Sparse, as everywhere here: so thin a dense product is slowed down by the threads of BLAS, which then get in others' way.
+    # Sparse, as everywhere here: for so thin a matrix a dense product is slower, because it starts the threads of BLAS.
     correct = sparse.csr_array((predictions == labels)[None].astype(np.float64))
     return lambda weights: _ratio((correct @ weights)[0], weights.sum(axis=0))
 
@@ -149,7 +155,7 @@ def _macro_f1(predictions: np.ndarray, labels: np.ndarray) -> Statistic:
 
 
 def _members(predictions: np.ndarray, labels: np.ndarray) -> list[sparse.csr_array]:
-    """Matrices `[classes, n]` of 0 and 1: a class's images by label, by prediction, and those predicted rightly."""
+    """Returns matrices `[classes, n]` of 0 and 1: images of a class by label, by prediction, and by both."""
     classes, codes = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
     label, predicted = np.split(codes, 2)
     every = np.arange(len(labels))
@@ -161,6 +167,7 @@ def _members(predictions: np.ndarray, labels: np.ndarray) -> list[sparse.csr_arr
 
 
 def _average_precision(scores: np.ndarray, labels: np.ndarray) -> Statistic:
+    """Returns the mean over classes of the area under the curve of precision against recall."""
     positive = _positives(labels, _checked(scores).shape[1])
     curves = [_curve(scores[:, i], positive[:, i]) for i in np.flatnonzero(positive.any(axis=0))]
 
@@ -172,25 +179,30 @@ def _average_precision(scores: np.ndarray, labels: np.ndarray) -> Statistic:
 
 
 def _positives(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Returns the classes of each image, bool `[n, classes]`; raises ValueError where labels and scores do not fit."""
     if labels.ndim == 1:
         if labels.min() < 0 or labels.max() >= classes:
-            raise ValueError(f"average_precision: labels up to {labels.max()} and scores of {classes} classes do not fit.")
+            raise ValueError(
+                f"average_precision: expected labels from 0 to {classes - 1}, as there are scores, got up to {labels.max()}."
+            )
         return labels[:, None] == np.arange(classes)
     if labels.shape[1] != classes:
-        raise ValueError(f"average_precision: labels of {labels.shape[1]} and scores of {classes} classes do not fit.")
+        raise ValueError(
+            f"average_precision: expected labels of {classes} classes, as there are scores, got {labels.shape[1]}."
+        )
     if not np.isin(labels, (0, 1)).all():
         raise ValueError(
-            "average_precision: labels [n, classes] hold something other than 0 and 1; 1 marks what an image shows."
+            "average_precision: expected labels [n, classes] of 0 and 1, where 1 marks a class that an image shows."
         )
     if not labels.any():
-        raise ValueError("average_precision: no image has any label, which leaves nothing to find; give labelled test images.")
+        raise ValueError("average_precision: no image has any label; give labelled test images.")
     return labels.astype(bool)
 
 
 def _curve(scores: np.ndarray, positive: np.ndarray) -> tuple[sparse.csr_array, sparse.csr_array]:
-    """Matrices `[thresholds, n]` that add up weights from one threshold to the next: of all images, and of positive ones.
+    """Returns matrices `[thresholds, n]` that sum weights from one threshold to the next: of all images, and of positive ones.
 
-    Only thresholds at which a positive image is reached are kept: the others add no recall, hence no area.
+    Only thresholds at which recall increases are kept: the others add no area.
     """
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
@@ -210,14 +222,14 @@ def _sums(columns: np.ndarray, bounds: np.ndarray) -> sparse.csr_array:
 
 
 def _area(every: sparse.csr_array, positive: sparse.csr_array, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The area under precision and recall times the weight of the positive images, and that weight; `[B]` each."""
+    """Returns the area under the precision-recall curve times the weight of the positive images, and that weight, `[B]`."""
     found = positive @ weights[: positive.shape[1]]
     precision = _ratio(np.cumsum(found, axis=0), np.cumsum(every @ weights[: every.shape[1]], axis=0), empty=0.0)
     return (found * precision).sum(axis=0), found.sum(axis=0)
 
 
 def _mean_over_classes(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
-    """Mean of the ratios `[classes, B]` over the classes whose denominator is not 0."""
+    """Returns the mean of the ratios `[classes, B]` over the classes whose denominator is not 0."""
     return _ratio(_ratio(numerators, denominators, empty=0.0).sum(axis=0), (denominators > 0).sum(axis=0))
 
 

@@ -1,14 +1,14 @@
-"""Mixup and CutMix: training images are mixed in pairs, and their label vectors in the same shares. And label smoothing."""
+"""Mixup, CutMix and label smoothing: training images are mixed in pairs, and their label vectors in the same proportions."""
 
 import jax
 import jax.numpy as jnp
 
 
 def label_vectors(labels: jax.Array, classes: int, smoothing: float) -> jax.Array:
-    """Labels as targets, float32 `[n, classes]`.
+    """Returns labels as targets, float32 `[n, classes]`.
 
-    With one label an image, smoothing moves that part of its weight to all classes in equal shares. With several, each class
-    is a question of its own, and smoothing moves its answer that far from 0 or 1 towards 1/2.
+    With one label for each image, smoothing distributes that part of its weight over all classes equally. With several labels,
+    each class is a binary target, and smoothing moves it by that part from 0 or 1 towards 1/2.
 
     Example:
       >>> label_vectors(jnp.array([2]), 4, 0.5).tolist()
@@ -30,17 +30,17 @@ def label_vectors(labels: jax.Array, classes: int, smoothing: float) -> jax.Arra
 
 
 def share_map(key: jax.Array, height: int, width: int, *, mixup: float, cutmix: float) -> jax.Array:
-    """How much of each pixel remains an image's own, float32 `[height, width]` in [0, 1]; one draw for a whole batch.
+    """Returns the weight of an image's own pixels, float32 `[height, width]` in [0, 1]; one draw for a whole batch.
 
-    Mixup: the same share everywhere, from Beta(mixup, mixup). CutMix: 0 in a box and 1 around it; the box's area is a share
-    from Beta(cutmix, cutmix), its centre lies anywhere, and what reaches beyond the image is cut off. Where both are above 0,
-    each is used for half of the batches.
+    Mixup: the same weight everywhere, from Beta(mixup, mixup). CutMix: 0 in a box and 1 around it; the relative area of the box
+    is drawn from Beta(cutmix, cutmix), its centre is uniform, and the part outside the image is cut off. Where both parameters
+    are above 0, each method is used for half of the batches.
 
     Args:
       key: a PRNG key.
       height, width: of the images.
-      mixup: parameter of mixup; 0: none.
-      cutmix: parameter of CutMix; 0: none.
+      mixup: parameter of mixup; 0: no mixup.
+      cutmix: parameter of CutMix; 0: no CutMix.
 
     References:
       Zhang et al., `mixup: Beyond Empirical Risk Minimization <https://arxiv.org/abs/1710.09412>`_, 2018
@@ -50,13 +50,13 @@ def share_map(key: jax.Array, height: int, width: int, *, mixup: float, cutmix: 
         return jnp.ones((height, width))
     which, draw, place = jax.random.split(key, 3)
     boxed = jax.random.bernoulli(which) if mixup and cutmix else bool(cutmix)
-    strength = jnp.where(boxed, cutmix, mixup)
-    share = jax.random.beta(draw, strength, strength)
+    concentration = jnp.where(boxed, cutmix, mixup)
+    share = jax.random.beta(draw, concentration, concentration)
     return jnp.where(boxed, _outside_box(place, height, width, share), share)
 
 
 def _outside_box(key: jax.Array, height: int, width: int, area: jax.Array) -> jax.Array:
-    """0 in a box of this share of the area at a random place, 1 around it; `[height, width]`."""
+    """Returns 0 in a box of this relative area at a random place, and 1 around it; `[height, width]`."""
 
     def inside(key, size):
         length = (jnp.sqrt(area) * size).astype(jnp.int32)
@@ -68,7 +68,7 @@ def _outside_box(key: jax.Array, height: int, width: int, area: jax.Array) -> ja
 
 
 def mix_pairs(images: jax.Array, targets: jax.Array, own: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Each image mixed with the one as far from the batch's end as it is from the beginning, and their targets alike.
+    """Returns each image mixed with its mirror image in the order of the batch (the first with the last), and targets likewise.
 
     Args:
       images: `[batch, height, width, channels]`.
@@ -76,7 +76,7 @@ def mix_pairs(images: jax.Array, targets: jax.Array, own: jax.Array) -> tuple[ja
       own: from `share_map`, `[height, width]`.
 
     Returns:
-      Images, and targets in shares of area: the mean of `own` counts for the image's own.
+      Images and targets; the mean of `own` is the weight of the image's own target.
     """
     pixels = own[None, :, :, None]
     share = own.mean()

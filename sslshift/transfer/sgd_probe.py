@@ -1,4 +1,4 @@
-"""The linear probe that publications train: SGD on frozen features, by solo-learn's recipe."""
+"""The linear probe that most publications train: SGD on frozen features, with solo-learn's recipe."""
 
 import dataclasses
 import functools
@@ -8,10 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sslshift.transfer.evaluation import Outcome, Splits
-from sslshift.transfer.inputs import require_labels
+from sslshift.transfer.evaluation import Outcome, Splits, best_index, grid_edge_notes, require_labels, score
 from sslshift.transfer.metrics import Metric
-from sslshift.transfer.selection import best, end_of_grid, nothing, score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +19,8 @@ class SGDProbe:
     The recipe of solo-learn's offline evaluation on ImageNet-100: momentum, no weight decay, batches of 256 in a new order each
     epoch without the last incomplete one, 100 epochs, the learning rate divided by 10 at two of them. Unlike it:
 
-    - features are of unaugmented images and are computed once; the recipe crops and flips anew in every epoch, which gains it
-      some accuracy;
+    - features are computed once, from images without augmentation; the recipe crops and flips them anew in every epoch, which
+      improves its accuracy somewhat;
     - several learning rates are trained, and the validation split chooses after the LAST epoch; published figures are often the
       best epoch on the test images themselves;
     - weights start at zero, not at random: the problem is convex, and nothing depends on a seed but the order of the images.
@@ -33,7 +31,7 @@ class SGDProbe:
       learning_rates: to choose from, above 0; not scaled by the batch size.
       batch_size: images in a batch.
       epochs: passes over the training split.
-      decay_epochs: epochs, counted from 0, from which on the learning rate is a tenth of what it was.
+      decay_epochs: epochs, counted from 0, at whose start the learning rate is divided by 10.
       momentum: of SGD.
 
     References:
@@ -49,29 +47,30 @@ class SGDProbe:
 
     def __post_init__(self):
         if not self.learning_rates or not min(self.learning_rates) > 0:
-            raise ValueError(f"The SGD probe chooses from learning rates above 0, not from {self.learning_rates}.")
+            raise ValueError(f"Expected learning rates above 0 for the SGD probe, got {self.learning_rates}.")
         if self.batch_size < 1 or self.epochs < 1 or not 0 <= self.momentum < 1:
             raise ValueError(
-                "The SGD probe needs batches and epochs of at least 1 and a momentum in [0, 1), not "
+                "Expected a batch size and a number of epochs of at least 1 and a momentum in [0, 1) for the SGD probe, got "
                 f"{self.batch_size}, {self.epochs} and {self.momentum}."
             )
 
     def __call__(self, splits: Splits, metric: Metric) -> dict[str, Outcome]:
+        """Returns one outcome, `sgd`."""
         train, validation, test, classes = splits
         weights, bias = self.fit(train.features, train.labels, classes)
         fitted = list(zip(weights, bias, strict=True))
         values = [score(metric, validation.features @ w + b, validation) for w, b in fitted]
         if np.isnan(values).all():
-            return {"sgd": nothing(metric, splits, "Left out: training diverged at every learning rate.")}
-        choice = best(values)
+            return {"sgd": Outcome.excluded(metric, splits, "Excluded: training diverged at every learning rate.")}
+        choice = best_index(values)
         rate = self.learning_rates[choice]
         w, b = fitted[choice]
         predictions = metric.decide(test.features @ w + b)
-        notes = end_of_grid("learning rate", self.learning_rates, rate)
+        notes = grid_edge_notes("learning rate", self.learning_rates, rate)
         return {"sgd": Outcome(predictions, values[choice], {"learning_rate": rate}, notes)}
 
     def fit(self, features: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-        """Weights `[rates, dim, classes]` and bias `[rates, classes]` after the last epoch; not finite where one diverged."""
+        """Returns weights `[rates, dim, classes]` and bias `[rates, classes]` after the last epoch; not finite if diverged."""
         require_labels(np.asarray(labels), len(features), classes)
         batch = min(self.batch_size, len(features))
         decays = np.sum(np.arange(self.epochs)[:, None] >= np.array(self.decay_epochs, int), axis=1)
@@ -88,13 +87,13 @@ class SGDProbe:
 
 
 def order(epoch: int | jax.Array, images: int) -> jax.Array:
-    """The order of the images in an epoch, the same for every encoder."""
+    """Returns the order of the images in an epoch, the same for every encoder."""
     return jax.random.permutation(jax.random.fold_in(jax.random.key(0), epoch), images)
 
 
 @functools.partial(jax.jit, static_argnames=("batch", "classes"))
 def _train(features, labels, rates, momentum, *, batch, classes):
-    """Trains one classifier for each column of rates `[epochs, rates]`."""
+    """Returns weights and biases of one classifier for each column of rates `[epochs, rates]`, trained side by side."""
     images, dim = features.shape
 
     def loss(params, features, labels):

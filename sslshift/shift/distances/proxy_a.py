@@ -147,7 +147,7 @@ def _held_out(
     count = min(map(len, fitted))
     features = np.concatenate([side[:count] for side in fitted])
     labels = np.repeat([0, 1], count)
-    probe = fit_probe(features, labels, classes=2, strengths=(strength,))
+    probe = fit_probe(features, labels, classes=2, l2_penalties=(strength,))
     errors = []
     losses = []
     for label, side in enumerate(held):

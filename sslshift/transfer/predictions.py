@@ -1,0 +1,95 @@
+"""Predictions of the test split, kept in a folder so that encoders can be compared on the same images later."""
+
+import functools
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from sslshift.command import remedy
+from sslshift.storage import whole_file
+from sslshift.transfer.metrics import METRICS
+
+if TYPE_CHECKING:
+    from sslshift.transfer.protocol import Evaluated
+
+PREDICTIONS = "predictions.npz"
+
+
+class Predictions(NamedTuple):
+    """Predictions of the test split by the name of the evaluation, as `save_predictions` keeps them.
+
+    Attributes:
+      metric: name of the metric.
+      labels: of the test images.
+      indices: of the test images in their source, ascending.
+      predictions: as `Metric.decide` returns them, by the name of the evaluation.
+    """
+
+    metric: str
+    labels: np.ndarray
+    indices: np.ndarray
+    predictions: dict[str, np.ndarray]
+
+    def at(self, indices: np.ndarray) -> "Predictions":
+        """Returns the predictions of some of these test images, given by ascending indices."""
+        places = np.searchsorted(self.indices, indices)
+        # Images are the last axis of predicted classes and the second last axis of scores.
+        axis = -METRICS[self.metric].axes
+        chosen = {name: np.take(each, places, axis) for name, each in self.predictions.items()}
+        return Predictions(self.metric, self.labels[places], self.indices[places], chosen)
+
+
+def on_common_images(several: Sequence[Predictions]) -> list[Predictions]:
+    """Returns the predictions of the test images that all have: an image may have become unreadable between two runs.
+
+    Raises:
+      ValueError: the predictions belong to different tasks.
+    """
+    common = functools.reduce(np.intersect1d, (each.indices for each in several))
+    several = [each.at(common) for each in several]
+    first = several[0]
+    if not len(common) or any(each.metric != first.metric or not np.array_equal(each.labels, first.labels) for each in several):
+        raise ValueError("Predictions of different tasks cannot be compared; evaluate the runs on one task.")
+    return several
+
+
+def save_predictions(evaluated: "Evaluated", folder: Path) -> None:
+    """Writes the predictions of every evaluation to `predictions.npz` in a folder."""
+    arrays = {f"of_{name}": outcome.predictions for name, outcome in evaluated.outcomes.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / PREDICTIONS) as out:
+        about = np.array(json.dumps({"task": evaluated.task, "metric": evaluated.metric}))
+        np.savez_compressed(out, labels=evaluated.labels, indices=evaluated.indices, about=about, **arrays)
+
+
+def load_predictions(folder: Path) -> Predictions:
+    """Returns the predictions in a folder.
+
+    Raises:
+      ValueError: the folder has no predictions, or they cannot be read.
+    """
+    try:
+        with np.load(folder / PREDICTIONS, allow_pickle=False) as arrays:
+            metric = json.loads(str(arrays["about"]))["metric"]
+            predictions = {name.removeprefix("of_"): arrays[name] for name in arrays.files if name.startswith("of_")}
+            found = Predictions(metric, arrays["labels"], arrays["indices"], predictions)
+        _require_aligned(found)
+        return found
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        advice = remedy(error) or "Delete the folder and evaluate again."
+        raise ValueError(f"{folder / PREDICTIONS} cannot be read ({error}). {advice}") from error
+
+
+def _require_aligned(found: Predictions) -> None:
+    """Raises ValueError unless images, labels and predictions are equally many, and the images ascend."""
+    count = len(found.indices)
+    axis = -METRICS[found.metric].axes
+    # An evaluation that was excluded has no predictions of any image.
+    sizes = {len(found.labels), *(each.shape[axis] for each in found.predictions.values() if len(each))}
+    if found.indices.ndim != 1 or sizes != {count} or not (np.diff(found.indices) > 0).all():
+        raise ValueError("its images, labels and predictions do not belong together")
