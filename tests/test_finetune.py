@@ -421,12 +421,12 @@ def test_drop_path_drops_whole_branches_and_keeps_their_expectation(random):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rates": ()}, "needs a learning rate, an epoch and a batch"),
-        ({"learning_rates": (1e-3, -1.0)}, "Learning rate > 0"),
-        ({"epochs": 0}, "needs a learning rate, an epoch"),
-        ({"batch_norm": "off"}, "'train' or 'frozen' in fine-tuning, not 'off'"),
-        ({"label_smoothing": 1.0}, r"Label smoothing and drop path in \[0, 1\)"),
-        ({"cutmix": -1.0}, "mixup and cutmix of at least 0 are needed"),
+        ({"learning_rates": ()}, "Expected a learning rate, and at least 1 for epochs and batch_size"),
+        ({"learning_rates": (1e-3, -1.0)}, "Expected a learning rate above 0"),
+        ({"epochs": 0}, "Expected a learning rate, and at least 1 for epochs"),
+        ({"batch_norm": "off"}, "one of train, frozen for batch_norm of fine-tuning, got 'off'"),
+        ({"label_smoothing": 1.0}, r"label_smoothing and drop_path in \[0, 1\)"),
+        ({"cutmix": -1.0}, "mixup and cutmix of at least 0, got"),
         ({"min_crop_scale": 0.0}, "crop scales above 0"),
         ({"layer_decay": 0.0}, r"layer decay in \(0, 1\]"),
         ({"optimiser": "adam"}, "Expected one of adamw, lars, sgd for the optimiser, got 'adam'"),
@@ -439,5 +439,5 @@ def test_settings_that_make_no_sense_are_refused(changes, message):
 
 def test_images_that_the_encoder_does_not_take_are_refused(striped):
     wide = types.SimpleNamespace(**vars(striped) | {"canvas": Canvas(12, 12, 1)})
-    with pytest.raises(ValueError, match=r"PatchMLP was made for images of another shape than \(12, 12, 1\)"):
+    with pytest.raises(ValueError, match=r"PatchMLP takes images of another shape than \(12, 12, 1\)"):
         SMALL(encoder_for("patch_mlp"), wide, METRICS["accuracy"])

@@ -217,7 +217,7 @@ def within(capsys, out, *flags) -> str:
         (["--sources=bundled:mnist@9,9"], "twice"),
         (["--image_size=30"], "30 x 30 cannot be cut into patches of 4"),
         (["--head=32,0"], "whole numbers above 0"),
-        (["--downstream_test=bundled:mnist"], "a test split needs others"),
+        (["--downstream_test=bundled:mnist"], "expected different images in the test split"),
         (["--downstream=bundled:mnist; test=bundled:mnist/test"], "both name a test split; give one of them"),
         (["--sources=synthetic:noise?size=99999999999999999999"], "at most 2^62"),
         (["--budget=63"], "smaller than one batch of 64"),
@@ -245,7 +245,7 @@ def within(capsys, out, *flags) -> str:
         (["--evaluation_options=linear.strength=1"], "--evaluation_options: expected one of"),
         (["--features=cls"], "--features=cls is unknown"),
         (["--task=bundled:mnist; test=bundled:mnist/test"], "two tasks are called bundled:mnist"),
-        (["--task=bundled:mnist; tset=bundled:mnist/test"], "not 'tset=bundled:mnist/test'"),
+        (["--task=bundled:mnist; tset=bundled:mnist/test"], "expected one of validation, test, metric, labelled, got 'tset'"),
         (["--online_every=-1"], "--online_every must not be negative"),
     ],
 )
