@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from sslshift import Budget
 from sslshift.data import Component, Mixture, SamplePlan, Stage
-from sslshift.data.mixture import by_count
 from sslshift.data.mixture_resolve import resolve
 from sslshift.data.mixture_text import Declaration, DeclaredStage, NamedSource, Part, parse_mixture
 from sslshift.data.sources.uri import parse_uri
@@ -26,9 +25,13 @@ SCHEMES = ("arrayrecord", "bundled", "folder", "synthetic")
 
 
 @given(st.lists(st.lists(st.integers(1, 10**6), min_size=1, max_size=4), min_size=1, max_size=4))
-def test_components_by_count_see_that_many_samples(counts):
-    stages = [[(Component(f"s{i}", 5, 1), count) for i, count in enumerate(stage)] for stage in counts]
-    plan = SamplePlan(by_count(*stages), Budget(sum(map(sum, counts))), 1, 0, 0)
+def test_components_whose_shares_are_counts_see_that_many_samples(counts):
+    total = sum(map(sum, counts))
+    stages = tuple(
+        Stage(tuple(Component(f"s{i}", 5, 1, count / sum(stage)) for i, count in enumerate(stage)), sum(stage) / total)
+        for stage in counts
+    )
+    plan = SamplePlan(Mixture(stages), Budget(total), 1, 0, 0)
     assert plan.counts == tuple(map(tuple, counts))
 
 
@@ -50,13 +53,19 @@ def test_n_over_all_stages_counts_nested_subsets_once():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Component("a", 10, 5, 0.0), "a: a share lies above 0"),
-        (lambda: Component("a", 10, 5, 0.0, 0.0), "above 0 at one end, but it goes from 0.0 to 0.0"),
-        (lambda: Component("a", 10, 5, 0.5, 1.5), "lies between 0 and 1"),
-        (lambda: Component("a", 10, 5, subset="even"), "random, proportional, balanced, not 'even'"),
-        (lambda: Stage((Component("a", 9, 5, 0.5, 0.4), Component("b", 9, 5, 0.5))), "at the end of a stage sum to 0.9"),
-        (lambda: Stage((Component("a", 9, 5, 0.4, 0.5), Component("b", 9, 5, 0.5))), "at the start of a stage sum to 0.9"),
-        (lambda: Mixture((Stage((Component("a", 9, 5),)),), caps=(("a", 0.0),)), "a cap is a share of the budget above 0"),
+        (lambda: Component("a", 10, 5, 0.0), "a: expected a share above 0"),
+        (lambda: Component("a", 10, 5, 0.0, 0.0), "above 0 at one end, got one from 0.0 to 0.0"),
+        (lambda: Component("a", 10, 5, 0.5, 1.5), "changing share between 0 and 1"),
+        (lambda: Component("a", 10, 5, subset="even"), "random, proportional, balanced as the subset, got 'even'"),
+        (
+            lambda: Stage((Component("a", 9, 5, 0.5, 0.4), Component("b", 9, 5, 0.5))),
+            "at the end of a stage that sum to 1, got .* sum to 0.9",
+        ),
+        (
+            lambda: Stage((Component("a", 9, 5, 0.4, 0.5), Component("b", 9, 5, 0.5))),
+            "at the start of a stage that sum to 1, got .* sum to 0.9",
+        ),
+        (lambda: Mixture((Stage((Component("a", 9, 5),)),), caps=(("a", 0.0),)), "a cap that is a share of the budget above 0"),
         (
             lambda: Mixture((Stage((Component("a", 9, 5),), 0.5), Stage((Component("a", 8, 5),), 0.5))),
             "9 images, random, in one and 8, random, in another",
@@ -65,8 +74,6 @@ def test_n_over_all_stages_counts_nested_subsets_once():
             lambda: Mixture((Stage((Component("a", 9, 5),), 0.5), Stage((Component("a", 9, 5, subset="balanced"),), 0.5))),
             "9 images, random, in one and 9, balanced, in another",
         ),
-        (lambda: by_count(), "at least one sample"),
-        (lambda: by_count([(Component("a", 9, 5), 0)]), "at least one sample"),
     ],
 )
 def test_mixtures_that_cannot_be_are_refused(make, message):
@@ -365,21 +372,24 @@ def test_n_is_limited_by_the_source_where_it_is_left_open():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{A}*0.7 + {B}*0.2", r"Mixture, stage 1: what is given sums to 90%, not to 100%"),
-        (f"{A}; {B}*0.7 + {C}*0.3 + a", r"stage 2: what is given sums to 100% and leaves nothing for the others"),
-        (f"{A}*0.7 + {B} -> a*1.0 + b", r"stage 1, at its end: what is given sums to 100% and leaves nothing"),
-        (f"{A} for 0.5; {B} for 0.4", "the lengths of the stages: what is given sums to 90%"),
-        (f"{A} for 200_000; {B}", "the lengths of the stages: what is given sums to 200% and leaves nothing"),
+        (f"{A}*0.7 + {B}*0.2", r"Mixture, stage 1: expected shares that sum to 100%, got 90%"),
+        (f"{A}; {B}*0.7 + {C}*0.3 + a", r"stage 2: the given shares sum to 100% and leave nothing for the others"),
+        (f"{A}*0.7 + {B} -> a*1.0 + b", r"stage 1, at its end: the given shares sum to 100% and leave nothing"),
+        (f"{A} for 0.5; {B} for 0.4", "the lengths of the stages: expected shares that sum to 100%, got 90%"),
+        (f"{A} for 200_000; {B}", "the lengths of the stages: the given shares sum to 200% and leave nothing"),
         (f"{A}*0.9 + {B}*0.1<=5%", "b: it would take 10% of the budget, 5 points more than its cap of 5%"),
         (
             f"{A}; {B}<=5% for 25%",
-            r"b: it would take 25% of the budget, 20 points more .* \(nothing else may fill stage 2: name",
+            r"b: it would take 25% of the budget, 20 points more .* \(no other share is open in stage 2: name",
         ),
-        (f"{A} + {B}*0.1<=5%; a + b", "b: given shares use up its cap of 5%; leave it out where its share is open"),
+        (
+            f"{A} + {B}*0.1<=5%; a + b",
+            "b: its given shares use its whole cap of 5%; remove it from the stages where its share is open",
+        ),
         (f"{A}@2_000_000", "a: 2,000,000 unique samples asked for, but the source has 1,000,000 images"),
-        (f"{A} -> a + {B}*0", r"b: a share that changes .* goes from 0.0 to 0.0"),
-        (f"{A}*0.999999 + {B}", "b: its share is not even one sample of the budget"),
-        (f"{A} for 0.999999; {B}", "stage 2: its length is not even one sample of the budget"),
+        (f"{A} -> a + {B}*0", r"b: expected a changing share .* got one from 0.0 to 0.0"),
+        (f"{A}*0.999999 + {B}", "b: its share is less than one sample of the budget"),
+        (f"{A} for 0.999999; {B}", "stage 2: its length is less than one sample of the budget"),
     ],
 )
 def test_what_does_not_add_up_is_refused(text, message):
@@ -388,7 +398,7 @@ def test_what_does_not_add_up_is_refused(text, message):
 
 
 def test_unknown_sizes_are_named():
-    with pytest.raises(ValueError, match="a: the number of its images is not known"):
+    with pytest.raises(ValueError, match="a: expected the number of its images"):
         resolve(parse_mixture(A), {}, Budget(100))
 
 
@@ -410,7 +420,7 @@ def test_whatever_caps_ask_for_plans_obey(data):
         mixture = resolve(parse_mixture(text), dict.fromkeys(sources, 10**6), budget)
     except ValueError as error:
         # A tiny cap may leave less than a sample; anything else is a mistake of ours.
-        assume("not even one sample" not in str(error))
+        assume("less than one sample" not in str(error))
         raise
     for stage in mixture.stages:
         assert sum(component.mean_share for component in stage.components) == pytest.approx(1)
@@ -473,7 +483,7 @@ def test_command_samples_what_is_too_large_to_recount():
     [
         (["--mixture=bundled:mnist@5000"], 1, "bundled:mnist: 5,000 unique samples asked for, but the source has 4,000 images"),
         (["--mixture=bundled:mnist*2x"], 1, "Mixture, at 'bundled:mnist*2x': '2x' is no share"),
-        (["--mixture=synthetic:noise@5/balanced"], 1, "goes by labels, and none are known"),
+        (["--mixture=synthetic:noise@5/balanced"], 1, "needs labels, and this source has none"),
         (["--mixture=bundled:mnist*0.9 + synthetic:noise*0.1<=5%"], 1, "5 points more than its cap of 5%"),
         (["--mixture=bundled:mnist", "--bugdet=3"], 2, "Did you mean: budget"),
     ],

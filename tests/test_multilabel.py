@@ -363,7 +363,7 @@ def test_arrays_that_are_no_labels_are_named(labels, message):
 def test_subsets_by_class_need_one_label_of_each_image(subset):
     source = several()
     mixture = resolve(parse_mixture(f"memory:several@3/{subset}"), {source.name: len(source)}, Budget(12))
-    with pytest.raises(ValueError, match=f"several: a {subset} subset needs one label of each image, .* may have several"):
+    with pytest.raises(ValueError, match=f"several: a {subset} subset needs one label for each image, .* may have several"):
         SamplePlan(mixture, Budget(12), 3, seed=0, subset_seed=0, labels={source.name: source.labels})
 
 
@@ -512,13 +512,13 @@ def test_split_of_multi_labels_without_a_repair_is_the_seeded_order():
 @pytest.mark.parametrize(
     ("labels", "share", "message"),
     [
-        ([0, 1], 0, "lies between 0 and 1, not at 0"),
-        ([0, 1], 1.0, r"not at 1\.0"),
-        ([0, 1], float("nan"), "not at nan"),
+        ([0, 1], 0, "between 0 and 1, got 0"),
+        ([0, 1], 1.0, r"got 1\.0"),
+        ([0, 1], float("nan"), "got nan"),
         ([], 0.5, r"at least one image.*float64 \[0\]"),
-        ([0.5, 1], 0.5, r"whole numbers .* not float64 \[2\]"),
-        ([[[0]]], 0.5, r"not int64 \[1, 1, 1\]"),
-        ([[0, 2]], 0.5, "are 0 or 1, not between 0 and 2"),
+        ([0.5, 1], 0.5, r"whole numbers .* got float64 \[2\]"),
+        ([[[0]]], 0.5, r"got int64 \[1, 1, 1\]"),
+        ([[0, 2]], 0.5, "of 0 or 1, got values between 0 and 2"),
     ],
 )
 def test_splits_that_make_no_sense_are_named(labels, share, message):

@@ -1,4 +1,4 @@
-"""Images made worse by degrees, to see whether a distance notices: blur, noise, loss of contrast."""
+"""Corruptions of images in five severities, which show whether a distance responds: blur, noise, loss of contrast."""
 
 from collections.abc import Callable
 
@@ -7,28 +7,28 @@ import numpy as np
 from scipy import ndimage
 
 SEVERITIES = (1, 2, 3, 4, 5)
-# By severity: standard deviation of a Gaussian blur as a share of the side; of Gaussian noise, of 255; contrast that is left.
+# By severity: the blur's standard deviation as a share of the side, the noise's as a share of 255, and the remaining contrast.
 _BLUR = (0.015, 0.03, 0.045, 0.07, 0.1)
 _NOISE = (0.05, 0.1, 0.18, 0.28, 0.4)
 _CONTRAST = (0.75, 0.55, 0.38, 0.24, 0.12)
 
 
 def blur(images: np.ndarray, severity: int, key: jax.Array) -> np.ndarray:
-    """A Gaussian blur, which keeps edges' mean and takes fine structure."""
+    """Returns images blurred by a Gaussian, which removes fine structure and keeps mean values."""
     del key
     sides = np.array(images.shape[1:3]) * _BLUR[severity - 1]
     return _pixels(ndimage.gaussian_filter(images.astype(np.float32), (0, *sides, 0), mode="nearest"))
 
 
 def noise(images: np.ndarray, severity: int, key: jax.Array) -> np.ndarray:
-    """Gaussian noise, independent in every pixel and channel."""
+    """Returns images with Gaussian noise, independent in every pixel and channel."""
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
     drawn = random.normal(0, 255 * _NOISE[severity - 1], images.shape).astype(np.float32)
     return _pixels(images + drawn)
 
 
 def contrast(images: np.ndarray, severity: int, key: jax.Array) -> np.ndarray:
-    """Pixels drawn towards their image's mean."""
+    """Returns images whose pixels are drawn towards the image's mean."""
     del key
     means = images.mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
     return _pixels(means + (images - means) * _CONTRAST[severity - 1])
@@ -42,27 +42,27 @@ CORRUPTIONS: dict[str, Callable[[np.ndarray, int, jax.Array], np.ndarray]] = {
 
 
 def corrupted(images: np.ndarray, kind: str, severity: int, *, key: jax.Array) -> np.ndarray:
-    """Images made worse.
+    """Returns corrupted images.
 
     Args:
       images: uint8 `[n, height, width, channels]`.
       kind: a name of `CORRUPTIONS`.
-      severity: from 1 to 5; 0 leaves them as they are.
-      key: PRNG key of what is random.
+      severity: from 1 to 5; 0 leaves the images unchanged.
+      key: PRNG key of the noise.
 
     Returns:
       uint8 of the same shape.
 
     Raises:
-      ValueError: no such kind or severity.
+      ValueError: the kind or the severity does not exist.
 
     References:
       Hendrycks & Dietterich, `Benchmarking Neural Network Robustness to Common Corruptions <https://arxiv.org/abs/1903.12261>`_,
-      2019 (the idea of degrees; the degrees here are our own, in proportion to the side)
+      2019 (the idea of severities; their values here are our own, in proportion to the side)
     """
     if kind not in CORRUPTIONS or severity not in (0, *SEVERITIES):
         raise ValueError(
-            f"There is {', '.join(CORRUPTIONS)} of a severity from 0 to {SEVERITIES[-1]}, not {kind} of {severity}."
+            f"Expected one of {', '.join(CORRUPTIONS)} of a severity from 0 to {SEVERITIES[-1]}, got {kind} of {severity}."
         )
     return CORRUPTIONS[kind](images, severity, key) if severity else images
 

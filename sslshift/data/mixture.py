@@ -1,4 +1,4 @@
-"""Mixtures: which sources a run sees, how many different images of each, and in which stage of the budget."""
+"""Mixtures: the sources that a run sees, the number of different images of each, and the stage of the budget for each."""
 
 import bisect
 import dataclasses
@@ -7,25 +7,27 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-# How the N images of a subset are drawn, see `sslshift.data.subset`.
+# Ways to draw the N images of a subset, see `sslshift.data.subset`.
 SUBSETS = ("random", "proportional", "balanced")
 
-# A linear change of shares is realised as this many stretches of constant shares, 0.4% of the stage each.
+# A linear change of shares consists of this many stretches of constant shares, 0.4% of the stage each. Within a stretch a share
+# differs from the line by at most 0.2% of its change.
 RAMP_STEPS = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """One source's part in a stage.
+    """Part of one source in a stage.
 
     Args:
-      source: name of the source, as the mixture's reader knows it (its URI, for instance).
+      source: name of the source, such as its URI.
       size: number of images in the source.
       unique: N, the number of different images that may be seen: the first N of the source's seeded order.
       share: part of the stage's samples, in (0, 1]; the shares of a stage sum to 1.
-      end_share: the share that `share` moves to in a straight line over the stage; None: it stays. One of the two may be 0.
-      subset: how the N are drawn: "random"; "proportional", every prefix of the order keeping the classes' proportions to
-        within one image; or "balanced", as many of each class as the class has. The latter two need the source's labels.
+      end_share: the share at the end of the stage, to which `share` changes linearly; None: the share is constant. One of the
+        two may be 0.
+      subset: way to draw the N images: "random"; "proportional", where every prefix of the order keeps the classes' proportions
+        to within one image; or "balanced", with equally many of each class while it has more. The last two need labels.
     """
 
     source: str
@@ -43,14 +45,14 @@ class Component:
             )
         if self.end_share is None:
             if not 0 < self.share <= 1:
-                raise ValueError(f"{self.source}: a share lies above 0 and is at most 1, not {self.share}.")
+                raise ValueError(f"{self.source}: expected a share above 0 and at most 1, got {self.share}.")
         elif min(self.ends) < 0 or not 0 < max(self.ends) <= 1:
             raise ValueError(
-                f"{self.source}: a share that changes lies between 0 and 1 and is above 0 at one end, "
-                f"but it goes from {self.share} to {self.end_share}."
+                f"{self.source}: expected a changing share between 0 and 1 that is above 0 at one end, "
+                f"got one from {self.share} to {self.end_share}."
             )
         if self.subset not in SUBSETS:
-            raise ValueError(f"{self.source}: a subset is {', '.join(SUBSETS)}, not {self.subset!r}.")
+            raise ValueError(f"{self.source}: expected one of {', '.join(SUBSETS)} as the subset, got {self.subset!r}.")
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -59,16 +61,16 @@ class Component:
 
     @property
     def mean_share(self) -> float:
-        """Part of the stage's samples, whether the share changes or not."""
+        """Part of the stage's samples, for constant and changing shares."""
         return sum(self.ends) / 2
 
 
 class Segment(NamedTuple):
-    """A stretch of a stage with constant shares.
+    """Stretch of a stage with constant shares.
 
     Attributes:
       counts: samples of each component in the stretch.
-      before: samples of each component in the stage's stretches before.
+      before: samples of each component in the stage's earlier stretches.
     """
 
     counts: tuple[int, ...]
@@ -82,14 +84,14 @@ class Segment(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A stretch of the budget: its components, and the share of the whole budget that it takes."""
+    """Stretch of the budget: its components, and its share of the whole budget."""
 
     components: tuple[Component, ...]
     share: float = 1.0
 
     def __post_init__(self):
         if not 0 < self.share <= 1:
-            raise ValueError(f"A stage's share of the budget lies above 0 and is at most 1, not {self.share}.")
+            raise ValueError(f"Expected a stage's share of the budget above 0 and at most 1, got {self.share}.")
         start, end = self._ends
         if self.ramped:
             _check_sum(start, "components at the start of a stage")
@@ -98,7 +100,7 @@ class Stage:
             _check_sum(start, "components of a stage")
         names = [component.source for component in self.components]
         if len(set(names)) < len(names):
-            raise ValueError(f"A stage names each source once, but got: {', '.join(names)}.")
+            raise ValueError(f"Expected each source once in a stage, got {', '.join(names)}.")
 
     @property
     def _ends(self) -> tuple[list[float], list[float]]:
@@ -106,11 +108,11 @@ class Stage:
 
     @property
     def ramped(self) -> bool:
-        """Whether any share changes within the stage."""
+        """True if any share changes within the stage."""
         return any(start != end for start, end in (component.ends for component in self.components))
 
     def segments(self, samples: int) -> list[Segment]:
-        """The stage's `samples` as stretches of constant shares: one, or the steps of a ramp."""
+        """Returns the stage's `samples` as stretches of constant shares: a single one, or the steps of a ramp."""
         start, end = self._ends
         totals = staircase(samples, start, end) if self.ramped and samples else [apportion(samples, start)]
         return [
@@ -125,8 +127,8 @@ class Mixture:
 
     Args:
       stages: at least one; their shares of the budget sum to 1.
-      caps: (source, share) pairs: the most of the whole budget that a source may take, for its licence's or privacy's sake.
-        Shares obey it exactly; samples are whole, so that a source may pass it by less than one sample a stage.
+      caps: (source, share) pairs: the largest part of the whole budget that a source may take, because of its licence or for
+        privacy. Shares obey the cap exactly. Samples are whole, so a source may exceed it by less than one sample per stage.
     """
 
     stages: tuple[Stage, ...]
@@ -139,16 +141,16 @@ class Mixture:
             other = first.setdefault(component.source, component)
             if (component.size, component.subset) != (other.size, other.subset):
                 raise ValueError(
-                    f"{component.source}: the subsets of one source are nested only if its size and the way they are drawn "
-                    f"are the same in every stage, but it has {other.size:,} images, {other.subset}, in one and "
-                    f"{component.size:,}, {component.subset}, in another."
+                    f"{component.source}: expected the same size and subset in every stage, so that the subsets of one source "
+                    f"are nested; got {other.size:,} images, {other.subset}, in one and {component.size:,}, "
+                    f"{component.subset}, in another."
                 )
         for source, cap in self.caps:
             self._check_cap(source, cap)
 
     def _check_cap(self, source: str, cap: float) -> None:
         if not 0 < cap <= 1:
-            raise ValueError(f"{source}: a cap is a share of the budget above 0 and at most 1, not {cap}.")
+            raise ValueError(f"{source}: expected a cap that is a share of the budget above 0 and at most 1, got {cap}.")
         if self.share_of(source) > cap + 1e-9:
             raise ValueError(over_cap(source, self.share_of(source), cap))
 
@@ -156,7 +158,7 @@ class Mixture:
         return (component for stage in self.stages for component in stage.components)
 
     def share_of(self, source: str) -> float:
-        """The source's part of the whole budget, over all stages; 0 for a source that no stage names."""
+        """Returns the source's part of the whole budget over all stages; 0 for a source that is in no stage."""
         return sum(
             stage.share * component.mean_share
             for stage in self.stages
@@ -166,7 +168,7 @@ class Mixture:
 
     @property
     def largest(self) -> dict[str, int]:
-        """N of each source over all stages: subsets of one source are nested, so the largest one counts."""
+        """N of each source over all stages; subsets of one source are nested, so the largest counts."""
         largest: dict[str, int] = {}
         for component in self._components():
             largest[component.source] = max(component.unique, largest.get(component.source, 0))
@@ -178,45 +180,17 @@ class Mixture:
         return sum(self.largest.values())
 
     def stage_samples(self, samples: int) -> list[int]:
-        """Samples of each stage under a budget of `samples`."""
+        """Returns the samples of each stage under a budget of `samples`."""
         return apportion(samples, [stage.share for stage in self.stages])
 
 
 def single(source: str, size: int, unique: int) -> Mixture:
-    """The mixture that holds one source alone."""
+    """Returns the mixture of a single source."""
     return Mixture((Stage((Component(source, size, unique),)),))
 
 
-def by_count(*stages: Sequence[tuple[Component, int]], caps: tuple[tuple[str, float], ...] = ()) -> Mixture:
-    """The mixture whose components see these numbers of samples, exactly, under a budget of all of them together.
-
-    Args:
-      *stages: (component, samples) pairs of each stage; the components' own shares do not matter.
-      caps: as for `Mixture`.
-
-    Example:
-      >>> near, web = Component("near", 2000, 2000), Component("web", 10**6, 50_000)
-      >>> mixture = by_count([(near, 30_000)], [(near, 10_000), (web, 60_000)])
-      >>> [stage.share for stage in mixture.stages]
-      [0.3, 0.7]
-    """
-    if min((count for stage in stages for _, count in stage), default=0) < 1:
-        raise ValueError("A component sees at least one sample, and a mixture has at least one component.")
-    sums = [sum(count for _, count in stage) for stage in stages]
-    return Mixture(
-        tuple(
-            Stage(
-                tuple(dataclasses.replace(component, share=count / total, end_share=None) for component, count in stage),
-                total / sum(sums),
-            )
-            for stage, total in zip(stages, sums, strict=True)
-        ),
-        caps,
-    )
-
-
 def apportion(total: int, shares: Sequence[float]) -> list[int]:
-    """Whole numbers that sum to `total`, each within one of `total * share` (largest remainders first)."""
+    """Returns whole numbers that sum to `total`, each within one of `total * share` (largest remainders first)."""
     exact = [total * share for share in _exact(shares)]
     counts = [int(value) for value in exact]
     by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
@@ -226,26 +200,27 @@ def apportion(total: int, shares: Sequence[float]) -> list[int]:
 
 
 def staircase(total: int, start: Sequence[float], end: Sequence[float], steps: int = RAMP_STEPS) -> list[list[int]]:
-    """Samples that each component has had at the end of each step of a ramp: within one of the exact integral of its share.
+    """Returns the samples of each component up to the end of each step of a ramp, within one of its share's exact integral.
 
-    That is a scheduling problem. A component's k-th sample may not come before the step in which its integral passes k - 1
-    and must have come by the step in which it reaches k; taking the earliest deadlines first solves it whenever it can be
-    solved, and it always can.
+    This is a scheduling problem. A component's k-th sample may not occur before the step in which its integral exceeds k - 1,
+    and must have occurred by the step in which the integral reaches k. Earliest deadline first solves such a problem whenever a
+    solution exists, and here one always exists.
 
     Args:
       total: samples of the stage.
-      start: shares at its start.
-      end: shares at its end.
-      steps: most steps; no step is empty, so there are fewer if the stage has fewer samples.
+      start: shares at the start of the stage.
+      end: shares at the end of the stage.
+      steps: largest number of steps; no step is empty, so there are fewer if the stage has fewer samples.
 
     Returns:
-      For each step the samples of each component so far: each never falls, and together they are the samples so far.
+      For each step, the samples of each component so far. They never decrease, and they sum to the samples of the stage so far.
 
     References:
       Tijdeman, `The Chairman Assignment Problem <https://doi.org/10.1016/0012-365X(80)90269-1>`_, 1980
     """
     steps = min(steps, total)
     positions = [total * step // steps for step in range(1, steps + 1)]
+    # Exact integrals of the shares, as fractions: rounding could miss a deadline by one sample.
     due = [
         [position * (a + (e - a) * position / (2 * total)) for position in positions]
         for a, e in zip(_exact(start), _exact(end), strict=True)
@@ -264,7 +239,7 @@ def staircase(total: int, start: Sequence[float], end: Sequence[float], steps: i
 
 
 def over_cap(source: str, share: float, cap: float) -> str:
-    """The sentence for a source that takes more of the budget than it may."""
+    """Returns the error for a source that takes a larger part of the budget than its cap."""
     return (
         f"{source}: it would take {100 * float(share):.4g}% of the budget, {100 * float(share - cap):.2g} points more than its "
         f"cap of {100 * float(cap):.4g}%; lower its shares or raise the cap."
@@ -272,14 +247,14 @@ def over_cap(source: str, share: float, cap: float) -> str:
 
 
 def _exact(shares: Sequence[float]) -> list[Fraction]:
-    """Fractions that sum to 1, floats read as decimals: 0.1 means one tenth, so that ten of them leave no remainder."""
+    """Returns fractions that sum to 1; floats are read as decimals, so that 0.1 is exactly one tenth."""
     exact = [Fraction(str(share)) for share in shares]
     return [share / sum(exact) for share in exact]
 
 
 def _check_sum(shares: list[float], what: str) -> None:
     if not shares:
-        raise ValueError(f"The {what} are missing: give at least one.")
-    # 1/3 three times, or 0.333 three times rounded by a person, are both meant to be everything.
+        raise ValueError(f"Expected at least one of the {what}, got none.")
+    # A person may write 0.333333 for 1/3, so the sum may differ from 1 by a little.
     if abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"The shares of the {what} sum to {sum(shares):g}, not to 1: {shares}.")
+        raise ValueError(f"Expected shares of the {what} that sum to 1, got {shares}, which sum to {sum(shares):g}.")

@@ -1,4 +1,4 @@
-"""From a declared mixture to one of whole numbers: open shares are filled up, caps kept, N settled."""
+"""Resolution of a declared mixture for given sources and a budget: open shares are filled, caps are obeyed, and N is fixed."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,25 +11,26 @@ from sslshift.data.mixture_text import Amount, Declaration, DeclaredStage, Part
 
 
 def resolve(declaration: Declaration, sizes: Mapping[str, int], budget: Budget) -> Mixture:
-    """The mixture that a declaration means for sources of these sizes and this budget.
+    """Returns the mixture that a declaration means for sources of these sizes and this budget.
 
-    Open shares get equal parts of what the others leave. Where that would take a source over its cap, its open shares are
-    lowered in proportion until it just obeys, and the other open ones of those stages get the rest.
+    Open shares get equal parts of what the given shares leave. If a source would exceed its cap, its open shares are lowered in
+    proportion until it obeys the cap exactly, and the other open shares of those stages get the rest.
 
     Args:
-      declaration: what `parse_mixture` read.
+      declaration: result of `parse_mixture`.
       sizes: number of images of each source, by its name in the declaration.
       budget: C.
 
     Raises:
-      ValueError: shares or lengths do not add up, break a cap, or leave a component no sample; N is above a source's size.
+      ValueError: shares or lengths do not sum to 1, exceed a cap, or leave a component without a sample; or N is above a
+        source's size.
     """
     lengths = _lengths(declaration, budget)
     totals = apportion(budget.samples, [float(length) for length in lengths])
     slots = []
     for number, (stage, length, total) in enumerate(zip(declaration.stages, lengths, totals, strict=True), 1):
         if not total:
-            raise ValueError(f"Mixture, stage {number}: its length is not even one sample of the budget; raise one of them.")
+            raise ValueError(f"Mixture, stage {number}: its length is less than one sample of the budget; raise either.")
         lists = [stage.parts, stage.end] if stage.end else [stage.parts]
         slots += [
             _Slot(
@@ -74,7 +75,7 @@ def plain_shares(declaration: Declaration) -> dict[str, float]:
 
 
 def _lengths(declaration: Declaration, budget: Budget) -> list[Fraction]:
-    """Each stage's part of the budget."""
+    """Returns each stage's part of the budget."""
     given = {i: stage.length for i, stage in enumerate(declaration.stages) if stage.length is not None}
     slot = _Slot(
         "the lengths of the stages",
@@ -94,15 +95,16 @@ def _resolved_stage(
     start: dict[str, Fraction],
     end: dict[str, Fraction] | None,
 ) -> Stage:
-    # Of the two lists of a ramp, the part that gives N.
+    # N may be given in either of the two lists of a ramp. Sorted, the part that gives it is last and stays in the dictionary.
     parts = {part.source: part for part in sorted(stage.parts + stage.end, key=lambda part: part.unique is not None)}
     names = list(dict.fromkeys(part.source for part in stage.parts + stage.end))
     components = []
     for name in names:
         if name not in sizes:
-            raise ValueError(f"{name}: the number of its images is not known.")
+            raise ValueError(f"{name}: expected the number of its images in `sizes`, which has none for it.")
         at_end = None if end is None else float(end.get(name, 0))
         components.append(Component(name, sizes[name], 1, float(start.get(name, 0)), at_end, parts[name].subset))
+    # N depends on the samples, and those on the shares alone, so the components have N = 1 until here.
     samples = Stage(tuple(components), length).segments(total)[-1].after
     return Stage(
         tuple(
@@ -115,7 +117,7 @@ def _resolved_stage(
 
 def _unique(part: Part, size: int, samples: int) -> int:
     if not samples:
-        raise ValueError(f"{part.source}: its share is not even one sample of the budget; raise the share or the budget.")
+        raise ValueError(f"{part.source}: its share is less than one sample of the budget; raise the share or the budget.")
     if part.unique is None:
         return min(size, samples)
     return part.unique if isinstance(part.unique, int) else max(1, int(size * part.unique))
@@ -126,13 +128,13 @@ def _fraction(amount: Amount, whole: int) -> Fraction:
 
 
 class _Slot(NamedTuple):
-    """Parts of one whole, some given and some open: the components of a stage, of one end of a ramp, or the stages.
+    """Parts of one whole, some given and some open: the components of a stage or of one end of a ramp, or all stages.
 
     Attributes:
-      where: what errors call it.
-      weight: part of the budget that it stands for.
-      given: shares that were written.
-      open: names of those that were not.
+      where: name of the whole in errors.
+      weight: part of the budget that the whole covers.
+      given: shares that the declaration gives.
+      open: names of the parts whose shares it leaves open.
     """
 
     where: str
@@ -141,7 +143,7 @@ class _Slot(NamedTuple):
     open: tuple[str, ...]
 
     def each(self) -> Fraction:
-        """Share of each open one."""
+        """Returns the share of each open part."""
         return (Fraction(1) - sum(self.given.values())) / len(self.open) if self.open else Fraction(0)
 
     def share(self, name: str) -> Fraction:
@@ -152,40 +154,46 @@ class _Slot(NamedTuple):
 
 
 def _fill(slots: list[_Slot], caps: Mapping[str, Fraction]) -> list[dict[str, Fraction]]:
-    """All shares of each slot."""
+    """Returns all shares of each slot."""
     for slot in slots:
         total = sum(slot.given.values())
         if total >= 1 and slot.open:
-            raise ValueError(f"Mixture, {slot.where}: what is given sums to {_text(total)} and leaves nothing for the others.")
+            raise ValueError(f"Mixture, {slot.where}: the given shares sum to {_text(total)} and leave nothing for the others.")
         if not slot.open and abs(total - 1) > 1e-6:
-            raise ValueError(f"Mixture, {slot.where}: what is given sums to {_text(total)}, not to 100%.")
+            raise ValueError(f"Mixture, {slot.where}: expected shares that sum to 100%, got {_text(total)}.")
     for name, cap in caps.items():
         given = sum(slot.weight * slot.given.get(name, 0) for slot in slots)
         if given > cap:
             raise ValueError(over_cap(name, given, cap))
+    # Lowering one source raises others, which may then exceed their own caps. A lowered source is no longer open, so this ends.
     while over := next((name for name, cap in caps.items() if _used(slots, name) > cap), None):
         slots = _lowered(slots, over, caps[over])
     return [slot.given | dict.fromkeys(slot.open, slot.each()) for slot in slots]
 
 
 def _used(slots: list[_Slot], name: str) -> Fraction:
-    """The part of the budget that open shares of a source bring it to; 0 if none is open any more."""
+    """Returns the part of the budget that a source with open shares takes; 0 if none of its shares is open any more."""
     return sum(slot.weight * slot.share(name) for slot in slots) if any(name in slot.open for slot in slots) else Fraction(0)
 
 
 def _lowered(slots: list[_Slot], name: str, cap: Fraction) -> list[_Slot]:
-    """The slots with a source's open shares lowered to its cap; where nothing else is open, its share cannot be lowered."""
+    """Returns the slots with a source's open shares lowered to its cap.
+
+    A share cannot be lowered where no other share is open, since nothing could fill the rest.
+    """
     flexible = sum(slot.weight * slot.each() for slot in slots if name in slot.open and len(slot.open) > 1)
     excess = _used(slots, name) - cap
     if excess > flexible:
         stuck = ", ".join(slot.where for slot in slots if slot.open == (name,))
         raise ValueError(
             f"{over_cap(name, cap + excess - flexible, cap)[:-1]} "
-            f"(nothing else may fill {stuck}: name another source there without a share)."
+            f"(no other share is open in {stuck}: name another source there without a share)."
         )
     factor = 1 - excess / flexible
     if not factor:
-        raise ValueError(f"{name}: given shares use up its cap of {_text(cap)}; leave it out where its share is open.")
+        raise ValueError(
+            f"{name}: its given shares use its whole cap of {_text(cap)}; remove it from the stages where its share is open."
+        )
     return [
         slot.fixed(name, slot.each() * (factor if len(slot.open) > 1 else 1)) if name in slot.open else slot for slot in slots
     ]

@@ -1,4 +1,4 @@
-"""Noise with the pixel values of a target's images, as a source: its images are encoded and cached like any others."""
+"""Noise with the pixel values of a target's images, as a source, so that its images are encoded and cached like any others."""
 
 import functools
 
@@ -8,23 +8,25 @@ import numpy as np
 from sslshift.data.decode import Canvas
 from sslshift.data.sources import Source
 
-# Pixels that stand for all of the target's.
+# Pixels that represent the target's pixels: enough for their distribution, in 3 MB.
 _POOL = 1 << 20
+# Target images that are read at a time.
 _AT_ONCE = 256
 
 
 class NoiseSource(Source):
-    """As many images of unstructured noise as a target has.
+    """Images of unstructured noise, as many as the target has.
 
-    Every pixel is drawn independently from a pool of the target's pixels, which holds equally many of each image. Pixels are
-    drawn whole, so that colours are those of the target; `noise_like`, for arrays, draws each channel by itself. Image i is a
-    function of the target, the canvas, the seed and i: memory holds the pool alone, which is drawn when an image is first read.
+    Every pixel is drawn independently from a pool of the target's pixels, which holds equally many of each image. All channels
+    of a pixel are drawn together, so that colours are those of the target; `noise_like`, for arrays, draws each channel
+    separately. Image i is a function of the target, the canvas, the seed and i. Memory holds only the pool, which is drawn when
+    an image is first read.
 
     Args:
       target: source of the target's images.
-      indices: of those that count; all can be read.
-      canvas: on which both are seen.
-      seed: of the draw.
+      indices: indices of the target's images to use, all of them readable.
+      canvas: canvas of the target's images and of the noise.
+      seed: seed of the draw.
     """
 
     def __init__(self, target: Source, indices: np.ndarray, canvas: Canvas, seed: int):
@@ -45,13 +47,13 @@ class NoiseSource(Source):
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         if canvas not in (None, self._canvas):
-            raise ValueError(f"{self.name} has images of {self._canvas}, not of {canvas}.")
+            raise ValueError(f"{self.name}: expected the canvas {self._canvas}, got {canvas}.")
         random = np.random.default_rng([self._seed, 1, index])
         return self._pool[random.integers(0, len(self._pool), self._canvas[:2])]
 
     @functools.cached_property
     def _pool(self) -> np.ndarray:
-        """uint8 `[pixels, channels]`."""
+        """Pixels of the target, uint8 `[pixels, channels]`."""
         each = min(self._canvas.height * self._canvas.width, -(-_POOL // len(self._indices)))
         random = np.random.default_rng([self._seed, 0])
         parts = []
@@ -64,7 +66,7 @@ class NoiseSource(Source):
 
 
 def noise_like(images: np.ndarray, *, key: jax.Array) -> np.ndarray:
-    """Unstructured noise: every pixel is drawn independently from its channel's pixel values in `images`.
+    """Returns unstructured noise: every pixel is drawn independently from the values of its channel in `images`.
 
     Example:
       >>> import jax, numpy as np
@@ -81,11 +83,11 @@ def noise_like(images: np.ndarray, *, key: jax.Array) -> np.ndarray:
       uint8 of the same shape, with the same distribution of values in each channel.
 
     Raises:
-      ValueError: images are of another shape, or there are none.
+      ValueError: the images have another shape, or there are none.
     """
     images = np.asarray(images)
     if images.ndim != 4 or not images.size:
-        raise ValueError(f"Noise needs images [n, height, width, channels] to be like, not an array of shape {images.shape}.")
+        raise ValueError(f"Expected images [n, height, width, channels], got an array of shape {images.shape}.")
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
     flat = images.reshape(-1, images.shape[-1])
     picked = random.integers(0, len(flat), images.shape[:-1])

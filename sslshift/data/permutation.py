@@ -1,7 +1,7 @@
-"""A seeded order of any number of elements without holding it in memory: a keyed bijection.
+"""Seeded order of any number of elements that is not held in memory: a keyed bijection.
 
-A balanced Feistel network permutes the smallest domain of 4^b elements that covers the wanted size; values that fall
-outside are sent through again until they fall inside ("cycle walking", at most 4 rounds on average).
+A balanced Feistel network permutes the smallest domain of 4^b elements that covers the size. Values beyond the size are sent
+through the network again until they are below it ("cycle walking", at most 4 rounds on average).
 
 References:
   Black & Rogaway, `Ciphers with Arbitrary Finite Domains <https://web.cs.ucdavis.edu/~rogaway/papers/subset.pdf>`_, 2002
@@ -15,31 +15,32 @@ import numpy as np
 # Six rounds of a mixing function of this strength leave no visible structure even in domains of a few elements.
 ROUNDS = 6
 
-# Zero-dimensional arrays and reused buffers: NumPy calls on the few hundred values of a batch take half the time with them.
+# Constants of `_mix` as zero-dimensional arrays. With these and with reused buffers, NumPy calls on the few hundred values of a
+# batch take half the time.
 _SHIFT_1, _SHIFT_2, _SHIFT_3 = (np.array(bits, np.uint64) for bits in (30, 27, 31))
 _FACTOR_1, _FACTOR_2 = (np.array(factor, np.uint64) for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-# As many values as stay in a core's cache while they are mixed.
+# Number of values that fit into a core's cache while they are mixed.
 _BLOCK = 1 << 13
 
 
 class Order(NamedTuple):
-    """A seeded order: of how many elements, and the non-negative whole numbers that name it."""
+    """Seeded order: its number of elements, and the non-negative whole numbers of its key."""
 
     size: int
     key: tuple[int, ...]
 
 
 def permute(position: np.ndarray, size: int, *key: int, tweak: np.ndarray | int = 0) -> np.ndarray:
-    """Element of the seeded order of `range(size)` that stands at each position.
+    """Returns the element at each position of a seeded order of `range(size)`.
 
     Args:
       position: int64 array of any shape with values in `[0, size)`.
       size: number of elements, 1 to 2^62.
-      *key: non-negative whole numbers that name the order, e.g. seed and stage.
-      tweak: a further number of the key that may differ between positions, e.g. the epoch of each; same shape or scalar.
+      *key: non-negative whole numbers that determine the order, such as seed and stage.
+      tweak: a further number of the key that may differ between positions, such as the epoch; same shape or scalar.
 
     Returns:
-      int64 array of the same shape; over all positions of one key and tweak every element appears exactly once.
+      int64 array of the same shape. Over all positions of one key and tweak, every element occurs exactly once.
     """
     return permute_each(position, 0, (Order(size, key),), tweak)
 
@@ -47,7 +48,7 @@ def permute(position: np.ndarray, size: int, *key: int, tweak: np.ndarray | int 
 def permute_each(
     position: np.ndarray, which: np.ndarray | int, orders: tuple[Order, ...], tweak: np.ndarray | int = 0
 ) -> np.ndarray:
-    """`permute` with an order of its own for each position, at the price of one.
+    """Returns what `permute` does, with a separate order for each position, at the cost of one call.
 
     Args:
       position: int64 array of any shape, each value below the size of its order.
@@ -63,10 +64,10 @@ def permute_each(
     value = position.reshape(-1).astype(np.uint64)
     which = np.broadcast_to(which, position.shape).reshape(-1)
     tweak = np.broadcast_to(np.asarray(tweak, np.uint64), position.shape).reshape(-1)
-    # A negative position is a huge number without its sign.
+    # A negative position becomes a huge unsigned number, so one comparison detects both errors.
     if (value >= tables.size[which]).any():
         wrong = int(np.argmax(value >= tables.size[which]))
-        raise ValueError(f"Positions must lie in [0, {orders[which[wrong]].size:,}), got {position.reshape(-1)[wrong]:,}.")
+        raise ValueError(f"Expected positions in [0, {orders[which[wrong]].size:,}), got {position.reshape(-1)[wrong]:,}.")
     for start in range(0, value.size, _BLOCK):
         block = slice(start, start + _BLOCK)
         _walk(value[block], tables, which[block], tweak[block])
@@ -74,7 +75,7 @@ def permute_each(
 
 
 class _Tables(NamedTuple):
-    """What the network needs of each order: uint64 `[orders]`, the round keys `[ROUNDS, orders]`."""
+    """Constants of the network for each order: uint64 `[orders]`, round keys `[ROUNDS, orders]`."""
 
     size: np.ndarray
     half_bits: np.ndarray
@@ -86,7 +87,7 @@ class _Tables(NamedTuple):
 def _tables(orders: tuple[Order, ...]) -> _Tables:
     for order in orders:
         if not 1 <= order.size <= 1 << 62:
-            raise ValueError(f"An order has 1 to 2^62 elements, not {order.size:,}.")
+            raise ValueError(f"Expected an order of 1 to 2^62 elements, got {order.size:,}.")
     half_bits = [max(1, ((order.size - 1).bit_length() + 1) // 2) for order in orders]
     masks = [(1 << bits) - 1 for bits in half_bits]
     sizes = [order.size for order in orders]
@@ -95,7 +96,7 @@ def _tables(orders: tuple[Order, ...]) -> _Tables:
 
 
 def _walk(result: np.ndarray, tables: _Tables, which: np.ndarray, tweak: np.ndarray) -> None:
-    """Sends each value of `result` through its network until it lies inside its order, in place."""
+    """Sends each value of `result` through its network until it is inside its order, in place."""
     size = tables.size.take(which)
     half_bits = tables.half_bits.take(which)
     mask = tables.mask.take(which)
@@ -132,7 +133,7 @@ def _network(value: np.ndarray, half_bits: np.ndarray, mask: np.ndarray, keys: n
 
 
 def _mix(x: np.ndarray, buffer: np.ndarray | None = None) -> np.ndarray:
-    """SplitMix64's output function, `<https://prng.di.unimi.it/splitmix64.c>`_: a well-tested 64-bit hash. In place."""
+    """Applies SplitMix64's output function, `<https://prng.di.unimi.it/splitmix64.c>`_, a well-tested 64-bit hash, in place."""
     buffer = np.empty_like(x) if buffer is None else buffer
     np.right_shift(x, _SHIFT_1, buffer)
     np.bitwise_xor(x, buffer, x)

@@ -1,10 +1,10 @@
-"""The input pipeline: grain reads the sample plan's rows and yields uint8 batches. The only file that knows grain.
+"""Input pipeline: grain reads the sample plan's rows and yields uint8 batches. This is the only file that uses grain.
 
-An element of the grain dataset is a whole batch, read by its step number. Order is therefore the plan's whatever the number
-of workers, and sources that hold their images in arrays serve a batch with one indexing operation.
+An element of the grain dataset is a whole batch, read by its step number. The order is therefore the plan's for any number of
+workers, and sources that hold their images in arrays serve a batch with one indexing operation.
 
-An image that cannot be read does not stop a run: another one of its component stands in, always the same one, and the batch
-says so. Who reads the batches counts them, corrects N, and stops where they are too many.
+An image that cannot be read does not stop a run. Another image of its component replaces it, always the same one, and the batch
+reports it. The training loop counts these images, corrects N, and stops if there are too many.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from sslshift.data.sources import Source
 
 
 class Broken(NamedTuple):
-    """An image that could not be read: the source's name in the plan, its index there, and why."""
+    """Image that could not be read: the source's name in the plan, the image's index in the source, and the reason."""
 
     source: str
     index: int
@@ -29,7 +29,7 @@ class Broken(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A step's images, uint8 `[batch / hosts, height, width, channels]`, and those that others stand in for."""
+    """Images of a step, uint8 `[batch / hosts, height, width, channels]`, and the unreadable images that others replace."""
 
     images: np.ndarray
     broken: tuple[Broken, ...] = ()
@@ -40,9 +40,9 @@ class BatchReader:
     """Reads a step's batch, or one host's part of it, from the sources that a plan names.
 
     Args:
-      plan: which sample stands where.
-      sources: the opened sources by their name in the plan.
-      canvas: what every image is brought to.
+      plan: the sample plan.
+      sources: the opened sources, by their name in the plan.
+      canvas: shape to which every image is brought.
       host: number of this host.
       hosts: number of hosts; each reads an equal, contiguous part of every batch.
     """
@@ -63,7 +63,7 @@ class BatchReader:
         """Reads a step's batch.
 
         Raises:
-          BrokenImageError: not one image of a component can be read.
+          BrokenImageError: no image of a component can be read.
         """
         rows = self.plan.batch(step)
         local = len(rows.index) // self.hosts
@@ -76,6 +76,7 @@ class BatchReader:
             places = np.flatnonzero(which == number)
             name = self.plan.sources[number]
             try:
+                # All at once, which is fast. Only after a failure are images read one by one, to find the unreadable ones.
                 read = self.sources[name].read(index[places], self.canvas)
                 if len(places) == local:
                     return Batch(read)
@@ -87,26 +88,27 @@ class BatchReader:
         return Batch(images, tuple(broken.values()))
 
     def _readable(self, name: str, index: int, position: int, broken: dict[tuple[str, int], Broken]) -> np.ndarray:
-        """The image at a position of the budget, or the first of its substitutes that can be read."""
+        """Returns the image at a position of the budget, or the first of its substitutes that can be read."""
         for candidate in itertools.chain([index], self.plan.substitutes(position)):
             try:
                 return self.sources[name].read(np.array([candidate]), self.canvas)[0]
             except BrokenImageError as error:
                 broken[name, candidate] = Broken(name, candidate, str(error))
-        raise BrokenImageError(f"{name}: not one of its images can be read, e.g. {broken[name, index].reason}")
+        raise BrokenImageError(f"{name}: none of its images can be read, e.g. {broken[name, index].reason}")
 
 
 def batches(reader: BatchReader, start: int, stop: int, *, workers: int = 0, prefetch: int = 4) -> Iterator[Batch]:
-    """The batches of steps `start` to `stop`, in order, read ahead.
+    """Yields the batches of steps `start` to `stop` in order, read ahead.
 
     Args:
       reader: reads one batch.
       start: first step.
       stop: step after the last.
-      workers: processes that read; 0 reads in threads of this one.
-      prefetch: batches read ahead.
+      workers: number of processes that read; 0: threads of this process read.
+      prefetch: number of batches read ahead.
     """
     dataset = grain.MapDataset.range(start, stop).map(reader)
+    # Workers read ahead themselves, so threads of this process would only hold further batches.
     threads = 0 if workers else 2
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0))
     if workers:

@@ -1,7 +1,7 @@
-"""One-dimensional signals as log-spectrograms: the study's question asked of something other than images.
+"""One-dimensional signals as log-spectrograms, so that studies can ask their question of data other than photographs.
 
-Each is a pure function of (seed, index), 2,112 samples long, and becomes 32 frequencies by 32 moments of 0 to 255, by its power
-in decibels: what a microphone or a vibration sensor gives a network to look at.
+Each signal is a pure function of (seed, index) with 2,112 samples. Its power in decibels becomes an image of 32 frequencies by
+32 times with values of 0 to 255, which is the usual input of networks for microphones and vibration sensors.
 """
 
 import numpy as np
@@ -11,16 +11,16 @@ _WINDOW = 64
 _HOP = 64
 _SAMPLES = _WINDOW + _HOP * SIDE
 _TIME = np.arange(_SAMPLES)
-# Power in decibels that becomes 0, and that becomes 255.
+# Power in decibels that becomes 0, and power that becomes 255.
 _QUIET = -25.0
 _LOUD = 30.0
 
-# What a signal of `events` can be; its label is the place here.
+# Classes of `events`; a signal's label is its position here.
 EVENTS = ("tone", "rising", "falling", "vibrato", "tremolo", "clicks", "burst", "harmonics", "step up", "step down")
 
 
 def spectrogram(signal: np.ndarray) -> np.ndarray:
-    """Power of a signal of 2,112 samples by frequency (the lowest at the bottom) and time, uint8 `[32, 32, 1]`."""
+    """Returns the power of a signal of 2,112 samples by frequency (the lowest at the bottom) and time, uint8 `[32, 32, 1]`."""
     frames = np.lib.stride_tricks.sliding_window_view(signal, _WINDOW)[: SIDE * _HOP : _HOP] * np.hanning(_WINDOW)
     power = np.square(np.abs(np.fft.rfft(frames, axis=1)))[:, 1 : SIDE + 1]
     decibels = 10 * np.log10(power + 1e-9)
@@ -29,7 +29,7 @@ def spectrogram(signal: np.ndarray) -> np.ndarray:
 
 
 def events(random: np.random.Generator, index: int) -> np.ndarray:
-    """A sound with a beginning and an end in noise; which of `EVENTS`, the index says in turn."""
+    """Returns a sound with a beginning and an end in noise, of class `index` modulo the number of `EVENTS`."""
     kind = EVENTS[index % len(EVENTS)]
     length = int(random.integers(_SAMPLES // 3, 2 * _SAMPLES // 3))
     start = int(random.integers(0, _SAMPLES - length))
@@ -44,7 +44,7 @@ def events(random: np.random.Generator, index: int) -> np.ndarray:
         "falling": lambda: _tone(high - (high - low) * place),
         "vibrato": lambda: _tone((low + high) / 2 + (high - low) / 2 * np.sin(2 * np.pi * cycles * place)),
         "tremolo": lambda: _tone(np.full(_SAMPLES, low)) * (np.sin(2 * np.pi * cycles * place) > 0),
-        # Long enough not to fall between two windows.
+        # Each click is half a window long, so that the window function cannot hide it between two windows.
         "clicks": lambda: 1.5 * random.normal(size=_SAMPLES) * ((_TIME - start) % int(length / cycles) < _WINDOW // 2),
         "burst": lambda: _band(random.normal(size=_SAMPLES), low, high),
         "harmonics": lambda: sum(_tone(np.full(_SAMPLES, low / 2 * k)) / k for k in range(1, 6)),
@@ -55,7 +55,7 @@ def events(random: np.random.Generator, index: int) -> np.ndarray:
 
 
 def hum(random: np.random.Generator, index: int) -> np.ndarray:
-    """A machine that runs on: harmonics of one frequency that sways a little, in noise of a random colour. No events."""
+    """Returns the sound of a running machine, without events: harmonics of a slightly varying frequency in coloured noise."""
     del index
     sway = 1 + random.uniform(0, 0.1) * np.sin(2 * np.pi * random.uniform(0.2, 2) * _TIME / _SAMPLES + random.uniform(0, 6))
     base = random.uniform(0.01, 0.06)
@@ -67,7 +67,7 @@ def hum(random: np.random.Generator, index: int) -> np.ndarray:
 
 
 def _tone(frequency: np.ndarray) -> np.ndarray:
-    """A sine of a frequency, in cycles a sample, that may change from sample to sample."""
+    """Returns a sine whose frequency, in cycles per sample, may change from sample to sample."""
     return np.sin(2 * np.pi * np.cumsum(frequency))
 
 

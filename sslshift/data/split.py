@@ -1,41 +1,41 @@
-"""Holds out a share of labelled images, with every class on both sides where it has images enough: for validation and test."""
+"""Stratified split: holds out a share of labelled images for validation or test, with every class on both sides if possible."""
 
 import numpy as np
 
 from sslshift.data.permutation import Order, permute, permute_each
 
-# What a key is for; 1 to 4 are the sample plan's and the subsets'.
+# First number of a key, which says what the key is for; 1 to 4 are the sample plan's and the subsets'.
 _MEMBERS = 5
 _CLASSES = 6
 _IMAGES = 7
 
 
 def stratified_split(labels: np.ndarray, share: float, *key: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits labelled images into a part that is held out and the rest; a function of the arguments alone.
+    """Splits labelled images into a held-out part and the rest; the result depends on the arguments alone.
 
-    With one label of each image the split is proportional: as many of each class as its share, rounded down or up. A class of
-    two or more images has at least one on each side, and a class of a single image leaves it in the rest. As many images as
-    are nearest to `share` of all are held out; where small classes have to give more or less than their share, the others make
-    up for it in proportion to their sizes.
+    With one label per image the split is proportional: each class contributes its share, rounded down or up. A class of two or
+    more images has at least one on each side, and the image of a class of one stays in the rest. The number of held-out images
+    is the nearest to `share` of all; if small classes contribute more or less than their share, the others compensate for it in
+    proportion to their sizes.
 
-    Multi-label, the images are held out in a seeded order, whatever their labels. Then, from the rarest class on, a class that
-    lacks an image on one side has one moved there, if one can be spared: no move takes the last image of any class from a side
-    that needs one. As above, the rest needs one of every class, the held out part of every class of two or more. At last
-    images that can be spared go back until the share is met again. The repair is greedy: where classes are few images that they
-    share with others, one may stay without an image on a side, or the share be missed.
+    Multi-label images are first held out in a seeded order, without regard to their labels. Then, from the rarest class on, an
+    image is moved to a side that lacks the class, unless the move would take the last image of a class from a side that needs
+    one: the rest needs one image of every class, the held-out part one of every class of two or more. Finally, images whose
+    move does no harm go back until the share is met again. The repair is greedy: if classes have few images, which they share
+    with other classes, a class may remain without an image on one side, or the share may be missed.
 
     Args:
-      labels: whole numbers `[n]`; or 0/1 `[n, classes]`, multi-label. Of the images that are to be split, which may be a part
-        of a source: what is returned are places in this array.
-      share: of the images to hold out, between 0 and 1.
-      *key: non-negative whole numbers that name the draw, e.g. a purpose and a seed.
+      labels: whole numbers `[n]`; or 0/1 `[n, classes]`, multi-label. They are the labels of the images to split, which may be
+        a part of a source: the returned indices are positions in this array.
+      share: share of the images to hold out, between 0 and 1.
+      *key: non-negative whole numbers that determine the draw, such as a purpose and a seed.
 
     Returns:
-      int64 `[held_out]` and `[n - held_out]`, both sorted; together every index once. Nothing is held out of images that all
-      are the only one of their class.
+      int64 `[held_out]` and `[n - held_out]`, both sorted; together they hold every index once. Nothing is held out if every
+      image is the only one of its class.
 
     Raises:
-      ValueError: the share is not between 0 and 1, or the labels are of another shape or type, or there are none.
+      ValueError: the share is not between 0 and 1, or the labels have another shape or type or are empty.
 
     Example:
       >>> labels = np.array([0, 0, 0, 0, 1, 1, 2])
@@ -44,25 +44,25 @@ def stratified_split(labels: np.ndarray, share: float, *key: int) -> tuple[np.nd
       ([0, 1], [0, 0, 0, 1, 2])
 
     References:
-      Sechidis et al., `On the Stratification of Multi-Label Data <https://doi.org/10.1007/978-3-642-23808-6_10>`_, 2011,
-      have a method that also keeps the proportions of the classes
+      Sechidis et al., `On the Stratification of Multi-Label Data <https://doi.org/10.1007/978-3-642-23808-6_10>`_, 2011
+      (a method that also keeps the proportions of the classes)
     """
     labels = np.asarray(labels)
     if not 0 < share < 1:
-        raise ValueError(f"The share to hold out lies between 0 and 1, not at {share}.")
+        raise ValueError(f"Expected a share to hold out between 0 and 1, got {share}.")
     if labels.ndim not in (1, 2) or not len(labels) or labels.dtype.kind not in "iub":
         raise ValueError(
-            f"A split needs labels of at least one image, whole numbers [n] or 0/1 [n, classes], not {labels.dtype} "
+            f"Expected labels of at least one image, whole numbers [n] or 0/1 [n, classes], got {labels.dtype} "
             f"{list(labels.shape)}."
         )
     if labels.ndim == 2 and not np.isin(labels, (0, 1)).all():
-        raise ValueError(f"Multi-label labels are 0 or 1, not between {labels.min()} and {labels.max()}.")
+        raise ValueError(f"Expected multi-label labels of 0 or 1, got values between {labels.min()} and {labels.max()}.")
     held = (_proportional if labels.ndim == 1 else _multi_label)(labels, share, key)
     return np.flatnonzero(held), np.flatnonzero(~held)
 
 
 def _proportional(labels: np.ndarray, share: float, key: tuple[int, ...]) -> np.ndarray:
-    """Bool `[n]`: which are held out, the first of each class in a seeded order of its own."""
+    """Returns the held-out images, bool `[n]`: the first of each class in the class's own seeded order."""
     _, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     counts = _counts(sizes, share, permute(np.arange(len(sizes)), len(sizes), _CLASSES, 0, *key))
     orders = tuple(Order(size, (_MEMBERS, k, *key)) for k, size in enumerate(sizes.tolist()))
@@ -75,12 +75,12 @@ def _proportional(labels: np.ndarray, share: float, key: tuple[int, ...]) -> np.
 
 
 def _counts(sizes: np.ndarray, share: float, turn: np.ndarray) -> np.ndarray:
-    """How many to hold out of classes of these sizes: shares between bounds, rounded by largest remainders; ties by `turn`."""
+    """Returns the number to hold out of each class: shares between bounds, rounded by largest remainders; ties by `turn`."""
     least = (sizes > 1).astype(np.int64)
     most = sizes - 1
     wanted = float(np.clip(share * sizes.sum(), least.sum(), most.sum()))
     exact = np.clip(_common_share(sizes, least, most, wanted) * sizes, least, most)
-    # What differs only by rounding of the arithmetic is a tie.
+    # Values that differ only by floating-point error are ties.
     counts = np.floor(exact + 1e-9).astype(np.int64)
     remainder = np.round(exact - counts, 9)
     missing = int(np.floor(wanted + 0.5)) - counts.sum()
@@ -90,17 +90,20 @@ def _counts(sizes: np.ndarray, share: float, turn: np.ndarray) -> np.ndarray:
 
 
 def _common_share(sizes: np.ndarray, least: np.ndarray, most: np.ndarray, wanted: float) -> float:
-    """The share s at which `clip(s * sizes, least, most)` sums to `wanted`: linear between the shares where a bound bends."""
+    """Returns the share s at which `clip(s * sizes, least, most)` sums to `wanted`.
+
+    The sum is piecewise linear in s, and bends only where a class reaches one of its bounds.
+    """
     bends = np.unique(np.concatenate([[0.0], least / sizes, most / sizes, [1.0]]))
-    # Classes of a size are alike: distinct sizes are few, however many classes there are.
+    # Classes of one size are treated alike, and there are few distinct sizes even with many classes.
     different, first, alike = np.unique(sizes, return_index=True, return_counts=True)
     sums = np.clip(bends[:, None] * different, least[first], most[first]) @ alike
-    # Rounding must not make the sums fall.
+    # Interpolation needs sums that do not decrease, which rounding could violate.
     return float(np.interp(wanted, np.maximum.accumulate(sums), bends))
 
 
 def _multi_label(labels: np.ndarray, share: float, key: tuple[int, ...]) -> np.ndarray:
-    """Bool `[n]`: which are held out."""
+    """Returns the held-out images, bool `[n]`."""
     n = len(labels)
     order = permute(np.arange(n), n, _IMAGES, 0, *key)
     wanted = min(max(int(np.floor(share * n + 0.5)), 1), n - 1)
@@ -114,13 +117,13 @@ def _multi_label(labels: np.ndarray, share: float, key: tuple[int, ...]) -> np.n
                 having = order[labels[order, column].astype(bool)]
                 parts.move(having, lacking, 1)
     surplus = int(side.sum()) - wanted
-    # The latest of those held out go first, and the first of the rest: as in the order itself.
+    # The last held-out images of the order return first, or the first images of the rest are held out.
     parts.move(order[::-1] if surplus > 0 else order, int(surplus < 0), abs(surplus))
     return side.astype(bool)
 
 
 class _Sides:
-    """How many images of each class are on each side, kept while images are moved; `needs` says where one has to stay."""
+    """Numbers of images of each class on each side, updated while images are moved; `needs` says where one must remain."""
 
     def __init__(self, labels: np.ndarray, side: np.ndarray):
         self._columns = [np.flatnonzero(row) for row in labels]
@@ -130,7 +133,7 @@ class _Sides:
         self.needs = np.stack([self.total >= 1, self.total >= 2])
 
     def move(self, images: np.ndarray, to: int, count: int) -> None:
-        """Moves the first `count` of the images that are on the other side and can be spared there."""
+        """Moves the first `count` of the images that are on the other side and are not needed there."""
         for image in images[self._side[images] != to].tolist():
             if not count:
                 return

@@ -1,5 +1,7 @@
 """Generated images, each a pure function of (seed, index): scenes of discs, noise, and log-spectrograms of signals.
 
+To add one, write a function of (seed, index) here and name it in `GENERATORS`; `synthetic:NAME` then opens it.
+
 References:
   Lee, Mumford & Huang, `Occlusion Models for Natural Images
   <https://doi.org/10.1023/A:1011109015675>`_, 2001 (dead leaves)
@@ -12,6 +14,7 @@ from sslshift.data import signals
 # Part of a source's fingerprint: raise it when any pixel of a generated image changes.
 VERSION = 1
 SIDE = 28
+# Discs of a scene.
 LEAVES = 64
 
 
@@ -20,15 +23,15 @@ def _generator(seed: int, index: int) -> np.random.Generator:
 
 
 def noise(seed: int, index: int) -> np.ndarray:
-    """Independent uniform gray values, uint8 `[28, 28, 1]`."""
+    """Returns independent uniform grey values, uint8 `[28, 28, 1]`."""
     return _generator(seed, index).integers(0, 256, (SIDE, SIDE, 1), np.uint8)
 
 
 def dead_leaves(seed: int, index: int) -> np.ndarray:
-    """Discs of scale-free sizes and random gray values that cover each other, uint8 `[28, 28, 1]`.
+    """Returns discs of scale-free sizes and random grey values that cover each other, uint8 `[28, 28, 1]`.
 
-    Radii follow the power law r^-3 between 1.5 pixels and the side, under which the images are scale-invariant as
-    photographs are; edges are blended over one pixel.
+    Radii follow the power law r^-3 between 1.5 pixels and the side, which makes the images scale-invariant, as photographs
+    are. Edges are blended over one pixel.
     """
     random = _generator(seed, index)
     smallest = 1.5**-2
@@ -39,7 +42,7 @@ def dead_leaves(seed: int, index: int) -> np.ndarray:
     squared = np.square(np.arange(SIDE) - centre[..., None]).astype(np.float32)
     distance = np.sqrt(squared[0][:, :, None] + squared[1][:, None, :])
     cover = np.clip(radius.astype(np.float32)[:, None, None] + np.float32(0.5) - distance, 0, 1)
-    # Painted leaf over leaf, element by element: a matrix product would round differently on another machine.
+    # Discs are painted one over another, element by element: a matrix product would round differently on another machine.
     image = np.full((SIDE, SIDE), gray[-1])
     for k in range(LEAVES):
         image += cover[k] * (gray[k] - image)
@@ -47,15 +50,15 @@ def dead_leaves(seed: int, index: int) -> np.ndarray:
 
 
 def events(seed: int, index: int) -> np.ndarray:
-    """A log-spectrogram of a short sound in noise, uint8 `[32, 32, 1]`; labelled by what it is, see `signals.EVENTS`."""
+    """Returns a log-spectrogram of a short sound in noise, uint8 `[32, 32, 1]`; `signals.EVENTS` has its classes."""
     return signals.spectrogram(signals.events(_generator(seed, index), index))
 
 
 def hum(seed: int, index: int) -> np.ndarray:
-    """A log-spectrogram of a running machine, uint8 `[32, 32, 1]`."""
+    """Returns a log-spectrogram of a running machine, uint8 `[32, 32, 1]`."""
     return signals.spectrogram(signals.hum(_generator(seed, index), index))
 
 
 GENERATORS = {"dead_leaves": dead_leaves, "noise": noise, "events": events, "hum": hum}
-# Names of the classes of those that have labels: image i is of class i modulo their number.
+# Names of the classes of generators with labels: image i has class i modulo their number.
 CLASSES = {"events": signals.EVENTS}

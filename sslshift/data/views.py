@@ -1,4 +1,4 @@
-"""Random views of images, made on the device: one pure function of (key, images), vmapped over the batch."""
+"""Random views of images, made on the device by one pure function of (key, images) that is vmapped over the batch."""
 
 import dataclasses
 import functools
@@ -8,19 +8,20 @@ import jax.numpy as jnp
 
 from sslshift.arrays import on_any_mesh
 
-# One fixed normalisation for every source: statistics of a source would be a difference between runs that is not data.
+# One fixed normalisation for every source. With statistics of the source, runs would differ in more than their data.
 MEAN = 0.5
 STD = 0.25
 
+# Weights of Rec. 601.
 _LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclasses.dataclass(frozen=True)
 class ViewSettings:
-    """How one view is made, in this order: crop, jitter, grayscale, blur, solarise, flip.
+    """Settings of one view, which is made in this order: crop, jitter, grayscale, blur, solarise, flip.
 
-    Strengths are the half-widths of uniform factors around 1 (hue: of a turn around 0). On gray images saturation, hue and
-    grayscale do nothing. A crop shows a share of the image's area between the two scales and is brought to `size` x `size`
+    Strengths are the half-widths of uniform factors around 1 (hue: of a rotation around 0). Saturation, hue and grayscale have
+    no effect on grey images. A crop shows a share of the image's area between the two scales and is resized to `size` x `size`
     pixels; 0 keeps the image's own shape.
     """
 
@@ -40,33 +41,33 @@ class ViewSettings:
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
             if name != "size" and not 0 <= value <= 1:
-                raise ValueError(f"View setting {name} must lie in [0, 1], not {value}.")
+                raise ValueError(f"Expected the view setting {name} in [0, 1], got {value}.")
         if not 0 < self.min_crop_scale <= self.max_crop_scale or self.size < 0:
             raise ValueError(
-                "A view needs crop scales above 0, the largest not below the smallest, and a size of at least 0, not "
+                "Expected crop scales above 0, the largest not below the smallest, and a size of at least 0, got "
                 f"{self.min_crop_scale}, {self.max_crop_scale} and {self.size}."
             )
 
 
 def normalise(images: jax.Array) -> jax.Array:
-    """uint8 images, or floats in [0, 1], to what an encoder takes; any shape."""
+    """Returns uint8 images, or floats in [0, 1], of any shape as the normalised floats that an encoder takes."""
     scaled = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
     return (scaled - MEAN) / STD
 
 
 def image_keys(key: jax.Array, count: int, first: int | jax.Array = 0) -> jax.Array:
-    """A key per image, `[count]`: it depends on the image's number in the global batch alone, not on who holds it."""
+    """Returns a key per image, `[count]`, which depends only on the image's number in the global batch, not on its device."""
     return jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(count))
 
 
 def make_view(key: jax.Array, images: jax.Array, settings: ViewSettings, *, first: int | jax.Array = 0) -> jax.Array:
-    """One random view of each image.
+    """Returns one random view of each image.
 
     Args:
-      key: a PRNG key; image i's view depends on it and i alone, not on the batch's size or place.
+      key: PRNG key; image i's view depends on the key and i alone, not on the size or device of the batch.
       images: uint8 `[batch, height, width, 1 or 3]`.
-      settings: how views are made.
-      first: number of the first image in the global batch, where `images` are a part of it.
+      settings: settings of the view.
+      first: number of the first image in the global batch, if `images` are a part of it.
 
     Returns:
       Normalised float32 views, of the same shape or of `settings.size`.
@@ -101,7 +102,7 @@ def _sometimes(key, probability, transform, x):
 
 
 def _random_resized_crop(key, x, settings):
-    """A crop of a random area and an aspect ratio in [3/4, 4/3], resized (bicubic) to the view's shape."""
+    """Returns a crop of random area and an aspect ratio in [3/4, 4/3], resized (bicubic) to the view's shape."""
     size = jnp.array(x.shape[:2], jnp.float32)
     shape = (settings.size, settings.size, x.shape[2]) if settings.size else x.shape
     area, ratio, place = jax.random.split(key, 3)
@@ -116,7 +117,7 @@ def _random_resized_crop(key, x, settings):
 
 
 def _jitter(key, x, settings):
-    """Brightness, contrast, saturation, hue, in this order, each by a random factor."""
+    """Changes brightness, contrast, saturation and hue, in this order, each by a random factor."""
     strengths = jnp.array([settings.brightness, settings.contrast, settings.saturation, settings.hue])
     brightness, contrast, saturation, hue = strengths * jax.random.uniform(key, (4,), minval=-1.0, maxval=1.0)
     x = jnp.clip(x * (1 + brightness), 0.0, 1.0)
@@ -137,10 +138,11 @@ def _gray(x):
 
 
 def _turn_hue(x, turn):
-    """Adds `turn` (1 = a whole circle) to the hue, keeping HSV's saturation and value."""
+    """Adds `turn` (1 = a whole circle) to the hue and keeps HSV's saturation and value."""
     top = x.max(axis=-1)
     bottom = x.min(axis=-1)
     spread = top - bottom
+    # Grey pixels have no hue. Any divisor serves them, as long as it is not zero.
     safe = jnp.where(spread > 0, spread, 1.0)
     red = x[..., 0]
     green = x[..., 1]
@@ -159,7 +161,7 @@ def _turn_hue(x, turn):
 
 
 def _blur(key, x):
-    """Gaussian blur of a random radius of 0.1 to 2 pixels, as two products with banded matrices; edges are renormalised."""
+    """Blurs by a Gaussian of a random radius of 0.1 to 2 pixels, as two matrix products; weights at edges are renormalised."""
     sigma = jax.random.uniform(key, minval=0.1, maxval=2.0)
 
     def kernel(size):
