@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import jinja2
 import matplotlib
@@ -134,6 +136,16 @@ def test_a_page_without_a_script_forbids_scripts(render):
 def test_a_misspelt_variable_is_an_error(render):
     with pytest.raises(jinja2.UndefinedError, match="anwser"):
         render("{% block body %}{{ anwser }}{% endblock %}", answer="")
+
+
+def test_the_wheel_holds_every_part_of_every_page():
+    root = Path(__file__).parents[1]
+    included = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    parts = [path for kind in ("html", "css", "js") for path in (root / "sslshift").rglob(f"*.{kind}")]
+    assert len(parts) >= 6
+    for path in parts:
+        package = ".".join(path.relative_to(root).parts[:-1])
+        assert f"*{path.suffix}" in included.get(package, ()), path
 
 
 def test_nothing_is_shown_of_empty_parts(render):
