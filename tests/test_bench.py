@@ -27,7 +27,8 @@ def test_step_benchmark_counts_time_and_flops():
 
 
 @pytest.mark.parametrize(
-    ("flag", "message"), [("--method=all,", "there is all, simclr"), ("--encoder=resnet", "there is patch_mlp")]
+    ("flag", "message"),
+    [("--method=all,", "--method: expected one of all, simclr"), ("--encoder=resnet", "--encoder: expected one of patch_mlp")],
 )
 def test_unknown_names_are_refused(flag, message):
     done = bench("--what=step", flag)

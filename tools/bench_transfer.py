@@ -24,26 +24,27 @@ IMAGES = 50_000
 DIM = 512
 CLASSES = 10
 TESTED = 10_000
-# Test images of one product: as many as `nearest` compares at a time.
+# Test images of one matrix product: the number that `nearest` compares at a time.
 BLOCK = 2**25 // IMAGES
-# scikit-learn may end so far above our loss.
+# scikit-learn stops once its loss is within this of ours.
 CLOSE = 1e-5
 
 
 def seconds_of(work: Callable[[], object]) -> float:
+    """Returns the time of one call."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def alternated(repeats: int, *works: Callable[[], object]) -> list[float]:
-    """Median seconds of each, taken in turn, so that what else the machine does meets all of them."""
+    """Returns the median time of each, timed in turn, so that other work on the machine slows all of them alike."""
     times = [[seconds_of(work) for work in works] for _ in range(repeats)]
     return [statistics.median(each) for each in zip(*times, strict=True)]
 
 
 def gaussian(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features of equal variance in all directions around one centre for each class."""
+    """Returns features of equal variance in all directions around one centre for each class, and labels."""
     centres = np.random.default_rng(0).standard_normal((CLASSES, DIM)) * 2.5 / np.sqrt(DIM)
     random = np.random.default_rng(seed)
     labels = random.integers(0, CLASSES, count)
@@ -51,7 +52,7 @@ def gaussian(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def correlated(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same with variance 1 / k in the k-th direction, all turned: about what encoders make."""
+    """Returns features with variance 1 / k in the k-th direction, rotated: similar to those of encoders."""
     features, labels = gaussian(count, seed)
     turn, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((DIM, DIM)))
     return ((features / np.sqrt(np.arange(1, DIM + 1))) @ turn).astype(np.float32), labels
@@ -61,6 +62,7 @@ KINDS = {"Gaussian": gaussian, "of decaying spectrum": correlated}
 
 
 def knn(show: Callable[..., None], repeats: int) -> None:
+    """Prints the time of the search for neighbours beside that of the matrix product that it contains."""
     train = gaussian(IMAGES, 1)[0]
     test = gaussian(TESTED, 2)[0]
     product = jax.jit(lambda a, b: jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST))
@@ -68,7 +70,7 @@ def knn(show: Callable[..., None], repeats: int) -> None:
     def bare():
         on_device = jnp.asarray(train)
         for start in range(0, TESTED, BLOCK):
-            # The last block is filled up, as `nearest` does.
+            # The last block is padded, as `nearest` does.
             rows = np.resize(test[start : start + BLOCK], (BLOCK, DIM))
             jax.block_until_ready(product(jnp.asarray(rows), on_device))
 
@@ -79,16 +81,16 @@ def knn(show: Callable[..., None], repeats: int) -> None:
         show("knn", of=of, seconds=ours, product_seconds=theirs, ratio=ours / theirs)
 
 
-def loss(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, strength: float) -> float:
-    """The probe's objective, in float64."""
+def loss(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, penalty: float) -> float:
+    """Returns the probe's objective, in float64."""
     logits = logits.astype(np.float64)
     top = logits.max(axis=1)
     partition = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top
-    return float((partition - logits[np.arange(len(labels)), labels]).mean() + strength / 2 * np.square(weights).sum())
+    return float((partition - logits[np.arange(len(labels)), labels]).mean() + penalty / 2 * np.square(weights).sum())
 
 
-def to_loss(features: np.ndarray, labels: np.ndarray, strength: float, wanted: float) -> tuple[float, float]:
-    """Seconds that scikit-learn takes to this loss and no further, and the loss it ends at."""
+def to_loss(features: np.ndarray, labels: np.ndarray, penalty: float, wanted: float) -> tuple[float, float]:
+    """Returns the time in seconds that scikit-learn needs to reach a loss, and its final loss."""
     from sklearn.linear_model import LogisticRegression
 
     minimise = scipy.optimize.minimize
@@ -100,39 +102,40 @@ def to_loss(features: np.ndarray, labels: np.ndarray, strength: float, wanted: f
 
         return minimise(*arguments, **settings | {"callback": stop})
 
-    model = LogisticRegression(C=1 / (strength * len(labels)), tol=1e-10, max_iter=100_000)
-    # A tolerance of the gradient says nothing of the loss: what stops it is its own objective, which is ours.
+    model = LogisticRegression(C=1 / (penalty * len(labels)), tol=1e-10, max_iter=100_000)
+    # Its tolerance is one of the gradient, not of the loss. A callback stops it by its objective, which is the same as ours.
     with mock.patch("scipy.optimize.minimize", stopping), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         took = seconds_of(lambda: model.fit(features, labels))
-    return took, loss(model.decision_function(features), labels, model.coef_, strength)
+    return took, loss(model.decision_function(features), labels, model.coef_, penalty)
 
 
 def probe(show: Callable[..., None], repeats: int) -> None:
-    strengths = LinearProbe().strengths
+    """Prints the time of the linear probe beside that of scikit-learn for the same losses."""
+    penalties = LinearProbe().strengths
     for kind, make in KINDS.items():
         features, labels = make(IMAGES, 1)
-        fit = functools.partial(fit_probe, features, labels, classes=CLASSES, l2_penalties=strengths)
+        fit = functools.partial(fit_probe, features, labels, classes=CLASSES, l2_penalties=penalties)
         jax.clear_caches()
         cold = seconds_of(fit)
         fitted = fit()
         standardised = fit_standardiser(features)(features)
         losses = [
-            loss(standardised @ w + b, labels, w, s) for w, b, s in zip(fitted.weights, fitted.bias, strengths, strict=True)
+            loss(standardised @ w + b, labels, w, s) for w, b, s in zip(fitted.weights, fitted.bias, penalties, strict=True)
         ]
         ours = []
         theirs = []
         apart = []
-        # Features that take scikit-learn minutes are given to it once.
+        # Once where scikit-learn takes minutes.
         for _ in range(repeats if kind == "Gaussian" else 1):
             ours.append(seconds_of(fit))
-            found = [to_loss(standardised, labels, s, wanted + CLOSE) for s, wanted in zip(strengths, losses, strict=True)]
+            found = [to_loss(standardised, labels, s, wanted + CLOSE) for s, wanted in zip(penalties, losses, strict=True)]
             theirs.append(sum(took for took, _ in found))
             apart += [abs(ended - own) for (_, ended), own in zip(found, losses, strict=True)]
         ours, theirs = (statistics.median(each) for each in (ours, theirs))
         show(
             "linear probe",
-            of=f"{len(strengths)} strengths, {IMAGES:,} x {DIM} {kind}",
+            of=f"{len(penalties)} l2 penalties, {IMAGES:,} x {DIM} {kind}",
             cold_seconds=cold,
             seconds=ours,
             scikit_learn_seconds=theirs,
@@ -143,6 +146,7 @@ def probe(show: Callable[..., None], repeats: int) -> None:
 
 
 def other_probes(show: Callable[..., None], seconds: Callable[[Callable[[], object]], float]) -> None:
+    """Prints the time of the few-shot and SGD probes."""
     splits = Splits(*(Split(*correlated(count, seed)) for seed, count in enumerate((IMAGES, 5000, TESTED), 1)), CLASSES)
     for evaluation in (FewShot(), SGDProbe()):
         took = seconds(lambda each=evaluation: each(splits, METRICS["accuracy"]))
@@ -150,7 +154,7 @@ def other_probes(show: Callable[..., None], seconds: Callable[[Callable[[], obje
 
 
 def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]], float], repeats: int) -> None:
-    """Prints times, and the ratios to what they are measured by."""
+    """Prints times, and their ratios to reference implementations."""
     knn(show, repeats)
     probe(show, repeats)
     other_probes(show, seconds)
