@@ -9,15 +9,19 @@ reports it. The training loop counts these images, corrects N, and stops if ther
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import grain
+import jax
 import numpy as np
 
+from sslshift.budget import Budget
 from sslshift.data.decode import BrokenImageError, Canvas
+from sslshift.data.mixture_resolve import resolve
+from sslshift.data.mixture_text import parse_mixture
 from sslshift.data.plan import SamplePlan
-from sslshift.data.sources import Source
+from sslshift.data.sources import Source, open_source
 
 
 class Broken(NamedTuple):
@@ -95,6 +99,42 @@ class BatchReader:
             except BrokenImageError as error:
                 broken[name, candidate] = Broken(name, candidate, str(error))
         raise BrokenImageError(f"{name}: none of its images can be read, e.g. {broken[name, index].reason}")
+
+
+def open_reader(
+    mixture: str,
+    budget: int,
+    batch_size: int,
+    canvas: Sequence[int],
+    *,
+    seed: int = 0,
+    subset_seed: int = 0,
+) -> BatchReader:
+    """Opens the sources of a mixture and returns the reader of its batches.
+
+    Example:
+      >>> reader = open_reader("bundled:mnist@500*0.5 + synthetic:noise?size=2000", 10_000, 256, (28, 28, 1))
+      >>> reader.plan.budget.samples, reader(0).images.shape
+      (9984, (256, 28, 28, 1))
+
+    Args:
+      mixture: text of a mixture, see `sslshift.data.mixture_text`.
+      budget: C, samples seen over all sources; cut to whole batches.
+      batch_size: global batch size.
+      canvas: height, width and channels that every image is brought to.
+      seed: names the order in which samples are seen.
+      subset_seed: names the draw of the N unique samples of each source.
+
+    Raises:
+      ValueError: the text is no mixture, a source cannot be opened, or numbers do not fit each other.
+    """
+    declaration = parse_mixture(mixture)
+    sources = {name: open_source(uri) for name, uri in declaration.uris.items()}
+    whole = Budget(budget).whole_batches(batch_size)
+    resolved = resolve(declaration, {name: len(source) for name, source in sources.items()}, whole)
+    labels = {name: source.labels for name, source in sources.items() if source.labels is not None}
+    plan = SamplePlan(resolved, whole, batch_size, seed, subset_seed, labels)
+    return BatchReader(plan, sources, Canvas(*canvas), jax.process_index(), jax.process_count())
 
 
 def batches(reader: BatchReader, start: int, stop: int, *, workers: int = 0, prefetch: int = 4) -> Iterator[Batch]:

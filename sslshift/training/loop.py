@@ -7,7 +7,9 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,7 +17,7 @@ import optax
 from sslshift.data.decode import Canvas
 from sslshift.data.pipeline import BatchReader, batches
 from sslshift.data.plan import SamplePlan
-from sslshift.methods import Method
+from sslshift.methods import METHODS, Method
 from sslshift.training.checkpoints import Checkpoints
 from sslshift.training.journal import BROKEN, METRICS, BrokenImages, MetricsWriter
 from sslshift.training.online import Online, OnlineProbe, Watch
@@ -56,6 +58,23 @@ class Training:
     checkpoint_every: int = 1000
     workers: int = 0
     max_broken: float = 0.01
+
+    @classmethod
+    def from_recipe(cls, method: str, encoder: nn.Module, **options: Any) -> "Training":
+        """Returns a method with its recipe's hyperparameters and optimiser for an encoder.
+
+        Args:
+          method: one of `sslshift.methods.METHODS`.
+          encoder: any encoder, such as one of `sslshift.models.ENCODERS`.
+          **options: hyperparameters of the method in place of the recipe's.
+
+        Raises:
+          ValueError: the method is unknown, or an option is unknown or out of its range.
+        """
+        if method not in METHODS:
+            raise ValueError(f"Expected one of {', '.join(METHODS)} for the method, got {method!r}.")
+        recipe = METHODS[method]
+        return cls(recipe.build(encoder, **options), Optimiser(**recipe.optimiser_for(encoder)))
 
 
 def no_progress(step: int, scalars: dict[str, float]) -> None:
