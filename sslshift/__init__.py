@@ -1,23 +1,21 @@
 """sslshift: which data should a self-supervised encoder be pretrained on, at a fixed budget?
 
-The rooms, from the ground up (each imports only from those before it): `arrays`, `losses`, `budget`, `models`, `data`,
-`methods`, `training`, `transfer`, `shift`, `study`. Their package docstrings explain them; the README has the words.
+The rooms, from the ground up (each imports only from those before it): `arrays`, `extras`, `losses`, `budget`, `command`,
+`storage`, `reporting`, `models`, `data`, `methods`, `training`, `transfer`, `shift`, `study`. Their package docstrings explain
+them and say which files to touch; the README has the words.
+
+`losses`, `models` and `methods` need JAX, Flax, Optax and Chex alone; everything else needs the extra `study`.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sslshift.budget import Budget
+from sslshift.extras import lazy_names
 
 if TYPE_CHECKING:
     from sslshift.models import load_encoder, save_encoder
 
 __all__ = ["Budget", "load_encoder", "save_encoder"]
 
-
-def __getattr__(name: str) -> Any:
-    # Who imports only the losses need not wait for the models.
-    if name in ("load_encoder", "save_encoder"):
-        from sslshift import models
-
-        return getattr(models, name)
-    raise AttributeError(f"module 'sslshift' has no attribute {name!r}")
+# Those who import only the losses need not wait for the models.
+__getattr__ = lazy_names(__name__, {"load_encoder": "models", "save_encoder": "models"})

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from sslshift.models import PretrainedEncoder, ViT
-from sslshift.models.reference import layer_activations
+from sslshift.models import PretrainedEncoder, ViT, layer_activations
 from sslshift.models.vit import Block
 from sslshift.shift import LayerRanges, VisualDna, layer_profile
 from sslshift.shift.distances.visual_dna import Histograms, Ranges, visual_dna_distance_of_histograms

@@ -135,7 +135,7 @@ def test_patches_go_back_to_the_image(height, width, patch, channels, random):
 
 
 def test_patches_that_are_no_image_are_refused():
-    with pytest.raises(ValueError, match="9 patches of 12 values are no image of 8 x 8 in patches of 2"):
+    with pytest.raises(ValueError, match="9 patches of 12 values do not make an image of 8 x 8, cut by 2"):
         unpatchify(jnp.zeros((1, 9, 12)), 2, 8, 8)
 
 

@@ -21,10 +21,10 @@ from safetensors.numpy import save as safetensors_save
 from safetensors.numpy import save_file
 
 from sslshift.data.decode import Canvas, fit
-from sslshift.models import PatchMLP, PretrainedEncoder, ResNet, ViT, load_encoder, save_encoder
+from sslshift.models import PatchMLP, PretrainedEncoder, ResNet, ViT, layer_activations, load_encoder, save_encoder
 from sslshift.models.description import describe, from_description
-from sslshift.models.positions import RESIZE, resized_positions
-from sslshift.models.reference import CHECKPOINTS, layer_activations, load_reference, loading
+from sslshift.models.patches import RESIZE, resized_positions
+from sslshift.models.reference import CHECKPOINTS, load_reference, loading
 from sslshift.models.reference.fetching import Download, fetch, find_download
 from sslshift.storage import whole_file
 
@@ -236,7 +236,7 @@ def test_sizes_heads_normalisation_and_features(tensors, write):
         ({"heads": 2, "size": 225}, "side is a multiple of 14"),
         ({"heads": 2, "std": 0.0}, "std is above 0"),
         ({"heads": 2, "mean": (0.1, 0.2)}, "numbers, or three of them"),
-        ({"heads": 2, "features": "cls"}, "No features are called 'cls'"),
+        ({"heads": 2, "features": "cls"}, "for features, got 'cls'"),
     ):
         with pytest.raises(ValueError, match=message):
             load_reference(file, **settings)

@@ -562,7 +562,7 @@ def test_options_follow_the_path(originals, write, tmp_path):
         ("heads=0", "cannot be divided among 0"),
         ("heads=3&stem=cifar", "ViT, which has no option stem"),
         ("heads=3&epsilon=-1", "epsilon is above 0"),
-        ("heads=3&features=cls", "No features are called"),
+        ("heads=3&features=cls", "Expected one of pooled"),
         ("heads=3&mean=123.7,116.3,103.5", "mean is of images in"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -6,11 +6,17 @@ different images of which source are seen in which stage; the `plan` turns that 
 `pipeline` reads a step's batch as uint8; `views` are made on the device.
 """
 
-from sslshift.data.mixture import Component, Mixture, Stage
-from sslshift.data.mixture_resolve import resolve
-from sslshift.data.mixture_text import parse_mixture
-from sslshift.data.plan import SamplePlan
-from sslshift.data.sources import ArraySource, Source, open_source
+from typing import TYPE_CHECKING
+
+from sslshift.extras import lazy_names
+
+if TYPE_CHECKING:
+    from sslshift.data.mixture import Component, Mixture, Stage
+    from sslshift.data.mixture_resolve import resolve
+    from sslshift.data.mixture_text import parse_mixture
+    from sslshift.data.pipeline import open_reader
+    from sslshift.data.plan import SamplePlan
+    from sslshift.data.sources import ArraySource, Source, open_source
 
 __all__ = [
     "ArraySource",
@@ -19,7 +25,25 @@ __all__ = [
     "SamplePlan",
     "Source",
     "Stage",
+    "open_reader",
     "open_source",
     "parse_mixture",
     "resolve",
 ]
+
+# The methods need the views alone, and these nothing beyond JAX.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ArraySource": "sources",
+        "Component": "mixture",
+        "Mixture": "mixture",
+        "SamplePlan": "plan",
+        "Source": "sources",
+        "Stage": "mixture",
+        "open_reader": "pipeline",
+        "open_source": "sources",
+        "parse_mixture": "mixture_text",
+        "resolve": "mixture_resolve",
+    },
+)

@@ -1,20 +1,40 @@
-"""Encoders and heads as Flax linen modules.
+"""Encoders and heads as Flax linen modules, and encoders in files.
 
 Every encoder is called with normalised images `[batch, height, width, channels]` and `train=`, and returns features
 `[batch, dim]`. `ENCODERS` names those that an experiment can ask for; `encoder.clone(dtype=jax.numpy.bfloat16)` computes in
 bfloat16. An encoder with its weights is a `PretrainedEncoder`; `save_encoder` and `load_encoder` keep it in a file.
 `load_encoder` and `open_encoder` also open what others published: `open_encoder("checkpoint.safetensors?part=teacher")`.
+
+| file | what it holds |
+|---|---|
+| `resnet`, `vit`, `patch_mlp` | one architecture each; `patches` and `convolution` have their parts |
+| `heads` | what methods put on an encoder during pretraining |
+| `pretrained` | an encoder with its weights: features by name, the output of every block |
+| `description`, `weights` | architectures as JSON, and encoders in files |
+| `opening`, `reference/` | encoders that others published |
+
+To add an encoder, write its module in a file here, and give it a name in `ENCODERS` below and a kind in
+`description._KINDS`. A module of another package needs no line here: pass it to a method, and its class to
+`load_encoder(path, modules=[MyEncoder])`.
+
+The tests: `test_models` (architectures), `test_pretrained` (features, files), `test_from_python` (modules of others),
+`test_reference` and `test_trainer_files` (published encoders and the files of trainers).
 """
 
+from typing import TYPE_CHECKING
+
 from sslshift.arrays import unit
+from sslshift.extras import lazy_names
 from sslshift.models.heads import MLPHead, PrototypeHead, Prototypes
-from sslshift.models.opening import load_encoder, open_encoder
 from sslshift.models.patch_mlp import PatchMLP
-from sslshift.models.patches import patchify, unpatchify
-from sslshift.models.pretrained import FEATURES, PretrainedEncoder
+from sslshift.models.patches import patchify, sincos_positions, unpatchify
+from sslshift.models.pretrained import FEATURES, PretrainedEncoder, layer_activations
 from sslshift.models.resnet import BasicBlock, Bottleneck, ResNet
-from sslshift.models.vit import MAEDecoder, ViT, sincos_positions
-from sslshift.models.weights import ENCODER, save_encoder
+from sslshift.models.vit import MAEDecoder, ViT
+
+if TYPE_CHECKING:
+    from sslshift.models.opening import load_encoder, open_encoder
+    from sslshift.models.weights import ENCODER, save_encoder
 
 _RESNETS = {
     "resnet18": ResNet((2, 2, 2, 2)),
@@ -45,6 +65,7 @@ __all__ = [
     "Prototypes",
     "ResNet",
     "ViT",
+    "layer_activations",
     "load_encoder",
     "open_encoder",
     "patchify",
@@ -53,3 +74,8 @@ __all__ = [
     "unit",
     "unpatchify",
 ]
+
+# Files need safetensors, which those who only build encoders can do without.
+__getattr__ = lazy_names(
+    __name__, {"ENCODER": "weights", "load_encoder": "opening", "open_encoder": "opening", "save_encoder": "weights"}
+)

@@ -1,4 +1,4 @@
-"""One way to every encoder that lies in a file: of a run of ours, or one that others published."""
+"""One way to open every encoder in a file: that of a run, or one that others published."""
 
 import difflib
 import json
@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from safetensors import SafetensorError, safe_open
 
 from sslshift.models import weights
+from sslshift.models.description import Modules
 from sslshift.models.pretrained import PretrainedEncoder
 from sslshift.models.reference.checkpoints import CHECKPOINTS
 from sslshift.models.reference.loading import load_reference
@@ -42,20 +43,22 @@ HOW_TO_SAY = (
 )
 
 
-def open_encoder(path: str | os.PathLike) -> PretrainedEncoder:
-    """An encoder by a path; what it is, its content tells.
+def open_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEncoder:
+    """Returns the encoder at a path; the content of the file decides how it is read.
 
     Args:
       path: a run's folder, a `.safetensors` file that `save_encoder` wrote, or a file of a published encoder, see
         `load_reference`, or the folder of a hub that holds a `model.safetensors`. A published encoder's may be followed by
         options, `checkpoint.safetensors?part=teacher&heads=12`: those of `OPTIONS`, with the meaning they have there. In values
-        `%26` stands for `&`, and so on.
+        `&` is written `%26`, and so on.
+      modules: classes of encoders beside ours, see `load_encoder`.
 
     Raises:
-      ValueError: there is no such path (where to get one is said), an option is none, or what is there is no encoder.
+      ValueError: there is no such path (the message says where to get an encoder), an option is unknown, or the file holds no
+        encoder.
     """
     if not os.fspath(path):
-        raise ValueError("No encoder is named: name a run's folder or a file of weights.")
+        raise ValueError("Expected a run's folder or a file of weights, got an empty path.")
     file, options = _parsed(path)
     if str(file) in CHECKPOINTS and not file.exists():
         raise ValueError(
@@ -73,29 +76,32 @@ def open_encoder(path: str | os.PathLike) -> PretrainedEncoder:
         return load_reference(file, **options)
     if options:
         raise ValueError(f"{file} is an encoder of sslshift, whose card says everything; remove ?{next(iter(options))}=.")
-    return weights.load_encoder(file)
+    return weights.read_encoder(file, modules)
 
 
-def load_encoder(path: str | os.PathLike) -> PretrainedEncoder:
-    """The encoder of a finished run, or of a file: one that `save_encoder` wrote, or a published one.
+def load_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEncoder:
+    """Returns the encoder of a finished run, or of a file: one that `save_encoder` wrote, or a published one.
 
     In one line: `apply, params = load_encoder("results/quickstart/runs/...")`; then `apply(images)` are its features, and
     `apply(images, params)` is the same as a function of the parameters.
 
     Args:
       path: as of `open_encoder`.
+      modules: classes of encoders beside ours, `[MyEncoder]` for an encoder of that class. A file only names its class; no code
+        is imported for it.
 
     Raises:
-      ValueError: there is none, the run is not finished, or the file is damaged or does not hold what its card says.
+      ValueError: there is no such file, the run is not finished, the encoder is of a class that was not passed, or the file is
+        damaged or does not hold what its card says.
     """
     file, options = _parsed(path)
     hub = (file / _HUB_FILE).is_file() and not (file / weights.ENCODER).exists()
     published = hub or (file.is_file() and not _has_card(file) and (file.suffix != ".safetensors" or _readable(file)))
-    return open_encoder(path) if published or options else weights.load_encoder(file)
+    return open_encoder(path, modules) if published or options else weights.read_encoder(file, modules)
 
 
 def is_published(encoder: PretrainedEncoder) -> bool:
-    """Whether it is one of `load_reference`, by its card."""
+    """Returns whether `load_reference` read the encoder, by its card."""
     return "sha256" in encoder.card and "architecture" in encoder.card
 
 
@@ -104,9 +110,9 @@ def how_it_was_read(encoder: PretrainedEncoder) -> str:
     card = encoder.card
     if not is_published(encoder):
         return ""
-    told = {"Left behind": "left_behind", "Stated": "stated", "Assumed": "assumed"}
+    said = {"Left behind": "left_behind", "Stated": "stated", "Assumed": "assumed"}
     part = f", part {card['part']}" if card.get("part") else ""
-    sentences = [f"{what}: {', '.join(card[name])}." for what, name in told.items() if card.get(name)]
+    sentences = [f"{what}: {', '.join(card[name])}." for what, name in said.items() if card.get(name)]
     return shown(" ".join([f"Read from {card['file']}{part}.", *sentences]))
 
 
@@ -147,7 +153,7 @@ def _readable(file: Path) -> bool:
 
 
 def _has_card(file: Path) -> bool:
-    """Whether a file has a card of `save_encoder`, be it damaged or not: then `load_encoder` tells what is wrong."""
+    """Returns whether a file has a card of `save_encoder`, damaged or not: `load_encoder` then says what is wrong."""
     try:
         with safe_open(file, framework="numpy") as opened:
             card: Any = json.loads((opened.metadata() or {}).get("card", "null"))

@@ -1,8 +1,23 @@
-"""Images as rows of square patches, and back."""
+"""Images as rows of square patches, and back; fixed positions of patches, and learned ones on another grid."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from sslshift.arrays import on_any_mesh
+
+# Fixed positions are defined over this many patches a side, ViT's grid at 224 pixels in patches of 16; another grid is sampled
+# from the same extent, so that an image means the same at any size.
+_EXTENT = 14
+
+RESIZE = {
+    "bicubic": "cubic convolution, a = -1/2, renormalised at the border; JAX's own",
+    "torch": "cubic convolution, a = -3/4, the border repeated; PyTorch's own, and transformers' without registers",
+    "torch_offset": "the same, scaled to a tenth of a patch more; the original DINO's, and DINOv2's without registers",
+    "antialias": "as `bicubic`, the kernel widened where the grid shrinks; timm's, and DINOv2's with registers",
+}
+# The published code adds it so that a quotient rounds to the right grid; the sampling places move with it.
+_OFFSET = 0.1
 
 
 def require_patches(height: int, width: int, patch: int) -> None:
@@ -42,7 +57,7 @@ def patchify(images: jax.Array, patch: int) -> jax.Array:
 
 @on_any_mesh(batch_axis=0)
 def unpatchify(patches: jax.Array, patch: int, height: int, width: int) -> jax.Array:
-    """The images, `[batch, height, width, channels]`, that `patchify` cut into `patches`.
+    """Returns the images `[batch, height, width, channels]` that `patchify` cut into `patches`.
 
     Raises:
       ValueError: patches of this side and number do not make an image of this size.
@@ -50,6 +65,63 @@ def unpatchify(patches: jax.Array, patch: int, height: int, width: int) -> jax.A
     require_patches(height, width, patch)
     batch, tokens, pixels = patches.shape
     if tokens * patch * patch != height * width or pixels % (patch * patch):
-        raise ValueError(f"{tokens} patches of {pixels} values are no image of {height} x {width} in patches of {patch}.")
+        raise ValueError(f"{tokens} patches of {pixels} values do not make an image of {height} x {width}, cut by {patch}.")
     grid = patches.reshape(batch, height // patch, width // patch, patch, patch, -1)
     return grid.swapaxes(2, 3).reshape(batch, height, width, -1)
+
+
+def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
+    """Returns fixed positions `[rows, columns, width]`: sines and cosines of the row, then of the column, from fast to slow.
+
+    Raises:
+      ValueError: the width is not a multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"Expected a width that 4 divides for sine-cosine positions, got {width}.")
+    rates = 10_000.0 ** -(np.arange(width // 4) / (width // 4))
+
+    def along(count):
+        angles = np.outer((np.arange(count) + 0.5) * _EXTENT / count - 0.5, rates)
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    half = (rows, columns, width // 2)
+    of_rows = np.broadcast_to(along(rows)[:, None], half)
+    of_columns = np.broadcast_to(along(columns)[None], half)
+    return np.concatenate([of_rows, of_columns], axis=2).astype(np.float32)
+
+
+def resized_positions(table: jax.Array, rows: int, columns: int, how: str) -> jax.Array:
+    """Returns a table of learned positions on a grid of another size, `[rows, columns, width]`, as its model does it.
+
+    Args:
+      table: learned positions, `[table_rows, table_columns, width]`.
+      rows, columns: of the grid that is wanted.
+      how: one of `RESIZE`.
+
+    References:
+      Keys, `Cubic Convolution Interpolation for Digital Image Processing <https://doi.org/10.1109/TASSP.1981.1163711>`_, 1981
+    """
+    if table.shape[:2] == (rows, columns):
+        return table
+    if how in ("bicubic", "antialias"):
+        return jax.image.resize(table, (rows, columns, table.shape[2]), "bicubic", antialias=how == "antialias")
+    offset = _OFFSET if how == "torch_offset" else 0.0
+    of_rows = _cubic_weights(table.shape[0], rows, offset)
+    of_columns = _cubic_weights(table.shape[1], columns, offset)
+    return jnp.einsum("ri,ijw,cj->rcw", of_rows, table, of_columns, precision="highest").astype(table.dtype)
+
+
+def _cubic_weights(side: int, new: int, offset: float) -> np.ndarray:
+    """Returns the weight of each of `side` old places in each of `new` ones, `[new, side]`, as PyTorch weighs them."""
+    places = (np.arange(new) + 0.5) * side / (new + offset) - 0.5
+    taps = np.floor(places)[:, None] + np.arange(-1, 3)
+    weights = np.zeros((new, side))
+    rows = np.broadcast_to(np.arange(new)[:, None], taps.shape)
+    np.add.at(weights, (rows, np.clip(taps, 0, side - 1).astype(int)), _cubic(np.abs(places[:, None] - taps), -0.75))
+    return weights.astype(np.float32)
+
+
+def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = a * (((distance - 5) * distance + 8) * distance - 4)
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))

@@ -1,4 +1,4 @@
-"""An encoder with its weights, as a pure function from images to features."""
+"""An encoder with its weights, as a pure function from images to features, or to the output of every block."""
 
 import dataclasses
 import functools
@@ -15,8 +15,12 @@ from flax import traverse_util
 from flax.errors import ScopeParamShapeError
 
 from sslshift.models.description import describe
+from sslshift.models.resnet import BasicBlock, Bottleneck
+from sslshift.models.vit import Block
 
 PyTree = Any
+
+_BLOCKS = (Block, BasicBlock, Bottleneck)
 
 FEATURES = {
     "pooled": "as the encoder pools them itself",
@@ -31,15 +35,15 @@ FEATURES = {
 class PretrainedEncoder:
     """An encoder with its weights.
 
-    It unpacks into the two things that one builds on: `apply, params = load_encoder(...)`.
+    It unpacks into a function and its parameters: `apply, params = load_encoder(...)`.
 
     Args:
       module: the network; called with normalised images and `train=`.
       variables: its `params` and `batch_stats`.
       shape: height, width and channels of the images that it was trained on.
       mean, std: images in [0, 1] are normalised to (image - mean) / std; a number, or one for each channel.
-      features: which of `FEATURES` it gives.
-      card: what is known of it: method, mixture, budget, shift, licences.
+      features: which of `FEATURES` it returns.
+      card: facts about it: method, mixture, budget, shift, licences.
     """
 
     module: nn.Module
@@ -52,10 +56,10 @@ class PretrainedEncoder:
 
     def __post_init__(self):
         if self.features not in FEATURES:
-            raise ValueError(f"No features are called {self.features!r}; there is {', '.join(FEATURES)}.")
+            raise ValueError(f"Expected one of {', '.join(FEATURES)} for features, got {self.features!r}.")
 
     def apply(self, images: jax.Array, variables: PyTree | None = None) -> jax.Array:
-        """Features of images: a pure function that works under `jit`, `vmap`, and `grad` with respect to its variables.
+        """Returns features of images: a pure function that works under `jit`, `vmap`, and `grad` with respect to its variables.
 
         Args:
           images: `[batch, height, width, channels]`, uint8, or floats in [0, 1].
@@ -69,10 +73,10 @@ class PretrainedEncoder:
         """
         channels = self.shape[2]
         if images.ndim != 4 or images.shape[3] != channels:
-            raise ValueError(f"Images [batch, height, width, {channels}] are needed, not of shape {images.shape}.")
+            raise ValueError(f"Expected images [batch, height, width, {channels}], got shape {images.shape}.")
         images = jnp.asarray(images)
         if not (images.dtype == jnp.uint8 or jnp.issubdtype(images.dtype, jnp.floating)):
-            raise ValueError(f"Images are uint8, or floats in [0, 1], not {images.dtype}.")
+            raise ValueError(f"Expected images of uint8, or floats in [0, 1], got {images.dtype}.")
         scaled = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
         x = (scaled - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
         try:
@@ -88,12 +92,12 @@ class PretrainedEncoder:
 
     @property
     def params(self) -> PyTree:
-        """What `apply` takes as its second argument."""
+        """Returns what `apply` takes as its second argument."""
         return self.variables
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of all that its features depend on: architecture, weights, normalisation, and which features they are."""
+        """Returns a hash of everything that the features depend on: architecture, weights, normalisation, and their name."""
         facts = [describe(self.module), self.mean, self.std, self.features]
         content = hashlib.sha256(json.dumps(facts).encode())
         for name, leaf in sorted(flat_tensors(self.variables).items()):
@@ -101,12 +105,12 @@ class PretrainedEncoder:
         return content.hexdigest()
 
     def with_features(self, name: str) -> "PretrainedEncoder":
-        """The same encoder, giving other features, see `FEATURES`."""
+        """Returns the same encoder with other features, see `FEATURES`."""
         return dataclasses.replace(self, features=name)
 
 
 def named_features(module: nn.Module, variables: PyTree, images: jax.Array, name: str) -> jax.Array:
-    """Features of normalised images by name, see `FEATURES`; float32 `[batch, dim]`.
+    """Returns features of normalised images by name, see `FEATURES`; float32 `[batch, dim]`.
 
     Raises:
       ValueError: the module does not give such features.
@@ -125,11 +129,42 @@ def named_features(module: nn.Module, variables: PyTree, images: jax.Array, name
     return seen[name]
 
 
+def layer_activations(encoder: PretrainedEncoder, images: jax.Array) -> dict[str, jax.Array]:
+    """Returns the output of every block, from the first to the last; works under `jit`.
+
+    Args:
+      encoder: with its weights; which features it gives does not matter.
+      images: as `encoder.apply` takes them, `[n, height, width, channels]`.
+
+    Returns:
+      For each block its name, `block0`, `block1` and so on, and float32 `[n, positions, channels]`. A ResNet's positions are
+      the places of the map, row by row; a ViT's are the class token, the registers if it has any, and the patches row by row,
+      before the last norm. An encoder without blocks gives its one feature map, `map`.
+
+    Raises:
+      ValueError: images of another shape than the encoder takes.
+    """
+    seen: dict[str, Any] = {}
+
+    def watch(call, args, kwargs, context):
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__" and isinstance(context.module, _BLOCKS):
+            seen[context.module.name] = output
+        return output
+
+    with nn.intercept_methods(watch):
+        encoder.with_features("pooled").apply(images)
+    if not seen:
+        channels = encoder.with_features("mean").apply(images).shape[-1]
+        seen["map"] = encoder.with_features("map").apply(images).reshape(len(images), -1, channels)
+    return {name: output.astype(jnp.float32).reshape(len(images), -1, output.shape[-1]) for name, output in seen.items()}
+
+
 def flat_tensors(variables: PyTree) -> dict[str, np.ndarray]:
-    """The arrays of nested variables by names such as `params/block0/kernel`."""
+    """Returns the arrays of nested variables by names such as `params/block0/kernel`."""
     return {name: np.asarray(leaf) for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
 
 
 def nested(tensors: Mapping[str, np.ndarray]) -> PyTree:
-    """The variables that `flat_tensors` flattened; `batch_stats` are there even if there are none."""
+    """Returns the variables that `flat_tensors` flattened, with `batch_stats` even where an encoder has none."""
     return {"batch_stats": {}} | traverse_util.unflatten_dict(dict(tensors), sep="/")

@@ -8,32 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sslshift.arrays import on_any_mesh
-from sslshift.models.patches import patchify
-from sslshift.models.positions import RESIZE, resized_positions
-
-# Fixed positions are defined over this many patches a side, ViT's grid at 224 pixels in patches of 16; another grid is sampled
-# from the same extent, so that an image means the same at any size.
-_EXTENT = 14
-
-
-def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
-    """Fixed positions `[rows, columns, width]`: sines and cosines of the row, then of the column, from fast to slow.
-
-    Raises:
-      ValueError: the width is not a multiple of 4.
-    """
-    if width % 4:
-        raise ValueError(f"Sine-cosine positions need a width that 4 divides, not {width}.")
-    rates = 10_000.0 ** -(np.arange(width // 4) / (width // 4))
-
-    def along(count):
-        angles = np.outer((np.arange(count) + 0.5) * _EXTENT / count - 0.5, rates)
-        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-
-    half = (rows, columns, width // 2)
-    of_rows = np.broadcast_to(along(rows)[:, None], half)
-    of_columns = np.broadcast_to(along(columns)[None], half)
-    return np.concatenate([of_rows, of_columns], axis=2).astype(np.float32)
+from sslshift.models.patches import RESIZE, patchify, resized_positions, sincos_positions
 
 
 def _dense(width: int, dtype: Any, name: str) -> nn.Dense:
@@ -138,7 +113,7 @@ class ViT(nn.Module):
       registers: further tokens beside the class token, learned, without positions, and left out of all features; None: none.
       layer_scale: what learned scales of the branches start from, e.g. 1e-5; None: branches have none.
       grid: patches a side of the table of learned positions; None: those of the images that it is made with.
-      resize: how learned positions are brought to other images' grid, one of `sslshift.models.positions.RESIZE`.
+      resize: how learned positions are brought to other images' grid, one of `sslshift.models.patches.RESIZE`.
       epsilon: what the layer norms add to a variance.
 
     Raises:

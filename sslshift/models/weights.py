@@ -15,10 +15,11 @@ from flax import traverse_util
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from sslshift.models.description import describe, from_description
+from sslshift import storage
+from sslshift.models.description import Modules, UnknownModuleError, describe, from_description
 from sslshift.models.pretrained import PretrainedEncoder, flat_tensors, nested
 
-# What a run's folder calls its encoder.
+# Name of the encoder's file in the folder of a run.
 ENCODER = "encoder.safetensors"
 _VERSION = 1
 _LARGEST_SIDE = 1 << 14
@@ -27,22 +28,22 @@ _LARGEST_SIDE = 1 << 14
 def save_encoder(encoder: PretrainedEncoder, file: str | os.PathLike) -> Path:
     """Writes an encoder to a safetensors file, and its card to a JSON file of the same name for people to read.
 
-    Loading needs the first file alone: the card also stands in its header.
+    Loading needs the first file alone, whose header also holds the card.
 
     Args:
-      encoder: any of our encoders with its weights.
+      encoder: one of our encoders, or any other linen module, with its weights.
       file: path that ends in `.safetensors`.
 
     Returns:
       The path.
 
     Raises:
-      ValueError: the name ends otherwise, or the encoder's class is not one that a file can describe.
+      ValueError: the name ends otherwise, or a field of the module holds what a file cannot (see `describe`).
       OSError: the file cannot be written; an earlier one stays as it is.
     """
     file = Path(file).expanduser()
     if file.suffix != ".safetensors":
-        raise ValueError(f"An encoder's file ends in .safetensors, not as {file.name!r}.")
+        raise ValueError(f"Expected a file name that ends in .safetensors, got {file.name!r}.")
     card = {
         "format": "sslshift encoder",
         "version": _VERSION,
@@ -53,24 +54,21 @@ def save_encoder(encoder: PretrainedEncoder, file: str | os.PathLike) -> Path:
     text = json.dumps(card, indent=2, default=_plain)
     file.parent.mkdir(parents=True, exist_ok=True)
     content = save(flat_tensors(encoder.variables), metadata={"card": text})
-    for path, data in ((file, content), (file.with_suffix(".json"), text.encode() + b"\n")):
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(data)
-        part.replace(path)
+    storage.write(file, content)
+    storage.write(file.with_suffix(".json"), text + "\n")
     return file
 
 
-def load_encoder(path: str | os.PathLike) -> PretrainedEncoder:
-    """The encoder of a finished run, or of a file that `save_encoder` wrote.
-
-    In one line: `apply, params = load_encoder("results/quickstart/runs/...")`; then `apply(images)` are its features, and
-    `apply(images, params)` is the same as a function of the parameters.
+def read_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEncoder:
+    """Returns the encoder of a finished run, or of a file that `save_encoder` wrote.
 
     Args:
       path: a run's folder, or a `.safetensors` file.
+      modules: classes of encoders beside ours that the file may name.
 
     Raises:
-      ValueError: there is none, the run is not finished, or the file is damaged or does not hold what its card says.
+      ValueError: there is no such file, the run is not finished, the encoder is of another class, or the file is damaged or
+        does not hold what its card says.
     """
     path = Path(path).expanduser()
     file = path / ENCODER if path.is_dir() else path
@@ -80,13 +78,13 @@ def load_encoder(path: str | os.PathLike) -> PretrainedEncoder:
         with safe_open(file, framework="numpy") as opened:
             card = json.loads((opened.metadata() or {}).get("card", "null"))
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read as an encoder: {error}.") from error
-    return _checked(file, card, tensors)
+    return _checked(file, card, tensors, modules)
 
 
 def _plain(value: Any) -> Any:
-    """A number or array of NumPy or JAX as JSON has it."""
+    """Returns a number or array of NumPy or JAX as JSON has it."""
     return np.asarray(value).tolist()
 
 
@@ -94,30 +92,33 @@ def _missing(path: Path) -> str:
     if not path.is_dir():
         return f"There is no run folder or file {path}."
     if (path / "runs").is_dir():
-        some = ", ".join(sorted(str(each) for each in (path / "runs").iterdir() if (each / ENCODER).exists())[:3])
-        return f"{path} is the folder of a whole study; name one of its runs, such as {some or 'none, since none is finished'}."
+        runs = sorted(str(each) for each in (path / "runs").iterdir() if (each / ENCODER).exists())
+        named = f"such as {', '.join(runs[:3])}" if runs else "of which none is finished"
+        return f"{path} is the folder of a whole study; name one of its runs, {named}."
     if (path / "record.json").exists() or (path / "checkpoints").exists():
-        return f"The run in {path} is not finished: it has no {ENCODER}. Give its command again, it goes on where it was."
-    return f"{path} is no run's folder: it has no {ENCODER}."
+        return f"The run in {path} is not finished: it has no {ENCODER}. Give its command again to continue it."
+    return f"{path} is not the folder of a run: it has no {ENCODER}."
 
 
-def _checked(file: Path, card: Any, tensors: dict[str, np.ndarray]) -> PretrainedEncoder:
-    """The encoder of a card and tensors that may be anything."""
+def _checked(file: Path, card: Any, tensors: dict[str, np.ndarray], modules: Modules) -> PretrainedEncoder:
+    """Returns the encoder of a card and tensors that may be anything."""
     if not isinstance(card, dict) or card.get("format") != "sslshift encoder":
-        raise ValueError(f"{file} holds weights, but no card of sslshift's: save_encoder writes files with one.")
+        raise ValueError(f"{file} holds weights, but no card of sslshift: save_encoder writes files with a card.")
     if card.get("version") != _VERSION:
-        raise ValueError(f"{file} is of version {card.get('version')} of the format; this sslshift reads {_VERSION}.")
+        raise ValueError(f"{file} is of version {card.get('version')} of the format; this sslshift reads version {_VERSION}.")
     try:
         image = card["image"]
         shape = tuple(int(side) for side in image["shape"])
         if len(shape) != 3 or not all(0 < side <= _LARGEST_SIDE for side in shape):
-            raise ValueError(f"images of shape {shape} are none")
+            raise ValueError(f"expected images of shape [height, width, channels], got {list(shape)}")
         mean, std = (_normaliser(image[name], shape[2]) for name in ("mean", "std"))
         if np.min(std) <= 0:
             raise ValueError("std must be above 0")
-        module = from_description(card["architecture"])
+        module = from_description(card["architecture"], modules)
         encoder = PretrainedEncoder(module, nested(tensors), shape, mean, std, card["features"], dict(card["about"]))
         _require_tensors(module, shape, tensors)
+    except UnknownModuleError as error:
+        raise UnknownModuleError(f"{file}: {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{file}: the card and the weights are not those of one encoder: {error}") from error
     return dataclasses.replace(encoder, variables=jax.tree.map(jnp.asarray, encoder.variables))

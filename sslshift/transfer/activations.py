@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sslshift.models import PretrainedEncoder
-from sslshift.models.reference import layer_activations
+from sslshift.models import PretrainedEncoder, layer_activations
 from sslshift.training.step import make_mesh, replicate, shard_batch
 
 # The greatest count and the greatest place that int32 holds.

@@ -1,7 +1,6 @@
 """Well-known encoders from local files, as features that neither side of a comparison was trained for."""
 
-from sslshift.models.reference.activations import layer_activations
 from sslshift.models.reference.checkpoints import CHECKPOINTS, Checkpoint
 from sslshift.models.reference.loading import IMAGENET_MEAN, IMAGENET_STD, load_reference
 
-__all__ = ["CHECKPOINTS", "IMAGENET_MEAN", "IMAGENET_STD", "Checkpoint", "layer_activations", "load_reference"]
+__all__ = ["CHECKPOINTS", "IMAGENET_MEAN", "IMAGENET_STD", "Checkpoint", "load_reference"]

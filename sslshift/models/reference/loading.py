@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sslshift.models.positions import RESIZE
+from sslshift.models.patches import RESIZE
 from sslshift.models.pretrained import PretrainedEncoder, nested
 from sslshift.models.reference import resnets, vits
 from sslshift.models.reference.checkpoints import CHECKPOINTS
@@ -65,7 +65,7 @@ def load_reference(
     - GELU is exact, patches do not overlap, and norms add the usual epsilon to a variance;
     - a bottleneck's stride lies on its 3x3 convolution, as in torchvision;
     - learned positions meet other image sizes as the code does whose names the file has, see `RESIZE` in
-      `sslshift.models.positions`. DINO's files have timm's names, but its own code interpolated otherwise; at the size of its
+      `sslshift.models.patches`. DINO's files have timm's names, but its own code interpolated otherwise; at the size of its
       training there is no difference.
 
     Args:
