@@ -198,7 +198,7 @@ def test_what_is_no_encoder_is_told_apart(encoder, tmp_path):
     with pytest.raises(ValueError, match="is not finished"):
         sslshift.load_encoder(tmp_path / "run")
     (tmp_path / "study" / "runs" / "one").mkdir(parents=True)
-    with pytest.raises(ValueError, match="folder of a whole study; name one of its runs, such as none"):
+    with pytest.raises(ValueError, match="folder of a whole study; name one of its runs, of which none is finished"):
         sslshift.load_encoder(tmp_path / "study")
     with pytest.raises(ValueError, match=r"ends in \.safetensors"):
         sslshift.save_encoder(encoder, tmp_path / "encoder.npz")
