@@ -155,7 +155,7 @@ def test_activations_of_a_resnet_and_of_an_encoder_without_blocks(tensors, write
     variables = module.init(jax.random.key(0), jnp.zeros((2, 12, 12, 3)), train=False)
     seen = layer_activations(PretrainedEncoder(module, variables, (12, 12, 3)), random_images((12, 12)))
     assert {name: layer.shape for name, layer in seen.items()} == {"map": (2, 9, 8)}
-    with pytest.raises(ValueError, match="Images \\[batch"):
+    with pytest.raises(ValueError, match="images \\[batch"):
         layer_activations(encoder, images[..., :1])
 
 
