@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from source_builders import picture
 
 from sslshift.data.decode import Canvas
 from sslshift.data.sources import ArraySource
@@ -84,3 +85,14 @@ def small_method():
         return recipe.build(encoder, **{key: value for key, value in SMALL.items() if key in recipe.options} | changes)
 
     return build
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Five pictures in two folders."""
+    folder = tmp_path / "photos"
+    for i, name in enumerate(("cats/a.png", "cats/b.jpg", "dogs/c.png", "dogs/d.webp", "dogs/more/e.bmp")):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(i, form={"jpg": "JPEG"}.get(name[-3:], name.rpartition(".")[2].upper())))
+    return folder

@@ -1,4 +1,4 @@
-"""Archives that are joined, cut, wrapped or wrongly called: every image is imported, or a warning says that some may not be."""
+"""Archives that are joined, truncated, nested or misnamed: every image is imported, or a warning says that some may not be."""
 
 import bz2
 import contextlib
@@ -24,7 +24,7 @@ from sslshift.data.sources.manifest import MANIFEST
 
 
 def tar(*levels: int, end: bool = True) -> bytes:
-    """An archive of gray images, each with its class."""
+    """Returns an archive of grey images, each with its class."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for level in levels:
@@ -46,7 +46,7 @@ def zipped(*levels: int, comment: bytes = b"") -> bytes:
 
 
 def imported(folder, name, content):
-    """Names and classes of the images that an archive is imported as, and the warnings."""
+    """Imports an archive; returns the names and classes of its images, and the warnings."""
     (folder / name).write_bytes(content)
     job = Import(folder / name, folder / "out", Encoding(8, "png"))
     result = run_import(job, workers=0)
@@ -126,14 +126,14 @@ def test_archives_that_rot_keep_what_can_be_read_or_are_refused(tmp_path, random
             content[place] ^= random.integers(1, 256)
         (tmp_path / "a.tar").write_bytes(bytes(content))
         job = Import(tmp_path / "a.tar", tmp_path / str(trial), Encoding(8, "png"))
-        # Nothing at all may be left; otherwise there is a warning.
+        # There may be no image at all; otherwise there is a warning.
         with contextlib.suppress(ValueError):
             assert "the archive cannot be read to its end" in run_import(job, workers=0).faults[0].reason
         assert "the archive cannot be read to its end" in (tmp_path / str(trial) / "refused.csv").read_text()
 
 
 def test_samples_of_one_name_in_joined_archives_do_not_mix(tmp_path):
-    """The class of the second archive's image is not that of the first one's, which has none."""
+    """The image of the first archive has no class, and must not get that of the second archive's image."""
     one = io.BytesIO()
     two = tar(1, 2)
     with tarfile.open(fileobj=one, mode="w") as archive:
@@ -166,7 +166,7 @@ def test_what_stands_around_a_zip_archive_is_reported(tmp_path, content, levels,
 
 
 def test_members_that_a_broken_directory_hides_are_reported(tmp_path):
-    """The second entry's comment is made so long that it covers the third."""
+    """The comment of the second entry is so long that it covers the third."""
     content = bytearray(zipped(1, 2, 3))
     second = content.index(b"PK\1\2", content.index(b"PK\1\2") + 1)
     third = content.index(b"PK\1\2", second + 1)
@@ -208,7 +208,7 @@ def test_parts_of_archives_are_refused_and_reported(tmp_path, name):
 
 
 def test_archives_that_are_added_while_an_import_is_stopped_do_not_shift_the_others(tmp_path, monkeypatch):
-    """Containers are numbered in the order of their names: the images of a new one would never be imported."""
+    """Containers are numbered in the order of their names: the images of a new one would not be imported."""
     (tmp_path / "in").mkdir()
     for name, level in (("b.tar", 1), ("c.tar", 2)):
         (tmp_path / "in" / name).write_bytes(tar(level))
@@ -226,7 +226,7 @@ def test_archives_that_are_added_while_an_import_is_stopped_do_not_shift_the_oth
 
 @pytest.mark.parametrize(("name", "make"), [("a.zip", zipped), ("a.tar", tar)])
 def test_archives_that_change_after_they_were_listed_are_refused(tmp_path, monkeypatch, name, make):
-    """Images are found by their places, where others may be by now."""
+    """Images are found by their positions, which other images may have by now."""
     (tmp_path / name).write_bytes(make(1, 2, 3))
     listed = importing.read_group
 
@@ -243,14 +243,14 @@ def test_archives_that_change_after_they_were_listed_are_refused(tmp_path, monke
 
 
 class Stored(zipfile.ZipInfo):
-    """A member of which no flag says that its name is UTF-8."""
+    """A member without the flag for a name in UTF-8."""
 
     def _encodeFilenameFlags(self):  # noqa: N802
         return self.filename.encode("cp437"), 0
 
 
 def written_elsewhere(path, names, system):
-    """A zip archive with names that are stored as these bytes, of which it does not say how they are encoded."""
+    """Returns a zip archive with names of these bytes, without a flag for their encoding."""
     with zipfile.ZipFile(path, "w") as archive:
         for level, name in enumerate(names):
             info = Stored("x")

@@ -17,7 +17,7 @@ from sslshift.data.records.running import run_import
 from sslshift.data.sources.labels import class_name, spelling_notes
 from sslshift.data.sources.manifest import MANIFEST, SUMMARY
 
-# Composed, decomposed, with a space, no-break space, and nothing that prints.
+# Composed, decomposed, with a space, a no-break space, and characters that do not print.
 SPELLINGS = ["caf\u00e9 noir", "cafe\u0301 noir", " caf\u00e9 noir ", "caf\u00e9\u00a0noir", "caf\u00e9\u200b noir"]
 NAME = SPELLINGS[0]
 
@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def classes_of(source):
-    """The class of each image by its gray value."""
+    """Returns the class of each image by its grey level."""
     return {int(source[i]["image"][0, 0, 0]): source.classes[source[i]["label"]] for i in range(len(source))}
 
 
@@ -92,7 +92,7 @@ def test_several_labels_are_spelled_alike(tmp_path):
 def test_imports_of_earlier_versions_are_joined_when_they_are_opened(folder, tmp_path):
     run_import(Import(folder, tmp_path / "out", Encoding(8, "png"), labels="folder"), workers=0)
     summary = tmp_path / "out" / SUMMARY
-    # As it was written before: the names as they were, in their order, and a label for each.
+    # As an earlier version wrote it: the original names in their order, and a label for each.
     text = summary.read_text(encoding="utf-8")
     assert '"tea"' in text
     summary.write_text(text.replace('"tea"', '"Te\\u0301a"').replace('"Tea"', '"T\\u00e9a"'), encoding="utf-8")

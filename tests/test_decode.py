@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sslshift.data.decode import Canvas, decode, decode_onto
+from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto, fit
 from sslshift.data.records.encode import Encoding, store
 from sslshift.data.sources.manifest import ImageDescription
 from sslshift.shift import proxy_a_distance
@@ -116,3 +116,99 @@ def test_a_classifier_does_not_tell_jpeg_from_png(random):
     distances = [proxy_a_distance(png.astype(float), each.astype(float), key=jax.random.key(0)) for each in (lossless, jpeg)]
     # Folds are drawn by content, so these differ by chance: by a standard error of 0.2, from 200 images each.
     assert abs(distances[1] - distances[0]) < 0.5
+
+
+def test_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    out = io.BytesIO()
+    Image.new("L", (40, 40)).save(out, "PNG")
+    with pytest.raises(BrokenImageError, match="decompression bomb"):
+        decode(out.getvalue())
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_every_mode_decodes_to_gray_or_rgb(mode):
+    image = Image.new("L", (6, 4), 100).convert(mode) if mode != "I;16" else Image.fromarray(np.full((4, 6), 25_700, np.uint16))
+    out = io.BytesIO()
+    image.save(out, "TIFF" if mode == "CMYK" else "PNG")
+    array = decode(out.getvalue())
+    assert array.dtype == np.uint8
+    assert array.shape[:2] == (4, 6)
+    assert array.shape[2] in (1, 3)
+    if mode not in ("1", "CMYK"):
+        assert abs(int(array[0, 0, 0]) - 100) <= 1
+
+
+def test_exif_rotation_is_applied():
+    image = Image.new("RGB", (6, 4))
+    out = io.BytesIO()
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(out, "JPEG", exif=exif)
+    assert decode(out.getvalue()).shape == (6, 4, 3)
+
+
+def test_fit_scales_crops_and_converts(random):
+    image = random.integers(0, 256, (40, 60, 3), np.uint8)
+    assert fit(image, Canvas(40, 60, 3)) is image
+    assert fit(image, Canvas(16, 16, 3)).shape == (16, 16, 3)
+    gray = fit(image, Canvas(40, 60, 1))
+    assert abs(int(gray[0, 0, 0]) - image[0, 0] @ [0.299, 0.587, 0.114]) <= 1
+    assert (fit(gray, Canvas(40, 60, 3)) == gray).all()
+
+
+def test_gray_levels_of_deep_images_do_not_depend_on_the_other_pixels():
+    for top in (300, 60_000):
+        out = io.BytesIO()
+        Image.fromarray(np.array([[25_700, top]], np.uint16)).save(out, "PNG")
+        assert decode(out.getvalue())[0, 0, 0] == 100
+    out = io.BytesIO()
+    Image.fromarray(np.array([[np.nan, 1]], np.float32)).save(out, "TIFF")
+    with pytest.raises(BrokenImageError, match="not finite"):
+        decode(out.getvalue())
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
+def test_every_format_decodes(form):
+    image = Image.fromarray(np.full((6, 9, 3), (10, 120, 240), np.uint8))
+    out = io.BytesIO()
+    image.save(out, form)
+    assert np.abs(decode(out.getvalue()).astype(int) - (10, 120, 240)).max() < 12
+
+
+def test_transparency_lies_on_white_and_gray_stays_gray():
+    for mode, channels in (("LA", 1), ("RGBA", 3)):
+        image = Image.new(mode, (4, 4), 0)
+        out = io.BytesIO()
+        image.putpixel((1, 2), (50, 255) if mode == "LA" else (50, 50, 50, 255))
+        image.save(out, "PNG")
+        array = decode(out.getvalue())
+        assert array.shape == (4, 4, channels)
+        assert (array[0, 0] == 255).all()
+        assert (array[2, 1] == 50).all()
+
+
+def test_canvas_is_covered_by_the_shorter_side_and_cropped_at_the_centre():
+    image = np.zeros((10, 40, 1), np.uint8)
+    image[:, 15:25] = 200
+    out = fit(image, Canvas(10, 10, 1))
+    assert (out == 200).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
+def test_damaged_files_decode_or_are_refused_and_nothing_else(form, random):
+    out = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (20, 30, 3), np.uint8)).save(out, form)
+    reasons = []
+    for trial in range(150):
+        content = bytearray(out.getvalue())
+        for place in random.integers(0, len(content), random.integers(1, 8)):
+            content[place] = random.integers(0, 256)
+        content = bytes(content[: random.integers(0, len(content))] if trial % 3 == 0 else content)
+        try:
+            assert decode(content).dtype == np.uint8
+        except BrokenImageError as error:
+            reasons.append(str(error))
+    assert reasons
+    assert all(reasons)

@@ -1,4 +1,4 @@
-"""Well-known datasets as they are published become lists of images that are sources and can be imported."""
+"""Well-known datasets, as published, become lists of images that can be opened and imported."""
 
 import csv
 
@@ -25,7 +25,7 @@ def write(path, text):
 
 
 def struct(rows, names):
-    """An array of records as MATLAB keeps it."""
+    """Returns an array of records as MATLAB stores it."""
     array = np.empty((1, len(rows)), [(name, "O") for name in names])
     array[0] = rows
     return array
@@ -37,7 +37,7 @@ def make_cifar(folder, hundred):
         coarse = [[7], [7]] if hundred else [[], []]
         records = np.concatenate([np.array(coarse, np.uint8), np.array([[1], [0]], np.uint8), pictures + np.uint8(number)], 1)
         (folder / f"{file}.bin").write_bytes(records.tobytes())
-    # The file of CIFAR-10's names ends with an empty line.
+    # CIFAR-10's file of names ends with an empty line.
     write(folder / ("fine_label_names.txt" if hundred else "batches.meta.txt"), "apple\nbear\n\n")
     return pictures
 
@@ -91,7 +91,7 @@ def make_imagenet(folder):
         save(folder / f"val/ILSVRC2012_val_0000000{number}.JPEG")
     kit = folder / "ILSVRC2012_devkit_t12/data"
     kit.mkdir(parents=True)
-    # A class of classes is among them too, without images.
+    # The list also has a class of classes, without images.
     rows = [(1, "n02", "crane, lifting device"), (2, "n01", "crane"), (1001, "n00", "animal")]
     scipy.io.savemat(kit / "meta.mat", {"synsets": struct(rows, ("ILSVRC2012_ID", "WNID", "words"))})
     write(kit / "ILSVRC2012_validation_ground_truth.txt", "1\n2\n")
@@ -117,7 +117,7 @@ def listed(folder, split):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_lists_are_sources_with_the_same_classes_in_every_split(layout, tmp_path):
     MADE[layout](tmp_path)
-    # What an archive made on a Mac holds beside each file.
+    # An archive made on a Mac has such a file beside each file.
     for path in [path for path in tmp_path.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")]:
         (path.parent / f"._{path.name}").write_bytes(b"\0\5\x16\7")
     counts = write_lists(layout, tmp_path)
@@ -190,7 +190,7 @@ def test_validation_images_of_imagenet_must_be_complete(tmp_path):
 
 
 def test_validation_images_of_imagenet_are_joined_by_their_numbers(tmp_path):
-    """As many images as there are lines: only their numbers tell that one is missing and another is there twice."""
+    """The number of images is right: only their numbers show that one is missing and another occurs twice."""
     make_imagenet(tmp_path)
     (tmp_path / "val/ILSVRC2012_val_00000001.JPEG").rename(tmp_path / "val/ILSVRC2012_val_00000002 (1).JPEG")
     with pytest.raises(
@@ -219,7 +219,7 @@ def test_lines_that_are_counted_are_never_skipped(tmp_path):
 
 @pytest.mark.parametrize("numbers", [[[0, 1]], [[7, 1]]])
 def test_numbers_of_flowers_are_those_of_labels(tmp_path, numbers):
-    """Number 0 would be the last image's label."""
+    """Number 0 would give the label of the last image."""
     make_flowers(tmp_path)
     scipy.io.savemat(tmp_path / "setid.mat", {"trnid": numbers, "valid": [[3, 4]], "tstid": [[5, 6]]})
     with pytest.raises(ValueError, match=r"imagelabels\.mat lists 6, and setid\.mat counts them from"):

@@ -1,4 +1,4 @@
-"""One listing of a folder for a source and for an import: hidden files, links, loops, order."""
+"""A source and an import list a folder alike: hidden files, links, loops, order."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ def save(path, value):
 
 
 def both(folder, output):
-    """Names of the images that the source and the import of a folder hold, and both with labels."""
+    """Returns the names of the images in the source and in the import of a folder, each without and with labels."""
     source = open_source(f"folder:{folder}?labels=folder")
     names = [os.path.relpath(source.origin(i), folder) for i in range(len(source))]
     result = run_import(Import(folder, output, Encoding(16, "png"), labels="folder"), workers=0)
@@ -76,7 +76,7 @@ def test_links_count_an_image_once_by_its_own_name(tmp_path):
     outside = tmp_path / "outside"
     save(folder / "z/real/a.png", 1), save(folder / "z/b.png", 2)
     save(outside / "deep/c.png", 3), save(outside / "d.png", 4)
-    # Links that come before what they lead to, to the tree itself, to what contains it, in a circle, to nothing, and outside.
+    # Links that sort before their target, to the folder itself, to its parent, in a circle, to nothing, and to the outside.
     (folder / "a").symlink_to(folder / "z/real")
     (folder / "z/up").symlink_to(folder)
     (folder / "z/above").symlink_to(tmp_path)
@@ -103,7 +103,7 @@ def test_links_count_an_image_once_by_its_own_name(tmp_path):
     names, source, result = both(folder, tmp_path / "out")
     assert names == ["m/c.png", "z/b.png", "z/d.png", "z/real/a.png"]
     assert {os.path.relpath(path, folder) for path, _ in source.refused} == {"x.png", "y.png", "z/above", "z/again.png"}
-    # The import names a link to nothing as well that has no image's extension.
+    # The import also reports a link to nothing without an image's extension.
     assert result.summary.refused == len(source.refused) + 1
 
 

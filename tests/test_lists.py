@@ -1,4 +1,4 @@
-"""Lists that are odd or hostile: a value never reaches another row's image, and a missing one is never a class."""
+"""Lists that are odd or hostile: a value never reaches another row's image, and a missing value is never a class."""
 
 import csv
 import datetime
@@ -28,7 +28,7 @@ def pictures(tmp_path):
 
 
 def readers(file):
-    """What a list is opened by: as a source, and as an import."""
+    """Returns functions that open a list as a source, and that import it."""
     run = Import(file, file.parent / "out", Encoding(8, "png"))
     return [lambda: open_source(f"csv:{file}"), lambda: run_import(run, workers=0)]
 
@@ -114,7 +114,7 @@ def test_parquet_lists_that_rot_are_refused_in_one_line(pictures, random):
 def test_a_number_in_two_spellings_among_names_is_refused(pictures):
     (pictures / "list.csv").write_text("path,label\na.png,1\nb.png,1.0\nc.png,x\n")
     refuse(pictures / "list.csv", r"labels '1' and '1\.0' are one number in two spellings; use one of them")
-    # Where all are numbers there is no doubt.
+    # If all labels are numbers, 1 and 1.0 are one class.
     (pictures / "list.csv").write_text("path,label\na.png,1\nb.png,1.0\nc.png,2\n")
     assert open_source(f"csv:{pictures / 'list.csv'}").classes == ("1", "2")
 
@@ -132,7 +132,7 @@ def test_marks_and_spaces_in_a_header_do_not_count(pictures):
     file.write_bytes(b'\xef\xbb\xbf"Path", LABEL\r\na.png,x\r\n\r\nb.png, y\r\n')
     source = open_source(f"csv:{file}")
     assert (source.classes, source.labels.tolist()) == (("x", "y"), [0, 1])
-    # A Parquet file is known by its content, whatever its name.
+    # A Parquet file is recognised by its content, whatever its name.
     pq.write_table(pa.table({" Path": ["b.png", "a.png"], "Label ": ["x", "y"], "note": [1, 2]}), file)
     source = open_source(f"csv:{file}")
     assert [source[i]["image"][0, 0, 0] for i in range(2)] == [80, 0]
@@ -231,7 +231,7 @@ def test_missing_licences_and_costs_say_nothing(pictures, licence, cost):
 
 
 def test_a_list_that_changes_after_its_import_was_begun_is_named(pictures, monkeypatch):
-    """What was listed stays: a label that was mended would be lost, and nobody would know."""
+    """The listing is kept: a label that was corrected since would be lost silently."""
     (pictures / "list.csv").write_text("path,label\na.png,x\nb.png,y\n")
     job = Import(pictures / "list.csv", pictures / "out", Encoding(8, "png"))
     with monkeypatch.context() as patched:

@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from source_builders import array_record
 
 from sslshift.data import open_source
 from sslshift.data.decode import BrokenImageError, Canvas, check, decode
@@ -19,7 +20,6 @@ from sslshift.data.records.listing import list_container
 from sslshift.data.records.running import run_import, run_on_beam
 from sslshift.data.sources import CachedSource, PartialSource
 from sslshift.transfer.tasks import make_task
-from tests.test_sources import array_record
 
 RAMP = np.linspace(0, 4095, 20 * 30).reshape(20, 30)
 

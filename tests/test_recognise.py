@@ -1,4 +1,4 @@
-"""What is given to the wrong reader: the error says what it is, and what reads it."""
+"""Files that are given to the wrong reader: the error names their kind, and the reader for it."""
 
 import bz2
 import functools
@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
+from source_builders import array_record
 from tensorflow_datasets.proto import tf_example_pb2
 
 from sslshift.data import open_source
@@ -30,14 +30,6 @@ def image(form="PNG") -> bytes:
     out = io.BytesIO()
     Image.new("L", (8, 6), 3).save(out, form)
     return out.getvalue()
-
-
-def array_record(path, contents, options="group_size:1"):
-    writer = ArrayRecordWriter(str(path), options)
-    for content in contents:
-        writer.write(content)
-    writer.close()
-    return path
 
 
 def example(**features: bytes) -> bytes:
@@ -87,7 +79,7 @@ def test_records_that_are_no_images_are_recognised_at_opening(tmp_path, kind, op
             ValueError, match=rf"expected encoded images as the records of .*a\.array_record; the first record is {message}"
         ):
             open_source(uri)
-    # A second shard is looked at, too.
+    # The second shard is read too.
     array_record(tmp_path / "A.array_record", [image()] * 2)
     with pytest.raises(ValueError, match=r"expected encoded images as the records of .*a\.array_record"):
         open_source(f"arrayrecord:{tmp_path}")
@@ -127,7 +119,7 @@ def test_examples_that_tfds_prepared_are_opened_by_the_uri_in_the_message(tmp_pa
 
 
 def tfrecord(content: bytes) -> bytes:
-    """One record, with the masked CRC-32C of its length by the definition: the remainder of a division of polynomials."""
+    """Returns one record with the masked CRC-32C of its length, by definition the remainder of a division of polynomials."""
     length = struct.pack("<Q", len(content))
     crc = 0xFFFFFFFF
     for byte in length:

@@ -1,4 +1,4 @@
-"""Captions, licences and classes in files beside images: an image gets its own, or none and a reason."""
+"""Captions, licences and classes in files beside images: an image gets its own, or is refused with a reason."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def png(value: int) -> bytes:
 
 
 def write(folder, form, files):
-    """A folder, or an archive, of (name, content); an image is the gray level that its file is of."""
+    """Writes a folder or archive of (name, content); a number as the content is an image of that grey level."""
     files = [(name, png(content) if isinstance(content, int) else content.encode()) for name, content in files]
     if form == "folder":
         for name, content in files:
@@ -50,7 +50,7 @@ def write(folder, form, files):
 
 
 def imported(folder, form, files, **changes):
-    """What became of each image, by its gray level: (class, caption, licence) of those stored; and the reasons of others."""
+    """Returns (class, caption, licence) of each stored image by its grey level, and the reasons of the others."""
     job = Import(write(folder, form, files), folder / "out", Encoding(8, "png"), **changes)
     result = run_import(job, workers=0)
     rows = pq.read_table(folder / "out" / MANIFEST).to_pylist()
@@ -133,7 +133,7 @@ def test_sidecars_that_may_be_of_another_image_are_refused(tmp_path, files, reas
 def test_two_images_of_one_stem_are_refused_where_a_sidecar_could_be_of_either(tmp_path, form):
     files = [("a.png", 1), ("a.jpg", 2), ("a.txt", "a caption"), ("b.png", 3), ("b.bmp", 4), *GOOD]
     stored, refused, _, _ = imported(tmp_path, form, files)
-    # Without a sidecar nothing is ambiguous.
+    # Without a sidecar there is no ambiguity.
     assert set(stored) == {3, 4, 9}
     assert len(refused) == 2
 
@@ -225,6 +225,6 @@ def test_no_sidecar_is_ever_of_two_images_nor_of_another_name(images, sidecars, 
             of_key = [other for other in members[0] if first_dot(other.name) == first_dot(image.name)]
             by_key = key is first_dot and of_key == [image] and whole_stem(sidecar.name) == first_dot(image.name)
             assert whole_stem(sidecar.name) == whole_stem(image.name) or by_key
-        # What is an image's own by the whole name is never left out without a reason.
+        # A sidecar with the whole name of an image is never ignored without a reason.
         if not own and not fault:
             assert not any(whole_stem(each.name) == whole_stem(image.name) for each in members[1])

@@ -1,4 +1,4 @@
-"""One grammar of URIs: what is read is written back, alone and within the texts of sources, mixtures and tasks."""
+"""The grammar of URIs: a URI that is parsed is written back, alone and in the texts of sources, mixtures and tasks."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ from sslshift.data.sources.uri import Uri, parse_uri, spelled
 from sslshift.study.declare import parse_sources
 from sslshift.transfer.declaration import parse_task
 
-# Pieces with a meaning somewhere, and bytes of which no UTF-8 is made.
+# Pieces that have a meaning somewhere, and bytes that are not UTF-8.
 PIECES = [
     *"ab/ +@*-1%?=&;#<>:.,'\"$\\\n\t\u00a0é~",
     *("e\u0301", "%20", "%3F", "@2000", "@all", "/balanced", " + ", " -> ", " for 3", "*0.5", "<=1", "labels=folder"),
@@ -59,7 +59,7 @@ def test_a_uri_stands_in_every_text_around_it(uri):
         declaration = parse_mixture(mixture, SCHEMES)
         assert text in declaration.uris.values()
         assert parse_mixture(str(declaration), SCHEMES) == declaration
-    # A task looks into folders that are there.
+    # A task reads the folders, which must exist.
     uri = dataclasses.replace(uri, path=f"/nowhere/{uri.path}")
     task = parse_task(f"parts = {uri}; test={uri}; labelled=5")
     for part in (task.source, task.test):
@@ -134,7 +134,7 @@ def test_odd_folders_open_by_what_is_written(tmp_path, name):
     uri = str(Uri("folder", str(folder)))
     source = open_source(uri)
     assert (len(source), source.name) == (1, uri)
-    # As it was typed, where that can mean nothing else; its name can be written to any file.
+    # It keeps its spelling if that has one meaning only, and its name can be written to any file.
     if name not in ("why?", "100%25"):
         assert len(open_source(f"folder:{folder}")) == 1
     else:
@@ -161,7 +161,7 @@ def printed(done, before):
 
 
 def test_uris_that_commands_print_open(tmp_path):
-    # Rich would print an emoji for a part of this name.
+    # Rich would print a part of this name as an emoji.
     folder, out, imported = (tmp_path / "dup++ what? 50%&more;x@3:smile:" / each for each in ("in", "out", "records"))
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -176,7 +176,7 @@ def test_uris_that_commands_print_open(tmp_path):
     kept = printed(done, "images that are left: ")
     source = open_source(kept)
     assert (len(source), source.licence) == (3, "R&D")
-    # What was kept once is searched again: the URI has one option keep, of a file for the whole source.
+    # The kept images are searched again: the URI has one option keep, for a file about the whole source.
     again = printed(call("find_duplicates", f"--source={kept}", f"--out={out}2"), "images that are left: ")
     assert open_source(again).labels is None
     assert len(open_source(again)) == 3
