@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from PIL import Image
 from source_builders import picture
 
 from sslshift.data.decode import Canvas
@@ -96,3 +97,19 @@ def photos(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture(i, form={"jpg": "JPEG"}.get(name[-3:], name.rpartition(".")[2].upper())))
     return folder
+
+
+@pytest.fixture(scope="session")
+def photographs():
+    """40 pieces of two photographs that overlap little, 256 x 256 in colour, all with some contrast."""
+    # Imported here, since it takes a second that most test files need not spend.
+    from sklearn.datasets import load_sample_images
+
+    tiles = [
+        photo[y : y + 90, x : x + 90]
+        for photo in load_sample_images().images
+        for y in (130, 230, 330)
+        for x in range(0, 550, 78)
+    ]
+    tiles = [tile for tile in tiles if tile.std() > 25][:40]
+    return np.stack([np.asarray(Image.fromarray(tile).resize((256, 256))) for tile in tiles])

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pictures import Pictures
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_sample_images
 
@@ -24,7 +25,7 @@ from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import
 from sslshift.data.records.running import run_import
 from sslshift.study.leaks import told
-from tools.bench_curation import COLOURS, SHAPES, Pictures, icon
+from tools.bench_pictures import COLOURS, SHAPES, icon
 
 
 def icons(shape, colours, side=64, **how):
@@ -63,10 +64,10 @@ def balanced(image, red, blue):
 @pytest.mark.parametrize(
     ("shape", "colours"),
     [
-        ("square", ("red", "gray")),
+        ("square", ("red", "grey")),
         ("heart", ("blue", "pink")),
-        ("heart", ("black", "gray")),
-        ("disc", ("black", "dark gray")),
+        ("heart", ("black", "grey")),
+        ("disc", ("black", "dark grey")),
         ("square", ("yellow", "orange")),
         # Of the same luma.
         ("square", ((255, 0, 0), (0, 130, 0), (76, 76, 76))),
@@ -94,7 +95,7 @@ def test_shapes_that_differ_in_colour_alone_are_different_images(shape, colours,
 
 @pytest.mark.parametrize("ground", [(255, 255, 255), (0, 0, 0), (90, 140, 200), (0, 0, 0, 0)])
 def test_twelve_colours_of_five_shapes_are_sixty_images_on_any_ground(ground, tmp_path):
-    colours = [colour for name, colour in COLOURS.items() if name not in ("black", "dark gray") or ground[0]]
+    colours = [colour for name, colour in COLOURS.items() if name not in ("black", "dark grey") or ground[0]]
     count = 0
     for shape in SHAPES:
         for number, colour in enumerate(colours if len(ground) == 3 else COLOURS.values()):
@@ -126,7 +127,7 @@ def test_copies_of_coloured_pictures_are_still_found(photographs):
         lambda image: np.clip(image * 1.1, 0, 255).astype(np.uint8),
         lambda image: balanced(image, 1.05, 0.95),
     ]
-    images = photographs + [icon for shape in SHAPES for icon in icons(shape, ("red", "blue", "orange", "gray", "pink"), 96)]
+    images = photographs + [icon for shape in SHAPES for icon in icons(shape, ("red", "blue", "orange", "grey", "pink"), 96)]
     for number, change in enumerate(changes):
         leaks = find_leaks(Pictures([change(image) for image in images]), Pictures(images))
         wrong = leaks.pairs.first != leaks.pairs.second
@@ -159,7 +160,7 @@ def test_every_image_that_is_dropped_is_like_the_one_that_is_kept_for_it():
 
 
 def test_colours_are_compared_in_sources_with_stored_hashes(tmp_path):
-    images = icons("heart", ("red", "gray", "blue", "pink"), 64)
+    images = icons("heart", ("red", "grey", "blue", "pink"), 64)
     for number, image in enumerate([*images, images[0]]):
         Image.fromarray(image).save(tmp_path / f"{number}.png", compress_level=number)
     run_import(Import(tmp_path, tmp_path / "stored", Encoding(64)), workers=0)

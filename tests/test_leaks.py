@@ -1,0 +1,68 @@
+"""Leaks: changed copies of test images are found in a source, and no other image is reported."""
+
+import numpy as np
+import pytest
+from pictures import CHANGES, Pictures, jpeg
+
+from sslshift.data import open_source
+from sslshift.data.curation import (
+    find_leaks,
+)
+from sslshift.data.sources import PartialSource
+
+
+@pytest.fixture(scope="module")
+def clothes():
+    return open_source("bundled:fashion_mnist"), open_source("bundled:fashion_mnist/test")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_test_images_are_found_among_similar_ones_and_nothing_else(clothes, change):
+    train, test = clothes
+    planted = np.arange(1000, 1060)
+    images = [train.image(i) for i in range(3000)] + [CHANGES[change](test.image(i)) for i in planted]
+    leaks = find_leaks(Pictures(images), test, np.arange(900, 1400))
+    assert set(leaks.test_indices) <= set(planted)
+    assert leaks.count >= 0.96 * len(planted)
+    assert (leaks.pairs.first - 3000 == leaks.pairs.second - 1000).all()
+    assert set(leaks.how) == {"same pixels" if change == "none" else "near"}
+    assert leaks.missed.distance.min() > 1 - 0.996
+
+
+def test_leaks_that_the_bundled_clothes_really_have(clothes):
+    train, test = clothes
+    # By sight: a dress and a shirt, and trousers that the test split holds twice.
+    leaks = find_leaks(PartialSource(train, np.arange(11_000, 19_000)), test, np.array([4998, 7, 2605, 2115, 4926, 100]))
+    pairs = zip((leaks.pairs.first + 11_000).tolist(), leaks.pairs.second.tolist(), strict=True)
+    assert list(pairs) == [(11932, 2605), (13360, 4998), (18494, 2115), (18494, 4926)]
+    assert (leaks.count, np.unique(leaks.pairs.first).tolist()) == (4, [932, 2360, 7494])
+    assert set(leaks.how) == {"near"}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_photographs_are_found(photographs, change):
+    source = Pictures([CHANGES[change](image) for image in photographs[:20]])
+    leaks = find_leaks(source, Pictures(list(photographs)))
+    assert (leaks.pairs.first == leaks.pairs.second).all()
+    assert leaks.count >= 19
+
+
+def test_every_image_concerned_is_in_a_pair_and_same_pixels_go_before_near(photographs):
+    a, b, c = photographs[:3]
+    source = Pictures([a, jpeg(b, 60), a.copy(), b, c])
+    leaks = find_leaks(source, Pictures([b, a, b.copy(), jpeg(a, 60)]))
+    assert leaks.test_indices.tolist() == [0, 1, 2, 3]
+    assert np.unique(leaks.pairs.first).tolist() == [0, 1, 2, 3]
+    same = [pair for pair, how in zip(zip(*leaks.pairs[:2], strict=True), leaks.how, strict=True) if how == "same pixels"]
+    assert same == [(0, 1), (2, 1), (3, 0), (3, 2)]
+
+
+def test_flat_images_leak_where_their_pixels_are_the_same():
+    flat = [np.full((20, 20, 1), gray, np.uint8) for gray in (0, 128, 255)]
+    leaks = find_leaks(Pictures(flat[:2]), Pictures(flat[1:]))
+    assert (leaks.pairs.first.tolist(), leaks.pairs.second.tolist(), leaks.how) == ([1], [0], ("same pixels",))
+
+
+def test_generated_images_are_in_no_test_split(clothes):
+    leaks = find_leaks(open_source("synthetic:dead_leaves?size=300"), clothes[1], np.arange(300))
+    assert (leaks.count, leaks.pairs.count, leaks.how) == (0, 0, ())
