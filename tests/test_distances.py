@@ -71,8 +71,8 @@ def test_bad_features_are_refused_in_one_sentence(distance, least, random):
     holed[7, 1] = np.nan
     endless[2, 0] = -np.inf
     for bad, message in (
-        (holed, "must be finite; those of image 7"),
-        (endless, "must be finite; those of image 2"),
+        (holed, "finite features; those of image 7"),
+        (endless, "finite features; those of image 2"),
         (x[:, :2], "dimensions"),
         (x[0], "matrix"),
         (x[:0], "non-empty matrix"),
@@ -85,6 +85,6 @@ def test_bad_features_are_refused_in_one_sentence(distance, least, random):
                 distance(*sides)
             assert "\n" not in str(raised.value)
     if least > 1:
-        with pytest.raises(ValueError, match=rf"at least ({least}|two) images on each side, not {least - 1} and 10"):
+        with pytest.raises(ValueError, match=rf"at least ({least}|two) images on each side, got {least - 1} and 10"):
             distance(x[: least - 1], x)
     assert math.isfinite(distance(x[:least], x))

@@ -124,7 +124,7 @@ def test_kernel_blocks_by_hand_and_merged(random):
     assert merged.estimate.standard_error == pytest.approx(math.sqrt(merged.scatter / 9 / 10))
     with pytest.raises(ValueError, match="blocks of 5 and of 12"):
         parts[0].merge(parts[2])
-    with pytest.raises(ValueError, match="at least 1000 images on each side, not 25 and 34"):
+    with pytest.raises(ValueError, match="at least 1000 images on each side, got 25 and 34"):
         KernelBlocks.of(x, y, key=KEY)
     with pytest.raises(ValueError, match="at least 2 images a side, not 1"):
         KernelBlocks.of(x, y, key=KEY, size=1)

@@ -106,12 +106,12 @@ def test_coverage_tells_a_missing_kind_from_useless_images(random):
 def test_neighbourhoods_refuse_too_few_images(random):
     x = random.normal(size=(10, 3))
     for call, message in (
-        (lambda: precision_recall(x, x[:5]), "5 neighbours needs at least 6 images on each side, not 10 and 5"),
-        (lambda: density_coverage(x[:5], x), "5 neighbours needs at least 6 and 1 images, not 5 and 10"),
-        (lambda: coverage_of(x, x, neighbours=10), "at least 11 and 1 images, not 10 and 10"),
+        (lambda: precision_recall(x, x[:5]), "5 neighbours needs at least 6 images on each side, got 10 and 5"),
+        (lambda: density_coverage(x[:5], x), "5 neighbours needs at least 6 and 1 images, got 5 and 10"),
+        (lambda: coverage_of(x, x, neighbours=10), "at least 11 and 1 images, got 10 and 10"),
         (lambda: precision_recall(x, x, neighbours=0), "at least one neighbour, not 0"),
         (lambda: density_coverage(x, x[:, :2]), "3 and 2 dimensions"),
-        (lambda: coverage_of(x, np.where(x == x[4, 1], np.inf, x)), "must be finite; those of image 4"),
+        (lambda: coverage_of(x, np.where(x == x[4, 1], np.inf, x)), "finite features; those of image 4"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

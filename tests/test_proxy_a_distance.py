@@ -131,7 +131,7 @@ def test_proxy_a_takes_no_rounding_for_a_difference(random):
 def test_proxy_a_refuses_what_it_cannot_split(random):
     x = random.normal(size=(10, 3))
     for call, message in (
-        (lambda: proxy_a_distance(x, x[:2], key=KEY, folds=3), "at least 3 images on each side, not 10 and 2"),
+        (lambda: proxy_a_distance(x, x[:2], key=KEY, folds=3), "at least 3 images on each side, got 10 and 2"),
         (lambda: proxy_a_distance(x, np.ones((9, 3)), key=KEY), "2 different images a side, not 1 on the second"),
         (lambda: proxy_a_distance(x, x, key=KEY, folds=1), "at least 2 folds"),
         (lambda: proxy_a_distance(x, x, key=KEY, strength=0.0), "strength above 0"),

@@ -21,7 +21,7 @@ KEY = jax.random.key(0)
         (lambda: shift_index(np.ones((50, 3)), np.ones((13, 3)), key=KEY), "at least 20 images.*13 of the target"),
         (
             lambda: shift_index(np.ones((20, 3)), np.ones((20, 3)), key=KEY, noise=np.ones((20, 3))),
-            "told from noise.*all alike",
+            "indistinguishable from noise.*all alike",
         ),
     ],
 )
@@ -85,7 +85,7 @@ def test_noise_has_the_pixel_values_of_each_channel_and_no_structure(random):
     np.testing.assert_allclose(noise.std((0, 1, 2)), images.std((0, 1, 2)), atol=1.0)
     assert abs(np.corrcoef(noise[:, 1:, :, 0].ravel(), noise[:, :-1, :, 0].ravel())[0, 1]) < 0.05
     for bad in (images[0], images[:0]):
-        with pytest.raises(ValueError, match=r"needs images \[n, height, width, channels\]"):
+        with pytest.raises(ValueError, match=r"Expected images \[n, height, width, channels\]"):
             noise_like(bad, key=KEY)
 
 
@@ -103,5 +103,5 @@ def test_noise_is_of_the_targets_pixels_and_does_not_depend_on_how_it_is_read(ra
     assert again.fingerprint == source.fingerprint
     other = NoiseSource(ArraySource("memory:x", images), np.arange(2, 30), Canvas(8, 8, 3), 6)
     assert other.fingerprint != source.fingerprint
-    with pytest.raises(ValueError, match="has images of"):
+    with pytest.raises(ValueError, match="expected the canvas"):
         source.image(0, Canvas(9, 9, 3))

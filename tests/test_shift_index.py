@@ -174,11 +174,11 @@ def test_a_source_of_one_image_is_far_and_a_constant_target_has_no_scale(random)
     ("call", "message"),
     [
         (lambda x: ShiftScale(x, x[:, :3], KEY), "6 and 3 dimensions"),
-        (lambda x: ShiftScale(x * np.nan, x, KEY), "must be finite"),
+        (lambda x: ShiftScale(x * np.nan, x, KEY), "finite features"),
         (lambda x: ShiftScale(x, x, KEY, "fid"), "as the name of a distance, got 'fid'"),
         (lambda x: ShiftScale(x, x, KEY, repeats=5), "even number of draws"),
         (lambda x: ShiftScale(x, x + 9, KEY).index(x[:, :3]), "3 and 6 dimensions"),
-        (lambda x: ShiftScale(x, x + 9, KEY).index(x * np.inf), "must be finite"),
+        (lambda x: ShiftScale(x, x + 9, KEY).index(x * np.inf), "finite features"),
         (
             lambda x: ShiftScale(x, x + 9, KEY).index(x[:19]),
             "by kernel_root needs at least 20 images .* 19 of the source, 60 of the",
@@ -198,7 +198,7 @@ def test_a_blend_has_its_components_in_exact_proportion():
     assert len(mixed) == 100
     assert np.unique(mixed[:, 0], return_counts=True)[1].tolist() == [50, 30, 20]
     assert len(blend(parts, {"a": 1.0, "b": 0.0})) == 100
-    with pytest.raises(ValueError, match=r"needs features of d; there is a, b, c"):
+    with pytest.raises(ValueError, match=r"needs features of d; there are features of a, b, c"):
         blend(parts, {"a": 0.5, "d": 0.5})
     with pytest.raises(ValueError, match="sum to 1"):
         blend(parts, {"a": 0.5, "b": 0.4})

@@ -292,7 +292,7 @@ def test_what_is_no_mixture_is_refused_in_one_sentence(parts):
         (lambda: mixture_moments([Moments.of(parts[0][:1])], [1]), "at least two images"),
         (lambda: mixture_histograms([Histograms.of(parts[0], r) for r in (ranges, Ranges.of(parts[1]))], [0.5, 0.5]), "ranges"),
         (lambda: LayerMixture([layers_of(parts[0]), layers_of(parts[0], 2)], [0.5, 0.5]), "4 groups .* 2 groups"),
-        (lambda: table.distance({"a": 1}, {"c": 1}), "no set 'c'; it has a, b"),
+        (lambda: table.distance({"a": 1}, {"c": 1}), "one of the sets a, b of this table, got 'c'"),
         (lambda: table.distance({"a": 1}, {"b": 0.9}), "sum to 1, not to 0.9"),
         (lambda: table.distance({"a": 1}, {}), "not 0 shares for 0 components"),
         (lambda: KernelTable.of({}), "at least one set"),

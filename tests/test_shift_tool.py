@@ -214,7 +214,7 @@ def test_bad_input_gets_one_sentence(data, tmp_path, call):
         ([target, near, "--mixture=m = 0.5*near + 0.5*web"], "no source is called 'web'; expected one of near"),
         (
             [target, near, f"--source=folder:{data}/far", "--mixture=m = 0.5*near + 0.4*far"],
-            "its shares: what is given sums to 90%, not to 100%",
+            "its shares: expected shares that sum to 100%, got 90%",
         ),
         ([target, near, "--mixture=near = 1*near"], "near is already the name of a source or of another mixture"),
         ([target, near, "--mixture=near and far"], "no source is called 'near and far'; expected one of near"),
@@ -232,7 +232,7 @@ def test_bad_input_gets_one_sentence(data, tmp_path, call):
         ([target, near, f"--encoder={data}/huge.safetensors"], "has features that are not finite; the encoder is broken"),
         (
             [target, near, "--encoder=untrained:resnet"],
-            "'untrained:resnet' names no encoder of ours; after untrained: there is patch_mlp",
+            "after untrained:, got 'untrained:resnet'",
         ),
         ([target, near, "--distances=kernel,emd"], "as the name of a distance, got 'emd'"),
         (

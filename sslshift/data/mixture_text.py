@@ -46,7 +46,7 @@ Amount = Decimal | int
 
 @dataclasses.dataclass(frozen=True)
 class NamedSource:
-    """A source of a declared mixture: its name, its URI, and the most of the budget that it may take."""
+    """A source of a declared mixture: its name, its URI, and the largest part of the budget that it may take."""
 
     name: str
     uri: str
@@ -61,7 +61,7 @@ class Part:
       source: name of its source.
       unique: N, as a part of the source or a number of images.
       subset: "random", "proportional" or "balanced".
-      share: of the stage, as a part or a number of samples.
+      share: share of the stage, as a part or a number of samples.
     """
 
     source: str
@@ -72,7 +72,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class DeclaredStage:
-    """A stage as it is written; one with an `end` moves from the shares of `parts` to those of `end`."""
+    """A stage as it is written; with an `end`, shares move from those of `parts` to those of `end`."""
 
     parts: tuple[Part, ...]
     end: tuple[Part, ...] = ()
@@ -89,7 +89,7 @@ class Declaration:
 
     @property
     def uris(self) -> dict[str, str]:
-        """URI of each source by its name."""
+        """Returns the URI of each source by its name."""
         return {source.name: source.uri for source in self.sources}
 
     def __str__(self) -> str:
@@ -116,7 +116,7 @@ def _part_text(part: Part, unseen: dict[str, NamedSource]) -> str:
 
 
 def _uri_text(uri: str) -> str:
-    """The URI as it is, or encoded where the text around it would take a part of it for something else."""
+    """Returns the URI as it is, or encoded where a part of it would be read as another piece of a mixture."""
     for text in (uri, f"{uri}@all"):
         try:
             survives = parse_mixture(text).uris == {uri: uri}
@@ -190,7 +190,7 @@ def _parse_with_known(text: str, schemes: Collection[str] | None, known: Mapping
 
     for name, word in words.items():
         text = text if word == name else text.replace(name, word)
-    match = re.match(r"\s*([^=*]+?)\s*=\s*", text)
+    match = re.match(r"\s*([^=*]+?)\s*(?<!<)=\s*", text)
     own, text = (match[1], text[match.end() :]) if match else ("", text)
     # A `+` in front of a share needs no spaces here: no path of a URI can contain it.
     text = re.sub(r"\s*\+\s*(?=[0-9.]+(?:e-?[0-9]+)?\s*%?\s*\*)", " + ", text)
@@ -222,7 +222,7 @@ def _stage(piece: str, sources: "_Sources") -> DeclaredStage:
     body, length = match.groups() if match else (piece, None)
     lists = [_list(part, piece, sources) for part in re.split(r"\s+->\s+", body)]
     if len(lists) > 2:
-        raise _wrong(piece, "a stage has one '->' at most; write 'A -> B; B -> C' for a way over several lists")
+        raise _wrong(piece, "a stage has at most one '->'; write 'A -> B; B -> C' for a ramp over several lists")
     for part in lists[0] + lists[-1] if len(lists) == 2 else []:
         if isinstance(part.share, int):
             raise _wrong(piece, f"shares that move are parts of the samples, not counts: write *0.7 or *70%, not *{part.share}")
@@ -230,10 +230,10 @@ def _stage(piece: str, sources: "_Sources") -> DeclaredStage:
         if len(both - {(None, "random")}) > 1:
             raise _wrong(piece, f"{part.source} has two different N or subsets in one ramp; give one of them")
     if len(lists) == 1 and any(part.share == 0 for part in lists[0]):
-        raise _wrong(piece, "a share lies above 0, except at one end of a ramp ('A -> B'); leave the component out")
+        raise _wrong(piece, "a share must be above 0, except at one end of a ramp ('A -> B'); remove the component")
     amount = None if length is None else _amount(length, f"for {length}", "a stage's length", "for 0.3, for 30% or for 30_000")
     if amount == 0:
-        raise _wrong(f"for {length}", "a stage's length lies above 0: write for 0.3, for 30% or for 30_000")
+        raise _wrong(f"for {length}", "a stage's length must be above 0: write for 0.3, for 30% or for 30_000")
     return DeclaredStage(*lists, length=amount)
 
 
@@ -243,7 +243,7 @@ def _list(text: str, stage: str, sources: "_Sources") -> tuple[Part, ...]:
     names = [part.source for part in parts]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise _wrong(text, f"{twice} stands twice among these components; name each source once")
+        raise _wrong(text, f"{twice} occurs twice among these components; name each source once")
     return parts
 
 
@@ -283,13 +283,13 @@ def _cut_factor(text: str) -> tuple[str, str | None]:
 
 
 def _cut_share(text: str) -> tuple[str, str | None]:
-    """The text before '*SHARE', and the share if there is one."""
+    """Returns the text before '*SHARE', and the share if there is one."""
     match = re.fullmatch(rf"(.*\S)\s*\*\s*({_BEGIN}[^/*@]*)", text.strip(), re.DOTALL)
     return match.groups() if match else (text, None)
 
 
 def _cut_unique(text: str, piece: str) -> tuple[str, Amount | None, str]:
-    """The text before '@N/SUBSET', N and the subset."""
+    """Returns the text before '@N/SUBSET', N and the subset."""
     match = re.fullmatch(rf"(.*\S)\s*@\s*(all|{_BEGIN}[^/@]*?)\s*(?:/\s*([^/@]*))?", text.strip(), re.DOTALL)
     if not match:
         return text, None, "random"
@@ -298,11 +298,11 @@ def _cut_unique(text: str, piece: str) -> tuple[str, Amount | None, str]:
         meant = difflib.get_close_matches(subset, SUBSETS[1:])
         if not meant:
             return text, None, "random"
-        raise _wrong(piece, f"/{subset} is no way to draw a subset; write /{meant[0]}")
+        raise _wrong(piece, f"expected /{meant[0]} after N, got /{subset}")
     form = "@2000, @10% or @all"
     unique = Decimal(1) if number == "all" else _amount(number, piece, "N", form)
     if isinstance(unique, Decimal) and not (number.endswith("%") or number == "all"):
-        # Of a number, 1 is a count here: one image.
+        # For N, the number 1 is a count: one image.
         unique = int(unique) if unique == 1 else Decimal(0)
     if not unique:
         raise _wrong(piece, f"N is a whole number of images above 0, or a part of them: write {form}")
@@ -310,7 +310,7 @@ def _cut_unique(text: str, piece: str) -> tuple[str, Amount | None, str]:
 
 
 def _amount(text: str, piece: str, what: str, form: str) -> Amount:
-    """A part of a whole as a decimal up to 1, or a whole number above it."""
+    """Returns a part of a whole as a decimal up to 1, or a whole number above it."""
     match = re.fullmatch(r"((?:[0-9][0-9_]*(?:\.[0-9]+)?|\.[0-9]+)(?:e-?[0-9]+)?)\s*(%?)", text)
     if match:
         number = Decimal(match[1]) / (100 if match[2] else 1)
@@ -318,7 +318,7 @@ def _amount(text: str, piece: str, what: str, form: str) -> Amount:
             return number
         if not match[2] and number == int(number):
             return int(number)
-    raise _wrong(piece, f"{text!r} is no {what.removeprefix('a ')}; write {form}")
+    raise _wrong(piece, f"expected {what} such as {form}, got {text!r}")
 
 
 class _Sources:
@@ -334,7 +334,7 @@ class _Sources:
         return tuple(NamedSource(name, uri, self._caps.get(name)) for name, uri in self._uris.items())
 
     def name(self, head: str, piece: str) -> str:
-        """Name of the source that `NAME:URI`, `URI` or `NAME` stands for."""
+        """Returns the name of the source that `NAME:URI`, `URI` or `NAME` refers to."""
         if ":" not in head:
             if head in self._uris:
                 return head
@@ -354,7 +354,7 @@ class _Sources:
         return self._add(None, head, piece)
 
     def begins(self, text: str, *, spaced: bool) -> bool:
-        """Whether a component seems to begin here, after a '+' with or without a space: only a scheme tells it from a path."""
+        """Returns whether a component seems to begin here, after a '+'; only a scheme distinguishes it from a path."""
         match = re.match(r"(?:[A-Za-z_][\w.-]*:)?([A-Za-z][\w.-]+):", text)
         if match and (spaced if self._schemes is None else match[1] in self._schemes):
             return True
@@ -374,14 +374,14 @@ class _Sources:
         called = next((other for other, known in self._uris.items() if str(parse_uri(known)) == same), name or uri)
         if called != (name or called):
             other = "has no name" if called == uri else f"is called {called}"
-            raise _wrong(piece, f"{uri} {other} at an earlier place; a source has the same name everywhere")
+            raise _wrong(piece, f"{uri} {other} at an earlier place; use the same name for a source everywhere")
         if str(parse_uri(self._uris.setdefault(called, uri))) != same:
             raise _wrong(piece, f"{called} is the name of {self._uris[called]}; give the other source another name")
         return called
 
     def limit(self, source: str, cap: Amount, piece: str) -> None:
         if not cap:
-            raise _wrong(piece, "a cap lies above 0; leave out a source that may not be used")
+            raise _wrong(piece, "a cap must be above 0; remove a source that may not be used")
         if self._caps.setdefault(source, cap) != cap:
             raise _wrong(piece, f"{source} has another cap at an earlier place; a cap holds over all stages, give it once")
 

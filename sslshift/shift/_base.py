@@ -1,5 +1,9 @@
-"""Feature arrays as every distance takes them: checked once, then read as blocks of float64, so that memory stays bounded."""
+"""Parts that all files of this room share: feature arrays, the record of a distance, and sketches in files.
 
+Feature arrays are checked once and then read in blocks of float64, so that memory stays bounded.
+"""
+
+import contextlib
 import dataclasses
 import math
 import zipfile
@@ -8,47 +12,60 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self, get_args, get_origin
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sslshift.storage import whole_file
 
-# Numbers held at a time (16 MiB in float64).
+# Numbers held at a time: 16 MiB in float64, which stays small beside the features themselves.
 AT_ONCE = 1 << 21
-# Beyond it the cube of an inner product would leave the range of float64; no float32 lies there.
+# The cube of an inner product of larger features would leave the range of float64. No float32 is this large.
 _LARGEST = 1e50
+# Name of the entry of a file that says which class the file holds, and the version of the format.
 _KIND = "sslshift"
 _VERSION = 1
 # Errors of NumPy and of the zip format for files that are not whole.
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
+@contextlib.contextmanager
+def shape_error(sentence: str) -> Iterator[None]:
+    """Raises ValueError with this sentence where an assertion of chex fails: its own message does not name the input."""
+    try:
+        yield
+    except AssertionError:
+        raise ValueError(sentence) from None
+
+
 def matrix(features: np.ndarray) -> np.ndarray:
-    """Features `[n, dim]` in their own dtype.
+    """Returns features `[n, dim]` in their own dtype.
 
     Raises:
       ValueError: not a matrix of real numbers, empty, or not finite.
     """
     features = np.asarray(features)
-    if features.ndim != 2 or not features.size:
-        raise ValueError(f"Features must be a non-empty matrix [n, dim], not of shape {features.shape}.")
+    with shape_error(f"Expected features as a non-empty matrix [n, dim], got an array of shape {features.shape}."):
+        chex.assert_rank(features, 2)
+        chex.assert_axis_dimension_gteq(features, 0, 1)
+        chex.assert_axis_dimension_gteq(features, 1, 1)
     if not any(jnp.issubdtype(features.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
-        raise ValueError(f"Features must be real numbers, not of dtype {features.dtype}.")
+        raise ValueError(f"Expected features that are real numbers, got dtype {features.dtype}.")
     for rows in slices(len(features), features.shape[1]):
-        # A comparison with NaN is false.
+        # A comparison with NaN is false, so this also finds NaN.
         good = (np.abs(float64(features, rows)) < _LARGEST).all(axis=1)
         if not good.all():
             bad = rows.start + int(np.argmin(good))
-            raise ValueError(f"Features must be finite; those of image {bad:,} are NaN, infinite, or beyond {_LARGEST:g}.")
+            raise ValueError(f"Expected finite features; those of image {bad:,} are NaN, infinite, or beyond {_LARGEST:g}.")
     return features
 
 
 def pair(x: np.ndarray, y: np.ndarray, what: str, least: int, least_y: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Two matrices of features of one dimension, of at least so many rows.
+    """Returns two matrices of features of one dimension.
 
     Raises:
-      ValueError: as `matrix` does, dimensions differ, or there are too few rows.
+      ValueError: as by `matrix`, dimensions differ, or there are too few rows.
     """
     x = matrix(x)
     y = matrix(y)
@@ -56,42 +73,45 @@ def pair(x: np.ndarray, y: np.ndarray, what: str, least: int, least_y: int | Non
     least_y = least if least_y is None else least_y
     if len(x) < least or len(y) < least_y:
         needed = f"at least {least} images on each side" if least == least_y else f"at least {least} and {least_y} images"
-        raise ValueError(f"{what} needs {needed}, not {len(x)} and {len(y)}.")
+        raise ValueError(f"{what} needs {needed}, got {len(x)} and {len(y)}.")
     return x, y
 
 
 def require_one_dimension(x: int, y: int) -> None:
+    """Raises ValueError unless both numbers of dimensions are equal."""
     if x != y:
         raise ValueError(f"Features of {x} and {y} dimensions cannot be compared.")
 
 
 def require_one_encoder(x: str, y: str) -> None:
-    """Raises ValueError where two sketches are of features of different encoders (`""`: one without a name)."""
+    """Raises ValueError unless both sketches are of features of one encoder (`""`: an encoder without a name)."""
     if x != y:
         raise ValueError(f"Features of different encoders cannot be compared: one is {x!r}, the other {y!r}.")
 
 
 def slices(rows: int, width: int) -> Iterator[slice]:
-    """Blocks of rows of so many numbers each."""
+    """Yields slices of rows that hold at most `AT_ONCE` numbers each."""
     size = max(1, AT_ONCE // max(1, width))
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
 def tiles(rows: int, size: int = 1024) -> list[slice]:
+    """Returns slices of at most `size` rows that cover all rows."""
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 def float64(features: np.ndarray, rows: slice) -> np.ndarray:
+    """Returns some rows in float64."""
     return np.asarray(features[rows], np.float64)
 
 
 def blocks(features: np.ndarray) -> Iterator[np.ndarray]:
-    """The rows in order, in float64."""
+    """Yields the rows in order, in blocks of float64."""
     return (float64(features, rows) for rows in slices(*features.shape))
 
 
 def unit_rows(features: np.ndarray) -> np.ndarray:
-    """Features divided by their length.
+    """Returns features divided by their length.
 
     Example:
       >>> import numpy as np
@@ -105,13 +125,13 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
       float64 `[n, dim]`.
 
     Raises:
-      ValueError: features are not a finite matrix, or a row of zeros has no direction.
+      ValueError: features are not a finite matrix, or a row is all zeros.
     """
     return normalised(np.asarray(with_directions(matrix(features)), np.float64))
 
 
 def with_directions(features: np.ndarray) -> np.ndarray:
-    """The same features; raises ValueError if a row is all zeros."""
+    """Returns the same features; raises ValueError if a row is all zeros and thus has no direction."""
     for rows in slices(*features.shape):
         zero = ~np.any(features[rows], axis=1)
         if zero.any():
@@ -120,13 +140,14 @@ def with_directions(features: np.ndarray) -> np.ndarray:
 
 
 def normalised(block: np.ndarray) -> np.ndarray:
-    # By the largest entry first: squares of tiny ones would be 0.
+    """Returns rows divided by their length."""
+    # Division by the largest entry comes first: the squares of tiny entries would underflow to 0.
     block = block / np.abs(block).max(axis=1, keepdims=True)
     return block / np.linalg.norm(block, axis=1, keepdims=True)
 
 
 def generator(key: jax.Array) -> np.random.Generator:
-    """NumPy's random numbers, fixed by a JAX key."""
+    """Returns a generator of NumPy's random numbers that is determined by a JAX key."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
 
 
@@ -216,7 +237,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(value, Stored):
         yield from _arrays(value, f"{name}.").items()
     elif isinstance(value, dict):
-        # The names are kept beside the values: they may hold anything, and their order is kept too.
+        # Names are an array beside the values: names of entries in an npz file could not contain any character.
         yield name, np.array(list(value), np.str_)
         for place, each in enumerate(value.values()):
             yield from _flat(each, f"{name}.{place}")

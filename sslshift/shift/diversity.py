@@ -1,4 +1,7 @@
-"""The Vendi score: how many different images there are, by features."""
+"""Diversity scores of a set of images by features: the Vendi score and the effective rank, and their sketch.
+
+The sketch is the triangular factor of the features: it streams, merges, and takes dim^2 of memory.
+"""
 
 import dataclasses
 import functools
@@ -19,9 +22,10 @@ from sslshift.shift._base import (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TriangularFactor(Stored):
-    """R of the QR decomposition of features `[n, dim]`: their singular values, exact to rounding.
+    """R of the QR decomposition of features `[n, dim]`, which has their singular values, exact to rounding.
 
-    The eigenvalues of a second moment would give the same but for the small ones, of which squaring loses half the digits.
+    The eigenvalues of the mean outer product would give the same values, except for small ones: squaring loses half of their
+    digits.
 
     Example:
       >>> import numpy as np
@@ -33,7 +37,7 @@ class TriangularFactor(Stored):
     Attributes:
       count: images.
       triangle: float64 `[min(count, dim), dim]`.
-      unit: whether features were divided by their length, as the Vendi score needs it.
+      unit: whether features were divided by their length, which the Vendi score needs.
       encoder: name or fingerprint of the encoder.
 
     References:
@@ -48,22 +52,22 @@ class TriangularFactor(Stored):
 
     @classmethod
     def of(cls, features: np.ndarray, *, unit: bool = False, encoder: str = "") -> "TriangularFactor":
-        """Of an array `[n, dim]`, read block by block.
+        """Returns the factor of an array `[n, dim]`, read block by block.
 
         Raises:
-          ValueError: not a finite matrix, or, if `unit`, a row of zeros has no direction.
+          ValueError: not a finite matrix, or, if `unit`, a row is all zeros.
         """
         features = matrix(features)
         prepare = normalised if unit else (lambda block: block)
         features = with_directions(features) if unit else features
-        # Each block is decomposed together with the triangle so far: it should be several times as high.
+        # Each block is decomposed together with the triangle so far: lower blocks would mostly decompose that again.
         height = max(256, 4 * features.shape[1])
         starts = range(0, len(features), height)
         parts = (prepare(float64(features, slice(start, start + height))) for start in starts)
         return cls(len(features), functools.reduce(_joined, parts, np.empty((0, features.shape[1]))), unit, encoder)
 
     def merge(self, other: "TriangularFactor") -> "TriangularFactor":
-        """Of both sets together."""
+        """Returns the factor of both sets together."""
         require_one_encoder(self.encoder, other.encoder)
         require_one_dimension(self.triangle.shape[1], other.triangle.shape[1])
         if self.unit != other.unit:
@@ -73,7 +77,7 @@ class TriangularFactor(Stored):
 
     @functools.cached_property
     def singular_values(self) -> np.ndarray:
-        """Falling, `[min(count, dim)]`."""
+        """Returns the singular values, the largest first, `[min(count, dim)]`."""
         return np.linalg.svd(self.triangle, compute_uv=False)
 
 
@@ -82,10 +86,12 @@ def _joined(triangle: np.ndarray, block: np.ndarray) -> np.ndarray:
 
 
 def vendi_score(x: np.ndarray, *, order: float = 1.0) -> float:
-    """Effective number of different images: the exponential of the Renyi entropy of the eigenvalues of K / n, K of cosines.
+    """Returns the effective number of different images: the exponential of the Renyi entropy of the eigenvalues of K / n, K of
+    cosines.
 
-    It is at most dim, so that it is no effective size of a large set, and grows with n: compare at equal n. A higher order
-    weighs frequent kinds more and settles at fewer images; infinity looks at the largest eigenvalue alone.
+    The score is at most dim, so that it is not the effective size of a large set, and grows with n: compare sets of equal size.
+    A higher order gives frequent kinds more weight and converges at fewer images; infinity depends on the largest eigenvalue
+    alone.
 
     Example:
       >>> import numpy as np
@@ -95,13 +101,13 @@ def vendi_score(x: np.ndarray, *, order: float = 1.0) -> float:
 
     Args:
       x: features `[n, dim]`.
-      order: of the entropy, above 0: 1 is Shannon's, 2 the collision entropy, infinity the min-entropy.
+      order: order of the entropy, above 0: 1 is Shannon's, 2 the collision entropy, infinity the min-entropy.
 
     Returns:
-      From 1 (all point one way) to min(n, dim), in float64; dim^2 of memory.
+      A number from 1 (all features have one direction) to min(n, dim), in float64.
 
     Raises:
-      ValueError: features are not a finite matrix, a row of zeros has no direction, or the order is not above 0.
+      ValueError: features are not a finite matrix, a row is all zeros, or the order is not above 0.
 
     References:
       Friedman & Dieng, `The Vendi Score: A Diversity Evaluation Metric for Machine Learning
@@ -112,7 +118,7 @@ def vendi_score(x: np.ndarray, *, order: float = 1.0) -> float:
 
 
 def vendi_score_of_factor(factor: TriangularFactor, *, order: float = 1.0) -> float:
-    """`vendi_score` from a streamed `TriangularFactor` with `unit=True`, exact to rounding.
+    """Returns `vendi_score` from a streamed `TriangularFactor` with `unit=True`, exact to rounding.
 
     Example:
       >>> import numpy as np
@@ -127,28 +133,28 @@ def vendi_score_of_factor(factor: TriangularFactor, *, order: float = 1.0) -> fl
         raise ValueError(f"The order of a Vendi score must be above 0, not {order}.")
     if not factor.unit:
         raise ValueError("A Vendi score needs a triangular factor of unit vectors: TriangularFactor.of(features, unit=True).")
-    # The eigenvalues of K / n are the squared singular values of the unit vectors, of which the trace is n.
+    # The eigenvalues of K / n are the squared singular values of the unit vectors divided by n, the trace of K.
     values = factor.singular_values
-    # What is 0 but for rounding would count at orders near 0, where a share of 1e-32 is still 0.0006 to the power of 0.1.
+    # Values that are 0 up to rounding would count at orders near 0: even 1e-32 to the power of 0.1 is 0.0006.
     nothing = values[0] * max(factor.count, factor.triangle.shape[1]) * np.finfo(np.float64).eps
     squares = np.square(values[values > nothing])
     shares = squares / squares.sum()
     if math.isinf(order):
         return float(1 / shares.max())
-    # Closer to 1 the general form loses more digits than the limit is off.
+    # Closer to 1 the general form loses more digits than its limit differs from it.
     if abs(order - 1) < 1e-8:
         return float(np.exp(-np.sum(shares * np.log(shares))))
-    # The largest share is taken out first: of a high order nothing else would be left above 0.
+    # Powers of a high order would all underflow to 0 unless they are divided by the largest one.
     largest = shares.max()
     entropy = (np.log(np.sum((shares / largest) ** order)) + order * np.log(largest)) / (1 - order)
     return float(np.exp(entropy))
 
 
 def effective_rank(x: np.ndarray) -> float:
-    """RankMe: the exponential of the entropy of the singular values of the uncentred features.
+    """Returns RankMe: the exponential of the entropy of the singular values of the uncentred features.
 
-    `sslshift.losses.effective_rank` in float64, for any number of images in dim^2 of memory. It judges a trained encoder more
-    than a set of images, and grows with the number of images: compare at equal n.
+    This is `sslshift.losses.effective_rank` in float64, for any number of images in dim^2 of memory. It evaluates a trained
+    encoder rather than a set of images, and grows with the number of images: compare sets of equal size.
 
     Example:
       >>> import numpy as np
@@ -159,7 +165,7 @@ def effective_rank(x: np.ndarray) -> float:
       x: features `[n, dim]`.
 
     Returns:
-      From 1 to min(n, dim), but for the 1e-7 that the definition adds to each share.
+      A number from 1 to min(n, dim), up to the 1e-7 that the definition adds to each share.
 
     Raises:
       ValueError: features are not a finite matrix.
@@ -172,7 +178,7 @@ def effective_rank(x: np.ndarray) -> float:
 
 
 def effective_rank_of_factor(factor: TriangularFactor) -> float:
-    """`effective_rank` from a streamed `TriangularFactor`, exact to rounding.
+    """Returns `effective_rank` from a streamed `TriangularFactor`, exact to rounding.
 
     Example:
       >>> import numpy as np

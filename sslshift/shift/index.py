@@ -1,4 +1,8 @@
-"""The shift index: a distance on a scale that a person can read."""
+"""The shift index: a distance on a scale that a person can read, and the checks that a calibration makes of it.
+
+0 is another sample of the target, 1 is unstructured noise. `ShiftScale` measures several sources of one target on one scale;
+`agreement`, `steps` and `rank_correlation` check an index where the right answer is known.
+"""
 
 import dataclasses
 import functools
@@ -6,24 +10,25 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import numpy as np
 from scipy import stats
 
-from sslshift.shift._base import generator, matrix, require_one_dimension
+from sslshift.shift._base import generator, matrix, require_one_dimension, shape_error
 from sslshift.shift.distances import Function, distance_of
 
-# Of those that are steady from 200 to 5,000 images (see the calibration in experiments/README.md) the one that is linear in a
-# mixture: half of the images from elsewhere is half the way there.
+# Several distances are steady from 200 to 5,000 images (see the calibration in experiments/README.md). Of these, this one is
+# linear in a mixture: a source half of whose images are from elsewhere is half as far away.
 DEFAULT_DISTANCE = "kernel_root"
-# Images a side of a distance below which halves of a sample tell next to nothing of its scatter.
+# Images on each side of a distance below which halves of a sample say almost nothing about its scatter.
 LEAST = 10
-# And above which nothing is gained that a person could read, while a kernel distance takes time with the square.
+# Images on each side above which the interval no longer changes visibly, while the time of a kernel distance is quadratic.
 MOST = 2500
 
 
 class ShiftIndex(NamedTuple):
-    """How far a source is from a target: 0 = another sample of the target, 1 = unstructured noise; above 1 can happen.
+    """Distance of a source from a target: 0 = another sample of the target, 1 = unstructured noise; larger values can occur.
 
     Attributes:
       value: mean over the draws.
@@ -33,7 +38,7 @@ class ShiftIndex(NamedTuple):
       ceiling: from noise to the target, mean over the draws.
       sample_size: images on each side of every distance.
       repeats: draws behind the interval.
-      draws: the index of each. Those of sources measured on one scale at one sample size share their target images: see
+      draws: the index of each draw. Sources measured on one scale at one sample size share their target images, see
         `index_difference`.
     """
 
@@ -49,7 +54,7 @@ class ShiftIndex(NamedTuple):
 
 
 class IndexDifference(NamedTuple):
-    """How much farther one source is than another, with the 95% interval over draws; `shown`: whether it is not 0."""
+    """Difference of the shift indices of two sources, with its 95% interval over draws."""
 
     value: float
     low: float
@@ -57,20 +62,22 @@ class IndexDifference(NamedTuple):
 
     @property
     def shown(self) -> bool:
+        """Returns whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ShiftScale:
-    """The scale of one target, on which sources are measured: floors and ceilings are computed once, and shared by all.
+    """Scale of one target, on which sources are measured: floors and ceilings are computed once, and shared by all sources.
 
-    Every draw halves `2 n` images of the target, compares half of the source's and half of the noise's images with one half of
-    the target, and the target's other half with it too: four sets of `n`, so that what a distance owes to the number of images
-    is taken off above and below. Draws come in pairs whose second takes the halves that the first left.
+    Every draw halves `2 n` images of the target. It compares half of the source's images, half of the noise's images, and the
+    other half of the target with one half of the target: four sets of `n` images, so that the part of a distance that depends
+    on the number of images is subtracted in the numerator and in the denominator. Draws come in pairs, the second of which uses
+    the halves that the first did not.
 
-    The scatter over such halves is the interval: half of a sample, drawn without replacement, differs from the whole about as
-    much as the whole does from its distribution. (For sets that cannot be told apart it differs more: the interval is then
-    wider than it need be.)
+    The interval is the scatter over such halves: half of a sample, drawn without replacement, differs from the whole about as
+    much as the whole differs from its distribution. (For indistinguishable sets it differs more: the interval is then wider
+    than necessary.)
 
     Example:
       >>> import jax, numpy as np
@@ -88,7 +95,7 @@ class ShiftScale:
       repeats: draws, an even number from 4 on.
 
     Raises:
-      ValueError: features are no finite matrices of one dimension, or too few; no such distance.
+      ValueError: features are not finite matrices of one dimension, there are too few, or there is no such distance.
 
     References:
       McCarthy, `Pseudo-Replication: Half Samples <https://doi.org/10.2307/1402381>`_, 1969
@@ -102,7 +109,7 @@ class ShiftScale:
 
     def __post_init__(self):
         for side in ("target", "noise"):
-            # Arrays on devices would be indexed there, draw by draw.
+            # Arrays on devices would be copied back in every draw.
             object.__setattr__(self, side, matrix(getattr(self, side)))
         require_one_dimension(self.target.shape[1], self.noise.shape[1])
         if self.repeats < 4 or self.repeats % 2:
@@ -111,7 +118,7 @@ class ShiftScale:
             distance_of(self.distance)
 
     def index(self, source: np.ndarray, *, sample_size: int | None = None) -> ShiftIndex:
-        """The shift index of a source.
+        """Returns the shift index of a source.
 
         Args:
           source: features `[n, dim]` of its images.
@@ -119,7 +126,7 @@ class ShiftScale:
             2,500.
 
         Raises:
-          ValueError: too few images, features that do not fit, or a target that cannot be told from noise.
+          ValueError: too few images, features that do not fit, or a target that is indistinguishable from noise.
         """
         source = matrix(source)
         require_one_dimension(source.shape[1], self.target.shape[1])
@@ -155,7 +162,7 @@ class ShiftScale:
         return (features[half] for half, _ in _halves(self.key, stream, len(features), size, self.repeats))
 
     def _ends(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Floors and ceilings of every draw at a sample size."""
+        """Returns floors and ceilings of every draw at a sample size."""
         if size not in self._known:
             halves = list(_halves(self.key, 0, len(self.target), size, self.repeats))
             # A pair of draws swaps the two halves: their distance is the same.
@@ -166,8 +173,8 @@ class ShiftScale:
             if not span.mean() > 2 * span.std():
                 alike = " since they are all alike" if np.ptp(np.asarray(self.target, float), axis=0).max() == 0 else ""
                 raise ValueError(
-                    f"The target's features cannot be told from noise by this distance and encoder{alike}: there is no scale. "
-                    f"Take more than {size:,} images of each side, another encoder, or another distance."
+                    f"The target's features are indistinguishable from noise by this distance and encoder{alike}: there is no "
+                    f"scale. Use more than {size:,} images of each side, another encoder, or another distance."
                 )
             self._known[size] = floors, ceilings
         return self._known[size]
@@ -178,7 +185,7 @@ class ShiftScale:
 
 
 def _halves(key: jax.Array, stream: int, count: int, size: int, repeats: int):
-    """For each draw the places of two disjoint halves of the same 2 size images, drawn once out of `count`."""
+    """Yields for each draw the rows of two disjoint halves of the same `2 * size` images, drawn once out of `count`."""
     random = generator(jax.random.fold_in(key, stream))
     rows = random.permutation(count)[: 2 * size]
     for _ in range(repeats // 2):
@@ -188,13 +195,13 @@ def _halves(key: jax.Array, stream: int, count: int, size: int, repeats: int):
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
-    """95% of where the mean of all images would lie in other samples. Draws of a pair count as one degree of freedom."""
+    """Returns the 95% interval of the mean over other samples of images. Draws of a pair count as one degree of freedom."""
     half = stats.t.ppf(0.975, len(values) / 2) * values.std(ddof=1)
     return float(values.mean() - half), float(values.mean() + half)
 
 
 def index_difference(a: ShiftIndex, b: ShiftIndex) -> IndexDifference:
-    """How much farther `a` is than `b`, draw by draw against the same halves of the target.
+    """Returns how much farther `a` is than `b`, draw by draw against the same halves of the target.
 
     Raises:
       ValueError: they were not measured on one scale at one sample size.
@@ -215,9 +222,9 @@ def shift_index(
     repeats: int = 20,
     sample_size: int | None = None,
 ) -> ShiftIndex:
-    """(d(source, target) - d(target, target)) / (d(noise, target) - d(target, target)), all at equal sample sizes.
+    """Returns (d(source, target) - d(target, target)) / (d(noise, target) - d(target, target)), all at equal sample sizes.
 
-    For several sources of one target use `ShiftScale`, which this makes.
+    For several sources of one target use `ShiftScale`, which this function makes once per call.
 
     Example:
       >>> import jax, numpy as np
@@ -231,14 +238,14 @@ def shift_index(
       target: features `[m, dim]` of the downstream images.
       key: PRNG key of the draws.
       noise: features `[k, dim]` of images of unstructured noise with the target's per-channel pixel statistics (see
-        `noise_like`). Without them each feature is drawn from a normal distribution of its own with the target's mean and
-        deviation: structure lost, scale kept.
+        `noise_like`). None: each feature is drawn from a normal distribution of its own with the target's mean and deviation,
+        which loses the structure and keeps the scale.
       distance: a name of `DISTANCES`, or a function of two sets of features of equal size.
       repeats: draws, an even number from 4 on.
       sample_size: images on each side of a distance; None: half as many as all sides have, at most 2,500.
 
     Raises:
-      ValueError: too few images, shapes that do not fit, or a target that cannot be told from noise.
+      ValueError: too few images, shapes that do not fit, or a target that is indistinguishable from noise.
     """
     target = matrix(target)
     if noise is None:
@@ -248,11 +255,18 @@ def shift_index(
     return ShiftScale(target, noise, key, distance, repeats).index(source, sample_size=sample_size)
 
 
-_RESAMPLES = 2000
+# Bootstrap replicates behind the interval of a rank correlation.
+_REPLICATES = 2000
 
 
 class Agreement(NamedTuple):
-    """How many indices of fewer images agree with that of the most, of how many, and the largest difference of any."""
+    """Agreement of indices of fewer images with the index of the most images.
+
+    Attributes:
+      agreeing: number of indices that agree.
+      of: number of indices.
+      largest: largest difference of any index.
+    """
 
     agreeing: int
     of: int
@@ -263,7 +277,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(fewer: Sequence[ShiftIndex], most: ShiftIndex) -> Agreement:
-    """Whether indices of one pair at fewer images are what it is at the most, within both 95% intervals together.
+    """Returns how many indices of one pair at fewer images equal the one at most images, within both 95% intervals together.
 
     Example:
       >>> at = lambda value: ShiftIndex(value, value - 0.1, value + 0.1, 0, 0, 0, 100, 20)
@@ -277,7 +291,13 @@ def agreement(fewer: Sequence[ShiftIndex], most: ShiftIndex) -> Agreement:
 
 
 class Steps(NamedTuple):
-    """How many steps of a series rise, how many fall by more than chance (paired, 95%), of how many."""
+    """Steps of a series that should rise.
+
+    Attributes:
+      rising: number of steps that rise.
+      falling: number of steps that fall by more than chance (paired, 95%).
+      of: number of steps.
+    """
 
     rising: int
     falling: int
@@ -288,7 +308,7 @@ class Steps(NamedTuple):
 
 
 def steps(series: Sequence[ShiftIndex]) -> Steps:
-    """Of a series that must rise, such as one of ever harder corruption; all measured on one scale at one sample size."""
+    """Returns the steps of a series that should rise, such as corruptions of increasing severity; all on one `ShiftScale`."""
     differences = [index_difference(after, before) for before, after in itertools.pairwise(series)]
     return Steps(sum(each.value > 0 for each in differences), sum(each.high < 0 for each in differences), len(differences))
 
@@ -302,7 +322,7 @@ class RankCorrelation(NamedTuple):
 
 
 def rank_correlation(index: np.ndarray, losses: np.ndarray, *, seed: int = 0) -> RankCorrelation:
-    """How well the order of sources by an index is their order by what they lose downstream.
+    """Returns how well the order of sources by an index agrees with their order by the accuracy that they lose downstream.
 
     Example:
       >>> import numpy as np
@@ -311,23 +331,28 @@ def rank_correlation(index: np.ndarray, losses: np.ndarray, *, seed: int = 0) ->
       0.8
 
     Args:
-      index: of each source `[sources]`.
+      index: index of each source `[sources]`.
       losses: accuracy lost with each source and training seed `[sources, seeds]`.
-      seed: of the bootstrap, which draws sources and seeds.
+      seed: seed of the bootstrap, which draws sources and seeds.
 
     Returns:
-      The correlation of the index with the mean loss; draws in which all sources are one are left out.
+      The correlation of the index with the mean loss; bootstrap replicates in which all sources are one are excluded.
 
     Raises:
-      ValueError: fewer than four sources, whose order says nothing.
+      ValueError: fewer than four sources, too few for an order to mean anything.
     """
     index = np.asarray(index, float)
     losses = np.asarray(losses, float)
-    if len(index) < 4 or losses.ndim != 2 or len(losses) != len(index):
-        raise ValueError(f"A rank correlation needs at least four sources and losses [sources, seeds], not {losses.shape}.")
+    with shape_error(
+        f"A rank correlation needs at least four sources and losses [sources, seeds], got indices {index.shape} and losses "
+        f"{losses.shape}."
+    ):
+        chex.assert_rank([index, losses], [1, 2])
+        chex.assert_equal_shape_prefix([index, losses], 1)
+        chex.assert_axis_dimension_gteq(index, 0, 4)
     random = np.random.default_rng(seed)
     found = []
-    for _ in range(_RESAMPLES):
+    for _ in range(_REPLICATES):
         sources, seeds = (random.integers(count, size=count) for count in losses.shape)
         if len(set(index[sources])) > 1:
             found.append(stats.spearmanr(index[sources], losses[sources][:, seeds].mean(axis=1)).statistic)

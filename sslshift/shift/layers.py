@@ -1,4 +1,8 @@
-"""VisualDNA over all layers: every block's activations as histograms, kept so that images are read only once."""
+"""VisualDNA over all layers of an encoder: activations as histograms, kept so that images are read only once.
+
+`VisualDna` is the sketch of one set of images over `LayerRanges`. `layer_profile` compares two sketches layer by layer, beside
+the floor that chance alone gives at that number of images.
+"""
 
 import dataclasses
 import itertools
@@ -18,7 +22,7 @@ from sslshift.transfer.activations import Limits, layer_counts, layer_extremes
 class LayerRanges(Stored):
     """The least and the greatest activation of each neuron of every layer, learned once on a reference pool and then kept.
 
-    `save(path)` and `LayerRanges.load(path)` keep them in a file.
+    `save(path)` and `LayerRanges.load(path)` keep the ranges in a file.
 
     Attributes:
       layers: `Ranges` of each layer by its name, from the first to the last, all of one encoder.
@@ -34,20 +38,20 @@ class LayerRanges(Stored):
 
     @property
     def encoder(self) -> str:
-        """Fingerprint of the encoder."""
+        """Returns the fingerprint of the encoder."""
         return next(iter(self.layers.values())).encoder
 
     @classmethod
     def of(
         cls, encoder: PretrainedEncoder, batches: Iterable[np.ndarray], *, batch_size: int = 128, mesh: Mesh | None = None
     ) -> "LayerRanges":
-        """Of all images of a pool that stands for what will be compared; values beyond it will count in the end bins.
+        """Returns the ranges over all images of a reference pool; values beyond these ranges will count in the end bins.
 
         Args:
-          encoder: with its weights; which features it gives does not matter.
+          encoder: the encoder with its weights; the kind of its features does not matter.
           batches: uint8 images `[n, height, width, channels]`, any number at a time, all of one size.
-          batch_size: images on all devices at a time.
-          mesh: of the devices; None: all.
+          batch_size: number of images on all devices at a time.
+          mesh: mesh of the devices; None: all devices.
 
         Raises:
           ValueError: there are no images, they are of another shape than the encoder takes, or activations are not finite.
@@ -57,18 +61,18 @@ class LayerRanges(Stored):
         return cls({layer: Ranges(*(np.float64(each) for each in both), name) for layer, both in extremes.items()})
 
     def merge(self, other: "LayerRanges") -> "LayerRanges":
-        """Of both pools together."""
+        """Returns the ranges of both pools together."""
         require_same_layers(self.layers, other.layers)
         return LayerRanges({name: each.merge(other.layers[name]) for name, each in self.layers.items()})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VisualDna(Stored):
-    """The activations of one set of images in all layers of an encoder, as histograms that stream, merge and stay.
+    """Activations of one set of images in all layers of an encoder, as histograms that stream, merge and can be kept.
 
-    Images are dealt by turns into groups, so that distances between disjoint halves of a set, which show what is chance, come
-    from what is stored. `save(path)` and `VisualDna.load(path)` keep it in a file: a new downstream set is compared with old
-    sources without touching their images. Bring all to one size of image: activations depend on it.
+    Images are distributed to groups in turn, so that distances between disjoint halves of a set, which measure chance, can be
+    computed from the sketch. `save(path)` and `VisualDna.load(path)` keep it in a file: a new downstream set is compared with
+    old sources without reading their images. Use one size of image for all sets: activations depend on it.
 
     Example:
       >>> import jax, numpy as np
@@ -84,9 +88,9 @@ class VisualDna(Stored):
       True
 
     Attributes:
-      counts: of each layer int64 `[groups, neurons, bins]`.
-      images: int64 `[groups]`, how many images are in each group.
-      ranges: of the neurons, which the bins divide evenly.
+      counts: counts of each layer, int64 `[groups, neurons, bins]`.
+      images: number of images in each group, int64 `[groups]`.
+      ranges: ranges of the neurons, which the bins divide evenly.
     """
 
     counts: dict[str, np.ndarray]
@@ -98,7 +102,7 @@ class VisualDna(Stored):
         shapes = {(counts.shape[0], counts.shape[-1]) if counts.ndim == 3 else None for counts in self.counts.values()}
         if len(shapes) > 1 or None in shapes or np.shape(self.images) != next(iter(self.counts.values())).shape[:1]:
             raise ValueError(
-                "Counts of all layers are [groups, neurons, bins] of as many groups and bins, with images [groups]."
+                "Expected counts [groups, neurons, bins] with the same groups and bins in all layers, and images [groups]."
             )
 
     @classmethod
@@ -113,27 +117,26 @@ class VisualDna(Stored):
         batch_size: int = 128,
         mesh: Mesh | None = None,
     ) -> "VisualDna":
-        """Of all images, however they are cut into batches: image i counts in group i modulo groups.
+        """Returns the histograms of all images, however they are cut into batches: image i counts in group i modulo groups.
 
-        Activations are placed in bins on the devices, in float32: one within rounding of an edge may count in the bin beside.
+        Activations are placed in bins on the devices, in float32: one within rounding of an edge may count in the bin next to
+        it.
 
         Args:
-          encoder: with its weights, the one that the ranges are of.
+          encoder: the encoder of the ranges, with its weights.
           batches: uint8 images `[n, height, width, channels]`, any number at a time, all of one size.
-          ranges: of its layers.
-          bins: of each neuron.
-          groups: that images are dealt into; memory grows with them.
-          batch_size: images on all devices at a time.
-          mesh: of the devices; None: all.
+          ranges: ranges of its layers.
+          bins: number of bins of each neuron.
+          groups: number of groups of images; memory grows with it.
+          batch_size: number of images on all devices at a time.
+          mesh: mesh of the devices; None: all devices.
 
         Raises:
           ValueError: the ranges are of another encoder, there are no images, they are of another shape than the encoder takes,
             or activations are not finite.
         """
         if fingerprint(encoder) != ranges.encoder:
-            raise ValueError(
-                f"Ranges of another encoder cannot be used: they are of {ranges.encoder!r}, not of {fingerprint(encoder)!r}."
-            )
+            raise ValueError(f"Expected ranges of the encoder {fingerprint(encoder)!r}, got ranges of {ranges.encoder!r}.")
         if bins < 1 or groups < 1:
             raise ValueError(f"At least one bin and one group are needed, not {bins} and {groups}.")
         settings = {"bins": bins, "groups": groups, "batch_size": batch_size, "mesh": mesh}
@@ -142,7 +145,7 @@ class VisualDna(Stored):
         return cls(counts, np.bincount(np.arange(number) % groups, minlength=groups), ranges)
 
     def merge(self, other: "VisualDna") -> "VisualDna":
-        """Of both sets together, group by group."""
+        """Returns the histograms of both sets together, group by group."""
         self.require_mergeable(other)
         counts = {name: each + other.counts[name] for name, each in self.counts.items()}
         return VisualDna(counts, self.images + other.images, self.ranges)
@@ -155,55 +158,59 @@ class VisualDna(Stored):
         (groups, _, bins), (other_groups, _, other_bins) = (next(iter(each.counts.values())).shape for each in (self, other))
         if (groups, bins) != (other_groups, other_bins):
             raise ValueError(
-                f"Activations in {groups} groups and {bins} bins do not go together with those in {other_groups} groups and "
+                f"Activations in {groups} groups and {bins} bins cannot be combined with those in {other_groups} groups and "
                 f"{other_bins} bins."
             )
 
     @property
     def groups(self) -> int:
+        """Returns the number of groups."""
         return len(self.images)
 
     @property
     def count(self) -> int:
-        """Images counted."""
+        """Returns the number of images counted."""
         return int(self.images.sum())
 
     def over(self, groups: Sequence[int] | None = None) -> dict[str, Histograms]:
-        """Histograms of each layer, over the images of some groups; None: of all.
+        """Returns the histograms of each layer over the images of some groups; None: of all groups.
 
         Raises:
           ValueError: there are no images in these groups.
         """
         chosen = list(range(self.groups) if groups is None else groups)
         if not self.images[chosen].any():
-            raise ValueError(f"The {self.count} images leave groups empty that are to be compared, of {self.groups} in all.")
-        # Summed one by one: a selection of several groups would be copied first.
+            raise ValueError(
+                f"The {self.count} images leave groups empty that would be compared; there are {self.groups} groups."
+            )
+        # Indexing several groups at once would copy them before the sum.
         return {
             name: Histograms(sum((each[group] for group in chosen[1:]), each[chosen[0]]), self.ranges.layers[name])
             for name, each in self.counts.items()
         }
 
     def floor(self) -> float:
-        """The distance between two disjoint halves of the images, about `count // 2` each, averaged over neurons and splits.
+        """Returns the distance between two disjoint halves of the images, `count // 2` each, averaged over neurons and splits.
 
-        It is what chance gives at that size; see `layer_profile` for that of each layer, beside a distance at the same size.
+        This is the distance that chance gives at that size. `layer_profile` returns the floor of each layer, beside a distance
+        at the same size.
         """
         return layer_profile(self, self).overall.floor
 
 
 def fingerprint(encoder: PretrainedEncoder) -> str:
-    """Of what activations depend on: not of which features the encoder gives."""
+    """Returns the fingerprint of what activations depend on, without the kind of features that the encoder returns."""
     return encoder.with_features("pooled").fingerprint
 
 
-# Halves that are compared; more of the same groups would add little.
+# Splits into halves that are compared; more splits of the same groups would add little.
 _SPLITS = 10
 
 LayerHistograms = dict[str, Histograms | HistogramMixture]
 
 
 class Layers(Protocol):
-    """The activations of one set of images, dealt into groups: `VisualDna`, or a `LayerMixture`."""
+    """Activations of one set of images in groups: a `VisualDna`, or a `LayerMixture`."""
 
     @property
     def groups(self) -> int: ...
@@ -215,7 +222,7 @@ class Layers(Protocol):
 
 
 def layer_distances(x: Layers, y: Layers) -> dict[str, np.ndarray]:
-    """The VisualDNA distance of each neuron of each layer, in bins, float64 `[neurons]`, over all images of both.
+    """Returns the VisualDNA distance of each neuron of each layer, in bins, float64 `[neurons]`, over all images of both sets.
 
     Raises:
       ValueError: encoders, layers, ranges or bins differ.
@@ -224,12 +231,12 @@ def layer_distances(x: Layers, y: Layers) -> dict[str, np.ndarray]:
 
 
 def layer_means(x: Layers, y: Layers) -> dict[str, float]:
-    """The VisualDNA distance of each layer, in bins, averaged over its neurons."""
+    """Returns the VisualDNA distance of each layer, in bins, averaged over its neurons."""
     return {name: float(distances.mean()) for name, distances in layer_distances(x, y).items()}
 
 
 def visual_dna_distance_of_layers(x: Layers, y: Layers) -> float:
-    """The VisualDNA distance, in bins, averaged over all neurons of all layers.
+    """Returns the VisualDNA distance, in bins, averaged over all neurons of all layers.
 
     References:
       Ramtoula et al., `Visual DNA: Representing and Comparing Images using Distributions of Neuron Activations
@@ -239,12 +246,12 @@ def visual_dna_distance_of_layers(x: Layers, y: Layers) -> float:
 
 
 class Level(NamedTuple):
-    """A distance at half of the images of each side, in bins, averaged over neurons.
+    """Distance at half of the images of each side, in bins, averaged over neurons.
 
     Attributes:
-      distance: between halves of the one side and of the other, averaged over the splits.
-      spread: the standard deviation of these distances over the splits. Halves share images: it is no confidence interval.
-      floor: what halves of these sizes would be apart by chance if both were of one distribution.
+      distance: between halves of one side and halves of the other, averaged over the splits.
+      spread: standard deviation of these distances over the splits. It is not a confidence interval, since halves share images.
+      floor: distance by chance between halves of these sizes if both sides were of one distribution.
     """
 
     distance: float
@@ -257,9 +264,9 @@ class LayerProfile:
     """Distance and floor at equal sample sizes, layer by layer.
 
     Attributes:
-      layers: the level of each layer, from the first to the last.
-      overall: over all neurons of all layers.
-      images: in a half of the one side and of the other.
+      layers: level of each layer, from the first to the last.
+      overall: level over all neurons of all layers.
+      images: number of images in a half of one side and of the other.
     """
 
     layers: dict[str, Level]
@@ -268,7 +275,7 @@ class LayerProfile:
 
 
 def half_splits(groups: int) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
-    """At most 10 ways, in a fixed order, to deal groups into two equal halves; the first half is the one with group 0.
+    """Returns at most 10 ways, in a fixed order, to split groups into two equal halves; group 0 is in the first half.
 
     Example:
       >>> half_splits(4)
@@ -281,17 +288,17 @@ def half_splits(groups: int) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], .
         raise ValueError(f"Halves need an even number of groups, not {groups}.")
     ways = [(0, *others) for others in itertools.combinations(range(1, groups), groups // 2 - 1)]
     number = min(_SPLITS, len(ways))
-    # Evenly spaced in the list of all: neighbours differ by one group only.
+    # Evenly spaced in the list of all splits, since neighbours in it differ by one group only.
     chosen = [ways[place * len(ways) // number] for place in range(number)]
     return tuple((half, tuple(group for group in range(groups) if group not in half)) for half in chosen)
 
 
 def layer_profile(x: Layers, y: Layers) -> LayerProfile:
-    """Distance, spread and floor of every layer and overall, at half the images of each side, all from what is stored.
+    """Returns distance, spread and floor of every layer and overall, at half the images of each side, from the sketches alone.
 
-    A VisualDNA distance is above 0 even between samples of one distribution, by about the root of 1/n + 1/m. Here distance and
-    floor are taken at the same sizes. The floor is the root of the mean square of that between halves of x and that between
-    halves of y, which gives just this law where the sides differ in size.
+    A VisualDNA distance is above 0 even between samples of one distribution, in proportion to the root of 1/n + 1/m. Here
+    distance and floor have the same sizes. The floor is the root mean square of the distances between halves of x and between
+    halves of y, which follows this law where the sides differ in size.
 
     Raises:
       ValueError: encoders, layers, ranges, bins or groups differ, the groups are not an even number, or a side has too few
@@ -316,7 +323,7 @@ def layer_profile(x: Layers, y: Layers) -> LayerProfile:
 
 
 def _averages(x: LayerHistograms, y: LayerHistograms) -> list[float]:
-    """Of every layer, and of all neurons."""
+    """Returns the mean distance of every layer, and of all neurons."""
     distances = list(_distances(x, y).values())
     return [each.mean() for each in distances] + [np.concatenate(distances).mean()]
 
@@ -327,5 +334,6 @@ def _distances(x: LayerHistograms, y: LayerHistograms) -> dict[str, np.ndarray]:
 
 
 def require_same_layers(x: dict, y: dict) -> None:
+    """Raises ValueError unless both have the same layers in the same order."""
     if list(x) != list(y):
         raise ValueError(f"Activations of different layers cannot be compared: {', '.join(x)} and {', '.join(y)}.")

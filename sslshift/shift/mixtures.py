@@ -1,4 +1,8 @@
-"""Statistics of planned mixtures from those of their components: no image is read again."""
+"""Planned mixtures from what is known of their components: no image is read again.
+
+`blend` draws features of a mixture from those of its components; `mixture_moments`, `mixture_histograms`, `LayerMixture` and
+`KernelTable` make its sketches.
+"""
 
 import dataclasses
 import math
@@ -18,10 +22,11 @@ _ENOUGH = 1e-6
 
 
 def checked_shares(shares: Sequence[float], parts: int) -> np.ndarray:
-    """The shares of a mixture of so many components, float64 `[parts]`, brought to a sum of exactly 1.
+    """Returns the shares of a mixture of `parts` components, float64 `[parts]`, normalised to a sum of exactly 1.
 
     Raises:
-      ValueError: there are no components or not as many shares, one is below 0 or not finite, or the sum is not 1 within 1e-6.
+      ValueError: there are no components, their number differs from that of the shares, a share is below 0 or not finite, or
+        the sum is not 1 within 1e-6.
     """
     values = np.asarray(shares, np.float64)
     if not parts or values.shape != (parts,):
@@ -34,23 +39,23 @@ def checked_shares(shares: Sequence[float], parts: int) -> np.ndarray:
 
 
 def effective_count(counts: Sequence[int], shares: np.ndarray) -> int:
-    """Images of one distribution whose mean would be known as well as that of the mixture, whole ones.
+    """Returns the whole number of images of one distribution whose mean would have the same error as the mixture's.
 
     Example:
       >>> effective_count([1000, 10], np.array([0.5, 0.5]))  # the ten images, of which half the mixture would be made
       39
     """
-    # A little above, so that whole numbers survive rounding.
+    # Slightly above 1, so that rounding does not turn a whole number into the one below.
     return math.floor((1 + 1e-12) / np.sum(shares**2 / np.asarray(counts)))
 
 
 def mixture_moments(parts: Sequence[Moments], shares: Sequence[float]) -> MixtureMoments:
-    """Moments of the distribution that draws from each component with its share, however many images each was measured on.
+    """Returns moments of the distribution that draws from each component with its share, whatever the components' sizes.
 
     The mean is sum w mean_i, the covariance sum w (S_i + (mean_i - mean)(mean_i - mean)'), with each S_i divided by its own
-    count - 1, so that it estimates what an endless sample of the mixture would have, but for the error of the means: that
-    adds w (1 - w) S_i / count_i for each component. With covariances divided by count throughout, a sample in which each
-    image stands as often as the shares ask has exactly these moments.
+    count - 1. It thus estimates the covariance of an infinite sample of the mixture, up to the error of the means, which adds
+    w (1 - w) S_i / count_i for each component. With covariances divided by count throughout, a sample that repeats each image
+    in proportion to its share has exactly these moments.
 
     Example:
       >>> import numpy as np
@@ -61,10 +66,10 @@ def mixture_moments(parts: Sequence[Moments], shares: Sequence[float]) -> Mixtur
 
     Args:
       parts: moments of the components, of one encoder.
-      shares: of the mixture, in their order; they sum to 1.
+      shares: share of each component; they sum to 1.
 
     Raises:
-      ValueError: the shares are none, encoders or dimensions differ, or a component has fewer than two images.
+      ValueError: the shares are wrong, encoders or dimensions differ, or a component has fewer than two images.
     """
     shares = checked_shares(shares, len(parts))
     for part in parts[1:]:
@@ -80,7 +85,7 @@ def mixture_moments(parts: Sequence[Moments], shares: Sequence[float]) -> Mixtur
 
 
 def mixture_histograms(parts: Sequence[Histograms], shares: Sequence[float]) -> HistogramMixture:
-    """Histograms of the distribution that draws from each component with its share, for the VisualDNA distances.
+    """Returns histograms of the distribution that draws from each component with its share, for the VisualDNA distances.
 
     Example:
       >>> import numpy as np
@@ -92,10 +97,10 @@ def mixture_histograms(parts: Sequence[Histograms], shares: Sequence[float]) -> 
 
     Args:
       parts: histograms of the components over the same ranges.
-      shares: of the mixture, in their order; they sum to 1.
+      shares: share of each component; they sum to 1.
 
     Raises:
-      ValueError: the shares are none, or encoders, ranges or bins differ.
+      ValueError: the shares are wrong, or encoders, ranges or bins differ.
     """
     shares = checked_shares(shares, len(parts))
     for part in parts[1:]:
@@ -105,14 +110,14 @@ def mixture_histograms(parts: Sequence[Histograms], shares: Sequence[float]) -> 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerMixture:
-    """The activations of a planned mixture, from the stored ones of its components: stands wherever a `VisualDna` does.
+    """Activations of a planned mixture, from the sketches of its components; it can be used in place of a `VisualDna`.
 
     Attributes:
-      parts: of the components, over the same ranges and in as many groups.
-      shares: of the mixture, in their order; they sum to 1.
+      parts: sketches of the components, over the same ranges and with the same number of groups.
+      shares: share of each component; they sum to 1.
 
     Raises:
-      ValueError: the shares are none, or encoders, ranges, bins or groups differ.
+      ValueError: the shares are wrong, or encoders, ranges, bins or groups differ.
     """
 
     parts: Sequence[VisualDna]
@@ -125,20 +130,21 @@ class LayerMixture:
 
     @property
     def groups(self) -> int:
+        """Returns the number of groups."""
         return self.parts[0].groups
 
     @property
     def count(self) -> int:
-        """Images of one distribution that would be as certain, see `MixtureMoments`."""
+        """Returns the number of images of one distribution that would have the same error, see `MixtureMoments`."""
         return effective_count([part.count for part in self.parts], checked_shares(self.shares, len(self.parts)))
 
     def over(self, groups: Sequence[int] | None = None) -> dict[str, HistogramMixture]:
-        """Of each layer, over the images of some groups of every component; None: of all."""
+        """Returns the histograms of each layer over the images of some groups of every component; None: of all groups."""
         parts = [part.over(groups) for part in self.parts]
         return {name: mixture_histograms([part[name] for part in parts], self.shares) for name in parts[0]}
 
     def floor(self) -> float:
-        """As `VisualDna.floor`: between two disjoint halves of every component's images, mixed."""
+        """Returns the distance between two disjoint halves of every component's images, mixed, as `VisualDna.floor` does."""
         return layer_profile(self, self).overall.floor
 
 
@@ -147,9 +153,9 @@ class KernelTable(Stored):
     """Mean kernels between sets of features, from which the kernel distance of every mixture of them follows, and its error.
 
     With w - v the difference of two mixtures' shares and K this table, the distance is (w - v)' K (w - v). Means within a set
-    are over pairs of different rows, so that it is unbiased for any shares fixed beforehand; the best of many mixtures, chosen
-    by this very number, looks better than it is, and its standard error does not tell. `save(path)` and
-    `KernelTable.load(path)` keep it in a file.
+    are over pairs of different rows, so that the distance is unbiased for any shares fixed beforehand. The best of many
+    mixtures, chosen by this very number, looks better than it is, and its standard error does not account for that.
+    `save(path)` and `KernelTable.load(path)` keep the table in a file.
 
     Example:
       >>> import numpy as np
@@ -161,9 +167,9 @@ class KernelTable(Stored):
       [10, 5, 276]
 
     Attributes:
-      means: of each set by its name the mean kernel with each set `[sets]`, but for parts that cancel in every distance.
-      errors: of each set by its name what leaving out each of its images does to its means, as a jackknife covariance
-        `[sets, sets]`; NaN where it has fewer than three.
+      means: for each set by name its mean kernel with each set `[sets]`, up to parts that cancel in every distance.
+      errors: for each set by name the jackknife covariance of its means over its images `[sets, sets]`; NaN for sets of fewer
+        than three images.
       encoder: name or fingerprint of the encoder.
     """
 
@@ -173,7 +179,7 @@ class KernelTable(Stored):
 
     @classmethod
     def of(cls, sets: Mapping[str, np.ndarray], *, encoder: str = "") -> "KernelTable":
-        """Of sets of features `[n, dim]` by name, the targets among them; block by block, in float64.
+        """Returns the table of sets of features `[n, dim]` by name, the targets among them; block by block, in float64.
 
         Raises:
           ValueError: a set has fewer than two rows, dimensions differ, or features are not finite.
@@ -198,17 +204,19 @@ class KernelTable(Stored):
         return cls(dict(zip(sets, means, strict=True)), dict(zip(sets, errors, strict=True)), encoder)
 
     def distance(self, x: Mapping[str, float], y: Mapping[str, float]) -> float:
-        """The kernel distance between two mixtures, each given by the shares of its sets, which sum to 1.
+        """Returns the kernel distance between two mixtures, each given by the shares of its sets, which sum to 1.
 
         Raises:
-          ValueError: a set is not in the table, or shares are none.
+          ValueError: a set is not in the table, or the shares are wrong.
         """
         difference = self._shares(x) - self._shares(y)
         return float(difference @ np.array(list(self.means.values())) @ difference)
 
     def estimate(self, x: Mapping[str, float], y: Mapping[str, float]) -> DistanceEstimate:
-        """`distance` with its standard error over draws of the images of all sets, by the jackknife, as
-        `kernel_distance_estimate` gives it: on the safe side where the two are alike, NaN where a set has only two images.
+        """Returns `distance` with its standard error over draws of the images of all sets, by the jackknife.
+
+        As with `kernel_distance_estimate`, the error is too large rather than too small where the two mixtures are alike. It is
+        NaN where a set has only two images.
 
         Example:
           >>> import numpy as np
@@ -219,10 +227,10 @@ class KernelTable(Stored):
           True
 
         Raises:
-          ValueError: as `distance` does.
+          ValueError: as by `distance`.
         """
         difference = self._shares(x) - self._shares(y)
-        # Leaving out an image of set i moves its row and column of the table alone.
+        # Without an image of set i, only its row and column of the table change.
         each = zip(difference, self.errors.values(), strict=True)
         variance = sum(4 * share**2 * (difference @ error @ difference) for share, error in each if share)
         return DistanceEstimate(self.distance(x, y), float(np.sqrt(max(variance, 0.0))))
@@ -230,26 +238,28 @@ class KernelTable(Stored):
     def _shares(self, mixture: Mapping[str, float]) -> np.ndarray:
         for name in mixture:
             if name not in self.means:
-                raise ValueError(f"The table has no set {name!r}; it has {', '.join(self.means)}.")
+                raise ValueError(f"Expected one of the sets {', '.join(self.means)} of this table, got {name!r}.")
         shares = checked_shares(list(mixture.values()), len(mixture))
         by_name = dict(zip(mixture, shares, strict=True))
         return np.array([by_name.get(name, 0.0) for name in self.means])
 
 
 def _means(sums: np.ndarray, own: int, counts: Sequence[int]) -> np.ndarray:
-    """Mean kernel of a set with each set `[sets]`, from its rows' sums `[n, sets]`."""
+    """Returns the mean kernel of a set with each set `[sets]`, from its rows' sums `[n, sets]`."""
     pairs = np.array(counts, np.float64)
     pairs[own] -= 1
     return sums.sum(axis=0) / (len(sums) * pairs)
 
 
 def _errors(sums: np.ndarray, own: int, counts: Sequence[int]) -> np.ndarray:
-    """Jackknife covariance `[sets, sets]` of a set's means with each set; that with itself is halved, as it stands once."""
+    """Returns the jackknife covariance `[sets, sets]` of a set's means with each set; the mean with itself is halved, since the
+    table has it once.
+    """
     n = len(sums)
     pairs = np.array(counts, np.float64)
     if n < 3:
         return np.full((len(counts), len(counts)), np.nan)
-    # Without an image its set loses what it has with the others, and once more what these have with it.
+    # Within its own set an image takes part in pairs on both sides: removing it removes its sum twice.
     without = (sums.sum(axis=0) - np.where(np.arange(len(counts)) == own, 2, 1) * sums) / (n - 1)
     pairs[own] = 2 * (n - 2)
     without /= pairs
@@ -258,9 +268,9 @@ def _errors(sums: np.ndarray, own: int, counts: Sequence[int]) -> np.ndarray:
 
 
 def kernel_distance_of_mixture(parts: Sequence[np.ndarray], shares: Sequence[float], target: np.ndarray) -> float:
-    """`kernel_distance` of a planned mixture to a target, unbiased, from the features of its components.
+    """Returns `kernel_distance` of a planned mixture to a target, unbiased, from the features of its components.
 
-    Planning many mixtures of the same components, make their `KernelTable` once.
+    To plan many mixtures of the same components, make their `KernelTable` once.
 
     Example:
       >>> import numpy as np
@@ -270,11 +280,11 @@ def kernel_distance_of_mixture(parts: Sequence[np.ndarray], shares: Sequence[flo
 
     Args:
       parts: features of each component, `[n, dim]`, n at least 2.
-      shares: of the mixture, in their order; they sum to 1.
+      shares: share of each component; they sum to 1.
       target: features `[m, dim]`, m at least 2.
 
     Raises:
-      ValueError: the shares are none, shapes do not fit, too few rows, or features are not finite.
+      ValueError: the shares are wrong, shapes do not fit, too few rows, or features are not finite.
 
     References:
       Gretton et al., `A Kernel Two-Sample Test <https://jmlr.org/papers/v13/gretton12a.html>`_, 2012
@@ -285,14 +295,14 @@ def kernel_distance_of_mixture(parts: Sequence[np.ndarray], shares: Sequence[flo
     return table.distance(dict(zip(names, shares, strict=True)), {"target": 1.0})
 
 
-# What the seeded order of a mixture is for; 1 to 7 are the sample plan's, the subsets' and the splits'.
+# Stream of the seeded order of a mixture; 1 to 7 are those of the sample plan, the subsets and the splits.
 _MIXED = 8
 
 
 def blend(features: Mapping[str, np.ndarray], shares: Mapping[str, float], most: int | None = None) -> np.ndarray:
-    """Features of a mixture: the first of each component's, in exact proportion, mixed.
+    """Returns features of a mixture: the first rows of each component in exact proportion, in a mixed order.
 
-    Ask for as many as are needed with `most`: the first rows of a larger blend hold the shares by chance only.
+    Pass the number that is needed as `most`: the first rows of a larger blend have the shares by chance only.
 
     Example:
       >>> import numpy as np
@@ -303,9 +313,9 @@ def blend(features: Mapping[str, np.ndarray], shares: Mapping[str, float], most:
       [0.0, 1.0, 0.0, 1.0]
 
     Args:
-      features: of each component's images `[n, dim]`, in random order.
-      shares: of the mixture, by component; they sum to 1.
-      most: images of the mixture at most; None: as many as the scarcest component allows.
+      features: features `[n, dim]` of each component by name, in random order.
+      shares: share of each component by name; they sum to 1.
+      most: largest number of images of the mixture; None: as many as the scarcest component allows.
 
     Returns:
       `[n, dim]`, in an order that depends on n alone.
@@ -316,7 +326,8 @@ def blend(features: Mapping[str, np.ndarray], shares: Mapping[str, float], most:
     unknown = [name for name in shares if name not in features]
     if unknown:
         raise ValueError(
-            f"A mixture of {', '.join(shares)} needs features of {', '.join(unknown)}; there is {', '.join(features)}."
+            f"A mixture of {', '.join(shares)} needs features of {', '.join(unknown)}; there are features of "
+            f"{', '.join(features)}."
         )
     counts = blend_counts({name: len(features[name]) for name in shares}, shares, most)
     parts = np.concatenate([features[name][:count] for name, count in counts.items()])
@@ -324,22 +335,22 @@ def blend(features: Mapping[str, np.ndarray], shares: Mapping[str, float], most:
 
 
 def blend_counts(have: Mapping[str, int], shares: Mapping[str, float], most: int | None = None) -> dict[str, int]:
-    """Images of each component in a blend, in exact proportion.
+    """Returns the number of images of each component in a blend, in exact proportion.
 
     Example:
       >>> blend_counts({"near": 10, "far": 3}, {"near": 0.75, "far": 0.25})
       {'far': 3, 'near': 9}
 
     Args:
-      have: images of each component.
-      shares, most: as of `blend`.
+      have: number of images of each component.
+      shares, most: as for `blend`.
 
     Raises:
       ValueError: shares that do not sum to 1.
     """
     if min(shares.values(), default=-1) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"Shares of a mixture must be at least 0 and sum to 1, not {dict(shares)}.")
-    # By name: the same mixture is the same sample, in whatever order somebody wrote it down.
+    # Sorted by name, so that the same mixture is the same sample in whatever order its components are written.
     used = {name: shares[name] for name in sorted(shares) if shares[name]}
     total = sum(used.values())
 
@@ -348,5 +359,5 @@ def blend_counts(have: Mapping[str, int], shares: Mapping[str, float], most: int
 
     if most is not None and all(count <= have[name] for name, count in counts(most).items()):
         return counts(most)
-    # A component with too few images for its share makes the sample smaller, not the share.
+    # A component with too few images for its share reduces the sample, not its share.
     return counts(min(int(have[name] / share + 1e-9) for name, share in used.items()))

@@ -1,4 +1,9 @@
-"""Density and coverage of one set of features against another, and near neighbours of a target in a source."""
+"""Nearest neighbours between two sets of features: precision and recall, density and coverage, nearness.
+
+All are exact, and computed tile by tile. Balls around images reach up to their k-th nearest neighbour. They are open, as in the
+public implementations, but always contain their own centre: where more than k images are equal the radius is 0, and an equal
+image is still inside. Distances come from inner products, and are recomputed from differences where rounding could decide.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,16 +12,16 @@ import numpy as np
 
 from sslshift.shift._base import AT_ONCE, float64, matrix, pair, require_one_dimension, tiles
 
-# Looked at beyond the k nearest, so that rounding does not choose the k-th.
+# Candidates beyond the k nearest, so that rounding does not decide which one is the k-th.
 _SPARE = 3
 
 
 class PrecisionRecall(NamedTuple):
-    """How much of each set lies where the other is.
+    """Shares of two sets that overlap.
 
     Attributes:
-      precision: share of y within x's neighbourhoods.
-      recall: share of x within y's neighbourhoods.
+      precision: share of y inside x's neighbourhoods.
+      recall: share of x inside y's neighbourhoods.
     """
 
     precision: float
@@ -24,15 +29,16 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(x: np.ndarray, y: np.ndarray, *, neighbours: int = 5) -> PrecisionRecall:
-    """Shares of each set that lie in a ball around an image of the other, up to that image's k-th neighbour in its own set.
+    """Returns the share of each set inside balls around the images of the other set, up to their k-th neighbour in their own
+    set.
 
-    Outliers have large balls, which raise both shares; `density_coverage` minds them less. Both depend on the number of images:
-    compare at equal n.
+    Outliers have large balls, which raise both shares; `density_coverage` is less sensitive to them. Both shares depend on the
+    number of images: compare sets of equal size.
 
     Example:
       >>> import numpy as np
       >>> x = np.arange(10.0)[:, None]
-      >>> precision_recall(x, x[:8] / 2, neighbours=2)  # all of y lies where x is; x from 5 on lies where no y is
+      >>> precision_recall(x, x[:8] / 2, neighbours=2)  # y is inside the range of x, whose upper half is outside that of y
       PrecisionRecall(precision=1.0, recall=0.5)
 
     Args:
@@ -41,7 +47,7 @@ def precision_recall(x: np.ndarray, y: np.ndarray, *, neighbours: int = 5) -> Pr
       neighbours: k.
 
     Returns:
-      Precision, of y by x; and recall, of x by y.
+      Precision of y by x, and recall of x by y.
 
     Raises:
       ValueError: shapes do not fit, too few rows, or features are not finite.
@@ -56,11 +62,11 @@ def precision_recall(x: np.ndarray, y: np.ndarray, *, neighbours: int = 5) -> Pr
 
 
 class DensityCoverage(NamedTuple):
-    """How y lies in the neighbourhoods of a reference x.
+    """Position of a set y in the neighbourhoods of a reference x.
 
     Attributes:
-      density: how many of x's neighbourhoods an image of y lies in, over k; about 1 for another sample of x, and not bounded.
-      coverage: share of x's neighbourhoods that hold an image of y.
+      density: mean number of x's neighbourhoods that contain an image of y, over k; about 1 for another sample of x, unbounded.
+      coverage: share of x's neighbourhoods that contain an image of y.
     """
 
     density: float
@@ -68,7 +74,7 @@ class DensityCoverage(NamedTuple):
 
 
 def density_coverage(x: np.ndarray, y: np.ndarray, *, neighbours: int = 5) -> DensityCoverage:
-    """Density and coverage: who lies in balls around the reference's images, up to their k-th neighbour among these.
+    """Returns density and coverage of y by balls around the reference's images, up to their k-th neighbour among these.
 
     Between samples of one distribution and equal size, the coverage expected is about 1 - 2^-k: at k = 5, 0.97.
 
@@ -97,11 +103,11 @@ def density_coverage(x: np.ndarray, y: np.ndarray, *, neighbours: int = 5) -> De
 
 
 class Coverage(NamedTuple):
-    """How much of either set is near the other.
+    """Shares of a target and a source that are near each other.
 
     Attributes:
-      target: share of the target's images that have a near image in the source: what the source can teach about.
-      source: share of the source's images that have a near image in the target: what of it is to the point.
+      target: share of the target's images that have a near image in the source: the part that the source can teach about.
+      source: share of the source's images that have a near image in the target: the part of the source that is relevant.
     """
 
     target: float
@@ -109,11 +115,11 @@ class Coverage(NamedTuple):
 
 
 def coverage_of(target: np.ndarray, source: np.ndarray, *, neighbours: int = 5) -> Coverage:
-    """Shares of a target with a near image in a source, and of the source with a near image in the target.
+    """Returns the shares of a target with a near image in a source, and of the source with a near image in the target.
 
-    Near is one thing for both: an image of the source is near one of the target if it is nearer to it than the k-th nearest
-    other image of the target is. A larger source covers more: give equal numbers to compare kinds of sources, whole sources to
-    compare what can be had.
+    Near has one meaning for both: an image of the source is near an image of the target if it is nearer to it than the k-th
+    nearest other image of the target. A larger source covers more: use equal numbers of images to compare kinds of sources, and
+    whole sources to compare what is available.
 
     Example:
       >>> import numpy as np
@@ -128,7 +134,7 @@ def coverage_of(target: np.ndarray, source: np.ndarray, *, neighbours: int = 5) 
       neighbours: k.
 
     Returns:
-      Both shares: the coverage of the target, and the source's precision by it.
+      The coverage of the target, and the precision of the source.
 
     Raises:
       ValueError: shapes do not fit, too few rows, or features are not finite.
@@ -138,7 +144,7 @@ def coverage_of(target: np.ndarray, source: np.ndarray, *, neighbours: int = 5) 
 
 
 def nearness(x: np.ndarray, reference: np.ndarray, *, neighbours: int = 5) -> np.ndarray:
-    """Mean distance of each row to its nearest rows of a reference.
+    """Returns the mean distance of each row to its nearest rows of a reference.
 
     Example:
       >>> import numpy as np
@@ -148,13 +154,13 @@ def nearness(x: np.ndarray, reference: np.ndarray, *, neighbours: int = 5) -> np
     Args:
       x: features `[n, dim]`.
       reference: features `[m, dim]`.
-      neighbours: how many; all, if there are fewer.
+      neighbours: number of neighbours; all rows, if there are fewer.
 
     Returns:
       float64 `[n]`, Euclidean.
 
     Raises:
-      ValueError: features are no finite matrices of one dimension, or there is no neighbour.
+      ValueError: features are not finite matrices of one dimension, or the number of neighbours is below 1.
     """
     require_neighbours(neighbours)
     x = matrix(x)
@@ -164,12 +170,13 @@ def nearness(x: np.ndarray, reference: np.ndarray, *, neighbours: int = 5) -> np
 
 
 def require_neighbours(neighbours: int) -> None:
+    """Raises ValueError for a neighbourhood without neighbours."""
     if neighbours < 1:
         raise ValueError(f"A neighbourhood needs at least one neighbour, not {neighbours}.")
 
 
 def share_inside(centres: np.ndarray, points: np.ndarray, neighbours: int) -> float:
-    """Share of the points that lie in any ball."""
+    """Returns the share of the points that are inside any ball."""
     hit = np.zeros(len(points), bool)
     for _, columns, found in inside(centres, squared_radii(centres, neighbours), points):
         hit[columns] |= found.any(axis=0)
@@ -177,7 +184,9 @@ def share_inside(centres: np.ndarray, points: np.ndarray, neighbours: int) -> fl
 
 
 def _looked_up(x: np.ndarray, y: np.ndarray, neighbours: int, what: str) -> tuple[int, np.ndarray, np.ndarray]:
-    """Pairs of a ball of x and an image of y in it; which balls have any `[n]`; which images of y lie in any `[m]`."""
+    """Returns the number of pairs of a ball of x and an image of y in it, which balls have any `[n]`, and which images are in
+    any `[m]`.
+    """
     require_neighbours(neighbours)
     x, y = pair(x, y, f"{what} with {neighbours} neighbours", neighbours + 1, 1)
     hits = 0
@@ -191,18 +200,18 @@ def _looked_up(x: np.ndarray, y: np.ndarray, neighbours: int, what: str) -> tupl
 
 
 def squared_radii(x: np.ndarray, neighbours: int) -> np.ndarray:
-    """Squared distance of each row from its k-th nearest other row, `[n]`."""
+    """Returns the squared distance of each row from its k-th nearest other row, `[n]`."""
     return nearest_squares(x, x, neighbours, skip_own=True).max(axis=1)
 
 
 def nearest_squares(x: np.ndarray, y: np.ndarray, neighbours: int, *, skip_own: bool = False) -> np.ndarray:
-    """Squared distances of each row of x from its k nearest rows of y, in any order, `[n, k]`.
+    """Returns the squared distances of each row of x from its k nearest rows of y, in any order, `[n, k]`.
 
     Args:
       x: features `[n, dim]`.
       y: features `[m, dim]`, m at least k.
       neighbours: k.
-      skip_own: whether y is x, and no row its own neighbour; m is then above k.
+      skip_own: whether y is x and a row does not count as its own neighbour; m is then above k.
     """
     squares = np.empty((len(x), neighbours))
     centre = _centre(y)
@@ -225,13 +234,13 @@ def nearest_squares(x: np.ndarray, y: np.ndarray, neighbours: int, *, skip_own: 
 
 
 def _nearest(squares: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` least of each row and their columns, in any order."""
+    """Returns the `count` least entries of each row and their columns, in any order."""
     chosen = np.argpartition(squares, min(count, squares.shape[1]) - 1, axis=1)[:, :count]
     return np.take_along_axis(squares, chosen, axis=1), chosen
 
 
 def inside(centres: np.ndarray, radii: np.ndarray, points: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
-    """Which points lie in which balls.
+    """Yields which points are inside which balls, tile by tile.
 
     Args:
       centres: features `[a, dim]`.
@@ -239,7 +248,7 @@ def inside(centres: np.ndarray, radii: np.ndarray, points: np.ndarray) -> Iterat
       points: features `[b, dim]`.
 
     Yields:
-      (rows of the centres, rows of the points, bool `[rows, rows]`), tile by tile.
+      (rows of the centres, rows of the points, bool `[rows, rows]`).
     """
     centre = _centre(centres)
     for rows in tiles(len(centres)):
@@ -255,15 +264,15 @@ def inside(centres: np.ndarray, radii: np.ndarray, points: np.ndarray) -> Iterat
 
 
 def _centre(x: np.ndarray) -> np.ndarray:
-    """Near the middle of the features: distances from inner products lose digits far from the origin."""
+    """Returns a point near the middle of the features: distances from inner products lose digits far from the origin."""
     return float64(x, slice(0, 1024)).mean(axis=0)
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances `[a, b]`, and the most by which rounding can be wrong in each row `[a, 1]`."""
+    """Returns squared distances `[a, b]`, and a bound of their rounding error in each row `[a, 1]`."""
     of_x, of_y = (np.square(side).sum(axis=1) for side in (x, y))
     squares = x @ y.T
-    # In place: these matrices are much larger than what they are made of.
+    # In place, since these matrices are much larger than the features.
     squares *= -2
     squares += of_x[:, None]
     squares += of_y
@@ -271,7 +280,7 @@ def _squared_distances(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _exact(x: np.ndarray, y: np.ndarray, in_x: np.ndarray, in_y: np.ndarray) -> np.ndarray:
-    """Squared distances of given pairs from their differences: equal pairs get equal numbers."""
+    """Returns squared distances of given pairs from their differences, which are equal for equal pairs."""
     squares = np.empty(len(in_x))
     for some in tiles(len(in_x), max(1, AT_ONCE // x.shape[1])):
         squares[some] = np.square(float64(x, in_x[some]) - float64(y, in_y[some])).sum(axis=1)

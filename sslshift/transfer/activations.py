@@ -1,4 +1,7 @@
-"""Activations of every layer, counted into bins on the devices: images go in, and only counts come back."""
+"""Activations of every layer of an encoder, counted into bins on the devices.
+
+Images go to the devices, and only extremes or counts come back: activations are too many to be stored.
+"""
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sslshift.models import PretrainedEncoder, layer_activations
 from sslshift.training.step import make_mesh, replicate, shard_batch
 
-# The greatest count and the greatest place that int32 holds.
+# The greatest count and the greatest index that int32 holds.
 _MOST = 2**31 - 1
 
 
@@ -26,7 +29,7 @@ class Limits(NamedTuple):
 def layer_extremes(
     encoder: PretrainedEncoder, batches: Iterable[np.ndarray], *, batch_size: int, mesh: Mesh | None = None
 ) -> dict[str, Limits]:
-    """The least and the greatest activation of each neuron of every layer, float32 `[neurons]`."""
+    """Returns the least and the greatest activation of each neuron of every layer, float32 `[neurons]`."""
     mesh = mesh or make_mesh()
     compute = _compiled_extremes(encoder.module, encoder.shape, encoder.mean, encoder.std, mesh)
     variables = replicate(mesh, encoder.variables)
@@ -34,13 +37,13 @@ def layer_extremes(
     layers = {}
     for images, _ in _blocks(batches, _rounded(batch_size, mesh)):
         layers = layers or _layers(encoder, images)
-        # Filling repeats the last image, which changes no extreme.
+        # The last block is filled with copies of its last image, which change no extreme.
         found = compute(variables, shard_batch(mesh, images))
         seen = found if seen is None else _wider(seen, found)
     if seen is None:
-        raise ValueError("There are no images whose activations could be looked at.")
+        raise ValueError("There are no images to compute activations of.")
     seen = jax.device_get(seen)
-    # What comes from jit has its names in the order of the alphabet, where block10 stands before block2.
+    # jit sorts the names of a dict: block10 would come before block2.
     for name in layers:
         _require_finite(name, np.isfinite(seen[name]).all())
     return {name: Limits(*seen[name]) for name in layers}
@@ -56,10 +59,11 @@ def layer_counts(
     batch_size: int,
     mesh: Mesh | None = None,
 ) -> tuple[dict[str, np.ndarray], int]:
-    """How often each neuron of every layer lies in each of its bins, int64 `[groups, neurons, bins]`, and the number of images.
+    """Returns counts of each neuron of every layer in each of its bins, int64 `[groups, neurons, bins]`, and the number of
+    images.
 
-    Image i counts in group i modulo groups. Values are placed in float32: one within rounding of a bin's edge can come into the
-    bin beside that in which `Ranges.place`, in float64, puts it.
+    Image i counts in group i modulo groups. Values are placed in float32: a value within rounding of a bin's edge may count in
+    the bin next to the one that float64 gives.
     """
     mesh = mesh or make_mesh()
     size = _rounded(batch_size, mesh)
@@ -72,22 +76,22 @@ def layer_counts(
     pending = None
     for images, real in _blocks(batches, size):
         if not done:
-            # Counts stay on the devices, in 32 bits, for as many images as cannot overflow them.
+            # Counts stay on the devices, in 32 bits, for as many images as cannot overflow them: transfers are slow.
             room = max(size, _MOST // _positions(encoder, images, ranges))
         if counts is None or held + size > room:
             _add(totals, counts)
             counts = _zeros(ranges, bins, groups, mesh)
             held = 0
-        # Places that filled the last block up come into a group that does not exist, and are dropped.
+        # Copies that fill the last block get a group that does not exist, whose counts the scatter drops.
         of = np.where(np.arange(size) < real, (done + np.arange(size)) % groups, groups).astype(np.int32)
         counts, finite = count(variables, scales, counts, shard_batch(mesh, images), shard_batch(mesh, of))
-        # Looked at one block late, so that the devices need not wait.
+        # Read one block later, so that the devices need not wait.
         _require_all_finite(ranges, pending)
         done = done + real
         held = held + size
         pending = finite
     if not done:
-        raise ValueError("There are no images whose activations could be counted.")
+        raise ValueError("There are no images to count activations of.")
     _require_all_finite(ranges, pending)
     _add(totals, counts)
     return totals, done
@@ -111,13 +115,13 @@ def _compiled_counts(module, shape, mean, std, bins, groups, mesh):
         seen = layer_activations(PretrainedEncoder(module, variables, shape, mean, std), images)
         finite = {name: jnp.isfinite(each).all()[None] for name, each in seen.items()}
         placed = {name: _placed(each, *scales[name], bins, of) for name, each in seen.items()}
-        # One flat scatter is the fastest of XLA's ways on a CPU, and takes a fraction of the forward pass's time.
+        # On a CPU one flat scatter is the fastest form in XLA, and takes a fraction of the forward pass's time.
         added = {name: counts[name].at[0, where].add(1, mode="drop") for name, where in placed.items()}
         return added, finite
 
     everywhere = PartitionSpec()
     split = PartitionSpec("data")
-    # Each device counts its own images, so that nothing is sent between devices until the end.
+    # Each device counts its own images, so that devices exchange nothing.
     shared = jax.shard_map(
         count, mesh=mesh, in_specs=(everywhere, everywhere, split, split, split), out_specs=split, check_vma=False
     )
@@ -125,7 +129,7 @@ def _compiled_counts(module, shape, mean, std, bins, groups, mesh):
 
 
 def _placed(values: jax.Array, low: jax.Array, width: jax.Array, bins: int, of: jax.Array) -> jax.Array:
-    """Where each value `[n, positions, neurons]` counts in a flat `[groups, neurons, bins]`; as `Ranges.place`, in float32."""
+    """Returns the index of each value `[n, positions, neurons]` in a flat array `[groups, neurons, bins]`."""
     neurons = values.shape[-1]
     bin_ = jnp.clip((values - low) / width * bins, 0, bins - 1).astype(jnp.int32)
     first = (of[:, None, None] * neurons + jnp.arange(neurons)) * bins
@@ -133,18 +137,18 @@ def _placed(values: jax.Array, low: jax.Array, width: jax.Array, bins: int, of: 
 
 
 def _scales(ranges: Mapping[str, Limits]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Minimum and width of each neuron in float32; the width of a constant one is endless: the first bin holds all."""
+    """Returns minimum and width of each neuron in float32; constant neurons get an infinite width, so that one bin has all."""
     scales = {}
     for name, each in ranges.items():
         width = each.maximum - each.minimum
-        # Devices take numbers below the least normal one for 0.
+        # Devices flush numbers below the least normal one to 0.
         narrow = np.maximum(width, np.finfo(np.float32).tiny)
         scales[name] = each.minimum.astype(np.float32), np.where(width > 0, narrow, np.inf).astype(np.float32)
     return scales
 
 
 def _layers(encoder: PretrainedEncoder, images: np.ndarray) -> dict[str, tuple[int, ...]]:
-    """The shape of each layer's activations `[n, positions, neurons]`, from the first to the last."""
+    """Returns the shape of each layer's activations `[n, positions, neurons]`, from the first to the last."""
     shapes = {}
 
     def look(images):
@@ -155,12 +159,12 @@ def _layers(encoder: PretrainedEncoder, images: np.ndarray) -> dict[str, tuple[i
 
 
 def _positions(encoder: PretrainedEncoder, images: np.ndarray, ranges: Mapping[str, Limits]) -> int:
-    """The most values that a neuron takes in one image; refuses ranges that do not fit the encoder's layers."""
+    """Returns the largest number of values of a neuron in one image; raises ValueError for limits of other layers."""
     shapes = _layers(encoder, images)
     neurons = {name: shape[-1] for name, shape in shapes.items()}
     wanted = {k: len(r.minimum) for k, r in ranges.items()}
     if neurons != wanted:
-        raise ValueError(f"The ranges are of layers with so many neurons: {wanted}; the encoder has {neurons}.")
+        raise ValueError(f"Expected ranges of layers with {neurons} neurons, as the encoder has, got {wanted}.")
     return max(shape[1] for shape in shapes.values())
 
 
@@ -168,7 +172,9 @@ def _zeros(ranges: Mapping[str, Limits], bins: int, groups: int, mesh: Mesh) -> 
     sizes = {name: groups * len(each.minimum) * bins for name, each in ranges.items()}
     widest = max(sizes, key=sizes.get)
     if sizes[widest] // groups * (groups + 1) > _MOST:
-        raise ValueError(f"Layer {widest!r} has more counts than there are 32-bit places: {sizes[widest]:,}; take fewer bins.")
+        raise ValueError(
+            f"Layer {widest!r} has {sizes[widest]:,} counts, more than 32-bit indices can address; use fewer bins."
+        )
     split = NamedSharding(mesh, PartitionSpec("data"))
     return {name: jnp.zeros((mesh.size, each), jnp.int32, device=split) for name, each in sizes.items()}
 
@@ -185,7 +191,7 @@ def _wider(x, y):
 
 def _require_all_finite(ranges: Mapping[str, Limits], finite: Mapping[str, jax.Array] | None) -> None:
     if finite is not None:
-        # In the ranges' order, from the first layer to the last: the first that is broken breaks those after it.
+        # From the first layer to the last: a broken layer breaks those after it, and the first one should be named.
         for name in ranges:
             _require_finite(name, np.asarray(finite[name]).all())
 
@@ -197,18 +203,18 @@ def _require_finite(layer: str, finite: bool) -> None:
 
 def _rounded(size: int, mesh: Mesh) -> int:
     if size < 1:
-        raise ValueError(f"A batch holds at least one image, not {size}.")
+        raise ValueError(f"Expected a batch of at least one image, got {size}.")
     return -(-size // mesh.size) * mesh.size
 
 
 def _blocks(batches: Iterable[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """All images in blocks of one size, the last filled up with its last image, and how many images of each are real."""
+    """Yields all images in blocks of one size, the last filled with its last image, and the number of real images in each."""
     held = None
     for batch in batches:
         batch = np.asarray(batch)
         if batch.ndim != 4 or batch.dtype != np.uint8 or (held is not None and batch.shape[1:] != held.shape[1:]):
             expected = "[n, height, width, channels]" if held is None else f"[n, {', '.join(map(str, held.shape[1:]))}]"
-            raise ValueError(f"Batches of images are uint8 {expected}, not {batch.dtype} of shape {batch.shape}.")
+            raise ValueError(f"Expected batches of images uint8 {expected}, got {batch.dtype} of shape {batch.shape}.")
         held = batch if held is None else np.concatenate([held, batch])
         while len(held) >= size:
             yield held[:size], size

@@ -1,4 +1,4 @@
-"""The Frechet distance between two sets of features."""
+"""The Frechet distance between two sets of features, and its sketch: mean and scatter, mergeable in dim^2 of memory."""
 
 import dataclasses
 import functools
@@ -9,13 +9,13 @@ from scipy.linalg import blas, lapack
 
 from sslshift.shift._base import Distance, Stored, blocks, generator, matrix, require_one_dimension, require_one_encoder
 
-# Relative error that the quick way may have.
+# Relative error that is allowed to the faster of two methods.
 _ENOUGH = 1e-8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moments(Stored):
-    """Count, mean `[dim]` and centred scatter `[dim, dim]` of features seen so far.
+    """Count, mean `[dim]` and centred scatter `[dim, dim]` of a set of features.
 
     `save(path)` and `Moments.load(path)` keep them in a file.
 
@@ -40,7 +40,7 @@ class Moments(Stored):
 
     @classmethod
     def of(cls, features: np.ndarray, *, encoder: str = "") -> "Moments":
-        """Moments of an array `[n, dim]` of any real dtype, read block by block.
+        """Returns the moments of an array `[n, dim]` of any real dtype, read block by block.
 
         Raises:
           ValueError: not a matrix, empty, or not finite.
@@ -54,7 +54,7 @@ class Moments(Stored):
         return cls(len(features), mean, scatter, encoder)
 
     def merge(self, other: "Moments") -> "Moments":
-        """Moments of both sets together (Chan, Golub & LeVeque, 1979)."""
+        """Returns the moments of both sets together (Chan, Golub & LeVeque, 1979)."""
         require_one_encoder(self.encoder, other.encoder)
         require_one_dimension(len(self.mean), len(other.mean))
         count = self.count + other.count
@@ -68,22 +68,22 @@ class Moments(Stored):
 
     @property
     def covariance(self) -> np.ndarray:
-        """Divided by count - 1."""
+        """Returns the scatter divided by count - 1."""
         if self.count < 2:
             raise ValueError("A covariance needs at least two images.")
         return self.scatter / (self.count - 1)
 
     @property
     def second_moment(self) -> np.ndarray:
-        """Mean outer product of the features, not centred, `[dim, dim]`."""
+        """Returns the mean outer product of the features, not centred, `[dim, dim]`."""
         return self.scatter / self.count + np.outer(self.mean, self.mean)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MixtureMoments(Stored):
-    """Moments of a mixture of distributions in planned shares: what `mixture_moments` gives, for the same distances.
+    """Moments of a mixture of distributions in planned shares, as `mixture_moments` returns them, for the same distances.
 
-    It has no scatter, and merges with nothing: the shares of a plan are not those of the images that were counted.
+    It has no scatter and cannot be merged: the shares of a plan differ from those of the images that were counted.
 
     Attributes:
       count: images of one distribution whose mean would be known as well as the mixture's, 1 / sum(share^2 / images).
@@ -101,10 +101,11 @@ class MixtureMoments(Stored):
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Squared Frechet (2-Wasserstein) distance between Gaussians fitted to two sets of features; on Inception features: FID.
+    """Returns the squared Frechet (2-Wasserstein) distance between Gaussians fitted to two sets of features; on Inception
+    features: FID.
 
-    It is biased upwards for few images, by about 1/n: compare at equal n, or use `shift_index`, which does. It sees nothing
-    beyond mean and covariance.
+    The distance is biased upwards for few images, by about 1/n: compare sets of equal size, or use `shift_index`, which does.
+    It depends on means and covariances alone.
 
     Example:
       >>> import numpy as np
@@ -130,7 +131,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def frechet_distance_of_moments(x: Moments | MixtureMoments, y: Moments | MixtureMoments) -> float:
-    """`frechet_distance` from streamed moments: dim^2 of memory for any number of images.
+    """Returns `frechet_distance` from streamed moments: dim^2 of memory for any number of images.
 
     Example:
       >>> import numpy as np
@@ -145,7 +146,7 @@ def frechet_distance_of_moments(x: Moments | MixtureMoments, y: Moments | Mixtur
     require_one_encoder(x.encoder, y.encoder)
     require_one_dimension(len(x.mean), len(y.mean))
     if min(x.count, y.count) < 2:
-        raise ValueError(f"A Frechet distance needs at least two images on each side, not {x.count} and {y.count}.")
+        raise ValueError(f"A Frechet distance needs at least two images on each side, got {x.count} and {y.count}.")
     means = np.square(x.mean - y.mean).sum()
     apart = means + np.trace(x.covariance) + np.trace(y.covariance)
     # With S_x = A A' and S_y = B B', tr (S_x S_y)^(1/2) is the sum of the singular values of A' B.
@@ -159,15 +160,15 @@ def frechet_distance_of_moments(x: Moments | MixtureMoments, y: Moments | Mixtur
 
 
 def _from_squares(factor: np.ndarray, covariance: np.ndarray) -> tuple[float, float]:
-    """Sum of the singular values in a third of the time, and twice how wrong rounding may have made it.
+    """Returns the sum of the singular values in a third of the time, and twice the error that rounding may have caused.
 
-    They are the roots of the eigenvalues of A' S_y A: small ones keep half their digits, and one that is 0 becomes 1e-8 of the
-    largest. Where dimensions are missing it is not even tried.
+    The values are the roots of the eigenvalues of A' S_y A: small ones keep half of their digits, and one that is 0 becomes
+    1e-8 of the largest. With a covariance of lower rank the error would be too large, so that the method is not tried.
     """
     dim, rank = factor.shape
     if rank < dim:
         return 0.0, np.inf
-    # The factor is triangular: half the work. A symmetric matrix and its transpose are one, and the latter is not copied.
+    # The factor is triangular, which halves the work. A symmetric matrix equals its transpose, which BLAS does not copy.
     half = blas.dtrmm(1.0, factor, covariance.T, side=1, lower=1, overwrite_b=1)
     squares = np.linalg.eigvalsh(blas.dtrmm(1.0, factor, half, lower=1, trans_a=1, overwrite_b=1))
     limits = np.finfo(np.float64)
@@ -177,7 +178,7 @@ def _from_squares(factor: np.ndarray, covariance: np.ndarray) -> tuple[float, fl
 
 
 def _cholesky(moments: Moments | MixtureMoments) -> tuple[np.ndarray, np.ndarray]:
-    """A lower factor `[dim, rank]` of the covariance, and the order of the dimensions in which it is one."""
+    """Returns a lower factor `[dim, rank]` of the covariance, and the order of the dimensions in which it is one."""
     triangle, pivots, rank, _ = lapack.dpstrf(moments.covariance, lower=1)
     return np.asfortranarray(np.tril(triangle[:, :rank])), pivots - 1
 

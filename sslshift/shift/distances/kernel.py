@@ -1,4 +1,7 @@
-"""The kernel distance (KID): an unbiased squared MMD under a cubic polynomial kernel."""
+"""The kernel distance (KID): an unbiased squared MMD under a cubic polynomial kernel, and its sketch.
+
+Sums of kernel matrices are computed tile by tile, so that no matrix `[n, n]` is ever held.
+"""
 
 import dataclasses
 from typing import NamedTuple, Protocol
@@ -10,12 +13,13 @@ from sslshift.shift._base import Distance, DistanceEstimate, Stored, float64, ge
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Kernel distance over all pairs, with the kernel (x.y / dim + 1)^3; on Inception features: KID.
+    """Returns the kernel distance over all pairs, with the kernel (x.y / dim + 1)^3; on Inception features: KID.
 
-    It is unbiased at any number of images, so that it can be negative where two sets are alike. Time grows with (n + m)^2 dim,
-    memory does not: the kernel is summed in tiles. Many print the mean over 100 overlapping subsets of 1,000 images, which
-    estimates this same number with more noise; the spread over such subsets is no confidence interval, since they share
-    images. For one see `kernel_distance_estimate`; for more images than pairs allow, `KernelBlocks`.
+    The distance is unbiased at any number of images, so that it can be negative where two sets are alike. Time grows with
+    (n + m)^2 dim, memory does not: the kernel is summed in tiles. Other software often prints the mean over 100 overlapping
+    subsets of 1,000 images, which estimates the same number with more noise. The spread over such subsets is not a confidence
+    interval, since subsets share images. See `kernel_distance_estimate` for a standard error, and `KernelBlocks` for more
+    images than pairs allow.
 
     Example:
       >>> import numpy as np
@@ -40,7 +44,7 @@ def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def kernel_distance_estimate(x: np.ndarray, y: np.ndarray) -> DistanceEstimate:
-    """`kernel_distance` with its standard error over draws of images, by the jackknife: each image is left out once.
+    """Returns `kernel_distance` with its standard error over draws of images, by the jackknife over single images.
 
     Example:
       >>> import numpy as np
@@ -54,10 +58,10 @@ def kernel_distance_estimate(x: np.ndarray, y: np.ndarray) -> DistanceEstimate:
       y: features `[m, dim]`, m at least 3.
 
     Returns:
-      The distance and its standard error, which is on the safe side where the two sets are alike.
+      The distance and its standard error, which is too large rather than too small where the two sets are alike.
 
     Raises:
-      ValueError: as `kernel_distance` does.
+      ValueError: as by `kernel_distance`.
 
     References:
       Efron & Stein, `The Jackknife Estimate of Variance <https://doi.org/10.1214/aos/1176345462>`_, 1981
@@ -68,7 +72,7 @@ def kernel_distance_estimate(x: np.ndarray, y: np.ndarray) -> DistanceEstimate:
 
 
 class _Sums(NamedTuple):
-    """Sums of the kernel for each image: over the others of its set, and over the other set."""
+    """Sums of the kernel for each image: over the other images of its set, and over the other set."""
 
     x: np.ndarray
     y: np.ndarray
@@ -77,6 +81,7 @@ class _Sums(NamedTuple):
 
     @property
     def value(self) -> float:
+        """Returns the kernel distance."""
         n = len(self.x)
         m = len(self.y)
         within = self.x.sum() / (n * (n - 1)) + self.y.sum() / (m * (m - 1))
@@ -84,7 +89,7 @@ class _Sums(NamedTuple):
 
     @property
     def without_x(self) -> np.ndarray:
-        """The distance without each image of x, but for what these all share `[n]`."""
+        """Returns the distance without each image of x `[n]`, up to a constant."""
         n = len(self.x)
         m = len(self.y)
         within = (self.x.sum() - 2 * self.x) / ((n - 1) * (n - 2))
@@ -92,6 +97,7 @@ class _Sums(NamedTuple):
 
     @property
     def without_y(self) -> np.ndarray:
+        """Returns the distance without each image of y `[m]`, up to a constant."""
         return _Sums(self.y, self.x, self.y_to_x, self.x_to_y).without_x
 
 
@@ -104,10 +110,10 @@ def _sums(x: np.ndarray, y: np.ndarray) -> _Sums:
 class KernelBlocks(Stored):
     """Kernel distances of disjoint blocks of images: unbiased, in linear time, and mergeable over hosts.
 
-    No small sketch gives the whole kernel distance: the cubic kernel is an inner product of (dim + 3 choose 3) features, 76
-    million of them at 768 dimensions. Blocks are independent, so that the spread of their distances is a valid standard error.
-    The mean is unbiased only if every block, and thus every host's share, is a random draw of its set: deal images out to
-    hosts at random, or by turns, never class by class.
+    No small sketch holds the whole kernel distance: the cubic kernel is an inner product of (dim + 3 choose 3) features, which
+    are 76 million at 768 dimensions. Blocks are independent, so that the spread of their distances gives a valid standard
+    error. The mean is unbiased only if every block, and thus every host's part, is a random draw of its set: distribute images
+    to hosts at random or in turn, never class by class.
 
     Example:
       >>> import jax, numpy as np
@@ -118,7 +124,7 @@ class KernelBlocks(Stored):
       True
 
     Attributes:
-      blocks: how many.
+      blocks: number of blocks.
       mean: of their kernel distances.
       scatter: sum of the squared deviations from the mean.
       size: images of each side in a block.
@@ -136,7 +142,8 @@ class KernelBlocks(Stored):
 
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray, *, key: jax.Array, size: int = 1000, encoder: str = "") -> "KernelBlocks":
-        """Of two arrays `[n, dim]` and `[m, dim]`, in random order by the key; as many blocks as the smaller one fills.
+        """Returns the blocks of two arrays `[n, dim]` and `[m, dim]`, in random order by the key; as many as the smaller array
+        fills.
 
         Raises:
           ValueError: not one block can be filled, shapes do not fit, or features are not finite.
@@ -151,7 +158,7 @@ class KernelBlocks(Stored):
         return cls(len(values), float(values.mean()), float(np.square(values - values.mean()).sum()), size, encoder)
 
     def merge(self, other: "KernelBlocks") -> "KernelBlocks":
-        """Both together."""
+        """Returns the blocks of both sketches together."""
         require_one_encoder(self.encoder, other.encoder)
         if self.size != other.size:
             raise ValueError(f"Kernel distances in blocks of {self.size} and of {other.size} images cannot be merged.")
@@ -163,7 +170,7 @@ class KernelBlocks(Stored):
 
     @property
     def estimate(self) -> DistanceEstimate:
-        """The kernel distance and its standard error over draws of images; the latter needs at least two blocks."""
+        """Returns the kernel distance and its standard error over draws of images, which needs at least two blocks."""
         if self.blocks < 2:
             return DistanceEstimate(self.mean)
         return DistanceEstimate(self.mean, float(np.sqrt(self.scatter / (self.blocks - 1) / self.blocks)))
@@ -171,14 +178,14 @@ class KernelBlocks(Stored):
 
 class Kernel(Protocol):
     def prepare(self, block: np.ndarray) -> np.ndarray:
-        """Rows `[n, dim]` as the kernel takes them, done once for each block."""
+        """Returns rows `[n, dim]` in the form that the kernel takes, once for each block."""
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Values `[n, m]` of the kernel between prepared rows."""
+        """Returns the values `[n, m]` of the kernel between prepared rows."""
 
 
 def sums_between(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
-    """For each row of x the sum of the kernel over y `[n]`, and for each row of y over x `[m]`."""
+    """Returns the sums of the kernel of each row of x over y `[n]`, and of each row of y over x `[m]`."""
     of_x = np.zeros(len(x))
     of_y = np.zeros(len(y))
     for rows in tiles(len(x)):
@@ -191,7 +198,7 @@ def sums_between(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> tuple[np.ndarr
 
 
 def sums_within(x: np.ndarray, kernel: Kernel) -> np.ndarray:
-    """For each row the sum of the kernel over all other rows `[n]`, without the row itself."""
+    """Returns the sum of the kernel of each row over all other rows `[n]`, without the row itself."""
     sums = np.zeros(len(x))
     parts = tiles(len(x))
     for place, rows in enumerate(parts):
@@ -208,10 +215,10 @@ def sums_within(x: np.ndarray, kernel: Kernel) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Cubic:
-    """The kernel (x.y / dim + 1)^3 of the kernel distance, less a part that depends on x alone and one that depends on y alone.
+    """Kernel (x.y / dim + 1)^3 of the kernel distance, without a part that depends on x alone and one that depends on y alone.
 
     These parts cancel in every distance between mixtures. Far from the origin they are nearly all of the kernel, and the digits
-    of what is left would be lost in them. With x and y less a centre c, s = |c|^2 / dim + 1, t = x.y / dim and
+    of the rest would be lost in them. With x and y less a centre c, s = |c|^2 / dim + 1, t = x.y / dim and
     w = t + c.x / dim + c.y / dim, the kernel is (s + w)^3, of which 3 s^2 t + 3 s w^2 + w^3 is kept.
     """
 
@@ -219,7 +226,7 @@ class Cubic:
 
     @classmethod
     def near(cls, x: np.ndarray) -> "Cubic":
-        """Around the middle of some of these rows."""
+        """Returns the kernel around the mean of some of these rows."""
         return cls(float64(x, slice(0, 1024)).mean(axis=0))
 
     def prepare(self, block: np.ndarray) -> np.ndarray:
@@ -233,7 +240,7 @@ class Cubic:
         values = x @ y.T
         of_x = x @ direction
         of_y = y @ direction
-        # Some rows at a time, which stay in the processor's cache.
+        # A few rows at a time stay in the processor's cache.
         for rows in tiles(len(x), 64):
             w = values[rows] + of_x[rows, None]
             w += of_y

@@ -1,4 +1,4 @@
-"""The proxy A-distance: how well a linear classifier tells two sets of features apart, on images that it was not fitted on."""
+"""The proxy A-distance: how well a linear classifier distinguishes two sets of features on held-out images."""
 
 import functools
 import hashlib
@@ -12,13 +12,13 @@ from sslshift.transfer.linear_probe import fit_probe
 
 
 class TwoSampleTest(NamedTuple):
-    """What a classifier between two sets reached on held-out images, each set counting half, averaged over the folds.
+    """Result of a classifier between two sets on held-out images, each set with half of the weight, averaged over the folds.
 
     Attributes:
       distance: 2 (1 - 2 error).
-      error: share of wrong decisions; 0.5: the sets are not told apart.
-      loss: cross-entropy in nats; log 2 at chance. It goes on falling where the error is 0 already.
-      images: of each side.
+      error: share of wrong decisions; 0.5 means that the sets are indistinguishable.
+      loss: cross-entropy in nats; log 2 at chance. It keeps falling after the error has reached 0.
+      images: number of images of each side.
     """
 
     distance: float
@@ -28,9 +28,9 @@ class TwoSampleTest(NamedTuple):
 
 
 def proxy_a_distance(x: np.ndarray, y: np.ndarray, *, key: jax.Array, folds: int = 2, strength: float = 0.1) -> float:
-    """Proxy A-distance: 2 (1 - 2 err) of a regularised linear classifier that tells x from y on held-out images.
+    """Returns the proxy A-distance: 2 (1 - 2 err) of a regularised linear classifier between x and y on held-out images.
 
-    It saturates at 2 where the sets are told apart without error; `classifier_two_sample` gives the held-out loss too.
+    The distance saturates at 2 where no image is misclassified; `classifier_two_sample` returns the held-out loss as well.
 
     Example:
       >>> import jax, numpy as np
@@ -41,12 +41,12 @@ def proxy_a_distance(x: np.ndarray, y: np.ndarray, *, key: jax.Array, folds: int
     Args:
       x: features `[n, dim]`, of at least `folds` different images.
       y: features `[m, dim]`, of at least `folds` different images.
-      key: PRNG key of the folds, and of the choice of images where one side has more: both count the same.
-      folds: each is held out once; 2: halves.
-      strength: of the penalty, strength / 2 * |weights|^2 beside the mean cross-entropy, on standardised features.
+      key: PRNG key of the folds, and of the images that are used where one side has more: both sides have the same weight.
+      folds: number of folds, each of which is held out once.
+      strength: l2 penalty, strength / 2 * |weights|^2 added to the mean cross-entropy, on standardised features.
 
     Returns:
-      From -2 to 2; near 0, and below it as often as above, where the sets cannot be told apart.
+      A number from -2 to 2; near 0, and below it as often as above, where the sets are indistinguishable.
 
     Raises:
       ValueError: shapes do not fit, too few images, or features are not finite.
@@ -61,23 +61,23 @@ def proxy_a_distance(x: np.ndarray, y: np.ndarray, *, key: jax.Array, folds: int
 def classifier_two_sample(
     x: np.ndarray, y: np.ndarray, *, key: jax.Array, folds: int = 2, strength: float = 0.1
 ) -> TwoSampleTest:
-    """`proxy_a_distance` with held-out error and loss.
+    """Returns `proxy_a_distance` with the held-out error and loss.
 
-    Equal images fall into the same fold, on whichever side they are: nothing held out was fitted on. Folds are drawn by key
-    and content, so that the order of rows does not matter.
+    Equal images are in the same fold, on whichever side they are, so that no held-out image was fitted on. Folds are drawn by
+    key and content, so that the order of rows does not matter.
 
     Example:
       >>> import jax, numpy as np
       >>> x, y = np.random.default_rng(0).normal(size=(2, 200, 4))
       >>> near, far = (classifier_two_sample(x, y + shift, key=jax.random.key(0)) for shift in (10, 20))
-      >>> near.error == far.error == 0, far.loss < near.loss < 0.69  # where the error has saturated the loss has not
+      >>> near.error == far.error == 0, far.loss < near.loss < 0.69  # the error has saturated, the loss has not
       (True, True)
 
     Args:
-      x, y, key, folds, strength: as of `proxy_a_distance`.
+      x, y, key, folds, strength: as for `proxy_a_distance`.
 
     Raises:
-      ValueError: as `proxy_a_distance` does.
+      ValueError: as by `proxy_a_distance`.
 
     References:
       Lopez-Paz & Oquab, `Revisiting Classifier Two-Sample Tests <https://arxiv.org/abs/1610.06545>`_, 2017
@@ -97,7 +97,7 @@ def classifier_two_sample(
 
 
 def _chosen(x: np.ndarray, y: np.ndarray, key: jax.Array) -> list[tuple[np.ndarray, np.ndarray]]:
-    """As many images of each side, in the order of their tags, and these tags."""
+    """Returns equally many images of each side, in the order of their tags, and these tags."""
     secret = np.asarray(jax.random.key_data(key)).tobytes()
     tags = [np.array([_tag(row, secret) for block in blocks(each) for row in block], np.uint64) for each in (x, y)]
     count = min(len(x), len(y))
@@ -106,12 +106,12 @@ def _chosen(x: np.ndarray, y: np.ndarray, key: jax.Array) -> list[tuple[np.ndarr
 
 
 def _tag(row: np.ndarray, secret: bytes) -> int:
-    """A random number of the content. Adding 0 turns -0.0 into 0.0, whose bytes differ though they are equal."""
+    """Returns a random number of the content. Adding 0 turns -0.0 into 0.0, whose bytes differ though they are equal."""
     return int.from_bytes(hashlib.blake2b((row + 0.0).tobytes(), digest_size=8, key=secret).digest())
 
 
 def _folds(x: np.ndarray, y: np.ndarray, folds: int) -> list[np.ndarray]:
-    """Fold of each image by its tag: those on both sides are dealt out first, then each side's own."""
+    """Returns the fold of each image by its tag: images on both sides are distributed first, then each side's own."""
     both = np.intersect1d(x, y)
     dealt = []
     for side, tags in (("first", x), ("second", y)):
@@ -126,13 +126,13 @@ def _folds(x: np.ndarray, y: np.ndarray, folds: int) -> list[np.ndarray]:
 
 
 def _levelled(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-    """Both sets in float32, which may not hold them as they are: every feature moved and scaled to -1 to 1, constant ones 0."""
-    # Less the first image, a constant feature is exactly 0.
+    """Returns both sets in float32 with every feature moved and scaled to -1 to 1: float32 may not hold the original values."""
+    # Minus the first image, a constant feature is exactly 0, whatever its size.
     first = float64(x, slice(0, 1))
     mean = sum((block - first).sum(axis=0) for each in (x, y) for block in blocks(each)) / (len(x) + len(y))
     centre = first + mean
     largest = np.max([np.abs(block - centre).max(axis=0) for each in (x, y) for block in blocks(each)], axis=0)
-    # A feature that varies by rounding alone is constant. Whole numbers are not rounded.
+    # A feature that varies by rounding alone counts as constant. Whole numbers are never rounded.
     coarse = any(each.dtype.kind not in "iub" and each.dtype.itemsize < 8 for each in (x, y))
     rounding = np.finfo(np.float32 if coarse else np.float64).eps * np.abs(centre)
     scale = np.where(largest > 8 * rounding, largest, np.inf)
@@ -142,8 +142,8 @@ def _levelled(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
 def _held_out(
     fitted: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarray], strength: float
 ) -> tuple[float, float]:
-    """Error and loss on held-out images of both sides, each side counting half."""
-    # Equal images can leave one side with more.
+    """Returns error and loss on held-out images of both sides, each side with half of the weight."""
+    # Equal images stay together, so that one side of a fold can have more of them.
     count = min(map(len, fitted))
     features = np.concatenate([side[:count] for side in fitted])
     labels = np.repeat([0, 1], count)

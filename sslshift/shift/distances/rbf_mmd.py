@@ -18,15 +18,17 @@ from sslshift.shift._base import (
 from sslshift.shift.distances.frechet import MixtureMoments, Moments
 from sslshift.shift.distances.kernel import sums_between, sums_within
 
+# Factor of the published CMMD, without which its values would be small fractions.
 SCALE = 1000.0
 
 
 def rbf_mmd(x: np.ndarray, y: np.ndarray, *, sigma: float = 10.0) -> float:
-    """1000 times the squared MMD under a Gaussian kernel, on embeddings brought to length 1; on CLIP embeddings: CMMD.
+    """Returns 1000 times the squared MMD under a Gaussian kernel, on embeddings scaled to length 1; on CLIP embeddings: CMMD.
 
-    On unit vectors a sigma of 10 makes the kernel almost linear: the value is about 10 |mean_x - mean_y|^2. It is nearly
-    blind to a change of covariance alone, such as a collapse of diversity around the same mean; ask another distance too. It
-    is the biased form, which is above 0 for two samples of one distribution, by up to 10 (1/n + 1/m): compare at equal n.
+    On unit vectors a sigma of 10 makes the kernel almost linear: the value is about 10 |mean_x - mean_y|^2. The distance is
+    nearly blind to a change of covariance alone, such as a collapse of diversity around the same mean; use another distance
+    beside it. It is the biased form, which is above 0 for two samples of one distribution, by up to 10 (1/n + 1/m): compare
+    sets of equal size.
 
     Example:
       >>> import numpy as np
@@ -39,10 +41,10 @@ def rbf_mmd(x: np.ndarray, y: np.ndarray, *, sigma: float = 10.0) -> float:
       sigma: width of the kernel exp(-|a - b|^2 / (2 sigma^2)).
 
     Returns:
-      1000 (mean k(x, x') + mean k(y, y') - 2 mean k(x, y)), each image against itself included; in float64, at least 0.
+      1000 (mean k(x, x') + mean k(y, y') - 2 mean k(x, y)), with each image against itself; in float64, at least 0.
 
     Raises:
-      ValueError: shapes do not fit, features are not finite, a row of zeros has no direction, or sigma is not above 0.
+      ValueError: shapes do not fit, features are not finite, a row is all zeros, or sigma is not above 0.
 
     References:
       Jayasumana et al., `Rethinking FID: Towards a Better Evaluation Metric for Image Generation
@@ -63,7 +65,7 @@ def _require_width(sigma: float) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _LessOne:
-    """The kernel less 1: the three means, all near 1, cancel before digits are lost, and an image against itself counts 0."""
+    """Kernel minus 1: the three means, all near 1, cancel before digits are lost, and an image against itself counts 0."""
 
     sigma: float
 
@@ -78,11 +80,11 @@ class _LessOne:
 
 
 def rbf_mmd_of_moments(x: Moments | MixtureMoments, y: Moments | MixtureMoments, *, sigma: float = 10.0) -> DistanceEstimate:
-    """`rbf_mmd` from streamed moments of unit vectors, `Moments.of(unit_rows(features))`, with a bound of what is left out.
+    """Returns `rbf_mmd` from streamed moments of unit vectors, `Moments.of(unit_rows(features))`, with a bound of its error.
 
     In powers of the cosine c the kernel is exp(-s) (1 + s c + s^2 c^2 / 2 + ...) with s = 1 / sigma^2. Means give the first
-    power's part, second moments the second's; at a sigma of 10 all others together add less than 0.0007, and the nearer all
-    vectors are to each other, the less.
+    power's part and second moments the second's. At a sigma of 10 all other powers together add less than 0.0007, and less
+    where all vectors are near each other.
 
     Example:
       >>> import numpy as np
@@ -93,7 +95,7 @@ def rbf_mmd_of_moments(x: Moments | MixtureMoments, y: Moments | MixtureMoments,
       True
 
     Args:
-      x, y: of rows of length 1.
+      x, y: moments of rows of length 1.
       sigma: width of the kernel.
 
     Returns:
@@ -111,8 +113,8 @@ def rbf_mmd_of_moments(x: Moments | MixtureMoments, y: Moments | MixtureMoments,
     s = 1 / sigma**2
     first, second = (np.square(a - b).sum() for a, b in ((x.mean, y.mean), (x.second_moment, y.second_moment)))
     known = np.exp(-s) * (s * first + s**2 / 2 * second)
-    # Means of tensor powers of unit vectors are at most 1 long, their difference at most 2; the powers from the third on
-    # weigh exp(-s) (s^3 / 3! + s^4 / 4! + ...), a Poisson tail.
+    # Means of tensor powers of unit vectors have a length of at most 1, their difference of at most 2. The powers from the
+    # third on have the weight exp(-s) (s^3 / 3! + s^4 / 4! + ...), a Poisson tail.
     far = 4 * special.gammainc(3, s)
     # In powers of d = 1 - c, from 0 to 2, the kernel is 1 - s d + s^2 d^2 / 2 less at most s^3 d^3 / 6, or s^3 d^2 / 3. The
     # value is below that without what is less within the sides, and with the most that it can be between them.

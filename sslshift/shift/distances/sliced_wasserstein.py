@@ -1,4 +1,7 @@
-"""The sliced Wasserstein distance: one-dimensional transport along random directions."""
+"""The sliced Wasserstein distance: one-dimensional transport along random directions.
+
+Its sketch `Projections` holds histograms of the projections, with a bound of their error.
+"""
 
 import dataclasses
 import functools
@@ -11,10 +14,11 @@ from sslshift.shift.distances.visual_dna import Histograms, Ranges
 
 
 def sliced_wasserstein(x: np.ndarray, y: np.ndarray, *, key: jax.Array, directions: int = 256) -> float:
-    """Mean over random unit directions of the Wasserstein-2 distance between the two sets' projections.
+    """Returns the mean over random unit directions of the Wasserstein-2 distance between the two sets' projections.
 
-    The mean of the distances, not the root of their mean square, which some libraries give and which is larger. It sees
-    differences of any kind, in the unit of the features; for few images it is above 0 even between samples of one distribution.
+    This is the mean of the distances, not the root of their mean square, which some libraries return and which is larger. It
+    responds to differences of any kind, in the unit of the features. For few images it is above 0 even between samples of one
+    distribution.
 
     Example:
       >>> import jax, numpy as np
@@ -26,7 +30,7 @@ def sliced_wasserstein(x: np.ndarray, y: np.ndarray, *, key: jax.Array, directio
       x: features `[n, dim]`.
       y: features `[m, dim]`; sizes may differ: quantile functions are compared, exactly.
       key: PRNG key of the directions.
-      directions: how many.
+      directions: number of directions.
 
     Returns:
       The distance in float64, the same for the same key and any order of rows.
@@ -42,7 +46,7 @@ def sliced_wasserstein(x: np.ndarray, y: np.ndarray, *, key: jax.Array, directio
 
 
 def sliced_wasserstein_estimate(x: np.ndarray, y: np.ndarray, *, key: jax.Array, directions: int = 256) -> DistanceEstimate:
-    """`sliced_wasserstein` with its standard error over draws of directions; NaN for a single one.
+    """Returns `sliced_wasserstein` with its standard error over draws of directions, which is NaN for a single direction.
 
     Example:
       >>> import jax, numpy as np
@@ -55,14 +59,14 @@ def sliced_wasserstein_estimate(x: np.ndarray, y: np.ndarray, *, key: jax.Array,
       x: features `[n, dim]`.
       y: features `[m, dim]`.
       key: PRNG key of the directions.
-      directions: how many.
+      directions: number of directions.
 
     Raises:
-      ValueError: as `sliced_wasserstein` does.
+      ValueError: as by `sliced_wasserstein`.
     """
     x, y = pair(x, y, "A sliced Wasserstein distance", 1)
     axes = random_directions(key, x.shape[1], directions)
-    # Of either side at a time, 64 MiB at most unless a single direction needs more.
+    # Projections of either side take 64 MiB at a time, unless a single direction needs more.
     width = max(1, 4 * AT_ONCE // max(len(x), len(y)))
     mass, *places = coupling(*(np.arange(1, len(each) + 1) / len(each) for each in (x, y)))
     distances = np.empty(directions)
@@ -77,13 +81,13 @@ def sliced_wasserstein_estimate(x: np.ndarray, y: np.ndarray, *, key: jax.Array,
 
 
 def over_directions(distances: np.ndarray, bound: float = 0.0) -> DistanceEstimate:
-    """Mean and Monte-Carlo error of distances `[directions]`."""
+    """Returns the mean and the Monte-Carlo error of distances `[directions]`."""
     error = distances.std(ddof=1) / np.sqrt(len(distances)) if len(distances) > 1 else np.nan
     return DistanceEstimate(float(distances.mean()), float(error), bound)
 
 
 def random_directions(key: jax.Array, dim: int, directions: int) -> np.ndarray:
-    """Unit vectors spread evenly over the sphere, float64 `[dim, directions]`."""
+    """Returns unit vectors spread evenly over the sphere, float64 `[dim, directions]`."""
     if directions < 1:
         raise ValueError(f"A sliced Wasserstein distance needs at least one direction, not {directions}.")
     axes = generator(key).normal(size=(directions, dim)).T
@@ -91,7 +95,7 @@ def random_directions(key: jax.Array, dim: int, directions: int) -> np.ndarray:
 
 
 def projected(features: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Projections of features onto axes `[dim, directions]`, `[directions, n]`."""
+    """Returns the projections of features onto axes `[dim, directions]`, `[directions, n]`."""
     values = np.empty((axes.shape[1], len(features)))
     done = 0
     for block in blocks(features):
@@ -101,10 +105,10 @@ def projected(features: np.ndarray, axes: np.ndarray) -> np.ndarray:
 
 
 def coupling(shares_x: np.ndarray, shares_y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The optimal transport in one dimension, from what lies at or below each sorted value of either side.
+    """Returns the optimal transport in one dimension, from the cumulative shares at each sorted value of either side.
 
     Args:
-      shares_x: cumulative, ascending to 1, `[a]`.
+      shares_x: cumulative shares, ascending to 1, `[a]`.
       shares_y: the same, `[b]`.
 
     Returns:
@@ -116,6 +120,7 @@ def coupling(shares_x: np.ndarray, shares_y: np.ndarray) -> tuple[np.ndarray, np
 
 
 def wasserstein_2(x: np.ndarray, y: np.ndarray, mass: np.ndarray, in_x: np.ndarray, in_y: np.ndarray) -> float:
+    """Returns the Wasserstein-2 distance between sorted values under a `coupling`."""
     return float(np.sqrt(mass @ np.square(x[in_x] - y[in_y])))
 
 
@@ -123,8 +128,8 @@ def wasserstein_2(x: np.ndarray, y: np.ndarray, mass: np.ndarray, in_x: np.ndarr
 class Projections(Stored):
     """Histograms of features along random directions: memory is directions x bins, whatever the number of images.
 
-    Ranges are learned once on a reference pool, by `Projections.ranges`; values outside count in the end bins. How far values
-    lie from the middle of their bins is summed up on the way, which bounds the error, also of values outside.
+    Ranges are learned once on a reference pool, by `Projections.ranges`; values outside count in the end bins. The distances of
+    values from the middle of their bins are summed as they stream, which bounds the error, also of values outside.
 
     Example:
       >>> import jax, numpy as np
@@ -148,12 +153,12 @@ class Projections(Stored):
 
     @staticmethod
     def ranges(reference: np.ndarray, *, key: jax.Array, directions: int = 256, encoder: str = "") -> Ranges:
-        """Of the projections of a reference pool `[n, dim]`; those of several pools, or parts of one, can be merged.
+        """Returns the ranges of the projections of a reference pool `[n, dim]`; those of several pools can be merged.
 
         Args:
           reference: features `[n, dim]`.
           key: PRNG key of the directions.
-          directions: how many.
+          directions: number of directions.
           encoder: name or fingerprint of the encoder.
 
         Raises:
@@ -170,13 +175,13 @@ class Projections(Stored):
 
     @classmethod
     def of(cls, features: np.ndarray, ranges: Ranges, *, key: jax.Array, bins: int = 1000, encoder: str = "") -> "Projections":
-        """Of an array `[n, dim]`, read block by block.
+        """Returns the projections of an array `[n, dim]`, read block by block.
 
         Args:
           features: `[n, dim]`.
           ranges: by `Projections.ranges`, with the same key and encoder.
           key: PRNG key of the directions.
-          bins: of each histogram.
+          bins: number of bins of each histogram.
           encoder: name or fingerprint of the encoder.
 
         Raises:
@@ -199,21 +204,22 @@ class Projections(Stored):
         return cls(Histograms(counts, ranges), displacement)
 
     def merge(self, other: "Projections") -> "Projections":
-        """Of both sets together."""
+        """Returns the projections of both sets together."""
         return Projections(self.histograms.merge(other.histograms), self.displacement + other.displacement)
 
     @property
     def moved(self) -> np.ndarray:
-        """Root mean square distance of values from the middle of their bins, `[directions]`."""
+        """Returns the root mean square distance of values from the middle of their bins, `[directions]`."""
         return np.sqrt(self.displacement / self.histograms.count)
 
 
 def sliced_wasserstein_of_projections(x: Projections, y: Projections) -> DistanceEstimate:
-    """`sliced_wasserstein` from streamed projections, as if every value lay in the middle of its bin.
+    """Returns `sliced_wasserstein` from streamed projections, as if every value were in the middle of its bin.
 
     Returns:
-      The distance; its standard error over draws of directions; and how far it can be from the distance of the values
-      themselves along the same directions: by the triangle inequality, no farther than both sides' values were moved.
+      The distance; its standard error over draws of directions; and a bound of its difference from the distance of the values
+      themselves along the same directions: by the triangle inequality, at most the distance that the values of both sides were
+      moved to the middle of their bins.
 
     Raises:
       ValueError: ranges, bins, keys or encoders differ.
@@ -226,13 +232,13 @@ def sliced_wasserstein_of_projections(x: Projections, y: Projections) -> Distanc
 
 
 def _middles(ranges: Ranges, bins: int) -> np.ndarray:
-    """Of each bin, `[directions, bins]`."""
+    """Returns the middle of each bin, `[directions, bins]`."""
     width = (ranges.maximum - ranges.minimum) / bins
     return ranges.minimum[:, None] + width[:, None] * (np.arange(bins) + 0.5)
 
 
 def _name(encoder: str, key: jax.Array, dim: int, directions: int) -> str:
-    """What projections are of: those along other directions are like those of another encoder."""
+    """Returns a name of these projections: projections along other directions count as those of another encoder."""
     words = "-".join(map(str, np.asarray(jax.random.key_data(key)).ravel().tolist()))
     return f"{encoder}, {dim} dimensions on {directions} directions by key {words}"
 

@@ -1,9 +1,13 @@
-"""One histogram for each neuron, with 64-bit counts: additive, so that it streams, and merges over hosts exactly."""
+"""The VisualDNA distance: how far the distributions of single neurons have moved, and its sketch.
+
+The sketch is one histogram for each neuron with 64-bit counts, which stream and merge over hosts exactly.
+"""
 
 import dataclasses
 import functools
 from collections.abc import Sequence
 
+import chex
 import jax
 import numpy as np
 
@@ -18,18 +22,19 @@ from sslshift.shift._base import (
     pair,
     require_one_dimension,
     require_one_encoder,
+    shape_error,
     tiles,
 )
 
-# Numbers worked on at a time where passes over them are many (128 KiB).
+# Numbers at a time where many passes over them follow: 128 KiB stay in the processor's cache.
 _IN_CACHE = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ranges(Stored):
-    """The least and the greatest value of each neuron, learned once on a reference pool and then kept with every histogram.
+    """The least and the greatest value of each neuron, learned once on a reference pool and kept with every histogram.
 
-    `save(path)` and `Ranges.load(path)` keep them in a file.
+    `save(path)` and `Ranges.load(path)` keep ranges in a file.
 
     Example:
       >>> import numpy as np
@@ -39,7 +44,7 @@ class Ranges(Stored):
 
     Attributes:
       minimum, maximum: float64 `[dim]`.
-      encoder: name or fingerprint of the encoder that the neurons are of, such as `PretrainedEncoder.fingerprint`.
+      encoder: name or fingerprint of the encoder of these neurons, such as `PretrainedEncoder.fingerprint`.
     """
 
     minimum: np.ndarray
@@ -47,17 +52,21 @@ class Ranges(Stored):
     encoder: str = ""
 
     def __post_init__(self):
-        shapes = np.shape(self.minimum), np.shape(self.maximum)
-        fits = len(shapes[0]) == 1 and shapes[0] == shapes[1] and np.all(np.asarray(self.minimum) <= self.maximum)
-        if not fits or not np.isfinite([self.minimum, self.maximum]).all():
-            raise ValueError(
-                "Ranges are minima [dim] and maxima [dim], finite and none of them smaller; "
-                f"shapes are {shapes[0]} and {shapes[1]}."
-            )
+        low = np.asarray(self.minimum)
+        high = np.asarray(self.maximum)
+        sentence = (
+            "Expected finite minima [dim] and maxima [dim], no maximum below its minimum; got arrays of shapes "
+            f"{low.shape} and {high.shape}."
+        )
+        with shape_error(sentence):
+            chex.assert_rank([low, high], 1)
+            chex.assert_equal_shape([low, high])
+        if not np.isfinite([low, high]).all() or (low > high).any():
+            raise ValueError(sentence)
 
     @classmethod
     def of(cls, features: np.ndarray, *, encoder: str = "") -> "Ranges":
-        """Of an array `[n, dim]`, read block by block.
+        """Returns the ranges of an array `[n, dim]`, read block by block.
 
         Raises:
           ValueError: not a matrix, empty, or not finite.
@@ -68,7 +77,7 @@ class Ranges(Stored):
         return cls(np.min(lows, axis=0), np.max(highs, axis=0), encoder)
 
     def merge(self, other: "Ranges") -> "Ranges":
-        """Of both pools together."""
+        """Returns the ranges of both pools together."""
         require_one_encoder(self.encoder, other.encoder)
         require_one_dimension(len(self.minimum), len(other.minimum))
         return Ranges(np.minimum(self.minimum, other.minimum), np.maximum(self.maximum, other.maximum), self.encoder)
@@ -81,26 +90,27 @@ class Ranges(Stored):
             raise ValueError("Histograms over different ranges cannot be compared; make both with the same Ranges.")
 
     def place(self, block: np.ndarray, bins: int) -> np.ndarray:
-        """The bin of every value, int64 of the block's shape: values outside in the end bins, constant neurons in the first.
+        """Returns the bin of every value, int64 of the block's shape: values outside in the end bins, constant neurons in the
+        first.
 
         A value on an edge of `np.linspace(minimum, maximum, bins + 1)` counts in the bin above it, as with `np.histogram`.
         """
         places = np.empty(block.shape, np.int64)
         width = self.maximum - self.minimum
         doubt = self._doubt(width, bins)
-        # Some rows at a time, which stay in the processor's cache.
+        # A few rows at a time stay in the processor's cache.
         for rows in tiles(len(block), max(1, _IN_CACHE // len(width))):
             places[rows] = self._place(block[rows], width, bins, doubt)
         return places
 
     def _place(self, block: np.ndarray, width: np.ndarray, bins: int, doubt: np.ndarray) -> np.ndarray:
-        # Values far outside a very narrow range are infinitely many widths away, which is the last bin too.
+        # A value far outside a very narrow range may be infinitely many widths away: it counts in an end bin as well.
         with np.errstate(over="ignore"):
             where = (block - self.minimum) / np.where(width > 0, width, np.inf)
             where *= bins
-        # Half a bin off the edge that they are beyond: they are not looked at again.
+        # Values outside get half a bin's distance from the edge, so that they are not compared with it again below.
         places = np.clip(where, -0.5, bins - 0.5, out=where).astype(np.int64)
-        # Where rounding could decide, values are compared with the edge itself. Below the first one is no bin.
+        # Where rounding could decide, values are compared with the edge itself. There is no bin below the first edge.
         edges = np.maximum(np.rint(where), 1)
         where -= edges
         row, neuron = np.nonzero(np.abs(where, out=where) <= doubt)
@@ -109,7 +119,7 @@ class Ranges(Stored):
         return places
 
     def _doubt(self, width: np.ndarray, bins: int) -> np.ndarray:
-        """How far from an edge, in bins, rounding can move values and edges, `[dim]`."""
+        """Returns the largest distance from an edge, in bins, that rounding can move values and edges, `[dim]`."""
         largest = np.maximum(np.abs(self.minimum), np.abs(self.maximum))
         relative = 1 + np.divide(largest, width, out=np.zeros_like(width), where=width > 0)
         return np.minimum(8 * np.finfo(np.float64).eps * bins * relative, 0.25)
@@ -117,10 +127,10 @@ class Ranges(Stored):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Histograms(Stored):
-    """How often each neuron's values lie in each of its bins.
+    """Counts of each neuron's values in each of its bins.
 
-    Where every place of a feature map is a sample, make it a row: `features.reshape(-1, channels)`. `save(path)` and
-    `Histograms.load(path)` keep them, with their ranges, in a file.
+    To count every position of a feature map as a sample, make it a row: `features.reshape(-1, channels)`. `save(path)` and
+    `Histograms.load(path)` keep histograms, with their ranges, in a file.
 
     Example:
       >>> import numpy as np
@@ -131,7 +141,7 @@ class Histograms(Stored):
 
     Attributes:
       counts: int64 `[dim, bins]`.
-      ranges: of the neurons, which the bins divide evenly.
+      ranges: ranges of the neurons, which the bins divide evenly.
     """
 
     counts: np.ndarray
@@ -139,21 +149,21 @@ class Histograms(Stored):
 
     def __post_init__(self):
         counts = np.asarray(self.counts)
-        if counts.ndim != 2 or counts.dtype != np.int64 or len(counts) != len(self.ranges.minimum) or not counts.size:
-            raise ValueError(
-                f"Histograms of {len(self.ranges.minimum)} neurons are int64 counts [dim, bins], not {counts.dtype} of shape "
-                f"{counts.shape}."
-            )
+        dim = len(self.ranges.minimum)
+        with shape_error(f"Expected int64 counts [dim, bins] for {dim} neurons, got {counts.dtype} of shape {counts.shape}."):
+            chex.assert_shape(counts, (dim, None))
+            chex.assert_axis_dimension_gteq(counts, 1, 1)
+            chex.assert_type(counts, np.int64)
 
     @classmethod
     def of(cls, features: np.ndarray, ranges: Ranges, *, bins: int = 1000, encoder: str | None = None) -> "Histograms":
-        """Histograms of an array `[n, dim]`, read block by block.
+        """Returns the histograms of an array `[n, dim]`, read block by block.
 
         Args:
           features: `[n, dim]`.
-          ranges: of the same neurons.
-          bins: of each.
-          encoder: name or fingerprint of the encoder that the features are of; None: that of the ranges, unchecked.
+          ranges: ranges of the same neurons.
+          bins: number of bins of each neuron.
+          encoder: name or fingerprint of the encoder of the features; None: the encoder of the ranges, unchecked.
 
         Raises:
           ValueError: the ranges are of other neurons, or the features are not a finite matrix.
@@ -168,24 +178,24 @@ class Histograms(Stored):
             raise ValueError(f"A histogram needs at least one bin, not {bins}.")
         counts = np.zeros(dim * bins, np.int64)
         first = np.arange(dim) * bins
-        # Not fewer values than bins at a time: each block adds to all of these.
+        # Each block adds to all bins: blocks of fewer values than bins would spend their time on that.
         for rows in tiles(len(features), max(bins, AT_ONCE // dim)):
             counts += np.bincount((ranges.place(float64(features, rows), bins) + first).ravel(), minlength=dim * bins)
         return cls(counts.reshape(dim, bins), ranges)
 
     def merge(self, other: "Histograms") -> "Histograms":
-        """Of both sets together."""
+        """Returns the histograms of both sets together."""
         self.require_comparable(other)
         return Histograms(self.counts + other.counts, self.ranges)
 
     @property
     def count(self) -> int:
-        """Rows counted."""
+        """Returns the number of rows counted."""
         return int(self.counts[0].sum())
 
     @property
     def shares(self) -> np.ndarray:
-        """Share of the values in each bin or one below it, `[dim, bins]`."""
+        """Returns the share of the values in each bin or one below it, `[dim, bins]`."""
         return self.counts.cumsum(axis=1) / self.count
 
     def require_comparable(self, other: "Histograms | HistogramMixture") -> None:
@@ -195,13 +205,13 @@ class Histograms(Stored):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HistogramMixture(Stored):
-    """Histograms of a mixture of distributions in planned shares: what `mixture_histograms` gives, for the same distances.
+    """Histograms of a mixture of distributions in planned shares, as `mixture_histograms` returns them, for the same distances.
 
-    It has no counts: the shares of a plan are not those of the images that its components were measured on.
+    It has no counts: the shares of a plan differ from those of the images that its components were measured on.
 
     Attributes:
       shares: share of the mixture's values in each bin or one below it, float64 `[dim, bins]`.
-      ranges: of the neurons, which the bins divide evenly.
+      ranges: ranges of the neurons, which the bins divide evenly.
     """
 
     shares: np.ndarray
@@ -220,11 +230,11 @@ def _require_comparable(ranges: Ranges, bins: np.ndarray, other: Histograms | Hi
 
 
 def visual_dna_distance(x: np.ndarray, y: np.ndarray, *, ranges: Ranges | None = None, bins: int = 1000) -> float:
-    """Earth mover's distance between each neuron's histograms, in bins, averaged over the neurons.
+    """Returns the earth mover's distance between each neuron's histograms, in bins, averaged over the neurons.
 
-    It scales with the number of bins: times 2 / bins it is the Wasserstein-1 distance of values brought to [-1, 1]. For few
-    images it is above 0 even between samples of one distribution, and falls as 1 / sqrt(n): compare at equal n. It is blind to
-    what neurons do together.
+    The distance scales with the number of bins: times 2 / bins it is the Wasserstein-1 distance of values scaled to [-1, 1].
+    For few images it is above 0 even between samples of one distribution, and falls as 1 / sqrt(n): compare sets of equal size.
+    It does not depend on dependencies between neurons.
 
     Example:
       >>> import numpy as np
@@ -235,9 +245,9 @@ def visual_dna_distance(x: np.ndarray, y: np.ndarray, *, ranges: Ranges | None =
     Args:
       x: features `[n, dim]`.
       y: features `[m, dim]`.
-      ranges: of the neurons, which the bins divide evenly; values outside count in the end bins. None: the joint minimum and
-        maximum of the two sets, which makes distances to different sets incomparable.
-      bins: of each histogram.
+      ranges: ranges of the neurons, which the bins divide evenly; values outside count in the end bins. None: the joint minimum
+        and maximum of the two sets, which makes distances between different sets incomparable.
+      bins: number of bins of each histogram.
 
     Returns:
       Sum over the bins of |cumulative share of x - cumulative share of y|, averaged over the neurons. A constant neuron adds 0.
@@ -256,7 +266,7 @@ def visual_dna_distance(x: np.ndarray, y: np.ndarray, *, ranges: Ranges | None =
 
 
 def visual_dna_distance_of_histograms(x: Histograms | HistogramMixture, y: Histograms | HistogramMixture) -> float:
-    """`visual_dna_distance` from streamed histograms over the same ranges: the same number, however the images were split.
+    """Returns `visual_dna_distance` from streamed histograms over the same ranges, equal however the images were split.
 
     Example:
       >>> import numpy as np
@@ -272,7 +282,7 @@ def visual_dna_distance_of_histograms(x: Histograms | HistogramMixture, y: Histo
 
 
 def visual_dna_distances(x: Histograms | HistogramMixture, y: Histograms | HistogramMixture) -> np.ndarray:
-    """The distance of each neuron, in bins, float64 `[dim]`: which neurons the two sets differ in.
+    """Returns the distance of each neuron, in bins, float64 `[dim]`, which shows the neurons in which the two sets differ.
 
     Example:
       >>> import numpy as np
@@ -288,7 +298,7 @@ def visual_dna_distances(x: Histograms | HistogramMixture, y: Histograms | Histo
     return np.abs(x.shares - y.shares).sum(axis=1)
 
 
-def _bound(key: jax.Array, pool: Sequence[np.ndarray]) -> Function:
+def _on_pool(key: jax.Array, pool: Sequence[np.ndarray]) -> Function:
     del key
     ranges = functools.reduce(Ranges.merge, map(Ranges.of, pool)) if pool else None
     return functools.partial(visual_dna_distance, ranges=ranges)
@@ -298,5 +308,5 @@ VISUAL_DNA = Distance(
     "VisualDNA",
     1,
     "in bins, mean over features, each seen alone; its floor falls with the square root of n; halfway is half",
-    _bound,
+    _on_pool,
 )

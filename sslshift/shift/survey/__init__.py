@@ -61,7 +61,7 @@ _Done = TypeVar("_Done")
 
 @dataclasses.dataclass(frozen=True)
 class SurveySettings:
-    """What a survey is asked for; the fields are the flags of `python -m tools.shift`, whose help describes them."""
+    """Settings of a survey; the fields are the flags of `python -m tools.shift`, whose help describes them."""
 
     target: str
     source: Sequence[str]
@@ -92,7 +92,7 @@ class SurveySettings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SurveyReport:
-    """What a survey found, for people.
+    """Result of a survey, for people.
 
     Attributes:
       found: the survey.
@@ -175,7 +175,7 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
     """Compares sources and planned mixtures with a target.
 
     Args:
-      settings: what is asked for.
+      settings: settings of the survey.
       counting: shows progress while images are encoded.
       on_source: called with each source's name before it is measured.
 

@@ -45,7 +45,9 @@ class Look(NamedTuple):
 
     @property
     def text(self) -> str:
-        (low, high), count = (min(self.sides), max(self.sides)), len(self.sides)
+        low = min(self.sides)
+        high = max(self.sides)
+        count = len(self.sides)
         size = f"{low[0]} x {low[1]}" + (f" to {high[0]} x {high[1]}" if low != high else "")
         kind = "colour" if self.colour == count else "grey" if not self.colour else f"{self.colour} of {count} in colour"
         return f"{size}, {kind}"
@@ -113,7 +115,7 @@ class MixtureAbout:
 
     Attributes:
       uri: its shares as text.
-      used: images that stand for it.
+      used: number of images that represent it.
       licence: licences of its components.
       cost_per_image: mean cost by the shares.
       shares: share of each source.

@@ -1,6 +1,6 @@
 """Several sources against one target at equal numbers of images, and sentences about what was found.
 
-Each source gets its shift index, raw distances beside it, coverage and diversity. The sentences say no more than the intervals
+Each source gets its shift index, raw distances beside it, coverage and diversity. The sentences claim only what the intervals
 allow.
 """
 
@@ -170,11 +170,7 @@ def measure(
       ValueError: there is no such distance, or no source can be measured; the message then says why the first one cannot.
     """
     least = least_images(distance)
-    if len(target) < least:
-        raise ValueError(
-            f"The target has {len(target):,} images that can be read; a shift index by {distance} needs at least {least:,} of "
-            "target and source each."
-        )
+    _require_images(target, distance)
     scales = {name: ShiftScale(target, noise, key, name, _FEW) for name in distances if name != distance}
     scale = ShiftScale(target, noise, key, distance, repeats)
     size = common_images([len(target), len(noise)], [len(each) for each in sources.values()], distance) // 2
@@ -198,6 +194,15 @@ def measure(
     in_order = sorted(measured, key=lambda name: measured[name].index.value)
     own = _diversity(target[: 2 * size])
     return Survey(distance, size, len(target), {name: measured[name] for name in in_order}, failed, *own[:2])
+
+
+def _require_images(target: np.ndarray, distance: str) -> None:
+    least = least_images(distance)
+    if len(target) < least:
+        raise ValueError(
+            f"The target has {len(target):,} images that can be read; a shift index by {distance} needs at least {least:,} of "
+            "target and source each."
+        )
 
 
 def _measured(

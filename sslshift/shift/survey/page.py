@@ -218,7 +218,7 @@ def _point(look: figures.Look) -> Line2D:
 
 
 def _legend(drawing: Figure, entries: Mapping[str, Line2D]) -> None:
-    # A label that begins with an underscore would be left out.
+    # matplotlib leaves labels that begin with an underscore out of a legend.
     labels = [f" {figures.shortened(name, 40)}" for name in entries]
     legend = drawing.legend(list(entries.values()), labels, loc="outside lower left", ncols=1 if len(labels) > 8 else 2)
     for text in legend.get_texts():

@@ -1,4 +1,4 @@
-"""What a survey found: tables, remarks and notes for people, CSV and JSON for programs."""
+"""Results of a survey: tables, remarks and notes for people, CSV and JSON for programs."""
 
 import math
 from collections.abc import Mapping
