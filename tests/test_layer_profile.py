@@ -191,7 +191,7 @@ def test_what_does_not_fit_together_is_refused_in_one_sentence(vit, random):
         ),
         (lambda: VisualDna.of(encoder, [images / 255], ranges), "got float64"),
         (lambda: LayerRanges.of(encoder, [images, images[:, :4]]), r"uint8 \[n, 8, 8, 1\], got uint8 of shape \(16, 4, 8, 1\)"),
-        (lambda: VisualDna.of(encoder, [images_of(random, 2)], ranges), "Images"),
+        (lambda: VisualDna.of(encoder, [images_of(random, 2)], ranges), "Expected images"),
         (lambda: LayerRanges({}), "at least one layer"),
         (lambda: LayerRanges({"a": ranges.layers["map"], "b": others.layers["map"]}), "different encoders"),
         (lambda: VisualDna({"map": dna.counts["map"][0]}, dna.images, ranges), "the same groups and bins"),

@@ -224,7 +224,7 @@ def test_bad_input_gets_one_sentence(data, tmp_path, call):
         ([target, f"--source=a:b = folder:{data}/near"], "The name 'a:b' cannot be used: a name contains no '=', ':' or '?'"),
         ([target, near, f"--out={data}/other.npz/out"], f"is a file ({data}/other.npz); name a folder"),
         ([target, near, "--out="], "--out= is empty; name a folder"),
-        ([target, near, "--encoder="], "No encoder is named"),
+        ([target, near, "--encoder="], "got an empty path"),
         ([target, "--source=parts"], "--source: expected 'URI' or 'NAME = URI', where the URI begins with one of arrayrecord:"),
         ([target, near, "--encoder=dinov2-small"], "python -m tools.fetch_encoder dinov2-small --out=. fetches"),
         ([target, near, "--encoder=/no/such.safetensors"], "fetch_encoder NAME fetches a well-known encoder (dinov2-small"),
