@@ -38,7 +38,7 @@ flags.DEFINE_string("template", "a photo of a {}", "Prompt of a class; several p
 flags.DEFINE_string("pipeline", None, "Folder of a diffusers pipeline, or its name on the Hugging Face hub.", required=True)
 flags.DEFINE_string("revision", "", "Branch, tag or commit of a pipeline on the hub; empty: its main branch.")
 flags.DEFINE_string("output", None, "Folder of the new source; the same command continues there.", required=True)
-flags.DEFINE_integer("per_prompt", 100, "Images of each class, with refused ones.")
+flags.DEFINE_integer("per_prompt", 100, "Images of each class, including refused ones.")
 flags.DEFINE_integer("seed", 0, "Another seed gives other images.")
 flags.DEFINE_integer("steps", 0, "Steps of the sampler; 0: the pipeline's default.", lower_bound=0)
 flags.DEFINE_float("guidance", None, "Weight of the prompt; not given: the pipeline's default.")

@@ -92,6 +92,7 @@ def find_model(
     name = printable(local.resolve()) if local.is_dir() else pipeline
     index = _read_index(local, name) if local.is_dir() else _fetch_index(pipeline, revision)
     kind = _pipeline_class(index, name)
+    # Pipelines differ in their arguments; the signature has the names and the defaults.
     known = {argument: each.default for argument, each in inspect.signature(kind.__call__).parameters.items()}
     asked = {"num_inference_steps": steps or None, "guidance_scale": guidance, "height": height or None, "width": width or None}
     options = {argument: value for argument, value in asked.items() if value is not None}
@@ -99,7 +100,9 @@ def find_model(
     if unknown:
         remedy = "name a text-to-image pipeline" if unknown[0] in _NEEDED else "remove that setting"
         raise ValueError(f"{name} is a {kind.__name__}, which takes no {unknown[0]}; {remedy}.")
+    # Only now: a wrong setting is refused before gigabytes are downloaded.
     folder = local if local.is_dir() else _download(pipeline, revision)
+    # Before anything of the folder is imported.
     _require_no_code(folder, index, name)
     # The folder of a downloaded pipeline is named by its commit.
     identity = f"{name}@{_digest(folder) if local.is_dir() else folder.name}"
@@ -180,6 +183,7 @@ def _image(values: np.ndarray, flagged: bool) -> Image.Image | str:
         return "the pipeline's safety checker flagged it"
     if not np.isfinite(values).all():
         return "its values are not finite; some models overflow in float16, but not in bfloat16 or float32"
+    # Rounded as the pipelines themselves do.
     pixels = (np.clip(values, 0, 1) * 255).round().astype(np.uint8)
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
@@ -220,6 +224,7 @@ def _fetch_index(name: str, revision: str) -> dict[str, Any]:
     """Returns the index of a pipeline on the hub, so that it is checked before gigabytes are downloaded."""
     from diffusers import DiffusionPipeline
 
+    # A path that does not exist must not be looked for on the hub.
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or os.path.exists(name):
         raise ValueError(f"There is no folder {name}; name the folder of a pipeline, or a pipeline on the Hugging Face hub.")
     try:

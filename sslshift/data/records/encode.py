@@ -31,6 +31,7 @@ class Encoding:
     quality: int = 95
 
     def __post_init__(self):
+        # Methods need a few pixels; a smaller size is a mistake such as a missing digit.
         if self.size < 8:
             raise ValueError(f"Expected a shorter side of at least 8 pixels, got {self.size}.")
         if self.format not in ENCODINGS:
@@ -95,6 +96,7 @@ def store(
         shape = tuple(max(1, round(side * scale)) for side in picture.size)
         # In one step: a coarser step before it (Pillow's `reducing_gap`) is faster, but differs by up to 29 of 255.
         picture = picture.resize(shape, Image.Resampling.BICUBIC)
+    # Encoded again even if it keeps its size: the original may hold a position, a name or appended data.
     stored = io.BytesIO()
     picture.save(stored, encoding.format, **_options(encoding))
     return StoredImage(

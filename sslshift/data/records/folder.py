@@ -51,6 +51,7 @@ def find_finished(folder: Path, file: str, settings: Mapping[str, Any], free: Co
     finished = (folder / SUMMARY).exists()
     # Through JSON and back: a tuple and the list that it was written as are equal.
     now = json.loads(json.dumps(settings))
+    # Settings of earlier versions that no longer exist do not count.
     different = [key for key in now if before.get(key) != now[key] and (finished or key not in free)]
     if different:
         changes = "; ".join(f"{key}: {_short(before.get(key))} there, {_short(now[key])} now" for key in different)

@@ -47,7 +47,7 @@ class Generation:
       prompts: prompts of every class; its images use them in turn.
       output: folder of the new source.
       sampling: the model and its settings.
-      per_prompt: images of each class, with refused ones; it may change until the source is complete.
+      per_prompt: images of each class, including refused ones; it may change until the source is complete.
       seed: another seed gives other images.
       encoding: encoding of the stored images.
       licence: licence of the images.
@@ -101,7 +101,7 @@ def find_generated(job: Generation) -> Summary | None:
 
 
 def count_kept(job: Generation) -> int:
-    """Returns the number of images, with refused ones, in the shards that earlier calls finished."""
+    """Returns the number of images, including refused ones, in the shards that earlier calls finished."""
     return sum(len(places) for name, places in _shards(job).items() if finished_shard(job.output, name))
 
 
@@ -120,7 +120,8 @@ def run_generation(
       generate: the model that `job.sampling` describes.
       batch_size: images that are generated at once. It is no setting of the source, so that a call that ran out of memory can
         be repeated with a smaller one.
-      on_progress: called with the numbers of images done, with refused ones, and of all images; first with those that exist.
+      on_progress: called with the numbers of images done, including refused ones, and of all images; first with those that
+        exist.
       about: further facts for `source.json` about how the source was made.
 
     Raises:
@@ -145,6 +146,7 @@ def run_generation(
                 items += _generated(job, generate, [_request(job, place) for place in places[start : start + batch_size]])
                 on_progress(done + len(items), len(job))
             done += len(items)
+            # A wrong prompt or precision shows in the first shard, before hours are spent.
             if 0 in places and all(isinstance(item, Refused) for item in items):
                 raise RuntimeError(f"All of the first {len(items):,} images were refused; {items[0].path}: {items[0].reason}.")
             # Written only now: until there is a shard, other settings lose nothing.
@@ -163,12 +165,14 @@ def _shards(job: Generation) -> dict[str, range]:
 
     If all classes fit into a shard, it holds the same number of images of each.
     """
+    # A multiple of the number of classes, so that every shard is balanced.
     size = job.shard_size // len(job.prompts) * len(job.prompts) or job.shard_size
     shards = [range(start, min(start + size, len(job))) for start in range(0, len(job), size)]
     return {f"{places.start:09d}-{places.stop - 1:09d}": places for places in shards}
 
 
 def _request(job: Generation, place: int) -> Request:
+    # All classes take turns: place 0 is the first image of the first class.
     number, which = divmod(place, len(job.prompts))
     name = job.classes[which]
     prompts = job.prompts[name]
@@ -186,6 +190,7 @@ def _stored(job: Generation, request: Request, image: Image.Image | str) -> Stor
     if isinstance(image, str):
         return Refused(request.origin, image)
     image = image if image.mode in ("L", "RGB") else image.convert("RGB")
+    # Black images come from overflows in half precision and from safety checkers.
     pixels = np.asarray(image)
     if (pixels == pixels[0, 0]).all():
         return Refused(request.origin, "it has a single colour, as after an overflow or from a safety checker")

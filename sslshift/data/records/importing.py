@@ -180,9 +180,11 @@ def import_group(job: Import, task: ShardTask, pixel_range: PixelRange | None = 
       `choose_range`.
     """
     pixel_range = pixel_range or job.pixel_range
+    # An earlier call has read these images: they still wait for the range.
     if not pixel_range and has_levels(job.output, task.name):
         return finished_shard(job.output, task.name)
     images = read_group(job.output, *task)
+    # Before reading: positions in an archive that was replaced lead to other images.
     require_unchanged(image.place for image in images)
     extra = [CLASSES] if any(image.description.classes is not None for image in images) else []
     try:
@@ -210,6 +212,7 @@ def _all_stored(
         if isinstance(item, StoredImage) and item.levels:
             found = merge_levels([*found, item.levels])
         yield item
+    # The values are kept after a stated range too: the notes report how many pixels it clips.
     if found:
         write_levels(job.output, task.name, found)
 

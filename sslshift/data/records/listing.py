@@ -130,9 +130,11 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
     if marker.exists():
         return _listed_before(marker, container)
     parts_folder(output).mkdir(parents=True, exist_ok=True)
+    # A worker may have an earlier archive of this name open.
     forget_archives()
     contents = _Contents(container, output, labels)
     images = groups = 0
+    # Group by group, so that a container of any size is listed in little memory.
     with pq.ParquetWriter(_listing_file(output, container.number), _ROW) as writer:
         for group in _grouped(contents.images(), group_size):
             writer.write_table(pa.Table.from_pylist([_row(image) for image in group], _ROW))
@@ -255,6 +257,7 @@ class _Contents:
         if self._labels == "folder":
             paths = [PurePosixPath(image.name) for image in images]
             require_no_splits(paths, printable(self._path), printable(self._path) if self._is_folder else "")
+            # Spellings are gathered before they become one, so that the import can report them.
             self.spellings |= gather_spellings(printable(path.parts[0]) for path in paths if len(path.parts) > 1)
         used: set[str] = set()
         for image, own, fault in join(images, sidecars, twice, key):
@@ -272,6 +275,7 @@ class _Contents:
                 label = class_name(printable(path.parts[0])) if len(path.parts) > 1 else None
                 description = dataclasses.replace(description, class_name=label)
             yield ListedImage(image.place, description)
+        # Counted, since a sidecar without an image often means that images are missing.
         for member in sidecars:
             if member.name not in used:
                 self.others[f"{PurePosixPath(member.name).suffix.lower()} of no image"] += 1

@@ -137,6 +137,7 @@ def _tar_infos(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
             ended = True
             continue
         file.seek(position)
+        # Names need not be UTF-8.
         with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as archive:
             while (member := archive.next()) is not None:
                 yield member
@@ -187,6 +188,7 @@ _EXPAND: dict[bytes, Callable[[Path], Iterator[bytes]]] = {
 
 def _expand(chunks: Iterator[bytes], size: int, target: Path) -> None:
     """Writes the content of a compressed archive of `size` bytes to a file."""
+    # Both bounds: a small archive of text may compress well without harm.
     limit = _SMALL_ARCHIVE + _LARGEST_GROWTH * size
     written = 0
     with open(target, "wb") as plain:
@@ -255,6 +257,7 @@ def _zip_faults(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:
 
 def member_fault(name: str) -> str:
     """Returns the reason why a member's name is refused; empty if it is not."""
+    # Names of members are never used as paths of this machine, but such a name shows a hostile or broken archive.
     parts = re.split(r"[/\\]", name)
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
         return "its name is absolute"

@@ -22,6 +22,7 @@ def describe_import(result: Result, job: Import) -> list[str]:
     lines += [f"WARNING: {path}: {reason}" for path, reason in result.faults[:_NAMED]]
     if len(result.faults) > _NAMED:
         lines.append(f"WARNING: {len(result.faults) - _NAMED:,} more archives or folders could not be read completely")
+    # Labels are all or nothing: one image without a label makes a source without labels.
     if not summary.multi_label and not summary.classes:
         lines += _unlabelled(summary, job)
     if job.labels == "multi" and not summary.classes:

@@ -81,6 +81,7 @@ def read_prompts(text: str, templates: Sequence[str] = ("a photo of a {}",)) -> 
             raise ValueError(f"{place}: {entry!r} lacks its class name or its prompt; write class|prompt.")
         name = class_name(name)
         asked = tuple(own) or tuple(template.replace("{}", name) for template in templates)
+        # The same prompt twice would make one class with twice the images of one prompt.
         if set(asked) & set(prompts.get(name, ())):
             raise ValueError(f"{place}: the class {name!r} occurs twice with the same prompt; name it once.")
         prompts[name] = prompts.get(name, ()) + asked
@@ -96,6 +97,7 @@ def image_seed(seed: int, name: str, number: int) -> int:
       >>> image_seed(0, "cat", 0) == image_seed(0, "cat", 0), image_seed(0, "cat", 0) == image_seed(0, "cat", 1)
       (True, False)
     """
+    # A hash rather than a counter: a new class must not move the seeds of the others.
     digest = hashlib.blake2b(f"{seed}\0{name}\0{number}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
 
@@ -103,6 +105,7 @@ def image_seed(seed: int, name: str, number: int) -> int:
 def _entries(text: str) -> tuple[str, list[str]]:
     """Returns the place of the entries, for messages, and the entries."""
     path = os.path.expanduser(text)
+    # Text with ";" is never a path. A name with such an ending is a file that is missing, not a class.
     if ";" in text or not (os.path.exists(path) or path.lower().endswith((".txt", ".csv", ".tsv"))):
         return "The prompts", [entry.strip() for entry in text.split(";") if entry.strip()]
     if not os.path.isfile(path):

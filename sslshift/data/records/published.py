@@ -54,6 +54,7 @@ def write_lists(layout: str, folder: Path) -> dict[str, int]:
 def _require_images(folder: Path, rows: Rows) -> None:
     """Raises ValueError if an image is missing, and FileNotFoundError if a folder of images is."""
     names = functools.cache(lambda parent: frozenset(os.listdir(folder / parent)))
+    # Folder by folder: one listing is faster than a million calls that look for single files.
     missing = [path for path, _ in rows if os.path.basename(path) not in names(os.path.dirname(path))]
     if missing:
         raise ValueError(
@@ -100,6 +101,7 @@ def _tiny_imagenet(folder: Path) -> dict[str, Rows]:
         for name in _lines(folder / "wnids.txt")
         for image in _images(folder / "train" / name / "images")
     ]
+    # A class without images would shift no label, but would be missing from the results.
     empty = set(_lines(folder / "wnids.txt")) - {name for _, name in train}
     if empty:
         raise ValueError(f"{folder / 'train'} holds no image of the class {min(empty)}; unpack the archive again.")
@@ -135,6 +137,7 @@ def _flowers(folder: Path) -> dict[str, Rows]:
     """Lists Oxford Flowers 102: `jpg/`, and files with the class of each image and the images of each split."""
     labels = _matlab(folder / "imagelabels.mat")["labels"].ravel()
     splits = _matlab(folder / "setid.mat")
+    # Classes and splits are given by the number of an image: an image more or less would shift them all.
     images = len(_images(folder / "jpg"))
     numbers = np.concatenate([splits[name].ravel() for name in ("trnid", "valid", "tstid")])
     if images != len(labels) or not 1 <= numbers.min() <= numbers.max() <= len(labels):

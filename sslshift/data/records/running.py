@@ -59,6 +59,7 @@ def run_import(
             listings.append(listing)
             if on_listed:
                 on_listed(len(listings), sum(each.images for each in listings))
+        # First without a range: only the values of all images decide it.
         import_once = functools.partial(import_group, job)
         for shard in run(import_once, tasks_of(listings)):
             if on_shard and shard:

@@ -102,6 +102,7 @@ def write_shard(
             content.update(hashlib.sha256(item.content).digest())
             rows.append(item.row(final.name))
         writer.close()
+        # Before the file gets its final name, and before the rows exist.
         _require_complete(unfinished, len(rows))
         if rows:
             with storage.whole_file(_rows_file(folder, name)) as file:
@@ -165,7 +166,9 @@ def finish(
     filled = [shard for shard in shards if shard.records]
     tables = [_rows_file(folder, shard.name) for shard in filled]
     multi_label = bool(tables) and CLASSES.name in pq.read_schema(tables[0]).names
+    # Labels can be numbered only now: the classes of all shards must be known.
     classes = _classes(tables, multi_label)
+    # A digest of the digests of the shards: no record is read again.
     fingerprint = hashlib.sha256("".join(shard.content for shard in filled).encode()).hexdigest()
     totals = _write_manifest(folder / MANIFEST, tables, classes, fingerprint, Terms(licence, cost_per_image))
     refused = [*refused, *(each for shard in shards for each in shard.refused)]
@@ -183,6 +186,7 @@ def finish(
         pixel_range=pixel_range,
         notes=tuple(notes),
     )
+    # Everything else exists now; a folder with a summary is complete.
     write_summary(folder, summary)
     shutil.rmtree(parts_folder(folder), ignore_errors=True)
     return summary
@@ -218,6 +222,7 @@ def _write_manifest(
         try:
             for rows in _read(tables):
                 own = rows.column("licence").fill_null(default.licence)
+                # Batch by batch: the rows of millions of images do not fit into memory.
                 licences.update(own.to_pylist())
                 costs = rows.column("cost").fill_null(default.cost_per_image)
                 total += float(sum(costs.to_pylist()))

@@ -52,6 +52,7 @@ def join(images: Iterable[Member], sidecars: Iterable[Member], twice: Container[
     images = list(images)
     by_stem = _grouped(images, whole_stem)
     by_key = _grouped(images, key)
+    # The order of the members does not matter, so that all are gathered before the first is joined.
     beside = _grouped(sidecars, whole_stem)
     for image in images:
         stem = whole_stem(image.name)
@@ -71,6 +72,7 @@ def join(images: Iterable[Member], sidecars: Iterable[Member], twice: Container[
                 "image a name of its own, without further dots"
             )
         suffixes = ["." + each.name.rpartition(".")[2].lower() for each in found]
+        # Such as a.cls and a.CLS: either could be meant.
         if not fault and len(set(suffixes)) < len(suffixes):
             fault = f"{_names(found)} are several sidecars of one kind; keep one of them"
         yield Joined(image, {} if fault else dict(zip(suffixes, found, strict=True)), fault)
@@ -99,6 +101,7 @@ def describe(origin: str, sidecars: Mapping[str, Member], *, classes: bool) -> I
     names = [(sidecars[".json"].name, value) for key in ("label", "class", "cls") for value in stated.get(key, ())]
     if ".cls" in texts:
         names.append((sidecars[".cls"].name, texts[".cls"]))
+    # Both spellings are common; with different values they contradict each other.
     licences = [(sidecars[".json"].name, value) for key in ("licence", "license") for value in stated.get(key, ())]
     first = {key: str(values[0]).strip() for key, values in stated.items()}
     return ImageDescription(

@@ -55,6 +55,7 @@ class ArrayRecordSource(Source):
         self._folder = path
         summary = read_summary(path, name) if (path / SUMMARY).exists() else None
         if summary:
+            # Checked by sizes and the fingerprint only: reading all images would take hours.
             require_match(summary, path, name)
             self._shards = [path / shard.file for shard in summary.shards]
             counts = [shard.records for shard in summary.shards]
@@ -65,6 +66,7 @@ class ArrayRecordSource(Source):
                     f"{name}: an import stores images of 8 bits; state the range with --range when the images are imported."
                 )
         else:
+            # Shards of a stopped import look complete, but are a part of the images.
             if (path / PARTS).exists():
                 raise ValueError(
                     f"{name}: {printable(path)} is unfinished: the command that makes it was stopped; repeat that command."
@@ -76,6 +78,7 @@ class ArrayRecordSource(Source):
         self._stated_range = stated_range
         self.pixel_range = stated_range
         self.notes = describe_unread(stated_range)
+        # An import stores its range, and images of 8 bits.
         if summary:
             self.pixel_range = summary.pixel_range
             self.notes = summary.notes
@@ -96,6 +99,7 @@ class ArrayRecordSource(Source):
             return None
         if not self._multi_label:
             labels, names = self._columns("label", "class")
+            # Labels are stored twice, as numbers and as names. A program that sorted or edited one of them is noticed here.
             places = pc.index_in(names, value_set=pa.array(self._stored_classes))
             if places.null_count or not labels.equals(places.cast(pa.int64())):
                 raise ValueError(self._changed_manifest("labels that do not match the classes"))
@@ -115,6 +119,7 @@ class ArrayRecordSource(Source):
     def _columns(self, *names: str) -> list[pa.ChunkedArray]:
         """Returns columns of the manifest, after a check that its rows are in the order of the records."""
         records, *columns = read_columns(self._folder, ["record", *names])
+        # Another order of rows would give every image the label of another one.
         if not np.array_equal(records.to_numpy(), np.arange(len(self))):
             raise ValueError(self._changed_manifest("rows that are not in the order of the records"))
         return columns
@@ -148,6 +153,7 @@ class ArrayRecordSource(Source):
             places.setdefault(bisect.bisect_right(self._ends, index), []).append(place)
         contents = [b""] * len(indices)
         for shard, chosen in places.items():
+            # Shards count their records from 0.
             first = self._ends[shard - 1] if shard else 0
             try:
                 reader = _reader(str(self._shards[shard]), self.fingerprint)
@@ -190,6 +196,7 @@ def open_shard(path: str) -> "ArrayRecordReader":
 def _shards(path: Path, name: str) -> list[Path]:
     if path.is_file():
         return [path]
+    # Any program may have written the shards: the usual spellings of their names are accepted.
     names = (each for each in path.iterdir() if not is_hidden(each.name))
     shards = sorted(each for each in names if ".array_record" in each.name or each.suffix in (".arrayrecord", ".riegeli"))
     if not shards:
@@ -254,5 +261,6 @@ def _fingerprint(shards: Sequence[Path], counts: Sequence[int]) -> str:
         with open(shard, "rb") as file:
             head = file.read(1 << 16)
             file.seek(max(0, size - (1 << 16)))
+            # 64 KiB of each end: hashing all of a large collection would take hours.
             content.update(f"{printable(shard.name)}\0{size}\0{count}\n".encode() + head + file.read())
     return content.hexdigest()

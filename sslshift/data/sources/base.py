@@ -94,6 +94,7 @@ class Source:
         sample = {"image": self.image(index)}
         if self.labels is None:
             return sample
+        # A copy of a row, so that a caller cannot change the labels of the source.
         return sample | {"label": int(self.labels[index]) if self.labels.ndim == 1 else self.labels[index].copy()}
 
     def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
@@ -117,6 +118,7 @@ class PartialSource(Source):
 
     def __init__(self, source: Source, indices: np.ndarray):
         indices = np.asarray(indices, np.int64)
+        # The choice is part of the fingerprint: another choice of as many images is another source.
         chosen = hashlib.sha256(indices.tobytes()).hexdigest()[:16]
         super().__init__(
             source.name,
@@ -187,5 +189,6 @@ def licence_text(counts: Counter[str], default: str) -> str:
     """Returns one text for the licences of many images: the licence that all share, or the commonest with their counts."""
     if len(counts) < 2:
         return next(iter(counts), default)
+    # Five licences fit into a line of a table.
     some = ", ".join(f"{licence} ({count:,})" for licence, count in counts.most_common(5))
     return f"mixed: {some}" + (f" and {len(counts) - 5} more" if len(counts) > 5 else "")

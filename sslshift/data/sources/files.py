@@ -44,6 +44,7 @@ class FileSource(Source):
     """
 
     def __init__(self, name: str, root: Path, paths: Sequence[Path], terms: Terms, stated_range: PixelRange | None = None):
+        # Threads suffice: decoding releases the interpreter lock.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             checks = pool.map(functools.partial(_check, stated_range=stated_range), paths)
             # Few files are checked before a progress bar could be read.
@@ -52,9 +53,11 @@ class FileSource(Source):
         # Positions among `paths` of the files that can be decoded.
         self._whole = np.flatnonzero([not check.reason for check in checks])
         self._paths = [paths[i] for i in self._whole]
+        # Of the content and the relative paths, not of times or places: a copy of the folder is the same source.
         content = "".join(f"{printable(os.path.relpath(paths[i], root))}\0{checks[i].digest}\n" for i in self._whole)
         levels = merge_levels(check.levels for check in checks if check.levels)
         chosen = decide_range(levels, stated_range, name, "?range")
+        # The same files read with another range are other images.
         content += f"range\0{chosen.text}\n" if chosen else ""
         super().__init__(name, fingerprint=hashlib.sha256(content.encode()).hexdigest(), **terms._asdict())
         self.pixel_range = chosen
@@ -95,6 +98,7 @@ class FolderSource(FileSource):
             path, reason = files.unreadable[0]
             raise ValueError(f"{name}: {printable(folder)} holds no image that can be reached: {path}: {reason}.")
         super().__init__(name, folder, images, terms, stated_range)
+        # Reported although their images are in the source under another name, since users count files.
         links = (Refused(printable(path), reason) for path, reason in files.links if is_image(path))
         self.refused = [*self.refused, *links, *files.unreadable]
         archives = [path for path in files.paths if kind_of(path.name) in ("tar", "zip") or is_other_archive(path.name)]
@@ -114,6 +118,7 @@ class FolderSource(FileSource):
             raise ValueError(
                 f"{self.name}: labels=folder expects each image in a class folder, but {printable(loose)} is in none."
             )
+        # Before labels are made: a class called "train" would otherwise be found only in the results.
         require_no_splits(below, self.name, str(Uri("folder", str(folder))))
         names = [printable(path.parts[0]) for path in below]
         self.classes, self.labels = encode_labels(list(map(class_name, names)))
@@ -140,8 +145,10 @@ class ListSource(FileSource):
     def __init__(
         self, name: str, file: Path, terms: Terms, *, labels: str | None = None, stated_range: PixelRange | None = None
     ):
+        # The whole list is checked before the first image is decoded, which may take minutes.
         listed = read_list(file, name, labels)
         super().__init__(name, file.parent, [file.parent / path for path in listed.paths], terms, stated_range)
+        # Only images that count have a licence, a cost and a label: a class must not exist without an image.
         whole = self._whole.tolist()
         licences = Counter(listed.licences[i] or self.licence for i in whole)
         self.licence = licence_text(licences, self.licence)

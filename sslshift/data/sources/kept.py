@@ -58,6 +58,7 @@ def load_kept(path: Path, source: Source) -> np.ndarray:
         raise ValueError(f"{path} is not a file of images to keep ({type(error).__name__}: {error}); {anew}") from error
     if version != VERSION:
         raise ValueError(f"{path} has version {version} of its format, expected version {VERSION}; {anew}")
+    # Indices mean other images as soon as the source changes.
     if (fingerprint, images) != (source.fingerprint, len(source)):
         raise ValueError(
             f"{path} was made for {about.get('source')} with {images:,} images; {source.name} with {len(source):,} is another "

@@ -50,6 +50,7 @@ def cell_text(value: Any) -> str:
         text = text.encode().decode() if isinstance(text, str) else text
     except UnicodeError as error:
         raise ValueError(f"holds text that is not UTF-8 ({value!r}); save the file as UTF-8") from error
+    # bool is a number for Python, but True is a name in a list of labels.
     if isinstance(text, numbers.Number) and not isinstance(text, bool | np.bool_):
         if not np.isfinite(float(text)):
             raise ValueError(f"holds {text}; expected a name or a whole number")
@@ -59,6 +60,7 @@ def cell_text(value: Any) -> str:
     elif not isinstance(text, str):
         raise ValueError(f"holds a {type(value).__name__} ({value!r}); expected text or a number")
     text = text.strip()
+    # Usually a quotation mark that was never closed, which swallows the following rows.
     if re.search(r"[\n\r\0]", text):
         raise ValueError(f"holds a line break or a NUL in one value ({text[:60]!r}); look for a stray quotation mark")
     return text
@@ -153,6 +155,7 @@ def label_names(values: Sequence, where: str) -> list[str]:
             names.append(label_name(value))
         except ValueError as error:
             raise ValueError(f"{where}: row {row:,}, column 'label', {error}.") from error
+    # With names among the numbers, "1.0" may be a name of its own, such as a version.
     whole = {name: name.partition(".")[0] for name in set(names) if re.fullmatch(r"-?\d+(\.0+)?", name)}
     if len(whole) == len(set(names)):
         return [whole[name] for name in names]

@@ -67,8 +67,10 @@ def find_splits(paths: Iterable[PurePath], uri: Uri) -> SplitFolders:
         _require_several_classes(parts, inside)
         return SplitFolders({}, _same_folders_note(folders, inside))
     kinds = set(splits.values())
+    # Images directly in a folder named train are an ordinary class: nothing below it could be the classes.
     if all(folders[name].direct for name in splits):
         return _flat(splits, others, inside)
+    # Beside other folders, "train" may be a class such as a vehicle: only the user can decide.
     if others:
         raise ValueError(
             _both({_below_wrapper(name, split, parts): split for name, split in splits.items()}, others, parts, inside)
@@ -86,8 +88,10 @@ def find_splits(paths: Iterable[PurePath], uri: Uri) -> SplitFolders:
     if root:
         notes.append(f"the splits are the folders {_listed(sorted(splits))} of {'/'.join(root)}")
     loose = sum(len(each) == 1 for each in parts)
+    # Reported, since images at the root are often a part that the user forgot to sort.
     if loose:
         notes.append(f"{loose:,} images beside the split folders {_listed(sorted(splits))} are in no split, and are not used")
+    # A single held-out split serves as the test split: results must not depend on images that chose hyperparameters.
     if "test" not in kinds:
         notes.append(
             f"{'/'.join(where['validation'])} is the test split, and validation images are drawn from the training split"
@@ -106,9 +110,10 @@ def require_no_splits(paths: Iterable[PurePath], name: str, root: str = "") -> N
     """
     folders = _folders([path.parts for path in paths])
     families = _families(folders)
-    called_after_splits = len(families) == 1 and all(map(_split_word, folders))
-    if not (called_after_splits and _kinds_within(folders)) or any(folder.direct for folder in folders.values()):
+    named_after_splits = len(families) == 1 and all(map(_split_word, folders))
+    if not (named_after_splits and _kinds_within(folders)) or any(folder.direct for folder in folders.values()):
         return
+    # Splits share class folders. Without a common one, these may be classes whose names happen to be those of splits.
     inner = {each: set(map(class_name, folder.inner)) for each, folder in folders.items()}
     train = next(each for each in folders if _split_word(each)[0] == "train")
     common = inner[train] & set().union(*(names for each, names in inner.items() if each != train))
@@ -169,7 +174,9 @@ def _split_word(name: str) -> tuple[str, str] | None:
     """Returns the split in a folder's name, and the name with * in its place; None if the name has no split or several."""
     # "hold-out" is one word, whose hyphen must not separate it.
     name = re.sub(r"(?i)\b(h[oe]ld)[-_ ]out\b", r"\1out", name)
+    # Words of a name: "TrainData" and "seg_train" have two each, and "trainstation" is one that is no split.
     words = [match for match in re.finditer(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name) if match[0].lower() in _SPLIT_BY_WORD]
+    # A name with two split words, such as "train_test", says nothing.
     if len(words) != 1:
         return None
     (word,) = words
@@ -190,6 +197,7 @@ def _split_family(folders: Mapping[str, _Folder], uri: Uri) -> dict[str, str]:
     """Returns the split of each split folder. A folder whose name has more than the split counts only in a group of several."""
     families = _families(folders)
     whole = {rest: family for rest, family in families.items() if "train" in family.values() and len(set(family.values())) > 1}
+    # Two tasks in one folder, such as train_a, test_a, train_b, test_b: joining them would mix their images.
     if len(whole) > 1:
         several = "; ".join(_listed(sorted(family)) for family in whole.values())
         raise ValueError(f"{uri}: there are several groups of split folders ({several}); name the folders of each split.")
@@ -242,6 +250,7 @@ def _same_folders_note(folders: Mapping[str, _Folder], uri: Uri) -> tuple[str, .
     if len(folders) < 2 or len(inner) > 1 or any(folder.direct for folder in folders.values()):
         return ()
     common = sorted(*inner)
+    # One common folder, often called "images", cannot be the classes.
     if len(common) < 2:
         return ()
     names = sorted(folders)
@@ -260,7 +269,7 @@ def _flat(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> SplitFo
     kinds = {_split_word(name)[0] for name in called}
     if len(called) < len(splits) + len(others) or (others and not ("train" in kinds and len(kinds) > 1)):
         alone = len(splits) == 1
-        taken = "is taken for a class" if alone else "are taken for classes"
+        taken = "counts as a class" if alone else "count as classes"
         why = "its images are" if alone else "their images are"
         return SplitFolders(
             {}, (f"{_listed(sorted(splits))} {taken}, like {_listed(others)}, since {why} in no class folders",)
@@ -287,6 +296,7 @@ def _both(splits: Mapping[_Parts, str], others: Sequence[str], parts: Sequence[_
 
 def _require_usable(splits: Mapping[str, str], folders: Mapping[str, _Folder], uri: Uri) -> None:
     """Raises ValueError if the split folders make no task: two for one split, none for training, or no class folders in one."""
+    # Each check ends with a text that can be pasted into --task.
     for split in _SPLITS:
         twice = sorted(name for name, each in splits.items() if each == split)
         if len(twice) > 1:
@@ -332,6 +342,7 @@ def _require_common_classes(where: Mapping[str, _Parts], parts: Sequence[_Parts]
         for split, at in where.items()
     }
     for split, names in classes.items():
+        # Classes are matched by name between splits; none in common means that every test label would be unknown.
         if not names & classes["train"]:
             one = "/".join(where["train"])
             other = "/".join(where[split])

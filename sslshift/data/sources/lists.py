@@ -73,6 +73,7 @@ def read_list(file: Path, name: str, labels: str | None = None) -> ImageList:
         raise ValueError(f"{where} {what}; its columns are {', '.join(each[:60] for each in columns) or 'none'}{commas}.")
     if labels == "multi" and "label" not in columns:
         raise ValueError(f"{name}: labels=multi expects a column 'label', got the columns {', '.join(columns)}; add it.")
+    # Only Parquet has lists as values.
     listed = any(isinstance(value, list) for value in columns.get("label", ()))
     if listed and labels == "single":
         raise ValueError(f"{name}: the column 'label' holds lists, and labels=single expects one label; remove the option.")
@@ -99,6 +100,7 @@ def _read(file: Path) -> tuple[list[str], dict[str, list]]:
     """Returns the names of all columns, and the values of those in `_COLUMNS`."""
     with open(file, "rb") as content:
         start = content.read(START)
+    # By content, since names of lists are often wrong.
     if start.startswith(b"PAR1"):
         return _parquet_columns(file)
     known = recognise(start)
@@ -125,17 +127,20 @@ def _choose(header: Sequence[str]) -> dict[str, int]:
 
 
 def _csv_columns(file: Path) -> tuple[list[str], dict[str, list]]:
+    # Excel writes a byte order mark. Paths may have bytes that are not UTF-8, which surrogates keep.
     with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
         reader = csv.reader(lines, strict=True)
         header = next((cells for cells in reader if cells), [])
         chosen = _choose(header)
         columns: dict[str, list] = {short: [] for short in chosen}
         for row, cells in enumerate((cells for cells in reader if cells), 1):
+            # A row that is shifted by one cell would give its image the value of another column.
             if len(cells) != len(header):
                 raise ValueError(
                     f"row {row:,} (up to line {reader.line_num:,}) has {len(cells)} cells, and the header has {len(header)}; "
                     "write a text that contains a comma in quotation marks."
                 )
+            # In any order: joined lists may have their columns in another order, which would exchange the values.
             if sorted(cells) == sorted(header):
                 raise ValueError(f"row {row:,} repeats the header, as in lists joined by cat; keep only the first header.")
             for short, position in chosen.items():
@@ -155,6 +160,7 @@ def _parquet_columns(file: Path) -> tuple[list[str], dict[str, list]]:
                 "and name the files in a column 'path'."
             )
         return header, {}
+    # Other columns may hold gigabytes of images or embeddings.
     table = pq.read_table(file, columns=list(chosen.values()))
     return header, {short: table[name].to_pylist() for short, name in chosen.items()}
 

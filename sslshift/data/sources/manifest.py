@@ -165,6 +165,7 @@ def require_match(summary: Summary, folder: Path, name: str) -> None:
     for shard in summary.shards:
         path = folder / shard.file
         size = path.stat().st_size if path.exists() else None
+        # Sizes are compared, not content: opening must not read all shards.
         if size != shard.bytes:
             found = "is missing" if size is None else f"has {size:,} bytes instead of {shard.bytes:,}"
             raise ValueError(
@@ -174,6 +175,7 @@ def require_match(summary: Summary, folder: Path, name: str) -> None:
         metadata = pq.read_metadata(folder / MANIFEST)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{name}: {folder / MANIFEST} cannot be read ({error}). Copy it again, or import it again.") from error
+    # The metadata are at the end of the file: no row is read.
     rows = metadata.num_rows
     if rows != summary.records:
         raise ValueError(

@@ -39,6 +39,7 @@ class ArraySource(Source):
         return fit(self._images[index], canvas) if canvas else self._images[index]
 
     def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
+        # Without a Python loop: this is the fast path of the small sources.
         if self._images.shape[1:] == canvas:
             return self._images[indices]
         return super().read(indices, canvas)
@@ -73,6 +74,7 @@ class SyntheticSource(Source):
         seed: int,
         classes: tuple[str, ...] | None = None,
     ):
+        # The generators have a version: a change of their code is another source.
         super().__init__(name, licence="CC0-1.0 (generated)", fingerprint=f"{name}, generator {synthetic.VERSION}")
         self._make = make
         self._size = size
@@ -130,6 +132,7 @@ class CachedSource(Source):
     def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
         if canvas != self._canvas:
             return self._source.read(indices, canvas)
+        # An index may occur several times in a batch, and is read once.
         missing = np.unique(indices[~self._have[indices]])
         if missing.size:
             self._images[missing] = self._source.read(missing, canvas)
@@ -145,6 +148,7 @@ class CachedSource(Source):
 
 def cached(source: Source, canvas: Canvas, limit: int = 1 << 29) -> Source:
     """Returns the source with a cache in memory, or as it is if it needs no cache or more than `limit` bytes on this canvas."""
+    # Arrays on the right canvas are in memory already.
     in_memory = isinstance(source, ArraySource) and source.image(0).shape == canvas
     if in_memory or len(source) * int(np.prod(canvas)) > limit:
         return source

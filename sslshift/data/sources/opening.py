@@ -143,9 +143,11 @@ def _path(uri: str, path: str) -> Path:
 
 def _require_one_reading(uri: str, path: str) -> None:
     """Raises ValueError if the path as typed, with '?' and '%' taken literally, exists and might be meant instead."""
+    # A URI in its canonical spelling whose path exists has one reading only.
     if os.path.exists(os.path.expanduser(path)) and uri == str(parse_uri(uri)):
         return
     scheme, _, typed = uri.partition(":")
+    # The user may have typed a path with a question mark or a percent sign without encoding it.
     for literal in (typed, typed.partition("?")[0]):
         if literal != path and os.path.lexists(os.path.expanduser(literal)):
             also = f", and {path} is written {Uri(scheme, path)}" if os.path.exists(os.path.expanduser(path)) else ""

@@ -132,6 +132,7 @@ class LabelFeature(NamedTuple):
 
 def label_feature(features: Mapping) -> LabelFeature:
     """Returns the feature that holds labels; its name is None if there is none."""
+    # TFDS has no flag for the feature with labels; these are the names in its own datasets.
     for name in ("label", "labels"):
         feature = features.get(name)
         # A sequence also has the attributes of its elements, among them `names`.

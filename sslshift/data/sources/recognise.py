@@ -85,6 +85,7 @@ def recognise(start: bytes) -> str:
         return "an image; folder: opens the folder that holds it"
     if _is_tfrecord(start):
         return f"a TFRecord file; tfds: reads data sets that TFDS prepared in ArrayRecord format, and for others {_FILES}"
+    # In the order of the table: an .npz file is a zip archive as well.
     found = next(((what, remedy) for pattern, what, remedy in _KINDS if re.match(pattern, start, re.DOTALL)), None)
     return "; ".join(found) if found else ""
 
@@ -159,6 +160,7 @@ def _is_tfrecord(start: bytes) -> bool:
         for _ in range(8):
             crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
     crc ^= 0xFFFFFFFF
+    # The mask is that of the TFRecord format.
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     return int.from_bytes(start[8:12], "little") == masked
 

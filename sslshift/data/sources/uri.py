@@ -60,6 +60,7 @@ def parse_uri(text: str) -> Uri:
         raise ValueError(f"Expected a URI such as folder:/data/parts, got {text!r}, which has no scheme.")
     path, _, query = rest.partition("?")
     options: dict[str, str] = {}
+    # Empty parts are ignored, as in "a=1&": browsers and scripts add them.
     for part in filter(None, query.split("&")):
         name, equals, value = part.partition("=")
         name = _decoded(name)
@@ -68,6 +69,7 @@ def parse_uri(text: str) -> Uri:
                 f"{spelled(text)}: the option {name!r} has no value. Write an option as NAME=VALUE after the first '?'; "
                 "write '?' in a path as %3F, and '&' in a value as %26."
             )
+        # Neither value can be preferred silently.
         if name in options:
             raise ValueError(f"{spelled(text)}: the option {name} is given twice; give it once.")
         options[name] = _decoded(value)

@@ -52,6 +52,7 @@ def list_files(folder: Path) -> Files:
     """
     walk = _Walk(folder)
     walk.enter(folder)
+    # A linked folder may hold links to further folders.
     while walk.linked_folders:
         links = sorted(walk.linked_folders, key=_order)
         walk.linked_folders = []
@@ -88,6 +89,7 @@ class _Walk:
         while waiting:
             folder = waiting.pop()
             real = os.path.realpath(folder)
+            # Also ends a walk through links that lead in a circle.
             if real in self._folders:
                 continue
             self._folders.add(real)
@@ -103,6 +105,7 @@ class _Walk:
 
     def follow_folder(self, link: str) -> None:
         real = os.path.realpath(link)
+        # The parent of the folder would add files that the user did not name.
         if real not in self._folders and f"{self._root}/".startswith(f"{real.rstrip('/')}/"):
             self.unreadable.append(Refused(printable(link), "it is a link to a folder that contains it"))
         else:
