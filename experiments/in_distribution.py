@@ -88,4 +88,4 @@ FULL_IMAGENET = dataclasses.replace(
 SCALES = {"full": FULL, "tiny_imagenet": FULL_TINY_IMAGENET, "imagenet": FULL_IMAGENET}
 
 if __name__ == "__main__":
-    run_experiment(IN_DISTRIBUTION, scales=SCALES)
+    run_experiment(IN_DISTRIBUTION, scales=SCALES, spec=__spec__)

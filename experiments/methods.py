@@ -39,4 +39,4 @@ METHODS = dataclasses.replace(
 )
 
 if __name__ == "__main__":
-    run_experiment(METHODS, run)
+    run_experiment(METHODS, run, spec=__spec__)

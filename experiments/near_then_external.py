@@ -71,4 +71,4 @@ FULL = dataclasses.replace(
 )
 
 if __name__ == "__main__":
-    run_experiment(NEAR_THEN_EXTERNAL, scales={"full": FULL})
+    run_experiment(NEAR_THEN_EXTERNAL, scales={"full": FULL}, spec=__spec__)

@@ -71,4 +71,4 @@ FULL = dataclasses.replace(
 )
 
 if __name__ == "__main__":
-    run_experiment(OUT_OF_DISTRIBUTION, scales={"full": FULL})
+    run_experiment(OUT_OF_DISTRIBUTION, scales={"full": FULL}, spec=__spec__)

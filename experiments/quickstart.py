@@ -33,4 +33,4 @@ QUICKSTART = Study(
 )
 
 if __name__ == "__main__":
-    run_experiment(QUICKSTART, run)
+    run_experiment(QUICKSTART, run, spec=__spec__)

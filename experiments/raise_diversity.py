@@ -64,4 +64,4 @@ FULL = dataclasses.replace(
 )
 
 if __name__ == "__main__":
-    run_experiment(RAISE_DIVERSITY, scales={"full": FULL})
+    run_experiment(RAISE_DIVERSITY, scales={"full": FULL}, spec=__spec__)

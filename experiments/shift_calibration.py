@@ -67,4 +67,4 @@ FULL = dataclasses.replace(
 )
 
 if __name__ == "__main__":
-    run_experiment(CALIBRATION, run_calibration, scales={"full": FULL})
+    run_experiment(CALIBRATION, run_calibration, scales={"full": FULL}, spec=__spec__)

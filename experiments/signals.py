@@ -55,4 +55,4 @@ FULL = Study(
 )
 
 if __name__ == "__main__":
-    run_experiment(SIGNALS, scales={"full": FULL})
+    run_experiment(SIGNALS, scales={"full": FULL}, spec=__spec__)

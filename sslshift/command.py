@@ -1,30 +1,60 @@
-"""From the command line to a `main`: flags and settings out of text; user errors are reported in one sentence."""
+"""Command lines: flags, the one grammar of settings, and errors in one sentence."""
 
+import contextlib
 import errno
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 
-# --help of a command lists its own flags.
+# Without this, --help of a command would list the flags of this module as well as its own.
 flags.disclaim_key_flags()
 
 
 def run_command(main: Callable[[], None], folder: Callable[[], str] | None = None, *, positional: str = "") -> None:
     """Runs a command whose flags are defined.
 
-    Exit codes: 0 done, 1 it could not be done (one sentence on stderr), 2 flags, 130 interrupted.
-
     Args:
       main: does the work; it reads the flags.
-      folder: names where `error.log` is to keep the traceback of an error; None, or empty: only an unforeseen error shows it.
+      folder: see `command_line`.
+      positional: see `command_line`.
+    """
+    with command_line(folder, positional=positional):
+        main()
+
+
+@contextlib.contextmanager
+def command_line(folder: Callable[[], str] | None = None, *, positional: str = "") -> Iterator[None]:
+    """Parses the flags, and reports an error of the block in one sentence on stderr.
+
+    The process ends with code 1 after an error, 2 after a mistake in the flags, and 130 after an interruption.
+
+    Args:
+      folder: names where `error.log` is to keep the traceback of an error. Without a folder, or with an empty name, only an
+        unforeseen error shows its traceback.
       positional: the flag that the first argument sets if it does not begin with a dash; empty: every argument is a flag.
     """
-    app.run(lambda argv: sys.exit(_run(argv, main, folder)), argv=_named(sys.argv, positional), flags_parser=_parse)
+    _parse(_named(sys.argv, positional))
+    logging.use_absl_handler()
+    # JAX and matplotlib log every backend and font that they did not find.
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("Stopped. The same command continues from here.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        # Errors that the package raises on purpose are sentences; any other error at least gets its type.
+        known = isinstance(error, ValueError | RuntimeError | OSError)
+        details = _keep_traceback(Path(folder())) if folder and folder() else ""
+        print(f"\nError: {error if known else repr(error)}{details}", file=sys.stderr)
+        if not known and not details:
+            traceback.print_exc()
+        sys.exit(1)
 
 
 def _named(argv: list[str], positional: str) -> list[str]:
@@ -34,38 +64,21 @@ def _named(argv: list[str], positional: str) -> list[str]:
     return [argv[0], f"--{positional}={argv[1]}", *argv[2:]]
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str]) -> None:
+    """Parses the flags; ends the process if one is wrong, or after --help."""
+    app.define_help_flags()
     try:
-        return app.parse_flags_with_usage(argv) if set(argv) & {"--help", "--helpfull", "-h", "-help"} else flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     except flags.Error as error:
         print(f"{error}\n(--help lists the flags and their defaults.)", file=sys.stderr)
         sys.exit(2)
-
-
-def _run(argv: list[str], main: Callable[[], None], folder: Callable[[], str] | None) -> int:
-    if len(argv) > 1:
-        print(f"{argv[1]!r} is no flag; flags are written --name=value.", file=sys.stderr)
-        return 2
-    # JAX and matplotlib tell absl's log about every backend and font that they did not find.
-    logging.set_verbosity(logging.WARNING)
-    try:
-        main()
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
-        return 130
-    except Exception as error:
-        # What the library raises on purpose is a sentence already; anything else at least gets its kind.
-        known = isinstance(error, ValueError | RuntimeError | OSError)
-        details = _keep_traceback(Path(folder())) if folder and folder() else ""
-        print(f"\nError: {error if known else repr(error)}{details}", file=sys.stderr)
-        if not known and not details:
-            traceback.print_exc()
-        return 1
-    return 0
+    if len(rest) > 1:
+        print(f"Expected flags written --name=value, got {rest[1]!r}.", file=sys.stderr)
+        sys.exit(2)
 
 
 def _keep_traceback(folder: Path) -> str:
-    """Where the traceback was written, as a remark; empty if it could not be."""
+    """Writes the traceback, and returns a remark that says where; empty if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.log").write_text(traceback.format_exc())
@@ -74,7 +87,7 @@ def _keep_traceback(folder: Path) -> str:
     return f" (Details: {folder / 'error.log'})"
 
 
-# Advice by the number of the system's error. For any other cause there is none: wrong advice is worse than the bare cause.
+# Advice by the number of the system's error. Other causes have none: wrong advice is worse than the bare cause.
 _REMEDIES = {
     errno.ENOSPC: "Free some space and give the same command again.",
     errno.EDQUOT: "Free some space, or ask for a larger quota, and give the same command again.",
@@ -89,7 +102,8 @@ _REMEDIES = {
 def remedy(error: BaseException) -> str:
     """Returns one sentence that says what to do about an error of the operating system, or "" where the cause is another one.
 
-    Libraries wrap the system's error in their own: its number is searched for along the chain of causes, also in their texts.
+    Libraries wrap the system's error in their own. Its number is therefore searched for along the chain of causes, and in their
+    texts.
 
     Example:
       >>> remedy(OSError(errno.ENOSPC, "No space left on device"))
@@ -106,7 +120,7 @@ def remedy(error: BaseException) -> str:
 
 
 def causes(error: BaseException) -> list[BaseException]:
-    """Returns an error and what it was raised from, from the last to the first."""
+    """Returns an error and the errors that it was raised from, from the last to the first."""
     chain: list[BaseException] = []
     step: BaseException | None = error
     while step is not None and step not in chain:
@@ -116,7 +130,7 @@ def causes(error: BaseException) -> list[BaseException]:
 
 
 def parsed(name: str, text: str, default: Any) -> Any:
-    """A setting's value out of text, of its default's type.
+    """Returns a setting's value from its text, in the type of its default.
 
     Example:
       >>> parsed("--head", "512,128", (0,)), parsed("rate", "1e-3", 0.1), parsed("norm", "true", False)
@@ -125,11 +139,11 @@ def parsed(name: str, text: str, default: Any) -> Any:
     Args:
       name: of the setting, for the error.
       text: what somebody typed.
-      default: true or false, a number, text, or a tuple, whose values are of the type of its first; whole numbers of a tuple
-        are widths or counts and lie above 0.
+      default: true or false, a number, text, or a tuple, whose values have the type of its first; whole numbers in a tuple
+        are widths or counts, and must be above 0.
 
     Raises:
-      ValueError: the text is no such value.
+      ValueError: the text is not a value of that type.
     """
     try:
         if isinstance(default, bool):
@@ -144,7 +158,7 @@ def parsed(name: str, text: str, default: Any) -> Any:
     except (ValueError, KeyError):
         several = "whole numbers above 0" if isinstance(default, tuple) and isinstance(default[0], int) else "numbers"
         kinds = {bool: "true or false", tuple: f"{several} separated by ','", int: "a whole number", float: "a number"}
-        raise ValueError(f"{name} takes {kinds[type(default)]}, not {text!r}.") from None
+        raise ValueError(f"Expected {kinds[type(default)]} for {name}, got {text!r}.") from None
 
 
 def settings(text: str, *, flag: str, names: Collection[str] | None = None) -> dict[str, str]:

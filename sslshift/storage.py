@@ -12,9 +12,11 @@ Paths are local ones or those of an object store (`gs://...`), as `etils.epath` 
 
 import contextlib
 import datetime
+import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
@@ -107,6 +109,22 @@ def read_json(path: epath.PathLike) -> Any:
         raise ValueError(f"{path} cannot be read ({error}); delete it, and the same command makes it again.") from error
 
 
+def digest(value: Any, letters: int = 8) -> str:
+    """Returns a digest of a value that JSON can hold; the order of names in its objects does not count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:letters]
+
+
+def slug(name: str) -> str:
+    """Returns a folder's name for a source, mixture or task: readable, and unlike the folder's name of any other.
+
+    Example:
+      >>> slug("folder:/data/parts of cars?labels=folder")
+      'data_parts_of_cars-85321501'
+    """
+    words = re.sub(r"[^A-Za-z0-9]+", "_", (name.partition(":")[2] or name).partition("?")[0]).strip("_")
+    return f"{words[-40:]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 @contextlib.contextmanager
 def lock(file: epath.PathLike) -> Iterator[None]:
     """Holds a lock while the block runs. The lock goes with the process, also when it is killed.
@@ -188,7 +206,7 @@ class Store:
         """Returns the result in a folder; computes and keeps it if the folder holds none.
 
         The record is written before the computation starts, so that a process that continues the work is sure of its settings,
-        and the result after it has ended, so that a result that is there is whole.
+        and the result after it has ended, so that every result is whole.
 
         Args:
           folder: of the result; it is made if it does not exist.
@@ -203,12 +221,24 @@ class Store:
         known = self.recalled(folder, record)
         if known is not None:
             return known
+        self.begin(folder, record)
+        return self.finish(folder, compute())
+
+    def begin(self, folder: epath.PathLike, record: Mapping[str, Any]) -> None:
+        """Makes a folder and writes down what is asked, for work whose result `finish` keeps; see `remembered`.
+
+        Raises:
+          NotStoredError: the store is open for reading only.
+        """
         self.require_writable(folder)
         folder = epath.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RECORD, record)
-        write_json(folder / RESULT, compute())
-        # What is returned is what later calls return: read from the file.
+
+    def finish(self, folder: epath.PathLike, result: dict[str, Any]) -> dict[str, Any]:
+        """Keeps the result of a folder that `begin` made, and returns it as later calls of `recalled` will."""
+        folder = epath.Path(folder)
+        write_json(folder / RESULT, result)
         return read_json(folder / RESULT)
 
     def require_writable(self, folder: epath.PathLike) -> None:

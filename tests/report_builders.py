@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 
+from sslshift.shift import ShiftIndex
 from sslshift.study.declare import Study
-from sslshift.study.judged import Judged
-from sslshift.study.results import Results
+from sslshift.study.results import FinishedRun, Results, Trained
+from sslshift.study.shifts import MeasuredShift
 from sslshift.transfer.predictions import Predictions
+from sslshift.transfer.scores import EvaluatedEncoder, EvaluationScore, TaskScores
 
 NEAR = "bundled:mnist"
 MIDDLE = "bundled:fashion_mnist"
@@ -31,7 +32,7 @@ LEARNER = ("simclr", "patch_mlp")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Planned(Judged):
+class Planned(EvaluatedEncoder):
     """An encoder whose predictions are made up."""
 
     found: Predictions | None = None
@@ -47,13 +48,10 @@ def planned(opened, accuracy, seed):
     ease = (np.random.default_rng(0).permutation(len(labels)) + 0.5) / len(labels)
     ease += np.random.default_rng([seed, int(accuracy * 1e6)]).normal(0, 0.02, len(labels))
     predictions = {name: np.where(ease < accuracy, labels, (labels + 1) % 10) for name in ("knn", "linear")}
-    scores = {"metric": "accuracy", "test_images": len(labels), "notes": [], "chosen": {"knn": {}, "linear": {}}}
-    for name, each in predictions.items():
-        value = float(np.mean(each == labels))
-        scores |= {name: value, f"{name}_low": value, f"{name}_high": value, f"{name}_validation": value}
-    trained = {"unique_read": 0, "broken": 0, "loss_first": 2.0, "loss_last": 1.0, "seconds": 1.5}
-    found = Predictions("accuracy", labels, task.test.indices, predictions)
-    return Planned(Path("none"), trained, {task.name: scores}, {}, found)
+    values = {name: float(np.mean(each == labels)) for name, each in predictions.items()}
+    evaluations = {name: EvaluationScore(value, value, value, value, {}) for name, value in values.items()}
+    scores = TaskScores("accuracy", len(labels), 5.0, evaluations, ())
+    return Planned({task.name: scores}, {}, Predictions("accuracy", labels, task.test.indices, predictions))
 
 
 def truth(run):
@@ -63,23 +61,22 @@ def truth(run):
     return 0.75 - 0.1 * SHIFTS[run.source] + rise * math.log10(run.unique / 8) + wobble
 
 
+def planned_shift(value):
+    return MeasuredShift(ShiftIndex(*[value] * 6, sample_size=100, repeats=2), dimensions=16)
+
+
 def results_of(opened, accuracy=truth, keep=lambda run: True, failed=(), shifts=SHIFTS):
     """Results of a study with this accuracy of each run; runs that are not kept are missing, if they have not failed."""
     runs = []
     for run in (run for run in opened.runs if keep(run) and run not in dict(failed)):
-        judged = planned(opened, accuracy(run), run.seed)
-        judged.trained["unique_read"] = run.unique
-        runs.append((run, judged))
-    floors = {
+        trained = Trained(loss_first=2.0, loss_last=1.0, broken=0, unique_read=run.unique, seconds=1.5)
+        runs.append(FinishedRun(run, trained, planned(opened, accuracy(run), run.seed)))
+    untrained = {
         (*learner.key, seed): planned(opened, 0.7 + 0.001 * seed, 100 + seed)
         for learner in opened.learners
         for seed in range(3)
     }
-    known = ("value", "low", "high", "distance", "floor", "ceiling")
-    shifts = {
-        each.name: dict.fromkeys(known, shifts[each.name]) | {"sample_size": 100, "dimensions": 16}
-        for each in opened.candidates
-    }
+    shifts = {each.name: planned_shift(shifts[each.name]) for each in opened.candidates}
     missing = tuple(run for run in opened.runs if not keep(run) and run not in dict(failed))
     pixels = planned(opened, 0.72, 200)
-    return Results(opened, tuple(runs), floors, pixels, {opened.task.name: shifts}, {}, tuple(failed), missing)
+    return Results(opened, tuple(runs), untrained, pixels, {opened.task.name: shifts}, {}, tuple(failed), missing)

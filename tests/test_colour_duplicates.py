@@ -5,7 +5,6 @@ import csv
 import io
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from sslshift.data.likeness import correlations
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import
 from sslshift.data.records.running import run_import
-from sslshift.study.leaks import told
+from sslshift.study.leaks import LeakedPair, SourceLeaks
 from tools.bench_pictures import COLOURS, SHAPES, icon
 
 
@@ -314,15 +313,15 @@ def test_exact_duplicates_of_one_colour_are_told(tmp_path):
 
 
 def test_a_study_says_also_in_of_equal_pixels_alone():
-    opened = SimpleNamespace(task=SimpleNamespace(test=SimpleNamespace(indices=np.arange(50))))
-    pairs = [(3, 7, 0.0, "same pixels", "web/3.png", "test/7.png"), (4, 8, 0.001, "near", "web/4.png", "test/8.png")]
-    leaks = {"count": 3, "equal": 1, "same": 1, "near": 2, "other_label": 1, "colour": True, "pairs": pairs}
-    assert told("folder:web", leaks, opened) == (
+    same = LeakedPair(3, 7, 0.0, "same pixels", "web/3.png", "test/7.png")
+    near = LeakedPair(4, 8, 0.001, "near", "web/4.png", "test/8.png")
+    leaks = SourceLeaks(count=3, equal=1, same=1, near=2, other_label=1, colour=True, pairs=(same, near))
+    assert leaks.sentence("folder:web", 50) == (
         "1 of the 50 test images is also in folder:web, pixel for pixel; 2 others are similar to images in it by detail and "
         "colours, for example test/8.png to web/4.png; 1 of the pairs have different labels"
     )
-    leaks |= {"count": 2, "equal": 0, "same": 0, "other_label": 0, "colour": False, "pairs": pairs[1:]}
-    assert told("folder:web", leaks, opened) == (
+    leaks = SourceLeaks(count=2, near=2, pairs=(near,))
+    assert leaks.sentence("folder:web", 50) == (
         "2 of the 50 test images are similar to images in folder:web by detail, without colours, which these encoders do not "
         "see, for example test/8.png to web/4.png"
     )

@@ -12,7 +12,7 @@ from PIL import Image
 
 import sslshift
 from sslshift.data import open_source
-from sslshift.study.matrix import by_kind, find_encoders
+from sslshift.transfer.matrix import by_kind, find_encoders
 
 # One device, as most users have.
 ONE = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}

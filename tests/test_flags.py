@@ -1,12 +1,13 @@
 """A default belongs to the value that it was declared with: other images, or another optimiser, do not get it by accident."""
 
+import contextlib
 import functools
 
 import absl.flags
 import pytest
 
-import sslshift.study.flags as study_flags
 from experiments import methods, near_then_external, out_of_distribution, quickstart
+from sslshift.study import cli
 from sslshift.study.declare import Study
 
 
@@ -15,7 +16,7 @@ def study_of(monkeypatch, capsys):
     """Runs an experiment's command line up to the study that it asks for; returns the study and what was printed."""
 
     plain = {name: getattr(absl.flags, name) for name in vars(absl.flags) if name.startswith("DEFINE_")}
-    names = {kind: define.__name__ for kind, define in study_flags._DEFINE.items()}
+    names = {kind: define.__name__ for kind, define in cli._DEFINE.items()}
 
     def run(declared, *arguments, scales=None):
         defined = absl.flags.FlagValues()
@@ -24,14 +25,15 @@ def study_of(monkeypatch, capsys):
         monkeypatch.setattr(absl.flags, "FLAGS", defined)
         for name in ("DEFINE_enum", "DEFINE_boolean"):
             monkeypatch.setattr(absl.flags, name, among[name])
-        monkeypatch.setattr(study_flags, "_DEFINE", {kind: among[name] for kind, name in names.items()})
+        monkeypatch.setattr(cli, "_DEFINE", {kind: among[name] for kind, name in names.items()})
 
-        def command(main, folder):
+        @contextlib.contextmanager
+        def command_line(folder):
             defined(["command", *arguments])
-            main()
+            yield
 
-        monkeypatch.setattr(study_flags, "run_command", command)
-        study_flags.run_experiment(declared, studies.append, scales)
+        monkeypatch.setattr(cli, "command_line", command_line)
+        cli.run_experiment(declared, lambda study, command: studies.append(study), scales)
         return studies[0], capsys.readouterr().out
 
     return run

@@ -14,11 +14,10 @@ from PIL import Image
 from report_builders import NEAR, STUDY, results_of, truth
 from rich.console import Console
 
-from sslshift.study.compared import kinds
+from sslshift.study.analysis import Analysis
 from sslshift.study.opened import open_study
-from sslshift.study.report import figures, print_results, write_results
+from sslshift.study.report import figures, print_report, write_report
 from sslshift.study.report.sentences import answer
-from sslshift.study.trending import trend_change
 from sslshift.transfer.inference import Trend
 
 # Importing the report and drawing must change none of them.
@@ -37,9 +36,9 @@ def results(opened):
 
 def written(results, out):
     results = dataclasses.replace(
-        results, opened=dataclasses.replace(results.opened, study=dataclasses.replace(results.opened.study, out=str(out)))
+        results, opened=dataclasses.replace(results.opened, design=dataclasses.replace(results.opened.design, out=out))
     )
-    return write_results(results)
+    return write_report(Analysis(results))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,7 @@ def test_drawing_leaves_matplotlib_as_it_was(folder):
 @pytest.fixture
 def undrawn(monkeypatch):
     """No figures, which take longer than all the rest."""
-    monkeypatch.setattr("sslshift.study.report.write.draw_all", lambda results, folder: [])
+    monkeypatch.setattr("sslshift.study.report.write.draw_all", lambda analysis, folder: [])
 
 
 def test_page_of_an_unfinished_study_says_what_is_missing(opened, tmp_path, undrawn):
@@ -125,8 +124,16 @@ def test_page_of_a_finished_study_has_no_warning(folder):
 
 def test_page_has_the_settings_and_versions_of_the_study(folder):
     page = html.unescape((folder[0] / "report.html").read_text())
-    for part in ("--learning_rate=-1.0", "jax version", "numpy version", "python version", "0, 1, 2", "--budget=640", "1.5"):
+    for part in ("--learning_rate", "jax version", "numpy version", "python version", "0, 1, 2", "1.5"):
         assert part in page
+    assert "from sslshift.study import Study, run" in page
+    assert "budget=640" in page
+
+
+def test_page_shows_the_command_that_was_given(results, tmp_path, undrawn):
+    opened = dataclasses.replace(results.opened, design=dataclasses.replace(results.opened.design, out=tmp_path))
+    write_report(Analysis(dataclasses.replace(results, opened=opened)), "python -m experiments.mine --budget=640")
+    assert "<pre>python -m experiments.mine --budget=640</pre>" in (tmp_path / "report.html").read_text()
 
 
 def test_methods_and_encoders_stand_side_by_side(tmp_path, monkeypatch):
@@ -134,19 +141,21 @@ def test_methods_and_encoders_stand_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "_FIGURES", dict(list(figures._FIGURES.items())[:1]))
     opened = open_study(dataclasses.replace(STUDY, method="simclr,vicreg", seeds=2, mixture=()))
     results = results_of(opened, lambda run: truth(run) if run.method == "simclr" else 1.4 - truth(run))
-    assert {kind.learner[0] for kind in kinds(results)} == {"simclr", "vicreg"}
-    sentences = answer(results)
+    analysis = Analysis(results)
+    assert {kind.learner[0] for kind in analysis.runs} == {"simclr", "vicreg"}
+    sentences = answer(analysis)
     assert len(sentences) == 3
     assert "this verdict holds for 1 of 2 methods and encoders" in sentences[0]
-    assert isinstance(trend_change(results, NEAR, ("vicreg", "patch_mlp")), Trend)
-    assert trend_change(results, NEAR, ("vicreg", "patch_mlp")).slope > 0
+    change = analysis.task.learners["vicreg", "patch_mlp"].change
+    assert isinstance(change, Trend)
+    assert change.slope > 0
     written(results, tmp_path)
     assert (tmp_path / "tables/kinds.md").read_text().startswith("| method | source |")
     svg = (tmp_path / "figures/accuracy_vs_diversity.svg").read_text()
     assert "simclr on patch_mlp" in svg
     assert "vicreg on patch_mlp" in svg
     console = Console(width=200, record=True, file=io.StringIO())
-    print_results(results, console)
+    print_report(Analysis(results), console)
     assert "vicreg on patch_mlp: " in console.export_text()
 
 

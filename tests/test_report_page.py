@@ -10,9 +10,10 @@ from browser import browsing, find_chromium
 from PIL import Image
 from report_builders import MIDDLE, NEAR, SHIFTS, STUDY, results_of, truth
 
+from sslshift.study.analysis import Analysis
 from sslshift.study.ledger import append, fingerprint
 from sslshift.study.opened import open_study
-from sslshift.study.report import write_results
+from sslshift.study.report import write_report
 
 PHONE = 400
 DESK = 1600
@@ -32,11 +33,11 @@ def study(tmp_path_factory):
         open_study(shares), lambda run: truth(run) if run.source != "mixed" else 0.7, shifts=SHIFTS | {"mixed": 0.3}
     )
     rows = [
-        {"source": run.source, "licence": "ours, né 2026", "fingerprint": fingerprint({"run": str(run)})}
-        for run, _ in results.runs
+        {"source": each.run.source, "licence": "ours, né 2026", "fingerprint": fingerprint({"run": str(each.run)})}
+        for each in results.runs
     ]
     append([], rows, out)
-    write_results(results)
+    write_report(Analysis(results))
     return out
 
 

@@ -5,13 +5,11 @@ import math
 import re
 
 import pytest
-from report_builders import FAR, LEARNER, MIDDLE, NEAR, STUDY, results_of, truth
+from report_builders import FAR, LEARNER, MIDDLE, NEAR, SHIFTS, STUDY, planned_shift, results_of, truth
 
-from sslshift.study.compared import against, gains, pairs
+from sslshift.study.analysis import Analysis, Kind, LearnerAnalysis
 from sslshift.study.opened import open_study
 from sslshift.study.report.sentences import answer, caption, findings
-from sslshift.study.sampled import Kind
-from sslshift.study.trending import trends
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +18,21 @@ def opened():
 
 
 @pytest.fixture(scope="module")
-def results(opened):
-    return results_of(opened)
+def analysis(opened):
+    return Analysis(results_of(opened))
 
 
-def test_the_answer_is_three_sentences_with_the_two_findings_numbers(results):
-    use, near, change = answer(results)
+def analysis_of(opened, *args, **kwargs):
+    return Analysis(results_of(opened, *args, **kwargs))
+
+
+def test_the_answer_is_three_sentences_with_the_two_findings_numbers(analysis):
+    use, near, change = answer(analysis)
     assert use.startswith(f"Pretrain on {NEAR} with 320 unique images: it reaches the highest linear-probe accuracy, 81.")
     assert re.search(
         r"a significant gain of \+\d+\.\d points ± \d\.\d over the untrained encoder; it is significantly better than ", use
     )
-    slope = trends(results, NEAR, LEARNER)[0].trend
+    slope = analysis.task.learners[LEARNER].trends[0].trend
     assert (
         f"{slope.slope * 100:+.2f} points ({slope.low * 100:+.2f} to {slope.high * 100:+.2f}): more diversity is better" in near
     )
@@ -40,7 +42,7 @@ def test_the_answer_is_three_sentences_with_the_two_findings_numbers(results):
 def test_a_source_with_a_significant_gain_is_named_before_a_higher_one_that_varies(opened):
     """FAR has the highest mean, but by one lucky seed; NEAR gains in every seed."""
     lucky = {0: 0.99, 1: 0.75, 2: 0.74}
-    use = answer(results_of(opened, lambda run: lucky[run.seed] if run.source == FAR else truth(run)))[0]
+    use = answer(analysis_of(opened, lambda run: lucky[run.seed] if run.source == FAR else truth(run)))[0]
     assert use.startswith(f"Pretrain on {NEAR} with 320 unique images: its linear-probe accuracy, 81.")
     assert "is a significant gain of " in use
     assert f"; {FAR} reaches 82." in use
@@ -48,35 +50,35 @@ def test_a_source_with_a_significant_gain_is_named_before_a_higher_one_that_vari
 
 
 def test_without_an_effect_nothing_is_significant(opened):
-    flat = results_of(opened, lambda run: 0.7 + 0.01 * ((run.seed * 7 + run.unique) % 5 - 2))
+    flat = analysis_of(opened, lambda run: 0.7 + 0.01 * ((run.seed * 7 + run.unique) % 5 - 2))
     use, near, change = answer(flat)
     assert use.startswith("No gain from pretraining is significant: ")
     assert "the trend is not significant" in near
     assert "the change is not significant" in change
-    assert {each.verdict for each in pairs(flat, NEAR, LEARNER).values()} <= {
+    assert {each.verdict for each in flat.task.learners[LEARNER].pairs.values()} <= {
         "no significant difference",
         "better, but not after correction",
     }
     assert any("is not significantly better than the baseline of raw pixels" in sentence for sentence in findings(flat))
 
 
-def test_mixtures_are_compared_with_the_nearest_source_alone(results):
-    reference, found = against(results, NEAR, LEARNER)
-    assert reference == Kind(LEARNER, NEAR, 320)
-    assert {kind.source for kind in found} == {MIDDLE, FAR, "staged"}
+def test_mixtures_are_compared_with_the_nearest_source_alone(analysis):
+    learner = analysis.task.learners[LEARNER]
+    assert learner.reference == Kind(LEARNER, NEAR, 320)
+    assert {kind.source for kind in learner.against_reference} == {MIDDLE, FAR, "staged"}
     assert any(
-        sentence.startswith(f"Mixtures compared with {NEAR} with 320 unique images: staged") for sentence in findings(results)
+        sentence.startswith(f"Mixtures compared with {NEAR} with 320 unique images: staged") for sentence in findings(analysis)
     )
 
 
 def test_one_seed_supports_no_claim(opened):
-    one = results_of(opened, keep=lambda run: run.seed == 0)
+    one = analysis_of(opened, keep=lambda run: run.seed == 0)
     use, near, change = answer(one)
     assert "(one seed, not tested)" in use
     assert "with one seed, whose interval does not include the variation between seeds, no trend can be claimed" in near
     assert ": with one seed, no change can be claimed; for these" in change
-    assert {each.verdict for each in gains(one, NEAR).values()} == {"one seed, not tested"}
-    low = results_of(opened, lambda run: 0.5, keep=lambda run: run.seed == 0)
+    assert {each.verdict for each in one.task.gains.values()} == {"one seed, not tested"}
+    low = analysis_of(opened, lambda run: 0.5, keep=lambda run: run.seed == 0)
     assert not any("is significantly worse" in sentence for sentence in findings(low))
     assert any("is not significantly better than the baseline of raw pixels: -2" in sentence for sentence in findings(low))
 
@@ -84,46 +86,48 @@ def test_one_seed_supports_no_claim(opened):
 def test_draws_of_one_training_seed_support_no_claim_either():
     """The variation between seeds is unknown, however many draws of the subset there are."""
     opened = open_study(dataclasses.replace(STUDY, seeds=1, draws=3, mixture=()))
-    results = results_of(opened, lambda run: truth(run) + 0.001 * run.draw)
-    assert {each.verdict for each in gains(results, NEAR).values()} == {"one seed, not tested"}
-    assert {each.verdict for each in pairs(results, NEAR, LEARNER).values()} == {"one seed, not tested"}
-    use, near, change = answer(results)
+    analysis = analysis_of(opened, lambda run: truth(run) + 0.001 * run.draw)
+    assert {each.verdict for each in analysis.task.gains.values()} == {"one seed, not tested"}
+    assert {each.verdict for each in analysis.task.learners[LEARNER].pairs.values()} == {"one seed, not tested"}
+    use, near, change = answer(analysis)
     assert "(one seed, not tested)" in use
     assert "no trend can be claimed" in near
     assert "no change can be claimed" in change
-    assert "one seed: the intervals are over 3 draws of each subset and the test images and do not include" in caption(results)
+    assert "one seed: the intervals are over 3 draws of each subset and the test images and do not include" in caption(analysis)
 
 
-def test_the_named_source_can_be_significantly_worse_than_another(results, monkeypatch):
+def test_the_named_source_can_be_significantly_worse_than_another(opened, monkeypatch):
     """The gain of the highest source is not significant, so another one is named, which is worse than the highest."""
     best = Kind(LEARNER, MIDDLE, 320)
     highest = Kind(LEARNER, NEAR, 320)
     shown = {
         kind: each._replace(verdict="better" if kind == best else "no significant difference")
-        for kind, each in gains(results, NEAR).items()
+        for kind, each in analysis_of(opened).task.gains.items()
     }
-    monkeypatch.setattr("sslshift.study.report.sentences.gains", lambda *_: shown)
-    assert pairs(results, NEAR, LEARNER)[highest, best].verdict == "better"
-    use = answer(results)[0]
+    monkeypatch.setattr(LearnerAnalysis, "gains", shown)
+    analysis = analysis_of(opened)
+    assert analysis.task.learners[LEARNER].pairs[highest, best].verdict == "better"
+    use = answer(analysis)[0]
     assert use.startswith(f"Pretrain on {MIDDLE} with 320 unique images")
     assert f"; it is significantly better than {FAR}; it is significantly worse than {NEAR} and staged." in use
 
 
-def test_the_nearest_of_far_sources_is_not_called_near(results):
-    shifts = {name: each | {"value": each["value"] + 0.8} for name, each in results.shifts.items()}
-    _, near, _ = answer(dataclasses.replace(results, task_shifts={NEAR: shifts}))
+def test_the_nearest_of_far_sources_is_not_called_near(opened):
+    results = results_of(opened)
+    shifts = {name: planned_shift(SHIFTS[name] + 0.8) for name in results.shifts}
+    _, near, _ = answer(Analysis(dataclasses.replace(results, task_shifts={NEAR: shifts})))
     assert near.startswith(f"With the source nearest to the task ({NEAR}, shift index 0.80), each factor of ten")
-    unknown = {name: each | {"value": math.nan} for name, each in results.shifts.items()}
-    _, near, change = answer(dataclasses.replace(results, task_shifts={NEAR: unknown}))
+    unknown = {name: planned_shift(math.nan) for name in results.shifts}
+    _, near, change = answer(Analysis(dataclasses.replace(results, task_shifts={NEAR: unknown})))
     assert "(its shift index is unknown), each factor of ten" in near
     assert "at least 3 sources with a shift index" in change
     assert "there are none" in change
 
 
 def test_two_sources_have_no_change_with_shift(opened):
-    few = results_of(opened, keep=lambda run: run.source in (NEAR, FAR))
+    few = analysis_of(opened, keep=lambda run: run.source in (NEAR, FAR))
     assert "at least 3 sources" in answer(few)[2]
 
 
 def test_nothing_finished_is_no_answer(opened):
-    assert answer(results_of(opened, keep=lambda run: False)) == ["No run of this study is finished: there is no answer yet."]
+    assert answer(analysis_of(opened, keep=lambda run: False)) == ["No run of this study is finished: there is no answer yet."]

@@ -15,25 +15,22 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sslshift.data.mixture_text import parse_mixture
 from sslshift.data.sources import SCHEMES
 from sslshift.models import ENCODERS, ResNet
-from sslshift.study import commands, floors, runner
+from sslshift.storage import NotStoredError, Store
+from sslshift.study import cli, evaluate, runner
 from sslshift.study import rows as rows_module
-from sslshift.study.build import build_training
-from sslshift.study.declare import Study, parse_sources
-from sslshift.study.judged import judge
-from sslshift.study.learners import parse_own, single_studies, without_given
+from sslshift.study.analysis import Analysis
+from sslshift.study.declare import Study
+from sslshift.study.design import parse_study
+from sslshift.study.learners import parse_learners, parse_own, without_given
 from sslshift.study.ledger import LedgerError, append, fingerprint, read_ledger, require_budget
-from sslshift.study.locked import LOCK, locked
 from sslshift.study.opened import open_study
-from sslshift.study.places import run_folder
 from sslshift.study.progress import Progress, TimeLeft
-from sslshift.study.records import NotThereError, only_reading, remembered
 from sslshift.study.report.sentences import baseline_notes
-from sslshift.study.sampled import sampled
+from sslshift.study.results import read_results, run_folder
 from sslshift.training.loop import NonFiniteError, initial_state
-from sslshift.transfer.declaration import parse_task
+from sslshift.transfer.scores import EvaluationScore, TaskScores, evaluate_stored
 
 TINY = Study(
     sources="bundled:mnist@40,60",
@@ -67,14 +64,14 @@ def finished_at(out):
 @pytest.fixture
 def unreported(monkeypatch):
     """No figures and no page, which take longer than such small studies."""
-    monkeypatch.setattr(commands, "_report", lambda results, console: None)
+    monkeypatch.setattr(cli, "_report", lambda results, console, command: None)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("runner") / "out"
     study = dataclasses.replace(TINY, out=str(out))
-    commands.run(study)
+    cli.run(study)
     return study, out
 
 
@@ -94,14 +91,16 @@ def test_settings_of_one_method_make_a_study_of_its_own():
         method_options="",
         for_method=("mae: encoder=vit_nano4; learning_rate=2e-3; decoder_depth=1", "byol: predictor=64"),
     )
-    found = [(one.method, one.encoder, one.learning_rate, one.method_options) for one in single_studies(study)]
-    assert found == [
-        ("simclr", "patch_mlp", -1.0, ""),
-        ("simclr", "resnet18_cifar", -1.0, ""),
-        ("mae", "vit_nano4", 2e-3, "decoder_depth=1"),
+    found = parse_learners(study)
+    assert [(each.method, each.encoder) for each in found] == [
+        ("simclr", "patch_mlp"),
+        ("simclr", "resnet18_cifar"),
+        ("mae", "vit_nano4"),
     ]
+    assert (found[2].optimiser.learning_rate, found[2].options["decoder_depth"]) == (2e-3, 1)
     both = Study(method="dino", method_options="momentum=0.5; local_views=2", for_method=("dino: momentum=0.9",))
-    assert single_studies(both)[0].method_options == "momentum=0.9; local_views=2"
+    (learner,) = parse_learners(both)
+    assert (learner.options["momentum"], learner.options["local_views"]) == (0.9, 2)
     assert without_given(("mae: encoder=vit_nano4; decoder_depth=1", "byol: blur=0.1"), {"encoder", "blur"}) == (
         "mae: decoder_depth=1",
     )
@@ -110,11 +109,11 @@ def test_settings_of_one_method_make_a_study_of_its_own():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("byol", "is written 'METHOD: NAME=VALUE; NAME=VALUE'"),
+        ("byol", "Expected --for_method as 'METHOD: NAME=VALUE; NAME=VALUE'"),
         ("bool: blur=1", "with METHOD one of simclr"),
-        ("byol: blur", "'blur' is no setting of one method"),
-        ("byol: budget=5", "'budget=5' is no setting of one method"),
-        ("byol: blur=much", "--for_method: blur takes a number, not 'much'"),
+        ("byol: blur", "Expected --for_method as 'name=value; name=value', got 'blur'"),
+        ("byol: budget=5", "--for_method: budget is not a setting of one method. Expected one of encoder"),
+        ("byol: blur=much", "Expected a number for --for_method: blur, got 'much'"),
     ],
 )
 def test_settings_of_one_method_that_cannot_be_read(text, message):
@@ -123,9 +122,12 @@ def test_settings_of_one_method_that_cannot_be_read(text, message):
 
 
 def test_a_method_named_twice_or_unknown_is_refused():
-    for names, message in (("simclr,simclr", "names one of them twice"), ("simclr,sim", "--method=sim is unknown")):
+    for names, message in (
+        ("simclr,simclr", "names one of them twice"),
+        ("simclr,sim", "Expected one of simclr, .* for --method, got 'sim'"),
+    ):
         with pytest.raises(ValueError, match=message):
-            single_studies(Study(method=names))
+            parse_learners(Study(method=names))
 
 
 def test_a_flag_given_by_hand_wins_over_the_settings_of_one_method(tmp_path):
@@ -175,7 +177,7 @@ def test_extending_a_study_repeats_nothing(done, unreported):
         evaluations="knn,linear",
         seeds=2,
     )
-    commands.run(more)
+    cli.run(more)
     assert {path: time for path, time in finished_at(out).items() if path in before} == before
     trained = [path for path in (out / "runs").glob("*/result.json") if path not in before]
     assert len(trained) == 3 * 2 * 2 - 2
@@ -187,7 +189,7 @@ def test_extending_a_study_repeats_nothing(done, unreported):
     # SimCLR and BYOL start from the same weights of the same encoder: judged once a seed.
     assert len(list((out / "floors").glob("untrained-*"))) == 2
     before = (out / "results.csv").read_bytes()
-    commands.run(more)
+    cli.run(more)
     assert (out / "results.csv").read_bytes() == before
 
 
@@ -203,14 +205,14 @@ def test_an_edited_row_is_named_and_neither_used_nor_overwritten(done, unreporte
     with pytest.raises(
         LedgerError, match=r"results.csv, line 4 \(simclr on patch_mlp, .*seed 0.*\) was edited.* Delete that row"
     ):
-        commands.run(study)
+        cli.run(study)
     assert (out / "results.csv").read_bytes() == edited
     (out / "results.csv").write_text("".join([*lines[:3], *lines[4:]]))
-    commands.run(study)
+    cli.run(study)
     assert (out / "results.csv").read_bytes() == before
     # All of it comes back, from the other file or from the runs' folders.
     (out / "results.parquet").unlink()
-    commands.run(study)
+    cli.run(study)
     assert len(pq.read_table(out / "results.parquet")) == len(lines) - 1
 
 
@@ -254,7 +256,7 @@ def test_a_table_adds_rows_and_changes_none(tmp_path):
 def test_runs_of_another_budget_are_refused(done):
     study, _ = done
     other = dataclasses.replace(study, budget=96)
-    for command in (commands.run, commands.report_only):
+    for command in (cli.run, cli.report_only):
         with pytest.raises(LedgerError, match="at a budget of C = 64 samples, and this study has C = 96"):
             command(other)
 
@@ -272,23 +274,23 @@ def test_a_failed_run_is_recorded_told_and_tried_again(tmp_path, monkeypatch, ca
     with pytest.raises(
         RuntimeError, match=r"1 of 4 runs failed, the first was bundled:mnist N=40 seed 0: NonFiniteError: Step 2"
     ):
-        commands.run(study)
+        cli.run(study)
     assert (tmp_path / "report.html").exists()
     opened = open_study(study)
     folder = run_folder(opened, opened.runs[0])
     assert json.loads((folder / "failed.json").read_text())["error"] == "NonFiniteError"
     assert "Traceback" in (folder / "error.log").read_text()
-    results = runner.read_results(opened)
+    results = read_results(opened)
     assert results.failed == ((opened.runs[0], "NonFiniteError: Step 2 gave nan."),)
-    assert [run for run, _ in results.runs] == list(opened.runs[1:])
+    assert [each.run for each in results.runs] == list(opened.runs[1:])
     assert len(runs(tmp_path)) == 3
-    commands.report_only(dataclasses.replace(study, seeds=3))
+    cli.report_only(dataclasses.replace(study, seeds=3))
     told = capsys.readouterr().out
     assert "1 of 6 runs failed: bundled:mnist N=40 seed 0" in told
     assert "2 of 6 runs not there yet: bundled:mnist N=40 seed 2; bundled:mnist N=60 seed 2" in told
     monkeypatch.setattr(runner, "train", train)
     before = finished_at(tmp_path)
-    commands.run(study)
+    cli.run(study)
     assert not (folder / "failed.json").exists()
     assert {path: time for path, time in finished_at(tmp_path).items() if path in before} == before
     assert len(runs(tmp_path)) == 4
@@ -302,7 +304,7 @@ def test_a_full_disk_and_an_interrupt_stop_the_study(tmp_path, monkeypatch):
 
         monkeypatch.setattr(runner, "train", fail)
         with pytest.raises(type(error)):
-            commands.run(dataclasses.replace(TINY, out=str(tmp_path)))
+            cli.run(dataclasses.replace(TINY, out=str(tmp_path)))
         assert not list(tmp_path.glob("runs/*/failed.json"))
 
 
@@ -322,7 +324,7 @@ def test_a_full_disk_is_told_with_its_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runner, "search_leaks", fail)
     with pytest.raises(OSError, match=rf"^{tmp_path} cannot be written to: No space left on device\. Free some space"):
-        commands.run(dataclasses.replace(TINY, out=str(tmp_path)))
+        cli.run(dataclasses.replace(TINY, out=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -342,15 +344,15 @@ def test_damaged_files_are_named_with_what_mends_them(copied, damaged, told):
     path.write_bytes(path.read_bytes()[:7])
     with pytest.raises(ValueError, match=told):
         # Predictions are read by those who report.
-        sampled(runner.read_results(open_study(study)), "bundled:mnist", "linear")
+        _ = Analysis(read_results(open_study(study))).task.linear
 
 
 def test_a_run_that_lost_its_encoder_says_so_when_it_is_needed(copied, unreported):
     study, folder = copied
     (folder / "encoder.safetensors").unlink()
-    commands.run(study)
+    cli.run(study)
     with pytest.raises(RuntimeError, match=r"has lost its encoder.safetensors; delete that folder"):
-        commands.run(dataclasses.replace(study, labelled=70))
+        cli.run(dataclasses.replace(study, labelled=70))
 
 
 def test_the_floor_of_a_resnet_has_its_residual_branches_on(monkeypatch, tmp_path):
@@ -359,49 +361,48 @@ def test_the_floor_of_a_resnet_has_its_residual_branches_on(monkeypatch, tmp_pat
     opened = open_study(dataclasses.replace(TINY, encoder="resnet_tiny,patch_mlp", out=str(tmp_path)))
     for learner, silent in zip(opened.learners, (True, False), strict=True):
         start = initial_state(learner.training, opened.reader(opened.equal_shares, 0, 0), 0).params["encoder"]
-        floor = floors.untrained_encoder(opened, learner, 0).pretrained.variables["params"]
+        floor = evaluate.untrained_encoder(opened, learner, 0).pretrained.variables["params"]
         changed = jax.tree.map(lambda a, b: bool((a != b).any()), start, floor)
         names = {path[-1].key for path, each in jax.tree_util.tree_leaves_with_path(changed) if each}
         assert names == ({"scale"} if silent else set())
         assert all((leaf == 1).all() for path, leaf in jax.tree_util.tree_leaves_with_path(floor) if path[-1].key == "scale")
         # Whose floors are as they were have the same record as before.
-        assert ("floor" in floors.start_record(learner, 0)) == silent
+        assert ("floor" in evaluate.untrained_record(learner, 0)) == silent
     (said,) = baseline_notes(opened)
     assert said.startswith("The untrained resnet_tiny is evaluated with its residual branches switched on")
 
 
 def test_nothing_is_reported_where_no_run_is_finished(tmp_path):
     study = dataclasses.replace(TINY, out=str(tmp_path / "out"))
-    with pytest.raises(NotThereError, match="No run of this study is finished"):
-        commands.report_only(study)
+    with pytest.raises(NotStoredError, match="No run of this study is finished"):
+        cli.report_only(study)
     assert not (tmp_path / "out").exists()
 
 
 def test_reading_computes_and_writes_nothing(tmp_path):
-    with only_reading(), pytest.raises(NotThereError):
-        remembered(tmp_path / "new", {"a": 1}, lambda: pytest.fail("computed"))
-    assert not (tmp_path / "new").exists()
+    store = Store(read_only=True)
     opened = open_study(TINY)
-    with only_reading(), pytest.raises(NotThereError):
-        judge(lambda: pytest.fail("built"), opened.tasks, opened.evaluations, "pooled", tmp_path / "new")
+    evaluations = opened.design.evaluations
+    with pytest.raises(NotStoredError):
+        evaluate_stored(store, lambda: pytest.fail("built"), opened.tasks, evaluations, "pooled", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_one_process_at_a_time_in_a_folder(tmp_path):
     hold = (
-        "import pathlib; from sslshift.study.locked import locked\n"
-        f"with locked(pathlib.Path({str(tmp_path)!r})): print(1, flush=True); input()"
+        "import pathlib; from sslshift.study.cli import _locked\n"
+        f"with _locked(pathlib.Path({str(tmp_path)!r})): print(1, flush=True); input()"
     )
     other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     other.stdout.readline()
     try:
-        with pytest.raises(RuntimeError, match=rf"in use by process {other.pid} on \S+ since \d"), locked(tmp_path):
+        with pytest.raises(RuntimeError, match=rf"in use by process {other.pid} on \S+ since \d"), cli._locked(tmp_path):
             pass
     finally:
         other.kill()
         other.wait()
-    with locked(tmp_path):
-        assert str(os.getpid()) in (tmp_path / LOCK).read_text()
+    with cli._locked(tmp_path):
+        assert str(os.getpid()) in (tmp_path / f"{cli.LOCK}.holder").read_text()
 
 
 def test_a_dry_run_counts_measures_and_writes_nothing(done, tmp_path, capsys):
@@ -414,7 +415,7 @@ def test_a_dry_run_counts_measures_and_writes_nothing(done, tmp_path, capsys):
         price_per_hour=3600.0,
         out=str(tmp_path / "out"),
     )
-    commands.dry_run(study)
+    cli.dry_run(study)
     told = capsys.readouterr().out
     lines = {line.split()[0]: line.split() for line in told.splitlines() if line.split()[:1] in (["simclr"], ["byol"], ["all"])}
     assert lines["simclr"][2:5] == ["4", "4", "256"]
@@ -424,14 +425,14 @@ def test_a_dry_run_counts_measures_and_writes_nothing(done, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     # What is finished is not counted as missing.
     finished, _ = done
-    commands.dry_run(finished)
+    cli.dry_run(finished)
     assert re.search(r"simclr +patch_mlp +2 +0 +128", capsys.readouterr().out)
 
 
 def test_images_of_another_shape_than_the_encoder_takes_are_refused_before_training(tmp_path):
     study = dataclasses.replace(TINY, encoder="vit_s16", image_size=30, out=str(tmp_path / "out"))
     with pytest.raises(ValueError, match="30 x 30 cannot be cut into patches of 16"):
-        commands.run(study)
+        cli.run(study)
     assert not (tmp_path / "out").exists()
 
 
@@ -445,7 +446,7 @@ def test_a_task_of_another_shape_than_the_encoders_is_refused_before_training(tm
     study = dataclasses.replace(TINY, task=(f"parts = folder:{tmp_path / 'parts'}",), out=str(tmp_path / "out"))
     message = "parts: images of the train split are 40 x 32 colour, but encoders take 28 x 28 gray as --downstream has them"
     with pytest.raises(ValueError, match=message):
-        commands.run(study)
+        cli.run(study)
     assert not (tmp_path / "out").exists()
     opened = open_study(dataclasses.replace(study, image_size=28))
     assert "colours of the test split are dropped, since encoders take 28 x 28 gray" in opened.tasks[1].notes
@@ -465,19 +466,16 @@ def test_progress_without_a_terminal_is_plain_lines(capsys):
     progress = Progress()
     with progress.study(1, ["a"], {"a": 1.0}), progress.run("run", 1, 1, 10, "a") as work:
         work.on_step(1, {"loss": 0.5})
-    progress.say("run", {"linear": 0.5})
+    score = EvaluationScore(0.5, 0.4, 0.6, 0.5, {})
+    progress.say_scores("run", TaskScores("accuracy", 10, 1.0, {"linear": score}, ()))
     assert capsys.readouterr().out.startswith("run: linear 50.0%   [1/1, 0 s]")
 
 
 @pytest.mark.parametrize("name", ["in_distribution", "raise_diversity", "out_of_distribution", "near_then_external"])
 def test_full_scale_is_declared_so_that_it_can_be_built(name):
-    module = importlib.import_module(f"experiments.{name}")
-    for single in single_studies(module.FULL):
-        build_training(single)
-    assert parse_sources(module.FULL.sources)
-    assert [parse_mixture(text, SCHEMES) for text in module.FULL.mixture] or not module.FULL.mixture
-    tasks = (module.FULL.downstream, *module.FULL.task)
-    assert {parse_task(text).source.split(":")[0] for text in tasks} <= set(SCHEMES)
+    design = parse_study(importlib.import_module(f"experiments.{name}").FULL)
+    assert design.learners
+    assert {each.source.split(":")[0] for each in design.tasks} <= set(SCHEMES)
 
 
 def test_scale_chooses_another_study_and_flags_still_win(tmp_path):

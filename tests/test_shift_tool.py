@@ -18,8 +18,8 @@ from sslshift.data.decode import Canvas
 from sslshift.models import PatchMLP, PretrainedEncoder, save_encoder
 from sslshift.shift.distances import DISTANCES
 from sslshift.shift.index import DEFAULT_DISTANCE
-from sslshift.study.matrix import architectures, by_kind
 from sslshift.transfer.encoders import encoder_named
+from sslshift.transfer.matrix import architectures, by_kind
 
 # One device, as most users have.
 ONE = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}

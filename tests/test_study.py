@@ -21,12 +21,13 @@ from PIL import Image
 
 from sslshift.data import open_source
 from sslshift.methods import METHODS
+from sslshift.reporting import environment
 from sslshift.reporting.numbers import points
-from sslshift.study import commands, environment
-from sslshift.study.build import build_training, describe_training, method_options
-from sslshift.study.declare import Study, parse_sources
+from sslshift.study import cli
+from sslshift.study.declare import Study
+from sslshift.study.design import SourceLevels, parse_sources
+from sslshift.study.learners import parse_learners
 from sslshift.study.opened import open_study
-from sslshift.study.records import remembered, write_atomically
 from sslshift.training.journal import BrokenDataError
 from sslshift.training.optimiser import Optimiser
 
@@ -180,7 +181,7 @@ def test_full_disk_at_a_checkpoint(tmp_path):
     [
         (["--budgte=5"], 2, "Did you mean: budget"),
         (["--budget=many"], 2, "budget"),
-        (["results"], 2, "'results' is no flag"),
+        (["results"], 2, "Expected flags written --name=value, got 'results'"),
         (["--sources=folder:/no/such/folder"], 1, "there is no folder /no/such/folder"),
     ],
 )
@@ -204,7 +205,7 @@ def tiny(*flags) -> Study:
 def within(capsys, out, *flags) -> str:
     """What a study says that runs in this process, which has its libraries loaded and some of its programs compiled."""
     capsys.readouterr()
-    commands.run(tiny(*flags, f"--out={out}"))
+    cli.run(tiny(*flags, f"--out={out}"))
     return capsys.readouterr().out
 
 
@@ -214,20 +215,20 @@ def within(capsys, out, *flags) -> str:
         (["--sources=bundled:cifar"], "expected one of fashion_mnist, mnist"),
         (["--sources=bundled:mnist@5000"], "5,000 unique samples asked for, but the source has 4,000"),
         (["--sources=bundled:mnist@2000"], "at most 1,280"),
-        (["--sources=bundled:mnist@9,9"], "twice"),
+        (["--sources=bundled:mnist@9,9"], "names one number of unique samples twice"),
         (["--image_size=30"], "30 x 30 cannot be cut into patches of 4"),
         (["--head=32,0"], "whole numbers above 0"),
         (["--downstream_test=bundled:mnist"], "expected different images in the test split"),
         (["--downstream=bundled:mnist; test=bundled:mnist/test"], "both name a test split; give one of them"),
         (["--sources=synthetic:noise?size=99999999999999999999"], "at most 2^62"),
         (["--budget=63"], "smaller than one batch of 64"),
-        (["--method=simclear"], "there is simclr, moco_v3, byol"),
+        (["--method=simclear"], "Expected one of simclr, moco_v3, byol"),
         (["--method=mae"], "needs a ViT (vit_*) as encoder, not PatchMLP"),
         (["--method_options=local_views=4"], "simclr has no option 'local_views'; dino, swav has"),
-        (["--method_options=temperature=warm"], "--method_options: temperature takes a number, not 'warm'"),
+        (["--method_options=temperature=warm"], "Expected a number for --method_options: temperature, got 'warm'"),
         (["--method_options=temperature=0"], "temperature must be above 0, not 0.0"),
-        (["--method_options=temperature"], "are written name=value"),
-        (["--dtype=float16"], "there is float32, bfloat16"),
+        (["--method_options=temperature"], "Expected --method_options as 'name=value; name=value', got 'temperature'"),
+        (["--dtype=float16"], "Expected one of float32, bfloat16 for --dtype, got 'float16'"),
         (["--downstream=synthetic:noise", "--downstream_test="], "has no labels"),
         (["--min_crop_scale=0"], "needs crop scales above 0"),
         (["--seeds=0"], "--seeds must be at least 1"),
@@ -235,15 +236,15 @@ def within(capsys, out, *flags) -> str:
         (["--mixture=bundled:minst"], "expected one of fashion_mnist, mnist"),
         (
             ["--sources=synthetic:noise@40", "--mixture=synthetic:nois%65@40"],
-            "are one source; write it in the same way everywhere",
+            "are one source; write it the same way everywhere",
         ),
         (["--mixture=synthetic:noise@40/balanced"], "has no labels to draw a subset by"),
         (["--mixture=a = bundled:mnist@40", "--mixture=a = bundled:mnist@50"], "each mixture needs a name of its own"),
         (["--max_broken=-1"], "--max_broken must not be negative"),
-        (["--evaluations=knn"], "--evaluations=knn must have linear among them"),
+        (["--evaluations=knn"], "--evaluations=knn must include linear"),
         (["--evaluations=linear,kn"], "Did you mean knn?"),
         (["--evaluation_options=linear.strength=1"], "--evaluation_options: expected one of"),
-        (["--features=cls"], "--features=cls is unknown"),
+        (["--features=cls"], "for --features, got 'cls'"),
         (["--task=bundled:mnist; test=bundled:mnist/test"], "two tasks are called bundled:mnist"),
         (["--task=bundled:mnist; tset=bundled:mnist/test"], "expected one of validation, test, metric, labelled, got 'tset'"),
         (["--online_every=-1"], "--online_every must not be negative"),
@@ -280,14 +281,20 @@ def test_help_lists_every_flag_with_its_default(tmp_path):
     assert "default: 'results/quickstart'" in done.stdout
 
 
+def learner(**fields):
+    """The only learner of a study."""
+    (found,) = parse_learners(Study(**fields))
+    return found
+
+
 def test_flags_change_the_recipe_and_nothing_else():
-    recipe = build_training(Study(method="dino", encoder="resnet18_cifar"))
+    recipe = learner(method="dino", encoder="resnet18_cifar").training()
     assert recipe.optimiser == Optimiser("lars", 0.3, 1e-6, 0.01)
     assert [view.solarise_probability for view in recipe.method.views] == [0.0, 0.2]
-    assert method_options(Study(method="dino"))["momentum"] == 0.9995
-    assert method_options(Study(method="dino", encoder="vit_s8"))["momentum"] == 0.996
-    assert build_training(Study(method="simclr", encoder="vit_s8")).optimiser == Optimiser("adamw", 1.5e-4, 0.1, 0.1)
-    changed = Study(
+    assert learner(method="dino").options["momentum"] == 0.9995
+    assert learner(method="dino", encoder="vit_s8").options["momentum"] == 0.996
+    assert learner(method="simclr", encoder="vit_s8").optimiser == Optimiser("adamw", 1.5e-4, 0.1, 0.1)
+    changed = learner(
         method="dino",
         head="64,8",
         method_options="local_views=2; momentum=0.9;",
@@ -295,41 +302,37 @@ def test_flags_change_the_recipe_and_nothing_else():
         min_crop_scale=0.2,
         weight_decay=0.0,
     )
-    options = method_options(changed)
+    options = changed.options
     assert (options["projector"], options["local_views"], options["momentum"]) == ((64, 8), 2, 0.9)
-    training = build_training(changed)
+    training = changed.training()
     assert [view.blur_probability for view in training.method.views] == [0.25] * 4
     assert [view.min_crop_scale for view in training.method.views] == [0.4, 0.4, 0.05, 0.05]
     assert training.optimiser == Optimiser("lars", 0.3, 0.0, 0.01)
     # Of another optimiser than the recipe's the learning rate must be given.
-    other = Study(method="dino", optimiser="adamw", learning_rate=1e-3)
-    assert build_training(other).optimiser == Optimiser("adamw", 1e-3)
+    assert learner(method="dino", optimiser="adamw", learning_rate=1e-3).optimiser == Optimiser("adamw", 1e-3)
     with pytest.raises(ValueError, match="dino on patch_mlp has a learning rate for lars, not for adamw: give --learning_rate"):
-        build_training(dataclasses.replace(other, learning_rate=-1.0))
+        learner(method="dino", optimiser="adamw")
     # Images to be reconstructed keep their colours.
-    mae = Study(method="mae", encoder="vit_nano4", jitter=0.8, blur=0.5, min_crop_scale=0.5)
-    assert build_training(mae).method.views == (dataclasses.replace(METHODS["mae"].views[0], min_crop_scale=0.5),)
+    mae = learner(method="mae", encoder="vit_nano4", jitter=0.8, blur=0.5, min_crop_scale=0.5).training()
+    assert mae.method.views == (dataclasses.replace(METHODS["mae"].views[0], min_crop_scale=0.5),)
 
 
 def test_what_differs_from_the_recipe_is_said():
-    study = Study(method="byol", optimiser="adamw", learning_rate=5e-3, head="64,8", method_options="momentum=0.9")
-    assert describe_training(study) == (
+    byol = learner(method="byol", optimiser="adamw", learning_rate=5e-3, head="64,8", method_options="momentum=0.9")
+    assert str(byol) == (
         "optimiser adamw (recipe: lars), learning rate 0.005 (recipe: 1), weight decay 0.0001 (recipe: 1e-05), "
         "projector 64-8 (recipe: 4096-256), momentum 0.9 (recipe: 0.99)"
     )
-    assert (
-        describe_training(Study(method="simclr"))
-        == "optimiser lars, learning rate 0.4, weight decay 0.0001, projector 2048-256"
-    )
+    assert str(learner(method="simclr")) == "optimiser lars, learning rate 0.4, weight decay 0.0001, projector 2048-256"
 
 
 def test_booleans_are_words():
-    assert method_options(Study(method="moco_v3", method_options="prediction_norm=true"))["prediction_norm"] is True
+    assert learner(method="moco_v3", method_options="prediction_norm=true").options["prediction_norm"] is True
 
 
 @pytest.mark.slow
 def test_methods_are_compared_in_one_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "_report", lambda results, console: None)
+    monkeypatch.setattr(cli, "_report", lambda results, console, command: None)
     defaults = dataclasses.replace(
         Study(),
         sources="bundled:mnist@50",
@@ -348,7 +351,7 @@ def test_methods_are_compared_in_one_table(tmp_path, monkeypatch):
     names = ["nnclr", "mae"]
     small = {"encoder": "vit_nano4", "method_options": "decoder_width=16; decoder_depth=1; decoder_heads=2"}
     own = "mae: encoder=vit_nano4; decoder_width=16; decoder_depth=1; decoder_heads=2"
-    commands.run(dataclasses.replace(defaults, method=",".join(names), for_method=(own,)))
+    cli.run(dataclasses.replace(defaults, method=",".join(names), for_method=(own,)))
     assert {row["method"] for row in table(tmp_path / "out") if row["kind"] == "run"} == set(names)
     for name in names:
         (folder,) = (tmp_path / "out/runs").glob(f"*-{name}-*-n50-d0-s0")
@@ -357,8 +360,8 @@ def test_methods_are_compared_in_one_table(tmp_path, monkeypatch):
         assert 1 <= json.loads(judged.read_text())["effective_rank"] <= 256
         assert np.isfinite([result["loss_first"], result["loss_last"]]).all()
         # What the recipe says now, whatever it may say later.
-        declared = Study(**{"method": name, "head": "32,16"} | (small if name == "mae" else {}))
-        assert record["method_options"] == json.loads(json.dumps(method_options(declared)))
+        declared = learner(**{"method": name, "head": "32,16"} | (small if name == "mae" else {}))
+        assert record["method_options"] == json.loads(json.dumps(declared.options))
         assert record["optimiser"]["name"] == ("adamw" if name == "mae" else "lars")
 
 
@@ -396,67 +399,29 @@ def test_study_of_the_users_own_folders(tmp_path, random, capsys):
 
 def test_sources_as_text():
     assert parse_sources("bundled:mnist@5, 10;folder:/a b@c@3; folder:/a@b") == [
-        ("bundled:mnist", (5, 10)),
-        ("folder:/a b@c", (3,)),
-        ("folder:/a@b", ()),
+        SourceLevels("bundled:mnist", (5, 10)),
+        SourceLevels("folder:/a b@c", (3,)),
+        SourceLevels("folder:/a@b"),
     ]
     assert parse_sources("csv:/me@home/list.csv@9; bundled:mnist?keep=/a@b/kept.parquet@3") == [
-        ("csv:/me@home/list.csv", (9,)),
-        ("bundled:mnist?keep=/a@b/kept.parquet", (3,)),
+        SourceLevels("csv:/me@home/list.csv", (9,)),
+        SourceLevels("bundled:mnist?keep=/a@b/kept.parquet", (3,)),
     ]
-    with pytest.raises(ValueError, match="each only once"):
+    with pytest.raises(ValueError, match="each source once"):
         parse_sources("folder:/a b; folder:/a%20b@3")
     with pytest.raises(ValueError, match="at least one"):
         parse_sources(" ; ")
     for text in ("bundled:mnist@1k", "bundled:mnist@40, bundled:fashion_mnist@40", "bundled:mnist@_", "bundled:mnist@-5"):
-        with pytest.raises(ValueError, match=f"'{text}' is no URI with '@' and whole numbers .* separated by ';'"):
+        with pytest.raises(
+            ValueError, match=f"expected a URI with '@' and whole numbers separated by ',', got '{text}'; sources are separated"
+        ):
             parse_sources(text)
-    with pytest.raises(ValueError, match="only once"):
+    with pytest.raises(ValueError, match="each source once"):
         parse_sources("a@1; a@2")
 
 
 def test_differences_have_a_sign_and_no_negative_nothing():
     assert [points(value) for value in (0.0045, -0.012, -0.00001)] == ["+0.45", "-1.20", "+0.00"]
-
-
-def test_records_compute_once_and_only_for_their_own_question(tmp_path):
-    calls = []
-
-    def compute():
-        calls.append(1)
-        return {"answer": 42}
-
-    for _ in range(2):
-        assert remembered(tmp_path, {"a": (1, 2)}, compute) == {"answer": 42}
-    assert len(calls) == 1
-    with pytest.raises(ValueError, match=r"a: \[1, 2\] there, 3 now"):
-        remembered(tmp_path, {"a": 3}, compute)
-
-
-def test_the_setting_that_differs_is_named(tmp_path):
-    remembered(tmp_path, {"views": [{"hue": 0.1, "size": 0}, {"hue": 0.2, "size": 0}], "b": {"c": (1, 2)}}, dict)
-    with pytest.raises(
-        ValueError, match=r"configuration \(views\.1\.hue: 0\.2 there, 0\.3 now; b\.c: \[1, 2\] there, \[1\] now\)"
-    ):
-        remembered(tmp_path, {"views": [{"hue": 0.1, "size": 0}, {"hue": 0.3, "size": 0}], "b": {"c": (1,)}}, dict)
-
-
-def test_a_record_whose_computation_failed_binds_nobody(tmp_path):
-    def fail():
-        raise ValueError("wrong setting")
-
-    with pytest.raises(ValueError, match="wrong setting"):
-        remembered(tmp_path, {"a": 1}, fail)
-    assert remembered(tmp_path, {"a": 2}, lambda: {"answer": 42}) == {"answer": 42}
-
-
-def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_atomically(path, "old")
-    monkeypatch.setattr(type(path), "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
 
 
 @pytest.mark.slow

@@ -10,11 +10,15 @@ import pytest
 from rich.console import Console
 
 from sslshift.models import ENCODERS, PretrainedEncoder, save_encoder
+from sslshift.storage import Store
+from sslshift.study.analysis import Analysis
 from sslshift.study.declare import Study
 from sslshift.study.opened import open_study
 from sslshift.study.progress import Progress
 from sslshift.study.report.sentences import notes
-from sslshift.study.shifts import measure_task_shifts
+from sslshift.study.results import Results
+from sslshift.study.shifts import measure_shifts, name_of_features
+from sslshift.transfer.scores import EvaluatedEncoder
 
 SILENT = Progress(Console(file=io.StringIO()))
 
@@ -45,7 +49,8 @@ def study(tmp_path_factory):
 
 
 def measured(study, tmp_path):
-    return measure_task_shifts(open_study(study), tmp_path, SILENT)
+    opened = open_study(dataclasses.replace(study, out=str(tmp_path)))
+    return measure_shifts(opened, Store(), SILENT)
 
 
 def test_every_task_has_distances_of_its_own_and_mixtures_lie_between(study, tmp_path):
@@ -55,10 +60,10 @@ def test_every_task_has_distances_of_its_own_and_mixtures_lie_between(study, tmp
         (clothes, "bundled:fashion_mnist", "bundled:mnist"),
         (digits, "bundled:mnist", "bundled:fashion_mnist"),
     ):
-        assert shift[near]["value"] < shift["half"]["value"] < shift[far]["value"]
-        assert shift[near]["high"] < shift[far]["low"]
-        assert {each["features"] for each in shift.values()} == {"the encoder of well_known.safetensors"}
-        assert {each["sample_size"] for each in shift.values()} == {150}
+        assert shift[near].value < shift["half"].value < shift[far].value
+        assert shift[near].index.high < shift[far].index.low
+        assert {each.index.sample_size for each in shift.values()} == {150}
+    assert name_of_features(open_study(study).design.shift) == "the encoder of well_known.safetensors"
 
 
 def test_what_is_known_is_read_and_what_differs_is_measured_anew(study, tmp_path):
@@ -67,27 +72,24 @@ def test_what_is_known_is_read_and_what_differs_is_measured_anew(study, tmp_path
     more = measured(dataclasses.replace(study, sources=study.sources + "; synthetic:noise?size=300@300"), tmp_path)
     assert {path: path.stat().st_mtime_ns for path in files} == files
     assert {task: {name: more[task][name] for name in found} for task, found in first.items()} == first
-    assert more["digits"]["synthetic:noise?size=300"]["value"] > more["digits"]["half"]["value"]
+    assert more["digits"]["synthetic:noise?size=300"].value > more["digits"]["half"].value
     other = measured(dataclasses.replace(study, shift_distance="frechet"), tmp_path)
-    assert other["digits"]["half"]["by"] == "frechet"
-    assert other["digits"]["half"]["distance"] != first["digits"]["half"]["distance"]
+    assert other["digits"]["half"].index.distance != first["digits"]["half"].index.distance
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
 def test_the_report_names_what_stands_behind_the_index(study, tmp_path):
     opened = open_study(study)
-    results = type("Results", (), {"opened": opened, "shifts": measured(study, tmp_path)["digits"], "leaks": {}, "runs": ()})
-    results.floors = {}
-    results.pixels = type("Judged", (), {"scores": {}})
-    said = " ".join(notes(results))
+    results = Results(opened, (), {}, EvaluatedEncoder({}, {}), measured(study, tmp_path), {})
+    said = " ".join(notes(Analysis(results)))
     assert "between features of the encoder of well_known.safetensors" in said
 
 
 def test_too_few_images_and_missing_encoders_are_told(study, tmp_path):
     few = measured(dataclasses.replace(study, sources="bundled:mnist@10; synthetic:noise?size=12@12", mixture=()), tmp_path)
-    assert math.isnan(few["digits"]["synthetic:noise?size=12"]["value"])
-    assert "at least 20 images" in few["digits"]["synthetic:noise?size=12"]["why"]
-    # Before anything is trained or judged.
+    assert math.isnan(few["digits"]["synthetic:noise?size=12"].value)
+    assert "at least 20 images" in few["digits"]["synthetic:noise?size=12"].why
+    # Before anything is trained or evaluated.
     with pytest.raises(ValueError, match=r"no run folder or file .*fetch_encoder"):
         open_study(dataclasses.replace(study, shift_encoder=str(tmp_path / "none.safetensors")))
     with pytest.raises(ValueError, match=r"Expected one of kernel, .* as the name of a distance, got 'fid'"):

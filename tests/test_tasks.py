@@ -19,7 +19,7 @@ from sslshift.data.records.running import run_import
 from sslshift.data.sources.layout import find_splits, require_no_splits
 from sslshift.data.sources.uri import Uri
 from sslshift.study.declare import Study
-from sslshift.study.downstream import declared_tasks
+from sslshift.study.design import parse_study
 from sslshift.transfer.declaration import TaskDeclaration, open_task, own_canvas, parse_task
 from sslshift.transfer.tasks import make_task
 
@@ -406,11 +406,11 @@ def test_labels_that_are_not_those_of_the_images_are_refused(labels, classes, me
 def test_a_test_split_that_is_named_apart_is_one_split(tmp_path):
     layout(tmp_path / "a", *split_names("x", "y")), layout(tmp_path / "b", *split_names("train", "test"))
     study = Study(downstream=f"folder:{tmp_path / 'a'}", downstream_test=f"folder:{tmp_path / 'b/test'}")
-    assert declared_tasks(study)[0].test == f"folder:{tmp_path / 'b/test'}?labels=folder"
+    assert parse_study(study).tasks[0].test == f"folder:{tmp_path / 'b/test'}?labels=folder"
     # Of a folder with splits it is unknown which one is meant.
     study = dataclasses.replace(study, downstream_test=f"folder:{tmp_path / 'b'}")
     with pytest.raises(ValueError, match="the folders test, train are splits"):
-        open_task(declared_tasks(study)[0])
+        open_task(parse_study(study).tasks[0])
 
 
 NAMES = st.sampled_from(["train", "test", "val", "valid", "a", "b", "images", "seg_train", "seg_test", "hold-out", "train_val"])

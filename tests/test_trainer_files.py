@@ -16,8 +16,8 @@ from sslshift.models import open_encoder, save_encoder
 from sslshift.models.opening import how_it_was_read
 from sslshift.models.reference import IMAGENET_MEAN, files, load_reference
 from sslshift.models.vit import sincos_positions
-from sslshift.study.matrix import by_kind
 from sslshift.transfer.encoders import encoder_named
+from sslshift.transfer.matrix import by_kind
 
 RESNET = "torchvision/basic"
 VIT = "timm/vit"

@@ -29,15 +29,24 @@ from sslshift.data.decode import Canvas
 from sslshift.data.sources import cached, open_source
 from sslshift.models import ENCODER, FEATURES, PretrainedEncoder
 from sslshift.models.opening import HOW_TO_SAY, how_it_was_read
-from sslshift.study.judged import Judged, Kind, judge
-from sslshift.study.matrix import Named, architectures, by_kind, comparisons, find_encoders, score_table, untrained
-from sslshift.study.records import write_atomically
+from sslshift.storage import Store, write
 from sslshift.study.report.text import called
 from sslshift.transfer.declaration import TaskDeclaration, open_task, parse_tasks
 from sslshift.transfer.features import NetworkEncoder, pixel_encoder
 from sslshift.transfer.inference import Comparison, Interval
+from sslshift.transfer.matrix import (
+    EncoderKind,
+    KindScores,
+    architectures,
+    by_kind,
+    comparisons,
+    find_encoders,
+    score_table,
+    untrained,
+)
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS, parse_evaluations
+from sslshift.transfer.scores import EvaluatedEncoder, evaluate_stored
 from sslshift.transfer.tasks import Task
 from tools.progress import counting_images
 
@@ -92,7 +101,7 @@ def main() -> None:
         for seed, file, encoder in kind.encoders
     ]
     floors = _floors(named) if FLAGS.floors else []
-    kinds: dict[str, list[tuple[int, Judged]]] = {}
+    kinds: dict[str, list[tuple[int, EvaluatedEncoder]]] = {}
     for number, job in enumerate([*jobs, *floors], 1):
         opened = tasks.at(_canvas(job.encoder))
         # The tasks' own remarks stand before the numbers; each once, though images may be brought to several sizes.
@@ -118,7 +127,7 @@ class _Job(NamedTuple):
         return f" ({self.path})" if self.path else ""
 
 
-def _floors(named: Sequence[Named]) -> list[_Job]:
+def _floors(named: Sequence[EncoderKind]) -> list[_Job]:
     """Untrained encoders of every architecture, of at most three seeds, and raw pixels."""
     seeds = sorted({seed for kind in named for seed, _, _ in kind.encoders})[:3]
     jobs = [
@@ -158,12 +167,15 @@ def _canvas(encoder: PretrainedEncoder) -> Canvas:
     return Canvas(FLAGS.image_size or height, FLAGS.image_size or width, channels)
 
 
-def _judge(job: _Job, tasks: Sequence[Task], evaluations: Mapping[str, Any], out: Path, what: str, console: Console) -> Judged:
+def _judge(
+    job: _Job, tasks: Sequence[Task], evaluations: Mapping[str, Any], out: Path, what: str, console: Console
+) -> EvaluatedEncoder:
     place = out / "encoders" / ("pixels-" + "x".join(map(str, tasks[0].canvas)) if job.pixels else job.encoder.fingerprint[:16])
     # An encoder that was asked for its mean is judged by it unless the flag says otherwise.
     own = FLAGS["features"].using_default_value and not job.pixels
     with counting_images(console, what) as on_images:
-        return judge(
+        return evaluate_stored(
+            Store(),
             lambda: pixel_encoder if job.pixels else NetworkEncoder(job.encoder),
             tasks,
             evaluations,
@@ -174,10 +186,12 @@ def _judge(job: _Job, tasks: Sequence[Task], evaluations: Mapping[str, Any], out
         )
 
 
-def _told(judged: Judged) -> str:
+def _told(judged: EvaluatedEncoder) -> str:
     parts = []
     for task, scores in judged.scores.items():
-        values = [f"{called(name)} {100 * scores[name]:.1f}%" for name in scores["chosen"] if not math.isnan(scores[name])]
+        values = [
+            f"{called(name)} {100 * each.value:.1f}%" for name, each in scores.evaluations.items() if not math.isnan(each.value)
+        ]
         parts.append(f"{task}: {', '.join(values) or 'nothing could be evaluated'}")
     return "; ".join(parts)
 
@@ -186,7 +200,7 @@ def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def _show(console: Console, out: Path, kinds: dict[str, Kind], floors: Sequence[str], tasks: Sequence[Task]) -> None:
+def _show(console: Console, out: Path, kinds: dict[str, KindScores], floors: Sequence[str], tasks: Sequence[Task]) -> None:
     names = [task.name for task in tasks]
     texts = {task.name: METRICS[task.metric].text for task in tasks}
     table = score_table(kinds, names)
@@ -208,12 +222,12 @@ def _show(console: Console, out: Path, kinds: dict[str, Kind], floors: Sequence[
         # The others stand in the file: a screen has room for the one that is read first.
         if evaluation == first:
             _say(console, f"- {task}, {called(evaluation)}: {a} against {b}: {_difference(found, kinds[a], kinds[b])}")
-    write_atomically(out / "table.md", "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines)))
+    write(out / "table.md", "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines)))
     metrics = {task.name: task.metric for task in tasks}
     scores = [(*key, metrics[key[1]], *found) for key, found in table.items()]
-    write_atomically(out / "scores.csv", _csv(("encoder", "task", "evaluation", "metric", "value", "low", "high"), scores))
+    write(out / "scores.csv", _csv(("encoder", "task", "evaluation", "metric", "value", "low", "high"), scores))
     head = ("encoder", "against", "task", "evaluation", "difference", "low", "high", "mcnemar_p", "verdict")
-    write_atomically(out / "comparisons.csv", _csv(head, [(*key, *found) for key, found in compared.items()]))
+    write(out / "comparisons.csv", _csv(head, [(*key, *found) for key, found in compared.items()]))
     _say(console, f"wrote {out / 'scores.csv'}, {out / 'comparisons.csv'}, {out / 'table.md'}")
 
 
@@ -221,7 +235,7 @@ def _percent(found: Interval | None) -> str:
     return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found else ""
 
 
-def _difference(found: Comparison, a: Kind, b: Kind) -> str:
+def _difference(found: Comparison, a: KindScores, b: KindScores) -> str:
     points = f"{100 * found.difference:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
     test = "" if math.isnan(found.p_value) else f", McNemar p = {found.p_value:.2g}"
     # An interval over test images alone is no statement about other seeds.
@@ -229,10 +243,10 @@ def _difference(found: Comparison, a: Kind, b: Kind) -> str:
     return f"{points}{test}: {found.verdict}{alone}"
 
 
-def _notes(kinds: dict[str, Kind]) -> list[str]:
+def _notes(kinds: dict[str, KindScores]) -> list[str]:
     """What the tasks have to say, each once."""
     everyone = [judged for kind in kinds.values() for _, judged in kind]
-    said = [f"{task}: {note}" for judged in everyone for task, scores in judged.scores.items() for note in scores["notes"]]
+    said = [f"{task}: {note}" for judged in everyone for task, scores in judged.scores.items() for note in scores.notes]
     return list(dict.fromkeys(said))
 
 

@@ -19,10 +19,10 @@ from rich.console import Console
 from sslshift.command import run_command
 from sslshift.models.opening import HOW_TO_SAY
 from sslshift.reporting import print_table
+from sslshift.reporting.environment import versions
 from sslshift.shift.distances import DISTANCES
 from sslshift.shift.index import DEFAULT_DISTANCE
 from sslshift.shift.survey import SurveyReport, SurveySettings, run_survey
-from sslshift.study.environment import versions
 from sslshift.transfer.encoders import UNTRAINED
 from tools.progress import counting_images
 

@@ -6,8 +6,7 @@ what they say of each other, `findings` says it in sentences, `contents` in tabl
 of it, and `page` is for people. `commands` has what an experiment's `main` runs.
 """
 
-from sslshift.study.commands import run
+from sslshift.study.cli import run, run_experiment
 from sslshift.study.declare import Study
-from sslshift.study.flags import run_experiment
 
 __all__ = ["Study", "run", "run_experiment"]

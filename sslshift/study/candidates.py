@@ -1,4 +1,4 @@
-"""What a study compares: each source with each of its numbers of unique samples, and each mixture."""
+"""Candidates: each source with each of its numbers of unique samples, and each mixture, on which a study spends its budget."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -8,10 +8,10 @@ import numpy as np
 from sslshift.budget import Budget
 from sslshift.data.mixture import Mixture, single
 from sslshift.data.mixture_resolve import resolve
-from sslshift.data.mixture_text import Declaration, parse_mixture
+from sslshift.data.mixture_text import Declaration
 from sslshift.data.plan import SamplePlan
-from sslshift.data.sources import SCHEMES, Source, parse_uri
-from sslshift.study.declare import Study, parse_sources
+from sslshift.data.sources import Source, parse_uri
+from sslshift.study.design import Design
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Candidate:
     """One way to spend the budget.
 
     Attributes:
-      name: what tables call it: a source's URI, or a mixture's name (its text if it has none).
-      mixture: its sources by their URIs.
-      text: a mixture as it was written; empty for one source alone.
+      name: in tables: a source's URI, or a mixture's name (its text if it has none).
+      mixture: its components, whose sources are named by their URIs.
+      text: of a mixture; empty for a single source.
     """
 
     name: str
@@ -34,35 +34,35 @@ class Candidate:
         return self.mixture.unique
 
 
-def open_candidates(study: Study, budget: Budget, open_: Callable[[str], Source]) -> tuple[dict[str, Source], list[Candidate]]:
-    """Opens every source that a study names, and checks that what it asks for fits into sources and budget.
+def open_candidates(design: Design, open_: Callable[[str], Source]) -> tuple[dict[str, Source], list[Candidate]]:
+    """Opens every source that a study names, and checks that its candidates fit into sources and budget.
 
     Args:
-      study: the declaration.
-      budget: C in whole batches.
-      open_: opens a source.
+      design: of the study.
+      open_: opens a source by its URI.
 
     Returns:
       The sources by URI, and the candidates in the order in which they are named, mixtures last.
 
     Raises:
-      ValueError: nothing is named, a name stands for two mixtures, or numbers do not fit each other.
+      ValueError: two mixtures have one name, or numbers do not fit sources or budget.
     """
-    wanted = parse_sources(study.sources) if study.sources.strip() or not study.mixture else []
-    declared = [parse_mixture(text, SCHEMES) for text in study.mixture]
-    uris = [uri for uri, _ in wanted] + [uri for declaration in declared for uri in declaration.uris.values()]
+    uris = [each.uri for each in design.sources]
+    uris += [uri for declaration in design.mixtures for uri in declaration.uris.values()]
     _require_one_spelling(uris)
     sources = {uri: open_(uri) for uri in dict.fromkeys(uris)}
     candidates = []
-    for uri, numbers in wanted:
-        for unique in numbers or (min(len(sources[uri]), budget.samples),):
-            candidates.append(Candidate(uri, single(uri, len(sources[uri]), unique)))
-    candidates += [_mixed(declaration, sources, budget) for declaration in declared]
+    for levels in design.sources:
+        size = len(sources[levels.uri])
+        for unique in levels.unique or (min(size, design.budget.samples),):
+            candidates.append(Candidate(levels.uri, single(levels.uri, size, unique)))
+    candidates += [_mixed(declaration, sources, design.budget) for declaration in design.mixtures]
     names = [candidate.name for candidate in candidates if candidate.text]
-    if len(set(names)) < len(names) or set(names) & {uri for uri, _ in wanted}:
+    if len(set(names)) < len(names) or set(names) & {each.uri for each in design.sources}:
         raise ValueError(f"--mixture: each mixture needs a name of its own, as in 'NAME = ...'; got {', '.join(names)}.")
     for candidate in candidates:
-        sample_plan(candidate.mixture, budget, study.batch_size, sources, seed=0, draw=0)
+        # A plan that cannot be made is reported before anything is trained.
+        sample_plan(candidate.mixture, design.budget, design.batch_size, sources, seed=0, draw=0)
     return sources, candidates
 
 
@@ -72,7 +72,7 @@ def _require_one_spelling(uris: Iterable[str]) -> None:
     for uri in uris:
         other = spellings.setdefault(str(parse_uri(uri)), uri)
         if other != uri:
-            raise ValueError(f"--sources, --mixture: {other} and {uri} are one source; write it in the same way everywhere.")
+            raise ValueError(f"--sources, --mixture: {other} and {uri} are one source; write it the same way everywhere.")
 
 
 def _mixed(declaration: Declaration, sources: Mapping[str, Source], budget: Budget) -> Candidate:
@@ -82,7 +82,7 @@ def _mixed(declaration: Declaration, sources: Mapping[str, Source], budget: Budg
 
 
 def _by_uri(mixture: Mixture, uris: Mapping[str, str]) -> Mixture:
-    """The mixture with its sources called by their URIs: one mixture's names mean nothing to another."""
+    """Returns the mixture with its sources named by their URIs: the names that one mixture uses mean nothing in another."""
     stages = tuple(
         dataclasses.replace(
             stage, components=tuple(dataclasses.replace(part, source=uris[part.source]) for part in stage.components)
@@ -95,7 +95,7 @@ def _by_uri(mixture: Mixture, uris: Mapping[str, str]) -> Mixture:
 def sample_plan(
     mixture: Mixture, budget: Budget, batch_size: int, sources: Mapping[str, Source], *, seed: int, draw: int
 ) -> SamplePlan:
-    """The plan of a run: `seed` names the order, `draw` the subsets."""
+    """Returns the sample plan of a run: `seed` decides the order, `draw` the subsets."""
     stratified = {part.source for stage in mixture.stages for part in stage.components if part.subset != "random"}
     labels = {uri: _labels(sources[uri]) for uri in stratified}
     return SamplePlan(mixture, budget, batch_size, seed=seed, subset_seed=draw, labels=labels)

@@ -1,68 +1,24 @@
-"""What a study judges encoders on: its tasks opened in the encoders' shape, and kept out of what is pretrained on."""
+"""Downstream tasks of a study: opened in the shape that encoders take, and their test images kept out of pretraining."""
 
 import dataclasses
-import re
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.data.sources import PartialSource, Source, SyntheticSource, digests
-from sslshift.models import FEATURES
-from sslshift.study.declare import Study
-from sslshift.transfer.declaration import (
-    TaskDeclaration,
-    open_task,
-    own_canvas,
-    parse_split,
-    parse_task,
-    require_different_names,
-)
-from sslshift.transfer.protocol import parse_evaluations
+from sslshift.transfer.declaration import TaskDeclaration, open_task, own_canvas
 from sslshift.transfer.tasks import Task
 
 # Images of a split whose shapes are looked at.
 _LOOKED_AT = 16
 
 
-def declared_evaluations(study: Study) -> dict[str, Any]:
-    """How encoders are judged, by name.
-
-    Raises:
-      ValueError: a name or setting is unknown, or the linear probe is not among them.
-    """
-    evaluations = parse_evaluations(study.evaluations, study.evaluation_options)
-    if "linear" not in evaluations:
-        raise ValueError(f"--evaluations={study.evaluations} must have linear among them: gains and verdicts rest on it.")
-    if study.features not in FEATURES:
-        raise ValueError(f"--features={study.features} is unknown; there is {', '.join(FEATURES)}.")
-    return evaluations
-
-
-def declared_tasks(study: Study) -> list[TaskDeclaration]:
-    """Returns the tasks that a study names, --downstream first.
-
-    Raises:
-      ValueError: a task cannot be read, two have one name, or the test split of the first one is named twice.
-    """
-    first, *others = (parse_task(text) for text in (study.downstream, *study.task))
-    if study.downstream_test:
-        if re.search(r";\s*test\s*=", study.downstream):
-            raise ValueError(
-                f"--downstream={study.downstream} and --downstream_test={study.downstream_test} both name a test split; "
-                "give one of them."
-            )
-        first = dataclasses.replace(first, test=parse_split(study.downstream_test))
-    declared = [dataclasses.replace(each, labelled=each.labelled or study.labelled) for each in (first, *others)]
-    require_different_names(declared)
-    return declared
-
-
 def without_test(source: Source, task: Task) -> Source:
-    """Returns the source less the images of a held-out test split, which must not be pretrained on.
+    """Returns the source without the images of a held-out test split, on which nothing may be pretrained.
 
-    Images are equal if they are on the canvas of the encoders. On a gray one, pictures that differ in colour alone may be.
+    Two images are equal if their pixels are equal in the shape that encoders take. In grey, pictures that differ only in colour
+    can be equal.
     """
     if isinstance(source, SyntheticSource):
         return source
@@ -77,7 +33,9 @@ def without_test(source: Source, task: Task) -> Source:
         own = digests(source, np.arange(len(source)), task.canvas)
     kept = np.flatnonzero([digest not in known for digest in own])
     if not len(kept):
-        raise ValueError(f"{source.name} holds nothing but images of the test split, which must not be pretrained on.")
+        raise ValueError(
+            f"{source.name} holds only images of the test split, on which nothing may be pretrained; name another source."
+        )
     return source if len(kept) == len(source) else PartialSource(source, kept)
 
 
@@ -86,7 +44,7 @@ _LARGEST_DEFAULT_SIDE = 64
 
 
 def canvas_of(downstream: Source, side: int) -> Canvas:
-    """The shape that all images are brought to; colour if any of a few downstream images has it."""
+    """Returns the shape of all images; it has colour if any of a few downstream images has."""
     if not side:
         return own_canvas(downstream, largest=_LARGEST_DEFAULT_SIDE)
     channels = max(downstream[int(index)]["image"].shape[2] for index in np.linspace(0, len(downstream) - 1, 16))
@@ -94,16 +52,16 @@ def canvas_of(downstream: Source, side: int) -> Canvas:
 
 
 def open_in_shape(declaration: TaskDeclaration, canvas: Canvas, open_: Callable[[str], Source], *, asked: bool) -> Task:
-    """A task whose images have the shape that the study's encoders take.
+    """Returns a task whose images have the shape that the study's encoders take.
 
     Args:
-      declaration: the task.
-      canvas: that shape.
-      open_: opens a source.
-      asked: whether the side was asked for; images of other sizes are then brought to it.
+      declaration: of the task.
+      canvas: shape that encoders take.
+      open_: opens a source by its URI.
+      asked: whether --image_size was given. Images of other sizes are then resized.
 
     Raises:
-      ValueError: like `open_task`; or images have another shape, and nobody asked for them to be changed.
+      ValueError: like `open_task`; or images have another shape, and --image_size was not given.
     """
     task = open_task(declaration, canvas, open_)
     notes = list(task.notes)

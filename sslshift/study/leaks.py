@@ -1,8 +1,10 @@
-"""Test images that are among the images that encoders are pretrained on, or similar to some: sought in every source."""
+"""Leaks: test images that are among the images of a source, or similar to some. Every source is searched for them."""
 
 import csv
+import dataclasses
 import io
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,100 +12,168 @@ from sslshift.data.curation import find_leaks
 from sslshift.data.curation.leaks import NEAR, differently_labelled
 from sslshift.data.decode import BrokenImageError
 from sslshift.data.sources import Source, SyntheticSource
-from sslshift.study.judged import slug
+from sslshift.storage import NotStoredError, Store, slug, write
 from sslshift.study.opened import Opened
 from sslshift.study.progress import Progress
-from sslshift.study.records import remembered, write_atomically
 
-# Pairs that a folder remembers and the report can show.
+# Pairs that a folder keeps and the report can show.
 _KEPT = 10_000
-# A source of more images would be read whole for this alone; one with stored hashes is not read.
+# A larger source without stored hashes would be read whole for this search alone.
 _SEARCHED = 200_000
+# Version of the search: what an earlier one found is searched for again.
+_SEARCH = 2
 
 
-def search_leaks(opened: Opened, out: Path, progress: Progress) -> dict[str, dict]:
-    """Returns what each source shares with the test split, by its URI.
+class LeakedPair(NamedTuple):
+    """An image of a source and a test image that equals or resembles it.
 
-    `count` of test images, of which `equal` have the same pixels as an image of the source; `same` and `near` pairs, of which
-    `other_label` have different labels on their sides; whether `colour` was compared, which is not where encoders take gray
-    images; and `pairs` as (source index, test index, distance, how, where the first is from, where the second is from). Or
-    `why` none were sought.
+    Attributes:
+      source_index, test_index: places in the source and in the source of the test split.
+      distance: between the two; 0 where they are equal.
+      how: in which way they are alike.
+      source_image, test_image: where each comes from, e.g. its file.
+    """
 
-    Writes `leaks.csv`, all pairs, if there are any.
+    source_index: int
+    test_index: int
+    distance: float
+    how: str
+    source_image: str
+    test_image: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceLeaks:
+    """What a source shares with the test split.
+
+    Attributes:
+      count: test images that equal or resemble an image of the source.
+      equal: those of them that have the same pixels as an image of the source.
+      same, near: pairs of equal images, and of similar ones.
+      other_label: pairs whose two images have different labels.
+      colour: whether colours were compared; they are not where encoders take grey images.
+      pairs: the first of all pairs.
+      why: the reason why the source was not searched; empty where it was.
+    """
+
+    count: int = 0
+    equal: int = 0
+    same: int = 0
+    near: int = 0
+    other_label: int = 0
+    colour: bool = False
+    pairs: tuple[LeakedPair, ...] = ()
+    why: str = ""
+
+    @classmethod
+    def of_result(cls, result: Mapping[str, Any]) -> "SourceLeaks":
+        """Returns the leaks in a `result.json`, see `as_result`."""
+        return cls(**dict(result) | {"pairs": tuple(LeakedPair(*pair) for pair in result.get("pairs", ()))})
+
+    def as_result(self) -> dict[str, Any]:
+        """Returns the values that a `result.json` keeps."""
+        if self.why:
+            return {"why": self.why}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "why"}
+
+    def sentence(self, uri: str, test_images: int) -> str:
+        """Returns what was found, in a sentence without its full stop.
+
+        Only equal pixels are reported as the same image; whether similar images show the same thing is for a person to decide.
+
+        Args:
+          uri: of the source.
+          test_images: number of images of the test split.
+        """
+        similar = self.count - self.equal
+        parts = []
+        if self.equal:
+            are = "is" if self.equal == 1 else "are"
+            parts.append(f"{self.equal:,} of the {test_images:,} test images {are} also in {uri}, pixel for pixel")
+        if similar:
+            is_similar = "is similar" if similar == 1 else "are similar"
+            of = f"{similar:,} others" if parts else f"{similar:,} of the {test_images:,} test images"
+            by = "detail and colours" if self.colour else "detail, without colours, which these encoders do not see"
+            parts.append(f"{of} {is_similar} to images in {'it' if parts else uri} by {by}{self._example()}")
+        if self.other_label:
+            parts.append(f"{self.other_label:,} of the pairs have different labels")
+        return "; ".join(parts)
+
+    def _example(self) -> str:
+        pair = next((pair for pair in self.pairs if pair.how == NEAR), None)
+        return f", for example {pair.test_image} to {pair.source_image}" if pair else ""
+
+
+def search_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, SourceLeaks]:
+    """Returns what each source shares with the test split of the first task, by its URI.
+
+    Writes `leaks.csv`, all pairs that were kept, if there are any.
+
+    Raises:
+      NotStoredError: a source was not searched yet, and the store is read only.
     """
     found = {}
+    test, indices = opened.task.test
     for uri, source in opened.sources.items():
         if isinstance(source, SyntheticSource):
             continue
         if len(source) > _SEARCHED and source.stored_identities() is None:
             why = f"it has more than {_SEARCHED:,} images and no stored hashes; python -m tools.import_images stores them"
-            found[uri] = {"why": why}
+            found[uri] = SourceLeaks(why=why)
             continue
-        test, indices = opened.task.test
-        record = {"source": source.fingerprint, "test": test.fingerprint, "test_images": len(indices), "search": 2}
-        record["colour"] = opened.canvas.channels > 1
-        folder = out / "leaks" / slug(uri)
-        found[uri] = remembered(folder, record, lambda source=source: _searched(source, opened))
-        if "why" not in found[uri] and found[uri]["count"]:
-            progress.note(f"WARNING: {told(uri, found[uri], opened)} (leaks.csv lists the pairs)")
-    _write(found, out)
+        record = {
+            "source": source.fingerprint,
+            "test": test.fingerprint,
+            "test_images": len(indices),
+            "search": _SEARCH,
+            "colour": opened.canvas.channels > 1,
+        }
+        folder = opened.design.out / "leaks" / slug(uri)
+        result = store.remembered(folder, record, lambda source=source: _searched(source, opened).as_result())
+        leaks = found[uri] = SourceLeaks.of_result(result)
+        if leaks.count:
+            progress.note(f"WARNING: {leaks.sentence(uri, len(indices))} (leaks.csv lists the pairs)")
+    _write(found, opened)
     return found
 
 
-def told(uri: str, leaks: dict, opened: Opened) -> str:
-    """Returns what was found in a source, in a sentence without its full stop.
-
-    That a test image is also in a source is said of equal pixels alone; others are similar, and a person decides.
-    """
-    images = len(opened.task.test.indices)
-    similar = leaks["count"] - leaks["equal"]
-    said = []
-    if leaks["equal"]:
-        are = "is" if leaks["equal"] == 1 else "are"
-        said.append(f"{leaks['equal']:,} of the {images:,} test images {are} also in {uri}, pixel for pixel")
-    if similar:
-        is_similar = "is similar" if similar == 1 else "are similar"
-        of = f"{similar:,} others" if said else f"{similar:,} of the {images:,} test images"
-        by = "detail and colours" if leaks["colour"] else "detail, without colours, which these encoders do not see"
-        said.append(f"{of} {is_similar} to images in {'it' if said else uri} by {by}{_example(leaks)}")
-    if leaks["other_label"]:
-        said.append(f"{leaks['other_label']:,} of the pairs have different labels")
-    return "; ".join(said)
+def read_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, SourceLeaks]:
+    """Returns the leaks that a study's folder holds, from a store that is read only."""
+    try:
+        return search_leaks(opened, store, progress)
+    except NotStoredError:
+        return {uri: SourceLeaks(why="the study is not finished") for uri in opened.sources}
 
 
-def _example(leaks: dict) -> str:
-    pair = next((pair for pair in leaks["pairs"] if pair[3] == NEAR), None)
-    return f", for example {pair[5]} to {pair[4]}" if pair else ""
-
-
-def _searched(source: Source, opened: Opened) -> dict:
+def _searched(source: Source, opened: Opened) -> SourceLeaks:
     test, indices = opened.task.test
     try:
         leaks = find_leaks(source, test, indices, colour=opened.canvas.channels > 1)
     except BrokenImageError as error:
-        return {"why": f"an image cannot be read: {error}"}
+        return SourceLeaks(why=f"an image cannot be read: {error}")
     columns = zip(
         leaks.pairs.first.tolist(), leaks.pairs.second.tolist(), leaks.pairs.distance.tolist(), leaks.how, strict=True
     )
-    pairs = [(*pair, source.origin(pair[0]), test.origin(pair[1])) for pair in columns]
+    pairs = [LeakedPair(*pair, source.origin(pair[0]), test.origin(pair[1])) for pair in columns]
     same = np.array([how != NEAR for how in leaks.how], bool)
-    return {
-        "count": leaks.count,
-        "equal": len(np.unique(leaks.pairs.second[same])),
-        "same": int(same.sum()),
-        "near": int((~same).sum()),
-        "other_label": int(differently_labelled(source, leaks.pairs.first, test, leaks.pairs.second).sum()),
-        "colour": opened.canvas.channels > 1,
-        "pairs": pairs[:_KEPT],
-    }
+    return SourceLeaks(
+        count=leaks.count,
+        equal=len(np.unique(leaks.pairs.second[same])),
+        same=int(same.sum()),
+        near=int((~same).sum()),
+        other_label=int(differently_labelled(source, leaks.pairs.first, test, leaks.pairs.second).sum()),
+        colour=opened.canvas.channels > 1,
+        pairs=tuple(pairs[:_KEPT]),
+    )
 
 
-def _write(found: dict[str, dict], out: Path) -> None:
-    rows = [(uri, *pair) for uri, leaks in found.items() for pair in leaks.get("pairs", ())]
+def _write(found: Mapping[str, SourceLeaks], opened: Opened) -> None:
+    path = opened.design.out / "leaks.csv"
+    rows: Iterable[tuple] = [(uri, *pair) for uri, leaks in found.items() for pair in leaks.pairs]
     if not rows:
-        (out / "leaks.csv").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         return
     text = io.StringIO()
     head = ("source", "source_index", "test_index", "distance", "how", "source_image", "test_image")
     csv.writer(text, lineterminator="\n").writerows([head, *rows])
-    write_atomically(out / "leaks.csv", text.getvalue())
+    write(path, text.getvalue())

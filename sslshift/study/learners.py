@@ -1,25 +1,27 @@
-"""SSL methods on encoders, each with its own settings: what a study that names several of them trains."""
+"""Learners: SSL methods on encoders, each with its own settings. A study that names several trains every run with each."""
 
 import dataclasses
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from clu.parameter_overview import count_parameters
 from jax import lax
 
 from sslshift.budget import Budget
-from sslshift.command import parsed
+from sslshift.command import parsed, settings
 from sslshift.data.decode import Canvas
-from sslshift.methods import METHODS
+from sslshift.data.views import ViewSettings
+from sslshift.methods import METHODS, Method
 from sslshift.models import ENCODERS
-from sslshift.study.build import build_training, method_options, options_given
 from sslshift.study.declare import Study
-from sslshift.training.loop import Training, traced_step
+from sslshift.training import Optimiser, Training
+from sslshift.training.loop import traced_step
 from sslshift.training.programs import step_flops
 
-# Fields of a study that --for_method may set for one method; any other name there is an option of the method.
-OWN_FIELDS = (
+# Flags of a study that --for_method may set for one method; any other name there is an option of the method.
+OWN_FLAGS = (
     "encoder",
     "dtype",
     "head",
@@ -32,164 +34,295 @@ OWN_FIELDS = (
     "blur",
     "flip",
 )
-
-# Of a study's fields those that change a run and are recorded as they are given; what a recipe resolves is recorded so.
-_RECORDED = ("batch_size", "method", "encoder", "dtype")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Learner:
-    """An SSL method on an encoder, as a study trains it.
+class LearnerSettings:
+    """A method on an encoder with all its settings: those of the recipe, and what the flags change.
 
     Attributes:
-      study: the study of this method on this encoder alone.
-      training: method and optimiser, built.
-      budget: C in whole batches.
-      canvas: what every image is brought to.
+      method: its name in `METHODS`.
+      encoder: its name in `ENCODERS`.
+      dtype: of the networks' arithmetic.
+      views: settings of the views, before the method adds its own, such as local crops.
+      options: all hyperparameters of the method.
+      optimiser: optimiser and schedule.
+      checkpoint_every, workers, max_broken: see `sslshift.training.loop.Training`.
     """
 
-    study: Study
-    training: Training
-    budget: Budget
-    canvas: Canvas
+    method: str
+    encoder: str
+    dtype: str
+    views: tuple[ViewSettings, ...]
+    options: Mapping[str, Any]
+    optimiser: Optimiser
+    checkpoint_every: int
+    workers: int
+    max_broken: float
 
-    @property
-    def key(self) -> tuple[str, str]:
-        """The names of method and encoder."""
-        return self.study.method, self.study.encoder
+    def build(self, convolution: Callable | None = None) -> Method:
+        """Returns the method on its encoder.
 
-    @functools.cached_property
-    def record(self) -> dict[str, Any]:
-        """What the training of all its runs shares; how encoders are judged is recorded with each judgement."""
-        settings = {name: getattr(self.study, name) for name in _RECORDED}
-        resolved = {
-            "budget": self.budget.samples,
-            "canvas": self.canvas,
-            "method_options": method_options(self.study),
-            "optimiser": dataclasses.asdict(self.training.optimiser),
-            "views": [dataclasses.asdict(view) for view in self.training.method.views],
-        }
-        return settings | resolved
+        Args:
+          convolution: used by encoders that have any, in place of their own.
 
-    @property
-    def steps(self) -> int:
-        """Of every run."""
-        return self.budget.steps(self.study.batch_size)
+        Raises:
+          ValueError: the method has no such option, or an option is out of range.
+        """
+        encoder = ENCODERS[self.encoder]
+        if self.dtype == "bfloat16":
+            encoder = encoder.clone(dtype=jnp.bfloat16)
+        if convolution and hasattr(encoder, "convolution"):
+            encoder = encoder.clone(convolution=convolution)
+        return METHODS[self.method].build(encoder, self.views, **self.options)
 
-    @functools.cached_property
-    def flops(self) -> float:
-        """Of one training step; traces it and computes nothing."""
-        # XLA does not see how often the loop of our own convolution runs.
-        plain = build_training(self.study, lax.conv_general_dilated)
-        return step_flops(plain, self.canvas, self.study.batch_size)
-
-    @functools.cached_property
-    def parameters(self) -> int:
-        """Number of the encoder's parameters; traces a training step and computes nothing."""
-        return count_parameters(traced_step(self.training, self.canvas, self.study.batch_size).params["encoder"])
+    def training(self, convolution: Callable | None = None) -> Training:
+        """Returns the method, built, with everything else that its training needs; see `build`."""
+        return Training(self.build(convolution), self.optimiser, self.checkpoint_every, self.workers, self.max_broken)
 
     def __str__(self) -> str:
-        return f"{self.study.method} on {self.study.encoder}"
+        """Returns optimiser and head in one line for people, and what differs from the recipe."""
+        encoder = ENCODERS[self.encoder]
+        recipe = METHODS[self.method]
+        default = Optimiser(**recipe.optimiser_for(encoder))
+        defaults = recipe.options_for(encoder)
+        used = self.optimiser
+        parts = [
+            _compared("optimiser", used.name, default.name),
+            _compared("learning rate", f"{used.learning_rate:g}", f"{default.learning_rate:g}"),
+            _compared("weight decay", f"{used.weight_decay:g}", f"{default.weight_decay:g}"),
+        ]
+        for name, value in self.options.items():
+            if name == "projector" or value != defaults[name]:
+                parts.append(_compared(name, _text(value), _text(defaults[name])))
+        return ", ".join(parts)
 
 
-def single_studies(study: Study) -> list[Study]:
-    """A study of several methods and encoders as one study of each, in the order in which they are named.
+def _compared(name: str, used: str, default: str) -> str:
+    return f"{name} {used}" if used == default else f"{name} {used} (recipe: {default})"
+
+
+def _text(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def parse_learners(study: Study) -> tuple[LearnerSettings, ...]:
+    """Returns the settings of every method on every encoder that a declaration names, in its order.
 
     Example:
       >>> study = Study(method="simclr,byol", for_method=("byol: learning_rate=2e-3; predictor=512",))
-      >>> [(one.method, one.learning_rate, one.method_options) for one in single_studies(study)]
-      [('simclr', -1.0, ''), ('byol', 0.002, 'predictor=512')]
-
-    Args:
-      study: names methods and encoders separated by ','; `for_method` says what is a method's own.
+      >>> [(each.method, each.optimiser.learning_rate) for each in parse_learners(study)][1]
+      ('byol', 0.002)
 
     Raises:
-      ValueError: a name is unknown or named twice, or `for_method` cannot be read.
+      ValueError: a name is unknown or named twice, a setting cannot be read, or settings do not fit each other.
     """
     own: dict[str, dict[str, Any]] = {}
     for text in study.for_method:
-        method, settings = parse_own(text)
-        own[method] = own.get(method, {}) | settings
-    studies = []
+        method, given = parse_own(text)
+        own[method] = own.get(method, {}) | given
+    found = []
     for method in _names("method", study.method, METHODS):
-        settings = own.get(method, {})
-        fields = {name: value for name, value in settings.items() if name in OWN_FIELDS}
-        options = options_given(study) | {name: value for name, value in settings.items() if name not in OWN_FIELDS}
-        text = "; ".join(f"{name}={value}" for name, value in options.items())
-        for encoder in _names("encoder", fields.pop("encoder", study.encoder), ENCODERS):
-            single = {"method": method, "encoder": encoder, "method_options": text, "for_method": ()}
-            studies.append(dataclasses.replace(study, **fields | single))
-    return studies
+        given = own.get(method, {})
+        flags = {name: value for name, value in given.items() if name in OWN_FLAGS}
+        options = options_given(study) | {name: value for name, value in given.items() if name not in OWN_FLAGS}
+        for encoder in _names("encoder", flags.pop("encoder", study.encoder), ENCODERS):
+            # The flags of this method on this encoder alone.
+            single = dataclasses.replace(study, **flags | {"method": method, "encoder": encoder})
+            learner = _settings(single, options)
+            # An option that the method does not have, or a value out of its range, is reported before anything is opened.
+            learner.build()
+            found.append(learner)
+    return tuple(found)
+
+
+def _settings(study: Study, options: Mapping[str, str]) -> LearnerSettings:
+    """Returns the settings of one method on one encoder.
+
+    Args:
+      study: names one of each.
+      options: of the method, as text.
+    """
+    if study.dtype not in DTYPES:
+        raise ValueError(f"Expected one of {', '.join(DTYPES)} for --dtype, got {study.dtype!r}.")
+    recipe = METHODS[study.method]
+    return LearnerSettings(
+        method=study.method,
+        encoder=study.encoder,
+        dtype=study.dtype,
+        views=tuple(_changed_view(study, view) for view in recipe.views),
+        options=_method_options(study, options),
+        optimiser=_optimiser(study, recipe.optimiser_for(ENCODERS[study.encoder])),
+        checkpoint_every=study.checkpoint_every,
+        workers=study.workers,
+        max_broken=study.max_broken,
+    )
+
+
+def _method_options(study: Study, given: Mapping[str, str]) -> dict[str, Any]:
+    """Returns all hyperparameters of a method: its recipe's for the encoder, changed by --head and by `given`."""
+    options = METHODS[study.method].options_for(ENCODERS[study.encoder])
+    defaults = dict(options)
+    if study.head:
+        # A width that cannot be read is an error also for a method without a projector.
+        projector = parsed("--head", study.head, (0,))
+        options |= {"projector": projector} if "projector" in options else {}
+    for name, text in given.items():
+        options[name] = parsed(f"--method_options: {name}", text, defaults.get(name, ""))
+    return options
+
+
+def options_given(study: Study) -> dict[str, str]:
+    """Returns the settings in --method_options, as text by name."""
+    return settings(study.method_options, flag="--method_options")
+
+
+def _changed_view(study: Study, view: ViewSettings) -> ViewSettings:
+    given = {"min_crop_scale": study.min_crop_scale, "flip_probability": study.flip}
+    # A view without jitter is one to be reconstructed, whose colours must stay.
+    if view.jitter_probability:
+        given |= dict.fromkeys(("brightness", "contrast", "saturation"), study.jitter) | {"blur_probability": study.blur}
+        given |= {"hue": study.jitter / 4 if study.jitter != -1 else -1}
+    return dataclasses.replace(view, **{name: value for name, value in given.items() if value != -1})
+
+
+def _optimiser(study: Study, recipe: Mapping[str, Any]) -> Optimiser:
+    if study.optimiser not in ("", recipe["name"]) and study.learning_rate == -1:
+        # A learning rate of one optimiser means nothing to another: adamw's 1e-3 would leave lars where it started.
+        raise ValueError(
+            f"The recipe of {study.method} on {study.encoder} has a learning rate for {recipe['name']}, not for "
+            f"{study.optimiser}: give --learning_rate too."
+        )
+    chosen = dict(recipe) if study.optimiser in ("", recipe["name"]) else {"name": study.optimiser}
+    given = {name: getattr(study, name) for name in ("learning_rate", "weight_decay", "warmup")}
+    return Optimiser(**chosen | {name: value for name, value in given.items() if value != -1})
+
+
+def _names(flag: str, text: str, known: Collection[str]) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"Expected one of {', '.join(known)} for --{flag}, got {name!r}.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"--{flag}={text} names one of them twice.")
+    return names
 
 
 def parse_own(text: str) -> tuple[str, dict[str, Any]]:
-    """One `--for_method` as the method's name and its settings: a study's fields as values, the method's options as text.
+    """Returns one --for_method as the method's name and its settings: flags as values, options of the method as text.
 
     Example:
       >>> parse_own("mae: encoder=vit_nano4; learning_rate=1e-3; decoder_depth=2")
       ('mae', {'encoder': 'vit_nano4', 'learning_rate': 0.001, 'decoder_depth': '2'})
 
     Raises:
-      ValueError: it cannot be read, or the method is unknown.
+      ValueError: the text cannot be read, or the method is unknown.
     """
     method, colon, rest = (part.strip() for part in text.partition(":"))
     if not colon or method not in METHODS:
         raise ValueError(
-            f"--for_method is written 'METHOD: NAME=VALUE; NAME=VALUE' with METHOD one of {', '.join(METHODS)}; got {text!r}."
+            f"Expected --for_method as 'METHOD: NAME=VALUE; NAME=VALUE' with METHOD one of {', '.join(METHODS)}, got {text!r}."
         )
     defaults = {field.name: field.default for field in dataclasses.fields(Study)}
-    settings: dict[str, Any] = {}
-    for part in filter(None, (part.strip() for part in rest.split(";"))):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or (name in defaults and name not in OWN_FIELDS):
+    found: dict[str, Any] = {}
+    for name, value in settings(rest, flag="--for_method").items():
+        if name in defaults and name not in OWN_FLAGS:
             raise ValueError(
-                f"--for_method: {part!r} is no setting of one method, which are {', '.join(OWN_FIELDS)} and its options."
+                f"--for_method: {name} is not a setting of one method. Expected one of {', '.join(OWN_FLAGS)}, or an option of "
+                f"{method}."
             )
-        settings[name] = parsed(f"--for_method: {name}", value, defaults[name]) if name in OWN_FIELDS else value
-    return method, settings
+        found[name] = parsed(f"--for_method: {name}", value, defaults[name]) if name in OWN_FLAGS else value
+    return method, found
 
 
 def without_given(for_method: Sequence[str], given: Collection[str]) -> tuple[str, ...]:
-    """What remains of settings per method where others were given by hand for all methods, which win.
+    """Returns settings per method without those in `given`, which were set by hand for all methods.
 
     Example:
       >>> without_given(("byol: learning_rate=2e-3; predictor=512",), {"learning_rate"})
       ('byol: predictor=512',)
     """
-    left = []
+    remaining = []
     for text in for_method:
-        method, settings = parse_own(text)
-        kept = [f"{name}={value}" for name, value in settings.items() if name not in given]
-        left += [f"{method}: {'; '.join(kept)}"] if kept else []
-    return tuple(left)
+        method, own = parse_own(text)
+        kept = [f"{name}={value}" for name, value in own.items() if name not in given]
+        remaining += [f"{method}: {'; '.join(kept)}"] if kept else []
+    return tuple(remaining)
 
 
-def open_learners(study: Study, budget: Budget, canvas: Canvas, trainings: Sequence[Training] | None = None) -> list[Learner]:
-    """What a study trains, built and traced: settings that do not fit each other, or the images, show here.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Learner:
+    """A method on an encoder, built for the images and the budget of a study.
+
+    Attributes:
+      settings: of method and encoder.
+      training: method and optimiser, built.
+      budget: C in whole batches.
+      batch_size: images of a step.
+      canvas: shape of every image.
+    """
+
+    settings: LearnerSettings
+    training: Training
+    budget: Budget
+    batch_size: int
+    canvas: Canvas
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The names of method and encoder."""
+        return self.settings.method, self.settings.encoder
+
+    @functools.cached_property
+    def record(self) -> dict[str, Any]:
+        """Everything that the training of all its runs shares; evaluations are recorded with their scores."""
+        return {
+            "batch_size": self.batch_size,
+            "method": self.settings.method,
+            "encoder": self.settings.encoder,
+            "dtype": self.settings.dtype,
+            "budget": self.budget.samples,
+            "canvas": self.canvas,
+            "method_options": dict(self.settings.options),
+            "optimiser": dataclasses.asdict(self.training.optimiser),
+            "views": [dataclasses.asdict(view) for view in self.training.method.views],
+        }
+
+    @property
+    def steps(self) -> int:
+        """Training steps of every run."""
+        return self.budget.steps(self.batch_size)
+
+    @functools.cached_property
+    def flops(self) -> float:
+        """FLOPs of one training step; traces it and computes nothing."""
+        # XLA does not count how often the loop of our own convolution runs.
+        return step_flops(self.settings.training(lax.conv_general_dilated), self.canvas, self.batch_size)
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        """Number of the encoder's parameters; traces a training step and computes nothing."""
+        return count_parameters(traced_step(self.training, self.canvas, self.batch_size).params["encoder"])
+
+    def __str__(self) -> str:
+        return f"{self.settings.method} on {self.settings.encoder}"
+
+
+def open_learners(several: Sequence[LearnerSettings], budget: Budget, batch_size: int, canvas: Canvas) -> tuple[Learner, ...]:
+    """Returns learners, built and traced, so that settings that do not fit each other, or the images, are reported here.
 
     Args:
-      study: the declaration.
+      several: their settings.
       budget: C in whole batches.
-      canvas: what every image is brought to.
-      trainings: of the single studies, if they are built already.
+      batch_size: images of a step.
+      canvas: shape of every image.
 
     Raises:
-      ValueError: a name is unknown, a value is out of its range, or an encoder does not take images of this shape.
+      ValueError: an encoder does not take images of this shape, or a loss its batch.
     """
-    singles = single_studies(study)
-    trainings = trainings or [build_training(single) for single in singles]
-    learners = [Learner(single, each, budget, canvas) for single, each in zip(singles, trainings, strict=True)]
+    learners = tuple(Learner(each, each.training(), budget, batch_size, canvas) for each in several)
     for learner in learners:
-        # Counting traces a step: an encoder that does not take such images, or a loss its batch, says so now.
+        # Counting traces a step: an encoder that does not take such images, or a loss its batch, raises now.
         _ = learner.parameters
     return learners
-
-
-def _names(what: str, text: str, known: Collection[str]) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in known:
-            raise ValueError(f"--{what}={name} is unknown; there is {', '.join(known)}.")
-    if len(set(names)) < len(names):
-        raise ValueError(f"--{what}={text} names one of them twice.")
-    return names

@@ -1,56 +1,89 @@
 """The results table: `results.parquet` and `results.csv`, to which rows are added and in which no row is ever changed.
 
-Every row ends in two marks. `fingerprint` is the digest of everything that the row depends on; the same fingerprint is never
-written twice. `digest` is that of the row's own values: a row that somebody edited is told by it, in either file.
+Every row ends in two marks. `fingerprint` hashes everything that the row depends on; one fingerprint is never written twice.
+`digest` hashes the row's own values, so that an edited row is detected in either file. Both files hold the same cells.
 """
 
+import csv
 import hashlib
+import io
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sslshift.study.ledger_files import LedgerError, Row, as_csv, read_csv, read_parquet, text_of, write_parquet
-from sslshift.study.records import write_atomically
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-__all__ = [
-    "CSV",
-    "PARQUET",
-    "LedgerError",
-    "Row",
-    "append",
-    "as_csv",
-    "fingerprint",
-    "read_ledger",
-    "require_budget",
-    "row_name",
-]
+from sslshift.command import remedy
+from sslshift.storage import digest, whole_file, write
 
 PARQUET = "results.parquet"
 CSV = "results.csv"
 
+# Values by the names of their columns: which columns there are depends on a study's evaluations.
+LedgerRow = dict[str, Any]
+
+# Columns before and after those of the evaluations, whose names depend on the study.
+_FIRST = (
+    "kind",
+    "method",
+    "encoder",
+    "source",
+    "unique",
+    "diversity",
+    "epochs",
+    "budget",
+    "batch_size",
+    "seed",
+    "draw",
+    "task",
+    "metric",
+    "test_images",
+)
+_LAST = (
+    "linear_gain_over_untrained",
+    "effective_rank",
+    "shift_index",
+    "shift_low",
+    "shift_high",
+    "broken",
+    "cost",
+    "loss_first",
+    "loss_last",
+    "licence",
+    "fingerprint",
+    "digest",
+)
+_TEXT = ("kind", "method", "encoder", "source", "task", "metric", "licence", "fingerprint", "digest")
+
+
+class LedgerError(ValueError):
+    """A results table was edited, or belongs to something else."""
+
 
 def fingerprint(configuration: dict[str, Any]) -> str:
-    """Of everything that a row depends on."""
-    return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:32]
+    """Returns the digest of everything that a row depends on."""
+    return digest(configuration, 32)
 
 
-def read_ledger(out: Path) -> list[Row]:
-    """The rows of a study's results table, each checked against its digest; those of both files, if one lacks some.
+def read_ledger(out: Path) -> list[LedgerRow]:
+    """Returns the rows of a study's results table, each checked against its digest, from both files if one lacks some.
 
     Example:
       >>> read_ledger(Path("no/such/study"))
       []
 
     Raises:
-      LedgerError: a row was edited, or a file is none of ours; the message names file, row and run.
+      LedgerError: a row was edited, or a file is not a results table; the message names file, row and run.
     """
-    rows: dict[str, Row] = {}
-    for path, read in ((out / PARQUET, read_parquet), (out / CSV, read_csv)):
+    rows: dict[str, LedgerRow] = {}
+    for path, read in ((out / PARQUET, _read_parquet), (out / CSV, _read_csv)):
         edited = []
         for place, row in read(path) if path.exists() else ():
             if row.get("digest") != _digest(row):
-                edited.append(f"{place} ({row_name(row)})")
+                edited.append(f"{place} ({_row_name(row)})")
             else:
                 rows.setdefault(row["fingerprint"], row)
         if edited:
@@ -64,8 +97,8 @@ def read_ledger(out: Path) -> list[Row]:
     return list(rows.values())
 
 
-def require_budget(rows: Iterable[Row], budget: int, out: Path) -> None:
-    """Raises LedgerError where a table holds runs of another budget: only runs of one budget are compared."""
+def require_budget(rows: Iterable[LedgerRow], budget: int, out: Path) -> None:
+    """Raises LedgerError if a table holds runs of another budget, since only runs of one budget can be compared."""
     others = sorted({row["budget"] for row in rows if row.get("budget") not in (None, budget)})
     if others:
         raise LedgerError(
@@ -74,11 +107,11 @@ def require_budget(rows: Iterable[Row], budget: int, out: Path) -> None:
         )
 
 
-def append(rows: Sequence[Row], new: Iterable[Row], out: Path) -> list[Row]:
-    """Adds rows to a study's results table and writes both files; rows that are there already are left as they are.
+def append(rows: Sequence[LedgerRow], new: Iterable[LedgerRow], out: Path) -> list[LedgerRow]:
+    """Adds rows to a study's results table and writes both files; rows that are there already do not change.
 
     Args:
-      rows: of `read_ledger`, or what this returned before.
+      rows: of `read_ledger`, or as returned by an earlier call.
       new: rows with their `fingerprint`; None and missing values are empty cells.
       out: folder of the study.
 
@@ -96,31 +129,129 @@ def append(rows: Sequence[Row], new: Iterable[Row], out: Path) -> list[Row]:
         there = known.setdefault(row["fingerprint"], row)
         if there["digest"] != row["digest"]:
             differing = [
-                name for name in there | row if text_of(there.get(name)) != text_of(row.get(name)) and name != "digest"
+                name for name in there | row if _text_of(there.get(name)) != _text_of(row.get(name)) and name != "digest"
             ]
             raise LedgerError(
-                f"{out / CSV} holds other values of {row_name(row)} than its folder gives now ({', '.join(differing[:3])}): "
+                f"{out / CSV} holds other values of {_row_name(row)} than its folder gives now ({', '.join(differing[:3])}): "
                 f"the run was changed or made again since. Delete that row and {PARQUET}, and the same command writes it again."
             )
     grown = list(known.values())
-    text = as_csv(grown)
+    text = _as_csv(grown)
     # Another program may watch these files: what has not changed is not touched.
     if len(grown) > len(rows) or not (out / PARQUET).exists():
-        write_parquet(grown, out / PARQUET)
+        _write_parquet(grown, out / PARQUET)
     if not (out / CSV).exists() or (out / CSV).read_text(encoding="utf-8") != text:
-        write_atomically(out / CSV, text)
+        write(out / CSV, text)
     return grown
 
 
-def row_name(row: Row) -> str:
-    """Which run a row is of, in words."""
+class Ledger:
+    """The results table of a study that runs: rows are on disk before anything else is done.
+
+    Args:
+      out: folder of the study.
+      budget: C of the study.
+
+    Raises:
+      LedgerError: the table was edited, or is of another budget.
+    """
+
+    def __init__(self, out: Path, budget: int):
+        self._out = out
+        self._rows = read_ledger(out)
+        require_budget(self._rows, budget, out)
+
+    def add(self, rows: Iterable[LedgerRow]) -> None:
+        """Adds rows, see `append`."""
+        self._out.mkdir(parents=True, exist_ok=True)
+        self._rows = append(self._rows, rows, self._out)
+
+
+def _row_name(row: LedgerRow) -> str:
+    """Returns the run that a row belongs to, in words."""
     learner = " on ".join(str(row[name]) for name in ("method", "encoder") if row.get(name))
     numbers = [f"{word} {row[name]}" for name, word in (("unique", "N ="), ("seed", "seed"), ("draw", "draw")) if name in row]
     return ", ".join(filter(None, [learner, str(row.get("source", "")), *numbers, f"task {row.get('task', '')}"]))
 
 
-def _digest(row: Row) -> str:
-    """Of a row's values as text; empty cells do not count, so that columns can be added."""
-    texts = {name: text_of(value) for name, value in row.items() if name != "digest"}
+def _digest(row: LedgerRow) -> str:
+    """Returns the digest of a row's values as text; empty cells do not count, so that columns can be added."""
+    texts = {name: _text_of(value) for name, value in row.items() if name != "digest"}
     kept = sorted((name, text) for name, text in texts.items() if text)
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
+
+
+def _columns(rows: Sequence[LedgerRow]) -> list[str]:
+    middle = dict.fromkeys(name for row in rows for name in row if name not in (*_FIRST, *_LAST))
+    return [*_FIRST, *middle, *_LAST]
+
+
+def _text_of(value: Any) -> str:
+    """Returns a cell's text, the same for a number whether it was kept as an integer or as a float."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    number = float(value)
+    return str(int(number)) if math.isfinite(number) and number.is_integer() and abs(number) < 2**53 else repr(number)
+
+
+def _value(name: str, text: str) -> Any:
+    if name in _TEXT:
+        return text
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _as_csv(rows: Sequence[LedgerRow]) -> str:
+    """Returns the table as CSV text."""
+    out = io.StringIO()
+    columns = _columns(rows)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([columns, *([_text_of(row.get(name)) for name in columns] for row in rows)])
+    return out.getvalue()
+
+
+def _read_csv(path: Path) -> Iterable[tuple[str, LedgerRow]]:
+    """Yields rows, each with the line on which it ends."""
+    try:
+        # Spreadsheets put a mark in front of UTF-8.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if "digest" not in (reader.fieldnames or ()):
+                raise LedgerError(f"{path} is no results table of this version (it has no digests); move it elsewhere.")
+            for cells in reader:
+                yield f"line {reader.line_num}", {name: _value(name, text) for name, text in cells.items() if name and text}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise LedgerError(f"{path} cannot be read ({error}); delete it, and the same command writes it again.") from error
+
+
+def _read_parquet(path: Path) -> Iterable[tuple[str, LedgerRow]]:
+    """Yields rows, each with its number from 1 on."""
+    try:
+        cells = pq.read_table(path).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        advice = remedy(error) or "Delete it, and the same command writes it again."
+        raise LedgerError(f"{path} cannot be read ({error}). {advice}") from error
+    if cells and "digest" not in cells[0]:
+        raise LedgerError(f"{path} is no results table of this version (it has no digests); move it elsewhere.")
+    for number, row in enumerate(cells, 1):
+        yield f"row {number}", {name: value for name, value in row.items() if value is not None}
+
+
+def _write_parquet(rows: Sequence[LedgerRow], path: Path) -> None:
+    """Writes the table as Parquet; a column holds integers, floats or text, as its values need."""
+    arrays = {}
+    for name in _columns(rows):
+        values = [row.get(name) for row in rows]
+        kinds = {type(value) for value in values if value is not None}
+        if kinds <= {int} and name not in _TEXT:
+            arrays[name] = pa.array(values, pa.int64())
+        elif kinds <= {int, float} and name not in _TEXT:
+            arrays[name] = pa.array([None if value is None else float(value) for value in values], pa.float64())
+        else:
+            arrays[name] = pa.array([None if value is None else _text_of(value) for value in values], pa.string())
+    with whole_file(path) as file:
+        pq.write_table(pa.table(arrays), file)

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: on a terminal one live view of it all, a line per finished part everywhere."""
+"""Progress of a study: one live view of everything on a terminal, and a line for each finished part everywhere."""
 
 import contextlib
 import time
@@ -12,16 +12,17 @@ from rich.table import Column
 from rich.text import Text
 
 from sslshift.reporting.numbers import two_digits
+from sslshift.transfer.scores import TaskScores
 
 _BAR_WIDTH = 16
 
 
 class TimeLeft:
-    """How long the rest of a study takes, by what its runs took so far.
+    """Time that the rest of a study takes, estimated from its finished runs.
 
     Args:
-      kinds: of the runs that are to be done, one for each; runs of one kind take about as long.
-      weights: how long a kind takes beside others, as far as that can be told beforehand.
+      kinds: one for each run that is still to be done; runs of one kind take about equally long.
+      weights: relative time of each kind, as far as it is known beforehand.
     """
 
     def __init__(self, kinds: Sequence[Hashable], weights: Mapping[Hashable, float]):
@@ -30,7 +31,7 @@ class TimeLeft:
         self._seconds: dict[Hashable, list[float]] = {}
 
     def done(self, kind: Hashable, seconds: float | None) -> None:
-        """A run ended; `seconds` is None where it says nothing of others, since it had no work to do or failed."""
+        """Counts a run that ended; `seconds` is None if it predicts nothing, since the run had no work to do or failed."""
         if kind in self._open:
             self._open.remove(kind)
         if seconds is not None:
@@ -38,11 +39,11 @@ class TimeLeft:
 
     @property
     def seconds(self) -> float | None:
-        """Of all runs that are open; None before the first was timed."""
+        """Seconds that all open runs take; None before the first was timed."""
         if not self._seconds:
             return None
         means = {kind: sum(each) / len(each) for kind, each in self._seconds.items()}
-        # A kind that was not timed yet takes as long for its weight as the others did for theirs.
+        # A kind that was not timed yet is assumed to take as long for its weight as the others did for theirs.
         rate = sum(means.values()) / sum(self._weights.get(kind, 1.0) for kind in means)
         return sum(means.get(kind, rate * self._weights.get(kind, 1.0)) for kind in self._open)
 
@@ -57,11 +58,17 @@ class Progress:
         self._whole: TaskID | None = None
         self._time = TimeLeft((), {})
 
-    def say(self, what: str, numbers: dict) -> None:
-        """One line: a name, and those of its numbers that a person waits for, as percentages or a shift."""
-        parts = [f"{name} {numbers[name]:.1%}" for name in ("knn", "linear") if name in numbers]
-        parts += [two_digits(numbers["shift"])] if "shift" in numbers else []
-        self._console.print(f"{what}: {', '.join(parts)}{self._left}", highlight=False, soft_wrap=True, markup=False)
+    def say_scores(self, what: str, scores: TaskScores) -> None:
+        """Prints the scores that a person waits for, in one line, with the time left."""
+        parts = [f"{name} {scores.evaluations[name].value:.1%}" for name in ("knn", "linear") if name in scores.evaluations]
+        self._say(f"{what}: {', '.join(parts)}")
+
+    def say_shift(self, what: str, index: float) -> None:
+        """Prints a shift index in one line."""
+        self._say(f"{what}: {two_digits(index)}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text + self._left, highlight=False, soft_wrap=True, markup=False)
         self._left = ""
 
     def note(self, text: str) -> None:
@@ -69,12 +76,12 @@ class Progress:
 
     @contextlib.contextmanager
     def study(self, count: int, kinds: Sequence[Hashable], weights: Mapping[Hashable, float]) -> Iterator[None]:
-        """A bar of the whole study above those of its runs.
+        """Shows a bar of the whole study above those of its runs.
 
         Args:
           count: of all runs, also of those that are done already.
           kinds: of the runs that are to be done.
-          weights: how long a kind takes beside others.
+          weights: relative time of each kind.
         """
         self._time = TimeLeft(kinds, weights)
         with self._new_bars() as bars:
@@ -87,7 +94,7 @@ class Progress:
 
     @contextlib.contextmanager
     def run(self, what: str, number: int, count: int, steps: int, kind: Hashable = None) -> Iterator["Work"]:
-        """A bar for one run of a series; its time counts for the time left where the run did anything and did not fail."""
+        """Shows a bar of one run. Its time counts towards the time left if the run did anything and did not fail."""
         started = time.monotonic()
         done = False
         try:
@@ -96,7 +103,7 @@ class Progress:
             done = work.done
         finally:
             took = time.monotonic() - started
-            # What is no run of the study, such as the reference encoder's, says nothing of those that are.
+            # The training of the reference encoder has no kind: its time predicts that of no run.
             if kind is not None:
                 self._time.done(kind, took if done else None)
             if self._whole is not None and kind is not None:
@@ -105,12 +112,12 @@ class Progress:
             left = self._time.seconds
             self._left = f"   [{number}/{count}, {took:.0f} s" + (f", about {duration(left)} left]" if left else "]")
 
-    def judging(self, what: str) -> contextlib.AbstractContextManager["Work"]:
-        """A bar while something is judged that was not trained."""
+    def evaluating(self, what: str) -> contextlib.AbstractContextManager["Work"]:
+        """Returns a bar for a baseline, which is evaluated without being trained."""
         return self._bar(what, None)
 
     def _new_bars(self) -> Bars:
-        # Of a long name the end is cut where the terminal is narrow; numbers and time are always seen.
+        # On a narrow terminal the end of a long name is cut, so that numbers and time are always seen.
         name = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
         columns = (SpinnerColumn(), name, BarColumn(_BAR_WIDTH), MofNCompleteColumn(table_column=Column(no_wrap=True)), _Left())
         return Bars(*columns, console=self._console, transient=True, expand=True, disable=not self._console.is_terminal)
@@ -126,7 +133,7 @@ class Progress:
 
 
 class _Left(ProgressColumn):
-    """Time left: the whole study's by its runs, a run's by its steps."""
+    """Column of the time left: the whole study's by its runs, a run's by its steps."""
 
     def __init__(self):
         super().__init__(table_column=Column(no_wrap=True))
@@ -140,7 +147,11 @@ class _Left(ProgressColumn):
 
 
 class Work:
-    """What a bar is told: steps of training, then what an encoder is judged by. `done`: whether there was anything to do."""
+    """A bar that follows the work on one encoder: steps of training, then its evaluations.
+
+    Attributes:
+      done: whether there was anything to do.
+    """
 
     def __init__(self, bars: Bars, bar: TaskID, what: str):
         self._bars = bars
@@ -149,11 +160,11 @@ class Work:
         self.done = False
 
     def on_step(self, step: int, scalars: dict[str, float]) -> None:
-        """What the training loop calls after each step."""
+        """Shows a step; the training loop calls it."""
         self._show(step, None, f"loss {scalars['loss']:.3f}")
 
     def on_progress(self, part: str, done: int, total: int) -> None:
-        """What `transfer.protocol.evaluate` reports to."""
+        """Shows a part of an evaluation; `transfer.protocol.evaluate` calls it."""
         self._show(done, total, part)
 
     def _show(self, done: int, total: int | None, text: str) -> None:
@@ -162,5 +173,5 @@ class Work:
 
 
 def duration(seconds: float) -> str:
-    """A time for people: 45 s, 12 min, 3.4 h."""
+    """Returns a time for people: 45 s, 12 min, 3.4 h."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,152 +1,174 @@
-"""Runs a study: trains and judges what is missing, and keeps everything in folders and in the results table."""
+"""Runs a study: trains and evaluates what is missing, and keeps everything in folders and in the results table."""
 
 import contextlib
 import datetime
 import errno
-import json
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-
-from sslshift.models import ENCODER, load_encoder, save_encoder
-from sslshift.study.card import encoder_card
-from sslshift.study.floors import judge_pixels, judge_untrained, start_record
-from sslshift.study.judged import Judged, judge
-from sslshift.study.leaks import search_leaks
-from sslshift.study.ledger import LedgerError, Row, append, read_ledger, require_budget
-from sslshift.study.opened import Opened, Run
-from sslshift.study.places import describe_run, failure_of, run_folder, run_record
-from sslshift.study.progress import Progress, Work
-from sslshift.study.records import (
-    ERROR_LOG,
-    FAILED,
-    NotThereError,
-    OtherConfigurationError,
-    only_reading,
-    recalled,
-    remembered,
-    write_atomically,
+from sslshift.models import ENCODER, save_encoder
+from sslshift.reporting.environment import versions
+from sslshift.storage import ERROR_LOG, FAILED, OtherRecordError, Store, write, write_json
+from sslshift.study.candidates import Candidate
+from sslshift.study.evaluate import (
+    PIXELS,
+    UNTRAINED,
+    evaluate_pixels,
+    evaluate_run,
+    evaluate_untrained,
+    untrained_record,
 )
-from sslshift.study.results import Results
-from sslshift.study.rows import floor_rows, run_rows
-from sslshift.study.shifts import measure_task_shifts, unknown_shift
+from sslshift.study.leaks import search_leaks
+from sslshift.study.ledger import Ledger, LedgerError
+from sslshift.study.opened import Opened, Run
+from sslshift.study.progress import Progress
+from sslshift.study.results import FinishedRun, Results, Trained, describe_run, run_folder, run_record
+from sslshift.study.rows import baseline_rows, run_rows
+from sslshift.study.shifts import MeasuredShift, measure_shifts, name_of_features
 from sslshift.training.checkpoints import NotWrittenError
 from sslshift.training.journal import BROKEN, loss_trend, read_broken
 from sslshift.training.loop import train
 from sslshift.training.programs import bound_programs
-from sslshift.transfer.features import NetworkEncoder, encoder_of
+from sslshift.transfer.features import encoder_of
+from sslshift.transfer.scores import EvaluatedEncoder
 
-__all__ = ["DISK_FULL", "Results", "read_results", "run_study"]
-
-# With these nothing of a study can go on; whatever else a run raises is that run's alone.
-_STOPS = (NotWrittenError, OtherConfigurationError, LedgerError)
+# After these errors no run can go on. Any other error belongs to one run, and the study continues.
+_STOPS = (NotWrittenError, OtherRecordError, LedgerError)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-# The error of a failed run as one line of a report.
+# Letters of an error in one line of a report.
 _LONGEST_REASON = 300
 
 
 def run_study(opened: Opened, progress: Progress) -> Results:
-    """Floors, shifts, then every run; what a folder already holds is read, not computed.
+    """Evaluates baselines, measures shifts, then trains and evaluates every run. What a folder already holds is read.
 
-    A run that raises an error is recorded and the study goes on; the next call tries it again.
+    A run that raises an error is recorded and the study continues; the next call tries the run again.
 
     Raises:
-      OtherConfigurationError: a run is there with other settings.
+      OtherRecordError: a run is there with other settings.
       LedgerError: the results table was edited, or is of another budget.
       CheckpointError, OSError: the disk is full.
-      ValueError: what all runs need cannot be computed.
+      ValueError: something that all runs need cannot be computed.
     """
-    out = Path(opened.study.out)
-    table = _Table(opened)
-    unfinished = [run for run in opened.runs if recalled(run_folder(opened, run), run_record(opened, run)) is None]
-    leaks = search_leaks(opened, out, progress)
-    pixels = judge_pixels(opened, progress)
-    table.add(floor_rows(opened, pixels, "raw pixels", {}))
-    shifts = measure_task_shifts(opened, out, progress)
-    floors: dict[tuple[str, str, int], Judged] = {}
-    finished: list[tuple[Run, Judged]] = []
+    store = Store()
+    ledger = Ledger(opened.design.out, opened.design.budget.samples)
+    unfinished = [run for run in opened.runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
+    leaks = search_leaks(opened, store, progress)
+    pixels = evaluate_pixels(opened, store, progress)
+    ledger.add(baseline_rows(opened, pixels, PIXELS, {}))
+    task_shifts = measure_shifts(opened, store, progress)
+    untrained: dict[tuple[str, str, int], EvaluatedEncoder] = {}
+    finished: list[FinishedRun] = []
     failed: list[tuple[Run, str]] = []
-    kinds = [(run.method, run.encoder) for run in unfinished]
-    with progress.study(len(opened.runs), kinds, opened.weights):
+    with progress.study(len(opened.runs), [run.learner for run in unfinished], opened.weights):
         for number, run in enumerate(opened.runs, 1):
+            # Each run compiles programs of its own, and a process can hold a bounded number of them.
             bound_programs()
             learner = opened.learner(run)
-            what = describe_run(opened, run)
+            name = describe_run(opened, run)
             key = (*learner.key, run.seed)
+            folder = run_folder(opened, run)
+            record = run_record(opened, run)
             with _failing(opened, run, progress) as failures:
-                if key not in floors:
-                    floors[key] = judge_untrained(opened, learner, run.seed, progress)
-                    table.add(floor_rows(opened, floors[key], "untrained encoder", start_record(learner, run.seed)))
-                with progress.run(what, number, len(opened.runs), learner.steps, learner.key) as work:
-                    judged = _run(opened, run, shifts[opened.task.name][run.source], work)
-                progress.say(what, judged.scores[opened.task.name])
-                finished.append((run, judged))
-                table.add(run_rows(opened, run, judged, floors[key], shifts))
+                if key not in untrained:
+                    untrained[key] = evaluate_untrained(opened, store, learner, run.seed, progress)
+                    start = untrained_record(learner, run.seed)
+                    ledger.add(baseline_rows(opened, untrained[key], UNTRAINED, start))
+                with progress.run(name, number, len(opened.runs), learner.steps, learner.key) as work:
+                    result = store.recalled(folder, record)
+                    if result is None:
+                        store.begin(folder, record)
+                        shift = task_shifts[opened.task.name][run.source]
+                        result = store.finish(folder, train_run(opened, run, shift, work.on_step))
+                    evaluated = evaluate_run(opened, store, folder, work.on_progress)
+                finished.append(FinishedRun(run, Trained(**result), evaluated))
+                progress.say_scores(name, evaluated.scores[opened.task.name])
+                ledger.add(run_rows(opened, finished[-1], untrained[key], task_shifts))
             failed += [(run, reason) for reason in failures]
-    return Results(opened, tuple(finished), floors, pixels, shifts, leaks, tuple(failed))
+    return Results(opened, tuple(finished), untrained, pixels, task_shifts, leaks, tuple(failed))
 
 
-def read_results(opened: Opened) -> Results:
-    """What a study's folder holds already; nothing is computed, and runs that are not there are named in the results.
+def train_run(opened: Opened, run: Run, shift: MeasuredShift, on_step: Callable[[int, dict], None]) -> dict[str, Any]:
+    """Trains a run from its latest checkpoint, if it has one, and saves its encoder with a card.
 
-    Raises:
-      OtherConfigurationError: a run is there with other settings.
-      LedgerError: the results table was edited, or is of another budget.
-      NotThereError: no run is finished.
+    Args:
+      opened: the study.
+      run: one of its runs.
+      shift: of the run's candidate to the first task, for the card.
+      on_step: see `sslshift.training.loop.train`.
+
+    Returns:
+      The fields of `Trained`, for `result.json`.
     """
-    out = Path(opened.study.out)
-    silent = Progress(Console(quiet=True))
-    require_budget(read_ledger(out), opened.budget.samples, out)
-    floors = {}
-    finished = []
-    failed = []
-    missing = []
-    with only_reading():
-        for run in opened.runs:
-            try:
-                key = (run.method, run.encoder, run.seed)
-                floors[key] = floors.get(key) or judge_untrained(opened, opened.learner(run), run.seed, silent)
-                finished.append((run, _run(opened, run, {}, None)))
-            except NotThereError:
-                reason = failure_of(opened, run)
-                missing += [] if reason else [run]
-                failed += [(run, reason)] if reason else []
-        if not finished:
-            raise NotThereError(f"No run of this study is finished in {out}; the same command without --report_only runs them.")
-        pixels = judge_pixels(opened, silent)
-        try:
-            shifts = measure_task_shifts(opened, out, silent)
-        except NotThereError:
-            unknown = {each.name: unknown_shift("It is not measured yet") for each in opened.candidates}
-            shifts = {task.name: unknown for task in opened.tasks}
-        try:
-            leaks = search_leaks(opened, out, silent)
-        except NotThereError:
-            leaks = {uri: {"why": "the study is not finished"} for uri in opened.sources}
-    return Results(opened, tuple(finished), floors, pixels, shifts, leaks, tuple(failed), tuple(missing))
+    started = time.monotonic()
+    folder = run_folder(opened, run)
+    candidate = opened.candidate(run)
+    training = opened.learner(run).training
+    reader = opened.reader(candidate.mixture, run.seed, run.draw)
+    state = train(training, reader, run.seed, folder, on_step, online=opened.online)
+    first, last = loss_trend(folder / "metrics.jsonl")
+    broken = len(read_broken(folder / BROKEN))
+    trained = {"loss_first": first, "loss_last": last, "broken": broken, "unique_read": candidate.mixture.unique - broken}
+    card = _encoder_card(opened, candidate, run, shift, trained)
+    save_encoder(encoder_of(training.method, state.variables, opened.canvas, card), folder / ENCODER)
+    # The time is not on the card: equal runs make equal encoders, however long they took.
+    return trained | {"seconds": round(time.monotonic() - started, 2)}
 
 
-class _Table:
-    """The results table of a study that runs: rows are on disk before anything else is done."""
+def _encoder_card(
+    opened: Opened, candidate: Candidate, run: Run, shift: MeasuredShift, trained: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns the card that travels with a run's encoder: its training, its data and their licences, and the shift."""
+    sources = {
+        uri: {
+            "licence": source.licence,
+            "cost_per_image": source.cost_per_image,
+            "unique": candidate.mixture.largest[uri],
+            "images": len(source),
+            "fingerprint": source.fingerprint,
+        }
+        for uri, source in opened.sources.items()
+        if uri in candidate.mixture.largest
+    }
+    budget = opened.design.budget
+    settings = opened.design.shift
+    learner = opened.learner(run)
+    record = learner.record
+    unique = trained["unique_read"]
+    measured = {"by": settings.distance, "features": name_of_features(settings)} if settings.images else {}
+    return {
+        "method": {"name": record["method"], "options": record["method_options"]},
+        "encoder": {"name": record["encoder"], "parameters": learner.parameters, "dtype": record["dtype"]},
+        "optimiser": record["optimiser"],
+        "views": record["views"],
+        "mixture": candidate.text or candidate.name,
+        "budget": budget.samples,
+        "batch_size": record["batch_size"],
+        "unique": unique,
+        "diversity": budget.diversity(unique),
+        "epochs": budget.epochs(unique),
+        "seed": run.seed,
+        "draw": run.draw,
+        "sources": sources,
+        "shift": {"to": opened.task.name, **_finite(measured | shift.as_result())},
+        "training": _finite(trained),
+        "versions": versions(),
+    }
 
-    def __init__(self, opened: Opened):
-        self._out = Path(opened.study.out)
-        self._rows = read_ledger(self._out)
-        require_budget(self._rows, opened.budget.samples, self._out)
 
-    def add(self, rows: list[Row]) -> None:
-        self._out.mkdir(parents=True, exist_ok=True)
-        self._rows = append(self._rows, rows, self._out)
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values that are not nan, which JSON does not have."""
+    return {name: value for name, value in values.items() if value == value}
 
 
 @contextlib.contextmanager
 def _failing(opened: Opened, run: Run, progress: Progress) -> Iterator[list[str]]:
-    """Records what a run raises, and yields a list that then holds the reason; what stops the whole study goes through."""
+    """Records what a run raises, and yields a list that then holds the reason. Errors that stop a study pass through."""
     folder = run_folder(opened, run)
-    reasons = []
+    reasons: list[str] = []
     try:
         yield reasons
         for name in (FAILED, ERROR_LOG):
@@ -156,40 +178,16 @@ def _failing(opened: Opened, run: Run, progress: Progress) -> Iterator[list[str]
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
-        text = " ".join(str(error).split())
-        text = text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 4]} ..."
-        now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
-        folder.mkdir(parents=True, exist_ok=True)
-        failure = {"error": type(error).__name__, "message": text, "time": now}
-        write_atomically(folder / FAILED, json.dumps(failure, indent=2) + "\n")
-        write_atomically(folder / ERROR_LOG, traceback.format_exc())
-        progress.note(f"FAILED {describe_run(opened, run)}: {failure['error']}: {text} (details: {folder / ERROR_LOG})")
-        reasons.append(f"{failure['error']}: {text}")
+        reasons.append(_record_failure(opened, run, folder, error, progress))
 
 
-def _run(opened: Opened, run: Run, shift: dict, work: Work | None) -> Judged:
-    folder = run_folder(opened, run)
-    trained = remembered(folder, run_record(opened, run), lambda: _train(opened, run, shift, folder, work.on_step))
-    how = (opened.tasks, opened.evaluations, opened.study.features)
-
-    def encoder() -> NetworkEncoder:
-        if not (folder / ENCODER).exists():
-            raise ValueError(f"{folder} has lost its {ENCODER}; delete that folder, and the same command trains the run again.")
-        return NetworkEncoder(load_encoder(folder / ENCODER))
-
-    return judge(encoder, *how, folder, trained=trained, **({"on_progress": work.on_progress} if work else {}))
-
-
-def _train(opened: Opened, run: Run, shift: dict, folder: Path, on_step: Callable) -> dict:
-    started = time.monotonic()
-    candidate = opened.candidate(run)
-    training = opened.learner(run).training
-    reader = opened.reader(candidate.mixture, run.seed, run.draw)
-    state = train(training, reader, run.seed, folder, on_step, online=opened.online)
-    first, last = loss_trend(folder / "metrics.jsonl")
-    broken = len(read_broken(folder / BROKEN))
-    trained = {"loss_first": first, "loss_last": last, "broken": broken, "unique_read": candidate.mixture.unique - broken}
-    card = encoder_card(opened, candidate, run, shift, trained)
-    save_encoder(encoder_of(training.method, state.variables, opened.canvas, card), folder / ENCODER)
-    # Not on the card: equal runs make equal encoders, whatever time they took.
-    return trained | {"seconds": round(time.monotonic() - started, 2)}
+def _record_failure(opened: Opened, run: Run, folder: Path, error: Exception, progress: Progress) -> str:
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 4]} ..."
+    now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / FAILED, {"error": type(error).__name__, "message": text, "time": now})
+    write(folder / ERROR_LOG, traceback.format_exc())
+    reason = f"{type(error).__name__}: {text}"
+    progress.note(f"FAILED {describe_run(opened, run)}: {reason} (details: {folder / ERROR_LOG})")
+    return reason

@@ -1,9 +1,7 @@
-"""How far each candidate of a study is from the downstream images, by features that no single source has shaped."""
+"""Shift indices of a study's candidates, on features that no single source has shaped."""
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,99 +16,162 @@ from sslshift.models import ENCODER, PretrainedEncoder, load_encoder, save_encod
 from sslshift.models.opening import how_it_was_read, open_encoder
 from sslshift.shift import NoiseSource, ShiftIndex, ShiftScale
 from sslshift.shift.mixtures import blend
+from sslshift.storage import NotStoredError, Store, digest, slug
 from sslshift.study.candidates import Candidate
-from sslshift.study.declare import Study
-from sslshift.study.judged import slug
+from sslshift.study.design import ShiftSettings
 from sslshift.study.opened import Opened
 from sslshift.study.progress import Progress
-from sslshift.study.records import remembered
 from sslshift.training.loop import train
 from sslshift.transfer.features import Encoder, NetworkEncoder, encoder_of, extract
 from sslshift.transfer.tasks import Task
 
 REFERENCE = "the study's own encoder, trained on an equal share of every candidate source"
-# How noise and mixtures are drawn: an index of another way is measured anew.
+# Version of the way in which noise and mixtures are drawn: an index that was drawn another way is measured anew.
 DRAWN = 2
 
 
-def measure_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, dict]:
-    """The shift index of each candidate to the first task: fields of `ShiftIndex`, or nan and `why`."""
-    return measure_task_shifts(opened, out, progress)[opened.task.name]
+@dataclasses.dataclass(frozen=True)
+class MeasuredShift:
+    """Shift index of a candidate to a task.
+
+    Attributes:
+      index: the index with its interval; all nan where there is none.
+      why: the reason why there is no index, a sentence; empty where there is one.
+      dimensions: of the features; 0 where there is no index.
+    """
+
+    index: ShiftIndex
+    why: str = ""
+    dimensions: int = 0
+
+    @classmethod
+    def unknown(cls, why: str) -> "MeasuredShift":
+        """Returns a shift that was not measured."""
+        return cls(ShiftIndex(*[math.nan] * len(ShiftIndex._fields)), why)
+
+    @classmethod
+    def of_result(cls, result: dict[str, Any]) -> "MeasuredShift":
+        """Returns the shift in a `result.json`, see `as_result`."""
+        index = ShiftIndex(**{name: result[name] for name in ShiftIndex._fields})
+        return cls(index, result.get("why", ""), result.get("dimensions", 0))
+
+    def as_result(self) -> dict[str, Any]:
+        """Returns the values that a `result.json` keeps."""
+        return self.index._asdict() | ({"why": self.why} if self.why else {"dimensions": self.dimensions})
+
+    @property
+    def value(self) -> float:
+        """The index; nan where there is none."""
+        return self.index.value
+
+    @property
+    def order(self) -> float:
+        """Sort key: near sources first, those without an index last."""
+        return math.inf if math.isnan(self.value) else self.value
 
 
-def measure_task_shifts(opened: Opened, out: Path, progress: Progress) -> dict[str, dict[str, dict]]:
-    """The shift index by task and candidate: fields of `ShiftIndex`, or nan and `why`; what is known already is read.
+# By task, then by candidate.
+TaskShifts = dict[str, dict[str, MeasuredShift]]
+
+
+def measure_shifts(opened: Opened, store: Store, progress: Progress) -> TaskShifts:
+    """Returns the shift index of every candidate to every task; measures those that the study's folder does not hold.
 
     The target is a task's test split: a source that is the training split shares no image with it. A mixture's features are
     drawn from those of its sources in the proportions in which it shows them.
     """
     names = sorted({candidate.name for candidate in opened.candidates})
-    if not opened.study.shift_images:
-        unknown = {name: unknown_shift("--shift_images=0 asks for none") for name in names}
-        return {task.name: unknown for task in opened.tasks}
-    reference, place = reference_encoder(opened, out, progress)
-    sampled = Features(opened, NetworkEncoder(reference), canvas=Canvas(*reference.shape))
-    return {task.name: _to_task(opened, task, sampled, names, place, progress) for task in opened.tasks}
+    if not opened.design.shift.images:
+        return all_unknown(opened, "--shift_images=0 asks for none")
+    reference, place = reference_encoder(opened, store, progress)
+    features = CandidateFeatures(opened, NetworkEncoder(reference), canvas=Canvas(*reference.shape))
+    return {task.name: _to_task(opened, store, task, features, names, place, progress) for task in opened.tasks}
 
 
-def reference_encoder(opened: Opened, out: Path, progress: Progress) -> tuple[PretrainedEncoder, Path]:
-    """The encoder behind the index, and its folder: the one that is named, or one run on an equal share of every source.
+def all_unknown(opened: Opened, why: str) -> TaskShifts:
+    """Returns shifts of which none was measured, for one reason."""
+    unknown = {candidate.name: MeasuredShift.unknown(why) for candidate in opened.candidates}
+    return {task.name: unknown for task in opened.tasks}
+
+
+def read_shifts(opened: Opened, store: Store, progress: Progress) -> TaskShifts:
+    """Returns the shift indices that a study's folder holds, from a store that is read only."""
+    try:
+        return measure_shifts(opened, store, progress)
+    except NotStoredError:
+        return all_unknown(opened, "It is not measured yet")
+
+
+def reference_encoder(opened: Opened, store: Store, progress: Progress) -> tuple[PretrainedEncoder, Path]:
+    """Returns the encoder behind the index, and its folder.
+
+    It is the encoder that the study names, or one trained on an equal share of every source.
 
     Raises:
-      ValueError: what is named is no encoder, or does not take colours where there are some.
+      NotStoredError: it is not trained yet, and the store is read only.
+      ValueError: the file that is named holds no encoder, or an encoder that does not take colours where there are some.
     """
-    if opened.study.shift_encoder:
-        encoder = open_encoder(opened.study.shift_encoder)
+    folder = opened.design.out / "shift"
+    if opened.design.shift.encoder:
+        encoder = open_encoder(opened.design.shift.encoder)
         if how_it_was_read(encoder):
             progress.note(how_it_was_read(encoder))
-        return encoder, out / "shift" / f"{slug(encoder.card.get('name') or encoder.fingerprint)}-{encoder.fingerprint[:8]}"
+        return encoder, folder / f"{slug(encoder.card.get('name') or encoder.fingerprint)}-{encoder.fingerprint[:8]}"
     sources = {uri: source.fingerprint for uri, source in sorted(opened.sources.items())}
     record = opened.reference.record | {"mixture": "equal shares", "fingerprints": sources, "seed": 0}
-    folder = out / "shift" / f"reference-{_digest(record)}"
-
-    def compute() -> dict:
-        steps = opened.budget.steps(opened.study.batch_size)
-        with progress.run("reference encoder of the shift index", 1, 1, steps) as work:
-            state = train(opened.reference.training, opened.reader(opened.equal_shares, 0, 0), 0, folder, work.on_step)
+    folder /= f"reference-{digest(record)}"
+    if store.recalled(folder, record) is None:
+        store.begin(folder, record)
+        training = opened.reference.training
+        with progress.run("reference encoder of the shift index", 1, 1, opened.reference.steps) as work:
+            state = train(training, opened.reader(opened.equal_shares, 0, 0), 0, folder, work.on_step)
         card = {"name": REFERENCE, "sources": list(sources)}
-        save_encoder(encoder_of(opened.reference.training.method, state.variables, opened.canvas, card), folder / ENCODER)
-        return {}
-
-    remembered(folder, record, compute)
+        save_encoder(encoder_of(training.method, state.variables, opened.canvas, card), folder / ENCODER)
+        store.finish(folder, {})
     return load_encoder(folder / ENCODER), folder
 
 
-def name_of_features(study: Study) -> str:
-    """What stands behind a study's shift index, for people."""
-    return f"the encoder of {Path(study.shift_encoder).name}" if study.shift_encoder else REFERENCE
+def name_of_features(settings: ShiftSettings) -> str:
+    """Returns a name for people of the encoder behind a study's shift index."""
+    return f"the encoder of {Path(settings.encoder).name}" if settings.encoder else REFERENCE
 
 
-class Features:
-    """Features under one encoder of the images that distances are taken from, each source's extracted once, when asked for.
+class CandidateFeatures:
+    """Features under one encoder of the images that distances compare. Each source's are extracted once, when first needed.
 
-    Twice as many as a distance compares are drawn at random: its draws halve them. Images that cannot be read are left out,
-    since a distance does not need these very images.
+    Twice as many images as a distance compares are drawn at random, since its draws take halves. Images that cannot be read are
+    excluded: a distance needs a sample, and no image in particular.
+
+    Args:
+      opened: the study.
+      encode: from images to features.
+      count: images of each source, at most; None: twice those of the shift index.
+      canvas: shape of the images; None: the study's.
     """
 
     def __init__(self, opened: Opened, encode: Encoder, count: int | None = None, canvas: Canvas | None = None):
         self._opened = opened
         self._encode = encode
         self.canvas = canvas or opened.canvas
-        self.count = 2 * opened.study.shift_images if count is None else count
-        self.of_source = functools.cache(self._of_source)
+        self.count = 2 * opened.design.shift.images if count is None else count
+        self._of_source: dict[str, np.ndarray] = {}
 
-    def _of_source(self, uri: str) -> np.ndarray:
-        source = self._opened.sources[uri]
-        return extract(self._encode, source, self._some(np.arange(len(source))), self.canvas).features
+    def of_source(self, uri: str) -> np.ndarray:
+        """Returns the features of a source's images, float32 `[n, dim]`."""
+        if uri not in self._of_source:
+            source = self._opened.sources[uri]
+            indices = self._some(np.arange(len(source)))
+            self._of_source[uri] = extract(self._encode, source, indices, self.canvas).features
+        return self._of_source[uri]
 
     def of_candidate(self, candidate: Candidate) -> np.ndarray:
-        """Of a candidate's sources in the proportions in which it shows them, at most `count`."""
+        """Returns features of a candidate's sources in the proportions in which it shows them, at most `count`."""
         shares = {uri: candidate.mixture.share_of(uri) for uri in candidate.mixture.largest}
-        # As many images as of a single source: fewer of each.
+        # As many images as of a single source, so that indices of mixtures and sources compare.
         return blend({uri: self.of_source(uri) for uri in shares}, shares, most=self.count)
 
     def of_task(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
-        """Of a task's test images, and of noise with their pixel values."""
+        """Returns features of a task's test images, and of noise with their pixel values."""
         source, indices = task.test
         chosen = readable(source, self._some(indices), self.canvas)
         noise = NoiseSource(source, chosen, self.canvas, 0)
@@ -124,37 +185,45 @@ class Features:
 
 
 def _to_task(
-    opened: Opened, task: Task, sampled: Features, names: list[str], place: Path, progress: Progress
-) -> dict[str, dict]:
-    distance = opened.study.shift_distance
-    ends = functools.cache(lambda: ShiftScale(*sampled.of_task(task), jax.random.key(0), distance))
+    opened: Opened,
+    store: Store,
+    task: Task,
+    features: CandidateFeatures,
+    names: list[str],
+    place: Path,
+    progress: Progress,
+) -> dict[str, MeasuredShift]:
+    settings = opened.design.shift
+    # Made when the first index is missing: a finished study extracts no features.
+    scale = functools.cache(lambda: ShiftScale(*features.of_task(task), jax.random.key(0), settings.distance))
     target, indices = task.test
-    about = {"by": distance, "features": name_of_features(opened.study)}
-    shared = about | {"target": [target.fingerprint, len(indices)], "images": sampled.count, "canvas": sampled.canvas}
-    shared["drawn"] = DRAWN
+    shared = {
+        "by": settings.distance,
+        "features": name_of_features(settings),
+        "target": [target.fingerprint, len(indices)],
+        "images": features.count,
+        "canvas": features.canvas,
+        "drawn": DRAWN,
+    }
     found = {}
     for name in names:
         candidate = next(each for each in opened.candidates if each.name == name)
         record = shared | {"mixture": dataclasses.asdict(candidate.mixture) if candidate.text else name}
-        folder = place / slug(task.name) / f"{slug(name)}-{_digest(record)}"
-        found[name] = about | remembered(folder, record, lambda candidate=candidate: _index(ends, sampled, candidate))
+        folder = place / slug(task.name) / f"{slug(name)}-{digest(record)}"
+        result = store.recalled(folder, record)
+        if result is None:
+            store.begin(folder, record)
+            result = store.finish(folder, _measured(scale, features, candidate).as_result())
+        found[name] = MeasuredShift.of_result(result)
         where = "" if len(opened.tasks) == 1 else f" to {task.name}"
-        progress.say(f"shift index of {name}{where}", {"shift": found[name]["value"]})
+        progress.say_shift(f"shift index of {name}{where}", found[name].value)
     return found
 
 
-def _index(ends, sampled: Features, candidate: Candidate) -> dict[str, Any]:
-    features = sampled.of_candidate(candidate)
+def _measured(scale, features: CandidateFeatures, candidate: Candidate) -> MeasuredShift:
+    array = features.of_candidate(candidate)
     try:
-        return ends().index(features)._asdict() | {"dimensions": features.shape[1]}
+        return MeasuredShift(scale().index(array), dimensions=array.shape[1])
     except ValueError as error:
-        # Accuracies are worth having without a scale for the distance: the table says n/a and the report says why.
-        return unknown_shift(str(error))
-
-
-def unknown_shift(why: str) -> dict[str, Any]:
-    return dict.fromkeys(ShiftIndex._fields, math.nan) | {"why": why}
-
-
-def _digest(record: dict) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
+        # Accuracies are worth having without a scale for the distance: the table says n/a, and the report the reason.
+        return MeasuredShift.unknown(str(error))

@@ -15,6 +15,6 @@ To change:
   add a figure: a function in `figures.py` and an entry of `_FIGURES`, which draws, saves and shows it.
 """
 
-from sslshift.study.report.write import print_results, write_results
+from sslshift.study.report.write import print_report, write_report
 
-__all__ = ["print_results", "write_results"]
+__all__ = ["print_report", "write_report"]

@@ -27,13 +27,13 @@ from sslshift.reporting.figures import (
     styled,
 )
 from sslshift.reporting.numbers import two_digits
-from sslshift.study.compared import against, diversity, kinds, largest, learners, shift_order
-from sslshift.study.judged import slug
-from sslshift.study.results import Results
-from sslshift.study.sampled import PIXELS, UNTRAINED, Kind, Sampled, sampled
-from sslshift.study.trending import trend_change, trends
+from sslshift.storage import slug
+from sslshift.study.analysis import RAW_PIXELS, Analysis, Kind, LearnerAnalysis, TaskAnalysis
+from sslshift.study.evaluate import UNTRAINED
+from sslshift.study.shifts import MeasuredShift
 from sslshift.transfer.inference import Estimate, Trend
 from sslshift.transfer.metrics import METRICS
+from sslshift.transfer.paired import PairedScores
 
 # Panels of a study of one method, by evaluation.
 _TITLES = {"linear": "linear probe", "knn": "kNN"}
@@ -67,33 +67,33 @@ class DrawnFigure(NamedTuple):
     forms: Forms
 
 
-def draw_all(results: Results, folder: Path) -> list[DrawnFigure]:
+def draw_all(analysis: Analysis, folder: Path) -> list[DrawnFigure]:
     """Draws every figure that the results have data for, on every task, and saves its files in a folder."""
     drawn = []
     # Without a finished run there are only baselines, which have no place on the axes.
-    for number, task in enumerate(results.opened.tasks if results.runs else ()):
+    for number, task in enumerate(analysis.tasks.values() if analysis.runs else ()):
         for kind, (title, draw, note) in _FIGURES.items():
             # The first task is the main one: its files have plain names.
             name = kind if not number else f"{kind}-{slug(task.name)}"
             element = f"{kind.replace('_', '-')}-{number}"
             label = f"{title} on {task.name}"
-            forms = draw_forms(partial(draw, results, task.name), folder, name, element=element, label=label)
+            forms = draw_forms(partial(draw, task), folder, name, element=element, label=label)
             if forms.svg:
                 drawn.append(DrawnFigure(kind, task.name, title, note, forms))
     return drawn
 
 
-def accuracy_vs_diversity(results: Results, task: str, width: str) -> Figure:
+def accuracy_vs_diversity(task: TaskAnalysis, width: str) -> Figure:
     """Returns a panel for the linear probe and one for kNN, or a panel of the linear probe for each of several methods."""
-    shown = _evaluations_shown(results, task)
+    shown = _evaluations_shown(task)
     with styled():
-        count = legend_lines(len(_looks(results, task)) + 2, width)
+        count = legend_lines(len(_looks(task)) + 2, width)
         drawing, places = panels(len(shown), width, height=2.3, below=count, sharex=True, sharey=True)
         narrow_panels = width == "wide" and len(shown) > 2
         for place, (title, learner, evaluation) in zip(places, shown, strict=True):
-            _diversity_panel(place, results, task, sampled(results, task, evaluation), learner)
+            _diversity_panel(place, task, task.paired(evaluation), learner)
             place.set_title(title)
-            place.set_ylabel(_metric_label(results, task))
+            place.set_ylabel(_metric_label(task))
             place.label_outer()
         for place in places:
             # `label_outer` keeps labels in the last row alone; in a grid that is not full, other panels are the lowest too.
@@ -103,28 +103,29 @@ def accuracy_vs_diversity(results: Results, task: str, width: str) -> Figure:
     return drawing
 
 
-def _evaluations_shown(results: Results, task: str) -> list[tuple[str, tuple[str, str], str]]:
+def _evaluations_shown(task: TaskAnalysis) -> list[tuple[str, tuple[str, str], str]]:
     """Returns title, learner and evaluation of each panel."""
-    named = learners(results)
+    named = task.analysis.learners
     if len(named) > 1:
         # Both evaluations of every method would be too many panels for a page.
         return [(" on ".join(learner), learner, "linear") for learner in named]
-    known = results.pixels.evaluations(task)
+    known = task.analysis.results.pixels.evaluations(task.name)
     return [(_TITLES[name], learner, name) for learner in named for name in _TITLES if name in known]
 
 
-def _diversity_panel(panel: Axes, results: Results, task: str, numbers: Sampled, learner: tuple[str, str]) -> None:
-    everything = [kind for kind in kinds(results) if kind.learner == learner]
-    styles = _looks(results, task)
+def _diversity_panel(panel: Axes, task: TaskAnalysis, numbers: PairedScores, learner: tuple[str, str]) -> None:
+    analysis = task.analysis
+    everything = analysis.of_learner(learner)
+    styles = _looks(task)
     present = [name for name in styles if any(kind.source == name for kind in everything)]
     for number, name in enumerate(present):
         # A kind can lack this evaluation, which failed for it.
-        levels = [kind for kind in everything if kind.source == name and kind in numbers.runs]
+        levels = [kind for kind in everything if kind.source == name and kind in numbers.scores]
         scores = [numbers.score(kind) for kind in levels]
         # Points are moved aside a little, so that intervals at one diversity do not hide each other.
         aside = 10 ** (0.025 * (number - (len(present) - 1) / 2))
         panel.errorbar(
-            [diversity(results, kind) * aside for kind in levels],
+            [analysis.diversity(kind) * aside for kind in levels],
             [score.value * 100 for score in scores],
             yerr=_error_bars(scores),
             color=styles[name].colour,
@@ -141,39 +142,40 @@ def _diversity_panel(panel: Axes, results: Results, task: str, numbers: Sampled,
     panel.xaxis.set_minor_formatter(lambda value, _: "")
 
 
-def accuracy_vs_shift(results: Results, task: str, width: str) -> Figure | None:
+def accuracy_vs_shift(task: TaskAnalysis, width: str) -> Figure | None:
     """Returns accuracy, and the effect of diversity on it, against the shift index; None where no source has an index."""
-    if all(math.isnan(shift["value"]) for shift in results.task_shifts[task].values()):
+    if all(math.isnan(shift.value) for shift in task.shifts.values()):
         return None
-    named = learners(results)
-    has_trends = any(trends(results, task, learner) for learner in named)
+    named = list(task.learners.values())
+    has_trends = any(learner.trends for learner in named)
     shown = [(learner, draw) for learner in named for draw in ([_shift_panel, _trend_panel] if has_trends else [_shift_panel])]
     with styled():
-        count = legend_lines(len(_looks(results, task)) + 2 + has_trends, width)
+        count = legend_lines(len(_looks(task)) + 2 + has_trends, width)
         drawing, places = panels(len(shown), width, height=2.3, below=count, columns=2, sharex=True)
         for place, (learner, draw) in zip(places, shown, strict=True):
-            title = draw(place, results, task, learner)
-            place.set_title(f"{' on '.join(learner)}\n{title}" if len(named) > 1 else title)
+            title = draw(place, learner)
+            place.set_title(f"{' on '.join(learner.learner)}\n{title}" if len(named) > 1 else title)
             place.set_xlabel("shift index (0: downstream images, 1: noise)")
             place.tick_params(labelbottom=True)
         legend_below(drawing, width)
     return drawing
 
 
-def _shift_panel(panel: Axes, results: Results, task: str, learner: tuple[str, str]) -> str:
+def _shift_panel(panel: Axes, learner: LearnerAnalysis) -> str:
     """Draws every number of unique samples, the largest filled and the others hollow, and returns the panel's title."""
-    numbers = sampled(results, task, "linear")
-    for name, style in _looks(results, task).items():
-        shift = results.task_shifts[task][name]
-        levels = [kind for kind in kinds(results) if kind.learner == learner and kind.source == name and kind in numbers.runs]
-        if math.isnan(shift["value"]) or not levels:
+    numbers = learner.task.linear
+    everything = learner.analysis.of_learner(learner.learner)
+    for name, style in _looks(learner.task).items():
+        shift = learner.task.shifts[name]
+        levels = [kind for kind in everything if kind.source == name and kind in numbers.scores]
+        if math.isnan(shift.value) or not levels:
             continue
         scores = [numbers.score(kind) for kind in levels]
-        panel.plot([shift["value"]] * len(levels), [score.value * 100 for score in scores], color=style.colour, linewidth=0.7)
+        panel.plot([shift.value] * len(levels), [score.value * 100 for score in scores], color=style.colour, linewidth=0.7)
         for number, score in enumerate(scores):
             last = number == len(scores) - 1
             panel.errorbar(
-                shift["value"],
+                shift.value,
                 score.value * 100,
                 xerr=_shift_bars(shift),
                 yerr=_error_bars([score]) if last else None,
@@ -183,32 +185,32 @@ def _shift_panel(panel: Axes, results: Results, task: str, learner: tuple[str, s
                 linestyle="none",
                 label=style.label if last else None,
             )
-    _baselines(panel, numbers, learner)
-    known = [each["value"] for each in results.task_shifts[task].values() if not math.isnan(each["value"])]
+    _baselines(panel, numbers, learner.learner)
+    known = [each.value for each in learner.task.shifts.values() if not math.isnan(each.value)]
     if np.ptp(known) < _NARROW_RANGE:
         panel.set_xlim(min(0.0, *known) - 0.05, max(1.0, *known) + 0.05)
-    panel.set_ylabel(_metric_label(results, task))
+    panel.set_ylabel(_metric_label(learner.task))
     return "linear probe (filled: most images)"
 
 
-def _trend_panel(panel: Axes, results: Results, task: str, learner: tuple[str, str]) -> str:
+def _trend_panel(panel: Axes, learner: LearnerAnalysis) -> str:
     """Draws the effect of diversity for each source, and returns the panel's title."""
-    found = [each for each in trends(results, task, learner) if not math.isnan(each.shift)]
-    styles = _looks(results, task)
+    found = [each for each in learner.trends if not math.isnan(each.shift)]
+    styles = _looks(learner.task)
     panel.axhline(0, color=MUTED, linewidth=0.8)
     for each in found:
         low, high = (abs(end - each.trend.slope) * 100 for end in (each.trend.low, each.trend.high))
         panel.errorbar(
             each.shift,
             each.trend.slope * 100,
-            xerr=_shift_bars(results.task_shifts[task][each.source]),
+            xerr=_shift_bars(learner.task.shifts[each.source]),
             yerr=None if math.isnan(low) else [[low], [high]],
             color=styles[each.source].colour,
             marker=styles[each.source].marker,
             linestyle="none",
         )
     # The line is drawn where the sentences report its slope, and only there.
-    if isinstance(trend_change(results, task, learner), Trend):
+    if isinstance(learner.change, Trend):
         x = np.array([each.shift for each in found])
         line = np.polynomial.Polynomial.fit(x, [each.trend.slope * 100 for each in found], 1)
         panel.plot(np.sort(x), line(np.sort(x)), color=MUTED, linewidth=1, linestyle="-.", label="least squares")
@@ -216,36 +218,37 @@ def _trend_panel(panel: Axes, results: Results, task: str, learner: tuple[str, s
     return "gain from diversity"
 
 
-def order_comparison(results: Results, task: str, width: str) -> Figure | None:
+def order_comparison(task: TaskAnalysis, width: str) -> Figure | None:
     """Returns differences from the nearest source alone, or None where there is no mixture or nothing to compare it with."""
-    mixed = {candidate.name for candidate in results.opened.candidates if candidate.text}
-    named = [each for each in learners(results) if against(results, task, each)[1]]
-    if not named or not any(kind.source in mixed for learner in named for kind in largest(results, learner)):
+    mixtures = task.analysis.mixtures
+    named = [learner for learner in task.learners.values() if learner.against_reference]
+    if not named or not any(kind.source in mixtures for learner in named for kind in learner.largest):
         return None
     with styled():
         # All panels have the same height, that of the one with the most candidates.
-        most = max(len(against(results, task, learner)[1]) for learner in named)
+        most = max(len(learner.against_reference) for learner in named)
         drawing, places = panels(len(named), width, height=0.32 * most + 0.85, below=0, columns=2, sharex=True)
         for place, learner in zip(places, named, strict=True):
-            reference = _order_panel(place, results, task, learner)
+            _order_panel(place, learner)
+            reference = learner.reference
             title = f"compared with {shortened(reference.source)}, N = {reference.unique:,}"
-            place.set_title(f"{' on '.join(learner)},\n{title}" if len(named) > 1 else title)
+            place.set_title(f"{' on '.join(learner.learner)},\n{title}" if len(named) > 1 else title)
             place.set_xlabel("difference in points (filled: significant)")
             place.tick_params(labelbottom=True)
     return drawing
 
 
-def _order_panel(panel: Axes, results: Results, task: str, learner: tuple[str, str]) -> Kind:
-    """Draws the difference of each candidate, and returns the source that they are compared with."""
-    styles = _looks(results, task)
-    reference, differences = against(results, task, learner)
+def _order_panel(panel: Axes, learner: LearnerAnalysis) -> None:
+    """Draws the difference of each candidate from the reference."""
+    styles = _looks(learner.task)
+    differences = learner.against_reference
     panel.axvline(0, color=MUTED, linewidth=0.8)
     for number, (kind, found) in enumerate(differences.items()):
         style = styles[kind.source]
         panel.errorbar(
-            found.mean * 100,
+            found.value * 100,
             number,
-            xerr=None if math.isnan(found.half) else found.half * 100,
+            xerr=None if math.isnan(found.half_width) else found.half_width * 100,
             color=style.colour,
             marker=style.marker,
             markerfacecolor=style.colour if found.verdict in ("better", "worse") else "white",
@@ -264,27 +267,26 @@ def _order_panel(panel: Axes, results: Results, task: str, learner: tuple[str, s
     panel.set_yticks([])
     panel.grid(axis="y", visible=False)
     panel.spines["left"].set_visible(False)
-    return reference
 
 
-def _looks(results: Results, task: str) -> dict[str, SourceLook]:
+def _looks(task: TaskAnalysis) -> dict[str, SourceLook]:
     """Returns the look of each candidate, the nearest to the study's first task first; the label has its index for a task."""
-    # The order of the first task holds for all tasks, so that a source has one colour on the whole page.
-    names = sorted(results.shifts, key=lambda name: (shift_order(results.shifts[name]), name))
+    nearest = task.analysis.results.shifts
+    names = sorted(nearest, key=lambda name: (nearest[name].order, name))
     return {
-        name: SourceLook(*look(number), f"{shortened(name)} (shift {two_digits(results.task_shifts[task][name]['value'])})")
+        name: SourceLook(*look(number), f"{shortened(name)} (shift {two_digits(task.shifts[name].value)})")
         for number, name in enumerate(names)
     }
 
 
-def _metric_label(results: Results, task: str) -> str:
-    metric = METRICS[next(each.metric for each in results.opened.tasks if each.name == task)]
+def _metric_label(task: TaskAnalysis) -> str:
+    metric = METRICS[next(each.metric for each in task.analysis.opened.tasks if each.name == task.name)]
     return f"test {metric.text} (%)"
 
 
-def _baselines(panel: Axes, numbers: Sampled, learner: tuple[str, str]) -> None:
+def _baselines(panel: Axes, numbers: PairedScores, learner: tuple[str, str]) -> None:
     """Draws lines at the scores of the untrained encoder and of raw pixels, and a band for the interval of the former."""
-    for kind, line in ((Kind(learner, UNTRAINED, None), "--"), (Kind(None, PIXELS, None), ":")):
+    for kind, line in ((Kind(learner, UNTRAINED, None), "--"), (RAW_PIXELS, ":")):
         score = numbers.score(kind)
         # Raw pixels have no fine-tuning, for example.
         if score is None:
@@ -301,12 +303,12 @@ def _error_bars(scores: Sequence[Estimate]) -> list[list[float]]:
     return [below, [max(0.0, score.high - score.value) * 100 for score in scores]]
 
 
-def _shift_bars(shift: dict) -> list[list[float]]:
-    return [[max(0.0, shift["value"] - shift["low"])], [max(0.0, shift["high"] - shift["value"])]]
+def _shift_bars(shift: MeasuredShift) -> list[list[float]]:
+    return [[max(0.0, shift.value - shift.index.low)], [max(0.0, shift.index.high - shift.value)]]
 
 
 # Name of the files: heading, function, caption on the page.
-_FIGURES: dict[str, tuple[str, Callable[[Results, str, str], Figure | None], str]] = {
+_FIGURES: dict[str, tuple[str, Callable[[TaskAnalysis, str], Figure | None], str]] = {
     "accuracy_vs_diversity": (
         "Accuracy against diversity",
         accuracy_vs_diversity,

@@ -9,14 +9,12 @@ import numpy as np
 from sslshift.data.decode import to_image
 from sslshift.data.permutation import permute
 from sslshift.data.sources import readable
-from sslshift.reporting import Picture, Table, png_uri, render_page
-from sslshift.study import environment
-from sslshift.study.leaks import told
+from sslshift.reporting import Picture, Table, environment, png_uri, render_page
+from sslshift.study.analysis import Analysis
 from sslshift.study.opened import Opened, Run
 from sslshift.study.report.figures import DrawnFigure
 from sslshift.study.report.sentences import answer, caption, findings, notes
 from sslshift.study.report.tables import all_tables
-from sslshift.study.results import Results
 
 # Images of a source, and pairs of similar images.
 _SHOWN = 12
@@ -39,53 +37,55 @@ class LeakSection(NamedTuple):
     table: Table
 
 
-def page(results: Results, figures: Sequence[DrawnFigure], files: Mapping[str, str]) -> str:
+def page(analysis: Analysis, figures: Sequence[DrawnFigure], files: Mapping[str, str], command: str = "") -> str:
     """Returns the page.
 
     Args:
-      results: results of the study, finished or not.
+      analysis: of the study's results, finished or not.
       figures: figures as `draw_all` returns them.
       files: texts of CSV files that the page offers for download, by name.
+      command: the command line that repeats the study; empty: the page shows the call from Python.
     """
-    opened = results.opened
+    opened = analysis.opened
     order = [number for number, figure in enumerate(figures) if figure.kind == "order_comparison"]
     return render_page(
         __package__,
         "page.html",
-        caption=caption(results),
-        unfinished=_unfinished(results),
-        answer=answer(results),
+        caption=caption(analysis),
+        unfinished=_unfinished(analysis),
+        answer=answer(analysis),
         figures=figures,
         order_figure=order[0] if order else None,
         several_tasks=len(opened.tasks) > 1,
-        findings=findings(results),
-        tables={table.name: table for table in all_tables(results)},
+        findings=findings(analysis),
+        tables={table.name: table for table in all_tables(analysis)},
         samples=[_sample(opened, uri) for uri in opened.sources],
-        leaks=_leaks(results),
-        notes=notes(results),
+        leaks=_leaks(analysis),
+        notes=notes(analysis),
         files=files,
-        command=environment.command(opened.study),
-        environment=_environment(results),
+        command=command or f"from sslshift.study import Study, run\n\nrun({opened.design.declared!r})",
+        environment=_environment(analysis),
         settings=_settings(opened),
     )
 
 
-def _unfinished(results: Results) -> list[str]:
+def _unfinished(analysis: Analysis) -> list[str]:
     """Returns what is missing, so that the page is not taken for the report of the whole study; empty if nothing is."""
+    results = analysis.results
     missing = results.missing
     if not missing and not results.failed:
         return []
-    lines = [f"This study is not finished: {len(results.runs)} of {len(results.opened.runs)} runs are complete."]
-    lines += [f"Failed: {_run_name(results, run)}: {why}" for run, why in results.failed]
+    lines = [f"This study is not finished: {len(results.runs)} of {len(analysis.opened.runs)} runs are complete."]
+    lines += [f"Failed: {_run_name(analysis.opened, run)}: {why}" for run, why in results.failed]
     if missing:
         more = f"; and {len(missing) - _NAMED} more, see the table of every run" if len(missing) > _NAMED else ""
-        lines.append(f"Missing: {'; '.join(_run_name(results, run) for run in missing[:_NAMED])}{more}.")
+        lines.append(f"Missing: {'; '.join(_run_name(analysis.opened, run) for run in missing[:_NAMED])}{more}.")
     return [*lines, "Run the study's command again: it continues where it stopped."]
 
 
-def _run_name(results: Results, run: Run) -> str:
-    learner = f"{run.method} on {run.encoder}, " if len(results.opened.learners) > 1 else ""
-    draw = f", draw {run.draw}" if results.opened.study.draws else ""
+def _run_name(opened: Opened, run: Run) -> str:
+    learner = f"{run.method} on {run.encoder}, " if len(opened.learners) > 1 else ""
+    draw = f", draw {run.draw}" if opened.design.draws else ""
     return f"{learner}{run.source} N = {run.unique:,}, seed {run.seed}{draw}"
 
 
@@ -98,24 +98,26 @@ def _sample(opened: Opened, uri: str) -> Strip:
     return Strip([_picture(image) for image in images], f"{uri}: {len(source):,} images, licence: {source.licence}")
 
 
-def _leaks(results: Results) -> list[LeakSection]:
+def _leaks(analysis: Analysis) -> list[LeakSection]:
     """Returns a section for each source that has images which equal or resemble test images."""
-    opened = results.opened
+    opened = analysis.opened
+    test, indices = opened.task.test
     sections = []
-    for number, (uri, leaks) in enumerate(results.leaks.items()):
-        if not leaks.get("count"):
+    for number, (uri, leaks) in enumerate(analysis.results.leaks.items()):
+        if not leaks.count:
             continue
-        pairs = leaks["pairs"][:_SHOWN]
-        sides = ((0, opened.sources[uri]), (1, opened.task.test[0]))
-        pictures = [
-            _picture(np.concatenate([source.read(np.array([pair[side]]), opened.canvas)[0] for side, source in sides], axis=0))
-            for pair in pairs
-        ]
-        lines = [(str(first), str(second), f"{distance:.2g}", how) for first, second, distance, how, *_ in pairs]
+        pairs = leaks.pairs[:_SHOWN]
+        source = opened.sources[uri]
+        pictures = []
+        for pair in pairs:
+            sides = ((source, pair.source_index), (test, pair.test_index))
+            images = [side.read(np.array([index]), opened.canvas)[0] for side, index in sides]
+            pictures.append(_picture(np.concatenate(images, axis=0)))
+        lines = [(str(each.source_index), str(each.test_index), f"{each.distance:.2g}", each.how) for each in pairs]
         head = ("in the source", "in the test source", "distance", "how")
-        rest = "" if len(leaks["pairs"]) == len(pairs) else f"All {len(leaks['pairs']):,} pairs are in leaks.csv."
+        rest = "" if len(leaks.pairs) == len(pairs) else f"All {len(leaks.pairs):,} pairs are in leaks.csv."
         table = Table(f"leaks-{number}", "Pairs", head, lines, rest, text_columns=0)
-        sections.append(LeakSection(told(uri, leaks, opened), pictures, table))
+        sections.append(LeakSection(leaks.sentence(uri, len(indices)), pictures, table))
     return sections
 
 
@@ -124,12 +126,12 @@ def _picture(image: np.ndarray) -> Picture:
     return Picture(png_uri(to_image(image), most=(128, 256)))
 
 
-def _environment(results: Results) -> Table:
-    took = sum(evaluated.trained.get("seconds", 0.0) for _, evaluated in results.runs)
+def _environment(analysis: Analysis) -> Table:
+    took = sum(each.trained.seconds or 0.0 for each in analysis.results.runs)
     lines = [
         ("device", environment.devices()),
         ("training of all finished runs", f"{took:,.0f} seconds of wall-clock time"),
-        ("training seeds", ", ".join(map(str, range(results.opened.study.seeds)))),
+        ("training seeds", ", ".join(map(str, range(analysis.opened.design.seeds)))),
         *((f"{name} version", each) for name, each in environment.versions().items()),
     ]
     return Table("environment", "Versions, seeds and device", ("name", "value"), lines, text_columns=2)
@@ -139,7 +141,7 @@ def _settings(opened: Opened) -> Table:
     # A flag that can be repeated, as --mixture, has a row for each of its values.
     lines = [
         (f"--{name}", str(each))
-        for name, value in dataclasses.asdict(opened.study).items()
+        for name, value in dataclasses.asdict(opened.design.declared).items()
         for each in (value if isinstance(value, tuple) else (value,))
     ]
     return Table("settings", "Settings", ("flag", "value"), lines, text_columns=2)

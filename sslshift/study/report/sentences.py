@@ -8,22 +8,16 @@ import math
 from collections import Counter
 from typing import NamedTuple
 
-import numpy as np
-
 from sslshift.data.ranges import compare_ranges
 from sslshift.reporting.numbers import listed, points, two_digits
 from sslshift.shift import DISTANCES
-from sslshift.study.compared import ONE_SEED, against, gains, kind_of, largest, learners, pairs, read, runs_of
-from sslshift.study.floors import starts_silent
-from sslshift.study.leaks import told
+from sslshift.study.analysis import RAW_PIXELS, Analysis, Kind, LearnerAnalysis
+from sslshift.study.evaluate import has_silent_branches
 from sslshift.study.opened import Opened
-from sslshift.study.report.text import FALLS, NO_TREND, RISES, trend_points, trend_verdict
-from sslshift.study.results import Results
-from sslshift.study.sampled import PIXELS, Kind, sampled
+from sslshift.study.report.text import FALLS, NO_TREND, RISES, difference_points, trend_points, trend_verdict
 from sslshift.study.shifts import name_of_features
-from sslshift.study.trending import trend_change, trends
-from sslshift.transfer.inference import crossed_deviations
 from sslshift.transfer.metrics import METRICS
+from sslshift.transfer.paired import ONE_SEED
 from sslshift.transfer.tasks import Task
 
 # A sentence with more names than these is hard to read; it gives their number instead.
@@ -42,15 +36,15 @@ class Claim(NamedTuple):
     verdict: str
 
 
-def answer(results: Results) -> list[str]:
+def answer(analysis: Analysis) -> list[str]:
     """Returns the answer in three sentences: what to pretrain on, the effect of diversity, and its change with the shift.
 
     With several methods or encoders the sentences are about the first, and give the number of those with the same verdict.
     """
-    if not results.runs:
+    if not analysis.runs:
         return ["No run of this study is finished: there is no answer yet."]
-    named = learners(results)
-    claims = [_claims(results, each) for each in named]
+    named = analysis.learners
+    claims = [_claims(each) for each in analysis.task.learners.values()]
     if len(named) == 1:
         return [claim.text for claim in claims[0]]
     sentences = []
@@ -62,66 +56,65 @@ def answer(results: Results) -> list[str]:
     return sentences
 
 
-def findings(results: Results) -> list[str]:
+def findings(analysis: Analysis) -> list[str]:
     """Returns the other claims: each source, mixtures, other methods, the baseline of raw pixels, scatter, and warnings."""
     sentences = []
-    named = learners(results)
-    for learner in named:
+    named = analysis.learners
+    for learner, own_analysis in analysis.task.learners.items():
         prefix = f"{' on '.join(learner)}: " if len(named) > 1 else ""
         if learner == named[0]:
-            own = [*_sources(results, learner), *_mixtures(results, learner)]
+            own = [*_sources(own_analysis), *_mixtures(own_analysis)]
         else:
-            own = [claim.text for claim in _claims(results, learner)]
-        sentences += [prefix + text for text in (*own, *_pixels(results, learner))]
-    return sentences + _scatter(results) + _leaks(results)
+            own = [claim.text for claim in _claims(own_analysis)]
+        sentences += [prefix + text for text in (*own, *_pixels(own_analysis))]
+    return sentences + _scatter(analysis) + _leaks(analysis)
 
 
-def _claims(results: Results, learner: tuple[str, str]) -> tuple[Claim, Claim, Claim]:
-    return _best_source(results, learner), _diversity(results, learner), _diversity_with_shift(results, learner)
+def _claims(learner: LearnerAnalysis) -> tuple[Claim, Claim, Claim]:
+    return _best_source(learner), _diversity(learner), _diversity_with_shift(learner)
 
 
-def _metric(results: Results) -> str:
-    return f"linear-probe {METRICS[results.opened.task.metric].text}"
+def _metric(analysis: Analysis) -> str:
+    return f"linear-probe {METRICS[analysis.opened.task.metric].text}"
 
 
-def _with_images(results: Results, kind: Kind) -> str:
-    return f"{kind.source} with {read(results, kind):,} unique images"
+def _with_images(analysis: Analysis, kind: Kind) -> str:
+    return f"{kind.source} with {analysis.unique_read(kind):,} unique images"
 
 
-def _best_source(results: Results, learner: tuple[str, str]) -> Claim:
-    task = results.opened.task.name
-    candidates = largest(results, learner)
-    numbers = sampled(results, task, "linear")
-    scores = {kind: numbers.score(kind) for kind in candidates}
+def _best_source(learner: LearnerAnalysis) -> Claim:
+    analysis = learner.analysis
+    candidates = learner.largest
+    scores = {kind: learner.task.linear.score(kind) for kind in candidates}
     highest = max(candidates, key=lambda kind: scores[kind].value)
     # A source that varies from seed to seed can have the highest mean and no significant gain, while another has one.
-    gaining = [kind for kind in candidates if gains(results, task)[kind].verdict == "better"]
+    gaining = [kind for kind in candidates if learner.gains[kind].verdict == "better"]
     best = highest if highest in gaining or not gaining else max(gaining, key=lambda kind: scores[kind].value)
-    gain = gains(results, task)[best]
+    gain = learner.gains[best]
     score = scores[best]
-    reached = f"{_metric(results)}, {score.value:.1%} ({score.low:.1%} to {score.high:.1%})"
-    over = f"{gain.points} over the untrained encoder"
+    reached = f"{_metric(analysis)}, {score.value:.1%} ({score.low:.1%} to {score.high:.1%})"
+    over = f"{difference_points(gain)} over the untrained encoder"
     if best != highest:
         text = (
-            f"Pretrain on {_with_images(results, best)}: its {reached}, is a significant gain of {over}; {highest.source} "
+            f"Pretrain on {_with_images(analysis, best)}: its {reached}, is a significant gain of {over}; {highest.source} "
             f"reaches {scores[highest].value:.1%}, but its gain is not significant"
         )
     elif gain.verdict == "better":
-        text = f"Pretrain on {_with_images(results, best)}: it reaches the highest {reached}, a significant gain of {over}"
+        text = f"Pretrain on {_with_images(analysis, best)}: it reaches the highest {reached}, a significant gain of {over}"
     else:
         text = (
-            f"No gain from pretraining is significant: {_with_images(results, best)} reaches the highest {reached}, {over} "
+            f"No gain from pretraining is significant: {_with_images(analysis, best)} reaches the highest {reached}, {over} "
             f"({gain.verdict})"
         )
-    return Claim("; ".join([text, *_compared_with_others(results, learner, best)]) + ".", f"{best.source} {gain.verdict}")
+    return Claim("; ".join([text, *_compared_with_others(learner, best)]) + ".", f"{best.source} {gain.verdict}")
 
 
-def _compared_with_others(results: Results, learner: tuple[str, str], best: Kind) -> list[str]:
+def _compared_with_others(learner: LearnerAnalysis, best: Kind) -> list[str]:
     """Returns clauses on which other sources the best one differs from significantly."""
     better: list[str] = []
     worse: list[str] = []
     alike: list[str] = []
-    for (a, b), each in pairs(results, results.opened.task.name, learner).items():
+    for (a, b), each in learner.pairs.items():
         # The source with the higher mean comes first in a pair. The best source need not have the highest mean, see above.
         differs = each is not None and each.verdict == "better"
         if best == a:
@@ -140,8 +133,8 @@ def _compared_with_others(results: Results, learner: tuple[str, str], best: Kind
     ]
 
 
-def _diversity(results: Results, learner: tuple[str, str]) -> Claim:
-    found = trends(results, results.opened.task.name, learner)
+def _diversity(learner: LearnerAnalysis) -> Claim:
+    found = learner.trends
     # Sources are sorted by shift. One without an index could be far away, so it is named only where no source has an index.
     near = next((each for each in found if not math.isnan(each.shift)), None) or next(iter(found), None)
     if near is None:
@@ -158,20 +151,19 @@ def _diversity(results: Results, learner: tuple[str, str]) -> Claim:
         ONE_SEED: "with one seed, whose interval does not include the variation between seeds, no trend can be claimed",
     }
     which = f"the source nearest to the task ({near.source}, shift index {two_digits(near.shift)})"
-    if near.source != largest(results, learner)[0].source:
+    if near.source != learner.largest[0].source:
         which = which.replace("nearest to the task", "nearest to the task among those with several numbers of images", 1)
     if math.isnan(near.shift):
         which = f"{near.source} (its shift index is unknown)"
     return Claim(
-        f"With {which}, each factor of ten in diversity changes the {_metric(results)} by {trend_points(near.trend)}: "
+        f"With {which}, each factor of ten in diversity changes the {_metric(learner.analysis)} by {trend_points(near.trend)}: "
         f"{meaning[verdict]}.",
         verdict,
     )
 
 
-def _diversity_with_shift(results: Results, learner: tuple[str, str]) -> Claim:
-    task = results.opened.task.name
-    change = trend_change(results, task, learner)
+def _diversity_with_shift(learner: LearnerAnalysis) -> Claim:
+    change = learner.change
     if isinstance(change, str):
         text = f"The change of this effect with the shift cannot be estimated: {change[0].lower()}{change[1:]}"
         return Claim(text, "")
@@ -183,7 +175,7 @@ def _diversity_with_shift(results: Results, learner: tuple[str, str]) -> Claim:
         ONE_SEED: "with one seed, no change can be claimed",
     }
     # The first interval is for sources that were not studied, which is what a reader wants and is wide with few sources.
-    these = trend_change(results, task, learner, scatter=False)
+    these = learner.change_of_these
     return Claim(
         "From data like that of the task to noise (one unit of the shift index), this effect changes by "
         f"{trend_points(change)}: {meaning[verdict]}; for these sources alone the interval is {points(these.low)} to "
@@ -192,15 +184,16 @@ def _diversity_with_shift(results: Results, learner: tuple[str, str]) -> Claim:
     )
 
 
-def _sources(results: Results, learner: tuple[str, str]) -> list[str]:
-    task = results.opened.task.name
+def _sources(learner: LearnerAnalysis) -> list[str]:
+    analysis = learner.analysis
     sentences = []
-    slopes = {each.source: each for each in trends(results, task, learner)}
-    for kind in largest(results, learner):
-        gain = gains(results, task)[kind]
+    slopes = {each.source: each for each in learner.trends}
+    for kind in learner.largest:
+        gain = learner.gains[kind]
         text = (
-            f"{kind.source} (shift index {two_digits(results.shifts[kind.source]['value'])}) with {read(results, kind):,} "
-            f"unique images: {gain.points} compared with the untrained encoder ({gain.verdict})"
+            f"{kind.source} (shift index {two_digits(analysis.results.shifts[kind.source].value)}) with "
+            f"{analysis.unique_read(kind):,} unique images: {difference_points(gain)} compared with the untrained "
+            f"encoder ({gain.verdict})"
         )
         if kind.source in slopes:
             each = slopes[kind.source]
@@ -210,69 +203,61 @@ def _sources(results: Results, learner: tuple[str, str]) -> list[str]:
     return sentences
 
 
-def _mixtures(results: Results, learner: tuple[str, str]) -> list[str]:
-    mixed = {candidate.name for candidate in results.opened.candidates if candidate.text}
-    reference, found = against(results, results.opened.task.name, learner)
-    parts = [f"{kind.source} {each.points} ({each.verdict})" for kind, each in found.items() if kind.source in mixed]
-    return [f"Mixtures compared with {_with_images(results, reference)}: {listed(parts)}."] if parts else []
+def _mixtures(learner: LearnerAnalysis) -> list[str]:
+    parts = [
+        f"{kind.source} {difference_points(each)} ({each.verdict})"
+        for kind, each in learner.against_reference.items()
+        if kind.source in learner.analysis.mixtures
+    ]
+    return [f"Mixtures compared with {_with_images(learner.analysis, learner.reference)}: {listed(parts)}."] if parts else []
 
 
-def _pixels(results: Results, learner: tuple[str, str]) -> list[str]:
+def _pixels(learner: LearnerAnalysis) -> list[str]:
     """Returns a sentence where the best encoder is not significantly better than raw pixels."""
-    numbers = sampled(results, results.opened.task.name, "linear")
-    best = max(largest(results, learner), key=lambda kind: numbers.score(kind).value)
-    found = numbers.difference(best, Kind(None, PIXELS, None))
-    one = numbers.alone([best])
+    linear = learner.task.linear
+    best = max(learner.largest, key=lambda kind: linear.score(kind).value)
+    found = linear.difference(best, RAW_PIXELS)
+    one = linear.single_seed([best])
     # A significant gain over raw pixels needs no sentence: any useful encoder has one.
     if found is None or (found.low > 0 and not one):
         return []
     is_below = "is significantly worse" if found.high < 0 and not one else "is not significantly better"
     return [
-        f"The best encoder ({_with_images(results, best)}) {is_below} than the baseline of raw pixels: "
+        f"The best encoder ({_with_images(learner.analysis, best)}) {is_below} than the baseline of raw pixels: "
         f"{found.value * 100:+.1f} points ({ONE_SEED if one else f'{found.low * 100:+.1f} to {found.high * 100:+.1f}'})."
     ]
 
 
-def _scatter(results: Results) -> list[str]:
+def _scatter(analysis: Analysis) -> list[str]:
     """Returns a sentence on the variation between draws of the subset and between training seeds, where both have several."""
-    study = results.opened.study
-    task = results.opened.task.name
-    # With one draw or one seed, the two sources of variation cannot be separated.
-    if min(study.draws, study.seeds) < 2:
+    design = analysis.opened.design
+    found = analysis.scatter
+    if found is None:
         return []
-    values: dict[Kind, list[float]] = {}
-    for run, judged in results.runs:
-        values.setdefault(kind_of(run), []).append(judged.scores[task]["linear"])
-    parts = [
-        crossed_deviations(np.reshape(each, (study.draws, study.seeds)))
-        for each in values.values()
-        if len(each) == study.draws * study.seeds
-    ]
-    if not parts:
-        return []
-    draws, seeds = (100 * np.sqrt(np.mean([getattr(part, what) ** 2 for part in parts])) for what in ("draws", "seeds"))
     return [
-        f"Runs of one kind vary by {draws:.2f} points between draws of the subset and by {seeds:.2f} points between training "
-        f"seeds (standard deviations of {_metric(results)}; {study.draws} draws x {study.seeds} seeds)."
+        f"Runs of one kind vary by {100 * found.draws:.2f} points between draws of the subset and by {100 * found.seeds:.2f} "
+        f"points between training seeds (standard deviations of {_metric(analysis)}; {design.draws} draws x {design.seeds} "
+        "seeds)."
     ]
 
 
-def _leaks(results: Results) -> list[str]:
+def _leaks(analysis: Analysis) -> list[str]:
+    test_images = len(analysis.opened.task.test.indices)
     return [
-        f"Warning: {told(uri, leaks, results.opened)}; accuracies after pretraining on it may be too high"
-        f"{'' if leaks['equal'] else ' if the similar images show the same things (leaks.csv lists them)'}."
-        for uri, leaks in results.leaks.items()
-        if leaks.get("count")
+        f"Warning: {leaks.sentence(uri, test_images)}; accuracies after pretraining on it may be too high"
+        f"{'' if leaks.equal else ' if the similar images show the same things (leaks.csv lists them)'}."
+        for uri, leaks in analysis.results.leaks.items()
+        if leaks.count
     ]
 
 
-def caption(results: Results) -> str:
+def caption(analysis: Analysis) -> str:
     """Returns one sentence on what was done and what the intervals include."""
-    opened = results.opened
+    opened = analysis.opened
     named = ", ".join(" on ".join(learner.key) for learner in opened.learners)
     return (
         f"Test {METRICS[opened.task.metric].text} on {opened.task.name} after pretraining on each source with one budget of "
-        f"C = {opened.budget.samples:,} samples ({named}); {_counted(opened.study.seeds, opened.study.draws)}"
+        f"C = {opened.design.budget.samples:,} samples ({named}); {_counted(opened.design.seeds, opened.design.draws)}"
     )
 
 
@@ -284,33 +269,33 @@ def _counted(seeds: int, draws: int) -> str:
     return f"one seed: the intervals are over {over} and do not include the variation between seeds."
 
 
-def notes(results: Results) -> list[str]:
+def notes(analysis: Analysis) -> list[str]:
     """Returns what a reader must know to understand the numbers, a sentence or two each."""
-    opened = results.opened
-    sampled_over = "draws of the subset, training seeds" if opened.study.draws > 1 else "seeds"
-    included = f"{sampled_over} and test images" if opened.study.seeds > 1 else "the test images alone"
+    opened = analysis.opened
+    sampled_over = "draws of the subset, training seeds" if opened.design.draws > 1 else "seeds"
+    included = f"{sampled_over} and test images" if opened.design.seeds > 1 else "the test images alone"
     return [
         f"Intervals include the variation of {included} (Student's t and a bootstrap). A seed determines the order of the "
-        f"samples, the initial weights and the views{'' if opened.study.draws else ', and draws the subset'}. All rows share "
+        f"samples, the initial weights and the views{'' if opened.design.draws else ', and draws the subset'}. All rows share "
         "their test images: differences and gains are computed seed by seed on the same images, and are therefore more precise "
         "than two separate intervals suggest.",
         "Where many pairs are compared, verdicts use p-values adjusted by Holm's method: the probability that a table without "
         "any true difference contains a significant one is at most 5%. The interval beside a difference is that of the pair "
         "alone.",
         *(_about_task(task) for task in opened.tasks),
-        f"The shift index uses the {DISTANCES[opened.study.shift_distance].title} distance between features of "
-        f"{name_of_features(opened.study)}: 0 is another sample of the downstream images, 1 is noise with their pixel values. "
-        "Another encoder or another distance gives other values. Trends over the index treat it as exact.",
+        f"The shift index uses the {DISTANCES[opened.design.shift.distance].title} distance between features of "
+        f"{name_of_features(opened.design.shift)}: 0 is another sample of the downstream images, 1 is noise with their pixel "
+        "values. Another encoder or another distance gives other values. Trends over the index treat it as exact.",
         *baseline_notes(opened),
-        *_task_notes(results),
-        *_shifts(results),
-        *_read_images(results),
+        *_task_notes(analysis),
+        *_shifts(analysis),
+        *_read_images(analysis),
     ]
 
 
 def baseline_notes(opened: Opened) -> list[str]:
     """Returns notes on untrained encoders that are evaluated with other weights than those that training starts from."""
-    silent = dict.fromkeys(learner.study.encoder for learner in opened.learners if starts_silent(learner))
+    silent = dict.fromkeys(learner.settings.encoder for learner in opened.learners if has_silent_branches(learner))
     return [
         f"The untrained {name} is evaluated with its residual branches switched on: training starts with zero-initialised "
         "branches, which compute almost nothing, and almost any training would exceed such a baseline."
@@ -326,14 +311,14 @@ def _about_task(task: Task) -> str:
     )
 
 
-def _task_notes(results: Results) -> list[str]:
+def _task_notes(analysis: Analysis) -> list[str]:
     """Returns the notes of evaluations, each once however many encoders it is about."""
-    everyone = [results.pixels, *results.floors.values(), *(judged for _, judged in results.runs)]
+    everyone = analysis.results.encoders
     found = [
         f"{task}: {note.rstrip('.')}."
-        for judged in everyone
-        for task, scores in judged.scores.items()
-        for note in scores["notes"]
+        for encoder in everyone
+        for task, scores in encoder.scores.items()
+        for note in scores.notes
     ]
     # Evaluations repeat a note for each encoder, and a study has hundreds of encoders.
     return [
@@ -342,14 +327,15 @@ def _task_notes(results: Results) -> list[str]:
     ]
 
 
-def _shifts(results: Results) -> list[str]:
-    found = [f"{name}: no shift index. {shift['why']}" for name, shift in results.shifts.items() if "why" in shift]
+def _shifts(analysis: Analysis) -> list[str]:
+    shifts = analysis.results.shifts
+    found = [f"{name}: no shift index. {shift.why}" for name, shift in shifts.items() if shift.why]
     # Distances between covariances need more images than features; other distances do not.
-    frechet = results.opened.study.shift_distance.startswith("frechet")
+    frechet = analysis.opened.design.shift.distance.startswith("frechet")
     few: dict[tuple[int, int], list[str]] = {}
-    for name, shift in results.shifts.items():
-        if frechet and shift["sample_size"] < 2 * shift.get("dimensions", 0):
-            few.setdefault((shift["sample_size"], shift["dimensions"]), []).append(name)
+    for name, shift in shifts.items():
+        if frechet and shift.index.sample_size < 2 * shift.dimensions:
+            few.setdefault((shift.index.sample_size, shift.dimensions), []).append(name)
     return found + [
         f"The shift index of {', '.join(names)} uses {size} images on each side for {dimensions} features, too few for a "
         "stable value; do not compare it with an index of another number of images."
@@ -363,20 +349,21 @@ def range_notes(opened: Opened) -> list[str]:
     return compare_ranges({name: source.pixel_range for name, source in (tasks | opened.sources).items()})
 
 
-def _read_images(results: Results) -> list[str]:
+def _read_images(analysis: Analysis) -> list[str]:
     """Returns notes on images that could not be read, were not searched, or were excluded."""
-    opened = results.opened
+    opened = analysis.opened
     found = []
     for candidate in opened.candidates:
-        broken = max((judged.trained["broken"] for _, judged in runs_of(results, candidate.name, candidate.unique)), default=0)
+        runs = analysis.runs_of(candidate.name, candidate.unique)
+        broken = max((each.trained.broken for each in runs), default=0)
         if broken:
             found.append(
                 f"{candidate.name}: up to {broken:,} of {candidate.unique:,} unique images could not be read in a run; each "
                 "was replaced by another, and N counts those that could be read. broken.csv in the run's folder lists them."
             )
-    for uri, leaks in results.leaks.items():
-        if "why" in leaks:
-            found.append(f"{uri}: not searched for test images, because {leaks['why']}.")
+    for uri, leaks in analysis.results.leaks.items():
+        if leaks.why:
+            found.append(f"{uri}: not searched for test images, because {leaks.why}.")
     found += [f"{sentence}." for sentence in range_notes(opened)]
     for uri, source in opened.sources.items():
         if opened.withheld.get(uri):

@@ -10,28 +10,25 @@ from collections.abc import Sequence
 
 from sslshift.reporting import Table
 from sslshift.reporting.numbers import points, two_digits
+from sslshift.study.analysis import Analysis, SummaryRow
 from sslshift.study.candidates import sample_plan
-from sslshift.study.compared import against, learners, pairs
 from sslshift.study.report.text import called, p_text, percent, trend_interval, trend_verdict
-from sslshift.study.results import Results
-from sslshift.study.summary import Row, evaluations, rows
-from sslshift.study.trending import trend_change, trends
 from sslshift.transfer.inference import Trend
 from sslshift.transfer.metrics import METRICS
 
 
-def all_tables(results: Results) -> list[Table]:
+def all_tables(analysis: Analysis) -> list[Table]:
     """Returns every table that has a row, the main table first."""
     made = (main_table, task_table, trend_table, pair_table, order_table, shift_table, mixture_table, run_table)
-    return [table for table in (make(results) for make in made) if table.lines]
+    return [table for table in (make(analysis) for make in made) if table.lines]
 
 
-def main_table(results: Results) -> Table:
+def main_table(analysis: Analysis) -> Table:
     """Returns all kinds of runs, and the baselines, on the first task."""
-    task = results.opened.task.name
-    evaluated_by = evaluations(results, task)
+    task = analysis.opened.task.name
+    evaluated_by = analysis.task.evaluations
     lines = []
-    for row in rows(results):
+    for row in analysis.rows:
         scores = row.scores[task]
         unknown = "" if scores or row.kind.unique is None else "missing"
         cells = [percent(scores[name]) if name in scores else unknown for name in evaluated_by]
@@ -39,39 +36,39 @@ def main_table(results: Results) -> Table:
         verdict = gain.verdict if gain else ""
         lines.append([*_about(row), *_numbers(row), *cells, percent(gain, signed=True) if row.kind.unique else "", verdict])
     compared = Counter(
-        row.kind.learner for row in rows(results) if row.gains.get(task) and not math.isnan(row.gains[task].half)
+        row.kind.learner for row in analysis.rows if row.gains.get(task) and not math.isnan(row.gains[task].half_width)
     )
     counts = " and ".join(dict.fromkeys(map(str, compared.values())))
     verdicts = f"is corrected for the {counts} comparisons of its method (Holm)" if counts else "needs at least two seeds"
     note = (
-        f"Test {METRICS[results.opened.task.metric].text} on {task}; ± is half the width of a 95% interval over test images "
+        f"Test {METRICS[analysis.opened.task.metric].text} on {task}; ± is half the width of a 95% interval over test images "
         "and seeds (for one seed: over test images alone). N, D and E count the images that could be read. The verdict on the "
         f"gain over the untrained encoder {verdicts}."
     )
     columns = [f"{called(name)} %" for name in evaluated_by]
     head = ["source", "N", "D", "E", "shift index", *columns, "gain over untrained", "verdict"]
-    return _learner_table(results, "kinds", "All kinds of runs", head, lines, note)
+    return _learner_table(analysis, "kinds", "All kinds of runs", head, lines, note)
 
 
-def _about(row: Row) -> list[str]:
+def _about(row: SummaryRow) -> list[str]:
     learner = " on ".join(row.kind.learner or ())
     unfinished = f" ({row.finished} of {row.planned} runs)" if row.finished < row.planned else ""
     return [learner, row.kind.source + unfinished]
 
 
-def _numbers(row: Row) -> list[str]:
+def _numbers(row: SummaryRow) -> list[str]:
     # Baselines are not trained: they have no N.
     if row.unique is None:
         return ["", "", "", ""]
     epochs = f"{row.epochs:,.0f}" if row.epochs >= 100 else f"{row.epochs:.3g}"
-    return [f"{row.unique:,}", f"{row.diversity:.3g}", epochs, "{} [{}, {}]".format(*map(two_digits, row.shift))]
+    return [f"{row.unique:,}", f"{row.diversity:.3g}", epochs, "{} [{}, {}]".format(*map(two_digits, row.shift.index[:3]))]
 
 
-def task_table(results: Results) -> Table:
+def task_table(analysis: Analysis) -> Table:
     """Returns all kinds of runs on all tasks; no rows where there is one task, which the main table has."""
-    tasks = results.opened.tasks
+    tasks = analysis.opened.tasks
     lines = []
-    for row in rows(results) if len(tasks) > 1 else ():
+    for row in analysis.rows if len(tasks) > 1 else ():
         cells = []
         for task in tasks:
             gain = row.gains.get(task.name)
@@ -85,26 +82,23 @@ def task_table(results: Results) -> Table:
         "Linear probe, with its gain over the untrained encoder in parentheses; verdicts are corrected for each method and "
         "task (Holm)."
     )
-    return _learner_table(results, "tasks", "Every source on every task", head, lines, note)
+    return _learner_table(analysis, "tasks", "Every source on every task", head, lines, note)
 
 
-def trend_table(results: Results) -> Table:
+def trend_table(analysis: Analysis) -> Table:
     """Returns the effect of diversity for each source, and its change with the shift."""
-    task = results.opened.task.name
     lines = []
     seeds = set()
-    for learner in learners(results):
+    for learner, own in analysis.task.learners.items():
         name = " on ".join(learner)
-        found = trends(results, task, learner)
-        seeds |= {each.trend.seeds for each in found}
-        for each in found:
+        seeds |= {each.trend.seeds for each in own.trends}
+        for each in own.trends:
             levels = f"{each.levels[0].unique:,} to {each.levels[-1].unique:,}"
             verdict = trend_verdict(each.trend, each.adjusted)
             lines.append([name, each.source, two_digits(each.shift), levels, *_slope(each.trend), verdict])
         # Without the scatter of sources the interval holds for these sources alone, and is narrower.
-        for scatter, which in ((True, "any"), (False, "these")):
-            change = trend_change(results, task, learner, scatter=scatter)
-            if found and isinstance(change, Trend):
+        for change, which in ((own.change, "any"), (own.change_of_these, "these")):
+            if own.trends and isinstance(change, Trend):
                 what = f"change for each unit of the shift index, {which} sources"
                 lines.append([name, what, "", "", *_slope(change), trend_verdict(change, change.p_value)])
     note = (
@@ -114,22 +108,20 @@ def trend_table(results: Results) -> Table:
         "first; verdicts on the others are corrected (Holm)."
     )
     head = ["source", "shift index", "N", "points per factor of ten", "95% interval", "verdict"]
-    return _learner_table(results, "trends", "Effect of diversity, and its change with the shift", head, lines, note)
+    return _learner_table(analysis, "trends", "Effect of diversity, and its change with the shift", head, lines, note)
 
 
 def _slope(trend: Trend) -> list[str]:
     return [points(trend.slope), trend_interval(trend) or "n/a"]
 
 
-def pair_table(results: Results) -> Table:
+def pair_table(analysis: Analysis) -> Table:
     """Returns the difference of every pair of sources."""
-    task = results.opened.task.name
     lines = []
     count = []
-    for learner in learners(results):
-        found = pairs(results, task, learner)
-        count.append(sum(each is not None and not math.isnan(each.half) for each in found.values()))
-        for (a, b), each in found.items():
+    for learner, own in analysis.task.learners.items():
+        count.append(sum(each is not None and not math.isnan(each.half_width) for each in own.pairs.values()))
+        for (a, b), each in own.pairs.items():
             cells = [percent(each, signed=True), p_text(each), each.verdict if each else "no seed in common"]
             lines.append([" on ".join(learner), f"{a.source}, N = {a.unique:,}", f"{b.source}, N = {b.unique:,}", *cells])
     # Methods can differ in their finished sources, and so in their number of comparisons.
@@ -142,38 +134,36 @@ def pair_table(results: Results) -> Table:
         f"its largest number of images.{adjusted if many else ' Intervals and p-values need at least two seeds.'}"
     )
     head = ["first", "second", "difference", "adjusted p", "verdict on the first"]
-    return _learner_table(results, "pairs", "Pairwise comparison of sources", head, lines, note, words=2)
+    return _learner_table(analysis, "pairs", "Pairwise comparison of sources", head, lines, note, words=2)
 
 
-def order_table(results: Results) -> Table:
+def order_table(analysis: Analysis) -> Table:
     """Returns mixtures and single sources compared with the nearest source alone; no rows where there are no mixtures."""
-    task = results.opened.task.name
     lines = []
     references = []
-    if any(candidate.text for candidate in results.opened.candidates):
-        for learner in learners(results):
-            reference, found = against(results, task, learner)
-            references.append(f"{reference.source}, N = {reference.unique:,}")
-            for kind, each in found.items():
+    if analysis.mixtures:
+        for learner, own in analysis.task.learners.items():
+            references.append(f"{own.reference.source}, N = {own.reference.unique:,}")
+            for kind, each in own.against_reference.items():
                 cells = [f"{kind.unique:,}", percent(each, signed=True), p_text(each), each.verdict]
                 lines.append([" on ".join(learner), kind.source, *cells])
     note = (
         f"Differences of the linear probe in points from {references[0] if references else ''}; p is adjusted by Holm's method."
     )
     head = ["candidate", "N", "difference", "adjusted p", "verdict"]
-    return _learner_table(results, "order", "Orders and mixtures", head, lines, note)
+    return _learner_table(analysis, "order", "Orders and mixtures", head, lines, note)
 
 
-def shift_table(results: Results) -> Table:
+def shift_table(analysis: Analysis) -> Table:
     """Returns the distance of each candidate from the downstream images of each task, the nearest first."""
     lines = []
-    for task, shifts in results.task_shifts.items():
-        # Sources without an index come last: nan has no place in an order.
-        for name, shift in sorted(shifts.items(), key=lambda item: (math.isnan(item[1]["value"]), item[1]["value"])):
-            values = ("n/a" if math.isnan(shift[each]) else f"{shift[each]:.3g}" for each in ("distance", "floor", "ceiling"))
-            span = f"{two_digits(shift['low'])} to {two_digits(shift['high'])}"
-            size = "n/a" if math.isnan(shift["sample_size"]) else f"{shift['sample_size']:,.0f}"
-            lines.append((task, name, two_digits(shift["value"]), span, *values, size))
+    for task, shifts in analysis.results.task_shifts.items():
+        for name, shift in sorted(shifts.items(), key=lambda item: item[1].order):
+            index = shift.index
+            values = ("n/a" if math.isnan(each) else f"{each:.3g}" for each in (index.distance, index.floor, index.ceiling))
+            span = f"{two_digits(index.low)} to {two_digits(index.high)}"
+            size = "n/a" if math.isnan(index.sample_size) else f"{index.sample_size:,.0f}"
+            lines.append((task, name, two_digits(index.value), span, *values, size))
     head = (
         "source",
         "shift index",
@@ -185,18 +175,18 @@ def shift_table(results: Results) -> Table:
     )
     note = "The index is 0 at the distance between two halves of the downstream images, and 1 at their distance from noise."
     title = "Shift of each source from the downstream images"
-    if len(results.task_shifts) == 1:
+    if len(analysis.results.task_shifts) == 1:
         return Table("shift", title, head, [line[1:] for line in lines], note)
     return Table("shift", title, ("task", *head), lines, note, text_columns=2)
 
 
-def mixture_table(results: Results) -> Table:
+def mixture_table(analysis: Analysis) -> Table:
     """Returns the samples of each mixture, stage by stage; no rows where there are no mixtures."""
-    opened = results.opened
+    opened = analysis.opened
     lines = []
     for candidate in (each for each in opened.candidates if each.text):
         # Counts are the same for every seed and draw; the plan is only made to count, nothing is read.
-        plan = sample_plan(candidate.mixture, opened.budget, opened.study.batch_size, opened.sources, seed=0, draw=0)
+        plan = sample_plan(candidate.mixture, opened.design.budget, opened.design.batch_size, opened.sources, seed=0, draw=0)
         for number, (stage, counts) in enumerate(zip(candidate.mixture.stages, plan.counts, strict=True), 1):
             for part, count in zip(stage.components, counts, strict=True):
                 share = " to ".join(dict.fromkeys(f"{end:.0%}" for end in part.ends))
@@ -207,35 +197,41 @@ def mixture_table(results: Results) -> Table:
     return Table("mixtures", "Samples of each mixture", head, lines, text_columns=2)
 
 
-def run_table(results: Results) -> Table:
+def run_table(analysis: Analysis) -> Table:
     """Returns every run of the grid with its score, its time, or the reason why it has none."""
-    task = results.opened.task.name
+    task = analysis.opened.task.name
     lines = []
-    found = dict(results.runs)
-    failed = dict(results.failed)
+    found = {each.run: each for each in analysis.results.runs}
+    failed = dict(analysis.results.failed)
     # The whole grid, in its order: what is missing has a row too, so that the page shows how far the study is.
-    for run in results.opened.runs:
+    for run in analysis.opened.runs:
         place = [f"{run.method} on {run.encoder}", run.source, f"{run.unique:,}", str(run.seed), str(run.draw)]
         if run in found:
-            evaluated = found[run]
-            seconds = evaluated.trained.get("seconds")
+            finished = found[run]
+            seconds = finished.trained.seconds
             took = "n/a" if seconds is None else f"{seconds:,.1f}"
-            lines.append([*place, f"{evaluated.scores[task]['linear'] * 100:.2f}", took, "finished"])
+            lines.append([*place, f"{finished.evaluated.scores[task].linear * 100:.2f}", took, "finished"])
         else:
             state = f"failed: {failed[run]}" if run in failed else "missing"
             lines.append([*place, "missing", "n/a", state])
     head = ["source", "N", "seed", "draw", "linear %", "training, seconds", "state"]
     note = "Seconds are wall-clock time of the training; for a run that was interrupted, the time since it resumed."
-    return _learner_table(results, "runs", "Every run", head, lines, note)
+    return _learner_table(analysis, "runs", "Every run", head, lines, note)
 
 
 def _learner_table(
-    results: Results, name: str, title: str, head: Sequence[str], lines: Sequence[Sequence[str]], note: str = "", words: int = 1
+    analysis: Analysis,
+    name: str,
+    title: str,
+    head: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    note: str = "",
+    words: int = 1,
 ) -> Table:
     """Returns a table whose rows begin with method and encoder, a column that is dropped where the study has only one.
 
     Args:
-      results: results of the study.
+      analysis: of the study.
       name: name of the table's files.
       title: its title.
       head: names of the columns, without that of method and encoder.
@@ -243,6 +239,6 @@ def _learner_table(
       note: its note.
       words: number of text columns, without that of method and encoder.
     """
-    if len(results.opened.learners) == 1:
+    if len(analysis.opened.learners) == 1:
         return Table(name, title, head, [line[1:] for line in lines], note, words)
     return Table(name, title, ["method", *head], lines, note, words + 1)

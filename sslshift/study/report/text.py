@@ -3,8 +3,8 @@
 import math
 
 from sslshift.reporting.numbers import points
-from sslshift.study.compared import ONE_SEED, Difference
 from sslshift.transfer.inference import Estimate, Trend
+from sslshift.transfer.paired import ONE_SEED, Difference
 
 # Names of evaluations in tables; others have their own name, with spaces.
 _CALLED = {
@@ -28,9 +28,14 @@ def percent(value: Estimate | Difference | None, signed: bool = False) -> str:
     """Returns a number in percent, or a difference in points, with half the width of its interval."""
     if value is None:
         return "missing"
-    mean, half = (value.value, value.half_width) if isinstance(value, Estimate) else (value.mean, value.half)
-    text = f"{mean * 100:+.1f}" if signed else f"{mean * 100:.1f}"
-    return text if math.isnan(half) else f"{text} ± {half * 100:.1f}"
+    text = f"{value.value * 100:+.1f}" if signed else f"{value.value * 100:.1f}"
+    return text if math.isnan(value.half_width) else f"{text} ± {value.half_width * 100:.1f}"
+
+
+def difference_points(difference: Difference) -> str:
+    """Returns a difference in percentage points, with half the width of its interval."""
+    text = f"{difference.value * 100:+.1f} points"
+    return text if math.isnan(difference.half_width) else f"{text} ± {difference.half_width * 100:.1f}"
 
 
 def p_text(difference: Difference | None) -> str:

@@ -12,52 +12,54 @@ from rich.console import Console
 
 from sslshift import storage
 from sslshift.reporting import csv_text, print_table
-from sslshift.study.judged import Judged
+from sslshift.study.analysis import Analysis
+from sslshift.study.evaluate import PIXELS, UNTRAINED
 from sslshift.study.ledger import CSV
 from sslshift.study.report.figures import draw_all
 from sslshift.study.report.page import page
 from sslshift.study.report.sentences import answer, caption, findings
 from sslshift.study.report.tables import all_tables, main_table, task_table
 from sslshift.study.results import Results
-from sslshift.study.sampled import PIXELS, UNTRAINED
+from sslshift.transfer.scores import EvaluatedEncoder
 
 SCORES = "scores.csv"
 
 
-def write_results(results: Results) -> list[Path]:
+def write_report(analysis: Analysis, command: str = "") -> list[Path]:
     """Writes `scores.csv`, `report.html`, and all tables and figures into the folders `tables` and `figures`.
 
     The results table, `results.csv`, is written while the study runs; the page offers it for download too.
 
     Args:
-      results: results of the study, finished or not.
+      analysis: of the study's results, finished or not.
+      command: the command line that repeats the study; empty: the page shows the call from Python.
 
     Returns:
       The files that a person opens first, and the two folders.
     """
-    out = Path(results.opened.study.out)
-    storage.write(out / SCORES, scores_csv(results))
+    out = analysis.opened.design.out
+    storage.write(out / SCORES, scores_csv(analysis.results))
     # The page holds both files, so that it can be sent to others alone.
     files = {name: (out / name).read_text(encoding="utf-8") for name in (CSV, SCORES) if (out / name).exists()}
     (out / "tables").mkdir(parents=True, exist_ok=True)
-    for table in all_tables(results):
+    for table in all_tables(analysis):
         for ending, text in {"md": table.markdown, "tex": table.latex, "csv": table.csv}.items():
             storage.write(out / "tables" / f"{table.name}.{ending}", text)
-    figures = draw_all(results, out / "figures")
-    storage.write(out / "report.html", page(results, figures, files))
+    figures = draw_all(analysis, out / "figures")
+    storage.write(out / "report.html", page(analysis, figures, files, command))
     return [out / name for name in (CSV, SCORES, "tables", "figures", "report.html")]
 
 
-def print_results(results: Results, console: Console) -> None:
+def print_report(analysis: Analysis, console: Console) -> None:
     """Prints the main table, the table of all tasks where there are several, the answer and the other findings."""
-    table = main_table(results)
+    table = main_table(analysis)
     # A terminal is narrow: the last column, the verdicts, is left to the sentences below.
     narrow = dataclasses.replace(table, head=table.head[:-1], lines=[line[:-1] for line in table.lines])
-    print_table(narrow, console, caption(results))
-    tasks = task_table(results)
+    print_table(narrow, console, caption(analysis))
+    tasks = task_table(analysis)
     if tasks.lines:
         print_table(tasks, console, f"{tasks.title}. {tasks.note}")
-    for sentence in [*answer(results), *(f"- {each}" for each in findings(results))]:
+    for sentence in [*answer(analysis), *(f"- {each}" for each in findings(analysis))]:
         console.print(sentence, highlight=False, soft_wrap=not console.is_terminal, markup=False)
 
 
@@ -90,28 +92,28 @@ class ScoreRow(NamedTuple):
 def scores_csv(results: Results) -> str:
     """Returns one row for each run or baseline, task and evaluation, for programs."""
     rows: list[ScoreRow] = []
-    for run, evaluated in results.runs:
+    for each in results.runs:
         # N as in the tables: what could be read, which may be less than what the run was asked for.
-        place = dataclasses.asdict(run) | {"kind": "run", "unique": evaluated.trained["unique_read"]}
-        rows += _score_rows(partial(ScoreRow, **place), evaluated)
-    for (method, encoder, seed), evaluated in results.floors.items():
+        place = dataclasses.asdict(each.run) | {"kind": "run", "unique": each.trained.unique_read}
+        rows += _score_rows(partial(ScoreRow, **place), each.evaluated)
+    for (method, encoder, seed), evaluated in results.untrained.items():
         row = partial(ScoreRow, kind="floor", source=UNTRAINED, method=method, encoder=encoder, seed=seed)
         rows += _score_rows(row, evaluated)
     rows += _score_rows(partial(ScoreRow, kind="floor", source=PIXELS), results.pixels)
     return csv_text(ScoreRow._fields, rows)
 
 
-def _score_rows(row: Callable[..., ScoreRow], evaluated: Judged) -> Iterator[ScoreRow]:
+def _score_rows(row: Callable[..., ScoreRow], evaluated: EvaluatedEncoder) -> Iterator[ScoreRow]:
     for task, scores in evaluated.scores.items():
-        for name in evaluated.evaluations(task):
+        for name, score in scores.evaluations.items():
             yield row(
                 task=task,
-                metric=scores["metric"],
-                test_images=scores["test_images"],
+                metric=scores.metric,
+                test_images=scores.test_images,
                 evaluation=name,
-                value=scores[name],
-                low=scores[f"{name}_low"],
-                high=scores[f"{name}_high"],
-                validation=scores[f"{name}_validation"],
-                chosen=json.dumps(scores["chosen"][name]),
+                value=score.value,
+                low=score.low,
+                high=score.high,
+                validation=score.validation,
+                chosen=json.dumps(score.chosen),
             )

@@ -1,4 +1,4 @@
-"""Finished encoders on many tasks: a table of scores with intervals, and what may be said of their differences."""
+"""Matrix of finished encoders and tasks: scores with intervals, and differences between kinds of encoders."""
 
 import dataclasses
 import itertools
@@ -6,29 +6,43 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from sslshift.data.decode import Canvas
 from sslshift.models import ENCODER, PretrainedEncoder, open_encoder
 from sslshift.models.description import describe
-from sslshift.study.judged import Kind, difference, score
 from sslshift.transfer.encoders import untrained_encoder
-from sslshift.transfer.inference import Comparison, Interval
+from sslshift.transfer.inference import Comparison, Interval, compare, runs_interval
+from sslshift.transfer.metrics import METRICS
+from sslshift.transfer.predictions import on_common_images
+from sslshift.transfer.scores import EvaluatedEncoder
 
-# Of a card: what encoders share that differ by chance alone, by the seed of the training and the draw of the images.
+# Entries of a card that encoders of one kind share: they differ only by the seed of the training and the draw of the images.
 _SHARED = ("method", "encoder", "optimiser", "views", "mixture", "budget", "batch_size")
-# Above so many kinds of encoders each is compared with the first alone: pairs would be too many to read or to believe.
+# With more kinds than these each is compared with the first alone: all pairs would be too many to read, and to believe.
 _ALL_PAIRS = 4
+# Bootstrap replicates behind an interval; a matrix has hundreds of intervals.
+_REPLICATES = 1000
+
+# Encoders of one kind, each with its training seed. Several encoders of one seed are draws of the training images.
+KindScores = Sequence[tuple[int, EvaluatedEncoder]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Named:
-    """Encoders of one kind: by seed, with the paths they come from. `name` is what tables call them."""
+class EncoderKind:
+    """Encoders that differ by chance alone.
+
+    Attributes:
+      name: of the kind, in tables.
+      encoders: seed, file and encoder of each, by seed.
+    """
 
     name: str
     encoders: tuple[tuple[int, Path, PretrainedEncoder], ...]
 
 
 def find_encoders(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Files of encoders, and runs that are not finished.
+    """Returns the files of encoders in several paths, and the runs there that are not finished.
 
     Args:
       paths: each a run's folder, that of a whole study or of several, or a file.
@@ -47,13 +61,13 @@ def find_encoders(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             raise ValueError(
                 f"None of the {len(runs)} runs in {path} is finished; give its command again, it goes on where it was."
             )
-        # What is no study is told by who loads it.
+        # A path that is neither a study nor an encoder is reported when it is loaded.
         files += finished or [path]
     return list(dict.fromkeys(files)), unfinished
 
 
-def by_kind(files: Sequence[Path]) -> list[Named]:
-    """Loads encoders, and puts those together that differ by their seed alone.
+def by_kind(files: Sequence[Path]) -> list[EncoderKind]:
+    """Loads encoders, and groups those that differ by their seed alone.
 
     Raises:
       ValueError: a file is no encoder.
@@ -63,15 +77,15 @@ def by_kind(files: Sequence[Path]) -> list[Named]:
         encoder = open_encoder(file)
         about = {name: encoder.card.get(name) for name in _SHARED}
         about["unique"] = {uri: source.get("unique") for uri, source in encoder.card.get("sources", {}).items()}
-        # Without a card nothing is known to be shared.
+        # Without a card nothing is known to be shared, so that each file is a kind of its own.
         key = json.dumps(about, sort_keys=True) if encoder.card.get("mixture") else str(file)
         kinds.setdefault(key, []).append((int(encoder.card.get("seed", 0)), file, encoder))
     members = [tuple(sorted(each, key=lambda one: (one[0], str(one[1])))) for each in kinds.values()]
-    return [Named(name, each) for name, each in zip(_names(members), members, strict=True)]
+    return [EncoderKind(name, each) for name, each in zip(_names(members), members, strict=True)]
 
 
 def _names(kinds: Sequence[Sequence[tuple[int, Path, PretrainedEncoder]]]) -> list[str]:
-    """What they were trained on, and by which method and encoder where these differ."""
+    """Returns names: what each kind was trained on, and its method and encoder where these differ."""
     cards = [members[0][2].card for members in kinds]
     parts = [[_trained_on(card) or str(members[0][1]) for card, members in zip(cards, kinds, strict=True)]]
     for what in ("method", "encoder"):
@@ -79,7 +93,7 @@ def _names(kinds: Sequence[Sequence[tuple[int, Path, PretrainedEncoder]]]) -> li
         parts += [values] if len(set(values)) > 1 else []
     parts += [[f"C={card.get('budget', 0):,}" for card in cards]] if len({card.get("budget") for card in cards}) > 1 else []
     names = [", ".join(filter(None, each)) for each in zip(*parts, strict=True)]
-    # Whatever else may differ, two lines of a table have two names.
+    # Two lines of a table must have two names, whatever else the kinds differ in.
     by_folder = [f"{name} ({kinds[i][0][1].parent.name})" for i, name in enumerate(names)]
     by_path = [f"{name} ({kinds[i][0][1]})" for i, name in enumerate(names)]
     longer = [folder if by_folder.count(folder) == 1 else path for folder, path in zip(by_folder, by_path, strict=True)]
@@ -88,20 +102,20 @@ def _names(kinds: Sequence[Sequence[tuple[int, Path, PretrainedEncoder]]]) -> li
 
 def _trained_on(card) -> str:
     if "mixture" not in card:
-        # A published encoder's card names it.
+        # The card of a published encoder holds its name.
         return str(card.get("name", ""))
     wanted = sum(source.get("unique", 0) for source in card.get("sources", {}).values())
     return f"{card['mixture']} N={wanted:,}"
 
 
 def untrained(encoder: PretrainedEncoder, seed: int) -> PretrainedEncoder:
-    """The same architecture with random weights, residual branches switched on."""
+    """Returns an encoder of the same architecture with random weights, its residual branches switched on."""
     found = untrained_encoder(encoder.module, Canvas(*encoder.shape), seed)
     return dataclasses.replace(encoder, variables=found.variables, card={})
 
 
-def architectures(kinds: Sequence[Named]) -> list[tuple[str, PretrainedEncoder]]:
-    """One encoder of each architecture and image shape among them, with a name for the floor."""
+def architectures(kinds: Sequence[EncoderKind]) -> list[tuple[str, PretrainedEncoder]]:
+    """Returns one encoder of each architecture and image shape, with a name for its untrained baseline."""
     found: dict[str, tuple[str, PretrainedEncoder]] = {}
     for kind in kinds:
         encoder = kind.encoders[0][2]
@@ -117,34 +131,72 @@ def architectures(kinds: Sequence[Named]) -> list[tuple[str, PretrainedEncoder]]
     ]
 
 
-def score_table(kinds: dict[str, Kind], tasks: Sequence[str]) -> dict[tuple[str, str, str], Interval]:
-    """Scores with intervals by (kind, task, evaluation); what could not be evaluated is not there."""
+def score_table(kinds: dict[str, KindScores], tasks: Sequence[str]) -> dict[tuple[str, str, str], Interval]:
+    """Returns scores with intervals by (kind, task, evaluation), without those that could not be evaluated."""
     table = {}
     for (name, kind), task in itertools.product(kinds.items(), tasks):
         for evaluation in kind[0][1].evaluations(task):
-            found = score(kind, task, evaluation)
+            found = _score(kind, task, evaluation)
             if found:
                 table[name, task, evaluation] = found
     return table
 
 
 def comparisons(
-    kinds: dict[str, Kind], floors: Sequence[str], tasks: Sequence[str]
+    kinds: dict[str, KindScores], baselines: Sequence[str], tasks: Sequence[str]
 ) -> dict[tuple[str, str, str, str], Comparison]:
-    """Differences by (a, b, task, evaluation).
+    """Returns differences by (a, b, task, evaluation).
 
-    Each trained kind is compared with each floor, and with each other trained kind; of more than four with the first alone.
+    Each trained kind is compared with each baseline, and with each other trained kind; with more than four kinds, with the
+    first alone.
     """
-    trained = [name for name in kinds if name not in floors]
+    trained = [name for name in kinds if name not in baselines]
     pairs = (
         list(itertools.combinations(trained, 2)) if len(trained) <= _ALL_PAIRS else [(name, trained[0]) for name in trained[1:]]
     )
-    pairs = [(name, floor) for name in trained for floor in floors] + pairs
+    pairs = [(name, baseline) for name in trained for baseline in baselines] + pairs
     found = {}
     for (a, b), task in itertools.product(pairs, tasks):
         shared = [name for name in kinds[a][0][1].evaluations(task) if name in kinds[b][0][1].evaluations(task)]
         for evaluation in shared:
-            compared = difference(kinds[a], kinds[b], task, evaluation)
-            if compared:
-                found[a, b, task, evaluation] = compared
+            difference = _difference(kinds[a], kinds[b], task, evaluation)
+            if difference:
+                found[a, b, task, evaluation] = difference
     return found
+
+
+def _score(kind: KindScores, task: str, evaluation: str) -> Interval | None:
+    """Returns the metric with its interval over seeds, draws and test images; None if there are no predictions."""
+    metric, labels, (predictions,) = _predictions([kind], task, evaluation)
+    if not len(predictions[0]):
+        return None
+    return runs_interval(METRICS[metric], predictions, labels, resamples=_REPLICATES)
+
+
+def _difference(a: KindScores, b: KindScores, task: str, evaluation: str) -> Comparison | None:
+    """Returns a - b, seed by seed on the same test images; None if one has no predictions."""
+    metric, labels, (first, second) = _predictions([a, b], task, evaluation)
+    if not len(first[0]) or not len(second[0]):
+        return None
+    return compare(METRICS[metric], first, second, labels, resamples=_REPLICATES)
+
+
+def _predictions(kinds: Sequence[KindScores], task: str, evaluation: str) -> tuple[str, np.ndarray, list[list[np.ndarray]]]:
+    """Returns the metric, the labels of the test images, and for each kind the predictions of each seed.
+
+    Draws of the training images and draws of the labelled images share the first axis of a seed's predictions.
+    """
+    several = on_common_images([encoder.predicted(task) for kind in kinds for _, encoder in kind])
+    metric = several[0].metric
+    waiting = iter(several)
+    found = []
+    for kind in kinds:
+        by_seed: dict[int, list[np.ndarray]] = {}
+        for seed, _ in kind:
+            by_seed.setdefault(seed, []).append(next(waiting).predictions[evaluation])
+        runs = [
+            [each.reshape(-1, *each.shape[each.ndim - METRICS[metric].axes :]) for each in draws]
+            for _, draws in sorted(by_seed.items())
+        ]
+        found.append([np.concatenate(draws) if len(draws) > 1 or len(draws[0]) != 1 else draws[0][0] for draws in runs])
+    return metric, several[0].labels, found

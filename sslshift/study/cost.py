@@ -1,23 +1,22 @@
-"""What a study would take: runs, samples, FLOPs, hours and money, before anything is trained."""
+"""Cost of a study: runs, samples, FLOPs, hours and money, before anything is trained."""
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
+from sslshift.reporting import Table, print_table
+from sslshift.storage import Store
 from sslshift.study.learners import Learner
 from sslshift.study.opened import Opened
-from sslshift.study.places import run_folder, run_record
 from sslshift.study.progress import duration
-from sslshift.study.records import recalled
+from sslshift.study.results import run_folder, run_record
 from sslshift.training.programs import seconds_per_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
-    """What the runs of one learner take.
+class LearnerCost:
+    """Cost of the runs of one learner.
 
     Attributes:
       learner: method and encoder.
@@ -38,24 +37,26 @@ class Estimate:
     seconds: float
 
 
-def estimate(opened: Opened) -> list[Estimate]:
+def learner_costs(opened: Opened) -> list[LearnerCost]:
     """Counts a study's runs and measures a training step of each learner that is not done; writes nothing."""
+    store = Store(read_only=True)
     found = []
     for learner in opened.learners:
-        runs = [run for run in opened.runs if (run.method, run.encoder) == learner.key]
-        missing = [run for run in runs if recalled(run_folder(opened, run), run_record(opened, run)) is None]
+        runs = [run for run in opened.runs if run.learner == learner.key]
+        missing = [run for run in runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
         step = None
         if missing:
             first = missing[0]
             step = seconds_per_step(learner.training, opened.reader(opened.candidate(first).mixture, first.seed, first.draw))
         flops = learner.flops * learner.steps * len(runs)
         seconds = (step or 0.0) * learner.steps * len(missing)
-        found.append(Estimate(learner, len(runs), len(missing), opened.budget.samples * len(runs), flops, step, seconds))
+        samples = opened.design.budget.samples * len(runs)
+        found.append(LearnerCost(learner, len(runs), len(missing), samples, flops, step, seconds))
     return found
 
 
 def image_costs(opened: Opened) -> dict[str, tuple[int, float]]:
-    """By source: its largest number of unique samples in any candidate, and what so many images cost."""
+    """Returns for each source its largest number of unique samples in any candidate, and the cost of these images."""
     most: dict[str, int] = {}
     for candidate in opened.candidates:
         for uri, unique in candidate.mixture.largest.items():
@@ -63,29 +64,26 @@ def image_costs(opened: Opened) -> dict[str, tuple[int, float]]:
     return {uri: (unique, unique * opened.sources[uri].cost_per_image) for uri, unique in most.items()}
 
 
-def show_estimate(opened: Opened, console: Console) -> None:
-    """Prints what a study would take; nothing is trained or written."""
-    found = estimate(opened)
-    price = opened.study.price_per_hour
+def show_cost(opened: Opened, console: Console) -> None:
+    """Prints what a study would cost; trains nothing and writes nothing."""
+    found = learner_costs(opened)
+    price = opened.design.price_per_hour
     head = ["method", "encoder", "runs", "missing", "samples", "training FLOPs", "ms a step", "time for missing"]
-    table = Table(*head, *(["cost"] if price else []), box=None, pad_edge=False)
-    for column in table.columns[2:]:
-        column.justify = "right"
-        column.no_wrap = True
+    lines = []
     for each in found:
         step = "" if each.step_seconds is None else f"{each.step_seconds * 1e3:,.3g}"
-        table.add_row(*each.learner.key, *_numbers([each], step, price))
+        lines.append([*each.learner.key, *_numbers([each], step, price)])
     if len(found) > 1:
-        table.add_row("all", "", *_numbers(found, "", price))
-    console.print(table)
+        lines.append(["all", "", *_numbers(found, "", price)])
+    print_table(Table("cost", "Cost of the study", [*head, *(["cost"] if price else [])], lines, text_columns=2), console, "")
     steps = sum(each.learner.steps * each.missing for each in found)
     left = sum(each.seconds for each in found)
     notes = [
         f"Training of what is missing takes about {duration(left)} here ({steps:,} steps; one was measured after compilation). "
-        "Judging encoders, floors and distances come on top.",
+        "Evaluating encoders and baselines, and measuring distances, take time in addition.",
         *_image_notes(opened),
     ]
-    if opened.study.shift_images and not list((Path(opened.study.out) / "shift").glob("reference*/encoder.safetensors")):
+    if opened.design.shift.images and not list((opened.design.out / "shift").glob("reference*/encoder.safetensors")):
         notes.append("The shift index adds one run: its reference encoder, trained on an equal share of every source.")
     if not price:
         notes.append("--price_per_hour puts a price on the hours.")
@@ -93,7 +91,7 @@ def show_estimate(opened: Opened, console: Console) -> None:
         console.print(f"- {note}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _numbers(several: Sequence[Estimate], step: str, price: float) -> list[str]:
+def _numbers(several: Sequence[LearnerCost], step: str, price: float) -> list[str]:
     seconds = sum(each.seconds for each in several)
     return [
         f"{sum(each.runs for each in several):,}",

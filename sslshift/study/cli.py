@@ -1,0 +1,298 @@
+"""Commands of a study: every field of `Study` is a flag of an experiment, which runs, estimates or reports its study."""
+
+import contextlib
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any, Protocol
+
+from absl import flags
+from rich.console import Console
+
+from sslshift.command import command_line, remedy
+from sslshift.storage import ERROR_LOG, LockedError, lock
+from sslshift.study.analysis import Analysis
+from sslshift.study.cost import show_cost
+from sslshift.study.declare import Study
+from sslshift.study.design import parse_study
+from sslshift.study.learners import options_given, without_given
+from sslshift.study.opened import Opened, Run, open_study
+from sslshift.study.progress import Progress
+from sslshift.study.report import print_report, write_report
+from sslshift.study.report.sentences import range_notes
+from sslshift.study.results import Results, describe_run, read_results, run_folder
+from sslshift.study.runner import DISK_FULL, run_study
+
+# Without this, --help of an experiment would not list its flags, which are defined here.
+flags.disclaim_key_flags()
+
+LOCK = ".lock"
+
+# A default belongs to the value it was declared with. If the first flag is set by hand to another value, the declared defaults
+# of the others belong to other data, or to another optimiser, and are not used.
+_COMPANIONS = {
+    "sources": ("mixture",),
+    "downstream": ("downstream_test", "task"),
+    "optimiser": ("learning_rate", "weight_decay", "warmup"),
+}
+
+_DEFINE = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    tuple[str, ...]: flags.DEFINE_multi_string,
+}
+
+
+class RunFunction(Protocol):
+    """A function that an experiment runs on its study, such as `run`."""
+
+    def __call__(self, study: Study, *, command: str = "") -> None: ...
+
+
+def run(study: Study, *, command: str = "") -> None:
+    """Runs a study to its end and shows what it found; continues from where an earlier call was stopped.
+
+    Args:
+      study: the declaration.
+      command: the command line that repeats this, for the report; empty: the report shows this call.
+
+    Raises:
+      RuntimeError: runs failed, after all others are done and reported; or another process works in the study's folder.
+      ValueError: the declaration is wrong, or the folder holds something else.
+    """
+    console = _console()
+    progress = Progress(console)
+    opened = _open(study, progress)
+    with _disk_errors(opened.design.out), _locked(opened.design.out):
+        results = run_study(opened, progress)
+        if results.runs:
+            _report(results, console, command)
+    if results.failed:
+        raise RuntimeError(_failures(results))
+
+
+def run_experiment(
+    defaults: Study,
+    run: RunFunction = run,
+    scales: Mapping[str, Study] | None = None,
+    *,
+    spec: ModuleSpec | None = None,
+) -> None:
+    """Runs an experiment's `main`: its study, overridden by flags. The traceback of an error is kept in OUT/error.log.
+
+    Args:
+      defaults: the study of `--scale=small`.
+      run: does the work.
+      scales: the same question at other scales, by the name that `--scale` gives them.
+      spec: `__spec__` of the experiment's module, by which the report can show the command; None: the module is a script.
+    """
+    scales = {"small": defaults} | dict(scales or {})
+    for field in dataclasses.fields(defaults):
+        _DEFINE[field.type](field.name, getattr(defaults, field.name), field.metadata["help"])
+    flags.DEFINE_enum("scale", "small", list(scales), "Scale of the experiment; the defaults shown here are the small one's.")
+    flags.DEFINE_boolean(
+        "dry_run", False, "Print what the study would take, in runs, samples, FLOPs, hours and money, and stop."
+    )
+    flags.DEFINE_boolean("report_only", False, "Report the results in --out, and what is missing or failed, and stop.")
+
+    def folder() -> str:
+        # A dry run writes nothing, not even the traceback of its error.
+        return "" if flags.FLAGS.dry_run else flags.FLAGS.out if flags.FLAGS["out"].present else scales[flags.FLAGS.scale].out
+
+    with command_line(folder):
+        study, notes = _overridden(scales[flags.FLAGS.scale])
+        for note in notes:
+            print(note)
+        program = f"python -m {spec.name}" if spec else f"python {shlex.quote(sys.argv[0])}"
+        if flags.FLAGS.dry_run:
+            dry_run(study)
+        elif flags.FLAGS.report_only:
+            report_only(study, command=_command(program, study))
+        else:
+            run(study, command=_command(program, study))
+
+
+def _command(program: str, study: Study) -> str:
+    """Returns the command line with every flag, so that it stays the same when an experiment's defaults change."""
+    parts = [program]
+    for name, value in dataclasses.asdict(study).items():
+        values = value if isinstance(value, tuple) else (value,)
+        parts += [shlex.quote(f"--{name}={each}") for each in values]
+    return " \\\n  ".join(parts)
+
+
+def _overridden(declared: Study) -> tuple[Study, list[str]]:
+    """Returns the declared study, overridden by flags, and notes on defaults that are not used or belong to other data.
+
+    Raises:
+      ValueError: a test split was given without the images that it belongs to.
+    """
+    given = _given()
+    if given.get("downstream_test") and "downstream" not in given:
+        raise ValueError(
+            f"--downstream_test={given['downstream_test']} was given without --downstream: a test split belongs to the images "
+            f"that encoders learn the task from. Give both; the default is --downstream={declared.downstream!r}."
+        )
+    unused = _unused(declared, given)
+    defaults = {field.name: field.default for field in dataclasses.fields(Study)}
+    study = dataclasses.replace(declared, **{name: defaults[name] for name in unused} | given)
+    if "for_method" not in given:
+        # What was given by hand takes precedence over what the experiment declares for one method.
+        own = {*given, *unused, *(options_given(study) if "method_options" in given else ())}
+        study = dataclasses.replace(study, for_method=without_given(study.for_method, own))
+    changed = {name: of for name, of in unused.items() if getattr(declared, name) != defaults[name]}
+    return study, [*_unused_notes(declared, changed), *_kept_notes(study, given)]
+
+
+def _given() -> dict[str, Any]:
+    """Returns the fields of a study that were given by hand."""
+    given = {field.name: flags.FLAGS[field.name] for field in dataclasses.fields(Study) if flags.FLAGS[field.name].present}
+    return {name: tuple(flag.value) if isinstance(flag.value, list) else flag.value for name, flag in given.items()}
+
+
+def _unused(declared: Study, given: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the fields whose declared values belong to another field that was changed by hand, each with that field."""
+    changed = [name for name in _COMPANIONS if name in given and given[name] != getattr(declared, name)]
+    return {companion: name for name in changed for companion in _COMPANIONS[name] if companion not in given}
+
+
+def _unused_notes(declared: Study, unused: Mapping[str, str]) -> list[str]:
+    notes = []
+    for name, of in unused.items():
+        values = getattr(declared, name)
+        text = "; ".join(values) if isinstance(values, tuple) else str(values)
+        notes.append(
+            f"--{name}: this experiment's default ({text}) belongs to its own --{of} and is not used; give --{name} to set it."
+        )
+    return notes
+
+
+def _kept_notes(study: Study, given: Mapping[str, Any]) -> list[str]:
+    """Returns notes if only one of sources and downstream images was given: the other is still the experiment's own."""
+    notes = []
+    if "downstream" in given and "sources" not in given:
+        notes.append(f"--sources was not given: encoders are pretrained on this experiment's own sources, {study.sources}")
+    if "sources" in given and "downstream" not in given:
+        notes.append(f"--downstream was not given: encoders are evaluated on this experiment's own task, {study.downstream}")
+    return notes
+
+
+def dry_run(study: Study) -> None:
+    """Prints what a study would take; trains nothing and writes nothing."""
+    console = _console()
+    show_cost(_open(study, Progress(console)), console)
+
+
+def report_only(study: Study, *, command: str = "") -> None:
+    """Reports what a study's folder holds, finished or not; trains and evaluates nothing.
+
+    Raises:
+      NotStoredError: no run is finished.
+    """
+    console = _console()
+    progress = Progress(console)
+    results = read_results(_open(study, progress))
+    _report(results, console, command)
+    for state, runs in (("failed", [run for run, _ in results.failed]), ("not there yet", results.missing)):
+        if runs:
+            progress.note(f"{len(runs)} of {len(results.opened.runs)} runs {state}: {_some(results.opened, runs)}")
+
+
+def _report(results: Results, console: Console, command: str) -> None:
+    analysis = Analysis(results)
+    written = write_report(analysis, command)
+    print_report(analysis, console)
+    for path in written:
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _failures(results: Results) -> str:
+    run, reason = results.failed[0]
+    rest = [each for each, _ in results.failed[1:]]
+    others = f" Also failed: {_some(results.opened, rest)}." if rest else ""
+    return (
+        f"{len(results.failed)} of {len(results.opened.runs)} runs failed, the first was {describe_run(results.opened, run)}: "
+        f"{reason.rstrip('.')}. {run_folder(results.opened, run) / ERROR_LOG} has the details.{others} The same command tries "
+        "them again and repeats nothing else."
+    )
+
+
+def _some(opened: Opened, runs: Sequence[Run], shown: int = 5) -> str:
+    names = [describe_run(opened, run) for run in runs]
+    return "; ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def _console() -> Console:
+    # In a file the table must not be folded to the 80 columns of a terminal of unknown width.
+    return Console(emoji=False, width=None if sys.stdout.isatty() else 180)
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keeps a second process out of a study's folder, which is made if it does not exist.
+
+    Raises:
+      RuntimeError: another process works there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(lock(out / LOCK))
+        except LockedError as error:
+            raise RuntimeError(
+                f"{out} is in use by {error.holder}: two studies cannot write to one folder. Wait until it is done, or give "
+                "another --out."
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    """Names the folder in the system's error of a full disk, which names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL or error.filename:
+            raise
+        raise OSError(f"{out} cannot be written to: {error.strerror}. {remedy(error)}") from error
+
+
+def _open(study: Study, progress: Progress) -> Opened:
+    """Opens a study and prints what it will do, and what its sources and tasks report."""
+    if Path(study.out).exists() and not Path(study.out).is_dir():
+        raise ValueError(f"--out={study.out} is a file; name a folder, new or of an earlier call.")
+    opened = open_study(parse_study(study))
+    design = opened.design
+    learners = ", ".join(f"{learner} of {learner.parameters / 1e6:.2g} M parameters" for learner in opened.learners)
+    progress.note(
+        f"{len(opened.runs)} runs of {design.budget.samples:,} samples ({design.steps:,} steps of {design.batch_size}), "
+        f"{learners}, results in {study.out}{os.sep}"
+    )
+    for learner in opened.learners:
+        name = f"{learner}: " if len(opened.learners) > 1 else ""
+        progress.note(f"{name}{learner.settings}")
+    for task in opened.tasks:
+        for note in task.notes:
+            progress.note(f"{task.name}: {note}")
+    for candidate in opened.candidates:
+        if candidate.text:
+            progress.note(f"mixture {candidate.text}: N = {candidate.unique:,} (python -m tools.plan_samples shows it in full)")
+    for note in range_notes(opened):
+        progress.note(note)
+    for source in opened.sources.values():
+        if opened.withheld.get(source.name):
+            progress.note(
+                f"{source.name}: images that equal one of the held-out test split, as the encoders see them, are excluded; "
+                f"{len(source):,} remain"
+            )
+        for note in source.notes:
+            progress.note(f"{source.name}: {note}")
+        if source.refused:
+            path, reason = source.refused[0]
+            progress.note(f"{source.name}: {len(source.refused)} files refused, not counted in N, e.g. {path} ({reason})")
+    return opened

@@ -1,0 +1,200 @@
+"""The design of a study: its declaration, parsed.
+
+`Study` holds text, as flags give it. `parse_study` turns the text into typed objects once, when a command starts, and reports
+every mistake that shows without opening a source. Nothing else in this room reads the text.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from sslshift.budget import Budget
+from sslshift.data.mixture_text import Declaration, parse_mixture
+from sslshift.data.sources import SCHEMES
+from sslshift.data.sources.uri import parse_uri, spelled
+from sslshift.models import FEATURES
+from sslshift.models.opening import open_encoder
+from sslshift.shift import distance_of
+from sslshift.study.declare import Study
+from sslshift.study.learners import LearnerSettings, parse_learners
+from sslshift.transfer.declaration import TaskDeclaration, parse_split, parse_task, require_different_names
+from sslshift.transfer.protocol import parse_evaluations
+
+# Sources whose names are no paths, which may hold an '@'.
+_WITHOUT_PATHS = ("bundled", "synthetic", "tfds")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceLevels:
+    """A source that a study compares, with the numbers of unique samples to try; no numbers mean all images."""
+
+    uri: str
+    unique: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ShiftSettings:
+    """Settings of a study's shift index.
+
+    Attributes:
+      images: of each side, at most; 0: the study has no shift index.
+      distance: name of the distance behind the index.
+      encoder: file or run whose features are compared; empty: the study trains a reference encoder.
+    """
+
+    images: int
+    distance: str
+    encoder: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Design:
+    """What a study compares, and how.
+
+    Attributes:
+      sources: candidates of one source each.
+      mixtures: candidates of several sources.
+      tasks: what encoders are evaluated on. The study is about the first.
+      evaluations: by name; the linear probe is among them.
+      features: which of an encoder's features are evaluated.
+      learners: methods on encoders, in the order in which they are named.
+      budget: C, in whole batches.
+      batch_size: images of a training step, over all devices.
+      seeds: number of training seeds.
+      draws: number of draws of each subset; 0: each seed draws its own.
+      image_size: side of all images; 0: that of the downstream images.
+      online_every: steps between reports of the online probe; 0: none.
+      shift: settings of the shift index.
+      workers: processes that read images.
+      price_per_hour: of training.
+      out: folder of the study.
+      declared: the declaration, for the report's list of settings.
+    """
+
+    sources: tuple[SourceLevels, ...]
+    mixtures: tuple[Declaration, ...]
+    tasks: tuple[TaskDeclaration, ...]
+    evaluations: Mapping[str, Any]
+    features: str
+    learners: tuple[LearnerSettings, ...]
+    budget: Budget
+    batch_size: int
+    seeds: int
+    draws: int
+    image_size: int
+    online_every: int
+    shift: ShiftSettings
+    workers: int
+    price_per_hour: float
+    out: Path
+    declared: Study
+
+    @property
+    def steps(self) -> int:
+        """Training steps of every run."""
+        return self.budget.steps(self.batch_size)
+
+    @property
+    def replicates(self) -> list[tuple[int, int]]:
+        """The (draw, seed) pairs with which every candidate is trained."""
+        # Without draws of its own a subset is drawn by the training seed: one source of chance, counted once.
+        crossed = [(draw, seed) for draw in range(self.draws) for seed in range(self.seeds)]
+        return crossed or [(seed, seed) for seed in range(self.seeds)]
+
+
+def parse_study(study: Study) -> Design:
+    """Returns the design that a declaration describes.
+
+    Raises:
+      ValueError: a setting cannot be read, is out of range, or does not fit another; the message names the flag.
+    """
+    learners = parse_learners(study)
+    if study.batch_size % jax.device_count():
+        raise ValueError(f"--batch_size={study.batch_size} cannot be divided among {jax.device_count()} devices.")
+    # The distance and its encoder are needed late, after baselines are evaluated: mistakes in them are reported now.
+    distance_of(study.shift_distance)
+    if study.shift_encoder:
+        open_encoder(study.shift_encoder)
+    return Design(
+        sources=tuple(parse_sources(study.sources)) if study.sources.strip() or not study.mixture else (),
+        mixtures=tuple(parse_mixture(text, SCHEMES) for text in study.mixture),
+        tasks=tuple(_tasks(study)),
+        evaluations=_evaluations(study),
+        features=study.features,
+        learners=learners,
+        budget=Budget(study.budget).whole_batches(study.batch_size),
+        batch_size=study.batch_size,
+        seeds=study.seeds,
+        draws=study.draws,
+        image_size=study.image_size,
+        online_every=study.online_every,
+        shift=ShiftSettings(study.shift_images, study.shift_distance, study.shift_encoder),
+        workers=study.workers,
+        price_per_hour=study.price_per_hour,
+        out=Path(study.out),
+        declared=study,
+    )
+
+
+def parse_sources(text: str) -> list[SourceLevels]:
+    """Returns the sources in `"URI@N,N; URI"`.
+
+    A `;`, and an `@` before numbers, that belong to a URI are written as `sslshift.data.sources.uri` says: `%3B` and `%40`.
+
+    Example:
+      >>> parse_sources("bundled:mnist@10,4_000; synthetic:noise?size=100")[0]
+      SourceLevels(uri='bundled:mnist', unique=(10, 4000))
+
+    Raises:
+      ValueError: the text names no source, or names a source or one of its numbers twice.
+    """
+    parsed = []
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        # An '@' before anything but numbers belongs to the URI: folders may have one in their names.
+        match = re.fullmatch(r"(?P<uri>.*?)\s*@(?P<numbers>[0-9][0-9_]*(\s*,\s*[0-9][0-9_]*)*)", part)
+        uri, numbers = match.group("uri", "numbers") if match else (part, "")
+        named = parse_uri(uri) if ":" in uri else None
+        if "@" in (named.path if named else uri) and (named is None or named.scheme in _WITHOUT_PATHS):
+            raise ValueError(
+                f"--sources: expected a URI with '@' and whole numbers separated by ',', got {part!r}; sources are separated "
+                "by ';'."
+            )
+        unique = tuple(int(number) for number in filter(None, numbers.split(",")))
+        if len(set(unique)) < len(unique):
+            raise ValueError(f"--sources: {part!r} names one number of unique samples twice.")
+        parsed.append(SourceLevels(spelled(uri), unique))
+    # Two spellings of one URI are one source.
+    names = [str(parse_uri(each.uri)) if ":" in each.uri else each.uri for each in parsed]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"--sources must name at least one source, and each source once; got {text!r}.")
+    return parsed
+
+
+def _evaluations(study: Study) -> dict[str, Any]:
+    evaluations = parse_evaluations(study.evaluations, study.evaluation_options)
+    if "linear" not in evaluations:
+        raise ValueError(
+            f"--evaluations={study.evaluations} must include linear: gains and verdicts are those of the linear probe."
+        )
+    if study.features not in FEATURES:
+        raise ValueError(f"Expected one of {', '.join(FEATURES)} for --features, got {study.features!r}.")
+    return evaluations
+
+
+def _tasks(study: Study) -> list[TaskDeclaration]:
+    """Returns the tasks that a study names, --downstream first."""
+    first, *others = (parse_task(text) for text in (study.downstream, *study.task))
+    if study.downstream_test:
+        if re.search(r";\s*test\s*=", study.downstream):
+            raise ValueError(
+                f"--downstream={study.downstream} and --downstream_test={study.downstream_test} both name a test split; "
+                "give one of them."
+            )
+        first = dataclasses.replace(first, test=parse_split(study.downstream_test))
+    declared = [dataclasses.replace(each, labelled=each.labelled or study.labelled) for each in (first, *others)]
+    require_different_names(declared)
+    return declared

@@ -1,0 +1,127 @@
+"""Evaluates the encoders of a study: those of its runs, and the baselines that they are compared with.
+
+Baselines are raw pixels, and each learner's encoder before training. Their folders keep the names `floors/...`, and their rows
+in the results table the kind `floor`, which earlier versions gave them.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from sslshift.models import ENCODER, ENCODERS, ResNet, load_encoder
+from sslshift.models.description import describe
+from sslshift.storage import Store
+from sslshift.study.learners import Learner
+from sslshift.study.opened import Opened
+from sslshift.study.progress import Progress
+from sslshift.training.loop import initial_state
+from sslshift.transfer.encoders import branches_on
+from sslshift.transfer.features import Encoder, NetworkEncoder, encoder_of, pixel_encoder
+from sslshift.transfer.scores import EvaluatedEncoder, evaluate_stored
+
+UNTRAINED = "untrained encoder"
+PIXELS = "raw pixels"
+
+
+def evaluate_run(
+    opened: Opened,
+    store: Store,
+    folder: Path,
+    on_progress: Callable[[str, int, int], None] = lambda part, done, total: None,
+) -> EvaluatedEncoder:
+    """Returns the scores of a trained run's encoder on every task.
+
+    Args:
+      opened: the study.
+      store: keeps the scores.
+      folder: of the run.
+      on_progress: see `transfer.protocol.evaluate`.
+
+    Raises:
+      NotStoredError: scores are missing, and the store is read only.
+      ValueError: the folder has lost its encoder.
+    """
+
+    def encoder() -> NetworkEncoder:
+        if not (folder / ENCODER).exists():
+            raise ValueError(f"{folder} has lost its {ENCODER}; delete that folder, and the same command trains the run again.")
+        return NetworkEncoder(load_encoder(folder / ENCODER))
+
+    design = opened.design
+    return evaluate_stored(store, encoder, opened.tasks, design.evaluations, design.features, folder, on_progress=on_progress)
+
+
+def evaluate_pixels(opened: Opened, store: Store, progress: Progress) -> EvaluatedEncoder:
+    """Returns the scores of raw pixels."""
+    return _evaluate_baseline(opened, store, lambda: pixel_encoder, "pixels", "baseline: raw pixels", progress)
+
+
+def evaluate_untrained(opened: Opened, store: Store, learner: Learner, seed: int, progress: Progress) -> EvaluatedEncoder:
+    """Returns the scores of a learner's encoder before training, see `untrained_encoder`.
+
+    Methods that start from the same weights share one evaluation.
+    """
+    encoder = functools.cache(lambda: untrained_encoder(opened, learner, seed))
+    name = f"start-{'-'.join(learner.key)}-s{seed}{'-branches_on' if has_silent_branches(learner) else ''}"
+    folder = opened.design.out / "floors" / name
+    start = store.remembered(folder, untrained_record(learner, seed), lambda: {"weights": _weights_digest(encoder())})
+    several = len({each.settings.encoder for each in opened.learners}) > 1
+    which = learner.settings.encoder if several else "encoder"
+    what = f"baseline: untrained {which}, seed {seed}"
+    return _evaluate_baseline(opened, store, encoder, f"untrained-{start['weights']}", what, progress)
+
+
+def untrained_record(learner: Learner, seed: int) -> dict:
+    """Returns everything that the initial weights of a learner depend on, and how its untrained encoder is evaluated."""
+    return learner.record | {"seed": seed} | baseline_record(learner)
+
+
+def baseline_record(learner: Learner) -> dict:
+    """Returns how the untrained encoder differs from the one that training starts from; empty if it does not."""
+    return {"floor": "residual branches on"} if has_silent_branches(learner) else {}
+
+
+def has_silent_branches(learner: Learner) -> bool:
+    """Returns whether the residual branches of a learner's encoder add nothing when training starts."""
+    return isinstance(ENCODERS[learner.settings.encoder], ResNet)
+
+
+def _evaluate_baseline(
+    opened: Opened, store: Store, encoder: Callable[[], Encoder], name: str, what: str, progress: Progress
+) -> EvaluatedEncoder:
+    design = opened.design
+    folder = design.out / "floors" / name
+    with progress.evaluating(what) as work:
+        evaluated = evaluate_stored(
+            store, encoder, opened.tasks, design.evaluations, design.features, folder, on_progress=work.on_progress
+        )
+    progress.say_scores(what, evaluated.scores[opened.task.name])
+    return evaluated
+
+
+def untrained_encoder(opened: Opened, learner: Learner, seed: int) -> NetworkEncoder:
+    """Returns a learner's encoder before training, with its residual branches switched on.
+
+    Training starts ResNets with zero-initialised branches: the last scale of each is 0. Such a network sees one place in four
+    of each stage, and is so weak a baseline that any training would appear to help.
+    """
+    state = initial_state(learner.training, opened.reader(opened.equal_shares, seed, seed), seed)
+    encoder = encoder_of(learner.training.method, state.variables, opened.canvas)
+    if has_silent_branches(learner):
+        encoder = dataclasses.replace(encoder, variables=branches_on(encoder.variables))
+    return NetworkEncoder(encoder)
+
+
+def _weights_digest(encoder: NetworkEncoder) -> str:
+    """Returns a digest of architecture, image shape and weights."""
+    pretrained = encoder.pretrained
+    found = hashlib.sha256(json.dumps([describe(pretrained.module), list(pretrained.shape)]).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(pretrained.variables):
+        found.update(jax.tree_util.keystr(path).encode() + np.asarray(jax.device_get(leaf)).tobytes())
+    return found.hexdigest()[:12]

@@ -1,0 +1,199 @@
+"""Scores of encoders on tasks, kept in folders: what is there is read, and what is missing is computed.
+
+A folder `tasks/TASK-EVALUATION-DIGEST` below an encoder's folder holds one evaluation on one task: `record.json`, everything
+that the scores depend on, `result.json`, the scores, and `predictions.npz`. Another task or evaluation adds a folder.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sslshift.command import remedy
+from sslshift.storage import Store, digest, slug
+from sslshift.transfer.features import Encoder, NetworkEncoder
+from sslshift.transfer.predictions import Predictions, load_predictions, on_common_images, save_predictions
+from sslshift.transfer.protocol import Evaluated, evaluate
+from sslshift.transfer.tasks import Task
+
+
+class EvaluationScore(NamedTuple):
+    """Score of one encoder by one evaluation on one task.
+
+    Attributes:
+      value: the metric on the test split; nan where nothing could be predicted.
+      low, high: ends of its 95% interval over test images.
+      validation: the metric on the validation split.
+      chosen: the hyperparameters that were chosen on the validation split, by name.
+    """
+
+    value: float
+    low: float
+    high: float
+    validation: float
+    chosen: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskScores:
+    """Scores of one encoder on one task.
+
+    Attributes:
+      metric: its name.
+      test_images: images of the test split that could be read.
+      effective_rank: of the centred features of test images.
+      evaluations: scores by the name of the evaluation.
+      notes: sentences that a reader of the numbers must know.
+    """
+
+    metric: str
+    test_images: int
+    effective_rank: float
+    evaluations: dict[str, EvaluationScore]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of_results(cls, results: Sequence[Mapping[str, Any]]) -> "TaskScores":
+        """Returns the scores in the `result.json` of several evaluations on one task, see `Evaluated.scores`."""
+        evaluations = {}
+        for flat in results:
+            for name, chosen in flat["chosen"].items():
+                values = (flat[name], flat[f"{name}_low"], flat[f"{name}_high"], flat[f"{name}_validation"])
+                evaluations[name] = EvaluationScore(*values, chosen)
+        notes = dict.fromkeys(note for flat in results for note in flat["notes"])
+        last = results[-1]
+        return cls(last["metric"], last["test_images"], last["effective_rank"], evaluations, tuple(notes))
+
+    @property
+    def linear(self) -> float:
+        """The metric of the linear probe."""
+        return self.evaluations["linear"].value
+
+    def columns(self) -> dict[str, Any]:
+        """Returns the scores as cells of a table, by the names of their columns."""
+        cells: dict[str, Any] = {
+            "metric": self.metric,
+            "test_images": self.test_images,
+            "effective_rank": self.effective_rank,
+        }
+        for name, score in self.evaluations.items():
+            cells |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
+            cells |= {f"{name}_{setting}": value for setting, value in score.chosen.items()}
+            cells[f"{name}_validation"] = score.validation
+        return cells
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvaluatedEncoder:
+    """An encoder's scores on tasks.
+
+    Attributes:
+      scores: by the name of the task.
+      predictions: folders of the predictions by task, one for each evaluation.
+    """
+
+    scores: dict[str, TaskScores]
+    predictions: dict[str, tuple[Path, ...]]
+
+    def evaluations(self, task: str) -> list[str]:
+        """Returns the names of the evaluations that the encoder has on a task."""
+        return list(self.scores[task].evaluations)
+
+    def predicted(self, task: str) -> Predictions:
+        """Returns the predictions of all evaluations on a task, on the test images that all of them have.
+
+        Raises:
+          ValueError: predictions are missing or damaged.
+        """
+        several = on_common_images([_load(folder) for folder in self.predictions[task]])
+        return several[0]._replace(predictions={name: each for one in several for name, each in one.predictions.items()})
+
+
+def _load(folder: Path) -> Predictions:
+    try:
+        return load_predictions(folder)
+    except ValueError as error:
+        advice = remedy(error) or "Delete that folder, and the same command evaluates its encoder again."
+        raise ValueError(f"The predictions in {folder} cannot be read. {advice}") from error
+
+
+def evaluate_stored(
+    store: Store,
+    encoder: Callable[[], Encoder],
+    tasks: Sequence[Task],
+    evaluations: Mapping[str, Any],
+    features: str,
+    folder: Path,
+    **options: Any,
+) -> EvaluatedEncoder:
+    """Returns an encoder's scores on every task; evaluates the encoder where its folder holds no scores.
+
+    Args:
+      store: reads the folder, and writes to it unless it is read only.
+      encoder: makes the encoder. It is called only if the encoder is needed.
+      tasks: to evaluate the encoder on.
+      evaluations: by name, see `protocol.EVALUATIONS`.
+      features: which of the encoder's features are evaluated.
+      folder: of the encoder.
+      **options: of `protocol.evaluate`.
+
+    Raises:
+      NotStoredError: scores are missing, and the store is read only.
+      ValueError: the encoder cannot be evaluated, or a file is damaged.
+    """
+    encoder = functools.cache(encoder)
+    scores = {}
+    places = {}
+    for task in tasks:
+        requests = _requests(task, evaluations, features, folder)
+        results = {name: store.recalled(place, record) for name, (place, record) in requests.items()}
+        missing = {name: evaluations[name] for name, result in results.items() if result is None}
+        if missing:
+            store.require_writable(requests[next(iter(missing))][0])
+            # One call for all that is missing: they share the task's features.
+            evaluated = evaluate(_with_features(encoder(), features), task, missing, **options)
+            for name in missing:
+                place, record = requests[name]
+                own = _of_evaluation(evaluated, name, evaluations)
+                results[name] = store.remembered(place, record, functools.partial(_save, own, place))
+        scores[task.name] = TaskScores.of_results(list(results.values()))
+        places[task.name] = tuple(place for place, _ in requests.values())
+    return EvaluatedEncoder(scores, places)
+
+
+def _requests(
+    task: Task, evaluations: Mapping[str, Any], features: str, folder: Path
+) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Returns folder and record of each evaluation on a task."""
+    found = {}
+    for name, evaluation in evaluations.items():
+        record = task.facts | {"evaluations": {name: dataclasses.asdict(evaluation)}, "features": features}
+        found[name] = (folder / "tasks" / f"{slug(task.name)}-{name}-{digest(record)}", record)
+    return found
+
+
+def _save(evaluated: Evaluated, place: Path) -> dict[str, Any]:
+    # Before the result: a folder with a result has its predictions.
+    save_predictions(evaluated, place)
+    return evaluated.scores()
+
+
+def _of_evaluation(evaluated: Evaluated, name: str, evaluations: Mapping[str, Any]) -> Evaluated:
+    """Returns what one evaluation found, with its own notes and those that belong to no evaluation."""
+
+    def owner(outcome: str) -> str:
+        # few_shot_5 belongs to few_shot, and finetune_frozen_bn not to finetune: the longest name that fits.
+        fitting = [each for each in evaluations if outcome == each or outcome.startswith(f"{each}_")]
+        return max(fitting, key=len, default="")
+
+    outcomes = {each: outcome for each, outcome in evaluated.outcomes.items() if owner(each) == name}
+    notes = tuple(note for note in evaluated.notes if owner(note.partition(":")[0]) in ("", name))
+    return evaluated._replace(outcomes=outcomes, notes=notes)
+
+
+def _with_features(encode: Encoder, features: str) -> Encoder:
+    """Returns the encoder with the features that are evaluated; raw pixels have one kind only."""
+    if isinstance(encode, NetworkEncoder):
+        return dataclasses.replace(encode, pretrained=encode.pretrained.with_features(features))
+    return encode
