@@ -220,7 +220,7 @@ def within(capsys, out, *flags) -> str:
         (["--head=32,0"], "whole numbers above 0"),
         (["--downstream_test=bundled:mnist"], "expected different images in the test split"),
         (["--downstream=bundled:mnist; test=bundled:mnist/test"], "both name a test split; give one of them"),
-        (["--sources=synthetic:noise?size=99999999999999999999"], "at most 2^62"),
+        (["--sources=synthetic:noise?size=99999999999999999999"], "expected a size from 1 to 2^62"),
         (["--budget=63"], "smaller than one batch of 64"),
         (["--method=simclear"], "Expected one of simclr, moco_v3, byol"),
         (["--method=mae"], "needs a ViT (vit_*) as encoder, not PatchMLP"),
@@ -469,7 +469,7 @@ def test_broken_images_are_replaced_counted_and_limited(tmp_path, capsys):
     uri = array_records(tmp_path / "a.array_record", {3, 30})
     flags = (f"--sources={uri}@60", "--budget=640", "--seeds=1", "--shift_images=100")
     told = r"2 of 60 different images \(3\.3%\) could not be read, more than the 1\.0% that max_broken allows"
-    with pytest.raises(BrokenDataError, match=rf"{told}(.|\n)*record (3|30): no image"):
+    with pytest.raises(BrokenDataError, match=rf"{told}(.|\n)*record (3|30): it is not an image"):
         within(capsys, tmp_path / "out", *flags)
     within(capsys, tmp_path / "out", *flags, "--max_broken=0.05")
     (run,) = (row for row in table(tmp_path / "out") if row["kind"] == "run")

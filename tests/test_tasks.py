@@ -405,7 +405,9 @@ def test_labels_that_are_not_those_of_the_images_are_refused(labels, classes, me
 
 def test_a_test_split_that_is_named_apart_is_one_split(tmp_path):
     layout(tmp_path / "a", *split_names("x", "y")), layout(tmp_path / "b", *split_names("train", "test"))
-    study = Study(downstream=f"folder:{tmp_path / 'a'}", downstream_test=f"folder:{tmp_path / 'b/test'}")
+    study = Study(
+        sources="bundled:mnist", downstream=f"folder:{tmp_path / 'a'}", downstream_test=f"folder:{tmp_path / 'b/test'}"
+    )
     assert parse_study(study).tasks[0].test == f"folder:{tmp_path / 'b/test'}?labels=folder"
     # Of a folder with splits it is unknown which one is meant.
     study = dataclasses.replace(study, downstream_test=f"folder:{tmp_path / 'b'}")
