@@ -1,4 +1,4 @@
-r"""Imports images once, to be opened quickly ever after: a folder, archive or list becomes ArrayRecord shards with a manifest.
+r"""Imports a folder, archive or list of images into a source that opens quickly: ArrayRecord shards with a manifest.
 
     python -m tools.import_images --input=/data/photos --output=/data/photos256 --size=256
     python -m tools.import_images --input=/data/crawl --output=/data/crawl256     # tar shards, as img2dataset writes them

@@ -1,4 +1,4 @@
-"""Finds the containers of an import, and writes down every image of a container before the first image is read.
+"""Finds the containers of an import, and lists every image of a container before the first image is read.
 
 A container is a folder of images, a tar or zip archive in it or alone, or a CSV or Parquet list. Its listing is kept, so that
 an import that was stopped continues with the same images in the same shards.

@@ -84,7 +84,7 @@ def recognise(start: bytes) -> str:
     if _is_image(start):
         return "an image; folder: opens the folder that holds it"
     if _is_tfrecord(start):
-        return f"a TFRecord file; tfds: reads data sets that TFDS prepared in ArrayRecord format, and for others {_FILES}"
+        return f"a TFRecord file; tfds: reads datasets that TFDS prepared in ArrayRecord format, and for others {_FILES}"
     # In the order of the table: an .npz file is a zip archive as well.
     found = next(((what, remedy) for pattern, what, remedy in _KINDS if re.match(pattern, start, re.DOTALL)), None)
     return "; ".join(found) if found else ""
