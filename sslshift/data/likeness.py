@@ -1,34 +1,35 @@
-"""Whether two pictures are one: what a perceptual hash leaves open, decided on their pixels.
+"""Likeness of pictures: decides on pixels whether two pictures with near perceptual hashes are the same picture.
 
-Pictures of one kind share their outlines and shading; one picture shares its detail. So thumbnails are compared in a band of
-frequencies, by the difference of two Gaussian blurs, and the measure is the correlation of that band: 1 for the same picture
-whatever its brightness and contrast, less the more it was compressed or cropped.
+Pictures of one kind share their outlines and shading, but only copies of one picture share their detail. Thumbnails are
+therefore compared in a band of frequencies, the difference of two Gaussian blurs. The measure is the correlation of that band:
+1 for the same picture at any brightness and contrast, and lower the more a copy was compressed or cropped.
 
-Detail is of brightness alone, and a correlation does not know how strong it is, so a red, a gray and a black heart are one to
-it. Therefore brightness, contrast and colours must agree too (`colour_differences`). Colours are compared place by place, so
-that a small coloured thing on a white or transparent background counts as much as a large one. A gray copy of a colourful
-picture is another picture; one of a picture that is nearly gray is the same.
+Detail measures brightness alone, and its correlation does not depend on its strength, so that a red, a grey and a black heart
+have the same detail. Brightness, contrast and colours must therefore agree too (`colour_differences`). Colours are compared
+place by place, so that a small coloured thing on a white or transparent ground counts as much as a large one. A grey copy of a
+colourful picture is a different picture; a grey copy of a nearly grey picture is the same.
 
-By `python -m tools.bench --what=curation`, of 60 icons on white, five shapes in twelve colours (`tools.bench_curation`), with
-hashes within 7 bits and a correlation of at least 0.996: all 60 are different at 28, 64 and 256 pixels, where detail alone held
-the twelve colours of every shape for one picture. Changed copies that are found, and pairs of different icons that are not told
-apart, of 60 (among pictures whose contrast was raised, gray and dark gray ones meet):
+`python -m tools.bench --what=curation` measures this on 60 icons on white, five shapes in twelve colours
+(`tools.bench_pictures`), with hashes within 7 bits and a correlation of at least 0.996. All 60 icons are found to be different
+at 28, 64 and 256 pixels; detail alone would take the twelve colours of every shape for one picture. The table has the changed
+copies that are found, and the pairs of different icons that are taken for one, of 60 (with raised contrast, grey and dark grey
+become equal):
 
 | change | found at 28, 64, 256 pixels | wrong pairs |
 |---|---|---|
 | enlarged by a half, reduced to three quarters or half | 100%, 100%, 100% | 0, 0, 0 |
-| 12 gray levels brighter | 100%, 100%, 100% | 2, 2, 4 |
+| 12 grey levels brighter | 100%, 100%, 100% | 2, 2, 4 |
 | contrast times 1.1 | 100%, 100%, 100% | 5, 4, 3 |
 | JPEG of quality 75 | 38%, 100%, 100% | 0, 0, 0 |
 | JPEG of quality 50 | 20%, 100%, 98% | 1, 0, 0 |
 | red 5% up and blue 5% down | 100%, 100%, 100% | 0, 0, 0 |
 | red 10% up and blue 10% down | 0%, 0%, 0% | 0, 0, 0 |
 
-At 28 pixels it is the detail, and the hash, that JPEG changes. Of pieces of photographs, 90 pixels wide, colours cost nothing
-of what is found by detail, but half of those with 10% of white balance, and a tenth of those with 1.2 times the saturation.
-Things narrower than a tenth of the picture are told apart by strong colours alone: a gray and a brown dot are one. Pictures
-without detail of brightness, as red things on a green ground of the same luma, are never near, and are duplicates where their
-pixels are the same.
+At 28 pixels JPEG changes the detail and the hash. On pieces of photographs, 90 pixels wide, the comparison of colours loses no
+copy that detail finds, except for half of those whose white balance was changed by 10% and a tenth of those with 1.2 times the
+saturation. Things narrower than a tenth of the picture are distinguished by strong colours only: a grey and a brown dot are
+taken for one. Pictures without detail of brightness, such as red things on a green ground of the same luma, are never near, and
+are duplicates only if their pixels are equal.
 """
 
 import functools
@@ -42,34 +43,34 @@ from scipy.ndimage import gaussian_filter1d
 
 from sslshift.data.perceptual_hash import SIDE, drawing
 
-# Standard deviations of the blurs, in pixels of the 32 of a thumbnail. Finer detail does not survive compression, and coarser
+# Standard deviations of the blurs, in pixels of a thumbnail. Finer detail does not survive compression, and coarser structure
 # is the outline that pictures of one kind share.
 FINE = 1.5
 COARSE = 3.0
-# Of 256 numbers, kept of every second pixel in both directions.
+# Numbers of a picture's detail: every second pixel in both directions, since the band holds no finer frequencies.
 DETAILS = (SIDE // 2) ** 2
-# How two copies of one picture may differ, in gray levels: in mean brightness; in the contrast of detail by a factor and
-# levels; in chroma by levels and a fourth of what is around the place, where compression at small sizes blurs colours.
+# Tolerances between two copies of one picture, in grey levels: for mean brightness; for the contrast of detail, a factor and
+# levels; for chroma, levels and a fourth of its range around a place, since compression at small sizes blurs colours.
 BRIGHTNESS = 40
 CONTRAST = 1.2
 CONTRAST_LEVELS = 3
 CHROMA = 10
 CHROMA_AROUND = 4
-# Pairs of which colours are compared at a time, which fit into a core's cache.
+# Pairs whose colours are compared at a time: they fit into a core's cache.
 _BLOCK = 1024
-# A reframed picture has this part of its sides more or less: a pixel of 28.
+# A reframed picture has this part of its sides more or less: one pixel of 28.
 FRAME = 1 / 28
-# Pixels a side of reduced pictures: halves of 28 and 32, and what lies between these and the whole.
+# Sides of reduced pictures in pixels: halves of 28 and 32, and one size between these and the whole.
 REDUCED = (14, 16, 20)
 
 
 class Colours(NamedTuple):
-    """What is compared of pictures besides the correlation of their detail.
+    """Colours of pictures, which are compared besides the correlation of their detail.
 
     Attributes:
-      brightness: mean gray level, float `[n]`.
-      contrast: the largest deviation of their detail in gray levels, float `[n]`.
-      chroma: blue and red less luma, int8 `[n, 2, 16, 16]`, at every second pixel of thumbnails; of gray pictures zeros.
+      brightness: mean grey level, float `[n]`.
+      contrast: largest deviation of the detail in grey levels, float `[n]`.
+      chroma: blue and red less luma, int8 `[n, 2, 16, 16]`, at every second pixel of thumbnails; zeros for grey pictures.
     """
 
     brightness: np.ndarray
@@ -80,42 +81,42 @@ class Colours(NamedTuple):
 def details(gray: np.ndarray) -> np.ndarray:
     """Returns the band of detail of thumbnails `[n, 32, 32]` as unit vectors, float32 `[n, 256]`: products are correlations.
 
-    A picture without detail gets zeros, which are like nothing.
+    A picture without detail gets zeros, whose correlation with everything is 0.
     """
     return details_and_contrast(gray)[0]
 
 
 def details_and_contrast(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `details`, and the largest deviation of each before it became a unit vector, float32 `[n]`."""
+    """Returns `details`, and the largest deviation of each before its normalisation, float32 `[n]`."""
     fine = _blur(FINE)
     coarse = _blur(COARSE)
     band = (fine @ gray @ fine.T - coarse @ gray @ coarse.T).reshape(len(gray), DETAILS)
     band -= band.mean(1, keepdims=True)
     norm = np.linalg.norm(band, axis=1, keepdims=True)
-    # In gray levels: below, what is left is rounding.
+    # In a band this weak only rounding remains, and its direction would be arbitrary.
     unit = np.where(norm > 0.1 * SIDE, band / np.maximum(norm, 1e-9), 0).astype(np.float32)
     return unit, np.maximum(band.max(1), -band.min(1))
 
 
 def blurred_chroma(chroma: np.ndarray) -> np.ndarray:
-    """Returns the chroma of thumbnails, `[n, 2, 32, 32]`, as `Colours` holds it."""
+    """Returns the chroma of thumbnails, `[n, 2, 32, 32]`, in the form of `Colours`."""
     fine = _blur(FINE)
     return np.clip(np.rint(fine @ chroma @ fine.T), -127, 127).astype(np.int8)
 
 
 def colour_differences(a: Colours, b: Colours, *, chroma: bool = True) -> np.ndarray:
-    """Returns by how much more pictures differ in colour than copies of one do, row by row.
+    """Returns, row by row, the difference in colour that exceeds the tolerance between copies of one picture.
 
-    Edges may be elsewhere by a pixel or blurred: at each place the chroma of either picture must lie between the least and the
-    greatest that the other has around this place, with the tolerance above. The place that differs most counts.
+    Edges may be shifted by a pixel or blurred. At each place the chroma of either picture must therefore be in the range of the
+    other picture's values around this place, with the tolerance above. The largest difference counts.
 
     Args:
-      a: of pictures.
-      b: of the pictures that they are compared with.
-      chroma: False where only brightness and contrast count, for encoders that take gray images.
+      a: colours of pictures.
+      b: colours of the pictures to compare them with.
+      chroma: False to compare brightness and contrast only, for encoders that take grey images.
 
     Returns:
-      Float64 `[n]`: 0 for copies, else the difference as a part of 255 levels.
+      Float64 `[n]`: 0 for copies, otherwise the difference as a part of 255 levels.
     """
     brightness = np.abs(a.brightness.astype(float) - b.brightness)
     low, high = (side(a.contrast.astype(float), b.contrast) for side in (np.minimum, np.maximum))
@@ -127,10 +128,10 @@ def colour_differences(a: Colours, b: Colours, *, chroma: bool = True) -> np.nda
 
 
 def variants(gray: np.ndarray) -> np.ndarray:
-    """Thumbnails `[n, 32, 32]` as they would be of the picture cut or reduced: `[n, 34, 32, 32]`.
+    """Returns the thumbnails `[n, 32, 32]` that the pictures would have if they were cut or reduced: `[n, 34, 32, 32]`.
 
-    The first is the picture itself, then with a pixel of 28 less, or more, on any of its sides (what is more is its edge,
-    repeated), then as it is after it was stored with 20 pixels a side or less.
+    The first variant is the picture itself. The next have one pixel of 28 less, or more, on some of its sides (more repeats the
+    edge). The last were stored with 20 pixels a side or less.
     """
     drawings = _drawings()
     rows = np.stack([down @ gray for down, _ in drawings], 1)
@@ -138,7 +139,7 @@ def variants(gray: np.ndarray) -> np.ndarray:
 
 
 def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Row by row of two arrays of `details`."""
+    """Returns the correlations, row by row, of two arrays of `details`."""
     return np.einsum("nd,nd->n", a, b)
 
 
@@ -150,14 +151,14 @@ def unlikeness(
     *,
     chroma: bool = True,
 ) -> np.ndarray:
-    """Returns 1 - correlation of two arrays of `details` row by row, or the difference of the colours where that is larger.
+    """Returns, row by row, 1 - correlation of two arrays of `details`, or the difference of the colours if that is larger.
 
     Args:
       a: details `[n, 256]`.
       b: details `[n, 256]`.
-      limit: of the distance. Beyond it colours are not asked for, since they would change nothing.
-      colours: returns both sides' colours of the rows that it is given.
-      chroma: as of `colour_differences`.
+      limit: limit of the distance. Beyond it colours are not compared, since they would not change the decision.
+      colours: returns both sides' colours for the given rows.
+      chroma: see `colour_differences`.
     """
     distance = np.maximum(1 - correlations(a, b), 0).astype(float)
     near = np.flatnonzero(distance <= limit)
@@ -168,10 +169,10 @@ def unlikeness(
 
 
 def _chroma_differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Returns how far chroma `[n, 2, 16, 16]` lies outside of the other's around, where most; 0 where it is tolerated."""
+    """Returns by how much chroma `[n, 2, 16, 16]` exceeds the other's range around the same place; 0 if it is tolerated."""
     if not a.any() and not b.any():
         return np.zeros(len(a))
-    # With the pictures last, neighbours are rows of long arrays, which is seven times as fast.
+    # With the pictures as the last axis, neighbours are rows of long arrays, which is seven times as fast.
     a, b = (np.ascontiguousarray(np.moveaxis(side, 0, -1)).astype(np.int16) for side in (a, b))
     (low_a, high_a), (low_b, high_b) = ([_around(side, extreme) for extreme in (np.minimum, np.maximum)] for side in (a, b))
     outside = functools.reduce(np.maximum, (low_b - a, a - high_b, low_a - b, b - high_a))
@@ -181,7 +182,7 @@ def _chroma_differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _around(chroma: np.ndarray, extreme: np.ufunc) -> np.ndarray:
-    """Returns the least or the greatest of each place of chroma `[2, 16, 16, n]` and its eight neighbours."""
+    """Returns the smallest or greatest value of each place of chroma `[2, 16, 16, n]` and its eight neighbours."""
     rows = chroma.copy()
     extreme(rows[:, 1:], chroma[:, :-1], out=rows[:, 1:])
     extreme(rows[:, :-1], chroma[:, 1:], out=rows[:, :-1])
@@ -198,7 +199,7 @@ def _blur(sigma: float) -> np.ndarray:
 
 @functools.lru_cache
 def _drawings() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Matrices `[32, 32]` that make the variants' rows and columns: 16 with less on some sides, 15 with more, 3 reduced."""
+    """Returns matrices `[32, 32]` for the rows and columns of variants: 16 with less on some sides, 15 with more, 3 reduced."""
     edge = FRAME * SIDE
     ends = list(itertools.product((0, edge), repeat=2))
     less, more = ([_stretch(sign * start, SIDE - sign * end) for start, end in ends] for sign in (1, -1))
@@ -207,12 +208,12 @@ def _drawings() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _stretch(start: float, end: float) -> np.ndarray:
-    """The matrix that draws the stretch from `start` to `end` of a line of 32 pixels to 32 pixels."""
+    """Returns the matrix that resizes the stretch from `start` to `end` of a line of 32 pixels to 32 pixels."""
     line = Image.fromarray(np.pad(np.eye(SIDE, dtype=np.float32), ((SIDE, SIDE), (0, 0)), mode="edge"))
     box = (0, SIDE + start, SIDE, SIDE + end)
     return np.asarray(line.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box))
 
 
 def _reduction(side: int) -> np.ndarray:
-    """The matrix `[side, 32]` that reduces a line of 32 pixels."""
+    """Returns the matrix `[side, 32]` that reduces a line of 32 pixels."""
     return np.asarray(Image.fromarray(np.eye(SIDE, dtype=np.float32)).resize((SIDE, side), Image.Resampling.BICUBIC))

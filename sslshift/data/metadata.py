@@ -255,7 +255,7 @@ def _in_exif(block: bytes) -> int:
 
 
 def _exif_of_text(text: bytes, compressed: bool) -> bytes:
-    """Returns the EXIF data that ImageMagick writes as hexadecimal digits after three lines, or nothing if there are none."""
+    """Returns the EXIF data that ImageMagick writes as hexadecimal digits after three lines; empty if there is none."""
     try:
         text = zlib.decompressobj().decompress(text, _LARGEST_TEXT) if compressed else text[:_LARGEST_TEXT]
         digits = b"".join(text.split(b"\n")[3:]).decode("ascii")

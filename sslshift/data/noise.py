@@ -83,7 +83,7 @@ def noise_like(images: np.ndarray, *, key: jax.Array) -> np.ndarray:
       uint8 of the same shape, with the same distribution of values in each channel.
 
     Raises:
-      ValueError: the images have another shape, or there are none.
+      ValueError: the array has another shape or is empty.
     """
     images = np.asarray(images)
     if images.ndim != 4 or not images.size:

@@ -1,13 +1,14 @@
-"""The perceptual hash of an image: 64 bits of which few change when the picture is stored again, resized or brightened.
+"""Perceptual hash of an image: 64 bits, few of which change when the picture is stored again, resized or brightened.
 
-The whole picture in gray, drawn to 32 x 32, through a discrete cosine transform: each of its 8 x 8 lowest frequencies that lies
-above their median is a 1. Drawing and transforming are linear, so both are matrix products, and many images of one size are
-hashed at once: 28 x 28 gray in 4 microseconds each, one of 256 x 256 in colour in 0.2 milliseconds (one core).
+The whole picture is converted to grey, drawn to 32 x 32, and transformed by a discrete cosine transform. Each of the 8 x 8
+lowest frequencies that is above their median becomes a 1. Drawing and transform are linear, so both are matrix products, and
+many images of one size are hashed at once: 28 x 28 pixels in grey take 4 microseconds, and 256 x 256 pixels in colour 0.2
+milliseconds (one core).
 
-How many bits change says how alike two pictures are. Over 120 crops of photographs, 256 pixels wide, a JPEG of quality 50, half
-the size, 12 gray levels more or one pixel less on a side change at most 7 bits and mostly none, and two different crops differ
-in 31 as the median. Pictures of one composition are nearly one to it: of 28 x 28 clothes every second one has another within 8
-bits among 20,000. There a hash finds candidates and `likeness` decides.
+The number of different bits measures how different two pictures are. Over 120 crops of photographs, 256 pixels wide, a JPEG of
+quality 50, half the size, 12 grey levels more or one pixel less on a side change at most 7 bits and mostly none; the median
+over pairs of different crops is 31. Pictures of the same composition have similar hashes: every second one of 20,000 clothes of
+28 x 28 pixels has another one within 8 bits. For such pictures the hash finds candidates and `likeness` decides.
 
 References:
   Zauner, `Implementation and Benchmarking of Perceptual Image Hash Functions
@@ -23,34 +24,34 @@ from scipy.fft import dct
 
 from sslshift.data.decode import from_image, to_image
 
-# Imported sources store hashes: raise it when a bit of any image's hash changes.
+# Imported sources store hashes together with this number. Raise it when a bit of any image's hash changes.
 VERSION = 1
 SIDE = 32
 FREQUENCIES = 8
-# The hash of flat images, which no other image has. Nothing is near to it: see `perceptual_hashes`.
+# Hash of flat images, which no other image has, see `perceptual_hashes`.
 FLAT = np.uint64(0)
-# Standard deviation in gray levels, over the low frequencies, below which an image is flat.
+# Standard deviation in grey levels, over the low frequencies, below which an image is flat.
 FLAT_CONTRAST = 0.5
-# Frequencies this little above the median (in gray levels, of an orthonormal transform) are not above it: in drawings and
-# stripes most are zero but for rounding.
+# A frequency counts as above the median only if it exceeds it by this much (in grey levels of an orthonormal transform). In
+# drawings and stripes most frequencies are zero, and rounding would decide otherwise.
 TIE = 1.0
-# Larger images are averaged down to this shorter side first, in their own uint8.
+# Larger images are first averaged down to this shorter side, in uint8: float products of the whole image would cost more.
 LARGE = 256
-# Of Rec. 601, as in JPEG: luma, and the two chroma components, blue and red less luma.
+# Weights of Rec. 601, as in JPEG: luma, and the two chroma components, blue and red less luma.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _CHROMA = np.array([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """Returns gray thumbnails, float32 `[n, 32, 32]`, 0 to 255, of images of one size, uint8 `[n, height, width, 1 or 3]`.
+    """Returns grey thumbnails, float32 `[n, 32, 32]`, 0 to 255, of images of one size, uint8 `[n, height, width, 1 or 3]`.
 
-    The whole picture is drawn to the square, whatever its proportions.
+    The whole picture is drawn to the square, whatever its proportions are.
     """
     return colour_thumbnails(images)[0]
 
 
 def colour_thumbnails(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns `thumbnails`, and their chroma, float32 `[n, 2, 32, 32]` from -128 to 128, or None where the images are gray."""
+    """Returns `thumbnails` and their chroma, float32 `[n, 2, 32, 32]` from -128 to 128, or None if the images are grey."""
     factor = min(images.shape[1:3]) // LARGE
     if factor > 1:
         images = np.stack([from_image(to_image(image).reduce(factor)) for image in images])
@@ -64,26 +65,26 @@ def colour_thumbnails(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None
 
 
 def hash_thumbnails(gray: np.ndarray) -> np.ndarray:
-    """Perceptual hashes uint64 `[n]` of thumbnails `[n, 32, 32]`."""
+    """Returns perceptual hashes, uint64 `[n]`, of thumbnails `[n, 32, 32]`."""
     frequencies = (_COSINES @ gray @ _COSINES.T).reshape(len(gray), FREQUENCIES**2)
     above = frequencies > np.median(frequencies, axis=1, keepdims=True) + TIE
     hashes = np.packbits(above, axis=1).view(">u8")[:, 0].astype(np.uint64)
-    # By Parseval, without the mean, which is the first.
+    # By Parseval's theorem this norm is the contrast. The first frequency is the mean, which is not part of it.
     contrast = np.linalg.norm(frequencies[:, 1:], axis=1) / SIDE
     return np.where(contrast < FLAT_CONTRAST, FLAT, hashes)
 
 
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
-    """Perceptual hashes, uint64 `[n]`, of images of one size, uint8 `[n, height, width, 1 or 3]`.
+    """Returns perceptual hashes, uint64 `[n]`, of images of one size, uint8 `[n, height, width, 1 or 3]`.
 
-    Of a flat image (one colour, or so little contrast that rounding decides) the bits say nothing. It gets the hash `FLAT`, and
-    everything that compares hashes leaves it out: flat images are duplicates where their pixels are the same, and never near.
+    The bits of a flat image (one colour, or so little contrast that rounding decides) carry no information. It gets the hash
+    `FLAT`, which every comparison of hashes excludes: flat images are duplicates if their pixels are equal, and never near.
     """
     return hash_thumbnails(thumbnails(images))
 
 
 def perceptual_hash(image: np.ndarray) -> np.uint64:
-    """The perceptual hash of one image, uint8 `[height, width, 1 or 3]`; see `perceptual_hashes`.
+    """Returns the perceptual hash of one image, uint8 `[height, width, 1 or 3]`; see `perceptual_hashes`.
 
     Example:
       >>> y, x = np.indices((60, 80)) / 60
@@ -98,7 +99,7 @@ def perceptual_hash(image: np.ndarray) -> np.uint64:
 
 @functools.lru_cache(maxsize=1024)
 def drawing(size: int) -> np.ndarray:
-    """The matrix `[32, size]` by which Pillow draws a line of pixels: what it makes of the unit vectors."""
+    """Returns the matrix `[32, size]` with which Pillow resizes a line of pixels: its result for the unit vectors."""
     unit = Image.fromarray(np.eye(size, dtype=np.float32))
     return np.asarray(unit.resize((size, SIDE), Image.Resampling.LANCZOS))
 
