@@ -1,6 +1,7 @@
-"""Time and memory of distances and sketches against the number of images; the Frechet distance beside SciPy's matrix root."""
+"""Benchmarks of distances and sketches: time and memory by the number of images, and the Frechet distance against SciPy."""
 
 import functools
+import itertools
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -18,37 +19,26 @@ from sslshift.shift.diversity import TriangularFactor
 
 DIM = 768
 FRECHET_DIM = 2048
-# Images that reach a sketch at a time.
+# Images that a sketch gets at a time.
 BATCH = 10_000
-# What compares all pairs of images is measured up to so many of them, what sorts them all up to so many.
+# Largest number of images for functions of all pairs, and for functions that sort.
 MOST_PAIRED = 10_000
 MOST_SORTED = 100_000
 KEY = jax.random.key(0)
+Seconds = Callable[[Callable[[], object]], float]
 
 
-def _features(count: int, seed: int, dim: int = DIM) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((count, dim), np.float32)
+def measure(show: Callable[..., None], seconds: Seconds, largest: int) -> None:
+    """Prints times and peaks of memory for 1,000 images and every power of ten up to the largest number."""
+    counts = [10**power for power in range(3, 10) if 10**power <= largest]
+    frechet(show, seconds)
+    for name, count, work in [*sketches(counts), *distances(counts)]:
+        show("shift", of=name, images=count, dim=DIM, seconds=seconds(work), peak_mib=_peak_mib(work))
 
 
-def _peak_mib(work: Callable[[], object]) -> float:
-    """Memory beyond what there was before, at the worst moment."""
-    tracemalloc.start()
-    work()
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return peak / 2**20
-
-
-def _streamed(make: Callable[[np.ndarray], object], pool: np.ndarray, count: int):
-    """A sketch of so many images, batch by batch; batches repeat, since making new ones would be measured too."""
-    sizes = [min(BATCH, count - start) for start in range(0, count, BATCH)]
-    return functools.reduce(lambda merged, part: merged.merge(part), (make(pool[:size]) for size in sizes))
-
-
-def sketches(show: Callable[..., None], seconds: Callable[[Callable[[], object]], float], counts: list[int]) -> None:
-    """Time and memory of each sketch, streamed."""
-    pool = _features(BATCH, 0)
-    other = _features(BATCH, 1)
+def sketches(counts: list[int]):
+    """Yields name, number of images and work of each sketch, streamed."""
+    pool, other = (_features(BATCH, seed) for seed in range(2))
     ranges = Ranges.of(pool)
     projected = Projections.ranges(pool, key=KEY)
     makers = {
@@ -58,14 +48,12 @@ def sketches(show: Callable[..., None], seconds: Callable[[Callable[[], object]]
         "TriangularFactor": TriangularFactor.of,
         "KernelBlocks": lambda part: KernelBlocks.of(part, other, key=KEY),
     }
-    for name, make in makers.items():
-        for count in counts:
-            work = functools.partial(_streamed, make, pool, count)
-            show("shift", of=name, images=count, dim=DIM, seconds=seconds(work), peak_mib=_peak_mib(work))
+    for name, count in itertools.product(makers, counts):
+        yield name, count, functools.partial(_streamed, makers[name], pool, count)
 
 
-def distances(show: Callable[..., None], seconds: Callable[[Callable[[], object]], float], counts: list[int]) -> None:
-    """Time and memory of what takes all images at once, as many on each side."""
+def distances(counts: list[int]):
+    """Yields name, number of images on each side and work of each function that needs all images at once."""
     functions = {
         "kernel_distance": (kernel_distance, MOST_PAIRED),
         "rbf_mmd": (rbf_mmd, MOST_PAIRED),
@@ -75,37 +63,38 @@ def distances(show: Callable[..., None], seconds: Callable[[Callable[[], object]
         "sliced_wasserstein": (functools.partial(sliced_wasserstein, key=KEY), MOST_SORTED),
     }
     for count in (count for count in counts if count <= MOST_SORTED):
-        x = _features(count, 0)
-        y = _features(count, 1)
+        x, y = (_features(count, seed) for seed in range(2))
         for name, (function, most) in functions.items():
             if count <= most:
-                work = functools.partial(function, x, y)
-                show("shift", of=name, images=count, dim=DIM, seconds=seconds(work), peak_mib=_peak_mib(work))
+                yield name, count, functools.partial(function, x, y)
 
 
-def frechet(show: Callable[..., None], seconds: Callable[[Callable[[], object]], float]) -> None:
-    """The distance from moments, and what it would take with the root of the covariances' product."""
+def frechet(show: Callable[..., None], seconds: Seconds) -> None:
+    """Prints the time of the distance from moments, and of the usual root of the covariances' product."""
     x, y = (Moments.of(_features(2 * FRECHET_DIM, seed, FRECHET_DIM)) for seed in range(2))
     ours = seconds(lambda: frechet_distance_of_moments(x, y))
     started = time.perf_counter()
     root = scipy.linalg.sqrtm(x.covariance @ y.covariance)
     took = time.perf_counter() - started
+    about = {"of": "frechet_distance_of_moments", "dim": FRECHET_DIM, "seconds": ours, "sqrtm_seconds": took}
     by_root = np.square(x.mean - y.mean).sum() + np.trace(x.covariance + y.covariance - 2 * root.real)
-    difference = abs(frechet_distance_of_moments(x, y) / by_root - 1)
-    show(
-        "shift",
-        of="frechet_distance_of_moments",
-        dim=FRECHET_DIM,
-        seconds=ours,
-        sqrtm_seconds=took,
-        speedup=took / ours,
-        relative_difference=difference,
-    )
+    show("shift", **about, speedup=took / ours, relative_difference=abs(frechet_distance_of_moments(x, y) / by_root - 1))
 
 
-def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]], float], largest: int) -> None:
-    """Prints times and peaks for 1,000 images and ten times as many up to the largest."""
-    counts = [10**power for power in range(3, 10) if 10**power <= largest]
-    frechet(show, seconds)
-    sketches(show, seconds, counts)
-    distances(show, seconds, counts)
+def _features(count: int, seed: int, dim: int = DIM) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, dim), np.float32)
+
+
+def _streamed(make: Callable[[np.ndarray], object], pool: np.ndarray, count: int):
+    # The same batch again and again: making new ones would be measured too.
+    parts = (make(pool[: min(BATCH, count - start)]) for start in range(0, count, BATCH))
+    return functools.reduce(lambda merged, part: merged.merge(part), parts)
+
+
+def _peak_mib(work: Callable[[], object]) -> float:
+    """Returns the peak of memory beyond what was in use before."""
+    tracemalloc.start()
+    work()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak / 2**20

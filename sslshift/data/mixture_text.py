@@ -223,6 +223,7 @@ def _stage(piece: str, sources: "_Sources") -> DeclaredStage:
     lists = [_list(part, piece, sources) for part in re.split(r"\s+->\s+", body)]
     if len(lists) > 2:
         raise _wrong(piece, "a stage has at most one '->'; write 'A -> B; B -> C' for a ramp over several lists")
+    # A count of samples cannot move along a line: only parts of what is shown at a time can.
     for part in lists[0] + lists[-1] if len(lists) == 2 else []:
         if isinstance(part.share, int):
             raise _wrong(piece, f"shares that move are parts of the samples, not counts: write *0.7 or *70%, not *{part.share}")
@@ -254,12 +255,14 @@ _NAME = r"[A-Za-z_][\w.-]*"
 
 
 def _part(piece: str, stage: str, sources: "_Sources") -> Part:
+    # A `+` without spaces may be part of a path; it is a joint that was mistyped if a source begins after it.
     joints = re.finditer(r"(\s?)(?:\+|->)(\s?)", piece)
     joined = any(sources.begins(piece[joint.end() :], spaced=any(joint.groups())) for joint in joints)
     if not piece or re.search(r"^(\+|->)|\s(\+|->)$", piece) or joined:
         raise _wrong(
             piece or stage, "a component is missing, or a space beside '+' or '->': write 'A + B' for two, 'A -> B' for a ramp"
         )
+    # From the outside in: the cap ends a component, then the share, then N; what is left is the source.
     head, comparison, cap = piece.partition("<=")
     head, factor = _cut_factor(head)
     head, share = _cut_share(head)
@@ -301,6 +304,7 @@ def _cut_unique(text: str, piece: str) -> tuple[str, Amount | None, str]:
         raise _wrong(piece, f"expected /{meant[0]} after N, got /{subset}")
     form = "@2000, @10% or @all"
     unique = Decimal(1) if number == "all" else _amount(number, piece, "N", form)
+    # `@0.5` could mean half of the source or half an image: parts of N are written in percent.
     if isinstance(unique, Decimal) and not (number.endswith("%") or number == "all"):
         # For N, the number 1 is a count: one image.
         unique = int(unique) if unique == 1 else Decimal(0)
@@ -371,6 +375,7 @@ class _Sources:
         except ValueError as error:
             raise _wrong(piece, str(error).removesuffix(".")) from error
         # Two spellings of one URI are one source.
+        # A plan that counted one source as two would show its images more often than planned.
         called = next((other for other, known in self._uris.items() if str(parse_uri(known)) == same), name or uri)
         if called != (name or called):
             other = "has no name" if called == uri else f"is called {called}"

@@ -50,6 +50,7 @@ def parse_sources(texts: Sequence[str], reserved: Collection[str] = ()) -> list[
       ValueError: two sources have one name, or a name is reserved.
     """
     parts = [_parts(text) for text in texts]
+    # Two folders called `train` would be one name in every table.
     short = [parse_source(text).name for text in texts]
     names = [
         name if given or short.count(name) == 1 else printable(uri) for (given, uri), name in zip(parts, short, strict=True)
@@ -82,6 +83,7 @@ def _hint(text: str) -> str:
     if equals and scheme in SCHEMES:
         return f" The name {name.strip()!r} cannot be used: a name contains no '=', ':' or '?'."
     before = f"{name.strip()} = " if equals and not re.search("[:?=]", name) else ""
+    # Most mistakes are a missing or a misspelt scheme: the corrected text can be copied.
     near = difflib.get_close_matches(scheme.lower(), SCHEMES, 1) if colon else []
     if near:
         return f" Did you mean {f'{before}{near[0]}:{rest}'!r}?"

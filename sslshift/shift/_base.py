@@ -52,6 +52,7 @@ def matrix(features: np.ndarray) -> np.ndarray:
         chex.assert_axis_dimension_gteq(features, 1, 1)
     if not any(jnp.issubdtype(features.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
         raise ValueError(f"Expected features that are real numbers, got dtype {features.dtype}.")
+    # In blocks, so that no copy of all features in float64 is ever made.
     for rows in slices(len(features), features.shape[1]):
         # A comparison with NaN is false, so this also finds NaN.
         good = (np.abs(float64(features, rows)) < _LARGEST).all(axis=1)
@@ -148,6 +149,7 @@ def normalised(block: np.ndarray) -> np.ndarray:
 
 def generator(key: jax.Array) -> np.random.Generator:
     """Returns a generator of NumPy's random numbers that is determined by a JAX key."""
+    # NumPy permutes on the host; JAX would compile a program for every number of images.
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
 
 
@@ -214,6 +216,7 @@ class Stored:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
+                # A file of another class is refused even where its fields have the same names.
                 held = str(arrays[_KIND])
                 if held == _kind(cls):
                     return _built(cls, arrays)
@@ -250,6 +253,7 @@ def _built(cls: type, arrays, prefix: str = "") -> Stored:
 
 
 def _value(kind: Any, arrays, name: str) -> Any:
+    # Fields are annotated with types, not strings: a module of a `Stored` class must not postpone its annotations.
     if get_origin(kind) is dict:
         return {str(key): _value(get_args(kind)[1], arrays, f"{name}.{place}") for place, key in enumerate(arrays[name])}
     if issubclass(kind, Stored):

@@ -82,6 +82,7 @@ class TriangularFactor(Stored):
 
 
 def _joined(triangle: np.ndarray, block: np.ndarray) -> np.ndarray:
+    # The factor of all rows follows from the factors of any parts, whatever their order.
     return np.linalg.qr(np.concatenate([triangle, block]), mode="r")
 
 
@@ -137,6 +138,7 @@ def vendi_score_of_factor(factor: TriangularFactor, *, order: float = 1.0) -> fl
     values = factor.singular_values
     # Values that are 0 up to rounding would count at orders near 0: even 1e-32 to the power of 0.1 is 0.0006.
     nothing = values[0] * max(factor.count, factor.triangle.shape[1]) * np.finfo(np.float64).eps
+    # Squares of singular values are the eigenvalues, up to a factor that the shares do not depend on.
     squares = np.square(values[values > nothing])
     shares = squares / squares.sum()
     if math.isinf(order):
@@ -186,5 +188,7 @@ def effective_rank_of_factor(factor: TriangularFactor) -> float:
       5.0
     """
     values = factor.singular_values
+    # The published definition adds 1e-7 to every share, which keeps the logarithm finite. Features that are all 0 have no sum
+    # to divide by.
     share = values / max(values.sum(), np.finfo(np.float64).tiny) + 1e-7
     return float(np.exp(-np.sum(share * np.log(share))))

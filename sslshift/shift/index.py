@@ -131,12 +131,14 @@ class ShiftScale:
         source = matrix(source)
         require_one_dimension(source.shape[1], self.target.shape[1])
         size = self._size(len(source), sample_size)
+        # Streams 0, 1 and 2 of the key draw target, source and noise: another source does not change the draws of the target.
         floors, ceilings = self._ends(size)
         halves = zip(_halves(self.key, 0, len(self.target), size, self.repeats), self._some(1, source, size), strict=True)
         distances = np.array([self._distance(some, self.target[half]) for (half, _), some in halves])
         span = ceilings - floors
         values = (distances - floors) / span
         low, high = _interval(values)
+        # The ratio is averaged over draws, each with its own floor and ceiling, which share its half of the target.
         means = (float(each.mean()) for each in (distances, floors, ceilings))
         return ShiftIndex(float(values.mean()), low, high, *means, size, self.repeats, tuple(values.tolist()))
 
@@ -163,6 +165,7 @@ class ShiftScale:
 
     def _ends(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns floors and ceilings of every draw at a sample size."""
+        # Floors and ceilings depend on the sample size, and a target with small sources has several.
         if size not in self._known:
             halves = list(_halves(self.key, 0, len(self.target), size, self.repeats))
             # A pair of draws swaps the two halves: their distance is the same.
@@ -170,6 +173,7 @@ class ShiftScale:
             noise = zip(halves, self._some(2, self.noise, size), strict=True)
             ceilings = np.array([self._distance(some, self.target[half]) for (half, _), some in noise])
             span = ceilings - floors
+            # With a span that is not clearly above 0, the index would divide by noise.
             if not span.mean() > 2 * span.std():
                 alike = " since they are all alike" if np.ptp(np.asarray(self.target, float), axis=0).max() == 0 else ""
                 raise ValueError(
@@ -187,6 +191,7 @@ class ShiftScale:
 def _halves(key: jax.Array, stream: int, count: int, size: int, repeats: int):
     """Yields for each draw the rows of two disjoint halves of the same `2 * size` images, drawn once out of `count`."""
     random = generator(jax.random.fold_in(key, stream))
+    # Sources, target and noise are drawn once; the draws differ in how the same images are halved.
     rows = random.permutation(count)[: 2 * size]
     for _ in range(repeats // 2):
         rows = random.permutation(rows)
@@ -249,6 +254,7 @@ def shift_index(
     """
     target = matrix(target)
     if noise is None:
+        # Stream 3: the draws of target, source and noise do not change with the noise that is missing.
         random = generator(jax.random.fold_in(key, 3))
         known = np.asarray(target, np.float64)
         noise = random.normal(known.mean(axis=0), known.std(axis=0), target.shape)
@@ -285,8 +291,10 @@ def agreement(fewer: Sequence[ShiftIndex], most: ShiftIndex) -> Agreement:
       Agreement(agreeing=1, of=2, largest=0.2)
     """
     differences = [abs(each.value - most.value) for each in fewer]
+    # Errors of two independent measurements add in quadrature.
     within = [np.hypot(each.high - each.value, most.high - most.value) for each in fewer]
     agreeing = sum(difference <= width for difference, width in zip(differences, within, strict=True))
+    # Rounded, so that results that are equal up to rounding print equally.
     return Agreement(int(agreeing), len(fewer), round(float(max(differences)), 12))
 
 
@@ -354,6 +362,7 @@ def rank_correlation(index: np.ndarray, losses: np.ndarray, *, seed: int = 0) ->
     found = []
     for _ in range(_REPLICATES):
         sources, seeds = (random.integers(count, size=count) for count in losses.shape)
+        # A replicate of one source drawn several times has no order.
         if len(set(index[sources])) > 1:
             found.append(stats.spearmanr(index[sources], losses[sources][:, seeds].mean(axis=1)).statistic)
     low, high = np.nanpercentile(found, [2.5, 97.5])

@@ -140,8 +140,10 @@ class VisualDna(Stored):
         if bins < 1 or groups < 1:
             raise ValueError(f"At least one bin and one group are needed, not {bins} and {groups}.")
         settings = {"bins": bins, "groups": groups, "batch_size": batch_size, "mesh": mesh}
+        # The devices need the numbers alone; ranges with their encoder's name stay on the host.
         limits = {name: Limits(each.minimum, each.maximum) for name, each in ranges.layers.items()}
         counts, number = layer_counts(encoder, batches, limits, **settings)
+        # The groups' sizes follow from the number of images, since images are dealt out in turn.
         return cls(counts, np.bincount(np.arange(number) % groups, minlength=groups), ranges)
 
     def merge(self, other: "VisualDna") -> "VisualDna":
@@ -200,6 +202,7 @@ class VisualDna(Stored):
 
 def fingerprint(encoder: PretrainedEncoder) -> str:
     """Returns the fingerprint of what activations depend on, without the kind of features that the encoder returns."""
+    # Encoders that differ only in the features they return have the same activations.
     return encoder.with_features("pooled").fingerprint
 
 
@@ -311,8 +314,10 @@ def layer_profile(x: Layers, y: Layers) -> LayerProfile:
     floors = []
     for halves in splits:
         (x_one, x_two), (y_one, y_two) = ([side.over(half) for half in halves] for side in (x, y))
+        # Both pairs of halves: all images count in every split.
         apart += [_averages(x_one, y_one), _averages(x_two, y_two)]
         own = _averages(x_one, x_two)
+        # A set compared with itself has one floor, which need not be computed twice.
         floors.append([own, own if x is y else _averages(y_one, y_two)])
     values = np.array(apart)
     floors = np.array(floors)

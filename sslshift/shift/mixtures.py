@@ -35,6 +35,7 @@ def checked_shares(shares: Sequence[float], parts: int) -> np.ndarray:
         raise ValueError(f"Shares of a mixture are finite numbers of at least 0, not {values.tolist()}.")
     if abs(values.sum() - 1) > _ENOUGH:
         raise ValueError(f"Shares of a mixture sum to 1, not to {values.sum():.9g}.")
+    # Shares as people type them sum to 1 only up to rounding.
     return values / values.sum()
 
 
@@ -78,6 +79,7 @@ def mixture_moments(parts: Sequence[Moments], shares: Sequence[float]) -> Mixtur
     mean = sum(share * part.mean for share, part in zip(shares, parts, strict=True))
     covariance, second = np.zeros((2, len(mean), len(mean)))
     for share, part in zip(shares, parts, strict=True):
+        # Within the component, and between the component's mean and the mixture's.
         covariance += share * (part.covariance + np.outer(part.mean - mean, part.mean - mean))
         second += share * part.second_moment
     count = effective_count([part.count for part in parts], shares)
@@ -191,6 +193,7 @@ class KernelTable(Stored):
                 raise ValueError(f"A kernel distance needs at least 2 images of each set, and {name!r} has {len(each)}.")
         if not features:
             raise ValueError("A table of kernel distances needs at least one set.")
+        # One centre for all sets: the parts that the kernel omits cancel only then.
         kernel = Cubic.near(features[0])
         counts = [len(each) for each in features]
         # For each set the sums of the kernel of each of its rows over each set: `[n, sets]`.
@@ -232,6 +235,7 @@ class KernelTable(Stored):
         difference = self._shares(x) - self._shares(y)
         # Without an image of set i, only its row and column of the table change.
         each = zip(difference, self.errors.values(), strict=True)
+        # The distance is quadratic in the table, so that its derivative by a row is twice the row's term.
         variance = sum(4 * share**2 * (difference @ error @ difference) for share, error in each if share)
         return DistanceEstimate(self.distance(x, y), float(np.sqrt(max(variance, 0.0))))
 
@@ -261,6 +265,7 @@ def _errors(sums: np.ndarray, own: int, counts: Sequence[int]) -> np.ndarray:
         return np.full((len(counts), len(counts)), np.nan)
     # Within its own set an image takes part in pairs on both sides: removing it removes its sum twice.
     without = (sums.sum(axis=0) - np.where(np.arange(len(counts)) == own, 2, 1) * sums) / (n - 1)
+    # Without an image there are (n - 1) (n - 2) ordered pairs of its set, of which n - 1 have been divided by already.
     pairs[own] = 2 * (n - 2)
     without /= pairs
     without -= without.mean(axis=0)
@@ -330,7 +335,9 @@ def blend(features: Mapping[str, np.ndarray], shares: Mapping[str, float], most:
             f"{', '.join(features)}."
         )
     counts = blend_counts({name: len(features[name]) for name in shares}, shares, most)
+    # The first rows of features in random order are a random sample of them.
     parts = np.concatenate([features[name][:count] for name, count in counts.items()])
+    # Mixed, since an index draws a part of a sample: components must not come one after the other.
     return parts[permute(np.arange(len(parts)), max(1, len(parts)), _MIXED, 0)] if len(counts) > 1 else parts
 
 
@@ -360,4 +367,5 @@ def blend_counts(have: Mapping[str, int], shares: Mapping[str, float], most: int
     if most is not None and all(count <= have[name] for name, count in counts(most).items()):
         return counts(most)
     # A component with too few images for its share reduces the sample, not its share.
+    # The small addend keeps rounding of the quotient from losing a whole image.
     return counts(min(int(have[name] / share + 1e-9) for name, share in used.items()))

@@ -166,6 +166,7 @@ def nearness(x: np.ndarray, reference: np.ndarray, *, neighbours: int = 5) -> np
     x = matrix(x)
     reference = matrix(reference)
     require_one_dimension(x.shape[1], reference.shape[1])
+    # The mean over several neighbours is less sensitive to a single copy than the nearest one.
     return np.sqrt(nearest_squares(x, reference, min(neighbours, len(reference)))).mean(axis=1)
 
 
@@ -192,6 +193,7 @@ def _looked_up(x: np.ndarray, y: np.ndarray, neighbours: int, what: str) -> tupl
     hits = 0
     covered = np.zeros(len(x), bool)
     hit = np.zeros(len(y), bool)
+    # One pass over all pairs serves hits, coverage of balls, and images inside any ball.
     for rows, columns, found in inside(x, squared_radii(x, neighbours), y):
         hits += int(found.sum())
         covered[rows] |= found.any(axis=1)
@@ -215,7 +217,9 @@ def nearest_squares(x: np.ndarray, y: np.ndarray, neighbours: int, *, skip_own: 
     """
     squares = np.empty((len(x), neighbours))
     centre = _centre(y)
+    # A row cannot be its own neighbour: of itself there is one row less to choose from.
     count = min(neighbours + _SPARE, len(y) - skip_own)
+    # Tiles of 512 by 2,048 distances take 8 MiB: larger ones gain nothing, smaller ones spend time on Python.
     for rows in tiles(len(x), 512):
         left = float64(x, rows) - centre
         candidates = []
@@ -227,6 +231,7 @@ def nearest_squares(x: np.ndarray, y: np.ndarray, neighbours: int, *, skip_own: 
             near, place = _nearest(found, count)
             candidates.append((near, place + columns.start))
         near, place = (np.concatenate(parts, axis=1) for parts in zip(*candidates, strict=True))
+        # Each tile has proposed its own nearest rows; the nearest of all are among them.
         place = np.take_along_axis(place, _nearest(near, count)[1], axis=1)
         exact = np.stack([_exact(x, y, np.arange(rows.start, rows.stop), column) for column in place.T], axis=1)
         squares[rows] = np.partition(exact, neighbours - 1, axis=1)[:, :neighbours]
@@ -256,7 +261,9 @@ def inside(centres: np.ndarray, radii: np.ndarray, points: np.ndarray) -> Iterat
         for columns in tiles(len(points)):
             margin, error = _squared_distances(left, float64(points, columns) - centre)
             margin -= radii[rows, None]
+            # Balls are open: a point at exactly the radius is outside, as in the public implementations.
             found = margin < 0
+            # Only pairs within the rounding error of the radius are computed again; there are few of them.
             row, column = np.nonzero(np.abs(margin, out=margin) <= error)
             exact = _exact(centres, points, row + rows.start, column + columns.start)
             found[row, column] = (exact < radii[row + rows.start]) | (exact == 0)

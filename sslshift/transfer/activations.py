@@ -125,6 +125,7 @@ def _compiled_counts(module, shape, mean, std, bins, groups, mesh):
     shared = jax.shard_map(
         count, mesh=mesh, in_specs=(everywhere, everywhere, split, split, split), out_specs=split, check_vma=False
     )
+    # Counts are the largest arrays here: the old ones give their memory to the new ones.
     return jax.jit(shared, donate_argnums=2)
 
 
@@ -171,6 +172,7 @@ def _positions(encoder: PretrainedEncoder, images: np.ndarray, ranges: Mapping[s
 def _zeros(ranges: Mapping[str, Limits], bins: int, groups: int, mesh: Mesh) -> dict[str, jax.Array]:
     sizes = {name: groups * len(each.minimum) * bins for name, each in ranges.items()}
     widest = max(sizes, key=sizes.get)
+    # One group more than there are: the copies that fill a block have indices there.
     if sizes[widest] // groups * (groups + 1) > _MOST:
         raise ValueError(
             f"Layer {widest!r} has {sizes[widest]:,} counts, more than 32-bit indices can address; use fewer bins."

@@ -46,6 +46,7 @@ class Moments(Stored):
           ValueError: not a matrix, empty, or not finite.
         """
         features = matrix(features)
+        # Two passes: sums of squares around 0 would lose the digits of features that are far from the origin.
         mean = sum(block.sum(axis=0) for block in blocks(features)) / len(features)
         scatter = np.zeros((len(mean), len(mean)))
         for block in blocks(features):
@@ -148,14 +149,17 @@ def frechet_distance_of_moments(x: Moments | MixtureMoments, y: Moments | Mixtur
     if min(x.count, y.count) < 2:
         raise ValueError(f"A Frechet distance needs at least two images on each side, got {x.count} and {y.count}.")
     means = np.square(x.mean - y.mean).sum()
+    # The trace of the root of a product needs no root of a matrix, which would take most of the time.
     apart = means + np.trace(x.covariance) + np.trace(y.covariance)
     # With S_x = A A' and S_y = B B', tr (S_x S_y)^(1/2) is the sum of the singular values of A' B.
     factor, order = _cholesky(x)
     cross, error = _from_squares(factor, y.covariance[np.ix_(order, order)])
+    # Where rounding of the squares is too large for what is left of the distance, the slower decomposition decides.
     if error > _ENOUGH * (apart - 2 * cross):
         other, other_order = _cholesky(y)
         product = factor[np.argsort(order)].T @ other[np.argsort(other_order)]
         cross = np.linalg.svd(product, compute_uv=False).sum()
+    # Rounding can leave a tiny negative number for equal sets.
     return max(0.0, float(apart - 2 * cross))
 
 
@@ -179,6 +183,7 @@ def _from_squares(factor: np.ndarray, covariance: np.ndarray) -> tuple[float, fl
 
 def _cholesky(moments: Moments | MixtureMoments) -> tuple[np.ndarray, np.ndarray]:
     """Returns a lower factor `[dim, rank]` of the covariance, and the order of the dimensions in which it is one."""
+    # Pivoting finds the rank: with fewer images than dimensions the covariance is singular.
     triangle, pivots, rank, _ = lapack.dpstrf(moments.covariance, lower=1)
     return np.asfortranarray(np.tril(triangle[:, :rank])), pivots - 1
 
@@ -195,6 +200,7 @@ def frechet_extrapolated(x: np.ndarray, y: np.ndarray, *, key: jax.Array) -> flo
     """
     random = generator(key)
     x, y = (np.asarray(each)[random.permutation(len(each))] for each in (x, y))
+    # Every second image after a permutation: both halves are random, and of equal size up to one image.
     parts = [frechet_distance(x[half::2], y[half::2]) for half in (0, 1)]
     return 2 * frechet_distance(x, y) - sum(parts) / 2
 

@@ -67,6 +67,7 @@ def kernel_distance_estimate(x: np.ndarray, y: np.ndarray) -> DistanceEstimate:
       Efron & Stein, `The Jackknife Estimate of Variance <https://doi.org/10.1214/aos/1176345462>`_, 1981
     """
     sums = _sums(*pair(x, y, "A standard error of a kernel distance", 3))
+    # The jackknife variance of either side; the two sides are independent draws, so that their variances add.
     variance = sum(len(without) * without.var() * (1 - 1 / len(without)) for without in (sums.without_x, sums.without_y))
     return DistanceEstimate(sums.value, float(np.sqrt(variance)))
 
@@ -103,6 +104,7 @@ class _Sums(NamedTuple):
 
 def _sums(x: np.ndarray, y: np.ndarray) -> _Sums:
     kernel = Cubic.near(x)
+    # One centre for all three sums: the parts that the kernel omits cancel only then.
     return _Sums(sums_within(x, kernel), sums_within(y, kernel), *sums_between(x, y, kernel))
 
 
@@ -153,6 +155,7 @@ class KernelBlocks(Stored):
         x, y = pair(x, y, f"A kernel distance in blocks of {size}", size)
         random = generator(key)
         orders = [random.permutation(len(each)) for each in (x, y)]
+        # Images beyond the last whole block are not used: a smaller block would have another variance.
         rows = [slice(start, start + size) for start in range(0, min(len(x), len(y)) - size + 1, size)]
         values = np.array([_sums(x[orders[0][each]], y[orders[1][each]]).value for each in rows])
         return cls(len(values), float(values.mean()), float(np.square(values - values.mean()).sum()), size, encoder)
@@ -165,6 +168,7 @@ class KernelBlocks(Stored):
         blocks = self.blocks + other.blocks
         difference = other.mean - self.mean
         mean = self.mean + difference * other.blocks / blocks
+        # Pooled mean and scatter by Chan, Golub and LeVeque: no list of block values is kept.
         scatter = self.scatter + other.scatter + difference**2 * self.blocks * other.blocks / blocks
         return KernelBlocks(blocks, mean, scatter, self.size, self.encoder)
 
@@ -204,8 +208,10 @@ def sums_within(x: np.ndarray, kernel: Kernel) -> np.ndarray:
     for place, rows in enumerate(parts):
         left = kernel.prepare(float64(x, rows))
         values = kernel(left, left)
+        # An image against itself would bias the estimate upwards.
         np.fill_diagonal(values, 0.0)
         sums[rows] += values.sum(axis=1)
+        # The kernel is symmetric: every pair of tiles is computed once, and counts for the rows of both.
         for columns in parts[place + 1 :]:
             values = kernel(left, kernel.prepare(float64(x, columns)))
             sums[rows] += values.sum(axis=1)
@@ -262,6 +268,7 @@ def kernel_root(x: np.ndarray, y: np.ndarray) -> float:
       Gretton et al., `A Kernel Two-Sample Test <https://jmlr.org/papers/v13/gretton12a.html>`_, 2012
     """
     squared = kernel_distance(x, y)
+    # An unbiased estimate of a squared distance can be negative; its sign is kept, or near sources would be biased upwards.
     return float(np.sign(squared) * np.sqrt(abs(squared)))
 
 

@@ -85,6 +85,7 @@ def classifier_two_sample(
     if folds < 2 or not strength > 0:
         raise ValueError(f"A proxy A-distance needs at least 2 folds and a strength above 0, not {folds} and {strength}.")
     x, y = pair(x, y, f"A proxy A-distance of {folds} folds", folds)
+    # Images are chosen and split by their content, not by their position: the order of rows must not matter.
     (x, tags_x), (y, tags_y) = _chosen(x, y, key)
     fold_x, fold_y = _folds(tags_x, tags_y, folds)
     x, y = _levelled(x, y)
@@ -112,6 +113,7 @@ def _tag(row: np.ndarray, secret: bytes) -> int:
 
 def _folds(x: np.ndarray, y: np.ndarray, folds: int) -> list[np.ndarray]:
     """Returns the fold of each image by its tag: images on both sides are distributed first, then each side's own."""
+    # Images on both sides are dealt out first, in one order for both: a copy is then held out together with its original.
     both = np.intersect1d(x, y)
     dealt = []
     for side, tags in (("first", x), ("second", y)):
@@ -147,12 +149,14 @@ def _held_out(
     count = min(map(len, fitted))
     features = np.concatenate([side[:count] for side in fitted])
     labels = np.repeat([0, 1], count)
+    # The same probe as for downstream accuracy, so that both have the same capacity.
     probe = fit_probe(features, labels, classes=2, l2_penalties=(strength,))
     errors = []
     losses = []
     for label, side in enumerate(held):
         scores = np.asarray(probe.scores(side, 0), np.float64)
         errors.append(np.mean(scores.argmax(axis=1) != label))
+        # Cross-entropy of two classes from the difference of their scores, which does not overflow.
         losses.append(np.mean(np.logaddexp(0.0, scores[:, 1 - label] - scores[:, label])))
     return float(np.mean(errors)), float(np.mean(losses))
 

@@ -68,6 +68,7 @@ def sliced_wasserstein_estimate(x: np.ndarray, y: np.ndarray, *, key: jax.Array,
     axes = random_directions(key, x.shape[1], directions)
     # Projections of either side take 64 MiB at a time, unless a single direction needs more.
     width = max(1, 4 * AT_ONCE // max(len(x), len(y)))
+    # The coupling depends on the two numbers of images alone, so that all directions share it.
     mass, *places = coupling(*(np.arange(1, len(each) + 1) / len(each) for each in (x, y)))
     distances = np.empty(directions)
     for start in range(0, directions, width):
@@ -82,6 +83,7 @@ def sliced_wasserstein_estimate(x: np.ndarray, y: np.ndarray, *, key: jax.Array,
 
 def over_directions(distances: np.ndarray, bound: float = 0.0) -> DistanceEstimate:
     """Returns the mean and the Monte-Carlo error of distances `[directions]`."""
+    # Directions are independent draws; the images are the same for all of them, and their error is not in here.
     error = distances.std(ddof=1) / np.sqrt(len(distances)) if len(distances) > 1 else np.nan
     return DistanceEstimate(float(distances.mean()), float(error), bound)
 
@@ -90,6 +92,8 @@ def random_directions(key: jax.Array, dim: int, directions: int) -> np.ndarray:
     """Returns unit vectors spread evenly over the sphere, float64 `[dim, directions]`."""
     if directions < 1:
         raise ValueError(f"A sliced Wasserstein distance needs at least one direction, not {directions}.")
+    # Normal draws have no preferred direction. One row per direction: a longer list begins with the shorter one of the same
+    # key.
     axes = generator(key).normal(size=(directions, dim)).T
     return axes / np.linalg.norm(axes, axis=0)
 
@@ -114,6 +118,7 @@ def coupling(shares_x: np.ndarray, shares_y: np.ndarray) -> tuple[np.ndarray, np
     Returns:
       (mass, place in x, place in y) of each piece that is moved, `[k]`.
     """
+    # Between two neighbouring ends, either side has mass at one value only.
     ends = np.union1d(shares_x, shares_y)
     mass = np.diff(ends, prepend=0.0)
     return mass, *(np.searchsorted(shares, ends) for shares in (shares_x, shares_y))
@@ -189,6 +194,7 @@ class Projections(Stored):
         """
         features = matrix(features)
         shape = features.shape[1], len(ranges.minimum)
+        # Projections by another key would be silently compared otherwise.
         name = _name(encoder, key, *shape)
         if name != ranges.encoder:
             raise ValueError(f"Ranges of {ranges.encoder!r} do not fit projections of {name!r}.")
@@ -200,6 +206,8 @@ class Projections(Stored):
             values = projected(features[rows], axes).T
             counts = counts + Histograms.of(values, ranges, bins=bins).counts
             nearest = np.take_along_axis(middles, ranges.place(values, bins).T, axis=1)
+            # Values outside the ranges are moved to an end bin: they count with their whole distance, so that the bound stays
+            # true.
             displacement += np.square(values.T - nearest).sum(axis=1)
         return cls(Histograms(counts, ranges), displacement)
 

@@ -122,6 +122,7 @@ class Ranges(Stored):
         """Returns the largest distance from an edge, in bins, that rounding can move values and edges, `[dim]`."""
         largest = np.maximum(np.abs(self.minimum), np.abs(self.maximum))
         relative = 1 + np.divide(largest, width, out=np.zeros_like(width), where=width > 0)
+        # A quarter of a bin at most: every value is near one edge only.
         return np.minimum(8 * np.finfo(np.float64).eps * bins * relative, 0.25)
 
 
@@ -180,6 +181,7 @@ class Histograms(Stored):
         first = np.arange(dim) * bins
         # Each block adds to all bins: blocks of fewer values than bins would spend their time on that.
         for rows in tiles(len(features), max(bins, AT_ONCE // dim)):
+            # One flat count for all neurons: a histogram per neuron would read the block once for each.
             counts += np.bincount((ranges.place(float64(features, rows), bins) + first).ravel(), minlength=dim * bins)
         return cls(counts.reshape(dim, bins), ranges)
 
@@ -295,11 +297,13 @@ def visual_dna_distances(x: Histograms | HistogramMixture, y: Histograms | Histo
       ValueError: ranges, bins or encoders differ.
     """
     x.require_comparable(y)
+    # In one dimension the earth mover's distance is the area between the cumulative distributions.
     return np.abs(x.shares - y.shares).sum(axis=1)
 
 
 def _on_pool(key: jax.Array, pool: Sequence[np.ndarray]) -> Function:
     del key
+    # Ranges of each pair alone would make distances to different sources incomparable.
     ranges = functools.reduce(Ranges.merge, map(Ranges.of, pool)) if pool else None
     return functools.partial(visual_dna_distance, ranges=ranges)
 

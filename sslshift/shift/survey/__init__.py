@@ -78,6 +78,7 @@ class SurveySettings:
     def record(self) -> dict[str, object]:
         """Returns the settings for a JSON file and the page; the folder of results does not change the results."""
         values = dataclasses.asdict(self)
+        # Two calls that differ in the folder alone write the same files.
         del values["out"]
         return {
             name: [*map(printable, value)] if isinstance(value, list) else printable(value) if isinstance(value, str) else value
@@ -182,6 +183,7 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
     Raises:
       ValueError: a setting is wrong, or no source can be measured. Single sources that fail are reported as such.
     """
+    # Everything that can be wrong with the settings is checked before the first image is encoded.
     out = _folder(settings.out)
     for name in (settings.distance, *settings.beside):
         distance_of(name)
@@ -189,6 +191,7 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
     planned = parse_mixtures(settings.mixture, declared)
     named = encoder_named(settings.encoder, seed=settings.seed)
     own = open_images(parse_source(settings.target, "--target")._replace(name=TARGET), settings.images, settings.seed)
+    # Of several sources, those that can be measured are: the reasons of the others are collected and reported.
     failed: dict[str, str] = {}
     opened = _each(declared, lambda each: open_images(each, settings.images, settings.seed), failed)
     canvas = choose_canvas(named, own.look, settings.image_size)
@@ -206,7 +209,9 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
         distances=settings.beside,
         on_source=on_source,
     )
+    # Sources that could not be opened come before those that could not be measured, as in the order of work.
     found = dataclasses.replace(found, failed=failed | found.failed)
+    # In the order of their importance: a reader may stop after the first.
     tables = [main_table(found, sets), raw_table(found), diversity_table(found, sets, target)]
     return SurveyReport(
         found,

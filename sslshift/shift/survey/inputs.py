@@ -209,6 +209,7 @@ def open_images(declared: NamedUri, count: int, seed: int) -> SourceImages:
       ValueError: the source cannot be opened, or none of the images that are looked at can be read.
     """
     source = open_source(declared.uri)
+    # Drawn, not the first ones: files in a folder are often ordered by class or by camera.
     indices = permute(np.arange(min(count, len(source))), len(source), _DRAW, seed)
     shapes = []
     why = ""
@@ -219,6 +220,7 @@ def open_images(declared: NamedUri, count: int, seed: int) -> SourceImages:
             why = str(error)
     if not shapes:
         raise ValueError(f"{declared.name}: none of the {min(_LOOKED_AT, len(indices))} images looked at can be read: {why}.")
+    # Shorter and longer sides: a picture and the same one turned have one look.
     sides = tuple((min(shape[:2]), max(shape[:2])) for shape in shapes)
     return SourceImages(declared, source, indices, Look(sides, sum(shape[2] == 3 for shape in shapes)))
 
@@ -230,6 +232,7 @@ def choose_canvas(named: NamedEncoder, target: Look, image_size: int) -> Canvas:
         return Canvas(image_size or height, image_size or width, channels)
     side = image_size or min(_SIDE, int(np.median([short for short, _ in target.sides])))
     if not image_size:
+        # A ViT takes only multiples of its patch.
         side = max(named.multiple, side // named.multiple * named.multiple)
     return Canvas(side, side, 3 if target.colour else 1)
 
@@ -266,6 +269,7 @@ class Extractor:
         """
         source = images.source
         name = images.declared.name
+        # Cached, since the noise, the layers and the page read some of these images again.
         reader = cached(source, self.canvas, _KEPT_BYTES)
         with self.counting(f"images of {name}") as on_images:
             try:
@@ -306,6 +310,7 @@ class Extractor:
 
 
 def _copies(digests: np.ndarray, of: np.ndarray) -> int:
+    # Digests are of pixels on the canvas: copies at another size or compression are not exact ones.
     known = {digest.tobytes() for digest in of}
     return sum(digest.tobytes() in known for digest in digests)
 
@@ -331,6 +336,7 @@ def mix(planned: PlannedMixture, sources: Mapping[str, Encoded], count: int) -> 
     if missing:
         raise ValueError(f"its component {missing} cannot be measured")
     have = {name: len(sources[name].features) for name in planned.shares}
+    # Fewer images than asked for would be another sample size than that of the sources.
     counts = blend_counts(have, planned.shares, count)
     if sum(counts.values()) < count:
         name = min(have, key=lambda name: have[name] / planned.shares[name])

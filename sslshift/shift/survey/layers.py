@@ -86,9 +86,11 @@ def profiles(
     Raises:
       ValueError: a set has too few images.
     """
+    # Activations depend on the encoder and on the size of images: each pair has ranges of its own.
     folder = folder / f"{encoder.with_features('pooled').fingerprint[:16]}-{'x'.join(map(str, canvas))}"
     parts = [target, noise, *sources.values()]
     seen = itertools.count(1)
+    # Every image passes the encoder twice: once for the ranges, once for the counts.
     total = 2 * sum(len(part.indices[:IMAGES]) for part in parts)
 
     def batches(part: ImageSet) -> Iterator[np.ndarray]:
@@ -123,6 +125,7 @@ def _dna(
     folder: Path,
 ) -> VisualDna:
     chosen = f"{part.source.fingerprint} {part.indices[:IMAGES].tolist()}"
+    # The name of a file says which images it is of: a source that has changed gets another file.
     file = folder / f"{hashlib.sha256(chosen.encode()).hexdigest()[:32]}.npz"
     kept = _kept(VisualDna, file)
     # Histograms over other ranges cannot be compared: they were made before the file of ranges was lost.

@@ -169,18 +169,17 @@ def measure(
     Raises:
       ValueError: there is no such distance, or no source can be measured; the message then says why the first one cannot.
     """
-    least = least_images(distance)
-    _require_images(target, distance)
+    least = _required_images(target, distance)
     scales = {name: ShiftScale(target, noise, key, name, _FEW) for name in distances if name != distance}
     scale = ShiftScale(target, noise, key, distance, repeats)
+    # A distance of few images is larger than one of many: sources are compared at one size only.
     size = common_images([len(target), len(noise)], [len(each) for each in sources.values()], distance) // 2
     measured = {}
     failed = {}
     for name, features in sources.items():
         on_source(name)
         if len(features) < least:
-            have = f"{len(features):,} image{'' if len(features) == 1 else 's'} that can be read"
-            failed[name] = f"it has {have}; an index by {distance} needs at least {least:,}"
+            failed[name] = _too_few(len(features), distance)
             continue
         try:
             index = scale.index(features, sample_size=size)
@@ -188,26 +187,40 @@ def measure(
             failed[name] = str(error)
         else:
             measured[name] = _measured(index, features[: 2 * size], target, scales, distance if distance in distances else "")
-    if not measured and failed:
-        name, why = next(iter(failed.items()))
-        raise ValueError(why if why[0].isupper() else f"{name}: {why}.")
+    _require_any(measured, failed)
+    # The order of the index, which tables, charts and sentences share.
     in_order = sorted(measured, key=lambda name: measured[name].index.value)
     own = _diversity(target[: 2 * size])
     return Survey(distance, size, len(target), {name: measured[name] for name in in_order}, failed, *own[:2])
 
 
-def _require_images(target: np.ndarray, distance: str) -> None:
+def _too_few(images: int, distance: str) -> str:
+    have = f"{images:,} image{'' if images == 1 else 's'} that can be read"
+    return f"it has {have}; an index by {distance} needs at least {least_images(distance):,}"
+
+
+def _require_any(measured: Mapping[str, Measured], failed: Mapping[str, str]) -> None:
+    """Raises ValueError with the first reason where no source could be measured."""
+    if not measured and failed:
+        name, why = next(iter(failed.items()))
+        raise ValueError(why if why[0].isupper() else f"{name}: {why}.")
+
+
+def _required_images(target: np.ndarray, distance: str) -> int:
+    """Returns `least_images`; raises ValueError for a target with fewer images."""
     least = least_images(distance)
     if len(target) < least:
         raise ValueError(
             f"The target has {len(target):,} images that can be read; a shift index by {distance} needs at least {least:,} of "
             "target and source each."
         )
+    return least
 
 
 def _measured(
     index: ShiftIndex, features: np.ndarray, target: np.ndarray, scales: Mapping[str, ShiftScale], also: str
 ) -> Measured:
+    # The index has this distance already, from more draws.
     raw = {also: RawDistance(index.distance, index.floor, index.value)} if also else {}
     for name, scale in scales.items():
         try:
@@ -247,6 +260,7 @@ def source_sentence(name: str, index: ShiftIndex) -> str:
     """Returns a sentence about one source by itself."""
     value, low, high = digits(index)
     interval = f"({value}, 95% interval {low} to {high})"
+    # The conditions follow one another from near to far; each assumes that those before do not hold.
     if index.low <= 0 <= index.high:
         more = f"; it may be up to {high} away" if index.high > 0.1 else ""
         return f"{name} is indistinguishable from another sample of the target {interval}{more}."
@@ -270,6 +284,7 @@ def ranking(survey: Survey) -> list[str]:
     if len(names) < 2:
         return []
     indices = {name: found.index for name, found in survey.measured.items()}
+    # Sources that are not shown to differ from the nearest one share its place.
     first = [name for name in names if not index_difference(indices[name], indices[names[0]]).shown]
     sentences = [
         f"{names[0]} is the nearest."
@@ -297,6 +312,7 @@ def second_opinions(survey: Survey) -> list[str]:
     turned = {}
     for name in others:
         values = {source: found.raw[name].value for source, found in survey.measured.items()}
+        # Only orders that the index shows can be contradicted.
         turned[name] = [f"{far} before {near}" for near, far in shown if values[far] < _CLEARLY * values[near]]
     sentences = [
         f"By the {distance_of(name).title} distance the order differs: {', '.join(pairs)}."

@@ -71,8 +71,10 @@ def page(
       settings: flags and values.
     """
     names = list(found.measured)
+    # One look per source in all charts, by its place in the order.
     looks = {name: figures.look(number) for number, name in enumerate(names)}
     pictured = {name: sets[name] for name in names if sets[name].images}
+    # Mixtures have no images of their own: their components show them.
     everything = np.concatenate([each.features for each in pictured.values()]) if pictured else None
     return render_page(
         __package__,
@@ -175,6 +177,7 @@ def _map_chart(target: Encoded, pictured: Mapping[str, Encoded], looks: Mapping[
         axes.plot(*np.clip(each, low, high).T, marker, color=colour, markersize=2.5, alpha=0.65, markeredgewidth=0)
     axes.plot(*np.clip(points[0], low, high).T, "o", color="black", markersize=3, fillstyle="none", markeredgewidth=0.6)
     axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
+    # Values of principal components mean nothing to a reader; only positions do.
     axes.set(xticks=[], yticks=[])
     axes.set_xlabel(f"first component, {100 * shares[0]:.0f}% of the variance")
     axes.set_ylabel(f"second component, {100 * shares[1]:.0f}%")
@@ -188,6 +191,7 @@ def _layer_chart(layers: LayerProfiles, looks: Mapping[str, figures.Look]) -> Fi
     names = list(layers.noise.layers)
     places = np.arange(len(names))
     every: list[LayerProfile] = [layers.noise, *(layers.sources[name] for name in looks)]
+    # The largest floor of any set: what is below it may be chance for all of them.
     floors = [max(each.layers[name].floor for each in every) for name in names]
     drawing, axes = _panel(2.6)
     axes.plot(places, floors, color="#8a93a3", linewidth=3)

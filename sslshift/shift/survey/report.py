@@ -20,6 +20,7 @@ Sets = Mapping[str, Encoded]
 
 def main_table(survey: Survey, sets: Sets) -> Table:
     """Returns the sources and mixtures, the nearest first; those that could not be measured come last."""
+    # A column that would be empty for every source is omitted.
     copies = any(isinstance(each.about, SourceAbout) and each.about.copies for each in sets.values())
     costs = any(each.about.cost_per_image for each in sets.values())
     head = ["source", "images", "unique", *(["copies"] if copies else []), *(["cost"] if costs else [])]
@@ -40,6 +41,7 @@ def main_table(survey: Survey, sets: Sets) -> Table:
                 f"{100 * found.coverage.target:.0f}%" if found else "",
             ]
         )
+    # Columns of words: a narrow terminal wraps them, numbers stay whole.
     more = ("licence", "cost")
     return Table("index", "Distance from the target", [*head, "licence", "index", "covers"], lines, more_text=more)
 
@@ -79,6 +81,7 @@ def raw_table(survey: Survey) -> Table | None:
     lines = [[source, *(_number(found.raw[name].value) for name in names)] for source, found in survey.measured.items()]
     floors = {name: [found.raw[name].floor for found in survey.measured.values()] for name in names}
     known = [[floor for floor in each if not math.isnan(floor)] for each in floors.values()]
+    # All sources have the floor of the target's halves; one that could not be measured has none.
     lines.append([FLOOR, *(_number(each[0]) if each else "n/a" for each in known)])
     return Table("raw", "Raw distances", ["source", *(DISTANCES[name].title for name in names)], lines)
 
@@ -162,6 +165,7 @@ def _source_remarks(name: str, about: SourceAbout, target: Encoded) -> list[str]
         same = " It is the target itself." if about.fingerprint == target.about.fingerprint else ""
         are = "is an exact copy" if about.copies == 1 else "are exact copies"
         count = f"{about.copies:,} of its {about.used:,} {are} as the encoder sees them"
+        # An accuracy on images that were trained on means nothing: this is the gravest finding of a survey.
         said.append(f"Warning: {name} and {target.name} share images, {count}; do not train on what you test on.{same}")
     if about.broken:
         count = f"{len(about.broken):,} of {about.looked_at:,} images"
@@ -213,6 +217,7 @@ def about_images(looks: Mapping[str, Look], canvas: Canvas) -> list[str]:
 def as_csv(survey: Survey, sets: Sets) -> str:
     """Returns a line per source with numbers of six digits; equal results give equal bytes."""
     raw = list(next(iter(survey.measured.values())).raw)
+    # Other people's programs read these columns: new ones may be added, none renamed.
     head = ["source", "kind", "uri", "images", "used", "unique", "copies_of_target"]
     head += [f"unlike_{each:g}" for each in COSINES] + ["cost_per_image", "licence"]
     head += ["distance", "index", "low", "high", "sample_size", "covers_target", "near_target", "vendi", "effective_rank"]
@@ -264,4 +269,5 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
+    # JSON has no NaN, and other languages refuse Python's spelling of it.
     return None if isinstance(value, float) and not math.isfinite(value) else value
