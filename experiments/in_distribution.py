@@ -35,10 +35,11 @@ accuracy for each factor of ten in diversity), SimCLR's alone by more than chanc
 
 import dataclasses
 
-from experiments.large import IMAGENET, LARGE
-from experiments.methods import OWN
-from experiments.quickstart import QUICKSTART
 from sslshift.study import Study, run_experiment
+
+from .large import IMAGENET, LARGE
+from .methods import OWN
+from .quickstart import QUICKSTART
 
 SEVEN = "simclr,moco_v3,byol,barlow_twins,vicreg,dino,mae"
 

@@ -12,8 +12,9 @@ untrained encoder by more than the interval (SimCLR by 2.4 points +- 0.8). exper
 
 import dataclasses
 
-from experiments.quickstart import QUICKSTART
 from sslshift.study import run, run_experiment
+
+from .quickstart import QUICKSTART
 
 # Where one setting does not serve all. Widths fit the small encoder; the rest was chosen by the probe's accuracy on validation
 # images, among the few values that experiments/README.md lists.

@@ -26,9 +26,10 @@ table.
 
 import dataclasses
 
-from experiments.large import FOOD, FOOD_TEST, LARGE, YFCC
-from experiments.quickstart import QUICKSTART
 from sslshift.study import run_experiment
+
+from .large import FOOD, FOOD_TEST, LARGE, YFCC
+from .quickstart import QUICKSTART
 
 
 def orders(near: str, external: str, images: str, few: int, many: int) -> tuple[str, ...]:

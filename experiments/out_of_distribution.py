@@ -39,9 +39,10 @@ every other source); slopes on clothes fall in the order of the shift, none of t
 
 import dataclasses
 
-from experiments.large import IMAGENET, LARGE, YFCC
-from experiments.quickstart import QUICKSTART
 from sslshift.study import run_experiment
+
+from .large import IMAGENET, LARGE, YFCC
+from .quickstart import QUICKSTART
 
 OUT_OF_DISTRIBUTION = dataclasses.replace(
     QUICKSTART,

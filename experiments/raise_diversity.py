@@ -34,9 +34,10 @@ quarters dead leaves 1.6 (+- 1.4). experiments/README.md has the table.
 
 import dataclasses
 
-from experiments.large import IMAGENET, LARGE
-from experiments.quickstart import QUICKSTART
 from sslshift.study import run_experiment
+
+from .large import IMAGENET, LARGE
+from .quickstart import QUICKSTART
 
 RAISE_DIVERSITY = dataclasses.replace(
     QUICKSTART,

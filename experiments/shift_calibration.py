@@ -20,10 +20,11 @@ Full scale takes dishes as the target's kind, with ImageNet, a part of YFCC100M 
 import dataclasses
 import itertools
 
-from experiments.large import FOOD, FOOD_TEST, IMAGENET, LARGE, YFCC
-from experiments.quickstart import QUICKSTART
 from sslshift.study import run_experiment
 from sslshift.study.calibration import run_calibration
+
+from .large import FOOD, FOOD_TEST, IMAGENET, LARGE, YFCC
+from .quickstart import QUICKSTART
 
 
 def halves(sources: dict[str, str], images: int) -> tuple[str, ...]:

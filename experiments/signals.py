@@ -20,8 +20,9 @@ Your own recordings: write log-spectrograms as grayscale PNG files, one folder f
 
 import dataclasses
 
-from experiments.quickstart import QUICKSTART
 from sslshift.study import Study, run_experiment
+
+from .quickstart import QUICKSTART
 
 SIGNALS = dataclasses.replace(
     QUICKSTART,

@@ -4,9 +4,9 @@
 the rest, such as grain, pyarrow and matplotlib.
 """
 
+import contextlib
 import importlib
-import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 # Modules that the extra brings and that no dependency of the package itself brings. JAX, Flax, Optax and Chex depend on others
@@ -26,20 +26,27 @@ STUDY = (
 )
 
 
-def needs_study(what: str, missing: str) -> ModuleNotFoundError:
-    """Returns the error for something that needs the extra `study`, without a module of it."""
-    sentence = f"{what} needs the extra `study` (the module {missing} is missing): pip install 'sslshift[study]'"
-    return ModuleNotFoundError(sentence, name=missing)
+class MissingExtraError(ModuleNotFoundError):
+    """Something needs the extra `study`, which is not installed; the message gives the command that installs it."""
 
 
-def require_study(what: str) -> None:
-    """Raises ModuleNotFoundError, with the command that installs the extra, unless every module of `study` can be imported.
+@contextlib.contextmanager
+def needs_study(what: str) -> Iterator[None]:
+    """Turns the error of a missing module of the extra `study` into one sentence.
 
-    Finding a module does not import it: the check takes about a millisecond.
+    Raises:
+      MissingExtraError: a module of the extra is missing.
     """
-    for module in STUDY:
-        if importlib.util.find_spec(module) is None:
-            raise needs_study(what, module)
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in STUDY:
+            raise
+        raise MissingExtraError(
+            f"{what} needs the extra `study` (there is no module {error.name}): pip install 'sslshift[study]'", name=error.name
+        ) from error
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
@@ -53,12 +60,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
     def __getattr__(name: str) -> Any:  # noqa: N807
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        try:
-            module = importlib.import_module(f"{package}.{modules[name]}")
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in STUDY:
-                raise
-            raise needs_study(f"{package}.{name}", error.name) from error
-        return getattr(module, name)
+        with needs_study(f"{package}.{name}"):
+            return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
 
     return __getattr__

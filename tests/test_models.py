@@ -147,7 +147,7 @@ def test_sincos_positions_by_hand():
     np.testing.assert_allclose(table[3, 5], expected, atol=1e-6)
     # A grid of half the side samples the same extent: its points lie between pairs of the finer grid's.
     np.testing.assert_allclose(sincos_positions(7, 7, 8)[0, 0, 4], np.sin(0.5), atol=1e-6)
-    with pytest.raises(ValueError, match="a width that 4 divides for .*, got 10"):
+    with pytest.raises(ValueError, match=r"a width that 4 divides for .*, got 10"):
         sincos_positions(2, 2, 10)
 
 

@@ -24,8 +24,9 @@ from absl import app, flags, logging
 
 from sslshift.methods import METHODS
 from sslshift.models import ENCODERS
-from tools import bench_curation, bench_data, bench_shift, bench_transfer
-from tools.bench_step import StepBenchmarks
+
+from . import bench_curation, bench_data, bench_shift, bench_transfer
+from .bench_step import StepBenchmarks
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(

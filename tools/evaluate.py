@@ -48,7 +48,8 @@ from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS, parse_evaluations
 from sslshift.transfer.scores import EvaluatedEncoder, evaluate_stored
 from sslshift.transfer.tasks import Task
-from tools.progress import counting_images
+
+from .progress import counting_images
 
 _PIXELS = "raw pixels"
 

@@ -24,7 +24,8 @@ from sslshift.shift.distances import DISTANCES
 from sslshift.shift.index import DEFAULT_DISTANCE
 from sslshift.shift.survey import SurveyReport, SurveySettings, run_survey
 from sslshift.transfer.encoders import UNTRAINED
-from tools.progress import counting_images
+
+from .progress import counting_images
 
 _BESIDE = "kernel,frechet,rbf_mmd,visual_dna,sliced_wasserstein,proxy_a"
 

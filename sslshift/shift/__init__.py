@@ -34,20 +34,23 @@ To add a distance, write one file in `distances/` and add one line to `DISTANCES
 a survey, compute it in `survey/measure.py` and show it in `survey/report.py`.
 """
 
-from sslshift.data.noise import NoiseSource, noise_like
-from sslshift.shift._base import unit_rows
-from sslshift.shift.distances import DISTANCES, distance_of
-from sslshift.shift.distances.frechet import frechet_distance
-from sslshift.shift.distances.kernel import kernel_distance
-from sslshift.shift.distances.proxy_a import proxy_a_distance
-from sslshift.shift.distances.rbf_mmd import rbf_mmd
-from sslshift.shift.distances.sliced_wasserstein import sliced_wasserstein
-from sslshift.shift.distances.visual_dna import visual_dna_distance
-from sslshift.shift.diversity import effective_rank, vendi_score
-from sslshift.shift.index import DEFAULT_DISTANCE, ShiftIndex, ShiftScale, index_difference, shift_index
-from sslshift.shift.layers import LayerRanges, VisualDna, layer_profile
-from sslshift.shift.mixtures import blend
-from sslshift.shift.neighbourhoods import coverage_of, density_coverage, precision_recall
+from sslshift.extras import needs_study
+
+with needs_study(__name__):
+    from sslshift.data.noise import NoiseSource, noise_like
+    from sslshift.shift._base import unit_rows
+    from sslshift.shift.distances import DISTANCES, distance_of
+    from sslshift.shift.distances.frechet import frechet_distance
+    from sslshift.shift.distances.kernel import kernel_distance
+    from sslshift.shift.distances.proxy_a import proxy_a_distance
+    from sslshift.shift.distances.rbf_mmd import rbf_mmd
+    from sslshift.shift.distances.sliced_wasserstein import sliced_wasserstein
+    from sslshift.shift.distances.visual_dna import visual_dna_distance
+    from sslshift.shift.diversity import effective_rank, vendi_score
+    from sslshift.shift.index import DEFAULT_DISTANCE, ShiftIndex, ShiftScale, index_difference, shift_index
+    from sslshift.shift.layers import LayerRanges, VisualDna, layer_profile
+    from sslshift.shift.mixtures import blend
+    from sslshift.shift.neighbourhoods import coverage_of, density_coverage, precision_recall
 
 __all__ = [
     "DEFAULT_DISTANCE",

@@ -21,8 +21,11 @@ The tests: `test_training` (steps, resumption to the bit, schedules, checkpoints
 implicit transfer), `test_online` (the probe and the signals).
 """
 
-from sslshift.training.loop import Training, train
-from sslshift.training.optimiser import Optimiser
-from sslshift.training.step import train_step
+from sslshift.extras import needs_study
+
+with needs_study(__name__):
+    from sslshift.training.loop import Training, train
+    from sslshift.training.optimiser import Optimiser
+    from sslshift.training.step import train_step
 
 __all__ = ["Optimiser", "Training", "train", "train_step"]

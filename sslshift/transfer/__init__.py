@@ -20,13 +20,16 @@ Tests: `test_knn.py`, `test_linear_probe.py` and `test_probes.py` compare the ev
 several of them share are in `conftest.py`.
 """
 
-from sslshift.transfer.declaration import TaskDeclaration, open_task, parse_task
-from sslshift.transfer.evaluation import Outcome, Split, Splits
-from sslshift.transfer.features import NetworkEncoder, encoder_of, extract, pixel_encoder
-from sslshift.transfer.inference import bootstrap_interval, compare, mcnemar, runs_interval
-from sslshift.transfer.metrics import METRICS
-from sslshift.transfer.protocol import EVALUATIONS, Evaluated, evaluate, parse_evaluations
-from sslshift.transfer.tasks import Task, make_task
+from sslshift.extras import needs_study
+
+with needs_study(__name__):
+    from sslshift.transfer.declaration import TaskDeclaration, open_task, parse_task
+    from sslshift.transfer.evaluation import Outcome, Split, Splits
+    from sslshift.transfer.features import NetworkEncoder, encoder_of, extract, pixel_encoder
+    from sslshift.transfer.inference import bootstrap_interval, compare, mcnemar, runs_interval
+    from sslshift.transfer.metrics import METRICS
+    from sslshift.transfer.protocol import EVALUATIONS, Evaluated, evaluate, parse_evaluations
+    from sslshift.transfer.tasks import Task, make_task
 
 __all__ = [
     "EVALUATIONS",

@@ -9,10 +9,13 @@ Readers: `files` (folders and lists of image files), `array_record` (what an imp
 names of classes), `manifest` (the format of an import), `recognise` (what a file is that a reader cannot use).
 """
 
-from sslshift.data.sources.base import PartialSource, Source, digests, readable
-from sslshift.data.sources.memory import ArraySource, CachedSource, SyntheticSource, cached
-from sslshift.data.sources.opening import SCHEMES, open_source
-from sslshift.data.sources.uri import Uri, parse_uri
+from sslshift.extras import needs_study
+
+with needs_study(__name__):
+    from sslshift.data.sources.base import PartialSource, Source, digests, readable
+    from sslshift.data.sources.memory import ArraySource, CachedSource, SyntheticSource, cached
+    from sslshift.data.sources.opening import SCHEMES, open_source
+    from sslshift.data.sources.uri import Uri, parse_uri
 
 __all__ = [
     "SCHEMES",
