@@ -4,7 +4,7 @@ The rooms, from the ground up (each imports only from those before it): `arrays`
 `storage`, `reporting`, `models`, `data`, `methods`, `training`, `transfer`, `shift`, `study`. Their package docstrings explain
 them and say which files to touch; the README has the words.
 
-`losses`, `models` and `methods` need JAX, Flax, Optax and Chex alone; everything else needs the extra `study`.
+`losses`, `models` and `methods` need JAX, Flax, Optax and Chex only; everything else needs the extra `study`.
 """
 
 from typing import TYPE_CHECKING
