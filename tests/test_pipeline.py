@@ -84,7 +84,7 @@ def test_stream_starts_at_any_step(reader):
 
 
 def test_hosts_that_do_not_divide_the_batch_are_refused(reader):
-    with pytest.raises(ValueError, match="cannot be divided among 3 hosts"):
+    with pytest.raises(ValueError, match="a batch size that the 3 hosts divide, got 32"):
         BatchReader(reader.plan, reader.sources, reader.canvas, 0, 3)
 
 

@@ -191,6 +191,7 @@ def _scale_transparency(image: ImageFile.ImageFile) -> None:
 
 
 def _as_gray_or_colour(image: Image.Image) -> Image.Image:
+    # Modes that hold grey only, perhaps with transparency; all others have colour.
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -211,6 +212,7 @@ def from_image(image: Image.Image) -> np.ndarray:
 
 def fit(image: np.ndarray, canvas: Canvas) -> np.ndarray:
     """Returns uint8 `[height, width, 1 or 3]` scaled to cover the canvas, cropped at the centre, with the canvas's channels."""
+    # Images that fit already are the usual case, and need no pass through Pillow.
     return image if image.shape == canvas else _fitted(to_image(image), canvas)
 
 

@@ -143,6 +143,7 @@ def _strip_webp(content: bytes) -> Bare:
     kept = []
     exif = []
     xmp = []
+    # After "RIFF", the length of the file, and "WEBP".
     position = 12
     while position + 8 <= len(content):
         kind, length = struct.unpack_from("<4sI", content, position)
@@ -181,6 +182,7 @@ def _strip_tiff(content: bytes) -> Bare:
         return Bare(content)
     start = first + struct.calcsize(f"={count_format}")
     entries = [content[start + entry_size * i : start + entry_size * (i + 1)] for i in range(min(count, 1 << 16))]
+    # A directory that is cut short is left to Pillow, which reports it.
     if not entries or len(entries[-1]) < entry_size:
         return Bare(content)
     kept: dict[int, bytes] = {}

@@ -136,6 +136,7 @@ class Mixture:
 
     def __post_init__(self):
         _check_sum([stage.share for stage in self.stages], "stages of a mixture")
+        # Another size or way to draw would make another order, of which the smaller subset is not a prefix.
         first: dict[str, Component] = {}
         for component in self._components():
             other = first.setdefault(component.source, component)
@@ -151,6 +152,7 @@ class Mixture:
     def _check_cap(self, source: str, cap: float) -> None:
         if not 0 < cap <= 1:
             raise ValueError(f"{source}: expected a cap that is a share of the budget above 0 and at most 1, got {cap}.")
+        # The tolerance is for shares that the caller computed in floating point.
         if self.share_of(source) > cap + 1e-9:
             raise ValueError(over_cap(source, self.share_of(source), cap))
 
@@ -193,6 +195,7 @@ def apportion(total: int, shares: Sequence[float]) -> list[int]:
     """Returns whole numbers that sum to `total`, each within one of `total * share` (largest remainders first)."""
     exact = [total * share for share in _exact(shares)]
     counts = [int(value) for value in exact]
+    # Ties go to the first, so that equal shares always get the same counts.
     by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
     for i in by_remainder[: total - sum(counts)]:
         counts[i] += 1
@@ -231,6 +234,7 @@ def staircase(total: int, start: Sequence[float], end: Sequence[float], steps: i
     for step, position in enumerate(positions):
         had = [max(before, row[step]) for before, row in zip(had, reached, strict=True)]
         released = [i for i, row in enumerate(due) if row[step] > had[i]]
+        # Earliest deadline first; among equal deadlines, the component that is furthest behind.
         released.sort(key=lambda i: (bisect.bisect_right(reached[i], had[i]), had[i] - due[i][step]))
         for i in released[: position - sum(had)]:
             had[i] += 1

@@ -25,12 +25,14 @@ def resolve(declaration: Declaration, sizes: Mapping[str, int], budget: Budget) 
       ValueError: shares or lengths do not sum to 1, exceed a cap, or leave a component without a sample; or N is above a
         source's size.
     """
+    # Lengths first: the shares of a stage may be given as samples, which only its length turns into fractions.
     lengths = _lengths(declaration, budget)
     totals = apportion(budget.samples, [float(length) for length in lengths])
     slots = []
     for number, (stage, length, total) in enumerate(zip(declaration.stages, lengths, totals, strict=True), 1):
         if not total:
             raise ValueError(f"Mixture, stage {number}: its length is less than one sample of the budget; raise either.")
+        # Each end of a ramp is a whole of its own, with half of the stage's weight in the budget.
         lists = [stage.parts, stage.end] if stage.end else [stage.parts]
         slots += [
             _Slot(
@@ -189,6 +191,7 @@ def _lowered(slots: list[_Slot], name: str, cap: Fraction) -> list[_Slot]:
             f"{over_cap(name, cap + excess - flexible, cap)[:-1]} "
             f"(no other share is open in {stuck}: name another source there without a share)."
         )
+    # Shares that are alone in their slot stay: a stage of one source is that source's completely.
     factor = 1 - excess / flexible
     if not factor:
         raise ValueError(

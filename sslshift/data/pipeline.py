@@ -59,9 +59,7 @@ class BatchReader:
 
     def __post_init__(self):
         if self.plan.batch_size % self.hosts:
-            raise ValueError(
-                f"A batch of {self.plan.batch_size} cannot be divided among {self.hosts} hosts; change the batch size."
-            )
+            raise ValueError(f"Expected a batch size that the {self.hosts} hosts divide, got {self.plan.batch_size}.")
 
     def __call__(self, step: int) -> Batch:
         """Reads a step's batch.
@@ -82,6 +80,7 @@ class BatchReader:
             try:
                 # All at once, which is fast. Only after a failure are images read one by one, to find the unreadable ones.
                 read = self.sources[name].read(index[places], self.canvas)
+                # With a single source there is nothing to merge, so its array is the batch.
                 if len(places) == local:
                     return Batch(read)
                 images[places] = read
@@ -119,14 +118,14 @@ def open_reader(
 
     Args:
       mixture: text of a mixture, see `sslshift.data.mixture_text`.
-      budget: C, samples seen over all sources; cut to whole batches.
+      budget: C, samples seen over all sources; reduced to whole batches.
       batch_size: global batch size.
-      canvas: height, width and channels that every image is brought to.
-      seed: names the order in which samples are seen.
-      subset_seed: names the draw of the N unique samples of each source.
+      canvas: height, width and channels to which every image is brought.
+      seed: seed of the order in which samples are seen.
+      subset_seed: seed of the draw of the N unique samples of each source.
 
     Raises:
-      ValueError: the text is no mixture, a source cannot be opened, or numbers do not fit each other.
+      ValueError: the text is not a mixture, a source cannot be opened, or numbers do not fit each other.
     """
     declaration = parse_mixture(mixture)
     sources = {name: open_source(uri) for name, uri in declaration.uris.items()}
@@ -147,6 +146,7 @@ def batches(reader: BatchReader, start: int, stop: int, *, workers: int = 0, pre
       workers: number of processes that read; 0: threads of this process read.
       prefetch: number of batches read ahead.
     """
+    # Elements are steps and not images: grain must neither shuffle nor batch, which the plan has done already.
     dataset = grain.MapDataset.range(start, stop).map(reader)
     # Workers read ahead themselves, so threads of this process would only hold further batches.
     threads = 0 if workers else 2

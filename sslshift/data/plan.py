@@ -114,6 +114,7 @@ class SamplePlan:
     def __post_init__(self):
         self.budget.steps(self.batch_size)
         for part in self._parts:
+            # Otherwise some of the N would never be seen, and D and E of the run would be wrong.
             if part.samples < part.component.unique:
                 remedy = f", or ask for at most {part.samples:,}" if part.samples else ""
                 raise ValueError(
@@ -233,6 +234,7 @@ class SamplePlan:
         while start < stop:
             stretch = self._stretches[bisect.bisect_right(self._starts, start) - 1]
             end = min(stop, stretch.stop)
+            # The rank within the segment, plus the component's samples in earlier segments, is the rank within the stage.
             which, rank = interleave(stretch.segment.counts, start - stretch.start, end - stretch.start)
             ranks.append(rank + np.array(stretch.segment.before)[which])
             parts.append(which + stretch.first)
@@ -243,6 +245,7 @@ class SamplePlan:
 
     def _images(self, part: np.ndarray, member: np.ndarray) -> np.ndarray:
         """Returns the index in its source of each part's image with this number in the order of the subset."""
+        # Without class-wise subsets, which most plans lack, one call serves all parts.
         if not self._class_orders:
             return permute_each(member, part, self._tables.sources)
         index = np.empty_like(member)
@@ -271,6 +274,7 @@ class SamplePlan:
         ends = list(itertools.accumulate(map(sum, self.counts)))
         result = []
         for stage, (first, end) in enumerate(itertools.pairwise([0, *ends])):
+            # Per stage, since fair numbers are those of a stage, and so that memory holds the counts of one stage only.
             tallies = [_Tally() for _ in self.sources]
             for rows in self._blocks(max(start, first), min(stop, end)):
                 for source in np.unique(rows.source).tolist():
@@ -304,9 +308,11 @@ class SamplePlan:
             planned = self.counts[seen.stage][stage.components.index(component)]
             return seen[2:] == (planned, component.unique, fewest, most)
         share, end_share = component.ends
+        # Integral of the share, which changes linearly, over this part of the stage.
         due = (last - first) * (share + (end_share - share) * (first + last) / (2 * length))
         # Nested floors deviate by at most one per component, and a step of a ramp by half of the share's change within it.
         slack = len(stage.components) + 2 + (last - first) * abs(end_share - share) / (2 * RAMP_STEPS)
+        # A part may cover the end of one epoch and the start of the next. Two whole epochs less one sample hold a whole one.
         complete = seen.unique == component.unique or seen.samples < 2 * component.unique - 1
         bounded = seen.unique <= component.unique and seen.most <= most + 1
         return abs(seen.samples - due) <= slack and complete and bounded and seen.fewest >= fewest - 1

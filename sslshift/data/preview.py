@@ -15,7 +15,7 @@ from sslshift.data.plan import SamplePlan, Seen
 from sslshift.data.sources import Source
 from sslshift.reporting import csv_text
 
-# Samples that are recounted in seconds. Of a larger budget only random stretches are recounted.
+# Most samples that are recounted completely, which takes seconds. Of a larger budget only random stretches are recounted.
 FULL_AUDIT = 20_000_000
 STRETCHES = 16
 STRETCH = 500_000
@@ -125,6 +125,7 @@ def stretches_to_recount(plan: SamplePlan, audit: str) -> list[tuple[int, int]]:
         return []
     if audit == "true" or total <= FULL_AUDIT:
         return [(0, total)]
+    # Seeded, so that the same plan is always recounted in the same places.
     starts = random.Random(plan.seed).sample(range(total - STRETCH), STRETCHES)
     return [(start, start + STRETCH) for start in sorted(starts)]
 

@@ -43,6 +43,7 @@ def parse_range(text: str, name: str) -> PixelRange:
       ValueError: the text has another form, or LOW is not below HIGH.
     """
     low, dots, high = text.partition("..")
+    # A pattern in place of float(), which would also accept inf, nan, underscores and digits of other scripts.
     number = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
     if not (dots and number.fullmatch(low) and number.fullmatch(high)):
         raise ValueError(f"Expected two numbers LOW..HIGH for {name}, as in 0..4095, got {text!r}.")
@@ -132,6 +133,7 @@ def decide_range(levels: Sequence[Levels], stated: PixelRange | None, name: str,
     if stated:
         return stated
     for each in levels:
+        # Without a statement nothing outside of the usual ranges is guessed: a wrong white would change every image.
         top = 1 if each.floating else 65535
         if each.low < 0 or each.high > top:
             kind = "floating-point" if each.floating else "integer"
@@ -144,6 +146,7 @@ def decide_range(levels: Sequence[Levels], stated: PixelRange | None, name: str,
     whole = next((each for each in levels if not each.floating), None)
     if whole is None:
         return PixelRange(0, 1)
+    # A file may state more bits than its values use, for instance if a 12-bit camera took dark images.
     needed = max(int(whole.high).bit_length(), whole.bits)
     return PixelRange(0, 2 ** next(bits for bits in _BITS if bits >= needed) - 1)
 

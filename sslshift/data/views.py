@@ -81,8 +81,10 @@ def _views(images: jax.Array, keys: jax.Array, settings: ViewSettings) -> jax.Ar
 
 
 def _view(key: jax.Array, image: jax.Array, settings: ViewSettings) -> jax.Array:
+    # A key for every step, used or not, so that switching one off does not change the others.
     keys = dict(zip(("crop", "jitter", "gray", "blur", "solarise", "flip"), jax.random.split(key, 6), strict=True))
     x = _random_resized_crop(keys["crop"], image.astype(jnp.float32) / 255, settings)
+    # Probabilities of 0 are known at compile time, so such a step costs nothing.
     if settings.jitter_probability:
         x = _sometimes(keys["jitter"], settings.jitter_probability, functools.partial(_jitter, settings=settings), x)
     if settings.grayscale_probability and image.shape[-1] == 3:
@@ -98,6 +100,7 @@ def _view(key: jax.Array, image: jax.Array, settings: ViewSettings) -> jax.Array
 
 def _sometimes(key, probability, transform, x):
     choice, inner = jax.random.split(key)
+    # Both branches are computed: under vmap a condition would be too.
     return jnp.where(jax.random.bernoulli(choice, probability), transform(inner, x), x)
 
 

@@ -184,6 +184,7 @@ def find_duplicates(
         raise ValueError(f"Expected one of {', '.join(BY)} for by, got {by!r}.")
     require_correlation(min_correlation)
     vectors = _vectors(features, source) if by == "features" else None
+    # Near-duplicates are searched among one image of each group of equal ones, so that a popular image costs nothing more.
     identities = Identities(source)
     exact = exact_pairs(identities.digests)
     unique = np.setdiff1d(np.arange(len(source)), exact.second)
@@ -270,6 +271,7 @@ def _without_drift(pairs: Pairs, groups: np.ndarray, drifted: np.ndarray, limit:
     others = ~np.isin(groups[pairs.first], drifted)
     parts = [Pairs(*(side[others] for side in pairs))]
     for group in drifted.tolist():
+        # The first image takes all that are near to it; the first of the rest takes the next, and so on.
         left = np.flatnonzero(groups == group)
         while len(left) > 1:
             first = np.full(len(left) - 1, left[0])

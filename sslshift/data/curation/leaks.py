@@ -115,12 +115,14 @@ def find_leaks(
     """
     require_correlation(min_correlation)
     asked = np.arange(len(test_source)) if test_indices is None else np.unique(test_indices)
+    # The source is indexed and the test images, with all their variants, are the queries: the source is usually larger.
     own = Identities(source)
     index = HashIndex(own.hashes)
     tests = _read(test_source, asked)
     same = _same_pixels(own, tests)
     limit = 1 - min_correlation
     matches = Matches((len(own), len(asked)), limit)
+    # Equal pixels first: a pair of which both images have a match is not compared again.
     matches.add(*same)
     for start in watched(range(0, len(asked), _STEP), "comparing with the test images", long=len(asked) > 5000):
         _compare(own, index, tests, start, max_distance, limit, colour, matches)
@@ -192,6 +194,7 @@ def _read(source: Source, indices: np.ndarray) -> _Tests:
 
 def _same_pixels(own: Identities, tests: _Tests) -> Pairs:
     """Returns pairs of (source, test) images of equal pixels; only source images with the hash of a test image are read."""
+    # Equal pixels have equal hashes. Flat images all share one hash, so they are found here although they are never near.
     places = np.flatnonzero(np.isin(own.hashes, hash_thumbnails(tests.gray)))
     pairs = exact_pairs_between(own.pixels(places), tests.digests)
     return pairs._replace(first=places[pairs.first])
@@ -218,6 +221,7 @@ def _compare(
         return matches.open(columns, start + rows[:, None] % len(gray))
 
     for picture, first, _ in chunks(index.near(hash_thumbnails(pictures), max_distance, wanted)):
+        # Earlier chunks may have matched these images already.
         chosen = matches.open(first, start + picture % len(gray))
         picture = picture[chosen]
         first = first[chosen]

@@ -143,6 +143,7 @@ def _report_duplicates(source: Source, settings: SearchSettings, out: Path) -> l
             *sections,
         ]
     notes = [*_label_notes(source, found, exact, near, settings), *_folder_notes(source, found), *_flat_notes(found)]
+    # The file of images to keep is written last, by `_keep`: if it is there, the pairs are complete.
     write(out / "pairs.csv", _pairs_csv([("exact", found.exact), ("near", found.near)], source, source))
     write(out / "pairs.html", page(f"Duplicates of {source.name}", _summary(numbers, notes), sections, source, source))
     return [f"{source.name}: {numbers}", *notes, *_keep(source, found.kept(settings.different_labels), out)]
@@ -245,6 +246,7 @@ def _report_leaks(source: Source, test: Source, settings: SearchSettings, out: P
 
 def _count_shared(source: Source, test: Source, found: _Shared, settings: SearchSettings) -> str:
     """Returns the numbers of test images that the source holds, as a sentence without its full stop."""
+    # A test image with an equal and a similar counterpart counts as equal only.
     similar = f"{len(np.setdiff1d(found.near.second, found.same.second)):,}"
     if settings.by == "features":
         of = f"{similar} of {len(test):,} images of {test.name} are similar to some of the {len(source):,} of {source.name}"
