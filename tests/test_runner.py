@@ -19,7 +19,7 @@ from sslshift.data.sources import SCHEMES
 from sslshift.models import ENCODERS, ResNet
 from sslshift.storage import NotStoredError, Store
 from sslshift.study import cli, evaluate, runner
-from sslshift.study import rows as rows_module
+from sslshift.study import ledger as ledger_module
 from sslshift.study.analysis import Analysis
 from sslshift.study.declare import Study
 from sslshift.study.design import parse_study
@@ -28,7 +28,7 @@ from sslshift.study.ledger import LedgerError, append, fingerprint, read_ledger,
 from sslshift.study.opened import open_study
 from sslshift.study.progress import Progress, TimeLeft
 from sslshift.study.report.sentences import baseline_notes
-from sslshift.study.results import read_results, run_folder
+from sslshift.study.results import run_folder
 from sslshift.training.loop import NonFiniteError, initial_state
 from sslshift.transfer.scores import EvaluationScore, TaskScores, evaluate_stored
 
@@ -280,7 +280,7 @@ def test_a_failed_run_is_recorded_told_and_tried_again(tmp_path, monkeypatch, ca
     folder = run_folder(opened, opened.runs[0])
     assert json.loads((folder / "failed.json").read_text())["error"] == "NonFiniteError"
     assert "Traceback" in (folder / "error.log").read_text()
-    results = read_results(opened)
+    results = runner.read_results(opened)
     assert results.failed == ((opened.runs[0], "NonFiniteError: Step 2 gave nan."),)
     assert [each.run for each in results.runs] == list(opened.runs[1:])
     assert len(runs(tmp_path)) == 3
@@ -311,10 +311,10 @@ def test_a_full_disk_and_an_interrupt_stop_the_study(tmp_path, monkeypatch):
 def test_an_index_drawn_in_another_way_gets_a_further_row(done, monkeypatch):
     study, _ = done
     opened = open_study(dataclasses.replace(study, shift_images=50))
-    before = rows_module._shift_record(opened)
-    monkeypatch.setattr(rows_module, "DRAWN", "otherwise")
-    assert rows_module._shift_record(opened) != before
-    without = rows_module._shift_record(open_study(study))
+    before = ledger_module._shift_record(opened)
+    monkeypatch.setattr(ledger_module, "DRAWN", "otherwise")
+    assert ledger_module._shift_record(opened) != before
+    without = ledger_module._shift_record(open_study(study))
     assert "drawn" not in without
 
 
@@ -344,7 +344,7 @@ def test_damaged_files_are_named_with_what_mends_them(copied, damaged, told):
     path.write_bytes(path.read_bytes()[:7])
     with pytest.raises(ValueError, match=told):
         # Predictions are read by those who report.
-        _ = Analysis(read_results(open_study(study))).task.linear
+        _ = Analysis(runner.read_results(open_study(study))).task.linear
 
 
 def test_a_run_that_lost_its_encoder_says_so_when_it_is_needed(copied, unreported):

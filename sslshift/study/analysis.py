@@ -146,10 +146,6 @@ class Analysis:
         """Returns a learner's kinds with a finished run, the nearest source first, then by unique samples."""
         return [kind for kind in self.runs if kind.learner == learner]
 
-    def largest(self, learner: tuple[str, str]) -> list[Kind]:
-        """Returns each candidate with the most unique samples that the study has of it."""
-        return [levels[-1] for levels in self.levels(learner).values()]
-
     def levels(self, learner: tuple[str, str]) -> dict[str, list[Kind]]:
         """Returns the kinds of each candidate, by unique samples."""
         return {name: list(own) for name, own in itertools.groupby(self.of_learner(learner), key=lambda kind: kind.source)}
@@ -300,13 +296,11 @@ class LearnerAnalysis:
     @functools.cached_property
     def largest(self) -> list[Kind]:
         """Each candidate with the most unique samples that the study has of it."""
-        return self.analysis.largest(self.learner)
+        return [levels[-1] for levels in self.analysis.levels(self.learner).values()]
 
     def _differences(self, pairs: Sequence[tuple[Kind, Kind]]) -> list[Difference | None]:
         linear = self.task.linear
-        return adjusted_differences(
-            [linear.difference(a, b) for a, b in pairs], [linear.single_seed(_trained(pair)) for pair in pairs]
-        )
+        return adjusted_differences([linear.difference(a, b) for a, b in pairs], [linear.single_seed(pair) for pair in pairs])
 
     @functools.cached_property
     def gains(self) -> dict[Kind, Difference | None]:
@@ -401,7 +395,3 @@ class LearnerAnalysis:
         except ValueError as error:
             return str(error)
         return change._replace(p_value=math.nan) if len(grid.values[0]) < 2 else change
-
-
-def _trained(kinds: Sequence[Kind]) -> list[Kind]:
-    return [kind for kind in kinds if kind.unique is not None]

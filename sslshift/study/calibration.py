@@ -23,7 +23,8 @@ from sslshift.study.declare import Study
 from sslshift.study.evaluate import untrained_encoder
 from sslshift.study.opened import Opened, open_study
 from sslshift.study.progress import Progress
-from sslshift.study.results import Results, read_results
+from sslshift.study.results import Results
+from sslshift.study.runner import read_results
 from sslshift.study.shifts import DRAWN, CandidateFeatures, reference_encoder
 from sslshift.transfer.features import Encoder, NetworkEncoder, pixel_encoder
 

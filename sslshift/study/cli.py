@@ -24,8 +24,8 @@ from sslshift.study.opened import Opened, Run, open_study
 from sslshift.study.progress import Progress
 from sslshift.study.report import print_report, write_report
 from sslshift.study.report.sentences import range_notes
-from sslshift.study.results import Results, describe_run, read_results, run_folder
-from sslshift.study.runner import DISK_FULL, run_study
+from sslshift.study.results import Results, describe_run, run_folder
+from sslshift.study.runner import DISK_FULL, read_results, run_study
 
 # Without this, --help of an experiment would not list its flags, which are defined here.
 flags.disclaim_key_flags()

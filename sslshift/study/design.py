@@ -53,7 +53,7 @@ class ShiftSettings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Design:
-    """What a study compares, and how.
+    """A study, parsed: everything that it compares, and how.
 
     Attributes:
       sources: candidates of one source each.

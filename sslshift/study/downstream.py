@@ -10,7 +10,7 @@ from sslshift.data.sources import PartialSource, Source, SyntheticSource, digest
 from sslshift.transfer.declaration import TaskDeclaration, open_task, own_canvas
 from sslshift.transfer.tasks import Task
 
-# Images of a split whose shapes are looked at.
+# Images of a split whose shapes are compared: enough to find a folder of another kind, few enough to decode at once.
 _LOOKED_AT = 16
 
 
@@ -68,7 +68,7 @@ def open_in_shape(declaration: TaskDeclaration, canvas: Canvas, open_: Callable[
     for split, part in task.splits.items():
         shapes = _shapes(part.source, part.indices)
         other = next((shape for shape in shapes if shape[:2] != canvas[:2]), None)
-        # A few colour images among gray ones are no reason to stop.
+        # A few colour images among grey ones are no reason to stop: folders often hold a few scans in colour.
         coloured = canvas.channels == 1 and bool(shapes) and all(shape[2] == 3 for shape in shapes)
         if not asked and (other or coloured):
             raise ValueError(
@@ -81,7 +81,7 @@ def open_in_shape(declaration: TaskDeclaration, canvas: Canvas, open_: Callable[
 
 
 def _shapes(source: Source, indices: np.ndarray) -> list[tuple[int, ...]]:
-    """Of some images; those that cannot be read are told elsewhere."""
+    """Returns the shapes of some images, without those that cannot be read, which the evaluation reports."""
     found = []
     for place in np.linspace(0, len(indices) - 1, min(_LOOKED_AT, len(indices))).astype(int):
         try:

@@ -44,7 +44,7 @@ class LeakedPair(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SourceLeaks:
-    """What a source shares with the test split.
+    """Test images that a source contains or resembles.
 
     Attributes:
       count: test images that equal or resemble an image of the source.

@@ -1,23 +1,18 @@
-"""Results of a study: what its folder holds so far, and where each run keeps its part."""
+"""Results of a study, and the folder, record and name of each of its runs."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
-from sslshift.storage import FAILED, NotStoredError, Store, read_json, slug
-from sslshift.study.evaluate import evaluate_pixels, evaluate_run, evaluate_untrained
-from sslshift.study.leaks import SourceLeaks, read_leaks
-from sslshift.study.ledger import read_ledger, require_budget
+from sslshift.storage import slug
+from sslshift.study.leaks import SourceLeaks
 from sslshift.study.opened import Opened, Run
-from sslshift.study.progress import Progress
-from sslshift.study.shifts import MeasuredShift, TaskShifts, read_shifts
+from sslshift.study.shifts import MeasuredShift, TaskShifts
 from sslshift.transfer.scores import EvaluatedEncoder
 
 
 class Trained(NamedTuple):
-    """What the training of a run gave.
+    """Result of the training of a run.
 
     Attributes:
       loss_first, loss_last: mean loss over the first and the last twentieth of the steps.
@@ -44,7 +39,7 @@ class FinishedRun:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Results:
-    """What a study found, also of one that is not finished.
+    """Everything that a study found so far, whether it is finished or not.
 
     Attributes:
       opened: the study.
@@ -98,56 +93,3 @@ def describe_run(opened: Opened, run: Run) -> str:
     """Returns a run in words, no more of them than distinguish it from others of its study."""
     learner = f"{opened.learner(run)}: " if len(opened.learners) > 1 else ""
     return f"{learner}{run.source} N={run.unique:,} seed {run.seed}" + (f" draw {run.draw}" if opened.design.draws else "")
-
-
-def read_results(opened: Opened) -> Results:
-    """Returns what a study's folder holds; computes nothing. Runs that are not there are named in the results.
-
-    Raises:
-      OtherRecordError: a run is there with other settings.
-      LedgerError: the results table was edited, or is of another budget.
-      NotStoredError: no run is finished.
-    """
-    out = opened.design.out
-    store = Store(read_only=True)
-    silent = Progress(Console(quiet=True))
-    require_budget(read_ledger(out), opened.design.budget.samples, out)
-    untrained: dict[tuple[str, str, int], EvaluatedEncoder] = {}
-    finished: list[FinishedRun] = []
-    failed: list[tuple[Run, str]] = []
-    missing: list[Run] = []
-    for run in opened.runs:
-        key = (*run.learner, run.seed)
-        try:
-            if key not in untrained:
-                untrained[key] = evaluate_untrained(opened, store, opened.learner(run), run.seed, silent)
-            finished.append(_finished(opened, store, run))
-        except NotStoredError:
-            reason = _failure(run_folder(opened, run))
-            if reason:
-                failed.append((run, reason))
-            else:
-                missing.append(run)
-    if not finished:
-        raise NotStoredError(f"No run of this study is finished in {out}; the same command without --report_only runs them.")
-    pixels = evaluate_pixels(opened, store, silent)
-    shifts = read_shifts(opened, store, silent)
-    leaks = read_leaks(opened, store, silent)
-    return Results(opened, tuple(finished), untrained, pixels, shifts, leaks, tuple(failed), tuple(missing))
-
-
-def _finished(opened: Opened, store: Store, run: Run) -> FinishedRun:
-    folder = run_folder(opened, run)
-    result = store.recalled(folder, run_record(opened, run))
-    if result is None:
-        raise NotStoredError(f"{folder} holds no result yet.")
-    return FinishedRun(run, Trained(**result), evaluate_run(opened, store, folder))
-
-
-def _failure(folder: Path) -> str:
-    """Returns why a run failed when it was last tried; empty if it did not."""
-    path = folder / FAILED
-    if not path.exists():
-        return ""
-    failure = read_json(path)
-    return f"{failure['error']}: {failure['message']}"

@@ -1,4 +1,8 @@
-"""Runs a study: trains and evaluates what is missing, and keeps everything in folders and in the results table."""
+"""Runs a study, or reads one: trains and evaluates what is missing, and keeps everything in folders and in the results table.
+
+After `kill -9` at any moment the same command continues: a checkpoint is whole or absent (`sslshift.training.checkpoints`), a
+result is written after its work has ended (`sslshift.storage.Store`), and a row is added when its run is finished.
+"""
 
 import contextlib
 import datetime
@@ -9,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from sslshift.models import ENCODER, save_encoder
 from sslshift.reporting.environment import versions
-from sslshift.storage import ERROR_LOG, FAILED, OtherRecordError, Store, write, write_json
+from sslshift.storage import ERROR_LOG, FAILED, NotStoredError, OtherRecordError, Store, read_json, write, write_json
 from sslshift.study.candidates import Candidate
 from sslshift.study.evaluate import (
     PIXELS,
@@ -21,13 +27,12 @@ from sslshift.study.evaluate import (
     evaluate_untrained,
     untrained_record,
 )
-from sslshift.study.leaks import search_leaks
-from sslshift.study.ledger import Ledger, LedgerError
+from sslshift.study.leaks import read_leaks, search_leaks
+from sslshift.study.ledger import Ledger, LedgerError, baseline_rows, read_ledger, require_budget, run_rows
 from sslshift.study.opened import Opened, Run
 from sslshift.study.progress import Progress
 from sslshift.study.results import FinishedRun, Results, Trained, describe_run, run_folder, run_record
-from sslshift.study.rows import baseline_rows, run_rows
-from sslshift.study.shifts import MeasuredShift, measure_shifts, name_of_features
+from sslshift.study.shifts import MeasuredShift, measure_shifts, name_of_features, read_shifts
 from sslshift.training.checkpoints import NotWrittenError
 from sslshift.training.journal import BROKEN, loss_trend, read_broken
 from sslshift.training.loop import train
@@ -89,6 +94,59 @@ def run_study(opened: Opened, progress: Progress) -> Results:
                 ledger.add(run_rows(opened, finished[-1], untrained[key], task_shifts))
             failed += [(run, reason) for reason in failures]
     return Results(opened, tuple(finished), untrained, pixels, task_shifts, leaks, tuple(failed))
+
+
+def read_results(opened: Opened) -> Results:
+    """Returns what a study's folder holds; computes nothing. Runs that are not there are named in the results.
+
+    Raises:
+      OtherRecordError: a run is there with other settings.
+      LedgerError: the results table was edited, or is of another budget.
+      NotStoredError: no run is finished.
+    """
+    out = opened.design.out
+    store = Store(read_only=True)
+    silent = Progress(Console(quiet=True))
+    require_budget(read_ledger(out), opened.design.budget.samples, out)
+    untrained: dict[tuple[str, str, int], EvaluatedEncoder] = {}
+    finished: list[FinishedRun] = []
+    failed: list[tuple[Run, str]] = []
+    missing: list[Run] = []
+    for run in opened.runs:
+        key = (*run.learner, run.seed)
+        try:
+            if key not in untrained:
+                untrained[key] = evaluate_untrained(opened, store, opened.learner(run), run.seed, silent)
+            finished.append(_finished(opened, store, run))
+        except NotStoredError:
+            reason = _failure(run_folder(opened, run))
+            if reason:
+                failed.append((run, reason))
+            else:
+                missing.append(run)
+    if not finished:
+        raise NotStoredError(f"No run of this study is finished in {out}; the same command without --report_only runs them.")
+    pixels = evaluate_pixels(opened, store, silent)
+    shifts = read_shifts(opened, store, silent)
+    leaks = read_leaks(opened, store, silent)
+    return Results(opened, tuple(finished), untrained, pixels, shifts, leaks, tuple(failed), tuple(missing))
+
+
+def _finished(opened: Opened, store: Store, run: Run) -> FinishedRun:
+    folder = run_folder(opened, run)
+    result = store.recalled(folder, run_record(opened, run))
+    if result is None:
+        raise NotStoredError(f"{folder} holds no result yet.")
+    return FinishedRun(run, Trained(**result), evaluate_run(opened, store, folder))
+
+
+def _failure(folder: Path) -> str:
+    """Returns why a run failed when it was last tried; empty if it did not."""
+    path = folder / FAILED
+    if not path.exists():
+        return ""
+    failure = read_json(path)
+    return f"{failure['error']}: {failure['message']}"
 
 
 def train_run(opened: Opened, run: Run, shift: MeasuredShift, on_step: Callable[[int, dict], None]) -> dict[str, Any]:
