@@ -30,7 +30,7 @@ from sslshift.transfer.inference import (
     mean_trend,
     slopes,
 )
-from sslshift.transfer.paired import Difference, Member, PairedScores, adjusted_differences
+from sslshift.transfer.paired import Difference, EncoderPredictions, PairedScores, adjusted_differences
 
 
 class Kind(NamedTuple):
@@ -252,10 +252,10 @@ class TaskAnalysis:
         return list(dict.fromkeys(name for each in encoders for name in each.evaluations(self.name)))
 
     @functools.cached_property
-    def _members(self) -> list[Member]:
+    def _members(self) -> list[EncoderPredictions]:
         encoders = self.analysis.results.encoders
         places = self.analysis.members
-        return [Member(*place, each.predicted(self.name)) for place, each in zip(places, encoders, strict=True)]
+        return [EncoderPredictions(*place, each.predicted(self.name)) for place, each in zip(places, encoders, strict=True)]
 
     def paired(self, evaluation: str) -> PairedScores:
         """Returns the scores of every run and baseline that has an evaluation, with one bootstrap for all of them."""

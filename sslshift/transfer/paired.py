@@ -24,8 +24,8 @@ NOTHING = "no significant difference"
 ONE_SEED = "one seed, not tested"
 
 
-class Member(NamedTuple):
-    """One encoder with its predictions.
+class EncoderPredictions(NamedTuple):
+    """Predictions of one encoder, with its place among others.
 
     Attributes:
       kind: encoders of one kind differ by seed and draw alone.
@@ -56,7 +56,7 @@ class PairedScores:
     images: int
 
     @classmethod
-    def of_members(cls, members: Sequence[Member], evaluation: str) -> "PairedScores":
+    def of_members(cls, members: Sequence[EncoderPredictions], evaluation: str) -> "PairedScores":
         """Returns the scores of encoders that have an evaluation, on the test images that all of them predicted.
 
         Raises:
