@@ -22,7 +22,7 @@ from sslshift.transfer.declaration import parse_task
 
 ROOT = Path(__file__).parent.parent
 HEADERS = sorted(path for room in ("experiments", "tools") for path in (ROOT / room).glob("*.py"))
-EXPERIMENTS = [path.stem for path in HEADERS if path.parent.name == "experiments" and path.stem != "large"]
+EXPERIMENTS = [path.stem for path in HEADERS if path.parent.name == "experiments" and path.stem not in ("__init__", "large")]
 # Other flags are a mistake; so is another argument, but of the one command that takes a name.
 POSITIONAL = {"tools.fetch_encoder": 1}
 
@@ -75,9 +75,8 @@ def registry(monkeypatch):
             patched.setattr(cli, "_DEFINE", kinds)
             # The block of a command does not run: its flags are defined by then.
             patched.setattr(cli, "command_line", skipped)
-            file = ROOT / f"{module.replace('.', '/')}.py"
             with contextlib.suppress(SkippedError):
-                runpy.run_path(str(file), run_name="__main__" if module.startswith("experiments") else "documented")
+                runpy.run_module(module, run_name="__main__" if module.startswith("experiments") else "documented")
         return defined
 
     return of

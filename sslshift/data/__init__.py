@@ -26,11 +26,17 @@ Tests have the name of the file that they test (`test_plan`, `test_mixture`, `te
 and curation are listed in their package's docstring where their names differ.
 """
 
-from sslshift.data.mixture import Component, Mixture, Stage
-from sslshift.data.mixture_resolve import resolve
-from sslshift.data.mixture_text import parse_mixture
-from sslshift.data.plan import SamplePlan
-from sslshift.data.sources import ArraySource, Source, open_source
+from typing import TYPE_CHECKING
+
+from sslshift.extras import lazy_names
+
+if TYPE_CHECKING:
+    from sslshift.data.mixture import Component, Mixture, Stage
+    from sslshift.data.mixture_resolve import resolve
+    from sslshift.data.mixture_text import parse_mixture
+    from sslshift.data.pipeline import open_reader
+    from sslshift.data.plan import SamplePlan
+    from sslshift.data.sources import ArraySource, Source, open_source
 
 __all__ = [
     "ArraySource",
@@ -39,7 +45,25 @@ __all__ = [
     "SamplePlan",
     "Source",
     "Stage",
+    "open_reader",
     "open_source",
     "parse_mixture",
     "resolve",
 ]
+
+# The methods need the views alone, and these nothing beyond JAX.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ArraySource": "sources",
+        "Component": "mixture",
+        "Mixture": "mixture",
+        "SamplePlan": "plan",
+        "Source": "sources",
+        "Stage": "mixture",
+        "open_reader": "pipeline",
+        "open_source": "sources",
+        "parse_mixture": "mixture_text",
+        "resolve": "mixture_resolve",
+    },
+)
