@@ -246,7 +246,7 @@ def command(*arguments):
 
 @pytest.fixture
 def hearts(tmp_path):
-    """Hearts of three classes, each twice and once enlarged; one red heart lies among the pink ones as well."""
+    """Hearts of three classes, each twice and once enlarged; one red heart is among the pink ones as well."""
     for colour in ("red", "blue", "pink"):
         (tmp_path / "hearts" / colour).mkdir(parents=True)
         for name, side in (("a", 64), ("b", 64), ("large", 96)):

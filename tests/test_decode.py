@@ -1,4 +1,4 @@
-"""The same pixels decode alike, whatever format and metadata they are stored with."""
+"""Decoding: equal pixels decode equally in every format and with any metadata."""
 
 import io
 

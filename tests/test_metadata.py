@@ -1,4 +1,4 @@
-"""An image's metadata never cost the image, whatever they are: what decides pixels is kept, and damaged pixels are refused."""
+"""Removal of metadata: no metadata make an image unreadable, what determines pixels stays, and damaged pixels are refused."""
 
 import contextlib
 import io

@@ -1,3 +1,5 @@
+"""Pipeline: batches are the plan's for any number of hosts and workers, and unreadable images are replaced."""
+
 import io
 import itertools
 

@@ -1,3 +1,5 @@
+"""Sample plan: permutations, exact counts, interleaving, substitutes and audits."""
+
 import dataclasses
 import statistics
 import time
@@ -22,7 +24,7 @@ def test_permutation_is_a_bijection(size, key, tweak):
 
 
 def test_permutation_is_uniform_over_positions():
-    # Each of 10 elements should stand at each of 10 positions in a tenth of 5,000 orders (sd of a count: 21).
+    # Each of 10 elements should be at each of 10 positions in a tenth of 5,000 orders (sd of a count: 21).
     counts = np.zeros((10, 10))
     for key in range(5000):
         counts[np.arange(10), permute(np.arange(10), 10, key)] += 1
@@ -174,7 +176,7 @@ def test_audit_counts_what_rows_say_and_tells_what_differs():
     for field, value in {"samples": 99, "unique": 39, "fewest": 1, "most": 4, "source": "b"}.items():
         assert not plan.agrees(seen._replace(**{field: value}))
 
-    # The first image stands in for the others: of 400 positions of 16 images, one image takes several epochs' worth.
+    # The first image replaces the others: of 400 positions of 16 images, one image takes several epochs' worth.
     class Wrong(SamplePlan):
         def rows(self, start, stop):
             rows = super().rows(start, stop)
@@ -313,7 +315,7 @@ def test_an_image_has_the_same_substitutes_wherever_it_stands():
     for position, row in enumerate(zip(*plan.rows(0, 200), strict=True)):
         assert found.setdefault(row, list(plan.substitutes(position))) == list(plan.substitutes(position))
     assert len(found) == 50
-    # First substitutes differ, so that no image stands in for several.
+    # First substitutes differ, so that no image replaces several.
     assert len({(row[0], substitutes[0]) for row, substitutes in found.items()}) == 50
 
 

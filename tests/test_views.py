@@ -1,3 +1,5 @@
+"""Views: each augmentation against an independent computation, and independence of a view from its batch."""
+
 import colorsys
 import dataclasses
 
