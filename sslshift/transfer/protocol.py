@@ -35,6 +35,12 @@ EVALUATIONS: dict[str, Evaluation] = {
     "finetune_frozen_bn": FineTune(batch_norm="frozen"),
 }
 DEFAULT = "knn,linear"
+_TITLES = {
+    "knn": "kNN",
+    "sgd": "SGD probe",
+    "finetune": "fine-tuned",
+    "finetune_frozen_bn": "fine-tuned, BN frozen",
+}
 
 # The effective rank grows with the number of images. It is computed on this many, so that ranks of different tasks compare.
 _RANK_IMAGES = 1000
@@ -71,6 +77,16 @@ def parse_evaluations(names: str, options: str = "") -> dict[str, Evaluation]:
         value = parsed(path, text, getattr(chosen[name], setting))
         chosen[name] = dataclasses.replace(chosen[name], **{setting: value})
     return chosen
+
+
+def evaluation_title(name: str) -> str:
+    """Returns the name of an evaluation that tables use.
+
+    Example:
+      >>> evaluation_title("knn"), evaluation_title("few_shot_5")
+      ('kNN', 'few-shot 5')
+    """
+    return _TITLES.get(name) or name.replace("few_shot", "few-shot").replace("_", " ")
 
 
 class Evaluated(NamedTuple):
