@@ -6,7 +6,9 @@
 - `protocol` combines them: features once, hyperparameters by the validation split, the test split scored once. `predictions`
   keeps the predictions for later comparisons.
 - `metrics` score predictions; `inference` has intervals of scores and comparisons of encoders.
-- `encoders` opens an encoder by name.
+- `scores` keeps an encoder's scores in folders; `paired` puts the scores of many encoders on common test images.
+- `matrix` loads finished encoders and compares them on tasks; `matrix_report` does so in one call, for `tools.evaluate`.
+- `encoders` opens an encoder by name; `activations` counts the activations of its layers.
 
 Scores here are offline: the encoder is finished. `sslshift.training.online` has the probe that follows an encoder in training.
 

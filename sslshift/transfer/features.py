@@ -258,7 +258,7 @@ def _save(folder: Path, extracted: Extracted) -> None:
 
 
 def _load(folder: Path) -> Extracted | None:
-    """Returns the features in a folder of the cache; None if there are none, or they are incomplete or damaged."""
+    """Returns the features in a folder of the cache; None if the folder has none, or they are incomplete or damaged."""
     try:
         arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
         broken = tuple((int(index), str(reason)) for index, reason in json.loads((folder / "broken.json").read_text()))

@@ -18,7 +18,6 @@ from sslshift.transfer.predictions import Predictions, on_common_images
 # A report has hundreds of intervals; with more replicates their ends move by less than they are printed to.
 _REPLICATES = 1000
 
-
 LEVEL = 0.95
 NOTHING = "no significant difference"
 ONE_SEED = "one seed, not tested"
@@ -29,8 +28,8 @@ class EncoderPredictions(NamedTuple):
 
     Attributes:
       kind: encoders of one kind differ by seed and draw alone.
-      seed: of the training; None: the encoder stands beside every seed, as raw pixels do.
-      draw: of the training images; None: the encoder stands beside every draw, as untrained encoders do.
+      seed: of the training; None: the encoder is compared with every seed, as raw pixels are.
+      draw: of the training images; None: the encoder is compared with every draw, as untrained encoders are.
       predictions: of the test images, by evaluation.
     """
 

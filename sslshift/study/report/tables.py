@@ -12,9 +12,10 @@ from sslshift.reporting import Table
 from sslshift.reporting.numbers import points, two_digits
 from sslshift.study.analysis import Analysis, SummaryRow
 from sslshift.study.candidates import sample_plan
-from sslshift.study.report.text import called, p_text, percent, trend_interval, trend_verdict
+from sslshift.study.report.text import p_text, percent, trend_interval, trend_verdict
 from sslshift.transfer.inference import Trend
 from sslshift.transfer.metrics import METRICS
+from sslshift.transfer.protocol import evaluation_title
 
 
 def all_tables(analysis: Analysis) -> list[Table]:
@@ -45,7 +46,7 @@ def main_table(analysis: Analysis) -> Table:
         "and seeds (for one seed: over test images alone). N, D and E count the images that could be read. The verdict on the "
         f"gain over the untrained encoder {verdicts}."
     )
-    columns = [f"{called(name)} %" for name in evaluated_by]
+    columns = [f"{evaluation_title(name)} %" for name in evaluated_by]
     head = ["source", "N", "D", "E", "shift index", *columns, "gain over untrained", "verdict"]
     return _learner_table(analysis, "kinds", "All kinds of runs", head, lines, note)
 

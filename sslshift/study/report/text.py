@@ -6,22 +6,9 @@ from sslshift.reporting.numbers import points
 from sslshift.transfer.inference import Estimate, Trend
 from sslshift.transfer.paired import ONE_SEED, Difference
 
-# Names of evaluations in tables; others have their own name, with spaces.
-_CALLED = {
-    "knn": "kNN",
-    "linear": "linear",
-    "sgd": "SGD probe",
-    "finetune": "fine-tuned",
-    "finetune_frozen_bn": "fine-tuned, BN frozen",
-}
 RISES = "rises"
 FALLS = "falls"
 NO_TREND = "no significant trend"
-
-
-def called(evaluation: str) -> str:
-    """Returns the name of an evaluation that people use."""
-    return _CALLED.get(evaluation) or evaluation.replace("few_shot", "few-shot").replace("_", " ")
 
 
 def percent(value: Estimate | Difference | None, signed: bool = False) -> str:
