@@ -55,7 +55,7 @@ class Steps(nn.Module):
 
 
 class Named(PretrainedEncoder):
-    """Of a module that only the tests know."""
+    """An encoder of a module that is not one of the package."""
 
     @property
     def fingerprint(self):

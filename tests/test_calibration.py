@@ -1,4 +1,4 @@
-"""What the calibration asks, and how images are made worse for it."""
+"""The checks of a calibration, and the corruptions of images for it."""
 
 import csv
 

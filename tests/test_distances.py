@@ -1,4 +1,4 @@
-"""Every distance between sets of features: what all of them owe, whatever they measure."""
+"""Properties that every distance between sets of features must have."""
 
 import math
 

@@ -17,7 +17,7 @@ ORDERS = [0.5, 1, 2, math.inf]
 
 
 def naive_vendi(x, order):
-    """From the n x n kernel; eigenvalues that are 0 but for rounding are left out."""
+    """Computes the score from the n x n kernel, without eigenvalues that are 0 up to rounding."""
     kernel = np.array([[a @ b / math.sqrt((a @ a) * (b @ b)) for b in x] for a in x])
     shares = [share for share in np.linalg.eigvalsh(kernel / len(x)) if share > 1e-13]
     if order == 1:

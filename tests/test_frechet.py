@@ -59,7 +59,7 @@ def test_frechet_of_gaussians_that_share_axes_by_hand(random):
 
 
 def nuclear_frechet(x, y):
-    """From the singular values of the centred features' inner products: no covariance, no root."""
+    """Computes the distance from singular values of the centred features' inner products, without a covariance or a root."""
     x_means = x.mean(axis=0)
     y_means = y.mean(axis=0)
     left = (x - x_means) / math.sqrt(len(x) - 1)

@@ -116,7 +116,7 @@ def test_files_hold_all_and_need_no_images(tmp_path, vit, random):
 
 
 def refusal(path, dna):
-    """Why a file is refused; None where it is not: zip files have bytes that nobody reads."""
+    """Returns the reason why a file is refused, or None: damage to some bytes of a zip file has no effect."""
     try:
         VisualDna.load(path).require_mergeable(dna)
     except ValueError as error:

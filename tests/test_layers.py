@@ -35,7 +35,7 @@ def test_counts_by_hand():
     assert dna.counts["map"].dtype == np.int64
     assert (dna.images.tolist(), dna.count, dna.groups) == ([2, 2], 4, 2)
     assert dna.over()["map"].counts.tolist() == [[2 * places, 2 * places]]
-    # All of the one half lies one bin from the other.
+    # All values of one half are one bin away from those of the other.
     assert dna.floor() == 1.0
 
 
@@ -71,7 +71,7 @@ def test_every_layer_against_numpy(vit, random):
             expected = Histograms.of(rows, of_layer, bins=bins).counts
             got = dna.counts[name][group]
             assert (got.sum(axis=1) == len(rows)).all()
-            # Forward passes of other batches, and float32, differ in the last digits: few values stand so near an edge.
+            # Forward passes of other batches, and float32, differ in the last digits: few values are so near an edge.
             assert np.abs(got - expected).sum() / 2 <= 1e-3 * rows.size
 
 

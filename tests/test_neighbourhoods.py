@@ -1,4 +1,4 @@
-"""Precision, recall, density, coverage and nearness, against loops: who lies in whose neighbourhood."""
+"""Precision, recall, density, coverage and nearness, against loops."""
 
 import math
 import tracemalloc

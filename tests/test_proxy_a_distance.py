@@ -68,7 +68,7 @@ def test_proxy_a_learns_nothing_of_what_it_is_judged_on(random):
     split = np.arange(800) % 2 == 0
     leaky = LogisticRegression(C=100.0).fit(np.concatenate([x[split], y[split]]), np.repeat([0, 1], 400))
     assert leaky.score(np.concatenate([x[~split], y[~split]]), np.repeat([0, 1], 400)) == 1.0
-    # Images on both sides stand in one fold too: else a classifier would learn to call them wrong.
+    # Images on both sides are in one fold too, or a classifier would learn to misclassify them.
     z = random.normal(size=(60, 200))
     assert classifier_two_sample(z, z, key=KEY).error == 0.5
 

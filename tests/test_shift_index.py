@@ -1,4 +1,4 @@
-"""The scale behind the shift index: what its draws are, what its interval covers, what it refuses."""
+"""The scale behind the shift index: its draws, the coverage of its interval, and what it refuses."""
 
 import json
 
@@ -186,7 +186,7 @@ def test_a_source_of_one_image_is_far_and_a_constant_target_has_no_scale(random)
         (lambda x: ShiftScale(x, x + 9, KEY).index(x, sample_size=40), "needs at least 80 images"),
     ],
 )
-def test_what_cannot_be_measured_is_told_in_a_sentence(random, call, message):
+def test_what_cannot_be_measured_is_refused_in_one_sentence(random, call, message):
     with pytest.raises(ValueError, match=message):
         call(drawn(random, 60))
 

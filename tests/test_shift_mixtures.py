@@ -56,7 +56,7 @@ def replicated(parts):
 def test_moments_are_those_of_a_sample_replicated_to_the_shares(parts, replicated):
     mixture = mixture_moments([Moments.of(part) for part in parts], SHARES)
     np.testing.assert_allclose(mixture.mean, replicated.mean(axis=0), rtol=1e-12)
-    # Second moments divide by the count: the identity holds as it stands.
+    # Second moments divide by the count: the identity holds without a correction.
     np.testing.assert_allclose(mixture.second_moment, replicated.T @ replicated / 63, rtol=1e-12, atol=1e-12)
     # Covariances divide by each component's own count - 1: what that adds to the replicated sample's is known.
     within = [np.cov(part, rowvar=False) for part in parts]
@@ -130,7 +130,7 @@ def test_histograms_are_those_of_the_replicated_sample(parts, replicated, random
 
 
 def layers_of(part, groups=4):
-    """As if of an encoder with two layers, the last neuron a layer of its own."""
+    """Returns activations of a made-up encoder with two layers, of which the second has the last neuron."""
     ranges = LayerRanges(
         {"a": Ranges(np.full(3, -3.0), np.full(3, 3.0), "e"), "b": Ranges(np.full(1, -2.0), np.full(1, 2.0), "e")}
     )
@@ -188,7 +188,7 @@ def test_kernel_table_against_a_loop(parts, random):
 
 def test_the_standard_error_of_a_table_is_the_jackknife_over_all_images_of_all_sets(parts, random):
     sets = dict(zip("abct", [*parts, random.normal(size=(9, 4)) + 0.5], strict=True))
-    # Component b stands on both sides.
+    # Component b is on both sides.
     mixture = {"a": 0.5, "b": 0.3, "c": 0.2}
     other = {"t": 0.9, "b": 0.1}
     variance = 0.0

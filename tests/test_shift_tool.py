@@ -1,4 +1,4 @@
-"""How far is it? As typed: what is printed and written, what is kept, and what is said of bad input."""
+"""The command `tools.shift`: what it prints, writes and keeps, and its messages about bad input."""
 
 import csv
 import json
@@ -104,7 +104,7 @@ def data(tmp_path_factory):
 def first(data, tmp_path_factory):
     """One call with everything, and its folder."""
     out = tmp_path_factory.mktemp("out")
-    # Whatever stands behind the index: the kernel distance is shown too.
+    # The kernel distance is shown whatever distance the index uses.
     arguments = [
         f"--target=folder:{data}/parts",
         f"--source=folder:{data}/far?licence=CC-BY-4.0&cost_per_image=0.5",
@@ -251,7 +251,7 @@ def test_bad_input_gets_one_sentence(data, tmp_path, call):
         assert "\n" not in error
 
 
-def test_a_published_encoders_file_is_told_by_its_content(data):
+def test_a_published_encoders_file_is_recognised_by_its_content(data):
     named = encoder_named(str(data / "published.npz"))
     assert named.title.startswith("published (ResNet")
     assert (named.trained, named.remark, named.canvas) == (True, "", (224, 224, 3))

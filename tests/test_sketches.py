@@ -81,7 +81,7 @@ def test_loaded_ranges_of_another_encoder_are_refused(tmp_path, random):
 
 
 def peak(work):
-    """Bytes beyond what there was before, at the worst moment."""
+    """Returns the peak of memory in bytes, beyond what was in use before."""
     tracemalloc.start()
     work()
     _, most = tracemalloc.get_traced_memory()

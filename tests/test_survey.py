@@ -1,4 +1,4 @@
-"""Surveys of several sources: equal sample sizes, and sentences that say no more than the intervals allow."""
+"""Surveys of several sources: equal sample sizes, and sentences that claim only what the intervals allow."""
 
 import re
 

@@ -19,7 +19,6 @@ from rich.console import Console
 from sslshift.command import run_command
 from sslshift.models.opening import HOW_TO_SAY
 from sslshift.reporting import print_table
-from sslshift.reporting.environment import versions
 from sslshift.shift.distances import DISTANCES
 from sslshift.shift.index import DEFAULT_DISTANCE
 from sslshift.shift.survey import SurveyReport, SurveySettings, run_survey
@@ -67,7 +66,7 @@ def main() -> None:
     finally:
         status.stop()
     _print(report, console)
-    files = report.write(html=FLAGS.html, versions=versions())
+    files = report.write(html=FLAGS.html)
     _say(console, f"wrote {', '.join(map(str, files))}")
     failed = len(report.found.failed)
     if failed:

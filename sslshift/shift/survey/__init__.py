@@ -22,6 +22,7 @@ import jax
 from sslshift.data.source_text import NamedUri, parse_source, parse_sources
 from sslshift.data.sources.base import printable
 from sslshift.reporting import Table
+from sslshift.reporting.environment import versions
 from sslshift.shift.distances import distance_of
 from sslshift.shift.survey.inputs import (
     Counting,
@@ -116,19 +117,18 @@ class SurveyReport:
     _target: Encoded
     _noise: NoiseFeatures
 
-    def write(self, *, html: bool, versions: Mapping[str, str]) -> list[Path]:
+    def write(self, *, html: bool) -> list[Path]:
         """Writes `table.md`, `shift.csv`, `shift.json`, and perhaps the page `shift.html`; returns their paths.
 
         Args:
           html: whether to write the page, for which all images pass the encoder twice more.
-          versions: versions of the software, for the record.
         """
         out = self._work.out
         out.mkdir(parents=True, exist_ok=True)
         files = {
             "table.md": self._markdown(),
             "shift.csv": as_csv(self.found, self._sets),
-            "shift.json": json.dumps(self._record(versions), indent=2, default=str) + "\n",
+            "shift.json": json.dumps(self._record(), indent=2, default=str) + "\n",
         }
         # Layers may take long or fail: what is known is written before.
         for name, content in files.items():
@@ -143,13 +143,13 @@ class SurveyReport:
         parts = ["".join(f"- {each}\n" for each in sentences), *(table.markdown for table in self.tables)]
         return "\n".join([*parts, "".join(f"- {each}\n" for each in self.notes)])
 
-    def _record(self, versions: Mapping[str, str]) -> dict[str, object]:
+    def _record(self) -> dict[str, object]:
         named = self._work.named
         return as_json(self.found, self._sets, self._target) | {
             "encoder": {"title": named.title, "remark": named.remark, "card": named.card},
             "canvas": list(self._work.canvas),
             "settings": self._settings.record,
-            "versions": dict(versions),
+            "versions": versions(),
             "reading": [*self.warnings, *self.reading],
         }
 
