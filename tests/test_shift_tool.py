@@ -146,7 +146,7 @@ def test_sources_stand_in_order_with_intervals_costs_and_a_reading(first):
         "It is the target itself.",
         "near: files that are no readable images, not counted: 1, e.g. ",
         "untrained small conv net, random weights of seed 0",
-        "it does not know what the pictures show",
+        "not by what the pictures show",
         "python -m tools.fetch_encoder dinov2-small",
         "the target 32 x 32, colour; far 48 x 48, colour",
         "proxy A: of a linear classifier",
