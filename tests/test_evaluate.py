@@ -1,4 +1,4 @@
-"""Finished encoders judged on folders, as typed."""
+"""The command `tools.evaluate` on finished encoders."""
 
 import csv
 import os
@@ -65,7 +65,7 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-def test_a_study_judges_every_encoder_on_every_task(study):
+def test_a_study_evaluates_every_encoder_on_every_task(study):
     scores = table(study / "scores.csv")
     # Two sources and the untrained encoder with two seeds each, and pixels; two tasks; two evaluations.
     assert len(scores) == 7 * 2 * 2
@@ -134,7 +134,7 @@ def test_any_run_on_any_folder(study, parts, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == times
 
 
-def test_one_encoder_file_without_floors(study, parts, tmp_path):
+def test_one_encoder_file_without_baselines(study, parts, tmp_path):
     (folder,) = study.glob("runs/mnist*-d0-s0")
     done = evaluate(
         tmp_path / "out",
@@ -160,7 +160,7 @@ def test_one_encoder_file_without_floors(study, parts, tmp_path):
         (["--run={run}", "--task=bundled:mnist", "--features=token", "--nofloors"], 1, "has no features 'token'"),
     ],
 )
-def test_misuse_gets_one_sentence(study, parts, tmp_path, flags, code, message):
+def test_user_errors_are_one_sentence(study, parts, tmp_path, flags, code, message):
     (run,) = study.glob("runs/mnist*-d0-s0")
     done = evaluate(tmp_path / "out", *(flag.format(run=run, parts=parts) for flag in flags))
     assert done.returncode == code
@@ -168,7 +168,7 @@ def test_misuse_gets_one_sentence(study, parts, tmp_path, flags, code, message):
     assert "Traceback" not in done.stderr
 
 
-def test_unfinished_runs_are_left_out_and_told(study, tmp_path):
+def test_unfinished_runs_are_excluded_and_listed(study, tmp_path):
     copy = shutil.copytree(study, tmp_path / "copy")
     runs = sorted(copy.glob("runs/*"))
     (runs[0] / "encoder.safetensors").unlink()

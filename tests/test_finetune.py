@@ -38,7 +38,7 @@ def encoder_for(name, mean=0.5, std=0.25):
 
 
 def stripes(count, seed):
-    """Noisy stripes of random phase, upright or lying: no pixel tells which, only what lies beside it."""
+    """Noisy stripes of random phase, upright or lying: a single pixel does not show which, only its neighbours do."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % 2
     wave = 60 * np.sign(np.sin(np.pi * (np.arange(8) / 2 + random.integers(0, 4, (count, 1)) / 2 + 0.25)))
@@ -177,7 +177,7 @@ def test_broken_images_teach_nothing_and_labels_follow_the_others(random):
     index = np.concatenate([batch.images[:, 0, 0, 0] for batch in shown])
     given, weights = (np.concatenate([getattr(batch, name) for batch in shown]) for name in ("labels", "weights"))
     assert not np.isin(index, Holes.broken).any()
-    # Something else stands in for a broken image, and counts for nothing; all others count, with their own labels.
+    # Another image replaces a broken one and has no weight; all others count, with their own labels.
     np.testing.assert_array_equal(labels[index[weights == 1]], given[weights == 1])
     assert (
         np.bincount(index[weights == 1], minlength=50)[2:] == np.where(np.isin(np.arange(2, 50), Holes.broken), 0, 10)

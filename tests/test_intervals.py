@@ -38,7 +38,7 @@ def simulated(random, *, images, shape, effects, difficulty, rest, mean):
 
 
 def binomial_limits(times, level=0.95):
-    """What a share of `times` trials of this probability lies in, but for 1 case in 500."""
+    """Limits that a share of `times` trials of this probability exceeds in 1 case of 500."""
     return stats.binom.ppf([0.001, 0.999], times, level) / times
 
 

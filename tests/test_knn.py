@@ -61,7 +61,7 @@ def test_ties_go_to_the_earlier_image_exactly(train, neighbours, block, seed):
 
 @pytest.mark.parametrize("neighbours", [1, 7, 40, 3000])
 def test_copies_of_images_come_in_their_order(random, neighbours):
-    """In 37 dimensions nothing is exact, but copies of an image are equally similar wherever they stand."""
+    """Similarities in 37 dimensions are rounded, but copies of an image are equally similar at every place."""
     originals = random.normal(size=(30, 37)).astype(np.float32)
     which = random.integers(0, 30, 3000)
     similarity, index = nearest(originals[which], originals[:20] + 0.1, neighbours)

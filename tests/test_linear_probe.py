@@ -155,7 +155,7 @@ def test_probe_solved_in_parts_is_the_same(random, monkeypatch, several):
 
 
 def test_solved_regressions_are_dropped_and_keep_their_solution(random, monkeypatch):
-    """Of six penalties three, then one remain; each is the same as if all had been evaluated to the end."""
+    """Six penalties become three, then one; each solution is the same as if all had been evaluated to the end."""
     features, labels = rare(random)
     settings = {"classes": 4, "l2_penalties": (1e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)}
     together = fit_probe(features, labels, **settings)
@@ -274,7 +274,7 @@ def test_minimise_quadratics_of_very_different_curvature(random):
 
 
 def test_minimise_shortens_steps_that_went_too_far():
-    """Where the curvature is a thousand times that assumed, the first step lands where values overflow."""
+    """The curvature is a thousand times the assumed one, so that values overflow after the first step."""
 
     def objective(points):
         away = points.astype(np.float64) - 3

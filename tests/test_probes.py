@@ -90,7 +90,7 @@ def test_draws_do_not_depend_on_the_features(splits, monkeypatch):
 
 @pytest.mark.parametrize("shots", [2, 20])
 def test_few_shot_is_the_regression_on_each_draw(splits, shots):
-    """With fewer images than dimensions, and with more."""
+    """Two shots are fewer images than dimensions, twenty are more."""
     outcome = FewShot(shots=(shots,), draws=3, strengths=(0.1,))(splits, ACCURACY)[f"few_shot_{shots}"]
     standard = fit_standardiser(splits.train.features)
     values = []

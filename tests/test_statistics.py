@@ -109,7 +109,7 @@ def test_one_seed_alone_has_no_interval_but_over_images():
 
 
 def ladder(random, x, slope, *, seeds, images, of_seeds=0.03):
-    """Whether each image is right `[levels, seeds, images]`, where images differ in difficulty and seeds in their slope."""
+    """Correctness of each image `[levels, seeds, images]`; images differ in difficulty and seeds in their slope."""
     difficulty = random.normal(0, 0.25, images)
     gradient = slope + random.normal(0, of_seeds, seeds)
     level = np.asarray(x)[:, None] * gradient + random.normal(0, 0.02, (len(x), seeds))

@@ -88,7 +88,7 @@ def test_split_is_a_function_of_labels_share_and_key():
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=7), st.integers(0, 20), st.floats(0.001, 0.999), st.integers(0, 2**40))
 def test_split_of_multi_labels_with_one_each_follows_the_same_rules(sizes, without, share, key):
-    """Where no image has two labels the repair can always be made, and the share met as nearly as the rules allow."""
+    """The repair can always be made if no image has two labels, and the share met as nearly as the rules allow."""
     columns = np.repeat(np.arange(len(sizes) + 1), [*sizes, without])
     if not len(columns):
         return

@@ -1,39 +1,14 @@
-"""Tasks as data: their text form, their splits, and what is refused or told."""
-
-import contextlib
-import dataclasses
-import shutil
-import zipfile
-from pathlib import PurePath
+"""Tasks as data: their text form, their splits, and what is refused or noted."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from image_folders import class_folders
 from PIL import Image
 
 from sslshift.data import ArraySource, open_source
 from sslshift.data.decode import Canvas
-from sslshift.data.records.importing import Import
-from sslshift.data.records.running import run_import
-from sslshift.data.sources.layout import find_splits, require_no_splits
-from sslshift.data.sources.uri import Uri
-from sslshift.study.declare import Study
-from sslshift.study.design import parse_study
 from sslshift.transfer.declaration import TaskDeclaration, open_task, own_canvas, parse_task
 from sslshift.transfer.tasks import make_task
-
-
-def folder_of(root, kinds, count=10, start=0):
-    """Class folders of gray images, no two of them alike."""
-    for number, kind in enumerate(kinds):
-        for i in range(start, start + count):
-            path = root / kind / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image = np.full((8, 8), 40 * number + 10, np.uint8)
-            image.ravel()[i] += 1 + start
-            Image.fromarray(image).save(path)
-    return root
 
 
 def test_a_task_out_of_text():
@@ -66,7 +41,7 @@ def test_text_that_is_no_task_is_refused(text, message):
 
 def test_split_folders_are_the_splits(tmp_path):
     for split, start in (("train", 0), ("val", 20), ("test", 40)):
-        folder_of(tmp_path / split, "ab", start=start)
+        class_folders(tmp_path / split, "ab", start=start)
     declared = parse_task(f"folder:{tmp_path}?licence=mine")
     assert declared == TaskDeclaration(
         *(f"folder:{tmp_path}/{split}?licence=mine&labels=folder" for split in ("train", "val", "test"))
@@ -79,19 +54,19 @@ def test_split_folders_are_the_splits(tmp_path):
 
 def test_val_alone_is_the_test_split(tmp_path):
     for split, start in (("train", 0), ("val", 20)):
-        folder_of(tmp_path / split, "ab", start=start)
+        class_folders(tmp_path / split, "ab", start=start)
     assert parse_task(f"folder:{tmp_path}").test == f"folder:{tmp_path}/val?labels=folder"
 
 
 def test_a_folder_with_more_than_splits_is_one_of_classes(tmp_path):
-    folder_of(tmp_path, ["train", "test", "tram"])
+    class_folders(tmp_path, ["train", "test", "tram"])
     assert parse_task(f"folder:{tmp_path}") == TaskDeclaration(f"folder:{tmp_path}?labels=folder")
     assert open_task(parse_task(f"folder:{tmp_path}")).classes == 3
 
 
-def test_missing_splits_are_drawn_by_class_and_told(tmp_path):
-    folder_of(tmp_path, "a", count=40)
-    folder_of(tmp_path, ["b", "c"], count=10)
+def test_missing_splits_are_drawn_by_class_and_noted(tmp_path):
+    class_folders(tmp_path, "a", count=40)
+    class_folders(tmp_path, ["b", "c"], count=10)
     source = open_source(f"folder:{tmp_path}?labels=folder")
     task = make_task(source, None, Canvas(8, 8, 1), labelled=0)
     # b and c have a place and a half of the twelve, rounded one way or the other.
@@ -131,7 +106,7 @@ CANVAS = Canvas(4, 4, 1)
         ([0, 1], [0, 1], "holds no image|that no training image has"),
     ],
 )
-def test_tasks_that_cannot_be_are_refused(train, test, message):
+def test_invalid_tasks_are_refused(train, test, message):
     sources = []
     for name, labels, seed in (("memory:x", train, 0), ("memory:t", test, 1)):
         images = np.random.default_rng(seed).integers(0, 256, (len(labels or [0, 0]), 4, 4, 1), np.uint8)
@@ -149,7 +124,7 @@ def test_one_source_cannot_be_two_splits():
         make_task(one, other, CANVAS, labelled=0, validation=other)
 
 
-def test_classes_that_a_split_lacks_are_told():
+def test_classes_that_a_split_lacks_are_noted():
     train = arrays([0, 1, 2] * 20, classes=("a", "b", "c"))
     test = arrays([0, 1], "memory:t", ("a", "b", "c"), 1)
     task = make_task(train, test, CANVAS, labelled=0)
@@ -170,7 +145,7 @@ def test_multi_label_tasks_are_evaluated_by_average_precision():
 
 
 def test_images_of_several_sizes_need_a_canvas(tmp_path):
-    folder_of(tmp_path, "ab")
+    class_folders(tmp_path, "ab")
     Image.new("L", (9, 8)).save(tmp_path / "a" / "odd.png")
     with pytest.raises(ValueError, match="the side to which all are resized"):
         own_canvas(open_source(f"folder:{tmp_path}?labels=folder"))
@@ -179,194 +154,10 @@ def test_images_of_several_sizes_need_a_canvas(tmp_path):
         own_canvas(open_source(f"folder:{tmp_path}?labels=folder"), largest=4)
 
 
-def layout(root, *names):
-    """Small images of these names, no two of them alike."""
-    for number, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image = np.full((8, 8), number, np.uint8)
-        image[number % 8, number // 8 % 8] = 255
-        Image.fromarray(image).save(path)
-    return root
-
-
-def split_names(*splits, classes=("a", "b"), count=3, form="{split}/{kind}/{number}.png"):
-    return [form.format(split=split, kind=kind, number=n) for split in splits for kind in classes for n in range(count)]
-
-
-def declared(root, *, ignore=""):
-    """The folders of the splits, relative to the root, that a task has."""
-    found = parse_task(f"folder:{root}")
-    for uri in filter(None, (found.source, found.validation, found.test)):
-        assert uri.endswith("?labels=folder")
-    return [
-        uri.removeprefix(f"folder:{root}").removesuffix("?labels=folder").strip("/")
-        for uri in (found.source, found.validation, found.test)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("names", "found"),
-    [
-        (split_names("train", "valid", "test"), ["train", "valid", "test"]),
-        (split_names("Train", "VALIDATION", "Testing"), ["Train", "VALIDATION", "Testing"]),
-        (split_names("training", "dev", "holdout"), ["training", "dev", "holdout"]),
-        (split_names("train", "hold-out"), ["train", "", "hold-out"]),
-        (split_names("train", "eval"), ["train", "", "eval"]),
-        (split_names("train", "val"), ["train", "", "val"]),
-        (split_names("trainval", "test"), ["trainval", "", "test"]),
-        (split_names("training_set", "test_set"), ["training_set", "", "test_set"]),
-        (split_names("TrainData", "TestData"), ["TrainData", "", "TestData"]),
-        (split_names("train2017", "val2017"), ["train2017", "", "val2017"]),
-        (split_names("images/train", "images/val", "images/test"), ["images/train", "images/val", "images/test"]),
-        (split_names("set 1/data/train", "set 1/data/test"), ["set 1/data/train", "", "set 1/data/test"]),
-        (split_names("seg_train/seg_train", "seg_test/seg_test"), ["seg_train/seg_train", "", "seg_test/seg_test"]),
-        (split_names("train/images", "test/images"), ["train/images", "", "test/images"]),
-        (split_names("train"), ["train", "", ""]),
-        # Classes that are called like splits, where nothing else is possible.
-        (split_names("train", "test", "tram", form="{split}/{number}.png"), ["", "", ""]),
-        (split_names("valid", "invalid", form="{split}/{number}.png"), ["", "", ""]),
-        (split_names("train_station", "test_tube"), ["", "", ""]),
-        (split_names("cat", "dog"), ["", "", ""]),
-        (split_names("cat", "dog", form="{split}/{number}.png"), ["", "", ""]),
-    ],
-)
-def test_split_folders_are_known_by_their_names_and_what_they_hold(tmp_path, names, found):
-    layout(tmp_path, *names)
-    # What is beside them changes nothing.
-    (tmp_path / "classes.txt").write_text("a\nb\n")
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations/train.json").write_text("{}")
-    layout(tmp_path, ".ipynb_checkpoints/a.png", "__MACOSX/train/._a.png", "@eaDir/b.png")
-    assert declared(tmp_path) == found
-
-
-def test_a_file_beside_split_folders_does_not_make_them_classes(tmp_path):
-    for split, start in (("train", 0), ("valid", 20), ("test", 40)):
-        folder_of(tmp_path / split, "ab", start=start)
-    (tmp_path / "classes.txt").write_text("a\nb\n")
-    task = open_task(parse_task(f"folder:{tmp_path}"))
-    assert (task.classes, task.train.source.classes, task.notes) == (2, ("a", "b"), ())
-    layout(tmp_path, "sample.png")
-    task = open_task(parse_task(f"folder:{tmp_path}"))
-    assert "1 images beside the split folders test, train, valid are in no split, and are not used" in task.notes
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        # Both readings are possible.
-        ([*split_names("train"), *split_names("cat", "dog")], r"train can be splits, or classes as cat, dog beside them"),
-        (
-            [*split_names("train", "test"), *split_names("unlabelled", form="{split}/{number}.png")],
-            r"'folder:.*/train; test=folder:.*/test'. If all of these folders are classes, write folder:.*\?labels=folder",
-        ),
-        (
-            split_names("train", "test", form="{split}/{number}.png"),
-            r"no class folders\. If test, train are the classes, write",
-        ),
-        (split_names("train", "valid", "test", form="{split}/{number}.png"), r"If they are splits, sort the images of each"),
-        (
-            [*split_names("train", classes=["ice"]), *split_names("test", classes=["passed"])],
-            r"train has the folders ice, and test has passed\. If train and test are splits",
-        ),
-        # Splits that make no task.
-        (
-            [*split_names("train", "val"), *split_names("test", form="{split}/{number}.png")],
-            r"in test images are in no class folders and so have no labels, while train, val have class folders",
-        ),
-        (split_names("train", "val", "valid", "test"), r"the folders val, valid can each be the validation split"),
-        (split_names("val", "test"), r"there is no training split beside test, val"),
-        (
-            split_names("train_a", "test_a", "train_b", "test_b"),
-            r"several groups of split folders \(test_a, train_a; test_b, train_b\)",
-        ),
-        # Classes first.
-        (
-            split_names("train", "test", form="{kind}/{split}/{number}.png"),
-            r"split folders \(test, train\) are within a, b.*move the split folders above them \(test/a/...\)",
-        ),
-        # Whoever follows the advice is understood.
-        (
-            [
-                *split_names("seg_train/seg_train", "seg_test/seg_test"),
-                *split_names("seg_pred/seg_pred", form="{split}/{number}.png"),
-            ],
-            r"as in 'folder:.*/seg_train/seg_train; test=folder:.*/seg_test/seg_test'",
-        ),
-        (
-            [*split_names("Train"), *split_names("Test", "Meta", form="{split}/{number}.png")],
-            r"name each as in 'folder:[^;]*/Train'\.",
-        ),
-        (split_names("train", "training", "test"), r"as in 'folder:.*/train; test=folder:.*/test'"),
-        # Names of splits that share no further part.
-        (split_names("train", "test1", form="{split}/{number}.png"), r"test1, train hold images that are in no class folders"),
-        # No classes at all.
-        (
-            split_names("flowers"),
-            r"all images are in the one folder flowers, .*\(a, b\) are the classes, name it: folder:.*flowers",
-        ),
-        (split_names("data/raw"), r"in the one folder data/raw, .*\(a, b\) are the classes, name it: folder:.*/data/raw"),
-        ([*split_names("data/train", "data/test"), "docs/figure.png"], r"If data holds the task, name it: folder:.*/data\."),
-    ],
-)
-def test_folders_that_can_be_read_in_two_ways_are_refused(tmp_path, names, message):
-    layout(tmp_path, *names)
-    with pytest.raises(ValueError, match=message):
-        parse_task(f"folder:{tmp_path}")
-    # Whoever says that they are classes is believed.
-    assert parse_task(f"folder:{tmp_path}?labels=folder").source == f"folder:{tmp_path}?labels=folder"
-
-
-@pytest.mark.parametrize("folders", [("fold1", "fold2"), ("photo", "sketch"), ("train_2018", "val_2019")])
-def test_folders_that_hold_the_same_ones_are_classes_with_a_note(tmp_path, folders):
-    layout(tmp_path, *split_names(*folders))
-    (note,) = parse_task(f"folder:{tmp_path}").notes
-    one, other = folders
-    assert note.startswith(
-        f"the classes are {one}, {other}, the first folders, though each of them holds the folders a, b; if a, b"
-    )
-    assert f"name one folder, as in folder:{tmp_path}/{one}, or" in note
-
-
-def test_splits_that_were_named_win_and_those_of_the_folder_are_told(tmp_path):
-    layout(tmp_path / "a", *split_names("train", "test")), layout(tmp_path / "b", *split_names("x"))
-    found = parse_task(f"folder:{tmp_path / 'a'}; test=folder:{tmp_path / 'b/x'}")
-    assert found.test == f"folder:{tmp_path / 'b/x'}?labels=folder"
-    assert found.notes == ("the images in test are not used, because others were named",)
-
-
-def test_splits_are_no_classes_of_a_source(tmp_path):
-    layout(tmp_path, *split_names("train", "valid", "test"))
-    with pytest.raises(
-        ValueError, match=r"the folders test, train, valid are splits with .*\(a, b\).*as in folder:.*/train, or name the root"
-    ):
-        open_source(f"folder:{tmp_path}?labels=folder")
-    job = Import(tmp_path, tmp_path / "records", labels="folder")
-    with pytest.raises(ValueError, match=r"--input=.*: the folders test, train, valid are splits"):
-        run_import(job, workers=0)
-    assert not job.output.exists()
-    shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path, "train")
-    with zipfile.ZipFile(tmp_path / "set.zip", "a") as archive:
-        archive.write(tmp_path / "test/a/0.png", "test/a/0.png")
-    with pytest.raises(ValueError, match=r"set.zip: the folders test, train are splits .* Unpack the archive, and import the"):
-        run_import(Import(tmp_path / "set.zip", tmp_path / "unpacked", labels="folder"), workers=0)
-    # Without class folders in them they are classes, and the source says so.
-    other = layout(tmp_path / "other", *split_names("train", "test", form="{split}/{number}.png"))
-    source = open_source(f"folder:{other}?labels=folder")
-    assert source.classes == ("test", "train")
-    assert source.notes == [
-        "the classes are test, train, the first folders; if these are splits, name each split's folder as a source"
-    ]
-    third = layout(tmp_path / "third", *split_names("seg_train", "seg_test"), "seg_pred/0.png")
-    (note,) = open_source(f"folder:{third}?labels=folder").notes
-    assert "the first folders; if seg_test, seg_train are splits, name each" in note
-
-
 def test_classes_are_matched_by_name(tmp_path):
     # The training split has its names composed, the test split decomposed, in another order and less one.
-    folder_of(tmp_path / "train", ["10", "9", "\u00e9", "z"])
-    folder_of(tmp_path / "test", ["z", "e\u0301", "9"], count=3, start=20)
+    class_folders(tmp_path / "train", ["10", "9", "\u00e9", "z"])
+    class_folders(tmp_path / "test", ["z", "e\u0301", "9"], count=3, start=20)
     task = open_task(parse_task(f"folder:{tmp_path}"))
     names = task.train.source.classes
     assert names == ("10", "9", "z", "\u00e9")
@@ -375,7 +166,7 @@ def test_classes_are_matched_by_name(tmp_path):
         {"e\u0301": "\u00e9"}.get(path.split("/")[-2], path.split("/")[-2]) for path in seen
     ]
     assert any("no image of the test split is of class 10" in note for note in task.notes)
-    folder_of(tmp_path / "test", ["Z"], count=3, start=40)
+    class_folders(tmp_path / "test", ["Z"], count=3, start=40)
     with pytest.raises(ValueError, match=r"has no class Z; it has 10, 9, z, é\..*names"):
         open_task(parse_task(f"folder:{tmp_path}"))
 
@@ -401,32 +192,3 @@ def test_labels_that_are_not_those_of_the_images_are_refused(labels, classes, me
     for pair in ((good, bad), (bad, good), (bad, None)):
         with pytest.raises(ValueError, match=f"bad {message}"):
             make_task(*pair, CANVAS, labelled=0)
-
-
-def test_a_test_split_that_is_named_apart_is_one_split(tmp_path):
-    layout(tmp_path / "a", *split_names("x", "y")), layout(tmp_path / "b", *split_names("train", "test"))
-    study = Study(
-        sources="bundled:mnist", downstream=f"folder:{tmp_path / 'a'}", downstream_test=f"folder:{tmp_path / 'b/test'}"
-    )
-    assert parse_study(study).tasks[0].test == f"folder:{tmp_path / 'b/test'}?labels=folder"
-    # Of a folder with splits it is unknown which one is meant.
-    study = dataclasses.replace(study, downstream_test=f"folder:{tmp_path / 'b'}")
-    with pytest.raises(ValueError, match="the folders test, train are splits"):
-        open_task(parse_study(study).tasks[0])
-
-
-NAMES = st.sampled_from(["train", "test", "val", "valid", "a", "b", "images", "seg_train", "seg_test", "hold-out", "train_val"])
-TREES = st.lists(st.lists(NAMES, max_size=3).map(lambda folders: PurePath(*folders, "x.png")), max_size=7, unique=True)
-
-
-@settings(max_examples=300, deadline=None)
-@given(TREES)
-def test_whatever_folders_there_are_they_are_read_or_refused(paths):
-    # Anything but a ValueError is a fault.
-    with contextlib.suppress(ValueError):
-        require_no_splits(paths, "folder:/parts?labels=folder", "folder:/parts")
-    with contextlib.suppress(ValueError):
-        found = find_splits(paths, Uri("folder", "/parts"))
-        assert not found.folders or "train" in found.folders
-        assert len(set(found.folders.values())) == len(found.folders)
-        assert all(any(PurePath(each) in path.parents for path in paths) for each in found.folders.values())

@@ -62,7 +62,7 @@ def test_evaluate_learns_what_can_be_learned(gray_source, canvas):
 
 
 def test_hyperparameters_are_not_chosen_on_the_test_split(gray_source, canvas):
-    """With the test labels turned round, the choice stays and accuracy becomes its complement."""
+    """The choice does not change when the test labels are inverted, and accuracy becomes its complement."""
     random = np.random.default_rng(1)
     images = random.integers(0, 256, (50, 12, 12, 1), np.uint8)
     labels = random.integers(0, 2, 50)
