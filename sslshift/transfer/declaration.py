@@ -86,6 +86,7 @@ def parse_task(text: str) -> TaskDeclaration:
       ValueError: the text has another form, or folders can be read as splits and as classes.
     """
     first, _, rest = (part.strip() for part in text.partition(";"))
+    # A name ends at the first '=' before the URI: the options of a URI hold further ones.
     match = re.fullmatch(rf"(?:(?P<name>[^=:?]+?)\s*=\s*)?(?P<uri>(?:{'|'.join(SCHEMES)}):.*)", first, re.DOTALL)
     if not match:
         raise ValueError(
@@ -94,6 +95,7 @@ def parse_task(text: str) -> TaskDeclaration:
         )
     given = settings(rest, flag=f"task {text!r}", names=("validation", "test", "metric", "labelled"))
     labelled = given.get("labelled", "0")
+    # int() would also accept signs, blanks and digits of other scripts.
     if not re.fullmatch("[0-9][0-9_]*", labelled):
         raise ValueError(f"Task {text!r}: expected a whole number for labelled, got {labelled!r}.")
     uris = {"train": match["uri"]} | {split: given[split] for split in ("validation", "test") if split in given}
@@ -114,9 +116,11 @@ def _folder_splits(uris: dict[str, str]) -> tuple[dict[str, str], tuple[str, ...
     uri = parse_uri(uris["train"])
     notes = ()
     root = Path(os.path.expanduser(uri.path))
+    # A folder that does not exist is reported when the task is opened, with the same message as for any source.
     if uri.scheme == "folder" and root.is_dir() and "labels" not in uri.options:
         below = (path.relative_to(root) for path in list_files(root).paths if is_image(path))
         folders, notes = find_splits(below, uri)
+        # Splits that the text names replace those of the folder: the text is the more explicit of the two.
         if folders:
             found = {
                 split: str(dataclasses.replace(uri, path=f"{uri.path.rstrip('/')}/{folder}"))
@@ -172,6 +176,7 @@ def own_canvas(source: Source, largest: int | None = None) -> Canvas:
     Raises:
       ValueError: the images differ in size, or a side is longer than `largest`.
     """
+    # A few images at even distances: reading all of them to learn their shape could take hours.
     shapes = [source[int(index)]["image"].shape for index in np.linspace(0, len(source) - 1, 16)]
     height, width, _ = shapes[0]
     if len({shape[:2] for shape in shapes}) > 1 or (largest and max(height, width) > largest):

@@ -166,6 +166,7 @@ def extract(
     Raises:
       ValueError: no image can be read, or a feature is not finite.
     """
+    # An encoder without a fingerprint could change without notice, and its features in the cache with it.
     fingerprint = getattr(encode, "fingerprint", None)
     if cache is None or fingerprint is None:
         return _extracted(encode, source, indices, canvas, on_images)
@@ -214,6 +215,7 @@ def _blocks(source: Source, indices: np.ndarray, canvas: Canvas) -> Iterator[tup
     """Yields images, digests, and reasons for those that cannot be read; the next block is read while a block is used."""
     size = max(1, _BLOCK_BYTES // int(np.prod(canvas)) // _BATCH) * _BATCH
     starts = range(0, len(indices), size)
+    # Two pools: the thread that reads ahead waits for the readers, and in one pool they could wait for each other.
     with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(os.cpu_count()) as readers:
 
         def read(start: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -245,6 +247,7 @@ def _read(source: Source, canvas: Canvas, indices: np.ndarray) -> tuple[np.ndarr
                 reasons.append("")
             except BrokenImageError as error:
                 reasons.append(str(error) or "it cannot be decoded")
+    # Of the pixels on the canvas, not of the file: what the encoder cannot distinguish counts as equal.
     digests = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
     return images, np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16), reasons
 

@@ -53,6 +53,7 @@ class FewShot:
         missing = _missing(shots, train.labels)
         if missing:
             return Outcome.excluded(metric, splits, missing)
+        # By the whole training split: the deviation of one image for each class would be 0. Labels are not used.
         standardiser = fit_standardiser(train.features)
         chosen = draw_shots(train.labels, shots, self.draws)
         found = fit_regressions(
@@ -84,6 +85,7 @@ def draw_shots(labels: np.ndarray, shots: int, draws: int) -> np.ndarray:
     A draw depends on its number and the labels alone. With fewer shots it is a subset of the same draw with more.
     """
     there, counts = np.unique(labels, return_counts=True)
+    # The order of a class is a keyed bijection, of which fewer shots are the beginning.
     orders = tuple(Order(int(count), (_DRAW_KEY, int(each))) for each, count in zip(there, counts, strict=True))
     which = np.arange(len(there))[:, None]
     draw = np.arange(draws)[:, None, None]

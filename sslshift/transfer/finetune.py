@@ -128,6 +128,7 @@ class FineTune:
             def report(step: int, before: int = number * training.steps) -> None:
                 on_step(before + step, total)
 
+            # Every rate starts from the encoder again: the runs differ in nothing but their rate.
             state = _trained(network, training, _start(network, encoder, task.canvas), rate, report)
             scores = _scores(network, state, task.validation, task.canvas)
             if not state.finite or not np.isfinite(scores).all():
@@ -135,6 +136,7 @@ class FineTune:
                 report(training.steps)
                 continue
             value = float(metric.value(metric.decide(scores), task.validation.labels))
+            # Only the best state is kept: the states of all rates could exceed the memory of a device.
             if best is None or value > best.validation:
                 best = _Best(state.replace(optimiser=()), rate, value)
         if best is None:
@@ -159,6 +161,7 @@ class FineTune:
 
     def _network(self, encoder: PretrainedEncoder, classes: int, training: "_Training") -> Network:
         module = encoder.module
+        # The encoder may have been trained with another rate, or without drop path.
         if hasattr(module, "drop_path"):
             module = module.clone(drop_path=self.drop_path)
         return Network(
@@ -280,6 +283,7 @@ def _trained(
             before.block_until_ready()
         before = loss
         on_step(step)
+        # Checked once an epoch: reading the flag waits for the device.
         if step % epoch == 0 and not jax.device_get(state.finite):
             break
     return state

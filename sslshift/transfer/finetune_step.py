@@ -61,6 +61,7 @@ class Network:
     """
 
     module: nn.Module
+    # Tuples, not arrays: a network is the key of a cache of compiled functions and must be hashable.
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
     classes: int
@@ -82,6 +83,7 @@ class Network:
     def logits(self, params: PyTree, batch_stats: PyTree, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, PyTree]:
         """Returns logits float32 `[batch, classes]` of normalised images, and new statistics; `key` is None in evaluation."""
         variables = {"params": params["encoder"], "batch_stats": batch_stats}
+        # Frozen batch norm runs in evaluation mode also in training; drop path still needs its key.
         train = key is not None and not self.frozen_norm
         rngs = None if key is None else {"drop_path": key}
         features, changed = self.module.apply(variables, x, train=train, mutable=["batch_stats"], rngs=rngs)
@@ -128,6 +130,7 @@ def finetune_step(
     if network.mixup or network.cutmix:
         own = share_map(mixing, *x.shape[1:3], mixup=network.mixup, cutmix=network.cutmix)
         x, targets = mix_pairs(x, targets, own)
+        # A mixed image has the label of its partner too: it counts only if both images are readable.
         weights = weights * weights[::-1]
 
     def loss_of(params):
@@ -142,6 +145,7 @@ def finetune_step(
     optimiser = network.optimiser.build(network.steps, network.batch_size, rate=rate)
     updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
     params = optax.apply_updates(state.params, updates)
+    # The gradient reaches scales and offsets although statistics are frozen, and weight decay would shrink them.
     if network.frozen_norm:
         params["encoder"] = _keep_norms(state.params["encoder"], params["encoder"], state.batch_stats)
     return FineTuneState(state.step + 1, params, batch_stats, optimiser_state, state.finite & jnp.isfinite(loss)), loss

@@ -68,6 +68,7 @@ class Metric:
             raise ValueError(
                 f"{self.name}: expected weights of at least 0, got {weights.min()}; they count how often an image is taken."
             )
+        # All resamples at once would need a float64 for every image of every resample, a second copy of the weights.
         block = columns_at_once(len(labels))
         parts = [weights[start : start + block].T for start in range(0, len(weights), block)]
         return np.concatenate([np.empty(0), *(statistic(np.ascontiguousarray(part, np.float64)) for part in parts)])
@@ -156,6 +157,7 @@ def _macro_f1(predictions: np.ndarray, labels: np.ndarray) -> Statistic:
 
 def _members(predictions: np.ndarray, labels: np.ndarray) -> list[sparse.csr_array]:
     """Returns matrices `[classes, n]` of 0 and 1: images of a class by label, by prediction, and by both."""
+    # Classes that only predictions contain count in macro F1, with 0.
     classes, codes = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
     label, predicted = np.split(codes, 2)
     every = np.arange(len(labels))
@@ -204,9 +206,11 @@ def _curve(scores: np.ndarray, positive: np.ndarray) -> tuple[sparse.csr_array, 
 
     Only thresholds at which recall increases are kept: the others add no area.
     """
+    # Stable, so that equal scores on any machine come in the same order; they share a threshold anyway.
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
     positive = positive[order]
+    # Equal scores are one threshold: an order among them would be an accident of the input.
     ends = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1) + 1
     reached = np.concatenate([[0], np.cumsum(positive)[ends - 1]])
     kept = np.diff(reached) > 0
@@ -234,6 +238,7 @@ def _mean_over_classes(numerators: np.ndarray, denominators: np.ndarray) -> np.n
 
 
 def _ratio(numerators: np.ndarray, denominators: np.ndarray, empty: float = np.nan) -> np.ndarray:
+    # Filled before dividing: where a denominator is 0 NumPy leaves the output as it is.
     out = np.full(np.shape(numerators), empty)
     return np.divide(numerators, denominators, out=out, where=denominators > 0)
 

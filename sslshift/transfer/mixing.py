@@ -46,8 +46,10 @@ def share_map(key: jax.Array, height: int, width: int, *, mixup: float, cutmix: 
       Zhang et al., `mixup: Beyond Empirical Risk Minimization <https://arxiv.org/abs/1710.09412>`_, 2018
       Yun et al., `CutMix: Regularization Strategy to Train Strong Classifiers <https://arxiv.org/abs/1905.04899>`_, 2019
     """
+    # Decided when the step is traced: parameters are settings, not arrays.
     if not mixup and not cutmix:
         return jnp.ones((height, width))
+    # One draw for the whole batch, as in MAE's recipe.
     which, draw, place = jax.random.split(key, 3)
     boxed = jax.random.bernoulli(which) if mixup and cutmix else bool(cutmix)
     concentration = jnp.where(boxed, cutmix, mixup)
@@ -59,6 +61,7 @@ def _outside_box(key: jax.Array, height: int, width: int, area: jax.Array) -> ja
     """Returns 0 in a box of this relative area at a random place, and 1 around it; `[height, width]`."""
 
     def inside(key, size):
+        # Both sides are scaled by the root, so that the box has the image's proportions.
         length = (jnp.sqrt(area) * size).astype(jnp.int32)
         first = jax.random.randint(key, (), 0, size) - length // 2
         return (jnp.arange(size) >= first) & (jnp.arange(size) < first + length)
@@ -79,5 +82,6 @@ def mix_pairs(images: jax.Array, targets: jax.Array, own: jax.Array) -> tuple[ja
       Images and targets; the mean of `own` is the weight of the image's own target.
     """
     pixels = own[None, :, :, None]
+    # The part of a box that is cut off at the border counts for the image itself: the actual area, not the drawn one.
     share = own.mean()
     return images * pixels + images[::-1] * (1 - pixels), targets * share + targets[::-1] * (1 - share)

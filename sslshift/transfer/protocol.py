@@ -235,6 +235,7 @@ def _without_shared_images(
         for name, found in extracted.items()
         if found.broken
     ]
+    # The test split stays whole, so that its scores compare across studies; the other splits give way.
     for name, others in (("validation", ("test",)), ("train", ("test", "validation"))):
         kept[name] = np.ones(len(digests[name]), bool)
         for other in others:
@@ -242,6 +243,7 @@ def _without_shared_images(
             shared = np.array([digest in taken for digest in digests[name]], bool) & kept[name]
             held = {digest for digest, is_shared in zip(digests[name], shared, strict=True) if is_shared}
             overlap = sum(digest in held for digest in digests[other])
+            # A few shared images are an accident of collecting; most of a split shared is a wrong URI.
             if overlap > _LARGEST_OVERLAP * len(digests[other]):
                 raise ValueError(
                     f"{overlap:,} of {len(digests[other]):,} {other} images of {splits[other].source.name} are also {name} "

@@ -61,6 +61,7 @@ class SGDProbe:
         fitted = list(zip(weights, bias, strict=True))
         values = [score(metric, validation.features @ w + b, validation) for w, b in fitted]
         if np.isnan(values).all():
+            # best_index of nothing but nan would return the first rate, which diverged as the others did.
             return {"sgd": Outcome.excluded(metric, splits, "Excluded: training diverged at every learning rate.")}
         choice = best_index(values)
         rate = self.learning_rates[choice]
@@ -72,6 +73,7 @@ class SGDProbe:
     def fit(self, features: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns weights `[rates, dim, classes]` and bias `[rates, classes]` after the last epoch; not finite if diverged."""
         require_labels(np.asarray(labels), len(features), classes)
+        # A training split smaller than a batch would otherwise have no complete batch, and never be trained on.
         batch = min(self.batch_size, len(features))
         decays = np.sum(np.arange(self.epochs)[:, None] >= np.array(self.decay_epochs, int), axis=1)
         rates = np.array(self.learning_rates)[None] * 0.1 ** decays[:, None]
@@ -88,6 +90,7 @@ class SGDProbe:
 
 def order(epoch: int | jax.Array, images: int) -> jax.Array:
     """Returns the order of the images in an epoch, the same for every encoder."""
+    # Drawn on the device from the number of the epoch: no order of an epoch is kept in memory or sent there.
     return jax.random.permutation(jax.random.fold_in(jax.random.key(0), epoch), images)
 
 
@@ -104,6 +107,7 @@ def _train(features, labels, rates, momentum, *, batch, classes):
             return -jnp.mean(chosen)
         return jnp.mean(jnp.sum(jax.nn.softplus(logits) - logits * labels, axis=1))
 
+    # All learning rates see the same batches, so that one pass over the features serves all of them.
     gradients = jax.vmap(jax.grad(loss), in_axes=(0, None, None))
 
     def step(rates, carry, chosen):
@@ -115,9 +119,11 @@ def _train(features, labels, rates, momentum, *, batch, classes):
 
     def run_epoch(carry, epoch_and_rates):
         epoch, rates = epoch_and_rates
+        # The last incomplete batch is dropped, as the recipe does; the order differs in every epoch, so that no image is lost.
         batches = order(epoch, images)[: images // batch * batch].reshape(-1, batch)
         return lax.scan(functools.partial(step, rates), carry, batches)[0], None
 
+    # The problem is convex: starting at zero needs no seed, and the first gradient is the same for every rate.
     zeros = jnp.zeros((rates.shape[1], dim, classes)), jnp.zeros((rates.shape[1], classes))
     (params, _), _ = lax.scan(run_epoch, (zeros, zeros), (jnp.arange(len(rates)), rates))
     return params

@@ -112,10 +112,12 @@ def make_task(
     rest = np.arange(len(source))
     notes = []
     if others["test"] is None:
+        # Before --labelled limits the images: the test split must not depend on how many of the others are used.
         held_out, rest = stratified_split(labels, _HELD_OUT, _TEST_KEY)
         notes.append(
             f"no test split was named: {len(held_out):,} of {len(source):,} labelled images, drawn by class, are held out"
         )
+    # By class as well, so that few labelled images still contain every class.
     if labelled and labelled < len(rest):
         chosen, _ = stratified_split(labels[rest], labelled / len(rest), _LABELLED_KEY)
         rest = rest[chosen]
@@ -148,6 +150,7 @@ def _require_apart(sources: dict[str, Source | None]) -> None:
         if source.labels is None:
             raise ValueError(f"{source.name} has no labels, which the {split} split needs (for folders: ?labels=folder).")
         _require_one_label_each(source)
+    # Equal sources are refused by their fingerprints, before a pixel is read; the protocol finds single equal images.
     for (first, one), (second, other) in itertools.combinations(given, 2):
         if one.fingerprint == other.fingerprint:
             raise ValueError(
@@ -189,6 +192,7 @@ def _with_classes_of(source: Source, other: Source) -> Source:
             f"{named.name} has names for its classes ({', '.join(named.classes[:3])}, ...) and {bare.name} has only numbers, "
             "so it is unknown which number is which class; give names to both, or numbers to both."
         )
+    # class_name normalises Unicode: file systems store accented names in different forms.
     own, theirs = ([class_name(name) for name in each.classes] for each in (source, other))
     unknown = sorted(set(theirs) - set(own))
     if unknown:
@@ -198,6 +202,7 @@ def _with_classes_of(source: Source, other: Source) -> Source:
             f"{other.name}: {source.name} has no class {', '.join(unknown[:10])}; it has {', '.join(own[:10])}. The classes of "
             f"both must have the same names.{meant}"
         )
+    # A shallow copy shares the images; the caller's source keeps its own labels.
     renamed = copy.copy(other)
     places = np.array([own.index(name) for name in theirs])
     if other.labels.ndim == 1:
@@ -241,6 +246,7 @@ def require_classes(splits: dict[str, LabelledImages], names: tuple[str, ...] | 
                 f"{splits[split].source.name}: the {split} split holds classes {_called(unknown, names)} that no training "
                 "image has; label more images, or exclude these."
             )
+    # Named classes count although no training image has them, so that a class has one number in every split.
     return max(max(known) + 1, len(names or ()))
 
 

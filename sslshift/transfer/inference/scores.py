@@ -107,6 +107,7 @@ def runs_interval(
     """
     (numbers,) = bootstrap(metric, [predictions], labels, resamples=resamples, seed=seed)
     found = estimate_mean(numbers, len(labels), level=level)
+    # Student's t knows nothing of the range of a metric.
     return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
 
 
@@ -160,6 +161,7 @@ def compare(
         difference = (first.values - second.values).mean()
         over_images = (first.replicates - second.replicates).mean(axis=(1, 2))
     found = estimate(difference, over_images, variance_components(sides), len(labels), level=level)
+    # McNemar's test is one of test images alone; over several seeds it would ignore the variance between them.
     single = metric.name == "accuracy" and first.values.size == second.values.size == 1
     p_value = mcnemar(*(np.ravel(side[0]) == labels for side in (a, b))) if single else float("nan")
     return Comparison(found.value, found.low, found.high, p_value, _verdict(found.low, found.high))
@@ -224,6 +226,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
       Holm, `A Simple Sequentially Rejective Multiple Test Procedure <https://www.jstor.org/stable/4615733>`_, 1979
     """
     adjusted = np.array(p_values, np.float64)
+    # Counting comparisons that were not possible would make the others look less certain than they are.
     known = np.flatnonzero(~np.isnan(adjusted))
     order = known[np.argsort(adjusted[known], kind="stable")]
     stepwise = adjusted[order] * (len(order) - np.arange(len(order)))

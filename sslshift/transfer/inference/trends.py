@@ -60,6 +60,7 @@ def mean_trend(each: Bootstrapped, images: int, level: float = 0.95, extra: Sequ
     Raises:
       ValueError: `level` is not between 0 and 1.
     """
+    # Without a second seed and without images there is no variance at all, and an interval would have no width.
     seeds = len(each.values)
     if not images and not extra and not variance_components([each]):
         return Trend(float(each.values.mean()), np.nan, np.nan, np.nan, seeds, images)
