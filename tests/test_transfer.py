@@ -233,7 +233,7 @@ def test_evaluations_are_chosen_by_name_and_changed_by_setting():
             "--evaluation_options: expected one of knn.neighbours, knn.temperatures, got 'linear.strengths'",
         ),
         ("knn", "knn.neighbours", "Expected --evaluation_options as 'name=value; name=value', got 'knn.neighbours'"),
-        ("knn", "knn.neighbours=few", "knn.neighbours takes whole numbers above 0 separated by ',', not 'few'"),
+        ("knn", "knn.neighbours=few", "Expected whole numbers above 0 separated by ',' for knn.neighbours, got 'few'"),
     ):
         with pytest.raises(ValueError, match=message):
             parse_evaluations(names, options)
