@@ -12,7 +12,7 @@ from sslshift.data.curation import (
     perceptual_hash,
     perceptual_hashes,
 )
-from sslshift.data.likeness import correlations, details, variants
+from sslshift.data.likeness import correlations, details_and_contrast, variants
 from sslshift.data.perceptual_hash import FLAT, thumbnails
 
 
@@ -84,6 +84,10 @@ def test_drawings_with_few_frequencies_survive_compression():
 
 
 # Likeness.
+
+
+def details(gray):
+    return details_and_contrast(gray)[0]
 
 
 def test_detail_is_the_same_at_any_brightness_and_contrast(photographs):

@@ -78,16 +78,12 @@ class Colours(NamedTuple):
     chroma: np.ndarray
 
 
-def details(gray: np.ndarray) -> np.ndarray:
-    """Returns the band of detail of thumbnails `[n, 32, 32]` as unit vectors, float32 `[n, 256]`: products are correlations.
-
-    A picture without detail gets zeros, whose correlation with everything is 0.
-    """
-    return details_and_contrast(gray)[0]
-
-
 def details_and_contrast(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `details`, and the largest deviation of each before its normalisation, float32 `[n]`."""
+    """Returns the detail of thumbnails `[n, 32, 32]`, float32 `[n, 256]`, and its contrast in grey levels, float32 `[n]`.
+
+    Details are unit vectors, so that products are correlations; the contrast is their largest deviation before normalisation. A
+    picture without detail gets zeros, whose correlation with everything is 0.
+    """
     fine = _blur(FINE)
     coarse = _blur(COARSE)
     band = (fine @ gray @ fine.T - coarse @ gray @ coarse.T).reshape(len(gray), DETAILS)
@@ -139,7 +135,7 @@ def variants(gray: np.ndarray) -> np.ndarray:
 
 
 def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Returns the correlations, row by row, of two arrays of `details`."""
+    """Returns the correlations, row by row, of two arrays of details."""
     return np.einsum("nd,nd->n", a, b)
 
 
@@ -151,7 +147,7 @@ def unlikeness(
     *,
     chroma: bool = True,
 ) -> np.ndarray:
-    """Returns, row by row, 1 - correlation of two arrays of `details`, or the difference of the colours if that is larger.
+    """Returns, row by row, 1 - correlation of two arrays of details, or the difference of the colours if that is larger.
 
     Args:
       a: details `[n, 256]`.
