@@ -169,8 +169,7 @@ def find_duplicates(
       min_correlation: minimum correlation of the detail, at most 1; see `leaks` for what it finds. Cut pictures are not
         searched for here.
       features: `[len(source), dim]` from any encoder, for by="features".
-      min_cosine: minimum cosine of two images' features. Its meaning depends on the encoder: look at pairs before you rely on
-        it.
+      min_cosine: minimum cosine of two images' features, which depends on the encoder: look at pairs before you rely on it.
 
     Raises:
       ValueError: an argument is out of its range, or the features are not those of this source.
