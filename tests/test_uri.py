@@ -15,7 +15,7 @@ from sslshift.data import open_source
 from sslshift.data.mixture_text import parse_mixture
 from sslshift.data.sources import SCHEMES
 from sslshift.data.sources.uri import Uri, parse_uri, spelled
-from sslshift.study.declare import parse_sources
+from sslshift.study.design import parse_sources
 from sslshift.transfer.declaration import parse_task
 
 # Pieces that have a meaning somewhere, and bytes that are not UTF-8.
