@@ -15,7 +15,7 @@ from sslshift.data import open_source
 from sslshift.data.mixture_text import parse_mixture
 from sslshift.data.sources import SCHEMES
 from sslshift.data.sources.uri import Uri, parse_uri, spelled
-from sslshift.study.design import parse_sources
+from sslshift.study.design import SourceLevels, parse_sources
 from sslshift.transfer.declaration import parse_task
 
 # Pieces that have a meaning somewhere, and bytes that are not UTF-8.
@@ -48,8 +48,14 @@ def test_what_is_written_is_read_back(uri):
 @given(uris())
 def test_a_uri_stands_in_every_text_around_it(uri):
     text = str(uri)
-    assert parse_sources(f"{text}@10,20; synthetic:noise; ") == [(text, (10, 20)), ("synthetic:noise", ())]
-    assert parse_sources(f"synthetic:noise@3;{text}") == [("synthetic:noise", (3,)), (text, ())]
+    assert parse_sources(f"{text}@10,20; synthetic:noise; ") == [
+        SourceLevels(text, (10, 20)),
+        SourceLevels("synthetic:noise", ()),
+    ]
+    assert parse_sources(f"synthetic:noise@3;{text}") == [
+        SourceLevels("synthetic:noise", (3,)),
+        SourceLevels(text, ()),
+    ]
     for mixture in (
         f"x = near:{text}@2000/balanced*0.7<=50% + synthetic:noise for 0.5; near",
         f"{text}*0.5 -> synthetic:noise; synthetic:noise + {text} for 30%",
