@@ -1,16 +1,16 @@
-"""Near the task, does more diversity help every method? Seven methods, one budget, a ladder of different images.
+"""Diversity near the task: seven methods at one budget, with three numbers of unique images.
 
     python -m experiments.in_distribution
-    python -m experiments.in_distribution --scale=full             # CIFAR-100; one GPU, --dry_run says first how long it takes
+    python -m experiments.in_distribution --scale=full             # CIFAR-100; one GPU; --dry_run prints the time it takes
     python -m experiments.in_distribution --scale=tiny_imagenet
     python -m experiments.in_distribution --scale=imagenet
 
-Repeats the paper's first finding (https://arxiv.org/abs/2403.13808), its table of seven methods: pretrained on images of the
-downstream distribution at a fixed budget C, encoders of all methods get better with diversity D = N / C. There the images are
-CIFAR-100's, Tiny ImageNet's and ImageNet's; small, they are the clothes that ship with the package. MAE stands on a ViT, the
-others on one encoder.
+Repeats the paper's first finding (https://arxiv.org/abs/2403.13808), its table of seven methods: encoders that are pretrained
+on images of the downstream distribution at a fixed budget C improve with diversity D = N / C, whatever the method. The paper
+uses CIFAR-100, Tiny ImageNet and ImageNet; the small scale uses the images of clothes that ship with the package. MAE uses a
+ViT, the other methods share one encoder.
 
-Full scale takes CIFAR-100 and Tiny ImageNet as their authors publish them (ImageNet: `experiments/large.py`):
+The full scale takes CIFAR-100 and Tiny ImageNet as their authors publish them (for ImageNet, see `experiments/large.py`):
 
     mkdir -p /data/raw/cifar100
     curl -s https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz | tar -xz --strip-components=1 -C /data/raw/cifar100
@@ -23,14 +23,16 @@ Full scale takes CIFAR-100 and Tiny ImageNet as their authors publish them (Imag
       done
     done
 
-and spends what 1,000 epochs of CIFAR-100, 500 of Tiny ImageNet and 50 of ImageNet would; the recipes are those of
-`sslshift/methods/recipes.py`. What TFDS has prepared as ArrayRecord (which takes TensorFlow) is read where it lies, without it:
+Its budgets are 1,000 epochs of CIFAR-100, 500 of Tiny ImageNet and 50 of ImageNet, and its recipes are those of
+`sslshift/methods/recipes.py`. A dataset that TFDS prepared in ArrayRecord format needs no import (only its preparation needs
+TensorFlow):
 
     python -m experiments.in_distribution --scale=full --sources=tfds:cifar100/train@500,5000,50000 \\
         --downstream=tfds:cifar100/train --downstream_test=tfds:cifar100/test
 
-Small, on 2 CPU cores, 63 runs in 17 minutes: the slopes of all seven methods are above 0 (+0.04 to +0.24 points of linear
-accuracy for each factor of ten in diversity), SimCLR's alone by more than chance. experiments/README.md has the table.
+Result at the small scale (63 runs in 17 minutes on 2 CPU cores): the slopes of all seven methods are above 0 (+0.04 to +0.24
+points of linear accuracy for each factor of ten in diversity), but only that of SimCLR is significant. experiments/README.md
+has the table.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What the studies of ImageNet's size share, and how its images and those of YFCC100M are brought to where they read them.
+"""Settings that the studies at ImageNet's size share, and the commands that prepare the images of ImageNet and YFCC100M.
 
     mkdir -p /data/raw/imagenet/train /data/raw/imagenet/val && cd /data/raw/imagenet  # the three archives of image-net.org
     tar -xf ILSVRC2012_img_train.tar -C train && tar -xf ILSVRC2012_img_val.tar -C val && tar -xf ILSVRC2012_devkit_t12.tar.gz
@@ -9,8 +9,8 @@
     done
     python -m tools.import_images --input=/data/raw/yfcc --output=/data/yfcc --size=224  # files, zip archives or tar shards
 
-ImageNet's published validation images are the test split. An import works on all cores, goes on where it was stopped, and is
-done once.
+The test split consists of the published validation images of ImageNet. An import uses all cores, continues where it was
+stopped, and is needed only once.
 """
 
 from sslshift.study import Study
@@ -31,7 +31,7 @@ LARGE = Study(
     seeds=3,
     encoder="resnet50",
     dtype="bfloat16",
-    # 5 of the 50 epochs that the budget is of all of ImageNet; the recipes' share is of 1,000 epochs of CIFAR.
+    # The budget is 50 epochs of ImageNet, so this is 5 epochs. The share in the recipes is for 1,000 epochs of CIFAR.
     warmup=0.1,
     checkpoint_every=5000,
     workers=16,

@@ -1,13 +1,13 @@
-"""Does every method learn? All of them at one small budget on images that ship with the package.
+"""A check that every method learns, at one small budget, on images that ship with the package.
 
     python -m experiments.methods
 
-No table of the paper: the check that comes before any. At one budget and diversity, for each method: does its loss fall, do
-its features keep their rank, and does a linear probe on them beat the same encoder untrained by more than the interval over
-seeds? `--method=byol,dino` names some of them.
+No table of the paper, but the check that comes before any. It asks three questions of each method at one budget and
+diversity. Does its loss fall? Do its features keep their rank? Is a linear probe on them better than on the same encoder
+untrained, by more than the interval over seeds? `--method=byol,dino` selects methods.
 
-Small, on 2 CPU cores, 30 runs in 20 minutes: every loss falls, no encoder collapses, and seven of the ten methods beat their
-untrained encoder by more than the interval (SimCLR by 2.4 points +- 0.8). experiments/README.md has the table.
+Result (30 runs in 20 minutes on 2 CPU cores): every loss falls, no encoder collapses, and seven of the ten methods gain more
+over their untrained encoder than the interval (SimCLR gains 2.4 ± 0.8 points). experiments/README.md has the table.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from sslshift.study import run, run_experiment
 
 from .quickstart import QUICKSTART
 
-# Where one setting does not serve all. Widths fit the small encoder; the rest was chosen by the probe's accuracy on validation
-# images, among the few values that experiments/README.md lists.
+# Settings that differ from those of SimCLR. Widths suit the small encoder. The other values had the best accuracy of the linear
+# probe on validation images, among the few that experiments/README.md lists.
 OWN = (
     "moco_v3: predictor=512",
     "byol: predictor=512",

@@ -1,15 +1,15 @@
-"""Few images of one's own, many of others: which to pretrain on, and in which order?
+"""Few own images and many external ones: which of them to pretrain on, and in which order.
 
     python -m experiments.near_then_external
-    python -m experiments.near_then_external --scale=full     # one GPU; --dry_run says first how long it takes
+    python -m experiments.near_then_external --scale=full     # one GPU; --dry_run prints the time it takes
 
-No table of the paper, but the question that its readers are left with (https://arxiv.org/abs/2403.13808): with a fixed budget,
-train on near images alone, on external ones alone, on both mixed, or on one after the other, and in which order? All spend the
-same budget C. Once with equal numbers of different images, once with images of equal cost: a near image costs what ten
-external ones do (`cost_per_image` of the sources), so that the same money buys fewer of them.
+No table of the paper, but a question that it leaves open (https://arxiv.org/abs/2403.13808). The candidates are near images
+alone, external images alone, a mixture of both, and one after the other in both orders, all at the same budget C. They are
+compared once with equal numbers of unique images, and once with images of equal total cost: a near image costs as much as ten
+external ones (`cost_per_image` of the sources).
 
-Small, near images are clothes and external ones digits, judged on clothes. Full scale takes dishes as near images and a part
-of YFCC100M as external ones:
+At the small scale, near images are clothes, external images are digits, and the task is clothes. At the full scale, near images
+are photographs of dishes, and external images are a part of YFCC100M:
 
     mkdir -p /data/raw/food
     curl -s http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz | tar -xz --strip-components=1 -C /data/raw/food
@@ -19,9 +19,9 @@ of YFCC100M as external ones:
     done
     python -m tools.import_images --input=/data/raw/yfcc --output=/data/yfcc --size=224  # files, zip archives or tar shards
 
-Small, on 2 CPU cores, 40 runs in 9 minutes: mixing ends above external then near at equal cost (+1.3 ± 0.5 points, the one
-pair of 28 that is shown after correction); nothing is shown to differ from near images alone. experiments/README.md has the
-table.
+Result at the small scale (40 runs in 9 minutes on 2 CPU cores): at equal cost, the mixture is better than external images
+followed by near ones (+1.3 ± 0.5 points, the only one of 28 pairs that is significant after correction). No candidate differs
+significantly from near images alone. experiments/README.md has the table.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from .quickstart import QUICKSTART
 
 
 def orders(near: str, external: str, images: str, few: int, many: int) -> tuple[str, ...]:
-    """Both sources mixed, and each after the other: `few` near images and `many` external ones."""
+    """Returns three mixtures of `few` near and `many` external images: mixed, near ones first, and external ones first."""
     near = f"near:{near}@{few}"
     external = f"external:{external}@{many}"
     return (
@@ -48,7 +48,7 @@ DIGITS = "bundled:mnist?cost_per_image=0.1"
 
 NEAR_THEN_EXTERNAL = dataclasses.replace(
     QUICKSTART,
-    # 400 near images cost as much as 4,000 external ones; 2,000 of either are as many.
+    # Equal costs: 400 near and 4,000 external images. Equal numbers: 2,000 of each.
     sources=f"{CLOTHES}@400,2000; {DIGITS}@2000,4000",
     mixture=(*orders(CLOTHES, DIGITS, "equal_n", 1000, 1000), *orders(CLOTHES, DIGITS, "equal_cost", 200, 2000)),
     downstream=CLOTHES,
@@ -62,7 +62,7 @@ CRAWLED = f"{YFCC}?cost_per_image=0.1"
 
 FULL = dataclasses.replace(
     LARGE,
-    # 7,500 near images cost as much as 75,000 external ones; 60,000 of either are as many.
+    # Equal costs: 7,500 near and 75,000 external images. Equal numbers: 60,000 of each.
     sources=f"{DISHES}@7500,60000; {CRAWLED}@60000,75000",
     mixture=(*orders(DISHES, CRAWLED, "equal_n", 30_000, 30_000), *orders(DISHES, CRAWLED, "equal_cost", 3750, 37_500)),
     downstream=DISHES,

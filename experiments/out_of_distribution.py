@@ -1,15 +1,16 @@
-"""Far from the task, does diversity make up for the distance? Every source on every task, with the distances between them.
+"""Diversity far from the task: every source on every task, with the distances between them.
 
     python -m experiments.out_of_distribution
-    python -m experiments.out_of_distribution --scale=full     # one GPU; --dry_run says first how long it takes
+    python -m experiments.out_of_distribution --scale=full     # one GPU; --dry_run prints the time it takes
 
 Repeats the paper's second finding (https://arxiv.org/abs/2403.13808): more diversity helps where pretraining and downstream
-images are close, and does not make up for a shift where they are not. There, encoders are pretrained on ImageNet and on
-YFCC100M, judged on many downstream sets, and set against FID and VisualDNA distances; small, there are clothes, digits, dead
-leaves and noise, judged on clothes and on digits, so that two sources are near one task and far from the other.
+images are close, and does not make up for a shift where they are not. The paper pretrains on ImageNet and on YFCC100M,
+evaluates on many downstream datasets, and compares accuracies with FID and VisualDNA distances. The small scale pretrains on
+clothes, digits, dead leaves and noise, and evaluates on clothes and on digits, so that two sources are near one task and far
+from the other.
 
-Full scale takes ImageNet and a part of YFCC100M as `experiments/large.py` prepares them, and six tasks besides ImageNet: the
-archives that their authors publish (CIFAR's in the binary version), each task's unpacked into /data/raw/TASK:
+The full scale takes ImageNet and a part of YFCC100M, which `experiments/large.py` prepares, and six further tasks. Unpack the
+archives that their authors publish (of CIFAR, the binary version) into /data/raw/TASK:
 
     for task in cifar10 cifar100 flowers pets cars food; do
       python -m tools.list_images --layout=$task --input=/data/raw/$task
@@ -24,7 +25,8 @@ archives that their authors publish (CIFAR's in the binary version), each task's
     done
     python -m tools.import_images --input=/data/raw/flowers/validation.csv --output=/data/flowers/validation --size=224
 
-The study's shift index has one distance. FID and VisualDNA to each task, by features of a published encoder:
+The study's shift index uses one distance. These commands measure FID and VisualDNA to each task on features of a published
+encoder:
 
     python -m tools.fetch_encoder dinov2-small --out=/data/encoders
     for task in imagenet cifar10 cifar100 flowers pets cars food; do
@@ -33,8 +35,9 @@ The study's shift index has one distance. FID and VisualDNA to each task, by fea
         --distances=frechet,visual_dna --out=results/shift/$task
     done
 
-Small, on 2 CPU cores, 36 runs in 10 minutes: each task is served best by its own images (digits: 93.9% against 85.8 to 88.9% of
-every other source); slopes on clothes fall in the order of the shift, none of them shown. experiments/README.md has the table.
+Result at the small scale (36 runs in 10 minutes on 2 CPU cores): for each task, its own images are best (digits: 93.9%; other
+sources: 85.8 to 88.9%). Slopes on clothes fall in the order of the shift, but none of them is significant.
+experiments/README.md has the table.
 """
 
 import dataclasses

@@ -1,17 +1,17 @@
-"""Three ways to more images: of the same source, crawled, generated. Which is worth it, at the same number of images?
+"""Three ways to more images, compared at equal numbers: from the same source, crawled, and generated.
 
     python -m experiments.raise_diversity
-    python -m experiments.raise_diversity --scale=full     # one GPU; --dry_run says first how long it takes
+    python -m experiments.raise_diversity --scale=full     # one GPU; --dry_run prints the time it takes
 
-Repeats the paper's comparison of ways to raise N (https://arxiv.org/abs/2403.13808): a base set of images of the task's
-source, and the same base with as many more images from the source itself, from the web by the same class names, or from a
-diffusion model. The budget is the same for all, every image is seen equally often, and all but the base have the same N.
+Repeats the paper's comparison of ways to raise N (https://arxiv.org/abs/2403.13808). The base is a set of images of the task's
+source. The other candidates add the same number of images from the source itself, from the web by the same class names, or
+from a diffusion model. All have the same budget, every image is seen equally often, and all except the base have the same N.
 
-Small, the source is clothes; digits stand in for what a crawl brings (other images of objects), dead leaves for what a
-generator makes (structure, no objects).
+At the small scale, the source is clothes. Digits represent a crawl (other images of objects), and dead leaves represent a
+generator (structure, no objects).
 
-Full scale takes ImageNet as `experiments/large.py` prepares it (which writes the prompts too), a crawl for its class names, and
-images generated from them; /data/urls.parquet is what your image search found, with a column `url`:
+The full scale takes ImageNet, which `experiments/large.py` prepares (it also writes the prompts), images crawled for its class
+names, and images generated from them. /data/urls.parquet has the results of your image search, with a column `url`:
 
     pip install img2dataset -e ".[generate]"
     img2dataset --url_list=/data/urls.parquet --input_format=parquet --url_col=url --output_format=webdataset \\
@@ -21,15 +21,16 @@ images generated from them; /data/urls.parquet is what your image search found, 
     python -m tools.generate_images --prompts=/data/raw/imagenet/classes.txt --per_prompt=660 \\
         --pipeline=stable-diffusion-v1-5/stable-diffusion-v1-5 --output=/data/generated --size=224
 
-Each of the three may be a folder or a dataset of TFDS as well; what a flag names takes the place of what is declared:
+Each of the three may also be a folder or a dataset of TFDS; flags replace the declared sources:
 
     python -m experiments.raise_diversity --scale=full --sources="tfds:imagenet2012/train@640000,1280000" \\
         --downstream=tfds:imagenet2012/train --downstream_test=tfds:imagenet2012/validation \\
         --mixture="base_and_crawled = base:tfds:imagenet2012/train@640000*50% + crawled:folder:/data/crawled@640000*50%" \\
         --mixture="base_and_generated = base:tfds:imagenet2012/train@640000*50% + made:arrayrecord:/data/generated@640000*50%"
 
-Small, on 2 CPU cores, 16 runs in 5 minutes: against 4,000 clothes, three quarters digits lose 0.7 points (+- 0.9), three
-quarters dead leaves 1.6 (+- 1.4). experiments/README.md has the table.
+Result at the small scale (16 runs in 5 minutes on 2 CPU cores): in comparison with 4,000 images of clothes, the base with
+3,000 digits loses 0.7 ± 0.9 points, and the base with 3,000 images of dead leaves loses 1.6 ± 1.4 points.
+experiments/README.md has the table.
 """
 
 import dataclasses

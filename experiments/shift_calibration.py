@@ -1,20 +1,24 @@
-"""Which distance deserves to stand behind the shift index, and on which features?
+"""Calibration of the shift index: which distance it should use, and on which features.
 
     python -m experiments.shift_calibration
-    python -m experiments.shift_calibration --scale=full     # one GPU; --dry_run says first how long it takes
+    python -m experiments.shift_calibration --scale=full     # one GPU; --dry_run prints the time it takes
 
-The study's discussion names a practical scale of distance as the missing tool (https://arxiv.org/abs/2403.13808). Here every
-distance is asked, on images whose answer is known, on raw pixels, on an untrained encoder, and on one trained on an equal
-share of all sources: does it say at 200 images what it says at 5,000; does it rise as a source is blended with another, as
-images get worse (blur, noise, contrast), as classes are taken away; and is its order of ten sources and mixtures, all of 2,000
-images at one budget, their order by the accuracy that is lost downstream?
+The paper's discussion names a practical scale of distance as the missing tool (https://arxiv.org/abs/2403.13808). This
+experiment tests every distance on images for which the answer is known, with three kinds of features: raw pixels, an untrained
+encoder, and an encoder trained on an equal share of all sources. It asks three questions:
 
-Small, on 2 CPU cores, half an hour beside 30 runs: kernel distances and proxy A are as steady as their intervals say, Frechet,
-VisualDNA and sliced Wasserstein are not; all rise where they must, but for single steps; all predict the order (rank
-correlation 0.71 to 0.95). experiments/README.md has the table.
+- Is the distance of 200 images the same as that of 5,000?
+- Does it rise when a source is blended with another, when images get worse (blur, noise, contrast), and when classes are
+  removed?
+- Does it put ten sources and mixtures, each with 2,000 images at one budget, into the order of the accuracy that is lost
+  downstream?
 
-Full scale takes dishes as the target's kind, with ImageNet, a part of YFCC100M and dead leaves; `experiments/large.py` and
-`experiments/near_then_external.py` prepare them.
+Result at the small scale (half an hour on 2 CPU cores, and 30 runs): kernel distances and proxy A are as steady as their
+intervals say; Frechet, VisualDNA and sliced Wasserstein are not. All distances rise where they must, except for single steps,
+and all predict the order (rank correlations 0.71 to 0.95). experiments/README.md has the table.
+
+The full scale takes photographs of dishes as the target, with ImageNet, a part of YFCC100M and dead leaves as sources;
+`experiments/large.py` and `experiments/near_then_external.py` prepare them.
 """
 
 import dataclasses
@@ -28,7 +32,7 @@ from .quickstart import QUICKSTART
 
 
 def halves(sources: dict[str, str], images: int) -> tuple[str, ...]:
-    """Every two of the sources mixed, half of the images from either."""
+    """Returns mixtures of every two of the sources, each with half of the images."""
     return tuple(
         f"{a}_and_{b} = {a}:{sources[a]}@{images // 2}*0.5 + {b}:{sources[b]}@{images // 2}*0.5"
         for a, b in itertools.combinations(sources, 2)

@@ -1,18 +1,18 @@
-"""Does it hold for other data than images? Sounds and vibrations as log-spectrograms, through the same machinery.
+"""Sounds and vibrations as log-spectrograms: the paper's question for data other than images.
 
     python -m experiments.signals
     python -m experiments.signals --scale=full     # one GPU; no data to prepare
 
-The study leaves open whether its findings hold beyond images (https://arxiv.org/abs/2403.13808, discussion); the paper has no
-table of this. Ten kinds of short events in noise (tones, chirps, clicks, bursts...) are to be told apart: pretrained at one
-budget on more and more different events, on a machine's hum (signals too, but without events), on photographs of clothes, and
-on noise. Views are not mirrored: a rising chirp would become a falling one.
+The paper leaves open whether its findings hold beyond images (https://arxiv.org/abs/2403.13808, discussion), and has no table
+of this. The task is to classify ten kinds of short events in noise, such as tones, chirps, clicks and bursts. Encoders are
+pretrained at one budget on several numbers of unique events, on the hum of a machine (signals without events), on photographs
+of clothes, and on noise. Views are not mirrored, since a rising chirp would become a falling one.
 
-Small, on 2 CPU cores, 40 runs in 20 minutes: events gain 25 points of linear accuracy on the untrained encoder, and +1.25 for
-each factor of ten in diversity (95%: +0.22 to +2.28); 16 events end ahead of 20,000 of anything else. experiments/README.md has
-the table.
+Result at the small scale (40 runs in 20 minutes on 2 CPU cores): with events, linear accuracy is 25 points above the untrained
+encoder, and gains 1.25 points for each factor of ten in diversity (95% interval +0.22 to +2.28). 16 events are better than
+20,000 samples of any other source. experiments/README.md has the table.
 
-Your own recordings: write log-spectrograms as grayscale PNG files, one folder for each class, and name them, for example
+For your own recordings, write log-spectrograms as greyscale PNG files, one folder for each class, for example:
 
     python -m experiments.signals --downstream=folder:/data/bearings --sources="folder:/data/bearings@100,1000; \\
         folder:/data/gearboxes@1000" --image_size=64 --budget=1000000 --encoder=resnet18_cifar

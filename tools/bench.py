@@ -1,16 +1,16 @@
-r"""Benchmarks: JSON lines of medians, with the ratios that matter, measured in one process.
+r"""Benchmarks: medians as JSON lines, with ratios that are measured in one process.
 
     python -m tools.bench                       # everything
-    python -m tools.bench --what=convolution    # the CPU remedy of sslshift/models/convolution.py
+    python -m tools.bench --what=convolution    # the kernel gradient of sslshift/models/convolution.py
     python -m tools.bench --what=curation       # planted leaks found, and the time of searches for near pairs
-    python -m tools.bench --what=data           # reading and importing JPEG files beside Pillow and torch
-    python -m tools.bench --what=pipeline       # what the pipeline delivers against what the training step consumes
-    python -m tools.bench --what=shift          # distances and sketches against the number of images
+    python -m tools.bench --what=data           # reading and importing JPEG files, compared with Pillow and torch
+    python -m tools.bench --what=pipeline       # samples per second of the pipeline and of the training step
+    python -m tools.bench --what=shift          # time and memory of distances by the number of images
     python -m tools.bench --what=step --method=all
     python -m tools.bench --what=step --method=all --encoder=vit_b16 --image_size=224 --batch_size=256 --dtype=bfloat16
-    python -m tools.bench --what=transfer       # kNN beside a bare matrix product, the linear probe beside scikit-learn
+    python -m tools.bench --what=transfer       # kNN and probes, compared with a matrix product and scikit-learn
 
-Figures and the machine that they come from are in tools/README.md.
+tools/README.md has the results, and the machine on which they were measured.
 """
 
 import functools

@@ -39,7 +39,7 @@ def pillow_loop(paths: list[Path]) -> Iterable[np.ndarray]:
 
 
 class TorchDataset:
-    """The same files in the form that torch's DataLoader takes."""
+    """Dataset of the same files for torch's DataLoader."""
 
     def __init__(self, paths: list[Path]):
         self.paths = paths

@@ -1,4 +1,4 @@
-"""Benchmark of reading and importing JPEG files, beside a bare Pillow loop and torch's DataLoader on the same files."""
+"""Benchmark of reading and importing JPEG files, compared with a bare Pillow loop and torch's DataLoader."""
 
 import functools
 import importlib.util

@@ -1,4 +1,4 @@
-"""Time of a training step, of single convolutions, and of the input pipeline beside the step that it feeds."""
+"""Benchmarks of a training step, of single convolutions, and of the input pipeline in comparison with the step."""
 
 import dataclasses
 import time

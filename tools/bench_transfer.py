@@ -1,4 +1,4 @@
-"""kNN beside a bare matrix product, the linear probe beside scikit-learn, and the time of few-shot and SGD probes."""
+"""Benchmarks of kNN and of probes, in comparison with a bare matrix product and with scikit-learn."""
 
 import functools
 import statistics
