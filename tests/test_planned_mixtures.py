@@ -4,7 +4,7 @@ import pytest
 
 from sslshift.data.mixture_resolve import plain_shares
 from sslshift.data.mixture_text import parse_mixture
-from sslshift.data.source_text import NamedUri, parse_sources
+from sslshift.data.source_text import NamedUri, parse_named_sources
 from sslshift.shift.survey.inputs import PlannedMixture, parse_mixtures
 
 KNOWN = {"near": "folder:near", "the same": "folder:parts", "a + b; c": "folder:odd", "web": "folder:web"}
@@ -83,7 +83,7 @@ def test_mixtures_of_a_survey_have_names_of_their_own():
 
 
 def test_sources_are_named_by_their_path_or_by_their_whole_uri():
-    assert parse_sources(["folder:/a/x", "folder:/b/y"]) == [NamedUri("x", "folder:/a/x"), NamedUri("y", "folder:/b/y")]
-    assert [each.name for each in parse_sources(["folder:/a/x", "folder:/b/x"])] == ["folder:/a/x", "folder:/b/x"]
+    assert parse_named_sources(["folder:/a/x", "folder:/b/y"]) == [NamedUri("x", "folder:/a/x"), NamedUri("y", "folder:/b/y")]
+    assert [each.name for each in parse_named_sources(["folder:/a/x", "folder:/b/x"])] == ["folder:/a/x", "folder:/b/x"]
     with pytest.raises(ValueError, match="call your own images the target"):
-        parse_sources(["the target = folder:/a"], reserved=["the target"])
+        parse_named_sources(["the target = folder:/a"], reserved=["the target"])

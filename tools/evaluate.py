@@ -22,11 +22,10 @@ from rich.text import Text
 from sslshift.command import run_command
 from sslshift.models import FEATURES
 from sslshift.models.opening import HOW_TO_SAY
+from sslshift.reporting.progress import counting_images
 from sslshift.transfer.matrix_report import MatrixReport, MatrixSettings, run_matrix
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS
-
-from .progress import counting_images
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string(

@@ -25,8 +25,7 @@ from sslshift.data.records.generating import Generation, count_kept, find_genera
 from sslshift.data.records.outcome import describe_generation
 from sslshift.data.records.prompts import read_prompts
 from sslshift.data.sources.manifest import Summary
-
-from .progress import counting_images
+from sslshift.reporting.progress import counting_images
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(

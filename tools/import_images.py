@@ -30,8 +30,7 @@ from sslshift.data.records.importing import LABELS, Import, Result
 from sslshift.data.records.outcome import describe_import
 from sslshift.data.records.running import run_import, run_on_beam
 from sslshift.data.records.shards import FinishedShard
-
-from .progress import counting_images
+from sslshift.reporting.progress import counting_images
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(

@@ -19,12 +19,11 @@ from rich.console import Console
 from sslshift.command import run_command
 from sslshift.models.opening import HOW_TO_SAY
 from sslshift.reporting import print_table
+from sslshift.reporting.progress import counting_images
 from sslshift.shift.distances import DISTANCES
 from sslshift.shift.index import DEFAULT_DISTANCE
 from sslshift.shift.survey import SurveyReport, SurveySettings, run_survey
 from sslshift.transfer.encoders import UNTRAINED
-
-from .progress import counting_images
 
 _BESIDE = "kernel,frechet,rbf_mmd,visual_dna,sliced_wasserstein,proxy_a"
 

@@ -39,7 +39,7 @@ def parse_source(text: str, flag: str = "--source") -> NamedUri:
     return NamedUri(printable(given or _short(uri)), uri)
 
 
-def parse_sources(texts: Sequence[str], reserved: Collection[str] = ()) -> list[NamedUri]:
+def parse_named_sources(texts: Sequence[str], reserved: Collection[str] = ()) -> list[NamedUri]:
     """Reads sources that have different names; unnamed sources with equal short names are named by their whole URIs.
 
     Args:

@@ -5,6 +5,7 @@
 * `render_page` (`page.py`) renders a self-contained HTML page. `page.html` is the base of all pages, `macros.html` has the
   parts that they share, `page.css` is their style, and `page.js` sorts tables and offers them as CSV files.
 * `figures` has the one style of matplotlib figures; import it where you draw, since matplotlib takes long to import.
+* `counting_images` (`progress.py`) shows the progress of a command that counts images.
 * `versions` and `devices` (`environment.py`) say what a result was computed with.
 * `Picture`, `Captioned` and `png_uri` (`pictures.py`) put images into a page.
 

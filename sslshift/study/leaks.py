@@ -155,12 +155,11 @@ def _searched(source: Source, opened: Opened) -> SourceLeaks:
         leaks.pairs.first.tolist(), leaks.pairs.second.tolist(), leaks.pairs.distance.tolist(), leaks.how, strict=True
     )
     pairs = [LeakedPair(*pair, source.origin(pair[0]), test.origin(pair[1])) for pair in columns]
-    same = np.array([how != NEAR for how in leaks.how], bool)
     return SourceLeaks(
         count=leaks.count,
-        equal=len(np.unique(leaks.pairs.second[same])),
-        same=int(same.sum()),
-        near=int((~same).sum()),
+        equal=len(np.unique(leaks.same.second)),
+        same=leaks.same.count,
+        near=leaks.near.count,
         other_label=int(differently_labelled(source, leaks.pairs.first, test, leaks.pairs.second).sum()),
         colour=opened.canvas.channels > 1,
         pairs=tuple(pairs[:_KEPT]),

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import jax
 
-from sslshift.data.source_text import NamedUri, parse_source, parse_sources
+from sslshift.data.source_text import NamedUri, parse_named_sources, parse_source
 from sslshift.data.sources.base import printable
 from sslshift.reporting import Table
 from sslshift.reporting.environment import versions
@@ -28,7 +28,7 @@ from sslshift.shift.survey.inputs import (
     Counting,
     Encoded,
     Extractor,
-    Look,
+    ImageLook,
     NoiseFeatures,
     PlannedMixture,
     SourceImages,
@@ -187,7 +187,7 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
     out = _folder(settings.out)
     for name in (settings.distance, *settings.beside):
         distance_of(name)
-    declared = parse_sources(settings.source, reserved=[TARGET])
+    declared = parse_named_sources(settings.source, reserved=[TARGET])
     planned = parse_mixtures(settings.mixture, declared)
     named = encoder_named(settings.encoder, seed=settings.seed)
     own = open_images(parse_source(settings.target, "--target")._replace(name=TARGET), settings.images, settings.seed)
@@ -281,7 +281,7 @@ def _introduction(
 ) -> list[str]:
     about = target.about
     named = work.named
-    looks: dict[str, Look] = {TARGET: own.look} | {name: images.look for name, images in opened.items()}
+    looks: dict[str, ImageLook] = {TARGET: own.look} | {name: images.look for name, images in opened.items()}
     lines = [
         f"Target: {about.uri}, {about.used:,} of {about.images:,} images. Encoder: {named.title}, "
         f"{target.features.shape[1]:,} features. Index by the {distance_of(found.distance).title} distance at "

@@ -37,7 +37,7 @@ _DRAW = 8
 Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
-class Look(NamedTuple):
+class ImageLook(NamedTuple):
     """Shorter and longer sides of some images of a source, and how many of these images are in colour."""
 
     sides: tuple[tuple[int, int], ...]
@@ -60,7 +60,7 @@ class SourceImages:
     declared: NamedUri
     source: Source
     indices: np.ndarray
-    look: Look
+    look: ImageLook
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,10 +222,10 @@ def open_images(declared: NamedUri, count: int, seed: int) -> SourceImages:
         raise ValueError(f"{declared.name}: none of the {min(_LOOKED_AT, len(indices))} images looked at can be read: {why}.")
     # Shorter and longer sides: a picture and the same one turned have one look.
     sides = tuple((min(shape[:2]), max(shape[:2])) for shape in shapes)
-    return SourceImages(declared, source, indices, Look(sides, sum(shape[2] == 3 for shape in shapes)))
+    return SourceImages(declared, source, indices, ImageLook(sides, sum(shape[2] == 3 for shape in shapes)))
 
 
-def choose_canvas(named: NamedEncoder, target: Look, image_size: int) -> Canvas:
+def choose_canvas(named: NamedEncoder, target: ImageLook, image_size: int) -> Canvas:
     """Returns the canvas of all images: the size that the encoder takes, or else a size near that of the target's images."""
     if named.canvas:
         height, width, channels = named.canvas

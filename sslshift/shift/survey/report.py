@@ -8,7 +8,7 @@ from sslshift.data.decode import Canvas
 from sslshift.data.ranges import compare_ranges
 from sslshift.reporting import Table, csv_text
 from sslshift.shift.distances import DISTANCES, distance_of
-from sslshift.shift.survey.inputs import COSINES, Encoded, Look, MixtureAbout, SourceAbout
+from sslshift.shift.survey.inputs import COSINES, Encoded, ImageLook, MixtureAbout, SourceAbout
 from sslshift.shift.survey.measure import Measured, Survey, digits, listed
 
 FLOOR = "floor"
@@ -193,7 +193,7 @@ def _smallest(survey: Survey, sets: Sets, target: Encoded) -> list[str]:
     return []
 
 
-def about_images(looks: Mapping[str, Look], canvas: Canvas) -> list[str]:
+def about_images(looks: Mapping[str, ImageLook], canvas: Canvas) -> list[str]:
     """Returns sentences about the canvas, and about sources whose sizes or colours differ from it."""
     shown = "; ".join(f"{name} {look.text}" for name, look in looks.items())
     if len(looks) > _MANY:
