@@ -18,9 +18,9 @@ _LUMA = (0.299, 0.587, 0.114)
 
 @dataclasses.dataclass(frozen=True)
 class ViewSettings:
-    """Settings of one view, which is made in this order: crop, jitter, grayscale, blur, solarise, flip.
+    """Settings of one view, which is made in this order: crop, jitter, greyscale, blur, solarise, flip.
 
-    Strengths are the half-widths of uniform factors around 1 (hue: of a rotation around 0). Saturation, hue and grayscale have
+    Strengths are the half-widths of uniform factors around 1 (hue: of a rotation around 0). Saturation, hue and greyscale have
     no effect on grey images. A crop shows a share of the image's area between the two scales and is resized to `size` x `size`
     pixels; 0 keeps the image's own shape.
     """
