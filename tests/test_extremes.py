@@ -236,7 +236,7 @@ def test_a_mask_that_hides_nothing(mask, random):
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), np.float32(0), np.float64(-0.1), np.int32(0)])
 def test_temperatures_that_are_none(value):
-    with pytest.raises(ValueError, match="temperature must be above 0"):
+    with pytest.raises(ValueError, match="Expected temperature above 0"):
         losses.nt_xent(jnp.ones((4, 3)), jnp.ones((4, 3)), temperature=value)
     with pytest.raises(ValueError, match=r"temperature must be one number, not an array of shape \(2,\)"):
         losses.info_nce(jnp.ones((4, 3)), jnp.ones((4, 3)), temperature=jnp.ones(2))

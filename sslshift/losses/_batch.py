@@ -1,7 +1,10 @@
-"""What every loss of a batch shares: its precision, and its view of a batch that lies on several devices."""
+"""Helpers of the losses: precision, checks of arguments, and sums over a batch that is split among several devices."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +27,7 @@ def scalars(like: jax.Array, **values: float | jax.Array) -> tuple[jax.Array, ..
     """
     for name, value in values.items():
         if np.size(value) != 1:
-            raise ValueError(f"{name} must be one number, not an array of shape {np.shape(value)}.")
+            raise ValueError(f"Expected one number for {name}, got an array of shape {np.shape(value)}.")
     return tuple(jnp.asarray(value, like.dtype).reshape(()) for value in values.values())
 
 
@@ -36,7 +39,7 @@ def positive_scalars(like: jax.Array, **values: float | jax.Array) -> tuple[jax.
     """
     for name, value in values.items():
         if isinstance(value, int | float | np.number) and not value > 0:
-            raise ValueError(f"{name} must be above 0, not {value}.")
+            raise ValueError(f"Expected {name} above 0, got {value}.")
     return scalars(like, **values)
 
 
@@ -52,8 +55,9 @@ def batch_mean(array: jax.Array, axis_name: str | None, *, keepdims: bool = Fals
 
 
 def centred(array: jax.Array, axis_name: str | None) -> jax.Array:
-    """Returns the array less its mean over the global batch."""
-    # The mean of numbers far from 0 would be rounded; less their smallest they are near 0, and constant ones exactly 0.
+    """Returns the array minus its mean over the global batch."""
+    # The mean of numbers far from 0 would be rounded. After their smallest is subtracted they are near 0, and constant ones
+    # are exactly 0.
     smallest = lax.stop_gradient(array.min(axis=0, keepdims=True))
     array = array - (smallest if axis_name is None else lax.pmin(smallest, axis_name))
     return array - batch_mean(array, axis_name, keepdims=True)
@@ -65,7 +69,7 @@ def batch_size(array: jax.Array, axis_name: str | None) -> int:
 
 
 def first_row(array: jax.Array, axis_name: str | None) -> int | jax.Array:
-    """Returns the number of this device's first image in the global batch."""
+    """Returns the place of this device's first image in the global batch."""
     return 0 if axis_name is None else lax.axis_index(axis_name) * len(array)
 
 
@@ -83,17 +87,31 @@ def off_diagonal(square: jax.Array) -> jax.Array:
     return jnp.where(jnp.eye(len(square), dtype=bool), jnp.zeros_like(square), square)
 
 
+@contextlib.contextmanager
+def refused(sentence: str) -> Iterator[None]:
+    """Turns a failed assertion of chex into a ValueError of one sentence about the caller's own arguments.
+
+    Assertions about shapes run while a function is traced: a compiled loss does not contain them.
+    """
+    try:
+        yield
+    except AssertionError as error:
+        raise ValueError(sentence) from error
+
+
 def require_pairs(z1: jax.Array, z2: jax.Array) -> None:
     """Raises ValueError unless both are `[batch, dim]` of one shape and a floating dtype."""
-    if z1.ndim != 2 or z1.shape != z2.shape:
-        raise ValueError(f"Two arrays of one shape [batch, dim] are needed, not {z1.shape} and {z2.shape}.")
+    with refused(f"Expected two arrays of one shape [batch, dim], got {z1.shape} and {z2.shape}."):
+        chex.assert_rank([z1, z2], 2)
+        chex.assert_equal_shape([z1, z2])
     require_floating(z1, z2)
 
 
 def require_queue(queue: jax.Array, z: jax.Array) -> None:
     """Raises ValueError unless a queue is `[queue, dim]` of a floating dtype, not empty, for embeddings `[batch, dim]`."""
-    if queue.ndim != 2 or queue.shape[1] != z.shape[1] or not len(queue):
-        raise ValueError(f"Expected a queue [queue, {z.shape[1]}] of at least one embedding, got {queue.shape}.")
+    with refused(f"Expected a queue [queue, {z.shape[1]}] of at least one embedding, got {queue.shape}."):
+        chex.assert_shape(queue, (None, z.shape[1]))
+        chex.assert_axis_dimension_gt(queue, 0, 0)
     require_floating(queue)
 
 
@@ -101,4 +119,4 @@ def require_floating(*arrays: jax.Array) -> None:
     """Raises ValueError unless all arrays have a floating dtype."""
     for array in arrays:
         if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"Embeddings must have a floating dtype, not {array.dtype}.")
+            raise ValueError(f"Expected embeddings of a floating dtype, got {array.dtype}.")

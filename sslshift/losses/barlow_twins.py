@@ -7,7 +7,7 @@ from jax import lax
 from sslshift.arrays import on_any_mesh, power_of_two, widened
 from sslshift.losses import _batch
 
-# As in the authors' batch norm.
+# As in the batch norm of the authors' code.
 EPSILON = 1e-5
 
 
@@ -15,7 +15,7 @@ EPSILON = 1e-5
 def barlow_twins(
     z1: jax.Array, z2: jax.Array, *, off_diagonal_weight: float, scale: float = 1.0, axis_name: str | None = None
 ) -> jax.Array:
-    """Redundancy reduction: the views' cross-correlation matrix should be the identity.
+    """Returns the redundancy-reduction loss: the cross-correlation matrix of two views should be the identity.
 
     Each dimension is standardised over the batch (variance divided by batch, plus 1e-5); c = z1' z2 / batch; the loss is
     scale * (sum of (c_ii - 1)^2 + off_diagonal_weight * sum of c_ij^2).
@@ -46,7 +46,7 @@ def barlow_twins(
     _batch.require_pairs(z1, z2)
     count = _batch.batch_size(z1, axis_name)
     if count < 2:
-        raise ValueError("Barlow Twins needs at least two images in a batch: one alone has no variance.")
+        raise ValueError(f"Expected at least two images in a batch for Barlow Twins, got {count}: one image has no variance.")
     z1, z2 = (_standardised(z, axis_name) for z in widened(z1, z2))
     off_diagonal_weight, scale = _batch.scalars(z1, off_diagonal_weight=off_diagonal_weight, scale=scale)
     correlation = jnp.matmul(z1.T, z2, precision=lax.Precision.HIGHEST)

@@ -1,7 +1,8 @@
-"""Signals without labels: what embeddings look like while a loss is being minimised."""
+"""Signals without labels that show the state of embeddings while a loss is minimised."""
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +12,7 @@ from sslshift.losses import _batch
 
 @on_any_mesh
 def alignment(z1: jax.Array, z2: jax.Array) -> jax.Array:
-    """Mean squared distance of the two views' unit vectors: 0 = views agree, 2 = unrelated, 4 = opposite.
+    """Returns the mean squared distance of the two views' unit vectors: 0 = views agree, 2 = unrelated, 4 = opposite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -36,7 +37,7 @@ def alignment(z1: jax.Array, z2: jax.Array) -> jax.Array:
 
 @on_any_mesh
 def uniformity(z: jax.Array) -> jax.Array:
-    """Log of the mean of exp(-2 * squared distance) over pairs of unit vectors: 0 = all equal, lower = spread.
+    """Returns the log of the mean of exp(-2 * squared distance) over pairs of unit vectors: 0 = all equal, lower = spread.
 
     Example:
       >>> import jax.numpy as jnp
@@ -66,9 +67,9 @@ def uniformity(z: jax.Array) -> jax.Array:
 
 @on_any_mesh
 def effective_rank(z: jax.Array) -> jax.Array:
-    """RankMe: the exponential of the entropy of the singular values of the uncentred embeddings.
+    """Returns RankMe, the exponential of the entropy of the singular values of the uncentred embeddings.
 
-    It grows with the number of rows: compare at equal batch.
+    The value grows with the number of rows: compare it at equal batch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -89,7 +90,7 @@ def effective_rank(z: jax.Array) -> jax.Array:
       <https://arxiv.org/abs/2210.02885>`_, 2023
     """
     _require_rows(z, 1)
-    # The rank depends on no scale; at length 1 no singular value overflows, and a zero matrix receives no gradient.
+    # The rank does not depend on scale. At length 1 no singular value overflows, and a zero matrix receives no gradient.
     z = unit(z, axis=None, dtype=widened(z)[0].dtype)
     values = jnp.linalg.svd(z, compute_uv=False)
     total = values.sum()
@@ -99,7 +100,7 @@ def effective_rank(z: jax.Array) -> jax.Array:
 
 @on_any_mesh
 def collapse(z: jax.Array) -> jax.Array:
-    """How much of the embeddings is one common direction: the squared length of the mean unit vector.
+    """Returns the share of one common direction in the embeddings: the squared length of the mean unit vector.
 
     0 = directions spread evenly, 1 = all embeddings point the same way.
 
@@ -123,6 +124,7 @@ def collapse(z: jax.Array) -> jax.Array:
 
 
 def _require_rows(z: jax.Array, least: int) -> None:
-    if z.ndim != 2 or len(z) < least:
-        raise ValueError(f"Embeddings [batch, dim] with at least {least} rows are needed, not {z.shape}.")
+    with _batch.refused(f"Expected embeddings [batch, dim] with at least {least} rows, got {z.shape}."):
+        chex.assert_rank(z, 2)
+        chex.assert_axis_dimension_gteq(z, 0, least)
     _batch.require_floating(z)

@@ -1,5 +1,6 @@
 """The loss of DINO and its centre."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,7 @@ def dino(
     student_temperature: float,
     teacher_temperature: float,
 ) -> jax.Array:
-    """Self-distillation: the student's distribution over prototypes follows the teacher's for other views of the image.
+    """Returns the self-distillation loss: the student's prototypes follow the teacher's for other views of the image.
 
     Mean cross-entropy over all pairs of a teacher view and a different student view. The first teacher views are the first
     student views (the global crops); pairs of one view are skipped. No gradient reaches the teacher or the centre.
@@ -34,7 +35,7 @@ def dino(
     Args:
       student_logits: `[student views, batch, prototypes]`, any floating dtype; at least two views.
       teacher_logits: `[teacher views, batch, prototypes]`, not more views than the student's.
-      center: taken off the teacher's logits, `[prototypes]`; see `dino_center`.
+      center: subtracted from the teacher's logits, `[prototypes]`; see `dino_center`.
       student_temperature: above 0 (0.1 in the paper).
       teacher_temperature: above 0 (0.04 to 0.07 in the paper).
 
@@ -47,18 +48,19 @@ def dino(
     References:
       Caron et al., `Emerging Properties in Self-Supervised Vision Transformers <https://arxiv.org/abs/2104.14294>`_, 2021
     """
-    if student_logits.ndim != 3 or teacher_logits.ndim != 3 or student_logits.shape[1:] != teacher_logits.shape[1:]:
-        raise ValueError(
-            "Logits of one batch and one number of prototypes are needed, [views, batch, prototypes], not "
-            f"{student_logits.shape} and {teacher_logits.shape}."
-        )
+    with _batch.refused(
+        "Expected logits [views, batch, prototypes] of one batch and one number of prototypes, got "
+        f"{student_logits.shape} and {teacher_logits.shape}."
+    ):
+        chex.assert_rank([student_logits, teacher_logits], 3)
+        chex.assert_equal_shape_suffix([student_logits, teacher_logits], 2)
     if not 1 <= len(teacher_logits) <= len(student_logits) or len(student_logits) < 2:
         raise ValueError(
-            f"At least two student views, and 1 to as many teacher views, are needed, not {len(student_logits)} and "
+            f"Expected at least two student views, and 1 to as many teacher views, got {len(student_logits)} and "
             f"{len(teacher_logits)}."
         )
-    if center.shape != student_logits.shape[-1:]:
-        raise ValueError(f"The centre must have one entry per prototype, [{student_logits.shape[-1]}], not {center.shape}.")
+    with _batch.refused(f"Expected a centre with one entry per prototype, [{student_logits.shape[-1]}], got {center.shape}."):
+        chex.assert_shape(center, student_logits.shape[-1:])
     student, teacher, center = widened(student_logits, *lax.stop_gradient((teacher_logits, center)))
     student_temperature, teacher_temperature = _batch.positive_scalars(
         student, student_temperature=student_temperature, teacher_temperature=teacher_temperature
@@ -74,7 +76,7 @@ def dino(
 
 @on_any_mesh
 def dino_center(center: jax.Array, teacher_logits: jax.Array, *, momentum: float, axis_name: str | None = None) -> jax.Array:
-    """The centre after a step: an exponential moving average of the teacher's mean logits.
+    """Returns the centre after a step, an exponential moving average of the teacher's mean logits.
 
     Example:
       >>> import jax.numpy as jnp
@@ -84,7 +86,7 @@ def dino_center(center: jax.Array, teacher_logits: jax.Array, *, momentum: float
     Args:
       center: before the step, `[prototypes]`.
       teacher_logits: `[views, batch, prototypes]`.
-      momentum: share that stays of the old centre, in [0, 1].
+      momentum: share of the old centre in the new one, in [0, 1].
       axis_name: the mapped axis over which the batch is split, inside `shard_map`.
 
     Returns:
@@ -96,12 +98,13 @@ def dino_center(center: jax.Array, teacher_logits: jax.Array, *, momentum: float
     References:
       Caron et al., `Emerging Properties in Self-Supervised Vision Transformers <https://arxiv.org/abs/2104.14294>`_, 2021
     """
-    if teacher_logits.ndim != 3 or center.shape != teacher_logits.shape[-1:]:
-        raise ValueError(
-            f"A centre [prototypes] and logits [views, batch, prototypes], not {center.shape}, {teacher_logits.shape}."
-        )
+    with _batch.refused(
+        f"Expected a centre [prototypes] and logits [views, batch, prototypes], got {center.shape} and {teacher_logits.shape}."
+    ):
+        chex.assert_rank(teacher_logits, 3)
+        chex.assert_shape(center, teacher_logits.shape[-1:])
     if isinstance(momentum, int | float | np.number) and not 0 <= momentum <= 1:
-        raise ValueError(f"momentum must lie in [0, 1], not {momentum}.")
+        raise ValueError(f"Expected momentum in [0, 1], got {momentum}.")
     center, logits = widened(*lax.stop_gradient((center, teacher_logits)))
     (momentum,) = _batch.scalars(center, momentum=momentum)
     mean = _batch.batch_mean(logits.mean(axis=0), axis_name)

@@ -10,7 +10,7 @@ from sslshift.losses import _batch
 
 @on_any_mesh
 def info_nce(query: jax.Array, key: jax.Array, *, temperature: float, axis_name: str | None = None) -> jax.Array:
-    """Contrastive loss of one direction: each query finds its own key among all keys of the batch.
+    """Returns the contrastive loss of one direction: each query finds its own key among all keys of the batch.
 
     The cross-entropy is multiplied by 2 * temperature, as in MoCo v3, which keeps the gradient's size over temperatures. No
     gradient reaches the keys. The whole loss of the method is the sum over the two directions.

@@ -1,17 +1,20 @@
 """The loss of MAE."""
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from sslshift.arrays import on_any_mesh, widened
+from sslshift.losses import _batch
 
+# As in the authors' code: a patch of one colour has no variance.
 EPSILON = 1e-6
 
 
 @on_any_mesh
 def masked_reconstruction(prediction: jax.Array, patches: jax.Array, mask: jax.Array, *, normalize: bool = True) -> jax.Array:
-    """Mean squared error of the hidden patches.
+    """Returns the mean squared error of the hidden patches.
 
     Example:
       >>> import jax.numpy as jnp
@@ -36,16 +39,18 @@ def masked_reconstruction(prediction: jax.Array, patches: jax.Array, mask: jax.A
     References:
       He et al., `Masked Autoencoders Are Scalable Vision Learners <https://arxiv.org/abs/2111.06377>`_, 2022
     """
-    if prediction.ndim != 3 or prediction.shape != patches.shape or mask.shape != patches.shape[:2]:
-        raise ValueError(
-            "Prediction and patches [batch, tokens, pixels] and a mask [batch, tokens] are needed, not "
-            f"{prediction.shape}, {patches.shape} and {mask.shape}."
-        )
+    with _batch.refused(
+        "Expected prediction and patches [batch, tokens, pixels] and a mask [batch, tokens], got "
+        f"{prediction.shape}, {patches.shape} and {mask.shape}."
+    ):
+        chex.assert_rank([prediction, patches], 3)
+        chex.assert_equal_shape([prediction, patches])
+        chex.assert_shape(mask, patches.shape[:2])
     if normalize and patches.shape[-1] < 2:
-        raise ValueError("A patch of one pixel has no variance to be normalised by.")
+        raise ValueError("Expected patches of at least two pixels to normalise, got patches of one pixel: it has no variance.")
     prediction, patches = widened(prediction, patches)
     if normalize:
-        # Less its smallest first: the mean of values far from 0 would be rounded.
+        # The smallest is subtracted first: the mean of values far from 0 would be rounded.
         patches = patches - lax.stop_gradient(patches.min(axis=-1, keepdims=True))
         patches = patches - patches.mean(axis=-1, keepdims=True)
         patches = patches / jnp.sqrt(jnp.var(patches, axis=-1, keepdims=True, ddof=1) + EPSILON)

@@ -10,7 +10,7 @@ from sslshift.losses import _batch
 
 @on_any_mesh
 def negative_cosine(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean of the negative cosine between predictions and targets; no gradient reaches the targets.
+    """Returns the mean of the negative cosine between predictions and targets; no gradient reaches the targets.
 
     SimSiam averages it over the two directions. BYOL's loss of one direction is 2 + 2 * negative_cosine.
 

@@ -9,14 +9,14 @@ from sslshift.losses import _batch
 
 @on_any_mesh
 def nt_xent(z1: jax.Array, z2: jax.Array, *, temperature: float, axis_name: str | None = None) -> jax.Array:
-    """Normalised temperature-scaled cross-entropy: find each image's other view among all views of the batch.
+    """Returns the normalised temperature-scaled cross-entropy of finding each image's other view in the batch.
 
     Both views are anchors, an anchor is not its own negative, and the mean is over all 2B anchors.
 
     Example:
       >>> import jax.numpy as jnp
       >>> z = jnp.ones((4, 8))
-      >>> round(float(nt_xent(z, z, temperature=0.2)), 4)  # log(2B - 1): nothing can be told apart
+      >>> round(float(nt_xent(z, z, temperature=0.2)), 4)  # log(2B - 1): no image can be distinguished
       1.9459
 
     Args:
@@ -44,7 +44,7 @@ def nt_xent(z1: jax.Array, z2: jax.Array, *, temperature: float, axis_name: str 
     itself = jax.nn.one_hot(positives, len(all1), dtype=bool)
 
     def anchors(z, same, other):
-        """Cross-entropy of each anchor; `same` holds its own view's embeddings, `other` the other view's."""
+        """Returns the cross-entropy of each anchor; `same` holds its own view's embeddings, `other` the other view's."""
         within = jnp.where(itself, -jnp.inf, _batch.similarity(z, same) / temperature)
         across = _batch.similarity(z, other) / temperature
         positive = jnp.take_along_axis(across, positives[:, None], axis=1)[:, 0]

@@ -2,6 +2,7 @@
 
 import numbers
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -41,13 +42,10 @@ def swav(
       logits: `[views, batch, prototypes]`, any floating dtype, at least two views, the assigned ones first. In the paper they
         are the cosines of embeddings and prototypes; nothing is normalised here.
       temperature: divides the logits of the predictions, above 0 (0.1 in the paper).
-      epsilon: divides the logits of the assignments, above 0 (0.05 in the paper).
-      iterations: of Sinkhorn and Knopp, at least 1 (3 in the paper).
-      queue_logits: of past embeddings, `[assigned_views, queue, prototypes]`; they take part in the assignment alone.
-      axis_name: the mapped axis over which the batch is split, inside `shard_map`; assignments are then those of the global
-        batch.
-      queue_mask: which entries of the queue take part, see `sinkhorn`.
-      queue_split: whether each device holds its own part of the queue, see `sinkhorn`.
+      epsilon, iterations: of the assignments, see `sinkhorn` (0.05 and 3 in the paper).
+      queue_logits: of past embeddings, `[assigned_views, queue, prototypes]`; they take part in the assignment only.
+      axis_name: the mapped axis over which the batch is split, inside `shard_map`; assignments are then global.
+      queue_mask, queue_split: see `sinkhorn`.
       assigned_views: number of views that are assigned, from 1 to the number of views.
 
     Returns:
@@ -60,11 +58,9 @@ def swav(
       Caron et al., `Unsupervised Learning of Visual Features by Contrasting Cluster Assignments
       <https://arxiv.org/abs/2006.09882>`_, 2020
     """
-    logits = _require_logits("Logits", logits)
+    logits = _require_logits("logits", logits)
     if not isinstance(assigned_views, numbers.Integral) or not 1 <= assigned_views <= len(logits):
-        raise ValueError(
-            f"assigned_views must be a whole number from 1 to the {len(logits)} views of the logits, not {assigned_views}."
-        )
+        raise ValueError(f"Expected assigned_views from 1 to the {len(logits)} views of the logits, got {assigned_views}.")
     assignments = sinkhorn(
         logits[:assigned_views],
         epsilon=epsilon,
@@ -103,15 +99,16 @@ def swapped_prediction(
     Raises:
       ValueError: shapes do not fit, there is a single view, or the temperature is not above 0.
     """
-    logits = _require_logits("Logits", logits)
-    assignments = _require_logits("Assignments", assignments)
+    logits = _require_logits("logits", logits)
+    assignments = _require_logits("assignments", assignments)
     if len(logits) < 2:
-        raise ValueError(f"SwAV needs at least two views, since a view predicts another's assignment; got {len(logits)}.")
-    if len(assignments) > len(logits) or assignments.shape[1:] != logits.shape[1:]:
-        raise ValueError(
-            f"Assignments must be of the first views of the logits {logits.shape}, [assigned views, batch, prototypes]; "
-            f"got {assignments.shape}."
-        )
+        raise ValueError(f"Expected at least two views, since a view predicts another's assignment, got {len(logits)}.")
+    with _batch.refused(
+        f"Expected assignments of the first views of the logits {logits.shape}, [assigned views, batch, prototypes], got "
+        f"{assignments.shape}."
+    ):
+        chex.assert_axis_dimension_lteq(assignments, 0, len(logits))
+        chex.assert_equal_shape_suffix([assignments, logits], 2)
     logits, assignments = widened(logits, lax.stop_gradient(assignments))
     (temperature,) = _batch.positive_scalars(logits, temperature=temperature)
     predictions = jax.nn.log_softmax(logits / temperature)
@@ -135,9 +132,9 @@ def sinkhorn(
 ) -> jax.Array:
     """Returns soft assignments of images to prototypes that give every prototype about the same share of the images.
 
-    Of each view exp(logits / epsilon) is scaled, `iterations` times, so that first the prototypes and then the images have
-    equal sums (Sinkhorn and Knopp). All is computed with logarithms, so that logits of any size neither overflow nor vanish.
-    A single image without a queue is assigned to all prototypes alike. No gradient passes.
+    In each view exp(logits / epsilon) is scaled, `iterations` times, so that first the prototypes and then the images have
+    equal sums (Sinkhorn and Knopp). Logarithms keep logits of any size from overflow and underflow. A single image without a
+    queue is assigned to all prototypes alike. No gradient passes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -167,26 +164,28 @@ def sinkhorn(
     References:
       Cuturi, `Sinkhorn Distances: Lightspeed Computation of Optimal Transport <https://arxiv.org/abs/1306.0895>`_, 2013
     """
-    logits = _require_logits("Logits", logits)
+    logits = _require_logits("logits", logits)
     (epsilon,) = _batch.positive_scalars(widened(logits)[0], epsilon=epsilon)
     if not isinstance(iterations, numbers.Integral) or iterations < 1:
-        raise ValueError(f"iterations must be a whole number of at least 1, not {iterations}.")
-    if queue_logits is None:
-        if queue_mask is not None or queue_split is not None:
-            raise ValueError("queue_mask and queue_split describe queue_logits, which are not given.")
-        parts = (logits,)
-        axes = (axis_name,)
-        masks = (None,)
-    else:
-        queue_logits = _require_queue(queue_logits, queue_mask, logits)
-        parts = (logits, queue_logits)
-        masks = (None, None if queue_mask is None else jnp.asarray(queue_mask))
-        axes = (axis_name, axis_name if axis_name and _is_split(queue_split, queue_logits, logits, axis_name) else None)
+        raise ValueError(f"Expected a whole number of at least 1 for iterations, got {iterations}.")
+    parts, masks, axes = _parts(logits, queue_logits, queue_mask, queue_split, axis_name)
     parts = [part / epsilon.astype(part.dtype) for part in widened(*lax.stop_gradient(parts))]
     for _ in range(iterations):
         mass = _log_mass(parts, masks, axes)
         parts = [jax.nn.log_softmax(part - mass) for part in parts]
     return jnp.exp(parts[0])
+
+
+def _parts(logits, queue_logits, queue_mask, queue_split, axis_name):
+    """Returns what is assigned together, batch and queue: the logits, masks and mapped axes of each part."""
+    if queue_logits is None:
+        if queue_mask is not None or queue_split is not None:
+            raise ValueError("queue_mask and queue_split describe queue_logits, which are not given.")
+        return (logits,), (None,), (axis_name,)
+    queue_logits = _require_queue(queue_logits, queue_mask, logits)
+    mask = None if queue_mask is None else jnp.asarray(queue_mask)
+    split = axis_name is not None and _is_split(queue_split, queue_logits, logits, axis_name)
+    return (logits, queue_logits), (None, mask), (axis_name, axis_name if split else None)
 
 
 def _log_mass(parts, masks, axes):
@@ -209,27 +208,28 @@ def _log_mass(parts, masks, axes):
 def _require_logits(what: str, logits: jax.Array) -> jax.Array:
     """Returns the logits as an array; raises ValueError unless they are `[views, batch, prototypes]` of a floating dtype."""
     shape = getattr(logits, "shape", None)
+    # A list of arrays has no shape; chex would check its arrays one by one.
     if shape is None or len(shape) != 3 or 0 in shape:
         raise ValueError(
-            f"{what} must be one array [views, batch, prototypes] without empty dimensions, got "
+            f"Expected {what} as one array [views, batch, prototypes] without empty dimensions, got "
             f"{type(logits).__name__ if shape is None else shape}."
         )
     if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(f"{what} must have a floating dtype, not {logits.dtype}.")
+        raise ValueError(f"Expected {what} of a floating dtype, got {logits.dtype}.")
     return jnp.asarray(logits)
 
 
 def _require_queue(queue_logits: jax.Array, mask: jax.Array | None, logits: jax.Array) -> jax.Array:
-    queue_logits = _require_logits("The queue's logits", queue_logits)
-    views, queue, prototypes = queue_logits.shape
-    if (views, prototypes) != (len(logits), logits.shape[2]):
-        raise ValueError(
-            f"The queue's logits must be [assigned views, queue, prototypes] with {len(logits)} views and {logits.shape[2]} "
-            f"prototypes, got {queue_logits.shape}."
-        )
+    queue_logits = _require_logits("queue_logits", queue_logits)
+    queue = queue_logits.shape[1]
+    with _batch.refused(
+        f"Expected queue_logits [assigned views, queue, prototypes] with {len(logits)} views and {logits.shape[2]} prototypes, "
+        f"got {queue_logits.shape}."
+    ):
+        chex.assert_shape(queue_logits, (len(logits), None, logits.shape[2]))
     if mask is not None and (jnp.shape(mask) != (queue,) or jnp.result_type(mask) != jnp.bool_):
         raise ValueError(
-            f"queue_mask must be bool of shape ({queue},), got {jnp.result_type(mask)} of shape {jnp.shape(mask)}."
+            f"Expected queue_mask as bool of shape ({queue},), got {jnp.result_type(mask)} of shape {jnp.shape(mask)}."
         )
     return queue_logits
 

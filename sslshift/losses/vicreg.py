@@ -7,6 +7,7 @@ from jax import lax
 from sslshift.arrays import on_any_mesh, widened
 from sslshift.losses import _batch
 
+# As in the authors' code: the gradient of a square root has no bound at 0.
 EPSILON = 1e-4
 
 
@@ -20,7 +21,7 @@ def vicreg(
     covariance_weight: float,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Variance-invariance-covariance regularisation.
+    """Returns the loss of variance-invariance-covariance regularisation.
 
     invariance = mean squared difference of the views; variance = mean over dimensions of max(0, 1 - sqrt(var + 1e-4)),
     averaged over the two views as in the authors' code; covariance = squared off-diagonal covariances / dim, summed over
@@ -28,7 +29,7 @@ def vicreg(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> z = jnp.ones((4, 8))  # collapsed: only the variance term is left, 1 - sqrt(1e-4)
+      >>> z = jnp.ones((4, 8))  # collapsed: only the variance term remains, 1 - sqrt(1e-4)
       >>> round(float(vicreg(z, z, invariance_weight=25.0, variance_weight=25.0, covariance_weight=1.0)), 4)
       24.75
 
@@ -53,7 +54,7 @@ def vicreg(
     _batch.require_pairs(z1, z2)
     count = _batch.batch_size(z1, axis_name)
     if count < 2:
-        raise ValueError("VICReg needs at least two images in a batch: one alone has no variance.")
+        raise ValueError(f"Expected at least two images in a batch for VICReg, got {count}: one image has no variance.")
     z1, z2 = widened(z1, z2)
     weights = _batch.scalars(
         z1, invariance_weight=invariance_weight, variance_weight=variance_weight, covariance_weight=covariance_weight
@@ -66,7 +67,7 @@ def vicreg(
 
 
 def _covariance(z: jax.Array, count: int, axis_name: str | None) -> jax.Array:
-    """Covariance of the global batch, `[dim, dim]`, divided by count - 1."""
+    """Returns the covariance of the global batch, `[dim, dim]`, divided by count - 1."""
     centred = _batch.centred(z, axis_name)
     scatter = jnp.matmul(centred.T, centred, precision=lax.Precision.HIGHEST)
     if axis_name is not None:

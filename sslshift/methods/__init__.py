@@ -1,10 +1,15 @@
-"""SSL methods, one file each: views, networks, loss, and what is updated besides the gradient.
+"""SSL methods, one file each: views, networks, loss, and updates besides the gradient.
 
 A method is built from an encoder and is then data plus pure functions (`base.Method`). `METHODS[name].build(encoder)` builds
-one by its default recipe; `recipes.py` holds all of them side by side. To add a method, write its file and enter its recipe
-there.
+one by its default recipe; `recipes.py` holds all recipes side by side; `siamese` has the parts that methods which compare
+views share: networks, a target that follows them, a queue, local views.
 
-What differs from method to method:
+To add a method, write its file and enter its recipe in `METHODS` of `recipes.py`. Every experiment then takes it as
+`--method=NAME`, and the tests of all methods run on it: `test_methods` (the same step on one device, on eight and inside
+shard_map; invariances; what its paper says), `test_training` (resumption, falling loss) and `test_settings`. Its objective
+belongs into `sslshift.losses`. SwAV has tests of its own in `test_swav`.
+
+How the methods differ:
 
 | method | networks beside the encoder | loss | besides the gradient |
 |---|---|---|---|
@@ -16,7 +21,7 @@ What differs from method to method:
 | vicreg | projector | `vicreg` | |
 | dino | projector with prototypes | `dino` | teacher follows, centre, prototypes frozen at first |
 | mae | decoder | `masked_reconstruction` | |
-| nnclr | projector, predictor | cross-entropy of neighbours | queue of past projections |
+| nnclr | projector, predictor | `nnclr`, mean of both directions | queue of past projections |
 | swav | projector, prototypes | `swav` | queue of past projections, prototypes of unit length and frozen at first |
 """
 

@@ -23,7 +23,7 @@ def barlow_twins(
     off_diagonal_weight: float,
     scale: float,
 ) -> Method:
-    """Barlow Twins on an encoder; `projector` gives the widths of its head."""
+    """Returns Barlow Twins on an encoder; `projector` gives the widths of its head."""
     settings = settings_of(encoder)
     networks = Siamese(encoder, MLPHead(projector, batch_norm=True, **settings))
 

@@ -1,4 +1,4 @@
-"""What every method is made of: views, networks, a loss, and what it updates besides the gradient."""
+"""The parts of every method: views, networks, a loss, and updates besides the gradient."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,10 +16,10 @@ Views = tuple[jax.Array, ...]
 
 
 class StepContext(NamedTuple):
-    """When a loss is computed.
+    """Per-step context that is passed to a loss.
 
     Attributes:
-      keys: one per image, for what is random beside the views; others in each step.
+      keys: one per image, for randomness besides the views; new ones in each step.
       progress: share of the run's steps that are done, in [0, 1).
     """
 
@@ -28,11 +28,11 @@ class StepContext(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a loss returns beside its value.
+    """Results of a loss besides its value.
 
     Attributes:
       batch_stats: the networks' new batch statistics.
-      target: what the forward pass changes in the target: its batch statistics, a centre, a queue.
+      target: the target as the forward pass leaves it, with new batch statistics, a new centre or a new queue.
       metrics: scalars to log.
     """
 
@@ -74,7 +74,7 @@ class Method:
       freeze: `(gradient, progress) -> gradient` with zeros for parameters that must not move yet.
       constrain: `(params) -> params` after each step, such as to vectors of unit length.
       constant_rate: names of networks whose learning rate stays at its peak.
-      least_batch: the smallest batch whose statistics are defined.
+      least_batch: size of the smallest batch whose statistics are defined.
     """
 
     views: tuple[ViewSettings, ...]
@@ -89,35 +89,37 @@ class Method:
 
     @property
     def axis_name(self) -> str | None:
-        """The mapped axis over which the batch is split inside `shard_map`, as the encoder has it; None under plain jit."""
+        """Returns the mapped axis over which `shard_map` splits the batch, a field of the encoder; None under plain jit."""
         return getattr(self.networks.encoder, "axis_name", None)
 
     def init(self, key: jax.Array, images: jax.Array) -> PyTree:
-        """Variables of the networks for images of this shape, with `batch_stats` even where there are none."""
-        # As outside of shard_map, also where the encoder names an axis: every device draws the same weights.
+        """Returns variables of the networks for images of this shape, with `batch_stats` even for networks without any."""
+        # Initialisation runs outside of shard_map, even if the encoder names an axis: every device draws the same weights.
         views = self._views(key, images, 0)
         return {"batch_stats": {}} | self.networks.init(key, views, train=False)
 
     def make_views(self, key: jax.Array, images: jax.Array) -> Views:
-        """The views of a uint8 batch `[batch, height, width, channels]`.
+        """Returns the views of a uint8 batch `[batch, height, width, channels]`.
 
         Raises:
-          ValueError: it is no such batch, or too small a one for a statistic over the batch.
+          ValueError: the batch has another shape or dtype, or is too small for a statistic over the batch.
         """
         if images.ndim != 4 or images.dtype != jnp.uint8:
             raise ValueError(
-                f"A uint8 batch [batch, height, width, channels] is needed, not {images.dtype} of shape {images.shape}."
+                f"Expected a uint8 batch [batch, height, width, channels], got {images.dtype} of shape {images.shape}."
             )
         batch = len(images) * (lax.axis_size(self.axis_name) if self.axis_name else 1)
         if batch < self.least_batch:
-            raise ValueError(f"This method compares images within a batch: it needs at least {self.least_batch}, not {batch}.")
+            raise ValueError(
+                f"Expected a batch of at least {self.least_batch} images, got {batch}: this method compares images of a batch."
+            )
         return self._views(key, images, self._first(images))
 
     def _views(self, key: jax.Array, images: jax.Array, first: int | jax.Array) -> Views:
         return tuple(make_view(jax.random.fold_in(key, i), images, view, first=first) for i, view in enumerate(self.views))
 
     def step_context(self, key: jax.Array, images: jax.Array, progress: jax.Array) -> StepContext:
-        """When the loss of these images is computed; `key` is the one that their views are made with."""
+        """Returns the context of a step on these images; `key` is the key that their views are made with."""
         own = jax.random.fold_in(key, len(self.views))
         return StepContext(image_keys(own, len(images), self._first(images)), progress)
 
@@ -125,5 +127,5 @@ class Method:
         return lax.axis_index(self.axis_name) * len(images) if self.axis_name else 0
 
     def features(self, variables: PyTree, images: jax.Array) -> jax.Array:
-        """Features `[batch, dim]` of normalised images, in evaluation mode."""
+        """Returns features `[batch, dim]` of normalised images, in evaluation mode."""
         return self.networks.apply(variables, images, method="features").astype(jnp.float32)

@@ -23,7 +23,7 @@ def byol(
     predictor: Sequence[int],
     momentum: float,
 ) -> Method:
-    """BYOL on an encoder.
+    """Returns BYOL on an encoder.
 
     Args:
       encoder: any encoder.

@@ -4,9 +4,12 @@ References:
   Caron et al., `Emerging Properties in Self-Supervised Vision Transformers <https://arxiv.org/abs/2104.14294>`_, 2021
 """
 
+import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from sslshift import losses
@@ -41,7 +44,7 @@ def dino(
     local_size: int,
     local_crop_scale: float,
 ) -> Method:
-    """DINO on an encoder.
+    """Returns DINO on an encoder.
 
     Args:
       encoder: any encoder; with a `local_size`, one that takes images of that size too.
@@ -51,52 +54,58 @@ def dino(
       student_temperature: of the student's softmax.
       teacher_temperature: of the teacher's, reached linearly from `first_teacher_temperature` over the share
         `temperature_warmup` of the run.
-      first_teacher_temperature: at the start.
-      temperature_warmup: in [0, 1].
-      center_momentum: of the centre that is taken off the teacher's outputs.
+      center_momentum: of the centre that is subtracted from the teacher's outputs.
       momentum: of the teacher, rising to 1 over the run.
       frozen: share of the run during which the prototypes stay as they are.
-      local_views: further views for the student alone (multi-crop).
-      local_size: their side in pixels; 0: that of the images.
-      local_crop_scale: the largest share of an image's area in a local view, and then the smallest in the others.
+      local_views, local_size, local_crop_scale: further views for the student only, see `with_local_views`.
 
     Raises:
-      ValueError: a share is outside [0, 1], a temperature not above 0, a number negative, or local views are of a size that the
-        encoder does not take.
+      ValueError: a hyperparameter is out of its range, or local views are of a size that the encoder does not take.
     """
-    shares = {"temperature_warmup": temperature_warmup, "center_momentum": center_momentum}
-    for name, value in shares.items():
+    for name, value in {"temperature_warmup": temperature_warmup, "center_momentum": center_momentum}.items():
         if not 0 <= value <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], not {value}.")
-    if min(student_temperature, teacher_temperature, first_teacher_temperature) <= 0:
-        raise ValueError("DINO's temperatures must be above 0.")
+            raise ValueError(f"Expected {name} in [0, 1], got {value}.")
+    temperatures = _Temperatures(student_temperature, first_teacher_temperature, teacher_temperature, temperature_warmup)
+    if min(temperatures[:3]) <= 0:
+        raise ValueError(f"Expected temperatures above 0 for DINO, got {', '.join(map(str, temperatures[:3]))}.")
     settings = settings_of(encoder)
     networks = Siamese(encoder, PrototypeHead(projector, prototypes, settings["dtype"]))
-    teacher_views = len(views)
-    views = with_local_views(encoder, views, local_views, size=local_size, crop_scale=local_crop_scale)
-
-    def temperature(progress):
-        warm = jnp.clip(progress / temperature_warmup, 0, 1) if temperature_warmup else 1.0
-        return first_teacher_temperature + (teacher_temperature - first_teacher_temperature) * warm
-
-    def loss(variables, target, views, context):
-        student, batch_stats = forward(networks, variables, views)
-        networks_target = {name: target[name] for name in ("params", "batch_stats")}
-        teacher, target_stats = forward(networks, networks_target, views[:teacher_views], "project")
-        student = jnp.stack(student)
-        teacher = jnp.stack(teacher)
-        value = losses.dino(
-            student,
-            teacher,
-            center=target["center"],
-            student_temperature=student_temperature,
-            teacher_temperature=temperature(context.progress),
-        )
-        center = losses.dino_center(target["center"], teacher, momentum=center_momentum, axis_name=settings["axis_name"])
-        metrics = {"teacher_temperature": jnp.float32(temperature(context.progress))}
-        return value, Output(batch_stats, target | {"batch_stats": target_stats, "center": center}, metrics)
+    loss = functools.partial(_loss, networks, len(views), temperatures, center_momentum, settings["axis_name"])
 
     def init_target(variables):
         return copy_networks(variables) | {"center": jnp.zeros(prototypes)}
 
+    views = with_local_views(encoder, views, local_views, size=local_size, crop_scale=local_crop_scale)
     return Method(views, networks, loss, init_target, follow(momentum), hold_prototypes(frozen))
+
+
+class _Temperatures(NamedTuple):
+    """Temperatures of the two softmaxes; the teacher's moves from `first_teacher` to `teacher` over the share `warmup`."""
+
+    student: float
+    first_teacher: float
+    teacher: float
+    warmup: float
+
+    def of_teacher(self, progress: jax.Array) -> jax.Array | float:
+        warm = jnp.clip(progress / self.warmup, 0, 1) if self.warmup else 1.0
+        return self.first_teacher + (self.teacher - self.first_teacher) * warm
+
+
+def _loss(networks, teacher_views, temperatures, center_momentum, axis_name, variables, target, views, context):
+    student, batch_stats = forward(networks, variables, views)
+    networks_target = {name: target[name] for name in ("params", "batch_stats")}
+    # The teacher sees the global views alone, which come first.
+    teacher, target_stats = forward(networks, networks_target, views[:teacher_views], "project")
+    teacher = jnp.stack(teacher)
+    teacher_temperature = temperatures.of_teacher(context.progress)
+    value = losses.dino(
+        jnp.stack(student),
+        teacher,
+        center=target["center"],
+        student_temperature=temperatures.student,
+        teacher_temperature=teacher_temperature,
+    )
+    center = losses.dino_center(target["center"], teacher, momentum=center_momentum, axis_name=axis_name)
+    metrics = {"teacher_temperature": jnp.float32(teacher_temperature)}
+    return value, Output(batch_stats, target | {"batch_stats": target_stats, "center": center}, metrics)

@@ -22,7 +22,7 @@ class MaskedAutoencoder(nn.Module):
     decoder: MAEDecoder
 
     def __call__(self, views: tuple[jax.Array], keep: jax.Array | None = None, *, train: bool) -> jax.Array:
-        """Patches `[batch, tokens, pixels]` as decoded from those numbered in `keep`, `[batch, kept]`; None: the first."""
+        """Returns patches `[batch, tokens, pixels]` as decoded from those of numbers `keep`, `[batch, kept]`, or the first."""
         del train
         (images,) = views
         patch = self.encoder.patch
@@ -46,7 +46,7 @@ def mae(
     decoder_heads: int,
     normalize: bool,
 ) -> Method:
-    """MAE on a vision transformer.
+    """Returns MAE on a vision transformer.
 
     Args:
       encoder: a ViT.
@@ -58,17 +58,16 @@ def mae(
       normalize: whether each patch is standardised to be the target.
 
     Raises:
-      ValueError: the encoder is no ViT, the decoder's heads do not divide its width, or the ratio leaves nothing to see or
-        nothing to reconstruct.
+      ValueError: the encoder is no ViT, the decoder's heads do not divide its width, or the ratio is not between 0 and 1.
     """
     if not isinstance(encoder, ViT):
-        raise ValueError(f"mae hides tokens: it needs a ViT (vit_*) as encoder, not {type(encoder).__name__}.")
+        raise ValueError(f"Expected a ViT (vit_*) as encoder of mae, which hides tokens, got {type(encoder).__name__}.")
     if not 0 < mask_ratio < 1:
-        raise ValueError(f"mask_ratio must lie between 0 and 1, not {mask_ratio}.")
+        raise ValueError(f"Expected mask_ratio between 0 and 1, got {mask_ratio}.")
     width = decoder_width or min(512, max(1, encoder.width * 2 // 3 // 32) * 32)
     heads = decoder_heads or max(1, width // 32)
     if width % 4 or width % heads:
-        raise ValueError(f"A decoder needs a width that 4 and its heads divide, not {width} with {heads} heads.")
+        raise ValueError(f"Expected a width of the decoder that 4 and its heads divide, got {width} with {heads} heads.")
     networks = MaskedAutoencoder(encoder, MAEDecoder(width, decoder_depth, heads, encoder.dtype))
 
     def loss(variables, target, views, context):
@@ -84,12 +83,12 @@ def mae(
 
 @on_any_mesh(batch_axis=0)
 def _hidden(keep: jax.Array, tokens: int) -> jax.Array:
-    """1 for the patches that are not numbered in `keep`, 0 for those that are, `[batch, tokens]`."""
+    """Returns 1 for each patch that is not numbered in `keep`, 0 for the others, `[batch, tokens]`."""
     return jnp.ones((len(keep), tokens)).at[jnp.arange(len(keep))[:, None], keep].set(0)
 
 
 def visible_patches(keys: jax.Array, tokens: int, mask_ratio: float) -> jax.Array:
-    """Numbers of the patches that stay visible, `[batch, kept]`, a random choice by the key of each image.
+    """Returns the numbers of the patches that stay visible, `[batch, kept]`, a random choice by the key of each image.
 
     Raises:
       ValueError: no patch would be visible.

@@ -29,7 +29,7 @@ def moco_v3(
     temperature: float,
     momentum: float,
 ) -> Method:
-    """MoCo v3 on an encoder.
+    """Returns MoCo v3 on an encoder.
 
     Args:
       encoder: any encoder.
@@ -42,10 +42,10 @@ def moco_v3(
       momentum: of the target network, rising to 1 over the run.
 
     Raises:
-      ValueError: the embedding of an encoder that has none is to be frozen.
+      ValueError: the embedding is to be frozen, and the encoder has none.
     """
     if frozen_embedding and not isinstance(encoder, ViT):
-        raise ValueError(f"frozen_embedding is for ViTs, whose patches are embedded, not for {type(encoder).__name__}.")
+        raise ValueError(f"Expected a ViT, whose patches are embedded, for frozen_embedding, got {type(encoder).__name__}.")
     output_norm = "plain" if prediction_norm else "none"
     settings = settings_of(encoder)
     networks = Siamese(

@@ -29,7 +29,7 @@ def nnclr(
     temperature: float,
     queue: int,
 ) -> Method:
-    """NNCLR on an encoder.
+    """Returns NNCLR on an encoder.
 
     Args:
       encoder: any encoder.
@@ -37,13 +37,13 @@ def nnclr(
       projector: widths of the projector.
       predictor: hidden widths of the predictor, whose output is as wide as the projector's.
       temperature: of the softmax over the batch.
-      queue: number of past projections among which neighbours are sought.
+      queue: number of past projections that neighbours are chosen from.
 
     Raises:
       ValueError: the temperature is not above 0, or the queue empty.
     """
     if temperature <= 0 or queue < 1:
-        raise ValueError(f"NNCLR needs a temperature above 0 and a queue of at least 1, not {temperature} and {queue}.")
+        raise ValueError(f"Expected a temperature above 0 and a queue of at least 1 for NNCLR, got {temperature} and {queue}.")
     settings = settings_of(encoder)
     networks = Siamese(
         encoder,

@@ -32,11 +32,11 @@ class Recipe:
     Args:
       make: builds the method: `make(encoder, views, **options)`.
       views: settings of an image's views.
-      options: hyperparameters of the method, all that it has.
+      options: all hyperparameters of the method.
       optimiser: fields of `sslshift.training.Optimiser`; the learning rate is at a batch of 256.
-      source: where these numbers come from.
-      vit_options: what is different for a ViT.
-      vit_optimiser: the optimiser for a ViT; without it MoCo v3's, which its authors use for other methods on ViTs too.
+      source: origin of these numbers.
+      vit_options: hyperparameters in place of those above for a ViT.
+      vit_optimiser: the optimiser for a ViT; None: MoCo v3's, which its authors use for other methods on ViTs too.
     """
 
     make: Callable[..., Method]
@@ -54,7 +54,7 @@ class Recipe:
         return dict((self.vit_optimiser or _VIT_OPTIMISER) if isinstance(encoder, ViT) else self.optimiser)
 
     def build(self, encoder: nn.Module, views: tuple[ViewSettings, ...] | None = None, **changes: Any) -> Method:
-        """The method on an encoder, some of its options changed.
+        """Returns the method on an encoder, with some of its options changed.
 
         Raises:
           ValueError: the method has no such option, an option is out of its range, the number of views is wrong, or the encoder
@@ -64,21 +64,22 @@ class Recipe:
         for name in changes:
             if name not in options:
                 others = [other for other, recipe in METHODS.items() if name in recipe.options]
-                hint = f"; {', '.join(others)} has" if others else ""
-                raise ValueError(f"{self.make.__name__} has no option {name!r}{hint}. Its options: {', '.join(options)}.")
+                hint = f" {name} is an option of {', '.join(others)}." if others else ""
+                known = ", ".join(options)
+                raise ValueError(f"Expected one of {known} as an option of {self.make.__name__}, got {name!r}.{hint}")
             if isinstance(options[name], tuple):
                 changes[name] = _widths(name, changes[name])
         views = self.views if views is None else views
         if len(views) != len(self.views):
-            raise ValueError(f"{self.make.__name__} takes settings of {len(self.views)} view(s), not {len(views)}.")
+            raise ValueError(f"Expected settings of {len(self.views)} view(s) for {self.make.__name__}, got {len(views)}.")
         return self.make(encoder, tuple(views), **(options | changes))
 
 
 def _widths(name: str, value: Any) -> tuple[int, ...]:
-    # A tuple, since a module's fields are hashed when its step is compiled.
+    # A tuple has a hash, which compiling a step once needs of every field of a module.
     widths = tuple(value) if isinstance(value, Sequence) else ()
     if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
-        raise ValueError(f"{name} takes widths such as (512, 128), whole numbers above 0, not {value!r}.")
+        raise ValueError(f"Expected widths for {name}, whole numbers above 0 such as (512, 128), got {value!r}.")
     return widths
 
 

@@ -19,7 +19,7 @@ from sslshift.models import MLPHead
 def simclr(
     encoder: nn.Module, views: tuple[ViewSettings, ViewSettings], *, projector: Sequence[int], temperature: float
 ) -> Method:
-    """SimCLR on an encoder; `projector` gives the widths of its head."""
+    """Returns SimCLR on an encoder; `projector` gives the widths of its head."""
     settings = settings_of(encoder)
     networks = Siamese(encoder, MLPHead(projector, **settings))
 

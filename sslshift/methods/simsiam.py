@@ -18,7 +18,7 @@ from sslshift.models import MLPHead
 def simsiam(
     encoder: nn.Module, views: tuple[ViewSettings, ViewSettings], *, projector: Sequence[int], predictor: Sequence[int]
 ) -> Method:
-    """SimSiam on an encoder.
+    """Returns SimSiam on an encoder.
 
     Args:
       encoder: any encoder.

@@ -1,11 +1,18 @@
 """SwAV: each view of an image predicts the prototypes that another view of it is assigned to.
 
+Its metrics show a collapse. `assignment_entropy` is the mean entropy of an image's assignment as a share of the largest
+possible (1: the prototypes do not distinguish the images). `prototype_perplexity` is the exponential of the entropy of the
+batch's mean prediction, the number of prototypes that are predicted (1: the same one for every image). With a queue,
+`queue_used` is 1 in the steps whose assignments include it.
+
 References:
   Caron et al., `Unsupervised Learning of Visual Features by Contrasting Cluster Assignments
   <https://arxiv.org/abs/2006.09882>`_, 2020
 """
 
+import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -46,82 +53,92 @@ def swav(
 ) -> Method:
     """Returns SwAV on an encoder.
 
-    Its metrics show a collapse. `assignment_entropy` is the mean entropy of an image's assignment as a share of the largest
-    possible (1: the prototypes do not distinguish the images). `prototype_perplexity` is the exponential of the entropy of the
-    batch's mean prediction, the number of prototypes that are predicted (1: the same one for every image). With a queue,
-    `queue_used` is 1 in the steps whose assignments include it.
-
     Args:
       encoder: any encoder; with a `local_size`, one that takes images of that size too.
       views: of an image; these are assigned to prototypes.
       projector: widths of the projector.
       prototypes: their number. Their vectors have length 1 before every step.
       temperature: of the predictions.
-      epsilon: of the assignments.
-      iterations: of the assignments (Sinkhorn and Knopp).
+      epsilon, iterations: of the assignments (Sinkhorn and Knopp).
       frozen: share of the run during which the prototypes stay as they are.
       queue: number of past embeddings, for each of these views, that are assigned together with the batch; 0: none. The queue
         fills from the first step on and takes part once it is full and `queue_start` is over. Every device holds all of it.
       queue_start: share of the run without the queue.
-      local_views: further views that predict but are not assigned (multi-crop).
-      local_size: their side in pixels; 0: that of the images.
-      local_crop_scale: the largest share of an image's area in a local view, and then the smallest in the others.
+      local_views, local_size, local_crop_scale: further views that predict but are not assigned, see `with_local_views`.
 
     Raises:
       ValueError: a hyperparameter is out of its range, or local views are of a size that the encoder does not take.
     """
-    if not (temperature > 0 and epsilon > 0):
-        raise ValueError(f"SwAV needs a temperature and an epsilon above 0, not {temperature} and {epsilon}.")
-    if iterations < 1 or prototypes < 2 or queue < 0:
-        raise ValueError(
-            "SwAV needs at least 1 iteration, 2 prototypes and a queue of at least 0, not "
-            f"{iterations}, {prototypes} and {queue}."
-        )
-    if not 0 <= queue_start <= 1:
-        raise ValueError(f"queue_start must lie in [0, 1], not {queue_start}.")
+    _require_ranges(prototypes, temperature, epsilon, iterations, queue, queue_start)
     settings = settings_of(encoder)
-    axis_name = settings["axis_name"]
     networks = Siamese(
         encoder, MLPHead(projector, batch_norm=True, **settings), Prototypes(prototypes, dtype=settings["dtype"])
     )
-    assigned = len(views)
-    views = with_local_views(encoder, views, local_views, size=local_size, crop_scale=local_crop_scale)
-
-    def assign(logits, variables, target, progress):
-        """Returns the assignments of the first views, and whether the queue took part."""
-        given = {"epsilon": epsilon, "iterations": iterations, "axis_name": axis_name}
-        if not queue:
-            return losses.sinkhorn(logits[:assigned], **given), {}
-        past = networks.predictor.apply({"params": variables["params"]["predictor"]}, target["queue"], train=True)
-        used = jnp.logical_and(target["filled"] == queue, progress >= queue_start)
-        mask = jnp.broadcast_to(used, (queue,))
-        assignments = losses.sinkhorn(logits[:assigned], queue_logits=past, queue_mask=mask, queue_split=False, **given)
-        return assignments, {"queue_used": used.astype(jnp.float32)}
-
-    def loss(variables, target, views, context):
-        (z, logits), batch_stats = forward(networks, variables, views)
-        logits = jnp.stack(logits)
-        assignments, metrics = assign(logits, variables, target, context.progress)
-        value = losses.swapped_prediction(logits, assignments, temperature=temperature, axis_name=axis_name)
-        metrics |= _collapse_signals(lax.stop_gradient(logits) / temperature, assignments, axis_name)
-        if queue:
-            newest = unit(jnp.stack(z[:assigned]).astype(jnp.float32))
-            filled = jnp.minimum(target["filled"] + batch_size(newest, axis_name), queue)
-            target = {"queue": enqueued(target["queue"], newest, axis_name), "filled": filled}
-        return value, Output(batch_stats, target, metrics)
+    assignment = _Assignment(len(views), epsilon, iterations, queue, queue_start, settings["axis_name"])
 
     def init_target(variables):
         del variables
-        return {"queue": jnp.zeros((assigned, queue, projector[-1]), jnp.float32), "filled": jnp.zeros((), jnp.int32)}
+        return {"queue": jnp.zeros((len(views), queue, projector[-1]), jnp.float32), "filled": jnp.zeros((), jnp.int32)}
 
     return Method(
-        views,
+        with_local_views(encoder, views, local_views, size=local_size, crop_scale=local_crop_scale),
         networks,
-        loss,
+        functools.partial(_loss, networks, assignment, temperature),
         init_target if queue else no_target,
         freeze=hold_prototypes(frozen),
         constrain=_unit_prototypes,
     )
+
+
+def _require_ranges(prototypes, temperature, epsilon, iterations, queue, queue_start) -> None:
+    if not (temperature > 0 and epsilon > 0):
+        raise ValueError(f"Expected a temperature and an epsilon above 0 for SwAV, got {temperature} and {epsilon}.")
+    if iterations < 1 or prototypes < 2 or queue < 0:
+        raise ValueError(
+            "Expected at least 1 iteration, 2 prototypes and a queue of at least 0 for SwAV, got "
+            f"{iterations}, {prototypes} and {queue}."
+        )
+    if not 0 <= queue_start <= 1:
+        raise ValueError(f"Expected queue_start in [0, 1], got {queue_start}.")
+
+
+class _Assignment(NamedTuple):
+    """Settings of the assignments to prototypes, see `swav`; `views` is the number of views that are assigned."""
+
+    views: int
+    epsilon: float
+    iterations: int
+    queue: int
+    queue_start: float
+    axis_name: str | None
+
+
+def _loss(networks, assignment, temperature, variables, target, views, context):
+    axis_name = assignment.axis_name
+    (z, logits), batch_stats = forward(networks, variables, views)
+    logits = jnp.stack(logits)
+    assignments, metrics = _assigned(networks, assignment, logits, variables, target, context.progress)
+    value = losses.swapped_prediction(logits, assignments, temperature=temperature, axis_name=axis_name)
+    metrics |= _collapse_signals(lax.stop_gradient(logits) / temperature, assignments, axis_name)
+    if assignment.queue:
+        newest = unit(jnp.stack(z[: assignment.views]).astype(jnp.float32))
+        filled = jnp.minimum(target["filled"] + batch_size(newest, axis_name), assignment.queue)
+        target = {"queue": enqueued(target["queue"], newest, axis_name), "filled": filled}
+    return value, Output(batch_stats, target, metrics)
+
+
+def _assigned(networks, assignment, logits, variables, target, progress):
+    """Returns the assignments of the first views, and a metric that says whether the queue took part."""
+    views, epsilon, iterations, queue, queue_start, axis_name = assignment
+    given = {"epsilon": epsilon, "iterations": iterations, "axis_name": axis_name}
+    if not queue:
+        return losses.sinkhorn(logits[:views], **given), {}
+    past = networks.predictor.apply({"params": variables["params"]["predictor"]}, target["queue"], train=True)
+    used = jnp.logical_and(target["filled"] == queue, progress >= queue_start)
+    # Masked, not omitted: only a running step knows whether the queue takes part.
+    mask = jnp.broadcast_to(used, (queue,))
+    assignments = losses.sinkhorn(logits[:views], queue_logits=past, queue_mask=mask, queue_split=False, **given)
+    return assignments, {"queue_used": used.astype(jnp.float32)}
 
 
 def _unit_prototypes(params):

@@ -25,7 +25,7 @@ def vicreg(
     variance_weight: float,
     covariance_weight: float,
 ) -> Method:
-    """VICReg on an encoder; `projector` gives the widths of its head, the three weights are those of the loss's terms."""
+    """Returns VICReg on an encoder; `projector` gives the widths of its head, the weights are those of the three terms."""
     settings = settings_of(encoder)
     networks = Siamese(encoder, MLPHead(projector, batch_norm=True, **settings))
     weights = {
