@@ -230,7 +230,7 @@ def within(capsys, out, *flags) -> str:
         (["--method_options=temperature"], "Expected --method_options as 'name=value; name=value', got 'temperature'"),
         (["--dtype=float16"], "Expected one of float32, bfloat16 for --dtype, got 'float16'"),
         (["--downstream=synthetic:noise", "--downstream_test="], "has no labels"),
-        (["--min_crop_scale=0"], "needs crop scales above 0"),
+        (["--min_crop_scale=0"], "Expected crop scales above 0"),
         (["--seeds=0"], "--seeds must be at least 1"),
         (["--mixture=bundled:mnist@40*0.7 + synthetic:noise*0.7"], "sums to 140%"),
         (["--mixture=bundled:minst"], "expected one of fashion_mnist, mnist"),
