@@ -112,6 +112,7 @@ def remedy(error: BaseException) -> str:
       ''
     """
     for cause in causes(error):
+        # TensorStore reports the system's number in the text of its own error.
         written = re.search(r"os_error_code='(\d+)'", str(cause))
         number = int(written[1]) if written else getattr(cause, "errno", None)
         if number in _REMEDIES:
@@ -121,6 +122,7 @@ def remedy(error: BaseException) -> str:
 
 def causes(error: BaseException) -> list[BaseException]:
     """Returns an error and the errors that it was raised from, from the last to the first."""
+    # A list, not recursion: chains of libraries can contain themselves.
     chain: list[BaseException] = []
     step: BaseException | None = error
     while step is not None and step not in chain:
@@ -147,6 +149,7 @@ def parsed(name: str, text: str, default: Any) -> Any:
     """
     try:
         if isinstance(default, bool):
+            # Not `bool(text)`, for which "false" is true.
             return {"true": True, "false": False}[text.strip().lower()]
         if isinstance(default, tuple):
             kind = type(default[0])

@@ -121,6 +121,7 @@ def slug(name: str) -> str:
       >>> slug("folder:/data/parts of cars?labels=folder")
       'data_parts_of_cars-85321501'
     """
+    # Forty letters are readable, and short enough for every file system with the rest of a path.
     words = re.sub(r"[^A-Za-z0-9]+", "_", (name.partition(":")[2] or name).partition("?")[0]).strip("_")
     return f"{words[-40:]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
@@ -145,6 +146,7 @@ def lock(file: epath.PathLike) -> Iterator[None]:
     # The lock's own file is emptied by every process that tries it, and can hold no name.
     name = epath.Path(f"{file}.holder")
     held = filelock.FileLock(file, timeout=0)
+    # No waiting: a second command says at once who works there.
     try:
         held.acquire()
     except filelock.Timeout as error:
@@ -194,6 +196,7 @@ class Store:
             return None
         # Through JSON and back: a tuple and the list that it was written as are equal.
         difference = _difference(read_json(folder / RECORD), json.loads(json.dumps(record)))
+        # Never silently: results of two configurations in one table would be compared with each other.
         if difference:
             raise OtherRecordError(
                 f"{folder} was made by another configuration ({difference}); give another --out, or delete that folder."

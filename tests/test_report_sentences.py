@@ -30,7 +30,10 @@ def test_the_answer_is_three_sentences_with_the_two_findings_numbers(analysis):
     use, near, change = answer(analysis)
     assert use.startswith(f"Pretrain on {NEAR} with 320 unique images: it reaches the highest linear-probe accuracy, 81.")
     assert re.search(
-        r"a significant gain of \+\d+\.\d points ± \d\.\d over the untrained encoder; it is significantly better than ", use
+        r"a significant gain of \+\d+\.\d points ± \d\.\d over the untrained encoder; "
+        + re.escape(NEAR)
+        + r" is significantly better than ",
+        use,
     )
     slope = analysis.task.learners[LEARNER].trends[0].trend
     assert (
@@ -109,7 +112,7 @@ def test_the_named_source_can_be_significantly_worse_than_another(opened, monkey
     assert analysis.task.learners[LEARNER].pairs[highest, best].verdict == "better"
     use = answer(analysis)[0]
     assert use.startswith(f"Pretrain on {MIDDLE} with 320 unique images")
-    assert f"; it is significantly better than {FAR}; it is significantly worse than {NEAR} and staged." in use
+    assert f"; {MIDDLE} is significantly better than {FAR}; {MIDDLE} is significantly worse than {NEAR} and staged." in use
 
 
 def test_the_nearest_of_far_sources_is_not_called_near(opened):

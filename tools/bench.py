@@ -25,8 +25,8 @@ from absl import app, flags, logging
 from sslshift.methods import METHODS
 from sslshift.models import ENCODERS
 
-from . import bench_curation, bench_data, bench_shift, bench_transfer
-from .bench_step import StepBenchmarks
+from . import bench_convolution, bench_curation, bench_data, bench_knn, bench_pipeline, bench_probes, bench_shift
+from .bench_step import StepBenchmark
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
@@ -68,16 +68,19 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--method: expected one of all, {', '.join(METHODS)}, got {FLAGS.method!r}.")
     if FLAGS.encoder not in ENCODERS:
         raise app.UsageError(f"--encoder: expected one of {', '.join(ENCODERS)}, got {FLAGS.encoder!r}.")
-    settings = {name: FLAGS[name].value for name in ("source", "encoder", "dtype", "image_size", "batch_size", "steps")}
-    benchmarks = StepBenchmarks(show, seconds, **settings)
+    step = StepBenchmark(show, seconds, FLAGS.encoder, FLAGS.dtype, FLAGS.image_size, FLAGS.batch_size, FLAGS.steps)
+    shared = {name: FLAGS[name].value for name in ("source", "encoder", "batch_size", "steps")}
     work = {
-        "convolution": [benchmarks.convolutions],
+        "convolution": [lambda: bench_convolution.measure(show, seconds)],
         "curation": [lambda: bench_curation.measure(show, seconds)],
         "data": [lambda: bench_data.measure(show, seconds, FLAGS.images, FLAGS.repeats)],
-        "pipeline": [benchmarks.pipeline],
+        "pipeline": [lambda: bench_pipeline.measure(show, seconds, **shared)],
         "shift": [lambda: bench_shift.measure(show, seconds, FLAGS.largest)],
-        "step": [functools.partial(benchmarks.step, name) for name in (METHODS if FLAGS.method == "all" else [FLAGS.method])],
-        "transfer": [lambda: bench_transfer.measure(show, seconds, FLAGS.repeats)],
+        "step": [functools.partial(step.measure, name) for name in (METHODS if FLAGS.method == "all" else [FLAGS.method])],
+        "transfer": [
+            lambda: bench_knn.measure(show, FLAGS.repeats),
+            lambda: bench_probes.measure(show, seconds, FLAGS.repeats),
+        ],
     }
     for name, parts in work.items():
         for part in parts if FLAGS.what in ("all", name) else ():

@@ -1,8 +1,7 @@
 """Analysis of a study's results: gains, comparisons and trends with their intervals and verdicts.
 
-`Analysis` holds what concerns all tasks, `TaskAnalysis` one task, and `LearnerAnalysis` one method and encoder on one task.
-Every value is computed when it is first needed and then kept. Nothing here is text: `report` turns values into sentences and
-tables.
+`Analysis` is about all tasks, `TaskAnalysis` about one, and `LearnerAnalysis` about one method and encoder on one task. Every
+value is computed when it is first needed and then kept. `report` turns the values into sentences and tables.
 """
 
 import dataclasses
@@ -137,6 +136,7 @@ class Analysis:
     @functools.cached_property
     def runs(self) -> dict[Kind, list[FinishedRun]]:
         """Finished runs by their kind, in the order of `planned_kinds`."""
+        # The grid's kinds come first, so that the order of kinds does not depend on which runs are finished.
         found: dict[Kind, list[FinishedRun]] = {kind: [] for kind in self.planned_kinds}
         for each in self.results.runs:
             found[Kind.of_run(each.run)].append(each)
@@ -191,7 +191,7 @@ class Analysis:
         ]
         if not parts:
             return None
-        # Variances are averaged over kinds, and not their roots.
+        # Variances are averaged, not their roots.
         draws, seeds = (float(np.sqrt(np.mean([getattr(part, name) ** 2 for part in parts]))) for name in ("draws", "seeds"))
         return CrossedDeviations(draws, seeds)
 
@@ -248,6 +248,7 @@ class TaskAnalysis:
     def evaluations(self) -> list[str]:
         """Names of the evaluations; raw pixels lack some."""
         results = self.analysis.results
+        # Runs first: their evaluations decide the order of the columns.
         encoders = [*(each.evaluated for each in results.runs), *results.untrained.values(), results.pixels]
         return list(dict.fromkeys(name for each in encoders for name in each.evaluations(self.name)))
 
@@ -312,6 +313,7 @@ class LearnerAnalysis:
     @functools.cached_property
     def pairs(self) -> dict[tuple[Kind, Kind], Difference | None]:
         """Every candidate against every other, each at its most unique samples; the one with the higher mean first."""
+        # Sorted by the means, every difference is positive or 0, and a table of them reads in one direction.
         pairs = []
         for a, b in itertools.combinations(self.largest, 2):
             found = self.task.linear.difference(a, b)
@@ -366,7 +368,7 @@ class LearnerAnalysis:
 
     @functools.cached_property
     def change_of_these(self) -> Trend | str:
-        """The same change with an interval for these sources only, which does not count how sources scatter."""
+        """The same change with an interval for these sources only, without the scatter of sources."""
         return self._change(scatter=False)
 
     def _change(self, *, scatter: bool) -> Trend | str:
@@ -394,4 +396,5 @@ class LearnerAnalysis:
             change = change_by_shift([each.shift for each in usable], trends, linear.images, scatter=scatter)
         except ValueError as error:
             return str(error)
+        # The p-value of one seed would only be about the choice of test images.
         return change._replace(p_value=math.nan) if len(grid.values[0]) < 2 else change

@@ -54,6 +54,7 @@ def open_candidates(design: Design, open_: Callable[[str], Source]) -> tuple[dic
     candidates = []
     for levels in design.sources:
         size = len(sources[levels.uri])
+        # More unique samples than the budget has samples would never be seen.
         for unique in levels.unique or (min(size, design.budget.samples),):
             candidates.append(Candidate(levels.uri, single(levels.uri, size, unique)))
     candidates += [_mixed(declaration, sources, design.budget) for declaration in design.mixtures]
@@ -68,6 +69,7 @@ def open_candidates(design: Design, open_: Callable[[str], Source]) -> tuple[dic
 
 def _require_one_spelling(uris: Iterable[str]) -> None:
     """Raises ValueError where two of the texts are one URI: its images would count twice."""
+    # `folder:/a b` and `folder:/a%20b` are one folder; as two sources its images would count twice in N.
     spellings: dict[str, str] = {}
     for uri in uris:
         other = spellings.setdefault(str(parse_uri(uri)), uri)
@@ -96,6 +98,7 @@ def sample_plan(
     mixture: Mixture, budget: Budget, batch_size: int, sources: Mapping[str, Source], *, seed: int, draw: int
 ) -> SamplePlan:
     """Returns the sample plan of a run: `seed` decides the order, `draw` the subsets."""
+    # Labels of a large source are slow to read, and only stratified subsets need them.
     stratified = {part.source for stage in mixture.stages for part in stage.components if part.subset != "random"}
     labels = {uri: _labels(sources[uri]) for uri in stratified}
     return SamplePlan(mixture, budget, batch_size, seed=seed, subset_seed=draw, labels=labels)

@@ -68,10 +68,12 @@ def run(study: Study, *, command: str = "") -> None:
     console = _console()
     progress = Progress(console)
     opened = _open(study, progress)
+    # The lock is taken after opening, which may take minutes and writes nothing.
     with _disk_errors(opened.design.out), _locked(opened.design.out):
         results = run_study(opened, progress)
         if results.runs:
             _report(results, console, command)
+    # After the report, so that a failed run never costs the results of the others.
     if results.failed:
         raise RuntimeError(_failures(results))
 
@@ -108,6 +110,7 @@ def run_experiment(
         study, notes = _overridden(scales[flags.FLAGS.scale])
         for note in notes:
             print(note)
+        # `__spec__` is None for `python FILE`, whose path is then the command.
         program = f"python -m {spec.name}" if spec else f"python {shlex.quote(sys.argv[0])}"
         if flags.FLAGS.dry_run:
             dry_run(study)
@@ -138,6 +141,7 @@ def _overridden(declared: Study) -> tuple[Study, list[str]]:
             f"--downstream_test={given['downstream_test']} was given without --downstream: a test split belongs to the images "
             f"that encoders learn the task from. Give both; the default is --downstream={declared.downstream!r}."
         )
+    # Before the flags are applied: a companion that was given by hand is used whatever it belongs to.
     unused = _unused(declared, given)
     defaults = {field.name: field.default for field in dataclasses.fields(Study)}
     study = dataclasses.replace(declared, **{name: defaults[name] for name in unused} | given)
@@ -257,6 +261,7 @@ def _disk_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # An error that names its file says more than this one would.
         if error.errno not in DISK_FULL or error.filename:
             raise
         raise OSError(f"{out} cannot be written to: {error.strerror}. {remedy(error)}") from error

@@ -45,6 +45,7 @@ def learner_costs(opened: Opened) -> list[LearnerCost]:
         runs = [run for run in opened.runs if run.learner == learner.key]
         missing = [run for run in runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
         step = None
+        # A step is measured on the real batches of a missing run: reading and decoding are part of its time.
         if missing:
             first = missing[0]
             step = seconds_per_step(learner.training, opened.reader(opened.candidate(first).mixture, first.seed, first.draw))
@@ -57,6 +58,7 @@ def learner_costs(opened: Opened) -> list[LearnerCost]:
 
 def image_costs(opened: Opened) -> dict[str, tuple[int, float]]:
     """Returns for each source its largest number of unique samples in any candidate, and the cost of these images."""
+    # Subsets are nested, so that the images of the largest subset are all that must be bought.
     most: dict[str, int] = {}
     for candidate in opened.candidates:
         for uri, unique in candidate.mixture.largest.items():
@@ -76,6 +78,7 @@ def show_cost(opened: Opened, console: Console) -> None:
     if len(found) > 1:
         lines.append(["all", "", *_numbers(found, "", price)])
     print_table(Table("cost", "Cost of the study", [*head, *(["cost"] if price else [])], lines, text_columns=2), console, "")
+    # Evaluations are not in the estimate: their time depends on images and probes, not on steps.
     steps = sum(each.learner.steps * each.missing for each in found)
     left = sum(each.seconds for each in found)
     notes = [

@@ -36,6 +36,7 @@ class Study:
         "bundled:fashion_mnist",
         "Labelled source that encoders are evaluated on and shifts are measured to, or a whole task as in --task.",
     )
+    # Apart from --downstream, so that a test split can be left to the study or be the published one.
     downstream_test: str = _field("", "Labelled source of the test split; empty: a fifth of --downstream is held out.")
     labelled: int = _field(
         5000,
@@ -90,6 +91,7 @@ class Study:
     optimiser: str = _field(
         "", "Optimiser: adamw, lars or sgd; empty: that of the method's recipe, with the recipe's settings."
     )
+    # -1 selects the recipe's value, since 0 is a value that somebody may want.
     learning_rate: float = _field(
         -1.0, "Peak learning rate at a batch of 256, scaled in proportion to the batch; -1: the recipe's."
     )

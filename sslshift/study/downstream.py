@@ -25,6 +25,7 @@ def without_test(source: Source, task: Task) -> Source:
     test, held_out = task.test
     stored = source.stored_identities()
     test_stored = test.stored_identities()
+    # Stored digests are those of the original pixels: no image has to be decoded.
     if stored and test_stored:
         known = {test_stored[0][index] for index in held_out.tolist()}
         own = stored[0]
@@ -70,6 +71,7 @@ def open_in_shape(declaration: TaskDeclaration, canvas: Canvas, open_: Callable[
         other = next((shape for shape in shapes if shape[:2] != canvas[:2]), None)
         # A few colour images among grey ones are no reason to stop: folders often hold a few scans in colour.
         coloured = canvas.channels == 1 and bool(shapes) and all(shape[2] == 3 for shape in shapes)
+        # Resizing without being asked would change the task without a word.
         if not asked and (other or coloured):
             raise ValueError(
                 f"{task.name}: images of the {split} split are {_shape_text(other or shapes[0])}, but encoders take "

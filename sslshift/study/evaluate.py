@@ -67,10 +67,12 @@ def evaluate_untrained(opened: Opened, store: Store, learner: Learner, seed: int
 
     Methods that start from the same weights share one evaluation.
     """
+    # Its digest and its evaluation need the encoder; both are on disk when a study continues, and then nothing is built.
     encoder = functools.cache(lambda: untrained_encoder(opened, learner, seed))
     name = f"start-{'-'.join(learner.key)}-s{seed}{'-branches_on' if has_silent_branches(learner) else ''}"
     folder = opened.design.out / "floors" / name
     start = store.remembered(folder, untrained_record(learner, seed), lambda: {"weights": _weights_digest(encoder())})
+    # The folder is named by the weights, so that methods that start from the same weights share one evaluation.
     several = len({each.settings.encoder for each in opened.learners}) > 1
     which = learner.settings.encoder if several else "encoder"
     what = f"baseline: untrained {which}, seed {seed}"
@@ -122,6 +124,7 @@ def _weights_digest(encoder: NetworkEncoder) -> str:
     """Returns a digest of architecture, image shape and weights."""
     pretrained = encoder.pretrained
     found = hashlib.sha256(json.dumps([describe(pretrained.module), list(pretrained.shape)]).encode())
+    # Names count as well as values: two architectures can hold equal arrays in other places.
     for path, leaf in jax.tree_util.tree_leaves_with_path(pretrained.variables):
         found.update(jax.tree_util.keystr(path).encode() + np.asarray(jax.device_get(leaf)).tobytes())
     return found.hexdigest()[:12]

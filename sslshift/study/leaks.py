@@ -115,6 +115,7 @@ def search_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, 
     found = {}
     test, indices = opened.task.test
     for uri, source in opened.sources.items():
+        # Generated images cannot be copies of anybody's photographs.
         if isinstance(source, SyntheticSource):
             continue
         if len(source) > _SEARCHED and source.stored_identities() is None:
@@ -167,6 +168,7 @@ def _searched(source: Source, opened: Opened) -> SourceLeaks:
 
 
 def _write(found: Mapping[str, SourceLeaks], opened: Opened) -> None:
+    # A file of an earlier search must not outlive its findings.
     path = opened.design.out / "leaks.csv"
     rows: Iterable[tuple] = [(uri, *pair) for uri, leaks in found.items() for pair in leaks.pairs]
     if not rows:

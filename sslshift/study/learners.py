@@ -71,6 +71,7 @@ class LearnerSettings:
           ValueError: the method has no such option, or an option is out of range.
         """
         encoder = ENCODERS[self.encoder]
+        # Only the arithmetic: parameters, statistics and losses stay in float32.
         if self.dtype == "bfloat16":
             encoder = encoder.clone(dtype=jnp.bfloat16)
         if convolution and hasattr(encoder, "convolution"):
@@ -127,6 +128,7 @@ def parse_learners(study: Study) -> tuple[LearnerSettings, ...]:
         given = own.get(method, {})
         flags = {name: value for name, value in given.items() if name in OWN_FLAGS}
         options = options_given(study) | {name: value for name, value in given.items() if name not in OWN_FLAGS}
+        # A method's own encoder replaces the encoders of all: mae needs a ViT where others have a ResNet.
         for encoder in _names("encoder", flags.pop("encoder", study.encoder), ENCODERS):
             # The flags of this method on this encoder alone.
             single = dataclasses.replace(study, **flags | {"method": method, "encoder": encoder})
@@ -224,6 +226,7 @@ def parse_own(text: str) -> tuple[str, dict[str, Any]]:
         raise ValueError(
             f"Expected --for_method as 'METHOD: NAME=VALUE; NAME=VALUE' with METHOD one of {', '.join(METHODS)}, got {text!r}."
         )
+    # The type of a flag's default decides how its text is read.
     defaults = {field.name: field.default for field in dataclasses.fields(Study)}
     found: dict[str, Any] = {}
     for name, value in settings(rest, flag="--for_method").items():

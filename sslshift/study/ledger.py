@@ -85,6 +85,7 @@ def read_ledger(out: Path) -> list[LedgerRow]:
     Raises:
       LedgerError: a row was edited, or a file is not a results table; the message names file, row and run.
     """
+    # Parquet first: it keeps the type of each number, and the CSV file adds only rows that it lacks.
     rows: dict[str, LedgerRow] = {}
     for path, read in ((out / PARQUET, _read_parquet), (out / CSV, _read_csv)):
         edited = []
@@ -183,6 +184,7 @@ def _row_name(row: LedgerRow) -> str:
 
 def _digest(row: LedgerRow) -> str:
     """Returns the digest of a row's values as text; empty cells do not count, so that columns can be added."""
+    # Text, since a spreadsheet that saves the CSV file again must not change the digest of an unchanged row.
     texts = {name: _text_of(value) for name, value in row.items() if name != "digest"}
     kept = sorted((name, text) for name, text in texts.items() if text)
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
@@ -197,6 +199,7 @@ def _text_of(value: Any) -> str:
     """Returns a cell's text, the same for a number whether it was kept as an integer or as a float."""
     if value is None or isinstance(value, str):
         return value or ""
+    # Up to 2^53 every whole number has an exact float; beyond it the text would change in a round trip.
     number = float(value)
     return str(int(number)) if math.isfinite(number) and number.is_integer() and abs(number) < 2**53 else repr(number)
 
@@ -296,6 +299,7 @@ def run_rows(opened: Opened, finished: FinishedRun, untrained: EvaluatedEncoder,
     rows = []
     for task in opened.tasks:
         index = task_shifts[task.name][run.source].index
+        # Rounded: the last bits of a difference would make two equal runs look different.
         gain = finished.evaluated.scores[task.name].linear - untrained.scores[task.name].linear
         row = own | {
             "shift_index": index.value,

@@ -112,6 +112,7 @@ class Opened:
         """The probe and the signals that are reported during training, on images of the first task; None without reports."""
         if not self.design.online_every:
             return None
+        # The test split is not touched during training: it is reported once, at the end.
         parts = []
         for part in (self.task.train, self.task.validation):
             # In a seeded order: a source sorted by class would give images of a few classes.
@@ -143,6 +144,7 @@ def open_study(study: Study | Design) -> Opened:
     canvas = canvas_of(open_once(design.tasks[0].source), design.image_size)
     kept = functools.cache(lambda uri: cached(open_once(uri), canvas))
     tasks = tuple(open_in_shape(each, canvas, kept, asked=bool(design.image_size)) for each in design.tasks)
+    # A split that was named apart may be in a source on purpose; leaks are searched for and reported.
     held_out = [task for task, each in zip(tasks, design.tasks, strict=True) if not each.test]
 
     withheld: dict[str, int] = {}
@@ -156,6 +158,7 @@ def open_study(study: Study | Design) -> Opened:
         return rest
 
     sources, candidates = open_candidates(design, open_)
+    # Last, since building traces every network: a missing folder is reported at once.
     learners = open_learners(design.learners, design.budget, design.batch_size, canvas)
     runs = _grid(design, learners, candidates)
     return Opened(design, canvas, sources, withheld, tasks, learners, tuple(candidates), runs)

@@ -32,6 +32,7 @@ class TimeLeft:
 
     def done(self, kind: Hashable, seconds: float | None) -> None:
         """Counts a run that ended; `seconds` is None if it predicts nothing, since the run had no work to do or failed."""
+        # The reference encoder and finished runs are not among the open ones.
         if kind in self._open:
             self._open.remove(kind)
         if seconds is not None:

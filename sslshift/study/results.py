@@ -74,6 +74,7 @@ class Results:
 
 def run_folder(opened: Opened, run: Run) -> Path:
     """Returns the folder of a run."""
+    # Everything that distinguishes a run from others of its study is in the name; the record holds the rest.
     name = f"{slug(run.source)}-{run.method}-{run.encoder}-n{run.unique}-d{run.draw}-s{run.seed}"
     return opened.design.out / "runs" / name
 

@@ -60,6 +60,7 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     """
     store = Store()
     ledger = Ledger(opened.design.out, opened.design.budget.samples)
+    # First of all, so that a folder of another configuration is refused before hours of work.
     unfinished = [run for run in opened.runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
     leaks = search_leaks(opened, store, progress)
     pixels = evaluate_pixels(opened, store, progress)
@@ -83,6 +84,7 @@ def run_study(opened: Opened, progress: Progress) -> Results:
                     start = untrained_record(learner, run.seed)
                     ledger.add(baseline_rows(opened, untrained[key], UNTRAINED, start))
                 with progress.run(name, number, len(opened.runs), learner.steps, learner.key) as work:
+                    # Not `store.remembered`: between this loop and the training step there are no other frames of ours.
                     result = store.recalled(folder, record)
                     if result is None:
                         store.begin(folder, record)
@@ -105,6 +107,7 @@ def read_results(opened: Opened) -> Results:
       NotStoredError: no run is finished.
     """
     out = opened.design.out
+    # A report must not start the work that it is about.
     store = Store(read_only=True)
     silent = Progress(Console(quiet=True))
     require_budget(read_ledger(out), opened.design.budget.samples, out)
@@ -234,6 +237,7 @@ def _failing(opened: Opened, run: Run, progress: Progress) -> Iterator[list[str]
     except _STOPS:
         raise
     except Exception as error:
+        # The next run would fail as well, and its failure could not even be written down.
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         reasons.append(_record_failure(opened, run, folder, error, progress))

@@ -80,6 +80,7 @@ def measure_shifts(opened: Opened, store: Store, progress: Progress) -> TaskShif
     The target is a task's test split: a source that is the training split shares no image with it. A mixture's features are
     drawn from those of its sources in the proportions in which it shows them.
     """
+    # A source has one index, however many numbers of its images are compared.
     names = sorted({candidate.name for candidate in opened.candidates})
     if not opened.design.shift.images:
         return all_unknown(opened, "--shift_images=0 asks for none")
@@ -117,6 +118,7 @@ def reference_encoder(opened: Opened, store: Store, progress: Progress) -> tuple
         if how_it_was_read(encoder):
             progress.note(how_it_was_read(encoder))
         return encoder, folder / f"{slug(encoder.card.get('name') or encoder.fingerprint)}-{encoder.fingerprint[:8]}"
+    # Sorted: the order in which sources are named does not change the encoder.
     sources = {uri: source.fingerprint for uri, source in sorted(opened.sources.items())}
     record = opened.reference.record | {"mixture": "equal shares", "fingerprints": sources, "seed": 0}
     folder /= f"reference-{digest(record)}"

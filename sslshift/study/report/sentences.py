@@ -122,12 +122,12 @@ def _compared_with_others(learner: LearnerAnalysis, best: Kind) -> list[str]:
         elif best == b:
             (worse if differs else alike).append(a.source)
     clauses = {
-        "it is significantly better than": better,
-        "it is significantly worse than": worse,
-        "it is indistinguishable from": alike,
+        "is significantly better than": better,
+        "is significantly worse than": worse,
+        "is not significantly different from": alike,
     }
     return [
-        f"{clause} {listed(names) if len(names) <= _FEW else f'{len(names)} other sources'}"
+        f"{best.source} {clause} {listed(names) if len(names) <= _FEW else f'{len(names)} other sources'}"
         for clause, names in clauses.items()
         if names
     ]
