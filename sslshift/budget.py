@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Budget:
-    """Number of training samples seen, C, over all sources; every compared run has the same.
+    """Number of training samples seen, C, over all sources; all compared runs share it.
 
     Example:
       >>> budget = Budget(60_000)
@@ -27,21 +27,21 @@ class Budget:
 
     def __post_init__(self):
         if self.samples != int(self.samples) or self.samples < 1:
-            raise ValueError(f"A budget is a positive whole number of samples, not {self.samples!r}.")
+            raise ValueError(f"Expected a budget that is a positive whole number of samples, got {self.samples!r}.")
         object.__setattr__(self, "samples", int(self.samples))
 
     def epochs(self, unique: int) -> float:
-        """E = C / N: how often each of `unique` samples is seen, on average."""
+        """Returns E = C / N, the mean number of times that each of `unique` samples is seen."""
         return self.samples / self._checked(unique)
 
     def diversity(self, unique: int) -> float:
-        """D = N / C, in (0, 1]; 1 means that no sample is seen twice."""
+        """Returns D = N / C, in (0, 1]; 1 means that no sample is seen twice."""
         return self._checked(unique) / self.samples
 
     def steps(self, batch_size: int) -> int:
-        """Whole batches of `batch_size` samples that fit into the budget."""
+        """Returns the number of whole batches of `batch_size` samples that fit into the budget."""
         if batch_size < 1:
-            raise ValueError(f"A batch holds at least one sample, not {batch_size}.")
+            raise ValueError(f"Expected a batch of at least one sample, got {batch_size}.")
         if batch_size > self.samples:
             raise ValueError(
                 f"The budget of {self.samples:,} samples is smaller than one batch of {batch_size:,}; "
@@ -50,12 +50,12 @@ class Budget:
         return self.samples // batch_size
 
     def whole_batches(self, batch_size: int) -> "Budget":
-        """The largest budget not above this one that whole batches use up exactly."""
+        """Returns the largest budget, not above this one, that is a whole number of batches."""
         return Budget(self.steps(batch_size) * batch_size)
 
     def _checked(self, unique: int) -> int:
         if not 1 <= unique <= self.samples:
             raise ValueError(
-                f"Unique samples must lie between 1 and the budget: {unique:,} of {self.samples:,} samples seen is impossible."
+                f"Expected from 1 to {self.samples:,} unique samples, as many as the budget has samples, got {unique:,}."
             )
         return unique
