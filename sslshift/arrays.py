@@ -1,4 +1,4 @@
-"""What losses and models share: unit vectors, and functions of arrays that lie on a mesh with Explicit axes."""
+"""Arrays for losses and models: unit vectors, and functions of arrays on a mesh with Explicit axes."""
 
 import functools
 from collections.abc import Callable
@@ -70,13 +70,13 @@ def unit(x: jax.Array, axis: int | None = -1, *, dtype: Any = None) -> jax.Array
 def on_any_mesh(function: Callable[..., Any] | None = None, *, batch_axis: int | None = None) -> Callable[..., Any]:
     """Returns the function so that it also takes arrays that are sharded over a mesh with Explicit axes.
 
-    Inside, the axes are Auto: the compiler partitions the function as it does on a mesh of Auto axes. All else stays as it is,
-    Auto meshes, single devices and `shard_map` included.
+    Inside, the axes are Auto: the compiler partitions the function as it does on a mesh of Auto axes. Nothing changes for Auto
+    meshes, single devices and `shard_map`.
 
     Args:
       function: takes arrays, or trees of them, and may take other values beside them.
       batch_axis: axis of the first array and of every result along which images lie: results are split along it as the first
-        array is; None: results lie whole on every device.
+        array is; None: every device has the whole results.
     """
     if function is None:
         return functools.partial(on_any_mesh, batch_axis=batch_axis)
@@ -107,7 +107,7 @@ def on_any_mesh(function: Callable[..., Any] | None = None, *, batch_axis: int |
 
 
 def _explicit_mesh(array: jax.Array | np.ndarray) -> Mesh | AbstractMesh | None:
-    """Returns the mesh that an array lies on, without its devices for a traced array; None: it has no Explicit axes."""
+    """Returns the mesh of an array, without devices for a traced array; None if it has no Explicit axes."""
     mesh = jax.typeof(array).sharding.mesh
     # In a shard_map over some axes the batch is split by those; JAX has no gradient of Auto axes inside it.
     if not mesh.explicit_axes or mesh.manual_axes:

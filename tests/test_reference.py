@@ -233,9 +233,9 @@ def test_sizes_heads_normalisation_and_features(tensors, write):
     for settings, message in (
         ({}, "its width of 24 does not tell the number of attention heads; say it with heads="),
         ({"heads": 5}, "cannot be divided among 5"),
-        ({"heads": 2, "size": 225}, "side is a multiple of 14"),
+        ({"heads": 2, "size": 225}, "side that is a multiple of 14"),
         ({"heads": 2, "std": 0.0}, "std is above 0"),
-        ({"heads": 2, "mean": (0.1, 0.2)}, "numbers, or three of them"),
+        ({"heads": 2, "mean": (0.1, 0.2)}, "Expected one number or three"),
         ({"heads": 2, "features": "cls"}, "for features, got 'cls'"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -415,7 +415,7 @@ def test_new_settings_of_a_vit_are_described_and_its_default_is_as_before():
     assert set(plain) == {"embed", "class_token", "block0", "norm"}
     assert set(plain["block0"]) == {"norm1", "qkv", "out", "norm2", "up", "down"}
     for settings in ({"resize": "nearest"}, {"grid": 3}):
-        with pytest.raises(ValueError, match="resizes its positions by bicubic, torch"):
+        with pytest.raises(ValueError, match="Expected one of bicubic, torch"):
             ViT(16, 1, 2, 4, **settings)
 
 

@@ -232,7 +232,7 @@ def within(capsys, out, *flags) -> str:
         (["--downstream=synthetic:noise", "--downstream_test="], "has no labels"),
         (["--min_crop_scale=0"], "Expected crop scales above 0"),
         (["--seeds=0"], "--seeds must be at least 1"),
-        (["--mixture=bundled:mnist@40*0.7 + synthetic:noise*0.7"], "sums to 140%"),
+        (["--mixture=bundled:mnist@40*0.7 + synthetic:noise*0.7"], "sum to 100%, got 140%"),
         (["--mixture=bundled:minst"], "expected one of fashion_mnist, mnist"),
         (
             ["--sources=synthetic:noise@40", "--mixture=synthetic:nois%65@40"],

@@ -247,7 +247,7 @@ def test_one_encoder_under_two_names_is_one(originals, write):
         ),
         (DINOV2, lambda w: {k.replace("blocks.1.", "blocks.1.3."): v for k, v in w.items()}, r"missing: blocks\.1\."),
         (DINOV2, lambda w: {re.sub(r"blocks\.(\d)", r"blocks.\1.5", k): v for k, v in w.items()}, r"extra: blocks\.0\.5\."),
-        (VIT, lambda w: w | under("_orig_mod.", w), "are two of the same place"),
+        (VIT, lambda w: w | under("_orig_mod.", w), "have the same place"),
         (RESNET, lambda w: under("e.", w) | head("e.attnpool.positional_embedding"), "attention in place of mean pooling"),
         (RESNET, lambda w: under("visual.", numbered(w, (4, 5, 6, 7))) | head("visual.9.weight"), r"extra: visual\.9\.weight"),
         (RESNET, lambda w: numbered(w, (3, 4, 5, 6)), "of no known architecture"),
@@ -274,7 +274,7 @@ def test_the_stem_of_small_images_is_said_since_no_tensor_shows_its_stride_and_p
     assert (encoders[0].module.small_images, encoders[0].shape) == (True, (32, 32, 3))
     with pytest.raises(ValueError, match=r"conv1\.weight \(8 x 3 x 7 x 7 in place of 8 x 3 x 3 x 3\)"):
         load_reference(write(originals[RESNET]), stem="cifar")
-    with pytest.raises(ValueError, match="stem is cifar or not given, not 'small'"):
+    with pytest.raises(ValueError, match="expected stem=cifar or no stem, got 'small'"):
         load_reference(files[0], stem="small")
     with pytest.raises(ValueError, match="ResNet, which has no option heads; remove heads="):
         load_reference(files[0], heads=4, stem="cifar")
@@ -563,7 +563,7 @@ def test_options_follow_the_path(originals, write, tmp_path):
         ("heads=3&stem=cifar", "ViT, which has no option stem"),
         ("heads=3&epsilon=-1", "epsilon is above 0"),
         ("heads=3&features=cls", "Expected one of pooled"),
-        ("heads=3&mean=123.7,116.3,103.5", "mean is of images in"),
+        ("heads=3&mean=123.7,116.3,103.5", "Expected the mean of images in"),
     ):
         with pytest.raises(ValueError, match=message):
             open_encoder(f"{file}?{query}")

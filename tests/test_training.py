@@ -151,7 +151,7 @@ def test_damaged_checkpoint_is_named(training, reader, tmp_path):
     train(training, reader, 0, tmp_path)
     latest = tmp_path / "checkpoints/10"
     shutil.rmtree(latest / "state")
-    with pytest.raises(CheckpointError, match=r"step 10 .* cannot be read.*delete .*/10: the run then goes on from step 8"):
+    with pytest.raises(CheckpointError, match=r"step 10 .* cannot be read.*delete .*/10: the run then continues from step 8"):
         train(training, reader, 0, tmp_path)
 
 

@@ -55,10 +55,8 @@ def dino(
         chex.assert_rank([student_logits, teacher_logits], 3)
         chex.assert_equal_shape_suffix([student_logits, teacher_logits], 2)
     if not 1 <= len(teacher_logits) <= len(student_logits) or len(student_logits) < 2:
-        raise ValueError(
-            f"Expected at least two student views, and 1 to as many teacher views, got {len(student_logits)} and "
-            f"{len(teacher_logits)}."
-        )
+        views = f"{len(student_logits)} and {len(teacher_logits)}"
+        raise ValueError(f"Expected at least two student views, and 1 to as many teacher views, got {views}.")
     with _batch.refused(f"Expected a centre with one entry per prototype, [{student_logits.shape[-1]}], got {center.shape}."):
         chex.assert_shape(center, student_logits.shape[-1:])
     student, teacher, center = widened(student_logits, *lax.stop_gradient((teacher_logits, center)))

@@ -130,7 +130,7 @@ def _kernel_gradient(images, gradient, *, kernel, strides, padding):
 
 
 def _block(batch: int, height: int, width: int, positions: int = 1024) -> tuple[int, int]:
-    """Images and rows of a block: it divides the output evenly and has few enough positions for its patches to stay cached."""
+    """Returns the images and rows of a block that divides the output evenly and whose patches are few enough to stay cached."""
 
     def largest_divisor(number, limit):
         return max((divisor for divisor in range(1, number + 1) if number % divisor == 0 and divisor <= limit), default=1)

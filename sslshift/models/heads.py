@@ -1,4 +1,4 @@
-"""Heads that stand on an encoder while it is pretrained and are dropped afterwards."""
+"""Heads on an encoder while it is pretrained and are dropped afterwards."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ class MLPHead(nn.Module):
 
     Args:
       widths: of the layers, the output's last.
-      batch_norm: whether batch norm stands between a linear layer and its activation.
+      batch_norm: whether there is a batch norm between a linear layer and its activation.
       output_norm: batch norm of the output: `none`, `plain` (without scale and offset) or `affine`.
       output_bias: whether the last layer has a bias where no batch norm follows it.
       activation: between the layers.
@@ -39,7 +39,7 @@ class MLPHead(nn.Module):
             settings = {"momentum": 0.9, "dtype": self.dtype, "axis_name": self.axis_name}
             return nn.BatchNorm(not train, use_scale=affine, use_bias=affine, **settings)(x)
 
-        # A bias in front of a batch norm would be taken off again by it.
+        # A batch norm subtracts any bias in front of it.
         for width in self.widths[:-1]:
             x = nn.Dense(width, use_bias=not self.batch_norm, dtype=self.dtype)(x)
             x = self.activation(norm(x) if self.batch_norm else x)
@@ -67,7 +67,7 @@ class PrototypeHead(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         exact_gelu = functools.partial(nn.gelu, approximate=False)
         z = MLPHead(self.widths, activation=exact_gelu, dtype=self.dtype, name="mlp")(x, train=train)
-        # Their length does not enter the output, but how fast they turn: a linear layer's usual one (1 / sqrt(3)) lets them.
+        # Length has no effect on the output, but on how fast a vector turns: a linear layer's usual one (1 / sqrt(3)) suits.
         initial = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         weights = self.param("prototypes", initial, (self.widths[-1], self.prototypes))
         return _cosines(z, unit(weights, axis=0))

@@ -12,7 +12,7 @@ from sslshift.models.convolution import convolve
 
 
 class _Settings(NamedTuple):
-    """What all parts of one network share, beside its shape."""
+    """Settings that all parts of one network share, besides its shape."""
 
     dtype: Any = None
     axis_name: str | None = None

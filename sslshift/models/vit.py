@@ -22,9 +22,9 @@ def _norm(dtype: Any, name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
 # What has no parameters is a function of arrays: batches over Explicit axes need their results' sharding said.
 @on_any_mesh(batch_axis=0)
 def _attend(qkv: jax.Array, heads: int) -> jax.Array:
-    """Self-attention from queries, keys and values side by side, `[batch, tokens, 3 * width]`, to `[batch, tokens, width]`."""
+    """Returns self-attention `[batch, tokens, width]` of queries, keys and values side by side, `[..., 3 * width]`."""
     if qkv.dtype == jnp.float16:
-        # JAX's attention multiplies float16 into float32, which XLA cannot do on a CPU.
+        # JAX's attention multiplies float16 into float32, which XLA does not support on a CPU.
         return _attend(qkv.astype(jnp.float32), heads).astype(jnp.float16)
     batch = qkv.shape[0]
     tokens = qkv.shape[1]
@@ -35,14 +35,14 @@ def _attend(qkv: jax.Array, heads: int) -> jax.Array:
 
 @on_any_mesh(batch_axis=0)
 def _drop_images(branch: jax.Array, key: jax.Array, share: float) -> jax.Array:
-    """The branch or 0, image by image; scaled up where it stays, so that the expectation does."""
+    """Returns the branch or 0, image by image; scaled up where it stays, so that the expectation does."""
     stays = jax.random.bernoulli(key, 1 - share, (len(branch), 1, 1))
     return jnp.where(stays, branch / (1 - share), 0)
 
 
 @on_any_mesh(batch_axis=0)
 def _choose(patches: jax.Array, places: jax.Array, keep: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of the patches `[batch, tokens, pixels]` and positions `[tokens, width]` those that are numbered in `keep`."""
+    """Returns those patches `[batch, tokens, pixels]` and positions `[tokens, width]` that are numbered in `keep`."""
     return jnp.take_along_axis(patches, keep[..., None], axis=1), places[keep]
 
 
@@ -63,7 +63,7 @@ def _put_back(visible: jax.Array, keep: jax.Array, hidden: jax.Array, count: int
 class Block(nn.Module):
     """Pre-norm self-attention and a dense layer of four times the width; tokens `[batch, tokens, width]`.
 
-    In training each of the two is left out for a share `drop_path` of the images, see `ViT`, also for the other settings.
+    In training each of the two is dropped for a share `drop_path` of the images, see `ViT`, also for the other settings.
     """
 
     heads: int
@@ -88,7 +88,7 @@ class Block(nn.Module):
         return branch * scale.astype(branch.dtype)[None, None]
 
     def _sometimes(self, branch: jax.Array, train: bool) -> jax.Array:
-        """The branch or 0, image by image; scaled up where it stays, so that the expectation does."""
+        """Returns the branch or 0, image by image; scaled up where it stays, so that the expectation does."""
         if not train or not self.drop_path:
             return branch
         return _drop_images(branch, self.make_rng("drop_path"), self.drop_path)
@@ -108,13 +108,13 @@ class ViT(nn.Module):
       positions: fixed `sincos`, or `learned`.
       dtype: of the computation, e.g. `jax.numpy.bfloat16`; parameters stay in float32. None: that of the images.
       axis_name: without effect here; as for other encoders, heads on it take it over.
-      drop_path: share of the images for which the last block's branches are left out in training (stochastic depth), rising
+      drop_path: share of the images for which the last block's branches are dropped in training (stochastic depth), rising
         from 0 in the first block in a line; it then needs random numbers, `rngs={"drop_path": key}`.
-      registers: further tokens beside the class token, learned, without positions, and left out of all features; None: none.
-      layer_scale: what learned scales of the branches start from, e.g. 1e-5; None: branches have none.
+      registers: further tokens beside the class token, learned, without positions, and excluded from all features; None: none.
+      layer_scale: initial value of learned scales of the branches, e.g. 1e-5; None: branches have no scales.
       grid: patches a side of the table of learned positions; None: those of the images that it is made with.
-      resize: how learned positions are brought to other images' grid, one of `sslshift.models.patches.RESIZE`.
-      epsilon: what the layer norms add to a variance.
+      resize: method that brings learned positions to the grid of other images, one of `sslshift.models.patches.RESIZE`.
+      epsilon: added to a variance by the layer norms.
 
     Raises:
       ValueError: the patch does not divide a side of the images, or a setting is none of those above.
@@ -145,15 +145,15 @@ class ViT(nn.Module):
         known = self.pool in ("token", "mean") and self.positions in ("sincos", "learned")
         if not known or self.heads < 1 or self.width % self.heads:
             raise ValueError(
-                "A ViT pools by 'token' or 'mean', has 'sincos' or 'learned' positions and a width that its heads divide, not "
+                "Expected pool 'token' or 'mean', positions 'sincos' or 'learned', and a width that its heads divide, got "
                 f"{self.pool!r}, {self.positions!r} and {self.width} by {self.heads}."
             )
         if not 0 <= self.drop_path < 1:
-            raise ValueError(f"A ViT's drop_path is a share in [0, 1), not {self.drop_path}.")
+            raise ValueError(f"Expected drop_path in [0, 1) for a ViT, got {self.drop_path}.")
         if self.resize not in RESIZE or (self.grid is not None and self.positions != "learned"):
             raise ValueError(
-                f"A ViT resizes its positions by {', '.join(RESIZE)}, not {self.resize!r}, and has a grid where they are "
-                f"'learned', not {self.positions!r}."
+                f"Expected one of {', '.join(RESIZE)} for resize, a grid only with 'learned' positions, got {self.resize!r} "
+                f"and {self.positions!r}."
             )
         super().__post_init__()
 
@@ -167,7 +167,7 @@ class ViT(nn.Module):
 
     @nn.compact
     def tokens(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> jax.Array:
-        """The class token, then the patches', after the last norm: `[batch, 1 + tokens, width]`.
+        """Returns the class token, then the tokens of the patches, after the last norm: `[batch, 1 + tokens, width]`.
 
         Args:
           images: `[batch, height, width, channels]`.
@@ -188,14 +188,14 @@ class ViT(nn.Module):
         return x if self.registers is None else jnp.concatenate([x[:, :1], x[:, len(extra) :]], axis=1)
 
     def _extra_tokens(self) -> jax.Array:
-        """The class token and the registers, `[1 + registers, width]`."""
+        """Returns the class token and the registers, `[1 + registers, width]`."""
         token = self.param("class_token", nn.initializers.normal(0.02), (self.width,))[None]
         if self.registers is None:
             return token
         return jnp.concatenate([token, self.param("registers", nn.initializers.normal(0.02), (self.registers, self.width))])
 
     def _places(self, rows: int, columns: int) -> jax.Array:
-        """Positions of all patches, `[rows * columns, width]`."""
+        """Returns the positions of all patches, `[rows * columns, width]`."""
         if self.positions == "sincos":
             return jnp.asarray(sincos_positions(rows, columns, self.width)).reshape(-1, self.width)
         if self.has_variable("params", "positions"):
@@ -207,7 +207,7 @@ class ViT(nn.Module):
 
 
 class MAEDecoder(nn.Module):
-    """From the tokens that an encoder gave for the visible patches to the pixels of all patches.
+    """Decoder from the tokens of the visible patches to the pixels of all patches.
 
     Args:
       width, depth, heads: as of a ViT; the published decoder has 512, 8 and 16.

@@ -39,11 +39,11 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Number of steps done at the latest complete checkpoint."""
+        """Returns the number of steps done at the latest complete checkpoint; None without one."""
         return self._orbax.latest.step if self._orbax.latest else None
 
     def save(self, state: TrainState, step: int, online: PyTree = None) -> None:
-        """Writes the state after `step` steps, and beside it that of an online probe if there is one.
+        """Writes the state after `step` steps, and the state of an online probe if there is one.
 
         Raises:
           NotWrittenError: e.g. the disk is full; earlier checkpoints stay as they are.
@@ -53,7 +53,7 @@ class Checkpoints:
             with _quiet():
                 parts = {"state": state} | ({} if online is None else {"online": online})
                 self._orbax.save_checkpointables(step, parts, force=True)
-        except Exception as error:  # Orbax and tensorstore raise many kinds; all mean the same here.
+        except Exception as error:  # Orbax and tensorstore raise many kinds of errors, which all mean the same here.
             self._failed = True
             kept = "there is no earlier one" if last is None else f"the last good one is step {last:,}"
             advice = remedy(error)
@@ -63,10 +63,10 @@ class Checkpoints:
             ) from error
 
     def restore(self, like: TrainState) -> TrainState:
-        """The latest state, placed as `like` is.
+        """Returns the latest state, placed as `like` is.
 
         Raises:
-          CheckpointError: it holds arrays of other names or shapes than `like`, or cannot be read.
+          CheckpointError: its arrays have other names or shapes than `like`, or it cannot be read.
         """
         with self._reading():
             stored = self._stored("state")
@@ -80,7 +80,7 @@ class Checkpoints:
             return self._load("state", like)
 
     def restore_online(self, like: PyTree) -> PyTree:
-        """The latest state of an online probe, placed as `like` is; `like` itself where there is none of its shapes.
+        """Returns the latest state of an online probe, placed as `like` is; `like` itself if none of its shapes is stored.
 
         Raises:
           CheckpointError: it cannot be read.
@@ -107,7 +107,7 @@ class Checkpoints:
                 yield
         except Exception as error:
             step = self.latest
-            # Deleting helps where the files are damaged, not where the system does not hand them out.
+            # Deleting helps if the files are damaged, but not if the system refuses to read them.
             advice = remedy(error) or f"If its files are damaged, delete {self._folder / str(step)}: {self._without(step)}."
             raise CheckpointError(
                 f"The checkpoint of step {step:,} in {self._folder} cannot be read ({_reason(error)}). {advice}"
@@ -115,7 +115,7 @@ class Checkpoints:
 
     def _without(self, step: int) -> str:
         earlier = [each.step for each in self._orbax.checkpoints if each.step != step]
-        return f"the run then goes on from step {max(earlier):,}" if earlier else "the run then starts again"
+        return f"the run then continues from step {max(earlier):,}" if earlier else "the run then starts again"
 
     def close(self) -> None:
         # After a failed save orbax raises the same error again, which would hide the sentence that was raised for it.
@@ -125,7 +125,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax logs every save, and a failure some dozen times with its traceback; errors are raised all the same."""
+    """Silences absl: orbax logs every save, and a failure a dozen times with its traceback. Errors are raised all the same."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -151,7 +151,7 @@ def _difference(stored: dict[str, tuple[int, ...]], expected: dict[str, tuple[in
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the first cause in one line. The end of a long text is kept: there the operating system's own words are."""
+    """Returns the first cause in one line. The end of a long text is kept, which has the operating system's own words."""
     first = causes(error)[-1]
     text = " ".join(str(first).split())
     return f"{type(first).__name__}: {text if len(text) <= 160 else '... ' + text[-150:]}"

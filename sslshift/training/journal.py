@@ -1,4 +1,4 @@
-"""What a run writes beside its checkpoints: its metrics, and a list of the images that it could not read."""
+"""Files that a run writes besides its checkpoints: metrics, and a list of the images that it could not read."""
 
 import csv
 import dataclasses

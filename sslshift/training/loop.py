@@ -43,7 +43,7 @@ class NonFiniteError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a run is trained; the data is a `BatchReader`.
+    """Settings of a run's training; the data is a `BatchReader`.
 
     Args:
       method: the SSL method on its encoder.
@@ -116,7 +116,7 @@ def train(
     mesh = make_mesh()
     step_fn = compiled_step(training.method, _optimiser(training, reader.plan), steps, mesh)
     state = initial_state(training, reader, seed)
-    # From the run's key, not the initial weights' own: the two must not share random numbers.
+    # Folded in, since the initial weights use the key of the seed itself: the two must not share random numbers.
     key = replicate(mesh, jax.random.fold_in(jax.random.key(seed), 1))
     with contextlib.closing(_RunFolder(Path(folder), training, reader.plan, on_step)) as kept:
         state = kept.checkpoints.restore(state) if kept.done else state
@@ -177,7 +177,7 @@ def _whole_steps(plan: SamplePlan) -> int:
 
 
 class _RunFolder:
-    """What a run keeps in its folder: checkpoints, metrics and the list of broken images."""
+    """Files in the folder of a run: checkpoints, metrics and the list of broken images."""
 
     def __init__(self, folder: Path, training: Training, plan: SamplePlan, on_step: OnStep):
         folder.mkdir(parents=True, exist_ok=True)

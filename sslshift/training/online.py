@@ -1,22 +1,23 @@
 """Online evaluation while an encoder is pretrained: a linear probe that learns beside it, and signals without labels.
 
-The training does not notice: its compiled step is the same with and without, and everything here is a program of its own that
-reads the encoder's variables between two steps. A run with an `Online` ends with the same bits as one without.
+Training is not affected: its compiled step is the same with and without, and everything here is a separate program that reads
+the encoder's variables between two steps. A run with an `Online` ends with the same bits as one without.
 
-What it adds to the line of every k-th step, and of the last, in `metrics.jsonl`:
+It adds to the line of every k-th step, and of the last, in `metrics.jsonl`:
 
 | name | of | what |
 |---|---|---|
 | `online_loss` | validation images | the probe's cross-entropy; of several labels the mean of the binary ones |
-| `online_accuracy` | validation images | share classified correctly; left out where an image may have several labels |
+| `online_accuracy` | validation images | share classified correctly; absent where an image may have several labels |
 | `effective_rank` | signal images | RankMe of the centred features |
 | `alignment` | two views of the signal images | mean squared distance of an image's two unit vectors; 0 = views agree |
 | `uniformity` | signal images | how the unit vectors spread; 0 = all equal, lower = spread |
 
-All features are in evaluation mode. Images and views are the same in every report, so that what moves is the encoder. A number
-that is not finite is left out of its line; it does not stop the run. Alignment and uniformity are also left out where all
+All features are in evaluation mode. Images and views are the same in every report, so that changes are those of the encoder. A
+number that is not finite is omitted from its line; it does not stop the run. Alignment and uniformity are also omitted if all
 features are zero, since such vectors have no direction. The probe's accuracy lags behind that of a probe fitted to the finished
-encoder: it has seen few images, under an encoder that moved meanwhile. It ranks and warns; tables report the offline one.
+encoder: it has seen few images, under an encoder that changed meanwhile. Use it to compare runs and to notice a collapse;
+tables report the offline probe.
 
 Measured on two CPU cores with SimCLR on patch_mlp at batch 256, every = 50, 1,000 validation and 512 signal images: 1.5 ms a
 step and 40 ms a report beside training steps of 37 ms; 6,350 samples/s in place of 7,010. After 200 steps the probe had 80.4%
@@ -44,7 +45,7 @@ from sslshift.training.step import Metrics, replicate
 
 PyTree = Any
 
-# Images that the encoder is given at a time in a report: its memory does not grow with their number.
+# Images per forward pass of a report, so that memory does not grow with their number.
 _CHUNK = 256
 
 # Weight of a batch in the running statistics of the features, once there were this many: they follow the encoder.
@@ -60,7 +61,7 @@ class Labelled(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Online:
-    """What is reported while an encoder is pretrained; without labelled images the signals alone.
+    """Settings of the reports while an encoder is pretrained; without labelled images they contain the signals only.
 
     Args:
       every: steps between reports, k.
@@ -90,8 +91,8 @@ class Online:
     def __post_init__(self):
         if self.every < 1 or self.batch_size < 1 or self.seed < 0 or not 0 < self.learning_rate < float("inf"):
             raise ValueError(
-                "An online probe needs every and batch_size of at least 1, a seed of at least 0 and a learning rate above 0, "
-                f"not {self.every}, {self.batch_size}, {self.seed} and {self.learning_rate}."
+                "Expected every and batch_size of at least 1, a seed of at least 0 and a learning rate above 0, got "
+                f"{self.every}, {self.batch_size}, {self.seed} and {self.learning_rate}."
             )
         _require_images("signal_images", self.signal_images, 2)
         if (self.train is None) != (self.validation is None):
@@ -113,9 +114,9 @@ class Online:
                 )
 
     def rows(self, step: int) -> np.ndarray:
-        """Numbers of the labelled images that the probe learns from after a training step, int64 `[batch_size]`.
+        """Returns the numbers of the labelled images that the probe learns from after a training step, int64 `[batch_size]`.
 
-        A function of the step alone, which is counted from 1; every image comes once before any comes again.
+        They depend on the step only, which is counted from 1; every image is used once before any is used again.
         """
         count = len(self.train.labels)
         position = (step - 1) * self.batch_size + np.arange(self.batch_size)
@@ -162,14 +163,14 @@ class OnlineProbe(flax.struct.PyTreeNode):
     optimiser: PyTree
 
     def logits(self, params: dict[str, jax.Array], features: jax.Array) -> jax.Array:
-        """Of features `[n, dim]` under these parameters, `[n, classes]`."""
+        """Returns the logits `[n, classes]` of features `[n, dim]` under these parameters."""
         deviation = jnp.sqrt(self.variance)
         # What varies less than float32 resolves is constant; dividing by it would blow up noise.
         scale = jnp.where(deviation > 1e-5 * (jnp.abs(self.mean) + 1e-6), deviation, 1.0)
         return (features - self.mean) / scale @ params["weights"] + params["bias"]
 
     def follow(self, features: jax.Array) -> "OnlineProbe":
-        """With a batch's features `[n, dim]` in the running statistics."""
+        """Returns the probe with a batch's features `[n, dim]` in its running statistics."""
         share = jnp.maximum(1 / (self.count + 1), _STATISTICS_SHARE)
         change = features.mean(axis=0) - self.mean
         variance = (1 - share) * (self.variance + share * jnp.square(change)) + share * features.var(axis=0)
@@ -177,7 +178,7 @@ class OnlineProbe(flax.struct.PyTreeNode):
 
 
 def init_probe(dim: int, classes: int, learning_rate: float) -> OnlineProbe:
-    """The probe before its first step: equal scores for all classes."""
+    """Returns the probe before its first step: equal scores for all classes."""
     params = {"weights": jnp.zeros((dim, classes)), "bias": jnp.zeros(classes)}
     optimiser = optax.adam(learning_rate).init(params)
     return OnlineProbe(jnp.zeros((), jnp.int32), jnp.zeros(dim), jnp.zeros(dim), params, optimiser)
@@ -186,7 +187,7 @@ def init_probe(dim: int, classes: int, learning_rate: float) -> OnlineProbe:
 def probe_step(
     probe: OnlineProbe, variables: PyTree, images: jax.Array, labels: jax.Array, *, method: Method, learning_rate: float
 ) -> OnlineProbe:
-    """One step of the probe on a batch; no gradient reaches the encoder.
+    """Takes one step of the probe on a batch; no gradient reaches the encoder.
 
     Args:
       probe: before the step.
@@ -205,7 +206,7 @@ def probe_step(
 
 
 def probe_metrics(probe: OnlineProbe, features: jax.Array, labels: jax.Array) -> Metrics:
-    """`online_loss` and, with one label per image, `online_accuracy`, of features `[n, dim]` and labels as in `probe_step`."""
+    """Returns `online_loss` and, with one label per image, `online_accuracy`, of features `[n, dim]`."""
     logits = probe.logits(probe.params, features)
     found = {"online_loss": _cross_entropy(logits, labels)}
     return found if labels.ndim == 2 else found | {"online_accuracy": jnp.mean(logits.argmax(axis=1) == labels)}
@@ -218,7 +219,7 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def signals(features: jax.Array, first: jax.Array, second: jax.Array) -> Metrics:
-    """The signals without labels.
+    """Returns the signals without labels.
 
     Args:
       features: of images, `[n, dim]`.
@@ -239,7 +240,7 @@ def signals(features: jax.Array, first: jax.Array, second: jax.Array) -> Metrics
 
 
 def view_pair(method: Method, key: jax.Array, images: jax.Array, first: int | jax.Array = 0) -> tuple[jax.Array, jax.Array]:
-    """Two views of each image by the method's first two settings, or by its only one; `first` numbers the first image."""
+    """Returns two views of each image by the method's first two settings, or its only one; `first` numbers the first image."""
     settings = (method.views * 2)[:2]
     one, other = (make_view(jax.random.fold_in(key, i), images, view, first=first) for i, view in enumerate(settings))
     return one, other
@@ -260,7 +261,7 @@ class Watch:
             self._labels = self._everywhere(_targets(online.validation.labels))
 
     def start(self, variables: PyTree) -> OnlineProbe | None:
-        """The probe before its first step; None without labels."""
+        """Returns the probe before its first step; None without labels."""
         if not self._online.train:
             return None
         image = jax.ShapeDtypeStruct((1, *self._online.signal_images.shape[1:]), jnp.float32)
@@ -268,7 +269,7 @@ class Watch:
         return replicate(self._mesh, init_probe(dim, self._online.classes, self._online.learning_rate))
 
     def learn(self, probe: OnlineProbe | None, variables: PyTree, step: int) -> OnlineProbe | None:
-        """The probe after it learnt from the batch that belongs to a training step; the one given is used up."""
+        """Returns the probe after a step on the batch that belongs to a training step; the argument is donated."""
         if probe is None:
             return None
         rows = self._online.rows(step)
@@ -283,7 +284,7 @@ class Watch:
         return probe, self.report(probe, variables) if due else {}
 
     def report(self, probe: OnlineProbe | None, variables: PyTree) -> Metrics:
-        """Scalars on the devices, for the line of a step; waits for nothing."""
+        """Returns scalars on the devices, for the line of a step; waits for nothing."""
         features = self._functions.features
         views = self._functions.views
         plain = [features(variables, images) for images, _ in self._signal_chunks]
@@ -295,7 +296,7 @@ class Watch:
         return self._functions.metrics(probe, validation, self._labels) | found
 
     def _chunks(self, images: np.ndarray) -> list[tuple[jax.Array, jax.Array]]:
-        """The images in batches of one size, split among the devices, each with the number of its first."""
+        """Returns the images in batches of one size, split among the devices, each with the number of its first image."""
         size = len(_filled(np.arange(min(len(images), _CHUNK)), self._mesh.size))
         rows = _filled(np.arange(len(images)), size).reshape(-1, size)
         return [(self._split(images[some]), self._everywhere(some[0].astype(np.int32))) for some in rows]
@@ -312,7 +313,7 @@ class Watch:
 
 
 def _filled(rows: np.ndarray, multiple: int) -> np.ndarray:
-    """The rows, the last one repeated until their number is a multiple; the features of repeats are cut off again."""
+    """Returns the rows, the last one repeated until their number is a multiple; features of the repeats are cut off later."""
     return np.pad(rows, (0, -len(rows) % multiple), "edge")
 
 
@@ -328,10 +329,10 @@ class _Functions(NamedTuple):
     signals: Callable
 
 
-# Runs of one study share them, and the training's step is none of them: it is the same program with and without.
+# Runs of one study share them. The training step is not among them: it is the same program with and without a watch.
 @functools.lru_cache(maxsize=8)
 def _compiled(method: Method, mesh: Mesh, learning_rate: float) -> _Functions:
-    """What a `Watch` runs, jitted: variables and results replicated, images split, features of filled-up batches cut."""
+    """Returns the jitted functions of a `Watch`: variables and results are replicated, images split, repeats cut off."""
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def features_of(variables, images):

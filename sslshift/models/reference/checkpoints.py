@@ -7,11 +7,11 @@ class Checkpoint(NamedTuple):
     """A published file of weights.
 
     Args:
-      url: where it lies, of one revision, so that it cannot change under its name.
+      url: of one revision, so that the file cannot change under its name.
       size: in bytes.
       sha256: of its content.
       licence: of the weights, as an SPDX name.
-      about: what it is.
+      about: architecture and training.
     """
 
     url: str
@@ -25,8 +25,8 @@ def _on_hub(repository: str, revision: str) -> str:
     return f"https://huggingface.co/{repository}/resolve/{revision}/model.safetensors"
 
 
-# A digest stands here only if several independent public sources name it for this file; DINOv2 with registers, DINO and MAE
-# are missing for want of that. They load all the same.
+# A digest is listed only if several independent public sources name it for this file. DINOv2 with registers, DINO and MAE are
+# missing for that reason; their files load all the same.
 CHECKPOINTS = {
     "dinov2-small": Checkpoint(
         _on_hub("facebook/dinov2-small", "ed25f3a31f01632728cabb09d1542f84ab7b0056"),

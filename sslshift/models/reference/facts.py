@@ -1,4 +1,4 @@
-"""What a file says of an encoder beside its tensors: in its own header, or in the JSON files that a hub keeps beside it."""
+"""Facts about an encoder besides its tensors: in the header of its file, or in the JSON files that a hub keeps beside it."""
 
 import json
 import math
@@ -29,14 +29,14 @@ _DEEPEST = 3
 
 
 class Fact(NamedTuple):
-    """A value, and where it was read."""
+    """A value and its origin."""
 
     value: Any
     where: str
 
 
 def read_facts(file: Path, metadata: Mapping[str, str], settled: Collection[str] = ()) -> dict[str, Fact]:
-    """Returns what is said of an encoder: the values of `_NAMES`, if any.
+    """Returns the facts that are stated about an encoder: the values of `_NAMES`, if any.
 
     Args:
       file: of weights. Beside a `model.safetensors`, a `config.json` and a `preprocessor_config.json` are read.
@@ -44,7 +44,7 @@ def read_facts(file: Path, metadata: Mapping[str, str], settled: Collection[str]
       settled: names of facts that are not looked for, since the user said them.
 
     Raises:
-      ValueError: two places disagree, or a value is none, such as a number of heads that is not a whole number above 0.
+      ValueError: two places disagree, or a value is impossible, such as a number of heads that is not a whole number above 0.
     """
     facts: dict[str, Fact] = {}
     for where, content in _sources(file, metadata):
@@ -79,8 +79,8 @@ def normaliser(tensors: Mapping[str, np.ndarray], within: str) -> dict[str, Fact
         # Some count pixels from 0 to 255.
         scale = 255 if pair["std"].min() > 1 else 1
         where = f"its tensors {name.removesuffix('std')}mean and {name.rpartition('.')[2]}"
-        told = {each: Fact(tuple((value / scale).tolist()), where) for each, value in pair.items()}
-        found[told["mean"].value + told["std"].value] = told
+        both = {each: Fact(tuple((value / scale).tolist()), where) for each, value in pair.items()}
+        found[both["mean"].value + both["std"].value] = both
     return next(iter(found.values())) if len(found) == 1 else {}
 
 
@@ -115,7 +115,7 @@ def _said(content: Mapping[str, Any], deep: int = _DEEPEST) -> Iterator[tuple[st
 
 
 def _meant(name: str, value: Any) -> bool:
-    """Whether a value is of the attention; `heads` may also be those of the losses."""
+    """Returns whether a value is that of the attention; `heads` may also be those of the losses."""
     return name != "heads" or str(value).isdecimal()
 
 

@@ -24,7 +24,7 @@ _SPELLINGS = (
 def plain_names(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Returns the names that a file uses by the names that the original architecture has.
 
-    Wrappers are removed, blocks in chunks (`blocks.0.3.`, as DINOv2 saves them) are counted through, and a ResNet inside an
+    Wrappers are removed, blocks in chunks (`blocks.0.3.`, as DINOv2 saves them) are numbered in one row, and a ResNet inside an
     `nn.Sequential` (`0.weight`, `4.0.conv1.weight`, as lightly saves it) has its layers named.
 
     Example:
@@ -43,7 +43,7 @@ def plain_names(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
     written: dict[str, str] = {}
     for name, each in plain.items():
         if each in written:
-            raise ValueError(f"its tensors {shown(written[each])} and {shown(name)} are two of the same place.")
+            raise ValueError(f"its tensors {shown(written[each])} and {shown(name)} have the same place.")
         written[each] = name
     return written
 

@@ -1,4 +1,4 @@
-"""A published encoder out of a local file."""
+"""Loading of a published encoder from a local file."""
 
 import os
 from collections.abc import Mapping
@@ -44,40 +44,19 @@ def load_reference(
     mean: float | tuple[float, ...] | None = None,
     std: float | tuple[float, ...] | None = None,
 ) -> PretrainedEncoder:
-    """An encoder that others published, from a file of weights whose names and shapes tell its architecture.
+    """Returns an encoder that others published, from a file of weights whose names and shapes show its architecture.
 
-    Read are DINOv2 (with and without registers) under the names of its own code, in chunks or not, and of `transformers`; ViTs
-    under the names of timm (DINO, MAE and MoCo v3 use them too), `transformers`, torchvision and mmpretrain; and ResNets under
-    those of torchvision, also inside an `nn.Sequential`; all in float32. `python -m tools.fetch_encoder` fetches the best-known
-    files.
-
-    The encoder may lie at any depth of a checkpoint of a whole training, also in the wrappers of DDP, FSDP and torch.compile.
-    Heads, projectors, predictors, prototypes, queues and decoders are left behind; the card lists them. Of several encoders
-    (student and teacher, base and momentum) `part` names one. A tensor inside the encoder that ours does not have is an error.
-
-    What no tensor tells is taken from the user, or else from the file: its metadata, and the `config.json` and
-    `preprocessor_config.json` that a hub keeps beside a `model.safetensors`. Where neither says it, it is taken as published if
-    all that is published agrees, and the card lists it as assumed:
-    - attention heads, for the widths and depths of ViT-Ti to ViT-g. At widths of 192 and 384 they are not assumed where
-      positions, names or heads may be MoCo v3's, whose number is another;
-    - images are normalised by ImageNet's mean and standard deviation. Some are not trained so, such as timm's `augreg` ViTs and
-      Google's (mean 0.5, std 0.5);
-    - GELU is exact, patches do not overlap, and norms add the usual epsilon to a variance;
-    - a bottleneck's stride lies on its 3x3 convolution, as in torchvision;
-    - learned positions meet other image sizes as the code does whose names the file has, see `RESIZE` in
-      `sslshift.models.patches`. DINO's files have timm's names, but its own code interpolated otherwise; at the size of its
-      training there is no difference.
+    The package docstring lists the architectures, and the facts that no tensor shows and how they are settled.
 
     Args:
       path: a `.safetensors` or `.npz` file of arrays.
-      part: which encoder of several: what its tensors' names begin with, a word of that (`encoder_q`), or its role (`teacher`,
+      part: one of several encoders: the beginning of its tensors' names, a word of it (`encoder_q`), or its role (`teacher`,
         `momentum`; `student`, `online`).
-      features: which of `FEATURES` the encoder gives; `pooled` is the class token of a ViT, the mean over places of a ResNet.
+      features: which of `FEATURES` the encoder returns; `pooled` is the class token of a ViT, the mean over places of a ResNet.
       heads: attention heads of a ViT.
-      epsilon: what a ViT's layer norms add to a variance.
+      epsilon: added to a variance by the layer norms of a ViT.
       stem: `cifar` for a ResNet whose 3x3 stem has stride 1, padding 1 and no max-pool.
-      size: side of the images in pixels; None: that of the training, and 224 for DINOv2, which was trained at 224 pixels for
-        the most part and at 518 at the end.
+      size: side of the images in pixels; None: that of the training.
       mean, std: images in [0, 1] are normalised to (image - mean) / std.
 
     Returns:
@@ -85,14 +64,9 @@ def load_reference(
       a file that `CHECKPOINTS` lists; the `part`; and lists of what was `left_behind`, `stated` (by whom), and `assumed`.
 
     Raises:
-      ValueError: there is no such file, it is none of the formats, damaged, or not of one of these architectures (then it is
-        said which tensors are missing, extra, or of another shape); it holds several encoders, which are listed; or a fact that
-        no tensor tells is not certain.
-
-    References:
-      Oquab et al., `DINOv2: Learning Robust Visual Features without Supervision <https://arxiv.org/abs/2304.07193>`_, 2023
-      Darcet et al., `Vision Transformers Need Registers <https://arxiv.org/abs/2309.16588>`_, 2023
-      Wightman, `PyTorch Image Models <https://github.com/huggingface/pytorch-image-models>`_, 2019
+      ValueError: there is no such file, it is of another format, damaged, or of another architecture (the message says which
+        tensors are missing, extra, or of another shape); it holds several encoders, which are listed; or a fact that no tensor
+        shows is uncertain.
     """
     file = Path(path).expanduser()
     tensors = read_tensors(file)
@@ -107,22 +81,32 @@ def load_reference(
         _require_fitting(recognised.module, said)
     except ValueError as error:
         raise ValueError(f"{file} cannot be loaded: {error}") from error
-    side = recognised.side if size is None else size
-    patch = getattr(recognised.module, "patch", 1)
-    if not 0 < side <= _LARGEST_SIDE or side % patch:
-        raise ValueError(f"{file} takes images whose side is a multiple of {patch} and at most {_LARGEST_SIDE}, not {side}.")
-    mean, std = (facts[name].value if name in facts else usual for name, usual in _NORMALISATION.items())
-    if any(np.shape(value) not in ((), (3,)) for value in (mean, std)) or not np.min(std) > 0:
-        raise ValueError(f"mean and std are numbers, or three of them, and std is above 0, not {mean} and {std}.")
-    if np.max(np.abs(mean)) > 1:
-        raise ValueError(f"mean is of images in [0, 1], not {mean}; divide the mean and std of values up to 255 by 255.")
+    side = _checked_side(file, recognised, size)
     card = _card(file, recognised, name) | {
         "left_behind": left_behind(chosen, tensors),
         "stated": [f"{each} = {facts[each].value} ({facts[each].where})" for each in _STATED if each in facts],
         "assumed": [*recognised.assumed, *(f"{usual} (?{each}=)" for each, usual in _USUAL.items() if each not in facts)],
     }
     variables = jax.tree.map(jnp.asarray, nested(arrays))
-    return PretrainedEncoder(recognised.module, variables, (side, side, 3), mean, std, features, card)
+    return PretrainedEncoder(recognised.module, variables, (side, side, 3), *_normalisation(facts), features, card)
+
+
+def _checked_side(file: Path, recognised: Recognised, size: int | None) -> int:
+    side = recognised.side if size is None else size
+    patch = getattr(recognised.module, "patch", 1)
+    if not 0 < side <= _LARGEST_SIDE or side % patch:
+        raise ValueError(f"{file}: expected a side that is a multiple of {patch} and at most {_LARGEST_SIDE}, got {side}.")
+    return side
+
+
+def _normalisation(facts: Mapping[str, Fact]) -> list[float | tuple[float, ...]]:
+    """Returns mean and std of pixels, ImageNet's where no fact says another."""
+    mean, std = (facts[name].value if name in facts else usual for name, usual in _NORMALISATION.items())
+    if any(np.shape(value) not in ((), (3,)) for value in (mean, std)) or not np.min(std) > 0:
+        raise ValueError(f"Expected one number or three for mean and std, and std above 0, got {mean} and {std}.")
+    if np.max(np.abs(mean)) > 1:
+        raise ValueError(f"Expected the mean of images in [0, 1], got {mean}; divide mean and std of values up to 255 by 255.")
+    return [mean, std]
 
 
 def _parts(tensors: Tensors) -> list[EncoderPart]:
@@ -132,8 +116,8 @@ def _parts(tensors: Tensors) -> list[EncoderPart]:
     if not parts:
         some = ", ".join(map(shown, sorted(tensors)[:5])) or "none"
         raise ValueError(
-            f"it holds weights, but no card of sslshift's, and its tensors ({some}, {len(tensors)} in all) are of no known "
-            f"architecture; known are {_KNOWN}."
+            f"it holds weights, but no card of sslshift, and its tensors ({some}, {len(tensors)} in all) are of no known "
+            f"architecture. Expected {_KNOWN}."
         )
     return parts
 

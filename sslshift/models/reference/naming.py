@@ -1,4 +1,4 @@
-"""What a published architecture calls its tensors, and how they become ours."""
+"""Names of the tensors of published architectures, and their conversion to our arrays."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,9 +9,9 @@ import numpy as np
 
 Tensors = Mapping[str, np.ndarray]
 _SHOWN = 5
-# Of batch norms; no feature depends on it.
+# A counter of batch norms that no feature depends on.
 COUNTED = r"(.*\.)?num_batches_tracked"
-# Parts of other architectures, none of which ours have.
+# Parts that only other architectures have.
 _OTHERS = (
     (r"(^|\.)rope(_embed)?\.|(^|\.)storage_tokens$", "rotary positions, as DINOv3 has, which are not supported"),
     (
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 
     Args:
       ours: its path, such as `params/norm/scale`.
-      theirs: the tensors that it is made of, names to shapes.
+      theirs: shapes of the tensors that it is made of, by name.
       convert: makes our array of them, in that order.
     """
 
@@ -46,12 +46,12 @@ class Recognised(NamedTuple):
     """An architecture that a file's names and shapes show.
 
     Args:
-      title: what people call it.
-      module: ours.
+      title: its usual name.
+      module: our network.
       side: of the images that it was trained on, in pixels.
       entries: of all its arrays.
-      resize: how it meets images of another size, for people; empty where nothing depends on it.
-      assumed: what no tensor tells, and how to say otherwise, for people.
+      resize: how it resizes its positions for images of another size, for people; empty if it has none.
+      assumed: facts that no tensor shows, each with the option that states another one, for people.
     """
 
     title: str
@@ -71,22 +71,22 @@ def joined(*parts: np.ndarray) -> np.ndarray:
 
 
 def dense(*parts: np.ndarray) -> np.ndarray:
-    """Kernels `[outputs, inputs]`, one after the other, as ours, `[inputs, outputs]`."""
+    """Returns kernels `[outputs, inputs]`, one after the other, as one of ours, `[inputs, outputs]`."""
     return np.concatenate(parts).T
 
 
 def convolution(x: np.ndarray) -> np.ndarray:
-    """A kernel `[outputs, inputs, height, width]` as ours, `[height, width, inputs, outputs]`."""
+    """Returns a kernel `[outputs, inputs, height, width]` as one of ours, `[height, width, inputs, outputs]`."""
     return x.transpose(2, 3, 1, 0)
 
 
 def numbers(names: Iterable[str], pattern: str) -> int:
-    """How many different numbers a pattern's group finds in the names: never more than there are names."""
+    """Returns the number of different numbers that a pattern's group finds in the names: at most the number of names."""
     return len({match[1] for name in names if (match := re.match(pattern, name))})
 
 
 def converted(tensors: Tensors, recognised: Recognised, written: Mapping[str, str], prefix: str = "") -> dict[str, np.ndarray]:
-    """Our float32 arrays by path.
+    """Returns our float32 arrays by path.
 
     Args:
       tensors: of an encoder, without heads.
@@ -98,34 +98,34 @@ def converted(tensors: Tensors, recognised: Recognised, written: Mapping[str, st
       ValueError: tensors are missing, extra, of another shape, no numbers with a fraction, or not finite.
     """
     expected = {name: shape for entry in recognised.entries for name, shape in entry.theirs.items()}
-    told = {name: prefix + name for name in expected} | dict(written)
+    written_as = {name: prefix + name for name in expected} | dict(written)
     problems = {
-        "missing": sorted(told[name] for name in set(expected) - set(tensors)),
-        "extra": sorted(told[name] for name in set(tensors) - set(expected) if not re.fullmatch(COUNTED, name)),
+        "missing": sorted(written_as[name] for name in set(expected) - set(tensors)),
+        "extra": sorted(written_as[name] for name in set(tensors) - set(expected) if not re.fullmatch(COUNTED, name)),
         "of another shape": [
-            f"{told[name]} ({_shape(tensors[name].shape)} in place of {_shape(shape)})"
+            f"{written_as[name]} ({_shape(tensors[name].shape)} in place of {_shape(shape)})"
             for name, shape in sorted(expected.items())
             if name in tensors and tensors[name].shape != shape
         ],
     }
     if any(problems.values()):
         raise ValueError(misfit(recognised.title, problems, tensors))
-    wide = {name: _as_float32(told[name], tensors[name]) for name in expected}
+    wide = {name: _as_float32(written_as[name], tensors[name]) for name in expected}
     return {entry.ours: entry.convert(*(wide[name] for name in entry.theirs)) for entry in recognised.entries}
 
 
 def misfit(title: str, problems: Mapping[str, list[str]], names: Iterable[str]) -> str:
-    """Returns the sentence that a file is not quite what it looks like, and what it may be where its names tell it."""
-    told = "; ".join(f"{what}: {_first(listed)}" for what, listed in problems.items() if listed)
+    """Returns the sentence that a file differs from the architecture it looks like, and which other one its names suggest."""
+    listing = "; ".join(f"{what}: {_first(listed)}" for what, listed in problems.items() if listed)
     names = list(names)
     known = [what for pattern, what in _OTHERS if any(re.search(pattern, name) for name in names)]
-    return f"it looks like a {title}, but not all its tensors fit ({told})." + "".join(f" It has {what}." for what in known)
+    return f"it looks like a {title}, but not all its tensors fit ({listing})." + "".join(f" It has {what}." for what in known)
 
 
 def _as_float32(name: str, tensor: np.ndarray) -> np.ndarray:
-    # bfloat16 is no NumPy type and says it is of kind V.
+    # bfloat16 is not a type of NumPy's own, and its kind is V.
     if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
-        raise ValueError(f"its tensor {shown(name)} holds {tensor.dtype}, no floating-point numbers.")
+        raise ValueError(f"its tensor {shown(name)} holds {tensor.dtype}, not floating-point numbers.")
     wide = tensor.astype(np.float32)
     if not np.isfinite(wide).all():
         raise ValueError(f"its tensor {shown(name)} holds values that are not finite.")

@@ -1,4 +1,4 @@
-"""The encoders in a file of a whole training: where each lies, which one is meant, and what stands beside them."""
+"""The encoders in a file of a whole training: their places, the one that is meant, and the modules beside it."""
 
 import itertools
 import re
@@ -12,20 +12,20 @@ import numpy as np
 from sslshift.models.reference.layouts import plain_names
 from sslshift.models.reference.naming import COUNTED, Recognised, Tensors, misfit, shown
 
-# What trainers put on an encoder, by the first word of a tensor's name at the encoder's own level.
+# Modules that trainers put on an encoder, by the first word of a tensor's name at the encoder's own level.
 _HEADS = re.compile(
     r"fc\d*|mlp|proj|pred|logit_scale|logit_bias|temperature|center|centroids|memory(_bank)?|(.+_)?(heads?|linear|classifiers?"
     r"|pooler|pre_logits|project(or|ion)s?|predict(or|ion)s?|prototypes?|neck|decoder|queue|masked_embed|mask_token|loss"
     r"|criterion)(_.+)?"
 )
-# Inside these an encoder is but the first part of another.
+# Inside these an encoder is only the first part of another.
 _NOT_APART = {"patch_embed", "patch_embeddings"}
 _WRAPPER = {"module", "state_dict"}
 _TEACHER = frozenset({"teacher", "momentum", "ema", "target", "key", "k", "averaged"})
 _STUDENT = frozenset({"student", "online", "base", "query", "q", "source"})
 _ROLES = (_TEACHER, _STUDENT)
 _MOST_PARTS = 100
-# So many names without dots that begin alike are reported as one.
+# More names without dots than this that begin alike are reported as one.
 _FLAT = 3
 _LISTED = 20
 
@@ -34,9 +34,9 @@ class Dialect(NamedTuple):
     """An architecture under the names of one library.
 
     Args:
-      title: what people call it.
-      marks: tensors that every encoder of the dialect has, and that tell its size.
-      recognise: makes the architecture of a part, with what is said of it beside its tensors.
+      title: its usual name.
+      marks: tensors that every encoder of the dialect has, and that show its size.
+      recognise: returns the architecture of a part, from its tensors and the facts stated about it.
     """
 
     title: str
@@ -48,10 +48,10 @@ class EncoderPart(NamedTuple):
     """An encoder inside a file.
 
     Args:
-      prefix: what the names of its tensors begin with; empty, or with a dot at its end.
-      dialect: what its names look like.
+      prefix: common beginning of the names of its tensors; empty, or with a dot at its end.
+      dialect: architecture and library that its names show.
       tensors: by the original architecture's names, without the prefix and without heads.
-      heads: names, likewise, of the tensors of heads that stand on it.
+      heads: names, likewise, of the tensors of heads on the encoder.
       written: names in the file by the names in `tensors`.
     """
 
@@ -66,8 +66,8 @@ def find_parts(tensors: Tensors, dialects: Sequence[Dialect]) -> list[EncoderPar
     """Returns the encoders of a file, at most one for each prefix, in the order of the prefixes.
 
     Raises:
-      ValueError: two tensors have one name once wrappers are taken off, or there is a part of an encoder but no whole one; then
-        it is said which tensors are missing.
+      ValueError: two tensors have one name without their wrappers, or there is a part of an encoder but no whole one; the
+        message says which tensors are missing.
     """
     written = plain_names(tensors)
     places = [(prefix, dialect) for dialect in dialects for prefix in _prefixes(written, dialect)]
@@ -78,7 +78,7 @@ def find_parts(tensors: Tensors, dialects: Sequence[Dialect]) -> list[EncoderPar
 
 
 def choose(parts: Sequence[EncoderPart], wanted: str | None) -> tuple[EncoderPart, str]:
-    """Returns the part that is meant and its name; the name is empty where there is but one.
+    """Returns the part that is meant and its name; the name is empty if the file has one encoder only.
 
     Args:
       parts: of one file, at least one.
@@ -91,21 +91,21 @@ def choose(parts: Sequence[EncoderPart], wanted: str | None) -> tuple[EncoderPar
         raise ValueError(f"it holds {len(parts)} encoders, more than any training has.")
     apart = [part for i, part in enumerate(parts) if not any(_same(part, other) for other in parts[:i])]
     names = dict(zip(_short_names([part.prefix for part in apart]), apart, strict=True))
-    told = ", ".join(f"{shown(name)} ({part.dialect.title}, {len(part.tensors)} tensors)" for name, part in names.items())
+    listing = ", ".join(f"{shown(name)} ({part.dialect.title}, {len(part.tensors)} tensors)" for name, part in names.items())
     if wanted is None and len(apart) > 1:
         ready = " or ".join(f"?part={quote(name)}" for name in names)
-        raise ValueError(f"it holds {len(apart)} encoders: {told}; add {ready} to its path to name one.")
+        raise ValueError(f"it holds {len(apart)} encoders: {listing}; add {ready} to its path to name one.")
     found = apart if wanted is None else _matching(wanted, names, parts)
     if len(found) != 1:
         several = f"{len(found)} of its encoders match" if found else "none of its encoders matches"
-        raise ValueError(f"{several} part={wanted}; it holds {told}.")
+        raise ValueError(f"{several} part={wanted}; it holds {listing}.")
     if len(apart) == 1:
         return found[0], ""
     return found[0], next((name for name, part in names.items() if part is found[0]), wanted or "")
 
 
 def left_behind(part: EncoderPart, tensors: Tensors) -> list[str]:
-    """Returns what of a file is not the encoder, one text for each module with the number of its tensors."""
+    """Returns the modules of a file beside the encoder, one text for each with the number of its tensors."""
     inside = set(part.written.values())
     rest = [name for name in tensors if name not in inside and not re.fullmatch(COUNTED, name)]
     modules = {start for name in inside for start in _starts(name)}
@@ -127,7 +127,7 @@ def _starts(name: str) -> list[str]:
 
 
 def _prefixes(written: Mapping[str, str], dialect: Dialect) -> set[str]:
-    """Returns what stands before any mark of the dialect."""
+    """Returns the prefixes before any mark of the dialect."""
     ends = {name.removesuffix(mark) for name in written for mark in dialect.marks if name.endswith(mark)}
     return {end for end in ends if (not end or end.endswith(".")) and not _NOT_APART & set(end.split("."))}
 
@@ -159,7 +159,7 @@ def _part(tensors: Tensors, written: Mapping[str, str], prefix: str, dialect: Di
 
 
 def _same(a: EncoderPart, b: EncoderPart) -> bool:
-    """Whether one encoder lies under two names, as where a module is reached in two ways."""
+    """Returns whether two parts are one encoder under two names, as where a module is reached in two ways."""
     alike = a.dialect == b.dialect and a.tensors.keys() == b.tensors.keys()
     return alike and all(np.array_equal(tensor, b.tensors[name]) for name, tensor in a.tensors.items())
 
@@ -182,7 +182,7 @@ def _matching(wanted: str, names: Mapping[str, EncoderPart], parts: Sequence[Enc
         return exact
     role = _TEACHER if wanted in _TEACHER else _STUDENT
     having = [part for part in apart if role & _words(part.prefix)]
-    # What stands beside a teacher and has no role of its own is the student.
+    # An encoder beside a teacher, without a role of its own, is the student.
     others = [part for part in apart if not _TEACHER & _words(part.prefix)]
     return having or (others if role is _STUDENT and len(others) < len(apart) else [])
 

@@ -24,14 +24,14 @@ _KNOWN = {
 def recognise(part: EncoderPart, facts: Mapping[str, Any]) -> Recognised:
     """Returns the ResNet that a part's names and shapes show.
 
-    The stride of a bottleneck lies on its 3x3 convolution, as in torchvision (v1.5); that of He et al. (v1) has the same names.
+    A bottleneck has its stride on its 3x3 convolution, as in torchvision (v1.5); that of He et al. (v1) has the same names.
 
     Args:
       part: without heads.
-      facts: `stem` is `cifar` where the user said that.
+      facts: `stem` is `cifar` if the user stated that.
 
     Raises:
-      ValueError: it has the 3x3 stem of small images, and its stride and pooling were not said; or the stem is another.
+      ValueError: it has the 3x3 stem of small images, whose stride and pooling were not stated; or the stem is another one.
     """
     found = part.tensors
     block = Bottleneck if any(name.endswith(".conv3.weight") for name in found) else BasicBlock
@@ -40,7 +40,7 @@ def recognise(part: EncoderPart, facts: Mapping[str, Any]) -> Recognised:
     width = stem[0] if len(stem) == 4 and stem[0] else 64
     small = "stem" in facts
     if small and facts["stem"].value != CIFAR:
-        raise ValueError(f"stem is {CIFAR} or not given, not {facts['stem'].value!r}.")
+        raise ValueError(f"expected stem={CIFAR} or no stem, got {facts['stem'].value!r}.")
     title = _KNOWN.get(depths, {}).get(block, f"ResNet with {depths} blocks") + " under torchvision's names"
     if not small and stem[2:] == (3, 3):
         wrong = f"{part.written['conv1.weight']} ({' x '.join(map(str, stem))} in place of {width} x 3 x 7 x 7)"

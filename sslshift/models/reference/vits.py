@@ -20,12 +20,12 @@ _PUBLISHED = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
 _TWELVE = (192, 384)
 _MOCO = {"base_encoder", "momentum_encoder"}
 _TOKEN = "the class token after the last norm as pooled features (?features=mean gives the patches' mean)"
-# What timm calls features, and what we do.
+# Features by timm's name, and by ours.
 _POOLS = {"token": "token", "avg": "mean"}
 
 
 class _Names(NamedTuple):
-    """What a library calls the parts of a ViT; those of a block follow the block's own name."""
+    """Names that a library gives to the parts of a ViT; those of a block follow the block's own name."""
 
     whose: str
     token: str
@@ -120,8 +120,8 @@ def _recognise(names: _Names, part: EncoderPart, facts: Mapping[str, Fact]) -> R
     """Returns the ViT that a part's names and shapes show.
 
     Raises:
-      ValueError: the tensors that tell its shape are of no possible shape, neither the user nor the file nor its published
-        relatives tell the number of heads, or the file says that it is another architecture.
+      ValueError: the tensors that show its size have an impossible shape, neither the user nor the file nor its published
+        relatives settle the number of heads, or the file states another architecture.
     """
     found = part.tensors
     names = _dialect(names, part)
@@ -173,7 +173,7 @@ DIALECTS = tuple(
 
 
 def _dialect(names: _Names, part: EncoderPart) -> _Names:
-    """Whose names they are of those that begin alike."""
+    """Returns the library among those whose names begin alike."""
     if names is _TRANSFORMERS_DINOV2:
         return _TRANSFORMERS_VIT if any(".layernorm_before." in name for name in part.tensors) else names
     if names is not _TIMM:
@@ -193,7 +193,7 @@ def _scaled(names: _Names, found: Tensors) -> bool:
 
 
 def _require_ours(facts: Mapping[str, Fact], width: int, depth: int) -> None:
-    """Raises ValueError if the file says of itself what its tensors deny, or what ours cannot compute."""
+    """Raises ValueError if a fact contradicts the tensors, or states what our network cannot compute."""
     for name, ours in (("width", width), ("depth", depth)):
         if name in facts and facts[name].value != ours:
             raise ValueError(f"{facts[name].where} says {name} = {facts[name].value}, but its tensors have {ours}.")
@@ -209,7 +209,7 @@ def _require_ours(facts: Mapping[str, Fact], width: int, depth: int) -> None:
 
 
 def _heads(names: _Names, part: EncoderPart, width: int, facts: Mapping[str, Fact]) -> int:
-    """Returns the number of attention heads that was said, or else that of published ViTs."""
+    """Returns the number of attention heads that was stated, or else that of published ViTs."""
     heads = facts["heads"].value if "heads" in facts else _published_heads(names, part, width)
     if heads < 1 or width % heads:
         raise ValueError(f"its width of {width} cannot be divided among {heads} attention heads.")
@@ -220,7 +220,7 @@ def _published_heads(names: _Names, part: EncoderPart, width: int) -> int:
     """Returns the number of attention heads of all published ViTs of this width.
 
     Raises:
-      ValueError: there is none, or they differ and nothing in the file tells which it is.
+      ValueError: there are none, or they differ and the file does not show which one it is.
     """
     unsure = f"its width of {width} does not tell the number of attention heads; say it with heads="
     if width not in _PUBLISHED:
@@ -237,7 +237,7 @@ def _published_heads(names: _Names, part: EncoderPart, width: int) -> int:
 
 
 def _assumed(names: _Names, module: ViT, side: int, facts: Mapping[str, Fact]) -> list[str]:
-    """Returns what no tensor tells and nobody said, with the option that says otherwise."""
+    """Returns the facts that were assumed, each with the option that states another one."""
     heads = f"{module.heads} attention heads, as published ViTs of this width have (?heads= says another number)"
     return [
         *([] if "heads" in facts else [heads]),
@@ -282,7 +282,7 @@ def _entries(names: _Names, module: ViT, leading: int, biased: bool) -> Iterator
 
 
 def _tokens(names: _Names, module: ViT, leading: int) -> Iterator[Entry]:
-    """Positions of tokens that do not move are added to the tokens here, once, in place of in every call."""
+    """Yields class token, positions and registers; positions of tokens that do not move are added to them here, once."""
     width = module.width
     grid = module.grid
     registers = module.registers or 0
@@ -312,7 +312,7 @@ def _block(names: _Names, ours: str, theirs: str, width: int, biased: bool) -> I
 def _qkv(ours: str, theirs: list[str], width: int, biased: bool) -> Iterator[Entry]:
     rows = 3 * width // len(theirs)
     yield Entry(f"{ours}/kernel", {f"{part}.weight": (rows, width) for part in theirs}, dense)
-    # Some were trained without this bias, which is the same as with one of zeros.
+    # Some were trained without this bias, which equals a bias of zeros.
     if biased:
         yield Entry(f"{ours}/bias", {f"{part}.bias": (rows,) for part in theirs}, joined)
     else:
