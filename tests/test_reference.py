@@ -234,7 +234,7 @@ def test_sizes_heads_normalisation_and_features(tensors, write):
         ({}, "its width of 24 does not tell the number of attention heads; say it with heads="),
         ({"heads": 5}, "cannot be divided among 5"),
         ({"heads": 2, "size": 225}, "side that is a multiple of 14"),
-        ({"heads": 2, "std": 0.0}, "std is above 0"),
+        ({"heads": 2, "std": 0.0}, "std above 0"),
         ({"heads": 2, "mean": (0.1, 0.2)}, "Expected one number or three"),
         ({"heads": 2, "features": "cls"}, "for features, got 'cls'"),
     ):
