@@ -1,8 +1,8 @@
 """sslshift: which data should a self-supervised encoder be pretrained on, at a fixed budget?
 
-The rooms, from the ground up (each imports only from those before it): `arrays`, `extras`, `losses`, `budget`, `command`,
-`storage`, `reporting`, `models`, `data`, `methods`, `training`, `transfer`, `shift`, `study`. Their package docstrings explain
-them and say which files to touch; the README has the words.
+The packages, from the ground up (each imports only from those before it, see the contracts in pyproject.toml): `extras`;
+`arrays`, `command`, `storage`; `reporting`; `losses`, `models`, `budget`; `data`; `methods`; `training`; `transfer`; `shift`;
+`study`. Their docstrings explain them and say which files to touch; the README has the words.
 
 `losses`, `models` and `methods` need JAX, Flax, Optax and Chex only; everything else needs the extra `study`.
 """

@@ -45,7 +45,7 @@ def command_line(folder: Callable[[], str] | None = None, *, positional: str = "
     try:
         yield
     except KeyboardInterrupt:
-        print("Stopped. The same command continues from here.", file=sys.stderr)
+        print("Stopped. Commands that keep their results continue when they are given again.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         # Errors that the package raises on purpose are sentences; any other error at least gets its type.

@@ -2,7 +2,8 @@
 
 Everything that the package keeps passes through here, so that it survives being stopped at any moment:
 
-- `write` and `whole_file` replace a file in one step. A process that is killed, or a disk that is full, leaves the old file.
+- `write` and `whole_file` replace a file in one step. A process that is killed, or a disk that is full, leaves the old file; a
+  kill also leaves `NAME.part`, which the next write replaces.
 - `lock` keeps a second process out of a folder. The operating system releases the lock when the process ends, however it ends.
 - `Store` keeps results in folders. Each folder holds `record.json`, which says what was asked, and `result.json`, the answer. A
   folder without `result.json` is work in progress: the next process that asks for the same record continues it.

@@ -46,8 +46,8 @@ def test_a_source_with_a_significant_gain_is_named_before_a_higher_one_that_vari
     """FAR has the highest mean, but by one lucky seed; NEAR gains in every seed."""
     lucky = {0: 0.99, 1: 0.75, 2: 0.74}
     use = answer(analysis_of(opened, lambda run: lucky[run.seed] if run.source == FAR else truth(run)))[0]
-    assert use.startswith(f"Pretrain on {NEAR} with 320 unique images: its linear-probe accuracy, 81.")
-    assert "is a significant gain of " in use
+    assert use.startswith(f"Pretrain on {NEAR} with 320 unique images: it reaches a linear-probe accuracy of 81.")
+    assert "a significant gain of " in use
     assert f"; {FAR} reaches 82." in use
     assert "but its gain is not significant" in use
 

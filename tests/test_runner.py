@@ -233,7 +233,7 @@ def test_a_table_adds_rows_and_changes_none(tmp_path):
     first = {"kind": "run", "source": "a", "budget": 10, "seed": 0, "linear": 0.5, "fingerprint": fingerprint({"a": 1})}
     rows = append([], [first], tmp_path)
     assert append(rows, [first | {"linear": 0.5}], tmp_path) == rows
-    with pytest.raises(LedgerError, match=r"holds other values of a, seed 0, .*\(linear\)"):
+    with pytest.raises(LedgerError, match=r"The row of a, seed 0, .* differs from its run folder \(linear\)"):
         append(rows, [first | {"linear": 0.6}], tmp_path)
     # A column that was whole becomes floating, and one is new; nan is a value.
     second = first | {"seed": 1, "linear": 1, "budget": 10.5, "knn": float("nan"), "fingerprint": fingerprint({"a": 2})}

@@ -25,7 +25,7 @@ from sslshift.shift.index import DEFAULT_DISTANCE
 from sslshift.shift.survey import SurveyReport, SurveySettings, run_survey
 from sslshift.transfer.encoders import UNTRAINED
 
-_BESIDE = "kernel,frechet,rbf_mmd,visual_dna,sliced_wasserstein,proxy_a"
+_BESIDE = ",".join(name for name, distance in DISTANCES.items() if distance.beside)
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("target", None, "Your images: a URI such as folder:/data/parts.", required=True)

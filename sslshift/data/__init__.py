@@ -16,7 +16,7 @@ Files, from the ground up:
   `permutation`: seeded orders that need no memory; `subset` and `split` are built on it.
 
 To change:
-  a kind of source: its class in a file of `sources/`, and one line in `SCHEMES` of `sources/opening.py`.
+  a kind of source: its class in a file of `sources/`, and its function and line in `sources/opening.py`.
   a generated source: its function and one line in `GENERATORS`, both in `synthetic.py`.
   a curation step: one file in `curation/`, and one line in its `__init__.py`.
   a way to draw subsets: `class_order` in `subset.py`, and one name in `SUBSETS` of `mixture.py`.

@@ -3,8 +3,9 @@
 An element of the grain dataset is a whole batch, read by its step number. The order is therefore the plan's for any number of
 workers, and sources that hold their images in arrays serve a batch with one indexing operation.
 
-An image that cannot be read does not stop a run. Another image of its component replaces it, always the same one, and the batch
-reports it. The training loop counts these images, corrects N, and stops if there are too many.
+An image that cannot be read does not stop a run. Another image of its component replaces it, always the same one, and the
+batch reports it. The training loop counts these images and stops if there are too many; `sslshift.study.runner.train_run`
+subtracts them from N.
 """
 
 import dataclasses

@@ -94,7 +94,7 @@ def _short(uri: str) -> str:
     """Returns the last part of a path; of a URI that names no path, everything but its options."""
     parsed = parse_uri(uri)
     rest = parsed.path
-    named = Path(rest).name if parsed.scheme in ("folder", "csv", "parquet", "arrayrecord") else rest
+    named = Path(rest).name if SCHEMES[parsed.scheme].files else rest
     name = " ".join(printable(named or uri).split())
     # The beginning and the end distinguish more sources than the beginning alone.
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 16]}…{name[-15:]}"

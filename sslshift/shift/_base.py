@@ -177,6 +177,8 @@ class Distance(NamedTuple):
       title: its name in tables.
       least: the fewest images that each side needs.
       caveat: what a reader of its values must know.
+      beside: whether tables show it beside the index by default.
+      of_covariances: whether it compares covariances, which need more images than features.
       bind: takes a PRNG key and a pool of feature arrays, and returns a function of two sets of features. The key fixes what is
         drawn at random and the pool fixes ranges, so that values for different pairs of sets can be compared.
     """
@@ -185,6 +187,8 @@ class Distance(NamedTuple):
     least: int
     caveat: str
     bind: Callable[[jax.Array, Sequence[np.ndarray]], Function]
+    beside: bool = True
+    of_covariances: bool = False
 
     def on(self, key: jax.Array, *pool: np.ndarray) -> Function:
         """Returns the distance as a function of two sets of features alone.

@@ -18,9 +18,19 @@ does the same. Data moves through the files of this room in one direction:
 
 N is corrected for broken images in `runner.train_run`: `unique_read` is N without the images in the run's `broken.csv`.
 
-To add an experiment, write one module in `experiments/`: a docstring, a `Study`, and a call of `run_experiment`. To add a flag,
-add a field to `Study` and read it in `design.parse_study` or `learners`. To add a number to the report, compute it in
-`analysis` and show it in `report/`.
+To add an experiment, write one module in `experiments/`: a docstring, a `Study`, and a call of `run_experiment`. To add a
+number to the report, compute it in `analysis` and show it in `report/`.
+
+To add a flag, add a field to `Study`, with its range in `__post_init__`, and a field to `Design`, which `design.parse_study`
+fills; a flag that one method can set for itself goes into `LearnerSettings` and `OWN_FLAGS` of `learners` instead. A flag that
+changes training must be part of `Learner.record` or `results.run_record`: a run of another value would otherwise be taken for
+this one.
+
+After `kill -9` during a checkpoint, a run's folder holds `record.json`, `metrics.jsonl`, the checkpoints that were complete,
+and an incomplete one under a temporary name. It has no `result.json` and no encoder, and the results table has no row of it.
+The same command reads finished runs, continues this one from its last complete checkpoint, cuts `metrics.jsonl` back to that
+step, and repeats at most `--checkpoint_every` steps, with the same numbers. Without a complete checkpoint the run starts
+again.
 
 The tests: `test_study` (commands in processes of their own), `test_runner` (resumption, failures, the results table),
 `test_analysis`, `test_report*`, `test_study_shifts`, `test_flags`, `test_calibration`.

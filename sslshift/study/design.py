@@ -15,7 +15,7 @@ import jax
 from sslshift.budget import Budget
 from sslshift.data.mixture_text import Declaration, parse_mixture
 from sslshift.data.sources import SCHEMES
-from sslshift.data.sources.uri import parse_uri, spelled
+from sslshift.data.sources.uri import Uri, parse_uri, spelled
 from sslshift.models import FEATURES
 from sslshift.models.opening import open_encoder
 from sslshift.shift import distance_of
@@ -23,9 +23,6 @@ from sslshift.study.declare import Study
 from sslshift.study.learners import LearnerSettings, parse_learners
 from sslshift.transfer.declaration import TaskDeclaration, parse_split, parse_task, require_different_names
 from sslshift.transfer.protocol import parse_evaluations
-
-# Sources whose names are no paths, which may hold an '@'.
-_WITHOUT_PATHS = ("bundled", "synthetic", "tfds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +155,7 @@ def parse_sources(text: str) -> list[SourceLevels]:
         match = re.fullmatch(r"(?P<uri>.*?)\s*@(?P<numbers>[0-9][0-9_]*(\s*,\s*[0-9][0-9_]*)*)", part)
         uri, numbers = match.group("uri", "numbers") if match else (part, "")
         named = parse_uri(uri) if ":" in uri else None
-        if "@" in (named.path if named else uri) and (named is None or named.scheme in _WITHOUT_PATHS):
+        if "@" in (named.path if named else uri) and not _may_hold_at(named):
             raise ValueError(
                 f"--sources: expected a URI with '@' and whole numbers separated by ',', got {part!r}; sources are separated "
                 "by ';'."
@@ -172,6 +169,11 @@ def parse_sources(text: str) -> list[SourceLevels]:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"--sources must name at least one source, and each source once; got {text!r}.")
     return parsed
+
+
+def _may_hold_at(uri: Uri | None) -> bool:
+    """Returns whether a URI may hold an '@': paths of files may, names of other sources may not."""
+    return uri is not None and (uri.scheme not in SCHEMES or SCHEMES[uri.scheme].files)
 
 
 def _evaluations(study: Study) -> dict[str, Any]:

@@ -140,8 +140,8 @@ def append(rows: Sequence[LedgerRow], new: Iterable[LedgerRow], out: Path) -> li
                 name for name in there | row if _text_of(there.get(name)) != _text_of(row.get(name)) and name != "digest"
             ]
             raise LedgerError(
-                f"{out / CSV} holds other values of {_row_name(row)} than its folder gives now ({', '.join(differing[:3])}): "
-                f"the run was changed or made again since. Delete that row and {PARQUET}, and the same command writes it again."
+                f"The row of {_row_name(row)} in {out / CSV} differs from its run folder ({', '.join(differing[:3])}): the run "
+                f"was changed or repeated since. Delete that row and {PARQUET}, and the same command writes it again."
             )
     grown = list(known.values())
     text = _as_csv(grown)

@@ -60,7 +60,7 @@ class BrokenDataError(RuntimeError):
 
 @dataclasses.dataclass
 class BrokenImages:
-    """The images that a run found broken, over all its calls. They are subtracted from N.
+    """The images that a run found broken, over all its calls. A study subtracts them from N.
 
     Args:
       file: CSV file that lists them, written with each new one; the list of an earlier call is read.

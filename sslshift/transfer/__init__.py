@@ -13,8 +13,10 @@
 Scores here are offline: the encoder is finished. `sslshift.training.online` has the probe that follows an encoder in training.
 
 To add an evaluation on frozen features: one file like `knn.py` with a frozen dataclass that is called with `Splits` and a
-`Metric`, and one line in `EVALUATIONS` of `protocol.py`. Its settings are then options of --evaluation_options. To add a
-metric: a `Metric` in the table at the end of `metrics.py`; it must accept weights, which the bootstrap uses.
+`Metric`; in `protocol.py` its class in `Evaluation`, one line in `EVALUATIONS`, and its title in `_TITLES` if tables should
+name it otherwise. Its settings are then options of --evaluation_options; tools/README.md lists evaluations for people. One
+that needs the network itself, as fine-tuning does, gets a branch in `protocol._outcomes`. To add a metric: a `Metric` in the
+table at the end of `metrics.py`; it must accept weights, which the bootstrap uses.
 
 Tests: `test_knn.py`, `test_linear_probe.py` and `test_probes.py` compare the evaluations with plain loops and scikit-learn,
 `test_metrics.py` does so for the metrics, `test_intervals.py` and `test_statistics.py` simulate the coverage of intervals,

@@ -1,7 +1,8 @@
 """Sources: random-access collections of images behind one function, `open_source(uri)`.
 
-To add a kind of source, write a subclass of `base.Source` in a file here, and one line for its scheme and options into
-`SCHEMES` of `opening.py`. A study, a mixture and every tool then accept the new scheme.
+To add a kind of source, write a subclass of `base.Source` in a file here, a function `_open_KIND` in `opening.py`, and one
+line for its scheme and options into `SCHEMES` there. A study, a mixture and every tool then accept the new scheme. The
+docstring of `open_source` and the tables of URIs in README.md and tools/README.md name it for people.
 
 Readers: `files` (folders and lists of image files), `array_record` (what an import writes, and ArrayRecord files of others),
 `prepared` (TensorFlow Datasets), `memory` (arrays, generated images, a cache). Behind them: `uri` (the grammar of names),

@@ -65,22 +65,29 @@ def _open_prepared(uri: str, name: str, options: dict[str, str]) -> Source:
 
 
 class _Scheme(NamedTuple):
-    """A kind of source: the function that opens one from its URI, path and options, and the names of these options."""
+    """A kind of source.
+
+    Attributes:
+      open: opens a source from its URI, path and options.
+      options: names of the options.
+      files: whether the path is that of a file or folder, which may hold an '@' and whose last part is a name.
+    """
 
     open: Callable[[str, str, dict[str, str]], Source]
     options: tuple[str, ...]
+    files: bool = True
 
 
 # Generated images have neither: they are free, and their licence is that of this package.
 _TERMS = ("licence", "cost_per_image")
 SCHEMES = {
     "arrayrecord": _Scheme(_open_array_record, ("range", *_TERMS, "keep")),
-    "bundled": _Scheme(_open_bundled, (*_TERMS, "keep")),
+    "bundled": _Scheme(_open_bundled, (*_TERMS, "keep"), files=False),
     "csv": _Scheme(_open_list, ("labels", "range", *_TERMS, "keep")),
     "folder": _Scheme(_open_folder, ("labels", "range", *_TERMS, "keep")),
     "parquet": _Scheme(_open_list, ("labels", "range", *_TERMS, "keep")),
-    "synthetic": _Scheme(_open_synthetic, ("size", "seed", "keep")),
-    "tfds": _Scheme(_open_prepared, ("data_dir", "range", *_TERMS, "keep")),
+    "synthetic": _Scheme(_open_synthetic, ("size", "seed", "keep"), files=False),
+    "tfds": _Scheme(_open_prepared, ("data_dir", "range", *_TERMS, "keep"), files=False),
 }
 
 

@@ -1,8 +1,10 @@
 """The distances that an index, a table or a page can be made of, by name.
 
 To add a distance, write one file in this folder that ends in a `Distance` (its title, the fewest images it needs, a caveat for
-readers, and the function), and add one line to `DISTANCES` below. Flags, tables, the shift index, the calibration and the page
-of a survey take their distances from there.
+readers, and `bind`, which takes a key and a pool of features and returns the function), and add one line to `DISTANCES` below.
+Flags, tables, the shift index, the calibration and the page of a survey take their distances from there; `beside=True` shows
+it beside the index by default. `tests/test_distances.py` tests what all of them promise. A function that people call is
+exported by `sslshift.shift`, whose table also names the sketch.
 """
 
 from sslshift.shift._base import Distance, DistanceEstimate, Function

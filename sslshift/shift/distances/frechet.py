@@ -210,6 +210,7 @@ FRECHET = Distance(
     2,
     "too large by a part that falls with 1 / n, and at n below the number of features by more; squared",
     lambda key, pool: frechet_distance,
+    of_covariances=True,
 )
 
 
@@ -218,4 +219,7 @@ FRECHET_EXTRAPOLATED = Distance(
     8,
     "less what falls with 1 / n, which is its bias where n is well above the number of features; noisier; squared",
     lambda key, pool: functools.partial(frechet_extrapolated, key=key),
+    # A reader of two Frechet distances would not know which one to compare.
+    beside=False,
+    of_covariances=True,
 )

@@ -283,4 +283,6 @@ KERNEL_ROOT = Distance(
     2,
     "the root of KID with its sign: halfway is half; near 0 a small change of the images moves it much",
     lambda key, pool: kernel_root,
+    # The index is made of it.
+    beside=False,
 )

@@ -1,4 +1,4 @@
-"""All sentences of a study's report, whose claims are those that the intervals allow.
+"""Sentences of a study's report, whose claims are those that the intervals allow.
 
 `answer` has the three sentences at the top of the report, `findings` the other claims, `caption` the line under the title, and
 `notes` the explanations at the end.
@@ -92,11 +92,13 @@ def _best_source(learner: LearnerAnalysis) -> Claim:
     best = highest if highest in gaining or not gaining else max(gaining, key=lambda kind: scores[kind].value)
     gain = learner.gains[best]
     score = scores[best]
-    reached = f"{_metric(analysis)}, {score.value:.1%} ({score.low:.1%} to {score.high:.1%})"
+    value = f"{score.value:.1%} ({score.low:.1%} to {score.high:.1%})"
+    reached = f"{_metric(analysis)}, {value}"
     over = f"{difference_points(gain)} over the untrained encoder"
     if best != highest:
         text = (
-            f"Pretrain on {_with_images(analysis, best)}: its {reached}, is a significant gain of {over}; {highest.source} "
+            f"Pretrain on {_with_images(analysis, best)}: it reaches a {_metric(analysis)} of {value}, a significant gain of "
+            f"{over}; {highest.source} "
             f"reaches {scores[highest].value:.1%}, but its gain is not significant"
         )
     elif gain.verdict == "better":
@@ -331,10 +333,10 @@ def _shifts(analysis: Analysis) -> list[str]:
     shifts = analysis.results.shifts
     found = [f"{name}: no shift index. {shift.why}" for name, shift in shifts.items() if shift.why]
     # Distances between covariances need more images than features; other distances do not.
-    frechet = analysis.opened.design.shift.distance.startswith("frechet")
+    of_covariances = DISTANCES[analysis.opened.design.shift.distance].of_covariances
     few: dict[tuple[int, int], list[str]] = {}
     for name, shift in shifts.items():
-        if frechet and shift.index.sample_size < 2 * shift.dimensions:
+        if of_covariances and shift.index.sample_size < 2 * shift.dimensions:
             few.setdefault((shift.index.sample_size, shift.dimensions), []).append(name)
     return found + [
         f"The shift index of {', '.join(names)} uses {size} images on each side for {dimensions} features, too few for a "
