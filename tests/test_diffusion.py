@@ -306,7 +306,7 @@ def test_path_never_leads_to_the_network(pipelines, tmp_path, monkeypatch):
             {},
             r"Expected a pipeline of diffusers, as .*, in .*plain/unet: model_index\.json",
         ),
-        ("plain", {"device": "abacus"}, "There is no device 'abacus' to compute on"),
+        ("plain", {"device": "abacus"}, "Expected a device of this machine, such as cpu or cuda, got 'abacus'"),
     ],
 )
 def test_pipelines_that_cannot_be_used(pipelines, pipeline, changes, message):

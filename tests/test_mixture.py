@@ -150,7 +150,7 @@ def test_n_is_limited_by_the_source_where_it_is_left_open():
         (f"{A}@2_000_000", "a: 2,000,000 unique samples asked for, but the source has 1,000,000 images"),
         (f"{A} -> a + {B}*0", r"b: expected a changing share .* got one from 0.0 to 0.0"),
         (f"{A}*0.999999 + {B}", "b: its share is less than one sample of the budget"),
-        (f"{A} for 0.999999; {B}", "stage 2: its length is less than one sample of the budget"),
+        (f"{A} for 0.999999; {B}", "stage 2: its length is less than one sample; lengthen the stage"),
     ],
 )
 def test_what_does_not_add_up_is_refused(text, message):

@@ -161,7 +161,7 @@ def _require_shape(width: int, height: int) -> None:
     if width * height > Image.MAX_IMAGE_PIXELS:
         raise BrokenImageError(f"decompression bomb: {width:,} x {height:,} pixels")
     if max(width, height) > LARGEST_ASPECT * min(width, height):
-        raise BrokenImageError(f"a sliver: {width:,} x {height:,} pixels")
+        raise BrokenImageError(f"a sliver: {width:,} x {height:,} pixels, one side more than {LARGEST_ASPECT} times the other")
 
 
 _TURNS = {

@@ -195,7 +195,7 @@ def _blur(sigma: float) -> np.ndarray:
 
 @functools.lru_cache
 def _drawings() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns matrices `[32, 32]` for the rows and columns of variants: 16 with less on some sides, 15 with more, 3 reduced."""
+    """Returns row and column matrices `[32, 32]` of 34 variants of a picture: 16 cropped or whole, 15 extended, 3 reduced."""
     edge = FRAME * SIDE
     ends = list(itertools.product((0, edge), repeat=2))
     less, more = ([_stretch(sign * start, SIDE - sign * end) for start, end in ends] for sign in (1, -1))

@@ -61,7 +61,7 @@ class Component:
 
     @property
     def mean_share(self) -> float:
-        """Part of the stage's samples, for constant and changing shares."""
+        """The component's share of the stage's samples, averaged over a ramp."""
         return sum(self.ends) / 2
 
 

@@ -31,7 +31,10 @@ def resolve(declaration: Declaration, sizes: Mapping[str, int], budget: Budget) 
     slots = []
     for number, (stage, length, total) in enumerate(zip(declaration.stages, lengths, totals, strict=True), 1):
         if not total:
-            raise ValueError(f"Mixture, stage {number}: its length is less than one sample of the budget; raise either.")
+            raise ValueError(
+                f"Mixture, stage {number}: its length is less than one sample; lengthen the stage, or raise the budget of "
+                f"{budget.samples:,}."
+            )
         # Each end of a ramp is a whole of its own, with half of the stage's weight in the budget.
         lists = [stage.parts, stage.end] if stage.end else [stage.parts]
         slots += [

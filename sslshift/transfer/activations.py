@@ -41,7 +41,7 @@ def layer_extremes(
         found = compute(variables, shard_batch(mesh, images))
         seen = found if seen is None else _wider(seen, found)
     if seen is None:
-        raise ValueError("There are no images to compute activations of.")
+        raise ValueError("Expected at least one image to compute activations of, got none.")
     seen = jax.device_get(seen)
     # jit sorts the names of a dict: block10 would come before block2.
     for name in layers:
@@ -91,7 +91,7 @@ def layer_counts(
         held = held + size
         pending = finite
     if not done:
-        raise ValueError("There are no images to count activations of.")
+        raise ValueError("Expected at least one image to count activations of, got none.")
     _require_all_finite(ranges, pending)
     _add(totals, counts)
     return totals, done

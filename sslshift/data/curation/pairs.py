@@ -177,7 +177,7 @@ class Matches:
 
 
 def matched(counts: tuple[int, int], search: Search, limit: float) -> Found:
-    """Finds pairs between two sets: each image with its nearest image of the other set up to the limit.
+    """Finds for each image of two sets its nearest image in the other set, within the limit.
 
     There are at most as many pairs as the sum of `counts`. The arguments are those of `linked`.
     """
@@ -227,7 +227,7 @@ def chunks(blocks: Iterable[Block]) -> Iterator[Block]:
 
 
 def _forest(group: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns positions of pairs that link everything these pairs link, without a cycle, and updates `group`.
+    """Returns the positions of a spanning forest of these pairs, and updates `group`.
 
     In each round every group that has a pair with a lower group joins the lowest of those (Boruvka's algorithm).
     """

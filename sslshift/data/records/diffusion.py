@@ -208,7 +208,7 @@ def _find_device(device: str) -> str:
     try:
         return str(torch.zeros(1, device=device).device)
     except Exception as error:  # RuntimeError, AssertionError or NotImplementedError, depending on the type of device.
-        raise ValueError(f"There is no device {device!r} to compute on: {_brief(error)}") from error
+        raise ValueError(f"Expected a device of this machine, such as cpu or cuda, got {device!r}: {_brief(error)}") from error
 
 
 def _read_index(folder: Path, name: str) -> dict[str, Any]:

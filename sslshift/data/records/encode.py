@@ -64,7 +64,7 @@ class StoredImage(NamedTuple):
     levels: Levels | None = None
 
     def row(self, shard: str) -> dict[str, Any]:
-        """Returns the row of the manifest. Label and record number follow when all shards are known."""
+        """Returns the row of the manifest. Its label and record number are added when all shards are known."""
         names = "digest", "perceptual_hash", "original_width", "original_height", "width", "height"
         about = {name: getattr(self, name) for name in names}
         return self.description.columns() | about | {"shard": shard, "bytes": len(self.content)}

@@ -163,7 +163,7 @@ def run_generation(
 def _shards(job: Generation) -> dict[str, range]:
     """Returns the names of the shards, and the positions of their images in the order of the job.
 
-    If all classes fit into a shard, it holds the same number of images of each.
+    If a shard is large enough for all classes, every full shard holds the same number of images of each class.
     """
     # A multiple of the number of classes, so that every shard is balanced.
     size = job.shard_size // len(job.prompts) * len(job.prompts) or job.shard_size

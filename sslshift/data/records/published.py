@@ -31,7 +31,7 @@ def write_lists(layout: str, folder: Path) -> dict[str, int]:
       ValueError: the folder does not hold what the authors publish.
     """
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {folder}.")
+        raise ValueError(f"Expected the folder of a published dataset, got {folder}, which does not exist.")
     try:
         splits = LAYOUTS[layout](folder)
     except FileNotFoundError as error:
