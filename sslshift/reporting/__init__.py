@@ -1,4 +1,4 @@
-"""Output for people, whatever it is about: tables, pages and figures. Of the package, this room imports `storage` alone.
+"""Output for people, whatever it is about: tables, pages and figures. It imports only `storage` of sslshift.
 
 * `Table` (`table.py`) is a table of text cells with the properties `html`, `markdown`, `latex` and `csv`; `csv_text` writes
   files for programs, and `print_table` (`terminal.py`) shows a table on a terminal.
@@ -46,7 +46,7 @@ To change:
   a sentence of a page: its template.
   the look of all pages: `page.css`; of all figures: `figures.py`.
   a part that several pages share: `macros.html`.
-  a page of another room: add `"its.package" = ["*.html"]` to `package-data` in pyproject.toml, or the wheel lacks its template.
+  a page of another package: add `"its.package" = ["*.html"]` to `package-data` in pyproject.toml, or the wheel lacks its template.
 """
 
 from sslshift.reporting.page import render_page

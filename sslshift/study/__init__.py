@@ -1,7 +1,7 @@
 """Studies: grids of runs at one budget, declared as data, run by one runner, analysed and reported.
 
 An experiment declares a `Study` and hands it to `run_experiment`, which makes a command of it. From Python, `run(Study(...))`
-does the same. Data moves through the files of this room in one direction:
+does the same. Data moves through the files of this package in one direction:
 
 | file | what it holds |
 |---|---|
