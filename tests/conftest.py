@@ -1,5 +1,6 @@
 """Eight virtual devices for every test, compiled code kept between tests, and absl flags marked as read (grain needs it)."""
 
+import json
 import os
 import sys
 import tempfile
@@ -19,12 +20,16 @@ import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
+from published import DINOV2, RESNET, VIT
+from reference_originals import PAIRS, random_tensors
+from safetensors.numpy import save_file
 from source_builders import picture
 
 from sslshift.data.decode import Canvas
 from sslshift.data.sources import ArraySource
 from sslshift.methods import METHODS, Method
 from sslshift.models import PatchMLP, ViT
+from sslshift.training.online import Labelled, Online
 from sslshift.training.programs import bound_programs
 
 flags.FLAGS([sys.argv[0]])
@@ -113,3 +118,64 @@ def photographs():
     ]
     tiles = [tile for tile in tiles if tile.std() > 25][:40]
     return np.stack([np.asarray(Image.fromarray(tile).resize((256, 256))) for tile in tiles])
+
+
+@pytest.fixture
+def images(random):
+    """A batch for a training step."""
+    return random.integers(0, 256, (16, 12, 12, 1), np.uint8)
+
+
+@pytest.fixture
+def online(gray_source):
+    """Reports of an encoder during training; no number of images is a multiple of the 8 devices."""
+    images = np.stack([each["image"] for each in gray_source])
+    labels = gray_source.labels
+    train_part = Labelled(images[:90], labels[:90])
+    validation = Labelled(images[90:127], labels[90:127])
+    return Online(3, images[150:], train_part, validation, classes=2, learning_rate=0.03, batch_size=20, seed=5)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Outputs of the original code of published encoders, and their names and shapes."""
+    with np.load(PAIRS, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+@pytest.fixture(scope="module")
+def tensors(pairs):
+    """The random weights of an original by its name, and its heads."""
+
+    def build(name):
+        about = json.loads(str(pairs[f"{name}/about"]))
+        return random_tensors(about["shapes"]), about["heads"]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def originals():
+    """Random weights under the original architectures' names, without their heads."""
+    with np.load(PAIRS, allow_pickle=False) as pairs:
+        shapes = {name: json.loads(str(pairs[f"{name}/about"]))["shapes"] for name in (RESNET, VIT, DINOV2, "transformers/vit")}
+    # ResNets of a stem of 8 features: what counts here are names.
+    shapes[RESNET] = {name: [side // 8 if side > 7 else side for side in shape] for name, shape in shapes[RESNET].items()}
+    return {
+        name: random_tensors({k: v for k, v in each.items() if not k.startswith(("head", "fc"))})
+        for name, each in shapes.items()
+    }
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes tensors to a file, and text about them into its header."""
+
+    def to_file(tensors, name="checkpoint.safetensors", **metadata):
+        if name.endswith(".npz"):
+            np.savez(tmp_path / name, **tensors)
+        else:
+            save_file({k: np.asarray(v, order="C") for k, v in tensors.items()}, tmp_path / name, metadata or None)
+        return tmp_path / name
+
+    return to_file

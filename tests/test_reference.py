@@ -1,65 +1,24 @@
-"""Published encoders from local files: their own outputs, refusals of other files, activations of all blocks, and fetching."""
+"""Published encoders from local files: the outputs of the original code, activations of all blocks, resized positions."""
 
 import hashlib
-import http.server
-import io
 import json
-import pickle
 import re
-import subprocess
-import sys
-import threading
-import zipfile
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from reference_originals import HEADS, ORIGINALS, PAIRS, SIDE, normalised, projected, random_images, random_tensors
-from safetensors.numpy import save as safetensors_save
-from safetensors.numpy import save_file
+from published import VIT
+from reference_originals import HEADS, ORIGINALS, SIDE, normalised, projected, random_images, random_tensors
 
 from sslshift.data.decode import Canvas, fit
 from sslshift.models import PatchMLP, PretrainedEncoder, ResNet, ViT, layer_activations, load_encoder, save_encoder
 from sslshift.models.description import describe, from_description
 from sslshift.models.patches import RESIZE, resized_positions
 from sslshift.models.reference import CHECKPOINTS, load_reference, loading
-from sslshift.models.reference.fetching import Download, fetch, find_download
-from sslshift.storage import whole_file
 
 TOLERANCE = 1e-4
-VIT = "timm/vit"
-
-
-@pytest.fixture(scope="module")
-def pairs():
-    with np.load(PAIRS, allow_pickle=False) as stored:
-        return dict(stored)
-
-
-@pytest.fixture(scope="module")
-def tensors(pairs):
-    """The random weights of an original by its name, and its heads."""
-
-    def build(name):
-        about = json.loads(str(pairs[f"{name}/about"]))
-        return random_tensors(about["shapes"]), about["heads"]
-
-    return build
-
-
-@pytest.fixture
-def write(tmp_path):
-    def to_file(tensors, name="weights.safetensors"):
-        file = tmp_path / name
-        if file.suffix == ".npz":
-            np.savez(file, **tensors)
-        else:
-            save_file(tensors, file)
-        return file
-
-    return to_file
 
 
 @pytest.fixture
@@ -250,135 +209,6 @@ def test_gray_images_come_to_three_channels_on_the_canvas(vit, random):
     assert np.isfinite(vit.apply(image[None])).all()
 
 
-def without(*names):
-    return lambda tensors: {name: tensor for name, tensor in tensors.items() if name not in names}
-
-
-def with_tensor(name, tensor):
-    return lambda tensors: tensors | {name: tensor}
-
-
-@pytest.mark.parametrize(
-    ("original", "change", "message"),
-    [
-        (VIT, without("norm.bias", "blocks.1.mlp.fc2.weight"), r"missing: blocks\.1\.mlp\.fc2\.weight, norm\.bias\)"),
-        (VIT, without("cls_token"), r"ViT under the names of timm, .*missing: cls_token"),
-        (VIT, with_tensor("norm_pre.weight", np.ones(24)), r"extra: norm_pre\.weight\)"),
-        (VIT, with_tensor("dist_token", np.ones((1, 1, 24))), "extra: dist_token"),
-        (VIT, with_tensor("pos_embed", np.ones((1, 51, 24))), r"pos_embed \(1 x 51 x 24 in place of 1 x 50 x 24\)"),
-        (VIT, with_tensor("blocks.0.mlp.fc1.weight", np.ones((80, 24))), r"fc1\.weight \(80 x 24 in place of 96 x 24\)"),
-        (VIT, with_tensor("blocks.900000000.norm1.weight", np.ones(24)), "missing: blocks.2.*extra: blocks.900000000"),
-        (VIT, with_tensor("patch_embed.proj.weight", np.ones((24, 3, 4, 5))), r"patch_embed\.proj\.weight of shape"),
-        (VIT, with_tensor("patch_embed.proj.weight", np.ones((24, 1, 4, 4))), "24 x 1 x 4 x 4 in place of 24 x 3 x 4 x 4"),
-        (VIT, with_tensor("pos_embed", np.ones(3)), "are no ViT's"),
-        (VIT, with_tensor("norm.bias", np.full(24, np.nan)), r"norm\.bias holds values that are not finite"),
-        (VIT, with_tensor("norm.bias", np.ones(24, np.int64)), r"norm\.bias holds int64"),
-        ("dinov2/plain", with_tensor("blocks.0.mlp.w12.weight", np.ones((96, 24))), r"DINOv2.*extra: blocks\.0\.mlp\.w12"),
-        ("transformers/dinov2", without("encoder.layer.1.layer_scale2.lambda1"), r"missing: encoder\.layer\.1\.layer_scale2"),
-        ("transformers/vit", without("encoder.layer.0.attention.attention.key.bias"), "missing: .*key.bias"),
-        ("torchvision/basic", without("layer2.0.downsample.1.running_var"), r"missing: layer2\.0\.downsample\.1\.running_var"),
-        ("torchvision/basic", with_tensor("layer1.0.se.fc1.weight", np.ones((4, 64))), r"extra: layer1\.0\.se\.fc1\.weight"),
-        (
-            "torchvision/basic",
-            with_tensor("conv1.weight", np.ones((64, 3, 3, 3))),
-            r"64 x 3 x 3 x 3 in place of 64 x 3 x 7 x 7",
-        ),
-        (
-            "torchvision/basic",
-            with_tensor("conv1.weight", np.array(1.0)),
-            r"conv1\.weight \(a number in place of 64 x 3 x 7 x 7",
-        ),
-        ("torchvision/basic", without("layer1.0.conv1.weight"), r"ResNet.*missing: layer1\.0\.conv1\.weight"),
-        (
-            VIT,
-            lambda tensors: {"features.0.weight": np.ones(3)},
-            r"\(features\.0\.weight, 1 in all\) are of no known architecture",
-        ),
-        (VIT, lambda tensors: {}, r"its tensors \(none, 0 in all\)"),
-    ],
-)
-def test_wrong_architectures_are_refused_with_the_tensors_that_do_not_fit(original, change, message, tensors, write):
-    file = write(change(tensors(original)[0]))
-    with pytest.raises(ValueError, match=message) as raised:
-        load_reference(file, heads=HEADS)
-    assert len(str(raised.value).splitlines()) == 1
-    assert str(file) in str(raised.value)
-
-
-def npz_with(name, content):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def npy_of(dtype, shape):
-    return (
-        b"\x93NUMPY\x01\x00\x80\x00"
-        + f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}}}".ljust(127).encode()
-        + b"\n"
-    )
-
-
-def pickled_npz():
-    buffer = io.BytesIO()
-    np.savez(buffer, cls_token=np.array([{"a": 1}], object))
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("x.pth", b"", r"is a pickle, which could run any code .* torch\.load.*weights_only=True.* x\.pth x\.safetensors$"),
-        ("x.ckpt", b"", "is a pickle"),
-        ("x.h5", b"", r"read from \.safetensors and \.npz files"),
-        ("x.safetensors", b"", r"x\.safetensors is empty: fetch or copy it again"),
-        ("x.safetensors", safetensors_save({"a": np.ones(9, np.float32)})[:-8], r"is cut short, it has \d+ of \d+ bytes"),
-        ("x.safetensors", safetensors_save({"a": np.ones(9, np.float32)})[:40], r"is cut short, it has 40 of \d+ bytes"),
-        ("x.safetensors", pickle.dumps({"a": 1}), r"is a pickle, .* x\.safetensors x-converted\.safetensors$"),
-        ("x.npz", npz_with("archive/data.pkl", b""), r"is a pickle, .* x\.npz x\.safetensors$"),
-        ("x.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "pointer of Git LFS"),
-        ("x.safetensors", b"<!doctype html><title>Sign in</title>", "is a web page, not weights"),
-        ("x.safetensors", b"\xff" * 100, "cannot be read as tensors"),
-        ("x.npz", b"no zip", "cannot be read as tensors"),
-        ("x.npz", npz_with("a.npy", b"no array"), "cannot be read as tensors"),
-        ("x.npz", npz_with("a.npy", npy_of("<f4", (1 << 40,))), "cannot be read as tensors"),
-        ("x.npz", npz_with("a.npy", npy_of("<f4", (-1,)) + bytes(6)), "cannot be read as tensors"),
-        ("x.npz", npz_with("a.npy", b"\x93NUMPY\x03\x00" + bytes(64)), "version"),
-        ("x.npz", pickled_npz(), "holds Python objects"),
-        ("x.npz", npz_with("a.npy", npy_of("<f4", (4,)) + bytes(16))[:-30], "is cut short: fetch"),
-    ],
-)
-def test_other_and_damaged_files_are_refused(name, content, message, tmp_path):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        load_reference(tmp_path / name)
-
-
-def test_missing_and_huge_files_are_refused(tmp_path, monkeypatch, tensors, write):
-    with pytest.raises(ValueError, match=r"There is no file .*; python -m tools.fetch_encoder"):
-        load_reference(tmp_path / "x.safetensors")
-    (tmp_path / "x.npz").mkdir()
-    with pytest.raises(ValueError, match="There is no file"):
-        load_reference(tmp_path / "x.npz")
-    huge = tmp_path / "huge.safetensors"
-    with huge.open("wb") as opened:
-        opened.truncate(9 << 30)
-    with pytest.raises(ValueError, match=r"9\.0 GiB, more than any encoder"):
-        load_reference(huge)
-    huge.unlink()
-    # Zeros pack a thousandfold; what an archive says it unpacks to is looked at first.
-    bomb = npz_with("a.npy", npy_of("<f4", (1 << 20,)) + bytes(4 << 20))
-    (tmp_path / "bomb.npz").write_bytes(bomb)
-    monkeypatch.setattr("sslshift.models.reference.files.LARGEST_FILE", 2 << 20)
-    with pytest.raises(ValueError, match="its arrays are larger than any encoder's"):
-        load_reference(tmp_path / "bomb.npz")
-    monkeypatch.setattr("sslshift.models.reference.files.LARGEST_FILE", 8 << 30)
-    many = {f"blocks.{i}.x": np.float32([0]) for i in range(20_001)}
-    with pytest.raises(ValueError, match="20,001 tensors are more than any encoder has"):
-        load_reference(write(many))
-
-
 @pytest.mark.parametrize("how", RESIZE)
 def test_resized_positions_keep_what_every_rule_keeps(how, random):
     table = jnp.asarray(random.normal(size=(7, 7, 4)), jnp.float32)
@@ -433,87 +263,3 @@ def test_known_checkpoints_are_pinned():
         assert each.size > 1e7
         assert each.licence in ("Apache-2.0", "BSD-3-Clause")
     assert len({each.sha256 for each in CHECKPOINTS.values()}) == len(CHECKPOINTS)
-
-
-@pytest.fixture
-def server(tmp_path):
-    """The address of a server on this machine that gives the files of a folder."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory=folder)
-
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
-        thread.join()
-
-
-def fetched(file, url, digest, size=None, on_progress=lambda done: None):
-    file.parent.mkdir(exist_ok=True)
-    with whole_file(file) as target:
-        fetch(Download(file.name, url, digest, size), target, on_progress)
-
-
-def test_a_file_is_fetched_only_with_its_digest(server, tmp_path):
-    folder, address = server
-    content = bytes(range(256)) * 9000
-    (folder / "x.safetensors").write_bytes(content)
-    digest = hashlib.sha256(content).hexdigest()
-    url = f"{address}/x.safetensors"
-    file = tmp_path / "new" / "x.safetensors"
-    steps = []
-    fetched(file, url, digest, len(content), steps.append)
-    assert file.read_bytes() == content
-    assert steps[-1] == len(content)
-    assert len(steps) > 1
-    file.unlink()
-    for wrong, size, message in (("0" * 64, None, "they were deleted"), (digest, 1000, "Expected 1,000 bytes at most")):
-        with pytest.raises(ValueError, match=message):
-            fetched(file, url, wrong, size)
-        assert list(file.parent.iterdir()) == []
-    with pytest.raises(OSError, match="cannot be fetched: File not found"):
-        fetched(file, f"{address}/y.safetensors", digest)
-    assert list(file.parent.iterdir()) == []
-
-
-def fetch_command(*arguments):
-    return subprocess.run([sys.executable, "-m", "tools.fetch_encoder", *arguments], capture_output=True, text=True)
-
-
-def test_the_command_fetches_names_what_it_knows_and_overwrites_nothing(tensors, write, tmp_path):
-    file = write(tensors(VIT)[0], "tiny.safetensors")
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    out = tmp_path / "out"
-    done = fetch_command("mine", f"--out={out}", f"--url={file.as_uri()}", f"--sha256={digest}")
-    assert done.returncode == 0, done.stderr
-    assert "fetched" in done.stdout
-    assert load_reference(out / "mine.safetensors", heads=HEADS).card["sha256"] == digest
-    wrong = fetch_command("dinov2-small", f"--out={out}", f"--url={file.as_uri()}")
-    assert wrong.returncode == 1
-    assert CHECKPOINTS["dinov2-small"].sha256 in wrong.stderr
-    assert [path.name for path in out.iterdir()] == ["mine.safetensors"]
-
-
-@pytest.mark.parametrize(
-    ("name", "url", "digest", "message"),
-    [
-        ("", "", "", "got ''. Known names: dinov2-small"),
-        ("../x", "", "", "Expected the name of an encoder"),
-        ("unknown", "", "", "--url and --sha256 are needed. Known names: dinov2-small"),
-        ("unknown", "https://example.org/x.safetensors", "abc", "64 hexadecimal digits"),
-        ("unknown", "https://example.org/x.pth", "0" * 64, r"ends in \.safetensors or \.npz"),
-        ("unknown", "ftp://example.org/x.npz", "0" * 64, "begins with https, http, file"),
-        ("dinov2-small", "", "0" * 64, "give another file another name"),
-    ],
-)
-def test_downloads_that_cannot_be_fetched_are_refused(name, url, digest, message):
-    with pytest.raises(ValueError, match=message):
-        find_download(name, url, digest)

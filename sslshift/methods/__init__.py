@@ -6,8 +6,8 @@ views share: networks, a target that follows them, a queue, local views.
 
 To add a method, write its file and enter its recipe in `METHODS` of `recipes.py`. Every experiment then takes it as
 `--method=NAME`, and the tests of all methods run on it: `test_methods` (the same step on one device, on eight and inside
-shard_map; invariances; what its paper says), `test_training` (resumption, falling loss) and `test_settings`. Its objective
-belongs into `sslshift.losses`. SwAV has tests of its own in `test_swav`.
+shard_map; invariances), `test_training` (resumption, falling loss) and `test_settings`. A test of its definition, recomputed in
+NumPy, belongs into `test_method_definitions` (SwAV's is `test_swav_method`), its objective into `sslshift.losses`.
 
 How the methods differ:
 

@@ -18,7 +18,8 @@ To add an encoder, write its module in a file here, and give it a name in `ENCOD
 `load_encoder(path, modules=[MyEncoder])`.
 
 The tests: `test_models` (architectures), `test_pretrained` (features, files), `test_from_python` (modules of others),
-`test_reference` and `test_trainer_files` (published encoders and the files of trainers).
+`test_reference`, `test_damaged_weights` and `test_fetch_encoder` (published encoders), `test_trainer_files` and
+`test_encoder_facts` (files of trainers). `conftest` has the fixtures that several of them share.
 """
 
 from typing import TYPE_CHECKING
