@@ -46,7 +46,7 @@ To change:
   a sentence of a page: its template.
   the look of all pages: `page.css`; of all figures: `figures.py`.
   a part that several pages share: `macros.html`.
-  a page of another package: add `"its.package" = ["*.html"]` to `package-data` in pyproject.toml, or the wheel lacks its template.
+  a page of another package: add `"its.package" = ["*.html"]` to `package-data` in pyproject.toml for the wheel.
 """
 
 from sslshift.reporting.page import render_page
