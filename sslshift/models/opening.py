@@ -123,7 +123,8 @@ def _parsed(path: str | os.PathLike) -> tuple[Path, dict[str, Any]]:
       ValueError: an option is unknown, named twice, or has no such value.
     """
     text = os.fspath(path)
-    whole, (start, mark, query) = Path(text).expanduser(), text.rpartition("?")
+    whole = Path(text).expanduser()
+    start, mark, query = text.rpartition("?")
     # A file may have a question mark in its name.
     if not mark or whole.exists():
         return whole, {}

@@ -49,7 +49,7 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
     except PermissionError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
     except (SafetensorError, zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(_told(file, error)) from error
+        raise ValueError(_explained(file, error)) from error
 
 
 def read_metadata(file: Path) -> dict[str, str]:
@@ -69,8 +69,8 @@ def _pickle(file: Path) -> str:
     )
 
 
-def _told(file: Path, error: Exception) -> str:
-    """What is wrong with a file that its reader does not read, by what people commonly have in its place."""
+def _explained(file: Path, error: Exception) -> str:
+    """Returns a sentence on a file that cannot be read, which names the mistake if it is a common one."""
     with file.open("rb") as opened:
         start = opened.read(256)
     size = file.stat().st_size
@@ -83,7 +83,7 @@ def _told(file: Path, error: Exception) -> str:
     whole = _whole_size(file, start) if file.suffix.lower() == ".safetensors" else 0
     if size < whole:
         return f"{file} is cut short, it has {size:,} of {whole:,} bytes: fetch or copy it again."
-    # An archive's list of contents stands at its end.
+    # An archive has its list of contents at its end, so that one without a list is cut short.
     if not size or (start[:2] == b"PK" and not zipfile.is_zipfile(file)):
         return f"{file} is {'cut short' if size else 'empty'}: fetch or copy it again."
     return f"{file} cannot be read as tensors: {error}."

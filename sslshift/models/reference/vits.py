@@ -220,7 +220,7 @@ def _published_heads(names: _Names, part: EncoderPart, width: int) -> int:
     """Returns the number of attention heads of all published ViTs of this width.
 
     Raises:
-      ValueError: there are none, or they differ and the file does not show which one it is.
+      ValueError: no published ViT has this width, or several do and the file does not show which one it is.
     """
     unsure = f"its width of {width} does not tell the number of attention heads; say it with heads="
     if width not in _PUBLISHED:
