@@ -16,8 +16,8 @@ One file holds one objective: `nt_xent` (SimCLR), `info_nce` (MoCo v3), `negativ
 a loss, write its file and its line below.
 
 The tests: `test_losses` and `test_more_losses` compare each loss with values computed by hand, naive NumPy loops and finite
-differences, and its value on one device with that over eight; `test_swav` has those of SwAV; `test_extremes` has embeddings of any
-length, and `test_settings` hyperparameters that are traced and learnt.
+differences, and its value on one device with that over eight; `test_swav` has those of SwAV; `test_extremes` has embeddings of
+any length, and `test_settings` hyperparameters that are traced and learnt.
 """
 
 from sslshift.losses.barlow_twins import barlow_twins
