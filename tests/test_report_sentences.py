@@ -112,7 +112,7 @@ def test_the_named_source_can_be_significantly_worse_than_another(opened, monkey
     assert analysis.task.learners[LEARNER].pairs[highest, best].verdict == "better"
     use = answer(analysis)[0]
     assert use.startswith(f"Pretrain on {MIDDLE} with 320 unique images")
-    assert f"; {MIDDLE} is significantly better than {FAR}; {MIDDLE} is significantly worse than {NEAR} and staged." in use
+    assert f"; {MIDDLE} is significantly better than {FAR}, and is significantly worse than {NEAR} and staged." in use
 
 
 def test_the_nearest_of_far_sources_is_not_called_near(opened):

@@ -108,11 +108,11 @@ def _best_source(learner: LearnerAnalysis) -> Claim:
             f"No gain from pretraining is significant: {_with_images(analysis, best)} reaches the highest {reached}, {over} "
             f"({gain.verdict})"
         )
-    return Claim("; ".join([text, *_compared_with_others(learner, best)]) + ".", f"{best.source} {gain.verdict}")
+    return Claim(f"{text}{_compared_with_others(learner, best)}.", f"{best.source} {gain.verdict}")
 
 
-def _compared_with_others(learner: LearnerAnalysis, best: Kind) -> list[str]:
-    """Returns clauses on which other sources the best one differs from significantly."""
+def _compared_with_others(learner: LearnerAnalysis, best: Kind) -> str:
+    """Returns a clause on which other sources the best one differs from significantly; empty without other sources."""
     better: list[str] = []
     worse: list[str] = []
     alike: list[str] = []
@@ -128,11 +128,12 @@ def _compared_with_others(learner: LearnerAnalysis, best: Kind) -> list[str]:
         "is significantly worse than": worse,
         "is not significantly different from": alike,
     }
-    return [
-        f"{best.source} {clause} {listed(names) if len(names) <= _FEW else f'{len(names)} other sources'}"
+    parts = [
+        f"{clause} {listed(names) if len(names) <= _FEW else f'{len(names)} other sources'}"
         for clause, names in clauses.items()
         if names
     ]
+    return f"; {best.source} {', and '.join(parts)}" if parts else ""
 
 
 def _diversity(learner: LearnerAnalysis) -> Claim:
