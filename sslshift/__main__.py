@@ -72,7 +72,7 @@ def main() -> None:
     if not module.startswith("sslshift."):
         # In a checkout the folders of commands lie beside the package, which need not be the working directory.
         sys.path.insert(0, str(Path(__file__).parent.parent))
-    # The subcommand reads its own flags, as under `python -m`.
+    # As `python -m` does it: the subcommand reads its own flags, and nothing else runs in this process.
     sys.argv = [f"sslshift {name}", *sys.argv[2:]]
     try:
         with needs_study(f"sslshift {name}"):

@@ -57,6 +57,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
       modules: module of each name, relative to the package.
     """
 
+    # Python calls a package's `__getattr__` for names that it does not have (PEP 562).
     def __getattr__(name: str) -> Any:  # noqa: N807
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")

@@ -238,5 +238,5 @@ def test_a_mask_that_hides_nothing(mask, random):
 def test_temperatures_that_are_none(value):
     with pytest.raises(ValueError, match="Expected temperature above 0"):
         losses.nt_xent(jnp.ones((4, 3)), jnp.ones((4, 3)), temperature=value)
-    with pytest.raises(ValueError, match=r"temperature must be one number, not an array of shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"Expected one number for temperature, got an array of shape \(2,\)"):
         losses.info_nce(jnp.ones((4, 3)), jnp.ones((4, 3)), temperature=jnp.ones(2))

@@ -230,7 +230,7 @@ def test_an_encoder_of_others_needs_no_settings_of_ours(images):
         (lambda: METHODS["dino"].build(PatchMLP(), frozen=2.0), r"Expected frozen in \[0, 1\], got 2\.0"),
         (lambda: METHODS["nnclr"].build(PatchMLP(), queue=0), "queue of at least 1"),
         (lambda: visible_patches(jax.random.split(jax.random.key(0)), 2, 0.75), "leaves 0 visible"),
-        (lambda: ViT(pool="max"), "pools by 'token' or 'mean'"),
+        (lambda: ViT(pool="max"), "Expected pool 'token' or 'mean'"),
         (lambda: ViT(100, heads=3), "100 by 3"),
     ],
 )

@@ -28,7 +28,7 @@ from sslshift.arrays import unit
 from sslshift.extras import lazy_names
 from sslshift.models.heads import MLPHead, PrototypeHead, Prototypes
 from sslshift.models.patch_mlp import PatchMLP
-from sslshift.models.patches import patchify, sincos_positions, unpatchify
+from sslshift.models.patches import patchify, sincos_positions
 from sslshift.models.pretrained import FEATURES, PretrainedEncoder, layer_activations
 from sslshift.models.resnet import BasicBlock, Bottleneck, ResNet
 from sslshift.models.vit import MAEDecoder, ViT
@@ -73,7 +73,6 @@ __all__ = [
     "save_encoder",
     "sincos_positions",
     "unit",
-    "unpatchify",
 ]
 
 # Files need safetensors, which those who only build encoders can do without.

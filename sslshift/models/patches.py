@@ -1,4 +1,4 @@
-"""Images as rows of square patches, and back; fixed positions of patches, and learned ones on another grid."""
+"""Images as rows of square patches; fixed positions of patches, and learned ones on another grid."""
 
 import jax
 import jax.numpy as jnp
@@ -53,21 +53,6 @@ def patchify(images: jax.Array, patch: int) -> jax.Array:
     require_patches(height, width, patch)
     grid = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
     return grid.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
-
-
-@on_any_mesh(batch_axis=0)
-def unpatchify(patches: jax.Array, patch: int, height: int, width: int) -> jax.Array:
-    """Returns the images `[batch, height, width, channels]` that `patchify` cut into `patches`.
-
-    Raises:
-      ValueError: patches of this side and number do not make an image of this size.
-    """
-    require_patches(height, width, patch)
-    batch, tokens, pixels = patches.shape
-    if tokens * patch * patch != height * width or pixels % (patch * patch):
-        raise ValueError(f"{tokens} patches of {pixels} values do not make an image of {height} x {width}, cut by {patch}.")
-    grid = patches.reshape(batch, height // patch, width // patch, patch, patch, -1)
-    return grid.swapaxes(2, 3).reshape(batch, height, width, -1)
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:

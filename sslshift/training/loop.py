@@ -114,6 +114,7 @@ def train(
     if online:
         online.require_shape(reader.canvas)
     mesh = make_mesh()
+    # Compiled lazily: nothing runs before the first batch is there.
     step_fn = compiled_step(training.method, _optimiser(training, reader.plan), steps, mesh)
     state = initial_state(training, reader, seed)
     # Folded in, since the initial weights use the key of the seed itself: the two must not share random numbers.
@@ -124,12 +125,14 @@ def train(
         probe = watch.start(state.variables) if watch else None
         if kept.done and probe is not None:
             probe = kept.checkpoints.restore_online(probe)
+        # The step number is the position in the data: a resumed run reads on from its checkpoint.
         for step, batch in enumerate(batches(reader, kept.done, steps, workers=training.workers), kept.done + 1):
             kept.broken.add(batch.broken)
             images = shard_batch(mesh, batch.images)
             # Nothing of the step may wait for the host. Saving and reporting do, so that they must not run under this guard.
             with jax.transfer_guard("disallow"):
                 state, metrics = step_fn(state, images, key)
+            # After the step, whose program does not depend on whether anything watches.
             probe, signals = watch.follow(probe, state.variables, step, steps) if watch else (None, {})
             kept.observe(step, metrics, signals)
             if step % training.checkpoint_every == 0 or step == steps:

@@ -65,6 +65,7 @@ class Optimiser:
         schedule = optax.join_schedules([rise, optax.cosine_decay_schedule(peak, steps - warmup)], [warmup])
         transformation = self._at(schedule)
         if constant_rate:
+            # A predictor that lags behind its input would stop learning: SimSiam keeps its rate at the peak.
             parts = {"scheduled": transformation, "constant": self._at(optax.constant_schedule(peak))}
 
             def labels(params):
@@ -81,6 +82,7 @@ class Optimiser:
             return optax.adamw(schedule, b2=self.beta2, weight_decay=self.weight_decay, mask=_weights)
         if self.name == "lars":
             return clipped_lars(schedule, self.weight_decay, _weights)
+        # Decay before the momentum, as PyTorch's SGD has it, for which the recipes' values were chosen.
         return optax.chain(optax.add_decayed_weights(self.weight_decay, _weights), optax.sgd(schedule, momentum=0.9))
 
     def _decay_layers(self, updates: PyTree, params: PyTree) -> PyTree:

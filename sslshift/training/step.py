@@ -57,6 +57,7 @@ def train_step(
     Returns:
       The state after the step, and scalars: the loss, the gradient's norm and the method's own.
     """
+    # The step's randomness depends on its number only, so that a resumed run draws the same views.
     key = jax.random.fold_in(key, state.step)
     views = method.make_views(key, images)
     context = method.step_context(key, images, state.step / steps)
@@ -67,6 +68,7 @@ def train_step(
         return (lax.pmean(loss, method.axis_name) if method.axis_name else loss), output
 
     (loss, output), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    # Before the optimiser, so that moments and trust ratios do not see the gradient of what is frozen.
     gradient = method.freeze(gradient, context.progress)
     updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
     # Weight decay moves what has no gradient.
