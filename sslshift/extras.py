@@ -39,9 +39,8 @@ def needs_study(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except MissingExtraError:
-        raise
     except ModuleNotFoundError as error:
+        # A room's own error is replaced, too: the outermost name is the one that the user asked for.
         if (error.name or "").partition(".")[0] not in STUDY:
             raise
         raise MissingExtraError(

@@ -78,6 +78,7 @@ def test_a_command_says_in_one_sentence_that_it_needs_the_extra():
     done = run(HIDE + "sys.argv = ['sslshift', 'quickstart']; from sslshift.__main__ import main; main()")
     assert done.returncode == 1
     assert re.fullmatch(f"Error: {SENTENCE}", done.stderr.strip()), done.stderr
+    assert done.stderr.startswith("Error: sslshift quickstart needs")
 
 
 def test_every_module_of_the_extra_belongs_to_a_requirement_of_it():
