@@ -37,12 +37,14 @@ def layer_extremes(
     layers = {}
     for images, _ in _blocks(batches, _rounded(batch_size, mesh)):
         layers = layers or _layers(encoder, images)
+        # Extremes stay on the devices until the end: a transfer for each block would be slow.
         # The last block is filled with copies of its last image, which change no extreme.
         found = compute(variables, shard_batch(mesh, images))
         seen = found if seen is None else _wider(seen, found)
     if seen is None:
         raise ValueError("Expected at least one image to compute activations of, got none.")
     seen = jax.device_get(seen)
+    # One check at the end is enough: minimum and maximum keep a nan or an infinite value of any block.
     # jit sorts the names of a dict: block10 would come before block2.
     for name in layers:
         _require_finite(name, np.isfinite(seen[name]).all())
@@ -70,6 +72,7 @@ def layer_counts(
     count = _compiled_counts(encoder.module, encoder.shape, encoder.mean, encoder.std, bins, groups, mesh)
     variables = replicate(mesh, encoder.variables)
     scales = replicate(mesh, _scales(ranges))
+    # In 64 bits: the 32-bit counts of VisualDNA's reference code overflow beyond about 10 million images.
     totals = {name: np.zeros((groups, len(each.minimum), bins), np.int64) for name, each in ranges.items()}
     done = held = 0
     counts = None
@@ -115,6 +118,7 @@ def _compiled_counts(module, shape, mean, std, bins, groups, mesh):
         seen = layer_activations(PretrainedEncoder(module, variables, shape, mean, std), images)
         finite = {name: jnp.isfinite(each).all()[None] for name, each in seen.items()}
         placed = {name: _placed(each, *scales[name], bins, of) for name, each in seen.items()}
+        # Inside shard_map a device has one row of counts, its own: row 0.
         # On a CPU one flat scatter is the fastest form in XLA, and takes a fraction of the forward pass's time.
         added = {name: counts[name].at[0, where].add(1, mode="drop") for name, where in placed.items()}
         return added, finite
@@ -132,6 +136,7 @@ def _compiled_counts(module, shape, mean, std, bins, groups, mesh):
 def _placed(values: jax.Array, low: jax.Array, width: jax.Array, bins: int, of: jax.Array) -> jax.Array:
     """Returns the index of each value `[n, positions, neurons]` in a flat array `[groups, neurons, bins]`."""
     neurons = values.shape[-1]
+    # The limits may come from other images: values outside them count in the first or the last bin.
     bin_ = jnp.clip((values - low) / width * bins, 0, bins - 1).astype(jnp.int32)
     first = (of[:, None, None] * neurons + jnp.arange(neurons)) * bins
     return (first + bin_).reshape(-1)
@@ -155,6 +160,7 @@ def _layers(encoder: PretrainedEncoder, images: np.ndarray) -> dict[str, tuple[i
     def look(images):
         shapes.update({name: each.shape for name, each in layer_activations(encoder, images).items()})
 
+    # Traced, not computed: names and shapes need no activation.
     jax.eval_shape(look, jax.ShapeDtypeStruct(images.shape, images.dtype))
     return shapes
 

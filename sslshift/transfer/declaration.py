@@ -117,6 +117,7 @@ def _folder_splits(uris: dict[str, str]) -> tuple[dict[str, str], tuple[str, ...
     notes = ()
     root = Path(os.path.expanduser(uri.path))
     # A folder that does not exist is reported when the task is opened, with the same message as for any source.
+    # With `?labels=` the user has already said what the folders are.
     if uri.scheme == "folder" and root.is_dir() and "labels" not in uri.options:
         below = (path.relative_to(root) for path in list_files(root).paths if is_image(path))
         folders, notes = find_splits(below, uri)
@@ -184,4 +185,5 @@ def own_canvas(source: Source, largest: int | None = None) -> Canvas:
             f"{source.name}: images are large or differ in size (the first is {width} x {height}); "
             "give the side to which all are resized, e.g. --image_size=32."
         )
+    # The most channels of any image: a grey canvas would discard the colours of the others.
     return Canvas(height, width, max(shape[2] for shape in shapes))

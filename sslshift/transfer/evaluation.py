@@ -74,6 +74,7 @@ class Standardiser(NamedTuple):
             block = features[start : start + _BLOCK]
             for part in parts:
                 block = block - part
+            # Features that are not float32 are computed in float64, which NumPy casts to the output only on request.
             np.divide(block, scale, out=out[start : start + _BLOCK], casting="same_kind")
         return out
 
@@ -132,6 +133,7 @@ def best_index(values: Sequence[float]) -> int:
 
 def grid_edge_notes(name: str, grid: Sequence[float], chosen: float) -> tuple[str, ...]:
     """Returns a note where the chosen value is at an end of its grid, which may then be too narrow."""
+    # In a grid of one value nothing was chosen.
     if len(grid) == 1 or min(grid) < chosen < max(grid):
         return ()
     side, further = ("smallest", "smaller") if chosen == min(grid) else ("largest", "larger")

@@ -62,6 +62,7 @@ class PixelEncoder:
 pixel_encoder = PixelEncoder()
 
 
+# Weights are an argument and no part of the key, so that all encoders of one architecture share the compiled program.
 @functools.lru_cache(maxsize=8)
 def _compiled(module, shape, mean, std, features):
     everywhere = NamedSharding(make_mesh(), PartitionSpec())
@@ -91,6 +92,7 @@ class NetworkEncoder:
 
     @functools.cached_property
     def _placed(self):
+        # Cached: the weights are moved to the devices once, not with every call.
         return replicate(make_mesh(), self.pretrained.variables)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -190,6 +192,7 @@ def _extracted(encode, source, indices, canvas, on_images) -> Extracted:
         good = np.array([not reason for reason in reasons], bool)
         own = indices[done : done + len(images)]
         broken += [(int(index), reason) for index, reason in zip(own, reasons, strict=True) if reason]
+        # No encoder takes a batch of no images.
         if good.any():
             features.append(_finite(encode(images[good]), source, own[good]))
             digests.append(own_digests[good])
@@ -213,6 +216,7 @@ def _finite(features: np.ndarray, source: Source, indices: np.ndarray) -> np.nda
 
 def _blocks(source: Source, indices: np.ndarray, canvas: Canvas) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
     """Yields images, digests, and reasons for those that cannot be read; the next block is read while a block is used."""
+    # Whole batches: a block that ends within a batch would be padded.
     size = max(1, _BLOCK_BYTES // int(np.prod(canvas)) // _BATCH) * _BATCH
     starts = range(0, len(indices), size)
     # Two pools: the thread that reads ahead waits for the readers, and in one pool they could wait for each other.

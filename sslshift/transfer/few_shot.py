@@ -74,6 +74,7 @@ class FewShot:
         choice = best_index(values)
         penalty = self.strengths[choice]
         notes = grid_edge_notes("l2 penalty", self.strengths, penalty)
+        # The worst draw counts: the mean could hide one that did not converge.
         notes += convergence_notes(found.excess[:, choice].max(), ITERATIONS)
         predictions = np.stack([metric.decide(each) for each in _scores(found, standardiser(test.features), choice)])
         return Outcome(predictions, float(values[choice]), {"strength": penalty}, notes)

@@ -133,6 +133,7 @@ class FineTune:
             scores = _scores(network, state, task.validation, task.canvas)
             if not state.finite or not np.isfinite(scores).all():
                 lost.append(f"{rate:g}")
+                # A training that stopped early counts as done, so that the progress reaches its total.
                 report(training.steps)
                 continue
             value = float(metric.value(metric.decide(scores), task.validation.labels))
@@ -170,12 +171,14 @@ class FineTune:
             encoder.std,
             classes,
             self._view,
+            # Any of the rates: the step replaces it, so that one compiled program serves all of them.
             self._optimiser(self.learning_rates[0]),
             training.steps,
             training.batch_size,
             self.label_smoothing,
             self.mixup,
             self.cutmix,
+            # Without batch norm there is nothing to freeze, and evaluation mode would only switch off the drop path of a ViT.
             frozen_norm=self.batch_norm == "frozen" and _has_batch_norm(encoder),
         )
 
@@ -220,10 +223,12 @@ class _Training(NamedTuple):
     @classmethod
     def of(cls, task: Task, settings: FineTune) -> "_Training":
         images = len(task.train.indices)
+        # A batch is split over the devices, whose number must divide its size.
         devices = make_mesh().size
         batch_size = max(min(settings.batch_size, images) // devices, 1) * devices
         # Rounded up, so that the last epoch sees every image.
         budget = Budget(-(-settings.epochs * images // batch_size) * batch_size)
+        # A plan draws from all images of its source, so the source is reduced to the training split first.
         source = cached(PartialSource(task.train.source, task.train.indices), task.canvas)
         plan = SamplePlan(single(source.name, images, images), budget, batch_size, settings.seed, subset_seed=0)
         labels = task.train.labels
@@ -271,11 +276,13 @@ def _trained(
     mesh = make_mesh()
     step_fn = compiled_step(network, mesh)
     epoch = max(1, len(training.labels) // network.batch_size)
+    # Placed before the loop: inside the transfer guard an array of the host would be an error.
     rate = replicate(mesh, jnp.float32(rate))
     key = replicate(mesh, jax.random.key(training.reader.plan.seed))
     before = None
     for step, batch in enumerate(training.batches(), 1):
         sharded = LabelledBatch(*(shard_batch(mesh, part) for part in batch))
+        # The guard is around the dispatch alone: on an accelerator, whatever else runs in the loop may move arrays to the host.
         with jax.transfer_guard("disallow"):
             state, loss = step_fn(state, sharded, rate, key)
         # Without waiting, batches would accumulate on the device; waiting for the current step would leave the device idle.

@@ -139,6 +139,7 @@ def finetune_step(
             losses = optax.softmax_cross_entropy(logits, targets)
         else:
             losses = optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=1)
+        # The maximum keeps the loss of a batch without any readable image at 0 instead of nan.
         return jnp.sum(weights * losses) / jnp.maximum(weights.sum(), 1.0), batch_stats
 
     (loss, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -148,6 +149,7 @@ def finetune_step(
     # The gradient reaches scales and offsets although statistics are frozen, and weight decay would shrink them.
     if network.frozen_norm:
         params["encoder"] = _keep_norms(state.params["encoder"], params["encoder"], state.batch_stats)
+    # `finite` is kept on the device: reading every loss would make the host wait for every step.
     return FineTuneState(state.step + 1, params, batch_stats, optimiser_state, state.finite & jnp.isfinite(loss)), loss
 
 
@@ -167,6 +169,7 @@ def compiled_step(network: Network, mesh: Mesh) -> Callable[..., tuple[FineTuneS
     split = NamedSharding(mesh, PartitionSpec("data"))
     step = functools.partial(finetune_step, network=network)
     shardings = (everywhere, split, everywhere, everywhere)
+    # Donated: otherwise the states before and after a step would be in memory at the same time.
     return jax.jit(step, in_shardings=shardings, out_shardings=everywhere, donate_argnums=0)
 
 

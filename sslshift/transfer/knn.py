@@ -93,6 +93,7 @@ def nearest(train: np.ndarray, test: np.ndarray, neighbours: int, *, block: int 
         raise ValueError(f"Expected features of one encoder, got {train.shape[1]} and {test.shape[1]} dimensions.")
     stretch = -(-len(train) // -(-len(train) // _TRAIN_AT_ONCE))
     block = block or max(1, min(len(test), _TEST_AT_ONCE, _AT_ONCE // stretch))
+    # An image that was not found yet must lose to every similarity.
     similarity = np.full((len(test), neighbours), -np.inf, np.float32)
     index = np.full((len(test), neighbours), len(train), np.int64)
     for first in range(0, len(train), stretch):
@@ -138,6 +139,8 @@ class _Search:
 @functools.partial(jax.jit, static_argnames="groups")
 def _compare(train, test, groups):
     """Returns similarities `[test, size, groups]` and the maximum of each group."""
+    # On a GPU, JAX multiplies float32 matrices in TF32 unless a precision is set; its rounding would change which images are
+    # nearest.
     similarity = jnp.matmul(test, train.T, precision=lax.Precision.HIGHEST).reshape(len(test), -1, groups)
     return similarity, similarity.max(axis=1)
 
@@ -148,6 +151,7 @@ def _of_groups(similarity, chosen, images):
     size = similarity.shape[1]
     candidates = jnp.take_along_axis(similarity, chosen[:, None, :], axis=2)
     index = chosen[:, None, :] * size + jnp.arange(size)[None, :, None]
+    # Copies that fill the last group must not be found as neighbours.
     candidates = jnp.where(index < images, candidates, -jnp.inf)
     return candidates.reshape(len(chosen), -1), index.reshape(len(chosen), -1)
 
@@ -210,6 +214,7 @@ def _shares(
         weight = np.exp((similarity - similarity[:, :1]).astype(np.float64) / temperature)
         votes = np.zeros((len(index), classes))
         counted = 0
+        # In ascending order each k only adds the votes of its further neighbours.
         for k in sorted(neighbours):
             votes += _tally(weight[:, counted:k], index[:, counted:k], labels, classes)
             counted = k
@@ -223,5 +228,6 @@ def _tally(weight: np.ndarray, index: np.ndarray, labels: np.ndarray, classes: i
     if labels.ndim == 1:
         cell = np.arange(count)[:, None] * classes + labels[index]
         return np.bincount(cell.ravel(), weight.ravel(), minlength=count * classes).reshape(count, classes)
+    # Sparse: `labels[index]` would hold a number for every image, neighbour and class.
     rows = sparse.csr_array((weight.ravel(), index.ravel(), np.arange(count + 1) * voters), shape=(count, len(labels)))
     return rows @ labels.astype(np.float64)

@@ -69,6 +69,7 @@ def minimise(objective: Objective, start: np.ndarray, *, tolerance: float, itera
     memory: collections.deque = collections.deque(maxlen=MEMORY)
     past: collections.deque = collections.deque(maxlen=REMEMBERED)
     state = _started(objective, start)
+    # The start was the first evaluation.
     for evaluations in range(1, iterations):
         points[places] = state.point
         excess[places] = _excess(state, past)
@@ -113,10 +114,13 @@ def _advanced(objective: Objective, state: _State, memory: collections.deque) ->
     rows = accepted[:, None]
     # The gradient at a rejected point may be infinite.
     change = np.where(rows, trial_gradient, gradient) - gradient
+    # A pair without positive curvature, which rounding can cause, would make the approximated Hessian indefinite. Its inverse
+    # is set to 0, which removes it for its problem alone, since all problems share the memory.
     curvature = step * (trial_slope - slope)
     kept = accepted & (curvature > 0)
     divisor = np.where(kept, curvature, 1)
     memory.append((move, change, np.where(kept, 1 / divisor, 0).astype(np.float32)))
+    # The scale of the initial Hessian in equation 7.20 of Nocedal & Wright.
     scale = np.where(kept, divisor / np.maximum(np.vecdot(change, change), 1e-30), scale).astype(np.float32)
     point = np.where(rows, trial, point)
     gradient = np.where(rows, trial_gradient, gradient)
@@ -133,6 +137,8 @@ def _excess(state: _State, past: collections.deque) -> np.ndarray:
     the approximation has not seen some directions yet. It is therefore doubled, and multiplied by the largest factor by which
     the actual decrease has exceeded an earlier prediction.
     """
+    # While few directions are known, half the slope can be ten times too small, which is five times its double. Earlier
+    # predictions show the factor later.
     surpassed = np.full(len(state.value), 1.0 if len(past) > 2 else 5.0)
     for value, slope in past:
         # A decrease of this size may be rounding.
@@ -143,9 +149,11 @@ def _excess(state: _State, past: collections.deque) -> np.ndarray:
 
 def _far_enough_down(value, trial_value, slope, trial_slope, step) -> np.ndarray:
     """Returns which steps to accept: the value fell enough, or the slopes show it where float32 values no longer do."""
+    # The usual constant of sufficient decrease, as in Nocedal & Wright.
     fell = trial_value <= value + 1e-4 * step * slope
     # A convex function decreases as long as its slope is negative.
     falling = trial_slope <= 0
+    # The approximate conditions of Hager & Zhang with their constants, delta = 0.1 and epsilon = 1e-6.
     level = (trial_slope <= -0.8 * slope) & (trial_value <= value + 1e-6 * np.abs(value))
     return fell | falling | level
 
@@ -154,6 +162,7 @@ def _next_steps(step, shortened, slope, trial_slope, accepted) -> tuple[np.ndarr
     """Returns the length of the next step of each problem, and its count of shortenings."""
     # The zero of the slope, interpolated linearly between both ends of the step.
     share = np.nan_to_num(slope / np.where(trial_slope > 0, slope - trial_slope, -np.inf), nan=0.1)
+    # Kept away from both ends, since the slope need not be linear.
     shorter = step * np.clip(share, 0.1, 0.7)
     return np.where(accepted, 1, shorter).astype(np.float32), np.where(accepted, 0, shortened + 1)
 

@@ -86,6 +86,8 @@ def fit_regressions(
       tolerance: absolute, of each objective.
     """
     count = len(features)
+    # A remembered pair has two vectors. A problem has coefficients for its images or its dimensions, whichever are fewer, and
+    # for the bias.
     size = (min(features.shape[1:]) + 1) * classes * 2 * MEMORY
     sets = max(1, _REMEMBERED // (size * len(l2_penalties)))
     some = max(1, min(len(l2_penalties), _REMEMBERED // size))
@@ -154,6 +156,7 @@ def _coordinates(features: np.ndarray) -> _Coordinates:
 
 def _row_space(features: np.ndarray) -> _Coordinates:
     """Returns the span of the images, which contains the solution: weights outside it only increase the penalty."""
+    # Eigenvalues of a Gram matrix are squares of singular values: in float32 the small ones would be lost in rounding.
     exact = features.astype(np.float64)
     values, vectors = np.linalg.eigh(exact @ exact.T)
     spanned = values > 1e-10 * max(values[-1], 1e-30)
@@ -246,6 +249,7 @@ class _Problem:
         if size == count:
             return None
         some = np.sort(np.argsort(~waiting, kind="stable")[:size])
+        # A shallow copy shares the features, which are on the device already.
         narrower = copy.copy(self)
         narrower._shape = (sets, size, *self._shape[2:])
         narrower._penalties = self._penalties[some]
@@ -266,6 +270,7 @@ def _chunked(rows: np.ndarray, chunks: int) -> np.ndarray:
     return rows.reshape(sets, chunks, size, *rows.shape[2:])
 
 
+# On a GPU, JAX multiplies float32 matrices in TF32 unless a precision is set, too coarse for the tolerance of the search.
 _matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
@@ -277,6 +282,7 @@ def _scaled(data: _Data, points: jax.Array) -> jax.Array:
     if data.axes is None:
         return points * data.steps
     along = _matmul(data.axes.T, points)
+    # As many axes as dimensions span the whole space, so that nothing is orthogonal to them.
     if data.axes.shape[0] == data.axes.shape[1]:
         return _matmul(data.axes, along * data.steps)
     return points * data.rest + _matmul(data.axes, along * (data.steps - data.rest))
@@ -309,11 +315,13 @@ def _objective(data, penalties, points):
 def _loss_and_gradients(data, weights, bias):
     """Returns sums over images of the loss `[S]` and of its gradients by weights `[S, q, classes]` and bias `[S, classes]`."""
     count, dim, classes = weights.shape
+    # The weights of all penalties side by side: one product with the features serves all of them.
     columns = weights.swapaxes(0, 1).reshape(dim, count * classes)
 
     def add(sums, chunk):
         features, labels, there = chunk
         logits = _matmul(features, columns).reshape(-1, count, classes) + bias
+        # Derived by hand: automatic differentiation would pass over the features a second time.
         loss, residual = _of_logits(logits, labels)
         residual = residual * there[:, None, None]
         by_weights = _matmul(features.T, residual.reshape(-1, count * classes))

@@ -63,6 +63,7 @@ def find_encoders(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             )
         # A path that is neither a study nor an encoder is reported when it is loaded.
         files += finished or [path]
+    # A run may be named both by its own folder and by that of its study.
     return list(dict.fromkeys(files)), unfinished
 
 

@@ -61,6 +61,7 @@ class MatrixSettings:
     evaluation_options: str = ""
     features: str | None = None
     image_size: int = 0
+    # Not renamed to baselines: it is the name of a flag, --floors.
     floors: bool = True
     out: str = "results/evaluate"
 

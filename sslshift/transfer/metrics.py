@@ -104,6 +104,7 @@ def metric_for(name: str, labels: np.ndarray) -> Metric:
       ValueError: there is no such metric, or the metric needs one label for each image and images have several.
     """
     if name not in METRICS:
+        # With a cutoff of 0 there is always a nearest name.
         near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
         raise ValueError(f"Expected one of {', '.join(METRICS)} for the metric, got {name!r}. Did you mean {near}?")
     _require_fitting(name, METRICS[name].axes, np.asarray(labels))

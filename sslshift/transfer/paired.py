@@ -90,6 +90,7 @@ class PairedScores:
         for kind in kinds:
             shared = {(seed, draw) for seed, draw in shared if self._at(kind, seed, draw) is not None}
         by_seed: dict[int | None, list[int | None]] = {}
+        # None cannot be compared with a number.
         for seed, draw in sorted(shared, key=lambda place: (place[0] or 0, place[1] or 0)):
             by_seed.setdefault(seed, []).append(draw)
         most = max(map(len, by_seed.values()), default=0)
@@ -117,6 +118,7 @@ class PairedScores:
         if grid is None:
             return None
         found = estimate_mean(Bootstrapped(grid.values[0], grid.replicates[:, 0]), self.images)
+        # Student's t knows nothing of the range of a metric.
         return found._replace(low=max(0.0, found.low), high=min(1.0, found.high))
 
     def difference(self, a: Hashable, b: Hashable) -> Estimate | None:
@@ -168,6 +170,7 @@ def adjusted_differences(estimates: Sequence[Estimate | None], single_seed: Sequ
       estimates: None for a pair that could not be compared, which stays None and does not count.
       single_seed: whether an estimate is of one seed. Its interval, over test images, does not cover other seeds.
     """
+    # Holm's method does not count nan: comparisons that are not tested must not weaken the others.
     p_values = [math.nan if each is None or one else each.p_value for each, one in zip(estimates, single_seed, strict=True)]
     found: list[Difference | None] = []
     for each, one, p_value in zip(estimates, single_seed, holm(p_values).tolist(), strict=True):

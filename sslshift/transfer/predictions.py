@@ -60,6 +60,7 @@ def on_common_images(several: Sequence[Predictions]) -> list[Predictions]:
 
 def save_predictions(evaluated: "Evaluated", folder: Path) -> None:
     """Writes the predictions of every evaluation to `predictions.npz` in a folder."""
+    # The prefix keeps evaluations apart from the other arrays of the file, such as `labels`.
     arrays = {f"of_{name}": outcome.predictions for name, outcome in evaluated.outcomes.items()}
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / PREDICTIONS) as out:
@@ -80,6 +81,7 @@ def load_predictions(folder: Path) -> Predictions:
             found = Predictions(metric, arrays["labels"], arrays["indices"], predictions)
         _require_aligned(found)
         return found
+    # NumPy, zipfile and zlib raise different errors for files that are cut short or damaged.
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         advice = remedy(error) or "Delete the folder and evaluate again."
         raise ValueError(f"{folder / PREDICTIONS} cannot be read ({error}). {advice}") from error

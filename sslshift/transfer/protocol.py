@@ -173,11 +173,13 @@ def evaluate(
         name: LabelledImages(images.source, images.indices[extracted[name].kept][kept[name]])
         for name, images in task.splits.items()
     }
+    # Checked again: the exclusions may have taken the last image of a class.
     require_classes(cleaned, task.train.source.classes)
     features = {name: Split(extracted[name].features[kept[name]], images.labels) for name, images in cleaned.items()}
     labels = features["test"].labels
     outcomes, remarks = _outcomes(
         encode,
+        # Fine-tuning reads the images themselves, and must not read those that were excluded.
         dataclasses.replace(task, **cleaned),
         Splits(**features, classes=task.classes),
         evaluations,
@@ -240,6 +242,7 @@ def _without_shared_images(
         kept[name] = np.ones(len(digests[name]), bool)
         for other in others:
             taken = set(digests[other])
+            # An image that equals both a test and a validation image is counted once.
             shared = np.array([digest in taken for digest in digests[name]], bool) & kept[name]
             held = {digest for digest, is_shared in zip(digests[name], shared, strict=True) if is_shared}
             overlap = sum(digest in held for digest in digests[other])

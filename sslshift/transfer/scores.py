@@ -150,6 +150,7 @@ def evaluate_stored(
         results = {name: store.recalled(place, record) for name, (place, record) in requests.items()}
         missing = {name: evaluations[name] for name, result in results.items() if result is None}
         if missing:
+            # Raised before the evaluation, whose results could not be kept.
             store.require_writable(requests[next(iter(missing))][0])
             # One call for all that is missing: they share the task's features.
             evaluated = evaluate(_with_features(encoder(), features), task, missing, **options)

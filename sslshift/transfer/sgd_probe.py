@@ -101,6 +101,7 @@ def _train(features, labels, rates, momentum, *, batch, classes):
 
     def loss(params, features, labels):
         weights, bias = params
+        # On a GPU, JAX multiplies float32 matrices in TF32 unless a precision is set.
         logits = jnp.matmul(features, weights, precision=lax.Precision.HIGHEST) + bias
         if labels.ndim == 1:
             chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
@@ -113,6 +114,7 @@ def _train(features, labels, rates, momentum, *, batch, classes):
     def step(rates, carry, chosen):
         params, velocity = carry
         found = gradients(params, features[chosen], labels[chosen])
+        # PyTorch's form of momentum, which the recipe uses: the velocity does not contain the learning rate.
         velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, found)
         params = jax.tree.map(lambda p, v: p - jnp.expand_dims(rates, tuple(range(1, p.ndim))) * v, params, velocity)
         return (params, velocity), None

@@ -157,6 +157,7 @@ def _require_apart(sources: dict[str, Source | None]) -> None:
                 f"{other.name} holds the images of {one.name}: expected different images in the {second} split and the {first} "
                 "split; without the former, a fifth of the images is held out."
             )
+        # Only the limits decide, not whether the user stated them.
         if one.pixel_range and other.pixel_range and one.pixel_range[:2] != other.pixel_range[:2]:
             widest = min(one.pixel_range.low, other.pixel_range.low), max(one.pixel_range.high, other.pixel_range.high)
             raise ValueError(

@@ -81,6 +81,7 @@ def variance_components(sides: Sequence[Bootstrapped]) -> list[VarianceComponent
 def _component(values: np.ndarray, replicates: np.ndarray) -> VarianceComponent:
     """Returns the component of values `[k]` with replicates `[R, k]`."""
     count = len(values)
+    # Without the runs' own values there remains what the choice of images alone contributes to the spread of runs.
     explained = np.var(replicates - values, axis=1, ddof=1).mean()
     return VarianceComponent(float(values.var(ddof=1)) / count, float(explained) / count, count - 1)
 
@@ -108,6 +109,7 @@ def estimate(
     if components:
         candidates = _candidate_variances(float(replicates.var(ddof=1)), components, images)
         half = max(float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)) for variance, freedom in candidates)
+        # The largest p-value belongs to the widest interval, so that both agree on whether 0 is excluded.
         p_value = max(_p_value(value, *each) for each in candidates)
         return Estimate(float(value), float(value - half), float(value + half), p_value)
     bias = replicates.mean() - value
@@ -140,6 +142,7 @@ def _candidate_variances(over_images: float, components: Sequence[VarianceCompon
     """Returns variances with their degrees of freedom: of the sum, and of each component alone; the widest interval holds."""
     total = over_images + sum(max(0.0, each.variance - each.explained) for each in components)
     squares = over_images**2 / max(1, images - 1) + sum(each.variance**2 / each.degrees_of_freedom for each in components)
+    # Explained parts are subtracted from the total and not from the squares, which can bring the quotient below 1.
     degrees_of_freedom = max(1.0, total**2 / squares) if squares else 1.0
     return [(total, degrees_of_freedom), *((each.variance, each.degrees_of_freedom) for each in components)]
 

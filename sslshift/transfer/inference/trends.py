@@ -104,6 +104,7 @@ def change_by_shift(
 
 def _source_component(x: np.ndarray, trends: Bootstrapped) -> VarianceComponent:
     """Returns the contribution of the sources' scatter about the line; seeds, draws and images explain a part of it."""
+    # Intercept and slope of the line take two.
     degrees_of_freedom = len(x) - 2
     spread = ((x - x.mean()) ** 2).sum()
     mean = trends.values.mean(axis=(1, 2))
