@@ -66,6 +66,13 @@ def sentences(path: Path) -> list[tuple[int, str]]:
     return found
 
 
+def test_the_top_level_is_fixed():
+    there = {path.name for path in ROOT.iterdir() if not path.name.startswith(".") and path.suffix != ".egg-info"}
+    # What a build leaves, and where commands write by default.
+    there -= {"build", "dist", "results"}
+    assert there == {"LICENSE", "README.md", "experiments", "pyproject.toml", "sslshift", "tests", "tools"}
+
+
 def test_files_and_functions_are_of_a_readable_size():
     long = [f"{name(path)} has {count} lines" for path in FILES if (count := path.read_text().count("\n")) > LONGEST_FILE]
     for path, tree in TREES.items():
