@@ -18,8 +18,9 @@ from sslshift.data.deep import read_samples
 from sslshift.data.metadata import Bare, BrokenImageError, strip_metadata
 from sslshift.data.ranges import WHOLE, Levels, PixelRange
 
-# Formats that Pillow decodes by itself. It would hand others, such as EPS, to programs that a hostile file could attack.
+# Pillow registers formats at their first use; without this call, most would be missing from the two tables below.
 Image.init()
+# Formats that Pillow decodes by itself. It would hand others, such as EPS, to programs that a hostile file could attack.
 FORMATS = tuple(
     name for name in ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000") if name in Image.OPEN
 )
@@ -109,6 +110,7 @@ def decode_image(content: bytes, pixel_range: PixelRange | None = WHOLE) -> Deco
         width, height = image.size
         samples = read_samples(image, bare.content)
         if samples is None:
+            # Before `load`, which empties the list of tiles that states the number of bits.
             _scale_transparency(image)
             image.load()
             return Decoded(_turned(_as_gray_or_colour(image), image, bare), width, height, None)
@@ -158,12 +160,14 @@ def _opened(content: bytes) -> Iterator[tuple[ImageFile.ImageFile, Bare]]:
 
 
 def _require_shape(width: int, height: int) -> None:
+    # Pillow itself only warns up to twice this number of pixels.
     if width * height > Image.MAX_IMAGE_PIXELS:
         raise BrokenImageError(f"decompression bomb: {width:,} x {height:,} pixels")
     if max(width, height) > LARGEST_ASPECT * min(width, height):
         raise BrokenImageError(f"a sliver: {width:,} x {height:,} pixels, one side more than {LARGEST_ASPECT} times the other")
 
 
+# By EXIF's number. EXIF counts angles clockwise and Pillow anticlockwise.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -195,6 +199,7 @@ def _as_gray_or_colour(image: Image.Image) -> Image.Image:
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if image.has_transparency_data:
         image = image.convert("RGBA")
+        # Converting to RGB alone would show the colours that transparency hides.
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == mode else image.convert(mode)
 
@@ -255,6 +260,7 @@ def _describe_unknown(content: bytes) -> str:
 
 def _describe_tiff(content: bytes) -> str:
     try:
+        # BigTIFF has the version 43, which is a plus sign, in place of 42, and a longer header.
         header = 16 if content[2:3] == b"+" or content[3:4] == b"+" else 8
         directory = TiffImagePlugin.ImageFileDirectory_v2(content[:header])
         file = io.BytesIO(content)

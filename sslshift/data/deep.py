@@ -93,7 +93,7 @@ def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
         # A table of all values is faster than arithmetic on every pixel.
         return _to_bytes(np.arange(65536)[:, None], low, high)[values, 0]
     image = np.empty(values.shape, np.uint8)
-    # A few rows at a time, since float64 takes eight times the memory of the result.
+    # A few rows at a time: integers of 32 bits need float64, which takes eight times the memory of the result.
     for start in range(0, len(values), 256):
         rows = values[start : start + 256].astype(np.float64)
         image[start : start + 256] = np.clip((rows - low) * (255.0 / (high - low)) + 0.5, 0, 255)
@@ -164,6 +164,7 @@ def _read_gray(image: ImageFile.ImageFile, content: bytes) -> Samples:
     if raw_mode == "I;32N" and tiff:
         # Pillow has no unsigned numbers of 32 bits.
         values = values.view(np.uint32)
+    # Arrays of modes such as I;16B are in another byte order.
     values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
     top = 4095 if raw_mode == "I;12" else None
     white_is_low = tiff and image.tag_v2.get(_PHOTOMETRIC) == 0
@@ -193,6 +194,7 @@ def _read_wide(image: ImageFile.ImageFile, content: bytes) -> Samples:
                 "its 16-bit channels are compressed separately, which cannot be read in full; interleave them"
             )
         little = sys.byteorder == "little" if native else tiff and image.tag_v2.prefix == b"II"
+        # Pillow loads an image only once, so that the second byte of each value needs a second image.
         again = Image.open(io.BytesIO(content), formats=[image.format])
         high, low = (
             _loaded(each, lambda name, order=order: f"{name.partition(';')[0].replace('a', 'A')};16{order}")
@@ -225,6 +227,7 @@ def _significant_bits(image: ImageFile.ImageFile, content: bytes) -> int:
     if image.format != "PNG":
         return 0
     stated = next((chunk.data for chunk in png_chunks(content) if chunk.kind == b"sBIT"), b"")
+    # Of two or four entries, the last one is that of the opacity.
     colours = stated[: 1 if len(stated) in (1, 2) else 3]
     return max(colours) if colours and 1 <= max(colours) <= 16 else 0
 
@@ -274,4 +277,5 @@ def _jpeg2000_depths(content: bytes) -> list[int]:
     depths = content[start + 42 : start + 42 + 3 * count : 3]
     if any(depth & 0x80 for depth in depths):
         raise _SIGNED
+    # The format stores each number of bits less one.
     return [depth + 1 for depth in depths]

@@ -91,6 +91,7 @@ def _strip_png(content: bytes) -> Bare:
         elif not chunk.whole:
             continue
         elif chunk.kind == b"sBIT":
+            # The pixel range of a source depends on the number of significant bits.
             kept.append(content[chunk.start : chunk.end])
         elif chunk.kind == b"eXIf":
             exif.append(chunk.data)
@@ -111,6 +112,7 @@ def _strip_jpeg(content: bytes) -> Bare:
     position = 2
     while content[position : position + 1] == b"\xff":
         if content[position + 1 : position + 2] == b"\xff":
+            # Any number of fill bytes may precede a marker.
             position += 1
             continue
         marker = content[position + 1 : position + 2]
@@ -118,6 +120,7 @@ def _strip_jpeg(content: bytes) -> Bare:
             break
         end = position + 2 + struct.unpack_from(">H", content, position + 2)[0]
         if end > len(content) or end < position + 4:
+            # A segment that is cut short is left to Pillow, which reports it.
             break
         data = content[position + 4 : end]
         if marker == b"\xe1" and data.startswith(b"Exif\0\0"):
@@ -132,6 +135,7 @@ def _strip_jpeg(content: bytes) -> Bare:
 
 
 def _decides_colours(marker: int, data: bytes) -> bool:
+    # The JFIF and the Adobe segment say whether the colours are YCbCr.
     if marker == 0xE0:
         return data.startswith(b"JFIF\0") and len(data) >= 14
     if marker == 0xEE:
@@ -147,6 +151,7 @@ def _strip_webp(content: bytes) -> Bare:
     position = 12
     while position + 8 <= len(content):
         kind, length = struct.unpack_from("<4sI", content, position)
+        # RIFF pads chunks to an even length.
         end = position + 8 + length + length % 2
         if kind == b"VP8X" and length >= 10:
             # The flags of a colour profile, of EXIF and of XMP are cleared, since their chunks are removed.
@@ -181,6 +186,7 @@ def _strip_tiff(content: bytes) -> Bare:
     except struct.error:
         return Bare(content)
     start = first + struct.calcsize(f"={count_format}")
+    # A hostile BigTIFF can announce 2^64 entries.
     entries = [content[start + entry_size * i : start + entry_size * (i + 1)] for i in range(min(count, 1 << 16))]
     # A directory that is cut short is left to Pillow, which reports it.
     if not entries or len(entries[-1]) < entry_size:
@@ -189,6 +195,7 @@ def _strip_tiff(content: bytes) -> Bare:
     for entry in entries:
         kept.setdefault(struct.unpack_from(f"{order}H", entry)[0], entry)
     kept = {tag: entry for tag, entry in kept.items() if tag in _PIXEL_TAGS}
+    # In the old one's place, since tags hold positions in the file, which must not move.
     directory = struct.pack(f"{order}{count_format}", len(kept)) + b"".join(kept.values()) + bytes(8 if big else 4)
     return Bare(content[:first] + directory + content[first + len(directory) :])
 
@@ -213,6 +220,7 @@ def _strip_gif(content: bytes) -> Bare:
 
 def _strip_avif(content: bytes) -> Bare:
     """Renames the item of an AVIF file that holds EXIF data; the file has boxes of its own for the orientation."""
+    # A name of the same length, so that no position in the file moves.
     return Bare(re.sub(rb"(infe.{8}(?:.{2})?)Exif", rb"\1free", content, flags=re.DOTALL))
 
 

@@ -48,6 +48,7 @@ class NoiseSource(Source):
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         if canvas not in (None, self._canvas):
             raise ValueError(f"{self.name}: expected the canvas {self._canvas}, got {canvas}.")
+        # The second number keeps the random numbers of the images apart from those of the pool.
         random = np.random.default_rng([self._seed, 1, index])
         return self._pool[random.integers(0, len(self._pool), self._canvas[:2])]
 

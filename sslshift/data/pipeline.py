@@ -153,5 +153,6 @@ def batches(reader: BatchReader, start: int, stop: int, *, workers: int = 0, pre
     threads = 0 if workers else 2
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0))
     if workers:
+        # grain's workers start only if absl has parsed the flags, as it has in every command.
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch))
     return iter(dataset)

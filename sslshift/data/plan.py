@@ -349,6 +349,7 @@ class _Tally:
             numbers, times = np.unique(np.concatenate(self._pending), return_counts=True)
             self._pending = []
             self._different, inverse = np.unique(np.concatenate([self._different, numbers]), return_inverse=True)
+            # With weights, bincount returns floating-point numbers.
             self._times = np.bincount(inverse, np.concatenate([self._times, times])).astype(np.int64)
 
 

@@ -59,6 +59,7 @@ def hum(random: np.random.Generator, index: int) -> np.ndarray:
     del index
     sway = 1 + random.uniform(0, 0.1) * np.sin(2 * np.pi * random.uniform(0.2, 2) * _TIME / _SAMPLES + random.uniform(0, 6))
     base = random.uniform(0.01, 0.06)
+    # Harmonics above half of the sampling rate would appear as lower frequencies.
     voices = sum(random.uniform(0, 1) / k**0.5 * _tone(base * k * sway) for k in range(1, 9) if base * k < 0.5)
     white = np.fft.rfft(random.normal(size=_SAMPLES))
     colour = (np.arange(len(white)) + 1.0) ** -random.uniform(0, 1)

@@ -19,6 +19,7 @@ LEAVES = 64
 
 
 def _generator(seed: int, index: int) -> np.random.Generator:
+    # A generator with a key and a counter: an image needs no numbers of the images before it.
     return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
 
 

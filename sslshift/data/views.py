@@ -110,12 +110,14 @@ def _random_resized_crop(key, x, settings):
     shape = (settings.size, settings.size, x.shape[2]) if settings.size else x.shape
     area, ratio, place = jax.random.split(key, 3)
     side = jnp.sqrt(jax.random.uniform(area, minval=settings.min_crop_scale, maxval=settings.max_crop_scale))
+    # Half of the logarithm, since the two sides change in opposite directions.
     stretch = jnp.exp(jax.random.uniform(ratio, minval=-1.0, maxval=1.0) * jnp.log(4 / 3) / 2)
     # A side longer than the image is cut to it.
     crop = jnp.minimum(side * jnp.stack([1 / stretch, stretch]), 1.0) * size
     corner = jax.random.uniform(place, (2,)) * (size - crop)
     scale = jnp.array(shape[:2], jnp.float32) / crop
     resized = jax.image.scale_and_translate(x, shape, (0, 1), scale, -corner * scale, "cubic", antialias=True)
+    # Bicubic interpolation overshoots at edges.
     return jnp.clip(resized, 0.0, 1.0)
 
 

@@ -106,6 +106,7 @@ def find_model(
     _require_no_code(folder, index, name)
     # The folder of a downloaded pipeline is named by its commit.
     identity = f"{name}@{_digest(folder) if local.is_dir() else folder.name}"
+    # Defaults are recorded too, since they decide an image just as the settings that were given.
     settings = (options.get(argument, known.get(argument)) for argument in asked)
     dtype = ("float32" if device == "cpu" else "bfloat16") if dtype == "auto" else dtype
     return Model(folder, Sampling(identity, kind.__name__, *settings, dtype), device, options)
@@ -141,6 +142,7 @@ def load_model(model: Model) -> Generate:
     def generate(prompts: list[str], seeds: list[int]) -> list[Image.Image | str]:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         try:
+            # Arrays in place of pictures: values that are not finite are noticed before they become pixels.
             output = pipeline(prompt=prompts, generator=generators, output_type="np", **model.options)
             images = list(output.images)
         except torch.OutOfMemoryError as error:
@@ -149,6 +151,7 @@ def load_model(model: Model) -> Generate:
             ) from error
         except Exception as error:  # Each pipeline checks its arguments in its own way.
             raise RuntimeError(f"{name} made no images of {prompts[0]!r}: {_brief(error)}") from error
+        # Pipelines have two names for this output.
         flags = getattr(output, "nsfw_content_detected", None) or getattr(output, "nsfw_detected", None)
         return [_image(values, flag) for values, flag in zip(images, flags or [False] * len(images), strict=True)]
 
@@ -161,6 +164,7 @@ def hush() -> None:
     Raises:
       ValueError: the extra is not installed.
     """
+    # Before the libraries are imported, since they read these variables only then. Values that the user has set stay.
     for library in ("DIFFUSERS", "HF_HUB", "TRANSFORMERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     warnings.filterwarnings("ignore", module="diffusers|huggingface_hub|transformers")
@@ -206,6 +210,7 @@ def _find_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        # Only an allocation shows that the device is there: torch accepts the names of devices that the machine lacks.
         return str(torch.zeros(1, device=device).device)
     except Exception as error:  # RuntimeError, AssertionError or NotImplementedError, depending on the type of device.
         raise ValueError(f"Expected a device of this machine, such as cpu or cuda, got {device!r}: {_brief(error)}") from error
@@ -224,7 +229,7 @@ def _fetch_index(name: str, revision: str) -> dict[str, Any]:
     """Returns the index of a pipeline on the hub, so that it is checked before gigabytes are downloaded."""
     from diffusers import DiffusionPipeline
 
-    # A path that does not exist must not be looked for on the hub.
+    # A path that does not exist must not be looked for on the hub, whose names have one slash at most.
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or os.path.exists(name):
         raise ValueError(f"There is no folder {name}; name the folder of a pipeline, or a pipeline on the Hugging Face hub.")
     try:

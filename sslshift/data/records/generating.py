@@ -133,6 +133,7 @@ def run_generation(
         raise ValueError(f"Expected at least one image in a batch, got {batch_size}.")
     finished = find_generated(job)
     if finished:
+        # A process that was killed just before its end leaves the work in progress of a finished source.
         remove_parts(job.output)
         return finished
     with locked(job.output):
@@ -189,6 +190,7 @@ def _generated(job: Generation, generate: Generate, batch: Sequence[Request]) ->
 def _stored(job: Generation, request: Request, image: Image.Image | str) -> StoredImage | Refused:
     if isinstance(image, str):
         return Refused(request.origin, image)
+    # PPM, in which the image is stored below, has only these two modes.
     image = image if image.mode in ("L", "RGB") else image.convert("RGB")
     # Black images come from overflows in half precision and from safety checkers.
     pixels = np.asarray(image)

@@ -77,6 +77,7 @@ class Import:
         values = dataclasses.asdict(self)
         del values["output"], values["pixel_range"]
         stated = self.pixel_range and self.pixel_range.text
+        # Resolved, so that a command that is repeated from another folder is recognised.
         return values | {"input": printable(self.input.resolve()), "range": stated}
 
 
@@ -116,6 +117,7 @@ def begin(job: Import) -> Summary | None:
     """
     done = find_finished(job.output, SETTINGS, job.record, free=["range"])
     if done:
+        # A process that was killed just before its end leaves the work in progress of a finished source.
         remove_parts(job.output)
     elif not (job.output / SETTINGS).exists():
         # Before the folder is made: a mistake in the input must leave nothing behind.
@@ -190,6 +192,7 @@ def import_group(job: Import, task: ShardTask, pixel_range: PixelRange | None = 
     try:
         return write_shard(job.output, task.name, _all_stored(job, task, images, pixel_range), extra)
     except UnknownRangeError:
+        # Of all images of the shard: the first one that needed the range ended the writing, and later ones count too.
         write_levels(job.output, task.name, filter(None, map(_levels, images)))
         return None
 
@@ -245,6 +248,7 @@ def join_shards(job: Import, listings: Sequence[Listing]) -> Result:
         remove_parts(job.output)
         raise ValueError(_no_image(job, refused, others))
     chosen = choose_range(job)
+    # A stated range that no image needed is reported too.
     notes = describe_range(read_levels(job.output), chosen or job.pixel_range, records, "--range")
     summary = finish(
         job.output,

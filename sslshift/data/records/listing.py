@@ -160,6 +160,7 @@ def _listed_before(marker: Path, container: Container) -> Listing:
     """Returns the listing that an earlier call wrote, after a check that it is of the same container."""
     values = json.loads(marker.read_text(encoding="utf-8"))
     lists = {name: [Refused(*each) for each in values.get(name, ())] for name in ("refused", "faults")}
+    # Listings of earlier versions have no spellings.
     listing = Listing(**{"spellings": {}} | values | lists)
     # The numbers are positions in a sorted list of containers: another archive more or less moves them.
     if listing.path not in ("", printable(container.path)):
@@ -174,6 +175,7 @@ def _listed_before(marker: Path, container: Container) -> Listing:
 
 def _digest(container: Container) -> str:
     path = Path(os.fsdecode(container.path))
+    # Archives need none: the stamp of each place shows a change, see `members.require_unchanged`.
     return hashlib.sha256(path.read_bytes()).hexdigest() if container.kind == "list" else ""
 
 

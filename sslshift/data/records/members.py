@@ -107,6 +107,7 @@ def tar_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
             _expand(expand(path), path.stat().st_size, plain)
     except (OSError, EOFError, zlib.error, lzma.LZMAError, BrokenImageError) as error:
         faults.append(Refused(printable(path), f"the archive cannot be read to its end: {error}"))
+    # What could be expanded is read all the same; the fault says that there may be more.
     try:
         with open(plain, "rb") as file:
             for member in _tar_infos(file):
@@ -115,6 +116,7 @@ def tar_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
                 fault = member_fault(member.name)
                 if not fault and not member.isreg():
                     fault = "it is a link" if member.islnk() or member.issym() else "it is no regular file"
+                # Members are read by position and size, and the bytes of a sparse file are not stored in one piece.
                 if not fault and member.issparse():
                     fault = "it is a sparse file"
                 place = Place("tar", os.fsencode(plain), member.size, member.offset_data, stamp)
@@ -153,6 +155,7 @@ def _tar_infos(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 def _gunzipped(path: Path) -> Iterator[bytes]:
+    # gzip.open needs none of the care below: it raises an error at other content after a stream.
     with gzip.open(path, "rb") as packed:
         while chunk := packed.read1(_CHUNK):
             yield chunk
@@ -170,6 +173,7 @@ def _decompressed(new: Callable, path: Path) -> Iterator[bytes]:
                     if not content:
                         break
                     decompressor = new()
+                # Limited, since a few bytes of a hostile archive may expand to gigabytes.
                 yield decompressor.decompress(content, _CHUNK)
                 while not (decompressor.eof or decompressor.needs_input):
                     yield decompressor.decompress(b"", _CHUNK)
@@ -301,6 +305,7 @@ def _stamp(path: Path | str) -> str:
     try:
         info = os.stat(path)
     except OSError as error:
+        # The text of the error differs from every stamp, so that a missing archive counts as changed.
         return error.strerror or str(error)
     return f"{info.st_size} bytes, {info.st_mtime_ns}"
 

@@ -70,6 +70,7 @@ def read_prompts(text: str, templates: Sequence[str] = ("a photo of a {}",)) -> 
       ValueError: there is no class, a class occurs twice with the same prompt, an entry lacks its name or its prompt, a
         template lacks {}, or the file cannot be read.
     """
+    # An empty list of templates is refused as well, since it would leave classes without prompts.
     for template in templates or [""]:
         if "{}" not in template:
             raise ValueError(f"Expected a template with {{}} for the class name, as in 'a photo of a {{}}', got {template!r}.")
@@ -99,6 +100,7 @@ def image_seed(seed: int, name: str, number: int) -> int:
     """
     # A hash rather than a counter: a new class must not move the seeds of the others.
     digest = hashlib.blake2b(f"{seed}\0{name}\0{number}".encode(), digest_size=8).digest()
+    # 63 bits, since the manifest's column of seeds is signed.
     return int.from_bytes(digest) >> 1
 
 

@@ -157,6 +157,7 @@ def _pets(folder: Path) -> dict[str, Rows]:
     def rows(file: str) -> Iterator[tuple[str, str]]:
         for line in _lines(folder / "annotations" / file):
             name = line.split()[0]
+            # Names of breeds may contain underscores, as in american_bulldog_12.
             yield f"images/{name}.jpg", name.rpartition("_")[0]
 
     return {"train": list(rows("trainval.txt")), "test": list(rows("test.txt"))}

@@ -66,6 +66,7 @@ def run_import(
                 on_shard(shard)
         waiting = waiting_tasks(job, listings)
         if waiting:
+            # Images that are transparent everywhere wait for a range too, but have no value that could decide it: any will do.
             import_once = functools.partial(import_once, pixel_range=choose_range(job) or WHOLE)
             for shard in run(import_once, waiting):
                 if on_shard:
@@ -96,6 +97,7 @@ def run_on_beam(job: Import, options: Sequence[str] = ()) -> Result:
         return Result(done, {}, earlier=True)
     options = PipelineOptions(list(options))
     with beam.Pipeline(options=options) as pipeline:
+        # Reshuffle keeps Beam from fusing the steps: one worker would list and encode everything.
         _ = (
             pipeline
             | "containers" >> beam.Create(find_containers(job.input))
@@ -151,6 +153,7 @@ def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterat
                     for future in done:
                         yield future.result()
             except BaseException:
+                # On an interrupt too: waiting tasks are dropped, and running ones finish their shards.
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 

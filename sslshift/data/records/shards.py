@@ -112,6 +112,7 @@ def write_shard(
         # The marker comes last: if it exists, so does everything else.
         storage.write(parts / f"{name}.json", json.dumps(shard._asdict()))
     except UnknownRangeError:
+        # A ValueError as well, but the disk is not its cause.
         raise
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(
@@ -165,6 +166,7 @@ def finish(
     shards = [finished_shard(folder, name) for name in names]
     filled = [shard for shard in shards if shard.records]
     tables = [_rows_file(folder, shard.name) for shard in filled]
+    # A multi-label list is the only container of its import, so that one table decides for all.
     multi_label = bool(tables) and CLASSES.name in pq.read_schema(tables[0]).names
     # Labels can be numbered only now: the classes of all shards must be known.
     classes = _classes(tables, multi_label)

@@ -141,6 +141,7 @@ class ArrayRecordSource(Source):
     def _decoded(self, index: int, content: bytes, canvas: Canvas | None) -> np.ndarray:
         try:
             return decode_onto(canvas, content, self._stated_range) if canvas else decode(content, self._stated_range)
+        # First, since it is also a BrokenImageError: only for this fault is there something that a user can state.
         except UnknownRangeError as error:
             raise BrokenImageError(f"{self.origin(index)}: {error}; state it with ?range=LOW..HIGH") from error
         except BrokenImageError as error:
@@ -195,9 +196,11 @@ def open_shard(path: str) -> "ArrayRecordReader":
 
 def _shards(path: Path, name: str) -> list[Path]:
     if path.is_file():
+        # A shard that is named by itself is wanted alone, so that the others need not be there.
         return [path]
     # Any program may have written the shards: the usual spellings of their names are accepted.
     names = (each for each in path.iterdir() if not is_hidden(each.name))
+    # Sorted, since folders list files in any order, and an index must mean the same image everywhere.
     shards = sorted(each for each in names if ".array_record" in each.name or each.suffix in (".arrayrecord", ".riegeli"))
     if not shards:
         raise ValueError(
@@ -214,6 +217,7 @@ def _require_complete(files: Sequence[str], folder: Path, name: str) -> None:
     for file in files:
         match = re.fullmatch(r"(.*?)-(\d+)-of-(\d+)(.*)", file)
         if match:
+            # A folder may hold several sets of shards; each set must be complete.
             numbers.setdefault(match.group(1, 3, 4), set()).add(int(match[2]))
     for (start, total, end), found in numbers.items():
         if len(found) != int(total):
@@ -242,6 +246,7 @@ def _count(shard: Path, name: str) -> int:
         try:
             (content,) = reader.read([place])
         except (OSError, RuntimeError, ValueError, IndexError):
+            # A damaged record may have been an image; the error appears when it is read.
             return records
         kind = recognise_record(content, shard)
         if not kind:

@@ -94,6 +94,7 @@ class FolderSource(FileSource):
             raise ValueError(f"{name}: there is no folder {printable(folder)}{is_file}.")
         files = list_files(folder)
         images = [path for path in files.paths if is_image(path)]
+        # Without this error, a folder that cannot be read would be reported as one without images.
         if files.unreadable and not images:
             path, reason = files.unreadable[0]
             raise ValueError(f"{name}: {printable(folder)} holds no image that can be reached: {path}: {reason}.")
@@ -159,6 +160,7 @@ class ListSource(FileSource):
             encode = encode_multi_labels if listed.multi_label else encode_labels
             self.classes, self.labels = encode([listed.labels[i] for i in whole])
             self.notes = [*self.notes, *spelling_notes(listed.spellings)]
+            # The list has labels, but the images with labels may all have been refused.
             if not self.classes:
                 raise ValueError(f"{name}: no image that can be read has a label; remove the column.")
 

@@ -71,4 +71,5 @@ def load_kept(path: Path, source: Source) -> np.ndarray:
 
 def _ascending(indices: np.ndarray, count: int) -> bool:
     inside = len(indices) > 0 and indices[0] >= 0 and indices[-1] < count
+    # Strictly ascending: an index that occurs twice would make N count one image twice.
     return bool(inside and (np.diff(indices) > 0).all())

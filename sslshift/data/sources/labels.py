@@ -47,6 +47,7 @@ def cell_text(value: Any) -> str:
     """
     try:
         text = value.decode() if isinstance(value, bytes) else value
+        # Lists are read with surrogates in place of bytes that are not UTF-8; only encoding finds them.
         text = text.encode().decode() if isinstance(text, str) else text
     except UnicodeError as error:
         raise ValueError(f"holds text that is not UTF-8 ({value!r}); save the file as UTF-8") from error

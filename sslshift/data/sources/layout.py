@@ -111,6 +111,7 @@ def require_no_splits(paths: Iterable[PurePath], name: str, root: str = "") -> N
     folders = _folders([path.parts for path in paths])
     families = _families(folders)
     named_after_splits = len(families) == 1 and all(map(_split_word, folders))
+    # Split folders have class folders inside. Images directly in one of them mean that these folders are the classes.
     if not (named_after_splits and _kinds_within(folders)) or any(folder.direct for folder in folders.values()):
         return
     # Splits share class folders. Without a common one, these may be classes whose names happen to be those of splits.

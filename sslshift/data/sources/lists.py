@@ -57,6 +57,7 @@ def read_list(file: Path, name: str, labels: str | None = None) -> ImageList:
       ValueError: the list cannot be read, has no column `path` or no row, has two columns of one meaning or a row of another
         length than its header, names an image twice, or has a value that its column cannot hold.
     """
+    # The URI of a list holds its path already.
     where = name if printable(file) in name else f"{name}: {printable(file)}"
     if not file.is_file():
         raise ValueError(f"{name}: there is no file {printable(file)}{' (it is a folder)' if file.is_dir() else ''}.")
@@ -129,6 +130,7 @@ def _choose(header: Sequence[str]) -> dict[str, int]:
 def _csv_columns(file: Path) -> tuple[list[str], dict[str, list]]:
     # Excel writes a byte order mark. Paths may have bytes that are not UTF-8, which surrogates keep.
     with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+        # `strict` refuses a quotation mark that is never closed, which would otherwise silently swallow the rest of the file.
         reader = csv.reader(lines, strict=True)
         header = next((cells for cells in reader if cells), [])
         chosen = _choose(header)

@@ -28,6 +28,7 @@ VERSION = 1
 # A row of the manifest. `record` is the index in the source; sizes are in pixels; `bytes` is the size of the record.
 SCHEMA = pa.schema(
     [
+        # The index of the row itself, so that a reader notices rows that were sorted.
         pa.field("record", pa.int64()),
         pa.field("shard", pa.string()),
         pa.field("origin", pa.string()),
@@ -40,6 +41,7 @@ SCHEMA = pa.schema(
         pa.field("bytes", pa.int64()),
         pa.field("licence", pa.string()),
         pa.field("cost", pa.float64()),
+        # The label by number and by name, so that a reader notices if only one of them was changed.
         pa.field("label", pa.int64()),
         pa.field("class", pa.string()),
         pa.field("caption", pa.string()),
@@ -150,6 +152,7 @@ def read_summary(folder: Path, name: str) -> Summary:
         if any(not shard.records > 0 or Path(shard.file).name != shard.file for shard in values["shards"]):
             raise ValueError("a shard has no records, or is outside of the folder")
         values["classes"] = values["classes"] and tuple(values["classes"])
+        # Summaries of earlier versions lack these fields.
         values["pixel_range"] = values.get("pixel_range") and PixelRange(*values["pixel_range"])
         values["notes"] = tuple(values.get("notes", ()))
         summary = Summary(**values)

@@ -27,6 +27,7 @@ class ArraySource(Source):
     def __init__(self, name: str, images: np.ndarray, labels: np.ndarray | None = None, **about):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
             raise ValueError(f"{name}: expected uint8 images [n, height, width, 1 or 3], got {images.dtype} {images.shape}.")
+        # hashlib takes contiguous memory only, and a slice of an array is not contiguous.
         digest = about.pop("fingerprint", None) or hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
         super().__init__(name, fingerprint=digest, **about)
         self._images = images

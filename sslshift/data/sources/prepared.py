@@ -158,6 +158,7 @@ def parse_prepared(uri: str, name: str) -> tuple[str, str]:
 
 def _fingerprint(info, split: str, size: int) -> str:
     """Returns a digest of the name, the version, and the sizes of shards that TFDS recorded when it prepared them."""
+    # A slice such as train[:10%] changes when the shards of its whole split do.
     base = info.splits.get(split.partition("[")[0]) if info.splits else None
     shards = f"{base.num_bytes}, {base.shard_lengths}" if base else ""
     return hashlib.sha256(f"{info.full_name}/{split}: {size}, {shards}".encode()).hexdigest()

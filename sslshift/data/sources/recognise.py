@@ -60,6 +60,7 @@ def recognise_folder(folder: Path) -> str:
         except OSError:
             continue
         if known and is_image(file):
+            # The message before this sentence says already what to do with images.
             continue
         if known.startswith("an image"):
             known = "an image, though its name does not end like one; rename it"
@@ -143,6 +144,7 @@ def _prepared(shard: Path) -> str:
         name = about["name"]
         config = about.get("configName", "")
         split = re.fullmatch(rf"{re.escape(name)}-([\w-]+)\.array_record-.*", shard.name)[1]
+        # TFDS's folders are DATA_DIR/NAME/VERSION, or DATA_DIR/NAME/CONFIG/VERSION.
         data_dir = shard.parent.absolute().parents[2 if config else 1]
     except (OSError, ValueError, TypeError, KeyError, IndexError):
         return "tfds:NAME/SPLIT?data_dir=PATH reads what TFDS prepared, and other records must be encoded images"
@@ -154,6 +156,7 @@ def _is_tfrecord(start: bytes) -> bool:
     """Returns whether a file begins with a length and its masked CRC-32C."""
     if len(start) < 16:
         return False
+    # Computed here, since zlib's CRC-32 has another polynomial than CRC-32C.
     crc = 0xFFFFFFFF
     for byte in start[:8]:
         crc ^= byte

@@ -104,6 +104,7 @@ def require_options(uri: Uri, known: Iterable[str], name: str) -> None:
 
 
 def _decoded(text: str) -> str:
+    # Names of files need not be UTF-8; surrogates keep their bytes.
     return unquote(text, errors="surrogateescape")
 
 

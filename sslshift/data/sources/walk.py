@@ -58,6 +58,7 @@ def list_files(folder: Path) -> Files:
         walk.linked_folders = []
         for link in links:
             walk.follow_folder(link)
+    # After all folders, so that a file gets its own name if any folder, also a linked one, holds it.
     for link in sorted(walk.linked_files, key=_order):
         walk.follow_file(link)
     return Files(sorted(walk.paths, key=_order), walk.links, sorted(walk.unreadable), sorted(walk.hidden, key=_order))
@@ -101,11 +102,13 @@ class _Walk:
                 elif entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
                 else:
+                    # The folder is resolved and the entry is no link, so that its real path needs no system call.
                     self._add(entry.path, os.path.join(real, entry.name))
 
     def follow_folder(self, link: str) -> None:
         real = os.path.realpath(link)
         # The parent of the folder would add files that the user did not name.
+        # Both with a slash at the end: /data is not a parent of /database.
         if real not in self._folders and f"{self._root}/".startswith(f"{real.rstrip('/')}/"):
             self.unreadable.append(Refused(printable(link), "it is a link to a folder that contains it"))
         else:
