@@ -62,6 +62,7 @@ def _pair(value):
 
 
 def _is_nhwc(dimension_numbers, lhs, rhs) -> bool:
+    # None means lax's default, in which channels come before places.
     if dimension_numbers is None:
         return False
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
@@ -85,6 +86,7 @@ def _backward(strides, padding, precision, saved, gradient):
 
     @on_any_mesh
     def kernel_gradient(images, gradient, kernel):
+        # Chosen for the device that the program is compiled for, which need not be the default one.
         return lax.platform_dependent(
             images,
             gradient,
@@ -92,6 +94,7 @@ def _backward(strides, padding, precision, saved, gradient):
             default=lambda x, g: jax.linear_transpose(lambda k: plain(x, k), kernel)(g)[0],
         )
 
+    # A convolution is linear in its images: the transpose is the gradient, without another forward pass.
     (image_gradient,) = jax.linear_transpose(lambda x: plain(x, kernel), images)(gradient)
     return image_gradient, kernel_gradient(images, gradient, kernel)
 
@@ -121,6 +124,7 @@ def _kernel_gradient(images, gradient, *, kernel, strides, padding):
             padded, (image, block * rows * strides[0], 0, 0), (group, seen_rows, padded.shape[2], channels)
         )
         some_gradient = lax.dynamic_slice(gradient, (image, block * rows, 0, 0), (group, rows, out_width, features))
+        # Summed in float32: in bfloat16 a sum over many blocks would lose small terms.
         product = jnp.matmul(patches(some).T, some_gradient.reshape(-1, features), preferred_element_type=jnp.float32)
         return total + product, None
 

@@ -49,6 +49,7 @@ def describe(module: nn.Module) -> dict[str, Any]:
     Raises:
       ValueError: a field holds another value, such as a function.
     """
+    # Not isinstance: a subclass may compute something else.
     kind = next((kind for kind, cls in _KINDS.items() if type(module) is cls), None)
     if kind is not None:
         return {"kind": kind} | {name: _plain(name, getattr(module, name)) for name in _fields(type(module))}

@@ -36,6 +36,7 @@ class MLPHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def norm(x, affine=True):
+            # PyTorch's default, whose 0.1 is the share of the new batch; Flax's own default is 0.99.
             settings = {"momentum": 0.9, "dtype": self.dtype, "axis_name": self.axis_name}
             return nn.BatchNorm(not train, use_scale=affine, use_bias=affine, **settings)(x)
 
@@ -65,6 +66,7 @@ class PrototypeHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        # PyTorch's GELU is exact, Flax's approximate by default.
         exact_gelu = functools.partial(nn.gelu, approximate=False)
         z = MLPHead(self.widths, activation=exact_gelu, dtype=self.dtype, name="mlp")(x, train=train)
         # Length has no effect on the output, but on how fast a vector turns: a linear layer's usual one (1 / sqrt(3)) suits.
@@ -99,6 +101,7 @@ class Prototypes(nn.Module):
             return unit(jax.random.normal(key, shape, jnp.float32), axis=0)
 
         weights = self.param("prototypes", directions, (z.shape[-1], self.prototypes))
+        # The square of a huge or tiny length would leave the range of float32.
         weights = weights * power_of_two(weights, 0)
         length = jnp.linalg.norm(lax.stop_gradient(weights), axis=0, keepdims=True)
         return _cosines(z if self.dtype is None else z.astype(self.dtype), weights / jnp.where(length > 0, length, 1))

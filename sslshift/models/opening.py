@@ -70,6 +70,7 @@ def open_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEn
             f"There is no run folder or file {file}; python -m tools.fetch_encoder NAME fetches a well-known encoder "
             f"({', '.join(CHECKPOINTS)})."
         )
+    # A run's own encoder comes before a hub's file in the same folder.
     if file.is_dir() and not (file / weights.ENCODER).exists() and (file / _HUB_FILE).is_file():
         file = file / _HUB_FILE
     if not (file.is_dir() or _has_card(file)):
@@ -158,6 +159,7 @@ def _has_card(file: Path) -> bool:
     try:
         with safe_open(file, framework="numpy") as opened:
             card: Any = json.loads((opened.metadata() or {}).get("card", "null"))
+            # keys() is needed: an opened file cannot be iterated itself.
             ours = any(name.startswith("params/") for name in opened.keys())  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError):
         return False

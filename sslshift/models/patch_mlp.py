@@ -35,10 +35,12 @@ class PatchMLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         require_patches(x.shape[1], x.shape[2], self.patch)
+        # PyTorch's momentum of running statistics, as in the other encoders; Flax's default is 0.99.
         norm = functools.partial(nn.BatchNorm, not train, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name)
         size = (self.patch, self.patch)
         x = nn.Conv(self.width, size, size, use_bias=False, dtype=self.dtype, conv_general_dilated=self.convolution)(x)
         x = nn.relu(norm()(x))
         self.sow("intermediates", "map", x)
+        # A batch norm subtracts any bias in front of it.
         x = nn.Dense(self.features, use_bias=False, dtype=self.dtype)(x.reshape(len(x), -1))
         return nn.relu(norm()(x))

@@ -63,6 +63,7 @@ def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
     """
     if width % 4:
         raise ValueError(f"Expected a width that 4 divides for sine-cosine positions, got {width}.")
+    # The base of the original transformer's positions.
     rates = 10_000.0 ** -(np.arange(width // 4) / (width // 4))
 
     def along(count):
@@ -86,6 +87,7 @@ def resized_positions(table: jax.Array, rows: int, columns: int, how: str) -> ja
     References:
       Keys, `Cubic Convolution Interpolation for Digital Image Processing <https://doi.org/10.1109/TASSP.1981.1163711>`_, 1981
     """
+    # Also with an offset, which would move the places: the published code leaves a table of the right size as it is.
     if table.shape[:2] == (rows, columns):
         return table
     if how in ("bicubic", "antialias"):
@@ -93,6 +95,7 @@ def resized_positions(table: jax.Array, rows: int, columns: int, how: str) -> ja
     offset = _OFFSET if how == "torch_offset" else 0.0
     of_rows = _cubic_weights(table.shape[0], rows, offset)
     of_columns = _cubic_weights(table.shape[1], columns, offset)
+    # A GPU would otherwise multiply in TF32, and features would differ from those of the published code.
     return jnp.einsum("ri,ijw,cj->rcw", of_rows, table, of_columns, precision="highest").astype(table.dtype)
 
 
@@ -102,6 +105,7 @@ def _cubic_weights(side: int, new: int, offset: float) -> np.ndarray:
     taps = np.floor(places)[:, None] + np.arange(-1, 3)
     weights = np.zeros((new, side))
     rows = np.broadcast_to(np.arange(new)[:, None], taps.shape)
+    # At the border several taps fall on one place, where their weights add up.
     np.add.at(weights, (rows, np.clip(taps, 0, side - 1).astype(int)), _cubic(np.abs(places[:, None] - taps), -0.75))
     return weights.astype(np.float32)
 

@@ -49,6 +49,7 @@ class PretrainedEncoder:
     module: nn.Module
     variables: PyTree
     shape: tuple[int, int, int]
+    # The normalisation of this package's own views, for encoders that were trained here.
     mean: float | tuple[float, ...] = 0.5
     std: float | tuple[float, ...] = 0.25
     features: str = "pooled"
@@ -100,6 +101,7 @@ class PretrainedEncoder:
         """Returns a hash of everything that the features depend on: architecture, weights, normalisation, and their name."""
         facts = [describe(self.module), self.mean, self.std, self.features]
         content = hashlib.sha256(json.dumps(facts).encode())
+        # Sorted, since equal variables may be nested in another order.
         for name, leaf in sorted(flat_tensors(self.variables).items()):
             content.update(f"{name} {leaf.shape} {leaf.dtype}\n".encode() + np.ascontiguousarray(leaf).tobytes())
         return content.hexdigest()
@@ -148,6 +150,7 @@ def layer_activations(encoder: PretrainedEncoder, images: jax.Array) -> dict[str
 
     def watch(call, args, kwargs, context):
         output = call(*args, **kwargs)
+        # Helper methods of a block are intercepted too.
         if context.method_name == "__call__" and isinstance(context.module, _BLOCKS):
             seen[context.module.name] = output
         return output

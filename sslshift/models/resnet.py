@@ -20,11 +20,14 @@ class _Settings(NamedTuple):
 
     @property
     def conv(self) -> Callable[..., nn.Module]:
+        # He's initialisation by outputs, as in torchvision.
         initial = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        # The batch norm behind every convolution subtracts any bias.
         shared = {"use_bias": False, "dtype": self.dtype, "conv_general_dilated": self.convolution, "kernel_init": initial}
         return functools.partial(nn.Conv, **shared)
 
     def norm(self, train: bool, **options) -> nn.Module:
+        # PyTorch's momentum of running statistics, for which 0.1 is the share of the new batch; Flax's default is 0.99.
         return nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name, **options)
 
 
@@ -39,8 +42,10 @@ class BasicBlock(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         conv = self.settings.conv
         norm = functools.partial(self.settings.norm, train)
+        # PyTorch's padding: with a stride of 2, SAME may pad fewer pixels before the image than after it.
         y = nn.relu(norm()(conv(self.features, (3, 3), self.stride, padding=1)(x)))
         y = conv(self.features, (3, 3), padding=1)(y)
+        # The last norm starts at 0, so that a block starts as its shortcut (Goyal et al., 2017).
         return _add_shortcut(x, norm(scale_init=nn.initializers.zeros)(y), self.stride, conv, norm)
 
 

@@ -12,6 +12,7 @@ from sslshift.models.patches import RESIZE, patchify, resized_positions, sincos_
 
 
 def _dense(width: int, dtype: Any, name: str) -> nn.Dense:
+    # The initial weights of the published code of ViT and MAE.
     return nn.Dense(width, dtype=dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
 
 
@@ -78,6 +79,7 @@ class Block(nn.Module):
         attended = _attend(_dense(3 * width, self.dtype, "qkv")(_norm(self.dtype, "norm1", self.epsilon)(x)), self.heads)
         x = x + self._sometimes(self._scaled(_dense(width, self.dtype, "out")(attended), "scale1"), train)
         up = _dense(4 * width, self.dtype, "up")(_norm(self.dtype, "norm2", self.epsilon)(x))
+        # Published ViTs have the exact GELU; Flax's is approximate by default.
         hidden = nn.gelu(up, approximate=False)
         return x + self._sometimes(self._scaled(_dense(width, self.dtype, "down")(hidden), "scale2"), train)
 
@@ -198,6 +200,7 @@ class ViT(nn.Module):
         """Returns the positions of all patches, `[rows * columns, width]`."""
         if self.positions == "sincos":
             return jnp.asarray(sincos_positions(rows, columns, self.width)).reshape(-1, self.width)
+        # `param` would refuse a table that was made for images of another size.
         if self.has_variable("params", "positions"):
             table = self.get_variable("params", "positions")
         else:

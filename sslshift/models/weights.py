@@ -22,6 +22,7 @@ from sslshift.models.pretrained import PretrainedEncoder, flat_tensors, nested
 # Name of the encoder's file in the folder of a run.
 ENCODER = "encoder.safetensors"
 _VERSION = 1
+# A card that asks for larger images is broken or hostile.
 _LARGEST_SIDE = 1 << 14
 
 
@@ -54,6 +55,7 @@ def save_encoder(encoder: PretrainedEncoder, file: str | os.PathLike) -> Path:
     text = json.dumps(card, indent=2, default=_plain)
     file.parent.mkdir(parents=True, exist_ok=True)
     content = save(flat_tensors(encoder.variables), metadata={"card": text})
+    # The file that loading needs comes first; the card beside it is for people.
     storage.write(file, content)
     storage.write(file.with_suffix(".json"), text + "\n")
     return file
@@ -77,7 +79,9 @@ def read_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEn
     try:
         with safe_open(file, framework="numpy") as opened:
             card = json.loads((opened.metadata() or {}).get("card", "null"))
+            # keys() is needed: an opened file cannot be iterated itself.
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    # JSON that is nested too deeply raises RecursionError.
     except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read as an encoder: {error}.") from error
     return _checked(file, card, tensors, modules)
@@ -134,6 +138,7 @@ def _normaliser(value: Any, channels: int) -> float | tuple[float, ...]:
 def _require_tensors(module: nn.Module, shape: tuple[int, ...], tensors: dict[str, np.ndarray]) -> None:
     """Raises ValueError that names the first tensors that are missing, too many, of another shape, or not finite."""
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    # Traced only: the shapes of weights need no random numbers.
     expected = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
     shapes = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(expected, sep="/").items()}
     problems = {

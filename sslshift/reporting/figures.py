@@ -62,6 +62,7 @@ class Look(NamedTuple):
 
 def look(number: int) -> Look:
     """Returns the look of the source with this number, counted from 0; numbers beyond the palette repeat it."""
+    # Colours and markers differ in number, so that a pair of both repeats only after 56 sources.
     return Look(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)])
 
 

@@ -11,6 +11,7 @@ def points(value: float) -> str:
       >>> points(0.0045), points(-0.00001)
       ('+0.45', '+0.00')
     """
+    # Adding 0.0 turns -0.0, which small negative numbers are rounded to, into 0.0.
     return f"{round(value * 100, 2) + 0.0:+.2f}"
 
 
@@ -21,6 +22,7 @@ def two_digits(value: float) -> str:
       >>> two_digits(0.447), two_digits(-0.001), two_digits(float("nan"))
       ('0.45', '0.00', 'n/a')
     """
+    # Adding 0.0 turns -0.0 into 0.0.
     return "n/a" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
 
 

@@ -45,6 +45,7 @@ def png_uri(picture: Image.Image, most: tuple[int, int] = (128, 128)) -> str:
     """
     # Small images keep their pixels: the browser enlarges them without blur, see `image-rendering` in page.css.
     if picture.width > most[0] or picture.height > most[1]:
+        # `thumbnail` changes the image itself, which belongs to the caller.
         picture = picture.copy()
         picture.thumbnail(most, Image.Resampling.LANCZOS)
     content = io.BytesIO()

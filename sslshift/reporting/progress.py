@@ -30,6 +30,7 @@ def counting_images(console: Console, what: str, done: int = 0) -> Iterator[Call
         def on_progress(done: int, total: int) -> None:
             nonlocal said
             bars.update(bar, completed=done, total=total)
+            # A log cannot redraw a bar; a line a minute keeps it short.
             if not console.is_terminal and task.speed and time.monotonic() > said + 60:
                 said = time.monotonic()
                 left = datetime.timedelta(seconds=round(task.time_remaining or 0))

@@ -107,6 +107,7 @@ def _said(content: Mapping[str, Any], deep: int = _DEEPEST) -> Iterator[tuple[st
         yield from (
             (name, content[other]) for other in others if content.get(other) is not None and _meant(other, content[other])
         )
+    # Such a preprocessor only scales pixels to [0, 1].
     if content.get("do_normalize") is False:
         yield from (("mean", 0.0), ("std", 1.0))
     for name in _NESTED:
@@ -126,8 +127,10 @@ def _checked(name: str, value: Any, where: str) -> Any:
             return str(value)
         if name == "image_size":
             sides = value if isinstance(value, list) else [value]
+            # timm's input_size has the channels first.
             return tuple(int(side) for side in sides[-2:])
         if name in ("heads", "width", "depth"):
+            # True would pass for 1.
             if isinstance(value, bool) or int(value) != float(value) or not 0 < int(value) < 1 << 16:
                 raise ValueError
             return int(value)

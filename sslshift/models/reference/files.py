@@ -74,6 +74,7 @@ def _explained(file: Path, error: Exception) -> str:
     with file.open("rb") as opened:
         start = opened.read(256)
     size = file.stat().st_size
+    # A pickle of protocol 2 or later begins with this byte.
     if start[:1] == b"\x80" or (zipfile.is_zipfile(file) and _holds_pickle(file)):
         return _pickle(file)
     if start.startswith(b"version https://git-lfs"):
@@ -91,6 +92,7 @@ def _explained(file: Path, error: Exception) -> str:
 
 def _holds_pickle(file: Path) -> bool:
     with zipfile.ZipFile(file) as archive:
+        # The member of an archive of torch.save that holds the objects.
         return any(name.endswith("data.pkl") for name in archive.namelist())
 
 

@@ -55,6 +55,7 @@ def _counted_through(names: Iterable[str]) -> Callable[[str], str]:
     for name in names:
         if match := _CHUNKED.fullmatch(name):
             chunks.setdefault(match[1], set()).add((int(match[2]), int(match[3])))
+    # Where blocks are in chunks and others are not, their order would be a guess.
     mixed = {stem for stem in chunks if any(name.startswith(f"{stem}.") and not _CHUNKED.fullmatch(name) for name in names)}
     orders = {stem: _order(sorted(places)) for stem, places in chunks.items() if stem not in mixed}
 
@@ -92,6 +93,7 @@ def _layers_named(plain: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -
         if sorted(numbers) == list(range(first, first + 4)) and (first == 4 or (first in (2, 3) and side == 3)):
             renamed |= {f"{prefix}0.": f"{prefix}conv1.", f"{prefix}1.": f"{prefix}bn1."}
             renamed |= {f"{prefix}{first + stage}.": f"{prefix}layer{stage + 1}." for stage in range(4)}
+    # Longer names come first: a regular expression takes the first alternative that fits.
     numbered = re.compile(r"|".join(map(re.escape, sorted(renamed, key=len, reverse=True)))) if renamed else None
 
     def rename(name):

@@ -76,6 +76,7 @@ def load_reference(
         facts = read_facts(file, read_metadata(file), said) | said
         chosen, name = choose(_parts(tensors), part)
         recognised = chosen.dialect.recognise(chosen, facts)
+        # Stated facts come last, since they replace those of tensors.
         facts = normaliser(tensors, chosen.prefix) | facts
         arrays = converted(chosen.tensors, recognised, chosen.written, chosen.prefix)
         _require_fitting(recognised.module, said)

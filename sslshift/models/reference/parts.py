@@ -24,6 +24,7 @@ _WRAPPER = {"module", "state_dict"}
 _TEACHER = frozenset({"teacher", "momentum", "ema", "target", "key", "k", "averaged"})
 _STUDENT = frozenset({"student", "online", "base", "query", "q", "source"})
 _ROLES = (_TEACHER, _STUDENT)
+# Parts are compared in pairs, so that their number must be bounded.
 _MOST_PARTS = 100
 # More names without dots than this that begin alike are reported as one.
 _FLAT = 3

@@ -37,6 +37,7 @@ def recognise(part: EncoderPart, facts: Mapping[str, Any]) -> Recognised:
     block = Bottleneck if any(name.endswith(".conv3.weight") for name in found) else BasicBlock
     depths = tuple(max(1, numbers(found, rf"layer{stage}\.(\d+)\.")) for stage in range(1, _STAGES + 1))
     stem = found["conv1.weight"].shape
+    # A stem of another shape is reported by `converted`, together with all other tensors that do not fit.
     width = stem[0] if len(stem) == 4 and stem[0] else 64
     small = "stem" in facts
     if small and facts["stem"].value != CIFAR:
@@ -70,6 +71,7 @@ def _entries(depths: tuple[int, ...], block: type, width: int, side: int) -> Ite
                 yield from _norm(f"{ours}/BatchNorm_{i}", f"{theirs}.bn{i + 1}", outputs)
                 inputs = outputs
             if start != inputs or (stage > 0 and place == 0):
+                # Flax numbers convolutions in the order of their calls, and the shortcut's comes last.
                 yield _kernel(f"{ours}/Conv_{len(kernels)}", f"{theirs}.downsample.0", (inputs, start, 1, 1))
                 yield from _norm(f"{ours}/BatchNorm_{len(kernels)}", f"{theirs}.downsample.1", inputs)
             number += 1

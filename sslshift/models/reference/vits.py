@@ -139,6 +139,7 @@ def _recognise(names: _Names, part: EncoderPart, facts: Mapping[str, Fact]) -> R
     # Of the tokens before the patches none has a position, the class token alone, or all of them.
     leading = table[1] - grid**2 if table[1] - grid**2 in (0, 1, 1 + registers) else 1
     resize = _resize(names, registers)
+    # 1e-12 is the default of transformers' ViT, 1e-6 that of the other libraries.
     epsilon = facts["epsilon"].value if "epsilon" in facts else 1e-12 if names is _TRANSFORMERS_VIT else 1e-6
     if not 0 < epsilon < 1:
         raise ValueError(f"its layer norms' epsilon is above 0 and below 1, not {epsilon}.")
@@ -150,6 +151,7 @@ def _recognise(names: _Names, part: EncoderPart, facts: Mapping[str, Fact]) -> R
         _POOLS[facts["pool"].value] if "pool" in facts else "token",
         "learned",
         registers=registers or None,
+        # Any number: the scales of the file replace the initial value.
         layer_scale=1.0 if scaled else None,
         grid=grid,
         resize=resize,
