@@ -34,6 +34,7 @@ def power_of_two(x: jax.Array, axis: int | None) -> jax.Array:
     info = jnp.finfo(x.dtype)
     ordinary = 2.0 ** -(int(info.minexp) * 2 // 7)
     largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True))
+    # At most a quarter of the largest number, so that the reciprocal is still a normal number.
     power = lax.reduce_precision(jnp.clip(largest, float(info.tiny), float(info.max) / 4), info.nexp, 0)
     return jnp.where((largest < 1 / ordinary) | (largest > ordinary), 1 / power, jnp.ones_like(power))
 
@@ -60,10 +61,12 @@ def unit(x: jax.Array, axis: int | None = -1, *, dtype: Any = None) -> jax.Array
     factor = power_of_two(wide, axis)
     scaled = wide * factor
     length = lax.stop_gradient(jnp.sqrt(jnp.sum(scaled * scaled, axis=axis, keepdims=True)))
+    # The gradient of a short vector would leave the range of a narrow dtype such as float16.
     bounded = jnp.minimum(factor, float(jnp.finfo(x.dtype).max) / 16 * jnp.minimum(length, 1))
     # The value of `wide * factor` with the gradient of `wide * bounded`.
     scaled = lax.stop_gradient(scaled) + (wide - lax.stop_gradient(wide)) * bounded
     squared = jnp.sum(scaled * scaled, axis=axis, keepdims=True)
+    # The choice is inside of `rsqrt`: the gradient of a choice around it is NaN at 0.
     return (scaled * lax.rsqrt(jnp.where(squared > 0, squared, 1))).astype(dtype or x.dtype)
 
 
@@ -84,6 +87,7 @@ def on_any_mesh(function: Callable[..., Any] | None = None, *, batch_axis: int |
     @functools.wraps(function)
     def call(*args, **kwargs):
         leaves, tree = jax.tree.flatten((args, kwargs))
+        # JAX traces the arguments of `auto_axes`, which names and other settings could not be.
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
         arrays = [leaves[i] for i in places]
         mesh = next(filter(None, map(_explicit_mesh, arrays)), None)

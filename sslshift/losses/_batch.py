@@ -15,6 +15,7 @@ from sslshift.arrays import unit, widened
 
 def units(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Returns the rows of each array at length 1, in float32 or better; see `sslshift.arrays.unit`."""
+    # One dtype for all of them, since strict promotion refuses to multiply two.
     dtype = widened(*arrays)[0].dtype
     return tuple(unit(array, dtype=dtype) for array in arrays)
 
@@ -28,6 +29,7 @@ def scalars(like: jax.Array, **values: float | jax.Array) -> tuple[jax.Array, ..
     for name, value in values.items():
         if np.size(value) != 1:
             raise ValueError(f"Expected one number for {name}, got an array of shape {np.shape(value)}.")
+    # Strict promotion refuses to mix the dtypes and ranks of hyperparameters and embeddings.
     return tuple(jnp.asarray(value, like.dtype).reshape(()) for value in values.values())
 
 
@@ -38,6 +40,7 @@ def positive_scalars(like: jax.Array, **values: float | jax.Array) -> tuple[jax.
       ValueError: a hyperparameter is a plain number and not above zero (a traced one cannot be read), or is several numbers.
     """
     for name, value in values.items():
+        # Not `value <= 0`, which lets NaN pass.
         if isinstance(value, int | float | np.number) and not value > 0:
             raise ValueError(f"Expected {name} above 0, got {value}.")
     return scalars(like, **values)
@@ -45,11 +48,13 @@ def positive_scalars(like: jax.Array, **values: float | jax.Array) -> tuple[jax.
 
 def gathered(array: jax.Array, axis_name: str | None) -> jax.Array:
     """Returns the global batch on every device, `[devices * batch, ...]`; without an axis, the array itself."""
+    # Tiled, so that the devices' batches follow one another as `first_row` numbers them.
     return array if axis_name is None else lax.all_gather(array, axis_name, tiled=True)
 
 
 def batch_mean(array: jax.Array, axis_name: str | None, *, keepdims: bool = False) -> jax.Array:
     """Returns the mean over the first axis and over the devices of a mapped axis."""
+    # Every device holds an equally large part of the batch, so that the mean of their means is the mean over all images.
     mean = array.mean(axis=0, keepdims=keepdims)
     return mean if axis_name is None else lax.pmean(mean, axis_name)
 
@@ -58,6 +63,7 @@ def centred(array: jax.Array, axis_name: str | None) -> jax.Array:
     """Returns the array minus its mean over the global batch."""
     # The mean of numbers far from 0 would be rounded. After their smallest is subtracted they are near 0, and constant ones
     # are exactly 0.
+    # The gradient of `smallest` cancels in the subtraction of the mean, and JAX has no derivative of `pmin`.
     smallest = lax.stop_gradient(array.min(axis=0, keepdims=True))
     array = array - (smallest if axis_name is None else lax.pmin(smallest, axis_name))
     return array - batch_mean(array, axis_name, keepdims=True)
@@ -74,11 +80,13 @@ def first_row(array: jax.Array, axis_name: str | None) -> int | jax.Array:
 
 
 def _names(axis_name):
+    # The batch may be split over several axes of a mesh.
     return (axis_name,) if isinstance(axis_name, str) else axis_name
 
 
 def similarity(a: jax.Array, b: jax.Array) -> jax.Array:
     """Returns the inner products of all rows, in full precision on every device."""
+    # On a GPU JAX multiplies float32 in TF32 by default, and a low temperature enlarges the error of a rounded cosine.
     return jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
 
 
@@ -111,6 +119,7 @@ def require_queue(queue: jax.Array, z: jax.Array) -> None:
     """Raises ValueError unless a queue is `[queue, dim]` of a floating dtype, not empty, for embeddings `[batch, dim]`."""
     with refused(f"Expected a queue [queue, {z.shape[1]}] of at least one embedding, got {queue.shape}."):
         chex.assert_shape(queue, (None, z.shape[1]))
+        # An empty queue holds no nearest neighbour.
         chex.assert_axis_dimension_gt(queue, 0, 0)
     require_floating(queue)
 

@@ -51,6 +51,7 @@ def barlow_twins(
     off_diagonal_weight, scale = _batch.scalars(z1, off_diagonal_weight=off_diagonal_weight, scale=scale)
     correlation = jnp.matmul(z1.T, z2, precision=lax.Precision.HIGHEST)
     if axis_name is not None:
+        # The loss squares the correlations of the global batch: the devices' own losses would not add up to it.
         correlation = lax.psum(correlation, axis_name)
     correlation = correlation / count
     diagonal = jnp.diagonal(correlation)
@@ -62,8 +63,11 @@ def _standardised(z: jax.Array, axis_name: str | None) -> jax.Array:
     # Squares of huge values would overflow; small ones must stay small beside the epsilon.
     factor = jnp.minimum(power_of_two(z, 0), 1)
     if axis_name is not None:
+        # Statistics of the global batch need the same factor on every device.
         factor = lax.pmin(factor, axis_name)
     centred = _batch.centred(z * factor, axis_name)
     variance = _batch.batch_mean(jnp.square(centred), axis_name, keepdims=True)
+    # The epsilon is scaled like the variance, so that the factor cancels.
     variance = variance + EPSILON * jnp.square(factor)
+    # With a tiny factor the epsilon underflows, and the variance of a constant dimension stays 0.
     return centred * lax.rsqrt(jnp.where(variance > 0, variance, 1))

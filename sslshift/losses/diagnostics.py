@@ -60,7 +60,9 @@ def uniformity(z: jax.Array) -> jax.Array:
     """
     _require_rows(z, 2)
     (z,) = _batch.units(z)
+    # Rounding can bring the cosine of equal vectors above 1.
     squared = jnp.maximum(2 - 2 * _batch.similarity(z, z), 0.0)
+    # An embedding's distance to itself is 0, however well the embeddings spread.
     others = ~jnp.eye(len(z), dtype=bool)
     return jax.nn.logsumexp(-2 * squared, where=others) - math.log(len(z) * (len(z) - 1))
 
@@ -94,6 +96,7 @@ def effective_rank(z: jax.Array) -> jax.Array:
     z = unit(z, axis=None, dtype=widened(z)[0].dtype)
     values = jnp.linalg.svd(z, compute_uv=False)
     total = values.sum()
+    # RankMe's definition adds 1e-7 to each share, which keeps the logarithm of a vanishing one finite.
     share = values / jnp.where(total > 0, total, 1) + 1e-7
     return jnp.exp(-jnp.sum(share * jnp.log(share)))
 

@@ -65,6 +65,7 @@ def dino(
     )
     # A prototype that is ruled out by a logit of -inf is one for both; 0 times the logarithm of 0 counts as 0.
     log_student = jnp.maximum(jax.nn.log_softmax(student / student_temperature), jnp.finfo(student.dtype).min)
+    # The centre gets its axes by hand, since strict rank promotion refuses to add them.
     teacher = jax.nn.softmax((teacher - center[None, None]) / teacher_temperature)
     # [teacher views, student views]: mean over the batch of each pair's cross-entropy.
     pairs = -jnp.einsum("tbk,sbk->ts", teacher, log_student, precision=lax.Precision.HIGHEST) / student.shape[1]
@@ -101,6 +102,7 @@ def dino_center(center: jax.Array, teacher_logits: jax.Array, *, momentum: float
     ):
         chex.assert_rank(teacher_logits, 3)
         chex.assert_shape(center, teacher_logits.shape[-1:])
+    # A traced momentum has no value to compare.
     if isinstance(momentum, int | float | np.number) and not 0 <= momentum <= 1:
         raise ValueError(f"Expected momentum in [0, 1], got {momentum}.")
     center, logits = widened(*lax.stop_gradient((center, teacher_logits)))

@@ -42,6 +42,7 @@ def info_nce(query: jax.Array, key: jax.Array, *, temperature: float, axis_name:
     (temperature,) = _batch.positive_scalars(query, temperature=temperature)
     keys = _batch.gathered(key, axis_name)
     logits = _batch.similarity(query, keys) / temperature
+    # The keys are those of all devices, so that a query's own key comes after those of the devices before.
     own = _batch.first_row(query, axis_name) + jnp.arange(len(query))
     positive = jnp.take_along_axis(logits, own[:, None], axis=1)[:, 0]
     loss = jax.nn.logsumexp(logits, axis=1) - positive

@@ -53,8 +53,10 @@ def masked_reconstruction(prediction: jax.Array, patches: jax.Array, mask: jax.A
         # The smallest is subtracted first: the mean of values far from 0 would be rounded.
         patches = patches - lax.stop_gradient(patches.min(axis=-1, keepdims=True))
         patches = patches - patches.mean(axis=-1, keepdims=True)
+        # The reference implementations normalise by the unbiased variance.
         patches = patches / jnp.sqrt(jnp.var(patches, axis=-1, keepdims=True, ddof=1) + EPSILON)
     error = jnp.square(prediction - patches).mean(axis=-1)
     hidden = mask.astype(error.dtype)
     count = jnp.sum(hidden)
+    # A mask that hides nothing would divide 0 by 0.
     return jnp.sum(error * hidden) / jnp.where(count > 0, count, 1)

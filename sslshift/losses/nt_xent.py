@@ -41,10 +41,12 @@ def nt_xent(z1: jax.Array, z2: jax.Array, *, temperature: float, axis_name: str 
     all1 = _batch.gathered(z1, axis_name)
     all2 = _batch.gathered(z2, axis_name)
     positives = _batch.first_row(z1, axis_name) + jnp.arange(len(z1))
+    # An anchor's cosine with itself is 1: as a negative it would outweigh all others.
     itself = jax.nn.one_hot(positives, len(all1), dtype=bool)
 
     def anchors(z, same, other):
         """Returns the cross-entropy of each anchor; `same` holds its own view's embeddings, `other` the other view's."""
+        # -inf adds exactly 0 to the sum of exponentials, at any temperature.
         within = jnp.where(itself, -jnp.inf, _batch.similarity(z, same) / temperature)
         across = _batch.similarity(z, other) / temperature
         positive = jnp.take_along_axis(across, positives[:, None], axis=1)[:, 0]

@@ -59,6 +59,7 @@ def swav(
       <https://arxiv.org/abs/2006.09882>`_, 2020
     """
     logits = _require_logits("logits", logits)
+    # NumPy's whole numbers are not instances of `int`.
     if not isinstance(assigned_views, numbers.Integral) or not 1 <= assigned_views <= len(logits):
         raise ValueError(f"Expected assigned_views from 1 to the {len(logits)} views of the logits, got {assigned_views}.")
     assignments = sinkhorn(
@@ -119,6 +120,7 @@ def swapped_prediction(
     return _batch.batch_mean(-jnp.sum(targets * predictions, axis=(0, 2)) / pairs, axis_name)
 
 
+# Assignments belong to images and stay split over the devices as the logits are.
 @on_any_mesh(batch_axis=1)
 def sinkhorn(
     logits: jax.Array,
@@ -169,9 +171,11 @@ def sinkhorn(
     if not isinstance(iterations, numbers.Integral) or iterations < 1:
         raise ValueError(f"Expected a whole number of at least 1 for iterations, got {iterations}.")
     parts, masks, axes = _parts(logits, queue_logits, queue_mask, queue_split, axis_name)
+    # A queue in float64 widens the logits after epsilon took their dtype.
     parts = [part / epsilon.astype(part.dtype) for part in widened(*lax.stop_gradient(parts))]
     for _ in range(iterations):
         mass = _log_mass(parts, masks, axes)
+        # Images are scaled last, so that the assignments of each sum to 1 after any number of iterations.
         parts = [jax.nn.log_softmax(part - mass) for part in parts]
     return jnp.exp(parts[0])
 
@@ -191,9 +195,11 @@ def _parts(logits, queue_logits, queue_mask, queue_split, axis_name):
 def _log_mass(parts, masks, axes):
     """Returns the log of each prototype's sum over the images of all parts and devices, `[views, 1, prototypes]`."""
     parts = [
+        # The logits of a masked entry may be NaN, which a product with 0 would keep.
         part if mask is None else jnp.where(mask[None, :, None], part, -jnp.inf)
         for part, mask in zip(parts, masks, strict=True)
     ]
+    # The exponentials overflow unless the largest logit is subtracted, the same one in all the sums that are added up.
     largest = [part.max(axis=1, keepdims=True) for part in parts]
     largest = largest[0] if len(parts) == 1 else jnp.maximum(*largest)
     if axes[0] is not None:
@@ -201,6 +207,7 @@ def _log_mass(parts, masks, axes):
     total = 0
     for part, axis_name in zip(parts, axes, strict=True):
         here = jnp.exp(part - largest).sum(axis=1, keepdims=True)
+        # A queue that every device holds whole must not be counted once per device.
         total += here if axis_name is None else lax.psum(here, axis_name)
     return largest + jnp.log(total)
 

@@ -61,6 +61,7 @@ def vicreg(
     )
     invariance = _batch.batch_mean(jnp.square(z1 - z2), axis_name).mean()
     covariances = [_covariance(z, count, axis_name) for z in (z1, z2)]
+    # Halved as in the authors' code; solo-learn adds up the terms of the two views.
     variance = sum(jnp.maximum(0.0, 1.0 - jnp.sqrt(jnp.diagonal(c) + EPSILON)).mean() for c in covariances) / 2
     covariance = sum(jnp.square(_batch.off_diagonal(c)).sum() for c in covariances) / z1.shape[1]
     return weights[0] * invariance + weights[1] * variance + weights[2] * covariance
@@ -69,7 +70,9 @@ def vicreg(
 def _covariance(z: jax.Array, count: int, axis_name: str | None) -> jax.Array:
     """Returns the covariance of the global batch, `[dim, dim]`, divided by count - 1."""
     centred = _batch.centred(z, axis_name)
+    # A small covariance beside large variances would be lost in a product of low precision.
     scatter = jnp.matmul(centred.T, centred, precision=lax.Precision.HIGHEST)
     if axis_name is not None:
+        # The loss squares the covariances of the global batch: the devices' own losses would not add up to it.
         scatter = lax.psum(scatter, axis_name)
     return scatter / (count - 1)

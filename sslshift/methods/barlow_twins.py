@@ -25,6 +25,7 @@ def barlow_twins(
 ) -> Method:
     """Returns Barlow Twins on an encoder; `projector` gives the widths of its head."""
     settings = settings_of(encoder)
+    # The output has no batch norm, since the loss standardises it.
     networks = Siamese(encoder, MLPHead(projector, batch_norm=True, **settings))
 
     def loss(variables, target, views, context):

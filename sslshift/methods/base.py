@@ -60,6 +60,7 @@ def constrain_nothing(params: PyTree) -> PyTree:
     return params
 
 
+# Frozen, and thereby hashable: compiled steps are cached by their method.
 @dataclasses.dataclass(frozen=True)
 class Method:
     """An SSL algorithm as data and pure functions.
@@ -116,16 +117,20 @@ class Method:
         return self._views(key, images, self._first(images))
 
     def _views(self, key: jax.Array, images: jax.Array, first: int | jax.Array) -> Views:
+        # Each view needs a key of its own: with the same one, equal settings would make equal views.
         return tuple(make_view(jax.random.fold_in(key, i), images, view, first=first) for i, view in enumerate(self.views))
 
     def step_context(self, key: jax.Array, images: jax.Array, progress: jax.Array) -> StepContext:
         """Returns the context of a step on these images; `key` is the key that their views are made with."""
+        # The views use the numbers below this one.
         own = jax.random.fold_in(key, len(self.views))
         return StepContext(image_keys(own, len(images), self._first(images)), progress)
 
     def _first(self, images: jax.Array) -> int | jax.Array:
+        # Randomness follows an image's number in the global batch, so that any number of devices draws the same views.
         return lax.axis_index(self.axis_name) * len(images) if self.axis_name else 0
 
     def features(self, variables: PyTree, images: jax.Array) -> jax.Array:
         """Returns features `[batch, dim]` of normalised images, in evaluation mode."""
+        # An encoder may compute in bfloat16, but what is fitted to its features works in float32.
         return self.networks.apply(variables, images, method="features").astype(jnp.float32)

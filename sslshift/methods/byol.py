@@ -42,6 +42,7 @@ def byol(
         del context
         (_, (p1, p2)), batch_stats = forward(networks, variables, views)
         (z1, z2), target_stats = forward(networks, target, views, "project")
+        # The paper's loss of a direction is 2 - 2 cos. `negative_cosine` itself stops the gradient at the targets.
         value = 4 + 2 * negative_cosine(p1, z2) + 2 * negative_cosine(p2, z1)
         return value, Output(batch_stats, target | {"batch_stats": target_stats})
 

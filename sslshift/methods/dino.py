@@ -69,12 +69,14 @@ def dino(
     if min(temperatures[:3]) <= 0:
         raise ValueError(f"Expected temperatures above 0 for DINO, got {', '.join(map(str, temperatures[:3]))}.")
     settings = settings_of(encoder)
+    # DINO's head has no batch norm, so that it needs no name of an axis.
     networks = Siamese(encoder, PrototypeHead(projector, prototypes, settings["dtype"]))
     loss = functools.partial(_loss, networks, len(views), temperatures, center_momentum, settings["axis_name"])
 
     def init_target(variables):
         return copy_networks(variables) | {"center": jnp.zeros(prototypes)}
 
+    # Local views come after the number of views was given to `_loss`: the teacher sees the global ones alone.
     views = with_local_views(encoder, views, local_views, size=local_size, crop_scale=local_crop_scale)
     return Method(views, networks, loss, init_target, follow(momentum), hold_prototypes(frozen))
 
@@ -88,12 +90,14 @@ class _Temperatures(NamedTuple):
     warmup: float
 
     def of_teacher(self, progress: jax.Array) -> jax.Array | float:
+        # Without a warm-up the first step would divide 0 by 0.
         warm = jnp.clip(progress / self.warmup, 0, 1) if self.warmup else 1.0
         return self.first_teacher + (self.teacher - self.first_teacher) * warm
 
 
 def _loss(networks, teacher_views, temperatures, center_momentum, axis_name, variables, target, views, context):
     student, batch_stats = forward(networks, variables, views)
+    # The target also holds the centre, which is no variable of the networks.
     networks_target = {name: target[name] for name in ("params", "batch_stats")}
     # The teacher sees the global views alone, which come first.
     teacher, target_stats = forward(networks, networks_target, views[:teacher_views], "project")
@@ -106,6 +110,7 @@ def _loss(networks, teacher_views, temperatures, center_momentum, axis_name, var
         student_temperature=temperatures.student,
         teacher_temperature=teacher_temperature,
     )
+    # The centre moves after the loss has used it, as in the authors' code.
     center = losses.dino_center(target["center"], teacher, momentum=center_momentum, axis_name=axis_name)
     metrics = {"teacher_temperature": jnp.float32(teacher_temperature)}
     return value, Output(batch_stats, target | {"batch_stats": target_stats, "center": center}, metrics)

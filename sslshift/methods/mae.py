@@ -29,6 +29,7 @@ class MaskedAutoencoder(nn.Module):
         rows = images.shape[1] // patch
         columns = images.shape[2] // patch
         pixels = patch * patch * images.shape[3]
+        # Initialisation passes no choice: the shapes of the weights do not depend on it.
         keep = jnp.zeros((len(images), 1), jnp.int32) if keep is None else keep
         return self.decoder(self.encoder.tokens(images, keep), keep, rows=rows, columns=columns, pixels=pixels)
 
@@ -64,8 +65,10 @@ def mae(
         raise ValueError(f"Expected a ViT (vit_*) as encoder of mae, which hides tokens, got {type(encoder).__name__}.")
     if not 0 < mask_ratio < 1:
         raise ValueError(f"Expected mask_ratio between 0 and 1, got {mask_ratio}.")
+    # A multiple of 32, which is the width of a head in the paper: 512 features with 16 heads.
     width = decoder_width or min(512, max(1, encoder.width * 2 // 3 // 32) * 32)
     heads = decoder_heads or max(1, width // 32)
+    # Sine-cosine positions need the 4: a sine and a cosine for each of the two axes.
     if width % 4 or width % heads:
         raise ValueError(f"Expected a width of the decoder that 4 and its heads divide, got {width} with {heads} heads.")
     networks = MaskedAutoencoder(encoder, MAEDecoder(width, decoder_depth, heads, encoder.dtype))
@@ -78,6 +81,7 @@ def mae(
         hidden = _hidden(keep, patches.shape[1])
         return masked_reconstruction(prediction, patches, hidden, normalize=normalize), Output(variables["batch_stats"])
 
+    # Each image is reconstructed by itself, so that one is enough.
     return Method(views, networks, loss, least_batch=1)
 
 
@@ -99,4 +103,5 @@ def visible_patches(keys: jax.Array, tokens: int, mask_ratio: float) -> jax.Arra
         raise ValueError(
             f"Hiding {mask_ratio:.0%} of {tokens} patches leaves {kept} visible; use smaller patches or another ratio."
         )
+    # All images keep equally many patches, since a batch of tokens has one shape.
     return jax.vmap(lambda key: jax.random.permutation(key, tokens)[:kept])(keys)

@@ -48,6 +48,7 @@ def moco_v3(
         raise ValueError(f"Expected a ViT, whose patches are embedded, for frozen_embedding, got {type(encoder).__name__}.")
     output_norm = "plain" if prediction_norm else "none"
     settings = settings_of(encoder)
+    # As in solo-learn: no biases in the outputs, and a last norm of the projector without scale and offset.
     networks = Siamese(
         encoder,
         MLPHead(projector, batch_norm=True, output_norm="plain", **settings),
@@ -57,6 +58,7 @@ def moco_v3(
     def loss(variables, target, views, context):
         del context
         (_, (p1, p2)), batch_stats = forward(networks, variables, views)
+        # `info_nce` stops the gradient at these keys.
         (k1, k2), target_stats = forward(networks, target, views, "project")
         one_way = functools.partial(info_nce, temperature=temperature, axis_name=settings["axis_name"])
         return one_way(p1, k2) + one_way(p2, k1), Output(batch_stats, target | {"batch_stats": target_stats})

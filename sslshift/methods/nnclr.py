@@ -54,9 +54,11 @@ def nnclr(
     def loss(variables, target, views, context):
         del context
         ((z1, z2), (p1, p2)), batch_stats = forward(networks, variables, views)
+        # The queue is searched before this batch enters it: otherwise every image would be its own nearest neighbour.
         past = target["queue"]
         one_way = functools.partial(losses.nnclr, queue=past, temperature=temperature, axis_name=settings["axis_name"])
         # The first views enter the queue, the oldest embeddings leave it.
+        # Embeddings enter at length 1, since the loss does not normalise the long queue again in each step.
         newest = enqueued(past, unit(z1, dtype=jnp.float32), settings["axis_name"])
         return (one_way(z1, p2) + one_way(z2, p1)) / 2, Output(batch_stats, {"queue": newest})
 

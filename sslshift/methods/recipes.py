@@ -83,6 +83,7 @@ def _widths(name: str, value: Any) -> tuple[int, ...]:
     return widths
 
 
+# The augmentations that solo-learn names symmetric, weak and asymmetric, and those of its VICReg and MAE.
 _SYMMETRIC = ViewSettings(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_probability=0.5)
 _WEAK = ViewSettings(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur_probability=0.5)
 _PLAIN = ViewSettings(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
@@ -92,7 +93,9 @@ _RECONSTRUCTION = ViewSettings(jitter_probability=0.0, grayscale_probability=0.0
 
 # 10 warm-up epochs of 1,000.
 _WARMUP = 0.01
+# Learning rate and weight decay are those of the paper on MoCo v3.
 _VIT_OPTIMISER = {"name": "adamw", "learning_rate": 1.5e-4, "weight_decay": 0.1, "warmup": 0.1}
+# Learning rate, weight decay and beta2 are solo-learn's for MAE.
 _MAE_OPTIMISER = {"name": "adamw", "learning_rate": 2e-4, "weight_decay": 0.05, "warmup": 0.05, "beta2": 0.95}
 
 

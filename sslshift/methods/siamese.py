@@ -66,6 +66,7 @@ def follow(momentum: float) -> Callable[[PyTree, PyTree, jax.Array], PyTree]:
     """
     if not 0 <= momentum <= 1:
         raise ValueError(f"Expected a momentum of the target in [0, 1], got {momentum}.")
+    # One step long, since it is read at a share of the run in place of a step's number.
     share = optax.cosine_decay_schedule(1 - momentum, decay_steps=1)
 
     def update(target: PyTree, variables: PyTree, progress: jax.Array) -> PyTree:
@@ -85,6 +86,7 @@ def hold_prototypes(share: float) -> Callable[[PyTree, jax.Array], PyTree]:
         raise ValueError(f"Expected frozen in [0, 1], got {share}.")
 
     def freeze(gradient: PyTree, progress: jax.Array) -> PyTree:
+        # A factor and no branch: progress is traced, and one compiled step serves the whole run.
         moving = (progress >= share).astype(jnp.float32)
 
         def scaled(path, leaf):
@@ -104,6 +106,7 @@ def enqueued(queue: jax.Array, newest: jax.Array, axis_name: str | None) -> jax.
       newest: embeddings `[..., batch, dim]`; no gradient passes. Of a batch larger than the queue the first images enter.
       axis_name: the mapped axis over which the batch is split, inside `shard_map`.
     """
+    # The queue is a part of the state, whose dtypes must not change from step to step.
     newest = _gathered(lax.stop_gradient(newest), axis_name).astype(queue.dtype)
     return jnp.concatenate([newest, queue], axis=-2)[..., : queue.shape[-2], :]
 
@@ -145,8 +148,9 @@ def with_local_views(
         raise ValueError("patch_mlp takes images of one size only: leave local_size at 0, or use a ResNet or a ViT.")
     if not count:
         return views
-    # A local view may show as little as an ordinary crop, unless even its upper bound is below that.
+    # The authors of DINO and SwAV take local crops from 0.05 on; an upper bound below that becomes the lower one too.
     smallest = min(0.05, crop_scale)
+    # As in DINO's authors' code, local views are never solarised.
     local = dataclasses.replace(
         views[0], min_crop_scale=smallest, max_crop_scale=crop_scale, size=size, solarise_probability=0.0
     )

@@ -21,6 +21,7 @@ def simclr(
 ) -> Method:
     """Returns SimCLR on an encoder; `projector` gives the widths of its head."""
     settings = settings_of(encoder)
+    # solo-learn's projector for SimCLR has no batch norm.
     networks = Siamese(encoder, MLPHead(projector, **settings))
 
     def loss(variables, target, views, context):

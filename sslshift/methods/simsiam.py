@@ -26,6 +26,7 @@ def simsiam(
       projector: widths of the projector.
       predictor: hidden widths of the predictor, whose output is as wide as the projector's; its learning rate stays constant.
     """
+    # As in solo-learn, the projector's last norm has no scale and offset.
     networks = Siamese(
         encoder,
         MLPHead(projector, batch_norm=True, output_norm="plain", **settings_of(encoder)),
@@ -35,6 +36,7 @@ def simsiam(
     def loss(variables, target, views, context):
         del target, context
         ((z1, z2), (p1, p2)), batch_stats = forward(networks, variables, views)
+        # `negative_cosine` stops the gradient at the projections, which makes them targets.
         return (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2, Output(batch_stats)
 
     return Method(views, networks, loss, constant_rate=("predictor",))

@@ -71,6 +71,7 @@ def swav(
     """
     _require_ranges(prototypes, temperature, epsilon, iterations, queue, queue_start)
     settings = settings_of(encoder)
+    # Prototypes take the place of a predictor, so that one pass returns both embeddings and logits.
     networks = Siamese(
         encoder, MLPHead(projector, batch_norm=True, **settings), Prototypes(prototypes, dtype=settings["dtype"])
     )
@@ -78,6 +79,7 @@ def swav(
 
     def init_target(variables):
         del variables
+        # Explicit dtypes keep the state in float32 where JAX's default is float64.
         return {"queue": jnp.zeros((len(views), queue, projector[-1]), jnp.float32), "filled": jnp.zeros((), jnp.int32)}
 
     return Method(
@@ -93,6 +95,7 @@ def swav(
 def _require_ranges(prototypes, temperature, epsilon, iterations, queue, queue_start) -> None:
     if not (temperature > 0 and epsilon > 0):
         raise ValueError(f"Expected a temperature and an epsilon above 0 for SwAV, got {temperature} and {epsilon}.")
+    # With one prototype the metric `assignment_entropy` would divide by log(1) = 0.
     if iterations < 1 or prototypes < 2 or queue < 0:
         raise ValueError(
             "Expected at least 1 iteration, 2 prototypes and a queue of at least 0 for SwAV, got "
@@ -133,10 +136,12 @@ def _assigned(networks, assignment, logits, variables, target, progress):
     given = {"epsilon": epsilon, "iterations": iterations, "axis_name": axis_name}
     if not queue:
         return losses.sinkhorn(logits[:views], **given), {}
+    # The queue holds embeddings and not logits, since the prototypes move after an embedding entered it.
     past = networks.predictor.apply({"params": variables["params"]["predictor"]}, target["queue"], train=True)
     used = jnp.logical_and(target["filled"] == queue, progress >= queue_start)
     # Masked, not omitted: only a running step knows whether the queue takes part.
     mask = jnp.broadcast_to(used, (queue,))
+    # Every device holds the whole queue, which types do not always say.
     assignments = losses.sinkhorn(logits[:views], queue_logits=past, queue_mask=mask, queue_split=False, **given)
     return assignments, {"queue_used": used.astype(jnp.float32)}
 

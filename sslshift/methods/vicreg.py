@@ -27,6 +27,7 @@ def vicreg(
 ) -> Method:
     """Returns VICReg on an encoder; `projector` gives the widths of its head, the weights are those of the three terms."""
     settings = settings_of(encoder)
+    # The output has no batch norm, which would fix the variances that the loss is to raise.
     networks = Siamese(encoder, MLPHead(projector, batch_norm=True, **settings))
     weights = {
         "invariance_weight": invariance_weight,

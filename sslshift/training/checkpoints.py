@@ -32,8 +32,11 @@ class Checkpoints:
         with _quiet():
             self._orbax = ocp.training.Checkpointer(
                 folder.absolute(),
+                # Without any policy orbax saves only what it is forced to save: the loop decides when.
                 save_decision_policy=ocp.training.save_decision_policies.AnySavePolicy(()),
+                # Two, so that a run can continue from the earlier one if the latest is damaged.
                 preservation_policy=ocp.training.preservation_policies.LatestN(2),
+                # A run that is killed while it saves leaves an incomplete folder.
                 cleanup_tmp_directories=True,
             )
 
@@ -70,6 +73,7 @@ class Checkpoints:
         """
         with self._reading():
             stored = self._stored("state")
+        # A damaged checkpoint has no shapes to compare; loading it below raises an error that names the cause.
         difference = stored and _difference(stored, _shapes(like))
         if difference:
             raise CheckpointError(
@@ -87,6 +91,7 @@ class Checkpoints:
         """
         with self._reading():
             stored = self._stored("online")
+            # A probe only watches: one that does not fit starts again and does not stop the run.
             return like if stored is not None and stored != _shapes(like) else self._load("online", like)
 
     def _stored(self, name: str) -> dict[str, tuple[int, ...]] | None:

@@ -88,6 +88,7 @@ class BrokenImages:
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows([Broken._fields, *self._found.values()])
         # File names may hold bytes that are no text.
+        # Written before the limit is checked, since the error refers to this list.
         storage.write(self.file, text.getvalue().encode("utf-8", "backslashreplace"))
         if len(self._found) > self.limit * self.unique:
             raise BrokenDataError(

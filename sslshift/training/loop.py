@@ -116,6 +116,7 @@ def train(
     mesh = make_mesh()
     # Compiled lazily: nothing runs before the first batch is there.
     step_fn = compiled_step(training.method, _optimiser(training, reader.plan), steps, mesh)
+    # A resumed run needs it too: its shapes and placement are those in which the checkpoint is read.
     state = initial_state(training, reader, seed)
     # Folded in, since the initial weights use the key of the seed itself: the two must not share random numbers.
     key = replicate(mesh, jax.random.fold_in(jax.random.key(seed), 1))
@@ -154,6 +155,7 @@ def traced_step(training: Training, canvas: Canvas, batch_size: int) -> TrainSta
     """
     method = training.method
     key = jax.random.key(0)
+    # The length of the schedule changes no shape.
     optimiser = built(training.optimiser, 1, batch_size, method.constant_rate)
     image = jax.ShapeDtypeStruct(tuple(canvas), jnp.uint8)
     images = jax.ShapeDtypeStruct((batch_size, *canvas), jnp.uint8)
@@ -211,6 +213,7 @@ class _RunFolder:
             return
         step, metrics, signals = self._pending
         self._pending = None
+        # `device_get` is an explicit transfer; `float` of an array on an accelerator would be an implicit one.
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not all(math.isfinite(value) for value in scalars.values()):
             latest = self.checkpoints.latest
@@ -219,6 +222,7 @@ class _RunFolder:
                 f"Step {step:,} of {self._folder} gave {scalars}, which is not finite; training stopped. "
                 f"The last good checkpoint: {good}. Try a lower learning rate, in another folder."
             )
+        # A signal only watches, so that one that is not finite is omitted and does not stop the run.
         signals = {name: float(value) for name, value in jax.device_get(signals).items()}
         scalars |= {name: value for name, value in signals.items() if math.isfinite(value)}
         self._metrics.write_scalars(step, scalars)

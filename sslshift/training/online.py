@@ -59,6 +59,7 @@ class Labelled(NamedTuple):
     labels: np.ndarray
 
 
+# Compared by identity: comparing the arrays of two would raise, since an array has no single truth value.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Online:
     """Settings of the reports while an encoder is pretrained; without labelled images they contain the signals only.
@@ -120,6 +121,7 @@ class Online:
         """
         count = len(self.train.labels)
         position = (step - 1) * self.batch_size + np.arange(self.batch_size)
+        # The tweak gives each pass over the images an order of its own.
         return permute(position % count, count, self.seed, tweak=position // count)
 
 
@@ -173,6 +175,7 @@ class OnlineProbe(flax.struct.PyTreeNode):
         """Returns the probe with a batch's features `[n, dim]` in its running statistics."""
         share = jnp.maximum(1 / (self.count + 1), _STATISTICS_SHARE)
         change = features.mean(axis=0) - self.mean
+        # With the square of the change it is the variance of the old and the new images together.
         variance = (1 - share) * (self.variance + share * jnp.square(change)) + share * features.var(axis=0)
         return self.replace(count=self.count + 1, mean=self.mean + share * change, variance=variance)
 
@@ -241,6 +244,7 @@ def signals(features: jax.Array, first: jax.Array, second: jax.Array) -> Metrics
 
 def view_pair(method: Method, key: jax.Array, images: jax.Array, first: int | jax.Array = 0) -> tuple[jax.Array, jax.Array]:
     """Returns two views of each image by the method's first two settings, or its only one; `first` numbers the first image."""
+    # MAE has a single view.
     settings = (method.views * 2)[:2]
     one, other = (make_view(jax.random.fold_in(key, i), images, view, first=first) for i, view in enumerate(settings))
     return one, other
@@ -265,6 +269,7 @@ class Watch:
         if not self._online.train:
             return None
         image = jax.ShapeDtypeStruct((1, *self._online.signal_images.shape[1:]), jnp.float32)
+        # Shapes alone, so that nothing is compiled to find the width of the features.
         dim = jax.eval_shape(self._method.features, variables, image).shape[1]
         return replicate(self._mesh, init_probe(dim, self._online.classes, self._online.learning_rate))
 
@@ -297,6 +302,7 @@ class Watch:
 
     def _chunks(self, images: np.ndarray) -> list[tuple[jax.Array, jax.Array]]:
         """Returns the images in batches of one size, split among the devices, each with the number of its first image."""
+        # One size for all of them, so that they share one compiled program.
         size = len(_filled(np.arange(min(len(images), _CHUNK)), self._mesh.size))
         rows = _filled(np.arange(len(images)), size).reshape(-1, size)
         return [(self._split(images[some]), self._everywhere(some[0].astype(np.int32))) for some in rows]

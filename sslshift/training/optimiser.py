@@ -62,6 +62,7 @@ class Optimiser:
         # Neither the first nor the last step has a rate of 0, which would waste its samples.
         warmup = min(round(self.warmup * steps), steps - 1)
         rise = optax.linear_schedule(peak / max(1, warmup), peak, warmup - 1)
+        # The cosine keeps at least one step, since optax refuses a decay over none.
         schedule = optax.join_schedules([rise, optax.cosine_decay_schedule(peak, steps - warmup)], [warmup])
         transformation = self._at(schedule)
         if constant_rate:
@@ -132,6 +133,7 @@ class _Count(NamedTuple):
     count: jax.Array
 
 
+# The defaults are solo-learn's, for which the learning rates of the recipes were chosen.
 def clipped_lars(
     schedule: optax.Schedule, weight_decay: float, mask: Any, *, momentum: float = 0.9, trust_coefficient: float = 0.02
 ) -> optax.GradientTransformation:
@@ -160,9 +162,11 @@ def clipped_lars(
                 return g
             g_norm = optax.safe_norm(g, 0.0)
             p_norm = optax.safe_norm(p, 0.0)
+            # The 1e-8 is solo-learn's.
             ratio = trust_coefficient * p_norm / (g_norm + weight_decay * p_norm + 1e-8)
             # The transformation behind this one multiplies by the rate again; a schedule may reach 0.
             clipped = jnp.minimum(ratio, rate) / jnp.maximum(rate, 1e-12) * (g + weight_decay * p)
+            # The trust ratio of a tensor of zeros is 0: scaled by it, the tensor would never leave 0.
             return jnp.where((g_norm > 0) & (p_norm > 0), clipped, g)
 
         return jax.tree.map(scaled, gradient, params, mask(params)), _Count(state.count + 1)

@@ -24,6 +24,7 @@ def step_flops(training: Training, canvas: Canvas, batch_size: int) -> float:
     The encoder should use XLA's own convolutions: XLA counts the body of any other one's loop once, however often it runs.
     """
     method = training.method
+    # The length of the schedule does not change what a step costs.
     optimiser = built(training.optimiser, 1, batch_size, method.constant_rate)
     key = jax.random.key(0)
     image = jax.ShapeDtypeStruct(tuple(canvas), jnp.uint8)
@@ -54,7 +55,9 @@ def seconds_per_step(training: Training, reader: BatchReader, seconds: float = 1
     done = 0
     for number, batch in enumerate(batches(reader, 0, steps, workers=training.workers), 1):
         state, metrics = step(state, shard_batch(mesh, batch.images), key)
+        # JAX returns before a step is done: without waiting, only its dispatch would be measured.
         jax.block_until_ready(metrics)
+        # In the shortest runs at least one step is left to measure.
         if number <= min(_WARM_UP, steps - 1):
             started = time.perf_counter()
             continue
@@ -64,6 +67,7 @@ def seconds_per_step(training: Training, reader: BatchReader, seconds: float = 1
     return (time.perf_counter() - started) / done
 
 
+# The rest of the system's limit is for the programs of the next run, since the check is made between runs.
 def bound_programs(most: int = 40_000) -> bool:
     """Forgets all compiled programs where the process holds more than `most` memory maps; what is needed is compiled anew.
 

@@ -78,6 +78,7 @@ def train_step(
         step=state.step + 1,
         params=params,
         batch_stats=output.batch_stats,
+        # Progress after the step, so that a momentum that rises to 1 reaches it in the last one.
         target=method.update_target(output.target, variables, (state.step + 1) / steps),
         optimiser=optimiser_state,
     )
@@ -89,6 +90,7 @@ def make_mesh() -> Mesh:
 
     The axis is Auto: statistics and negatives of a jitted loss are global by construction.
     """
+    # JAX's default axes are Explicit, over which the product of a sharded batch with itself raises an error.
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
@@ -112,6 +114,7 @@ def compiled_step(
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("data"))
     step = functools.partial(train_step, method=method, optimiser=optimiser, steps=steps)
+    # Without donation the states before and after a step would need memory at once.
     return jax.jit(step, in_shardings=(everywhere, split, everywhere), out_shardings=everywhere, donate_argnums=0)
 
 
