@@ -16,6 +16,7 @@ _CONTRAST = (0.75, 0.55, 0.38, 0.24, 0.12)
 def blur(images: np.ndarray, severity: int, key: jax.Array) -> np.ndarray:
     """Returns images blurred by a Gaussian, which removes fine structure and keeps mean values."""
     del key
+    # Relative to the side, so that a severity looks alike at every size; not across images or channels.
     sides = np.array(images.shape[1:3]) * _BLUR[severity - 1]
     return _pixels(ndimage.gaussian_filter(images.astype(np.float32), (0, *sides, 0), mode="nearest"))
 

@@ -189,6 +189,7 @@ def _turned(image: Image.Image, original: ImageFile.ImageFile, bare: Bare) -> Im
 
 def _scale_transparency(image: ImageFile.ImageFile) -> None:
     """Scales the transparent grey of a PNG of 2 or 4 bits to 8 bits; Pillow scales only the pixels."""
+    # 255 divided by the largest value of 2 bits and of 4 bits.
     scale = {"L;2": 85, "L;4": 17}.get(image.tile[0].args) if image.format == "PNG" and image.tile else None
     if scale and "transparency" in image.info:
         image.info["transparency"] *= scale

@@ -44,6 +44,7 @@ class Samples(NamedTuple):
 
     @property
     def _visible(self) -> np.ndarray:
+        # Values of transparent pixels are never seen, and must not decide the range.
         return self.values if self.alpha is None else self.values[self.alpha > 0]
 
     def levels(self, stated: PixelRange | None) -> Levels | None:

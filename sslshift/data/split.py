@@ -106,6 +106,7 @@ def _multi_label(labels: np.ndarray, share: float, key: tuple[int, ...]) -> np.n
     """Returns the held-out images, bool `[n]`."""
     n = len(labels)
     order = permute(np.arange(n), n, _IMAGES, 0, *key)
+    # An extreme share must leave neither side empty.
     wanted = min(max(int(np.floor(share * n + 0.5)), 1), n - 1)
     # Side 1 is held out.
     side = np.zeros(n, np.int64)

@@ -38,7 +38,9 @@ def dead_leaves(seed: int, index: int) -> np.ndarray:
     smallest = 1.5**-2
     largest = float(SIDE) ** -2
     radius = (smallest - random.random(LEAVES) * (smallest - largest)) ** -0.5
+    # Centres may be outside of the image by a radius: otherwise discs would be rarer along its edges.
     centre = random.random((2, LEAVES)) * (SIDE + 2 * radius) - radius
+    # One more than discs, for the background.
     gray = random.random(LEAVES + 1, np.float32) * np.float32(255)
     squared = np.square(np.arange(SIDE) - centre[..., None]).astype(np.float32)
     distance = np.sqrt(squared[0][:, :, None] + squared[1][:, None, :])

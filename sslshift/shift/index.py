@@ -365,5 +365,6 @@ def rank_correlation(index: np.ndarray, losses: np.ndarray, *, seed: int = 0) ->
         # A replicate of one source drawn several times has no order.
         if len(set(index[sources])) > 1:
             found.append(stats.spearmanr(index[sources], losses[sources][:, seeds].mean(axis=1)).statistic)
+    # A replicate in which all losses are equal has no rank correlation: spearmanr returns NaN for it.
     low, high = np.nanpercentile(found, [2.5, 97.5])
     return RankCorrelation(float(stats.spearmanr(index, losses.mean(axis=1)).statistic), float(low), float(high))

@@ -112,6 +112,7 @@ class VisualDna(Stored):
         batches: Iterable[np.ndarray],
         ranges: LayerRanges,
         *,
+        # The number of bins of the published VisualDNA, whose distance scales with it.
         bins: int = 1000,
         groups: int = 8,
         batch_size: int = 128,

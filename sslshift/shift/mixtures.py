@@ -18,6 +18,7 @@ from sslshift.shift.distances.kernel import Cubic, sums_between, sums_within
 from sslshift.shift.distances.visual_dna import HistogramMixture, Histograms
 from sslshift.shift.layers import VisualDna, layer_profile
 
+# Allowed error of a sum of shares: a person may write 0.333333 for 1/3.
 _ENOUGH = 1e-6
 
 
@@ -237,6 +238,7 @@ class KernelTable(Stored):
         each = zip(difference, self.errors.values(), strict=True)
         # The distance is quadratic in the table, so that its derivative by a row is twice the row's term.
         variance = sum(4 * share**2 * (difference @ error @ difference) for share, error in each if share)
+        # Rounding can leave a tiny negative number for equal mixtures.
         return DistanceEstimate(self.distance(x, y), float(np.sqrt(max(variance, 0.0))))
 
     def _shares(self, mixture: Mapping[str, float]) -> np.ndarray:

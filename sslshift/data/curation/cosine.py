@@ -82,6 +82,7 @@ class Vectors:
             raise ValueError(f"Expected features as numbers [images, dim], got {features.dtype} {list(features.shape)}.")
         self._features = features
         self.dim = features.shape[1]
+        # In float64, since squares of float16 overflow, and a few rows at a time, since the array may be larger than memory.
         norms = [np.linalg.norm(features[i : i + 4096].astype(np.float64), axis=1) for i in range(0, len(features), 4096)]
         norm = np.concatenate([np.zeros(0), *norms])
         if not np.isfinite(norm).all():
@@ -137,6 +138,7 @@ def near_in_all(
     everything = np.arange(len(b))
     for start in watched(range(0, len(a), _TILE[0]), "comparing features", long=len(a) * len(b) > 1 << 31):
         rows = np.arange(start, min(start + _TILE[0], len(a)))
+        # Within one set, earlier vectors were compared with these when they were the rows.
         for first, second, distance in _near(a, rows, b, everything[start if within else 0 :], min_cosine, wanted):
             later = second > first if within else slice(None)
             yield first[later], second[later], distance[later]

@@ -71,6 +71,7 @@ def mixed_groups(groups: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
     if labels.ndim == 2:
         # Images with the same set of classes get the same number.
         labels = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
+    # A missing label contradicts no other label.
     known = np.flatnonzero(labels >= 0)
     last = np.iinfo(np.int64).max
     least = np.full(len(groups), last)
@@ -215,6 +216,7 @@ def deduplicated(source: Source, *, different_labels: str = "keep", **how) -> So
     kept = find_duplicates(source, **how).kept(different_labels)
     if not len(kept):
         raise ValueError(f"No image of {source.name} would remain without duplicates that have different labels.")
+    # A part that holds everything would still have another fingerprint than the source.
     return source if len(kept) == len(source) else PartialSource(source, kept)
 
 

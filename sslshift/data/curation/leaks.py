@@ -227,6 +227,7 @@ def _compare(
         first = first[chosen]
         place = picture % len(gray)
 
+        # Defaults bind the arrays of this chunk, since the loop gives their names to those of the next one.
         def colours(rows: np.ndarray, picture=picture, first=first, place=place) -> tuple[Colours, Colours]:
             chroma = tests.chroma[start + place[rows]]
             return own.colours(first[rows]), Colours(brightness[place[rows]], contrast[picture[rows]], chroma)

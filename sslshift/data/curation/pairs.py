@@ -201,7 +201,7 @@ def near_block(
 
 def joined(blocks: Iterable[Block]) -> Block:
     """Returns the blocks as one."""
-    # An empty first part gives the arrays a type even if there is no block.
+    # An empty first part gives the arrays a type even if there is no block; uint8 is too small to change another type.
     none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint8))
     first, second, distance = (np.concatenate(parts) for parts in zip(none, *blocks, strict=True))
     return first, second, distance
@@ -277,6 +277,7 @@ def _nearest(pairs: Pairs, chosen: np.ndarray) -> Pairs:
 def _sorted(blocks: list[Block]) -> Pairs:
     """Returns each pair once, in the order of `first`, then `second`."""
     first, second, distance = (np.concatenate(parts) for parts in zip(NONE, *blocks, strict=True))
+    # By distance too, so that of equal pairs the nearest comes first and stays.
     order = np.lexsort((distance, second, first))
     first = first[order]
     second = second[order]

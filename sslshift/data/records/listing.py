@@ -225,6 +225,7 @@ class _Contents:
         self._output = output
         self._labels = labels
         self._is_folder = container.kind == "folder"
+        # Members of several archives may have the same name.
         self._prefix = "" if self._is_folder else f"{printable(self._path.name)}/"
 
     def images(self) -> Iterator[ListedImage]:

@@ -185,6 +185,7 @@ def _cholesky(moments: Moments | MixtureMoments) -> tuple[np.ndarray, np.ndarray
     """Returns a lower factor `[dim, rank]` of the covariance, and the order of the dimensions in which it is one."""
     # Pivoting finds the rank: with fewer images than dimensions the covariance is singular.
     triangle, pivots, rank, _ = lapack.dpstrf(moments.covariance, lower=1)
+    # By columns, as BLAS takes a matrix without copying it. LAPACK counts dimensions from 1.
     return np.asfortranarray(np.tril(triangle[:, :rank])), pivots - 1
 
 

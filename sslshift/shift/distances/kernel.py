@@ -233,10 +233,12 @@ class Cubic:
     @classmethod
     def near(cls, x: np.ndarray) -> "Cubic":
         """Returns the kernel around the mean of some of these rows."""
+        # Some rows suffice: the distances are the same around any centre, up to rounding.
         return cls(float64(x, slice(0, 1024)).mean(axis=0))
 
     def prepare(self, block: np.ndarray) -> np.ndarray:
         rows = block - self.centre
+        # The root on each side divides their product by the number of dimensions.
         rows *= len(self.centre) ** -0.5
         return rows
 

@@ -231,6 +231,7 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
 def _folder(text: str) -> Path:
     """Returns the folder of results if it can be written to, which users should know before hours of work."""
     out = Path(text).expanduser()
+    # The folder need not exist yet: the nearest one that exists decides whether it can be made.
     there = next(path for path in (out, *out.parents) if os.path.exists(path))
     if not text or not there.is_dir():
         raise ValueError(f"--out={text} is {f'a file ({there})' if text else 'empty'}; name a folder.")

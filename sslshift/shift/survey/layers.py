@@ -17,6 +17,7 @@ from sslshift.transfer.features import NetworkEncoder, no_images
 
 # Images of each set: they cost two more passes through the encoder, and histograms need fewer images than distances do.
 IMAGES = 500
+# Four groups have three splits into halves; more groups would take more memory and disk space.
 _GROUPS = 4
 _BATCH = 100
 
@@ -65,6 +66,7 @@ def layer_profiles(
                 on_images,
             )
         except ValueError as error:
+            # The rest of the survey does not depend on the layers.
             return LayerProfiles({}, None, f"There is no profile over layers: {error}")
 
 
