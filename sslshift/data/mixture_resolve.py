@@ -129,6 +129,7 @@ def _unique(part: Part, size: int, samples: int) -> int:
 
 
 def _fraction(amount: Amount, whole: int) -> Fraction:
+    # Exact fractions, since a source that is lowered to its cap must not exceed it by rounding.
     return Fraction(amount, whole) if isinstance(amount, int) else Fraction(amount)
 
 

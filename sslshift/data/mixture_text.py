@@ -300,6 +300,7 @@ def _cut_unique(text: str, piece: str) -> tuple[str, Amount | None, str]:
     if subset is not None and subset not in SUBSETS[1:]:
         meant = difflib.get_close_matches(subset, SUBSETS[1:])
         if not meant:
+            # In a path such as /data@2/icons, the '@' begins no N.
             return text, None, "random"
         raise _wrong(piece, f"expected /{meant[0]} after N, got /{subset}")
     form = "@2000, @10% or @all"

@@ -31,6 +31,7 @@ class NoiseSource(Source):
 
     def __init__(self, target: Source, indices: np.ndarray, canvas: Canvas, seed: int):
         indices = np.asarray(indices, np.int64)
+        # The chosen images are part of the fingerprint, since their pixels are drawn from.
         chosen = ",".join(map(str, indices.tolist()))
         super().__init__(
             f"noise like {target.name}",

@@ -74,6 +74,7 @@ class BatchReader:
         which = rows.source[first : first + local]
         index = rows.index[first : first + local]
         images = np.empty((local, *self.canvas), np.uint8)
+        # By image, so that one that occurs several times in a batch is reported once.
         broken: dict[tuple[str, int], Broken] = {}
         for number in np.unique(which):
             places = np.flatnonzero(which == number)

@@ -99,6 +99,7 @@ def plan_table(lines: Sequence[PlanLine]) -> Table:
             f"{line.samples:,}",
             f"{line.diversity:.3g}",
             f"{line.epochs:,.0f}" if line.epochs >= 1000 else f"{line.epochs:.4g}",
+            # A share is a share of one stage.
             ends if line.stage.isdigit() else "",
             of_budget,
             escape(line.licence),

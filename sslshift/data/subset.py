@@ -86,6 +86,7 @@ def _proportional(sizes: np.ndarray, unique: int) -> np.ndarray:
     `mixture.staircase` explains why this always succeeds. It takes about a microsecond per image.
     """
     size = int(sizes.sum())
+    # No class has more images among the first N than its proportion, rounded up.
     classes = np.repeat(np.arange(len(sizes)), -(-unique * sizes // size))
     k = _earlier_equals(classes)
     release = k * size // sizes[classes]

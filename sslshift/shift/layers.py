@@ -290,6 +290,7 @@ def half_splits(groups: int) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], .
     """
     if groups < 2 or groups % 2:
         raise ValueError(f"Halves need an even number of groups, not {groups}.")
+    # With group 0 always in the first half, no split is listed a second time with its halves exchanged.
     ways = [(0, *others) for others in itertools.combinations(range(1, groups), groups // 2 - 1)]
     number = min(_SPLITS, len(ways))
     # Evenly spaced in the list of all splits, since neighbours in it differ by one group only.
@@ -322,6 +323,7 @@ def layer_profile(x: Layers, y: Layers) -> LayerProfile:
         floors.append([own, own if x is y else _averages(y_one, y_two)])
     values = np.array(apart)
     floors = np.array(floors)
+    # Halves of x follow the root of 4/n, those of y that of 4/m. Their root mean square is the law for n/2 against m/2.
     floor = np.sqrt(np.square(floors.mean(axis=0)).mean(axis=0))
     rows = np.stack([values.mean(axis=0), values.std(axis=0), floor], axis=1).tolist()
     levels = [Level(*row) for row in rows]

@@ -146,6 +146,7 @@ def _flowers(folder: Path) -> dict[str, Rows]:
             f"{numbers.min():,} to {numbers.max():,}; unpack all archives again."
         )
     return {
+        # MATLAB counts from 1.
         split: [(f"jpg/image_{number:05d}.jpg", str(labels[number - 1])) for number in splits[name].ravel().tolist()]
         for split, name in (("train", "trnid"), ("validation", "valid"), ("test", "tstid"))
     }

@@ -55,6 +55,7 @@ def load_kept(path: Path, source: Source) -> np.ndarray:
         fingerprint = about["fingerprint"]
         indices = table.column("index").to_numpy().astype(np.int64)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        # A Parquet file of another program lacks the metadata or the column.
         raise ValueError(f"{path} is not a file of images to keep ({type(error).__name__}: {error}); {anew}") from error
     if version != VERSION:
         raise ValueError(f"{path} has version {version} of its format, expected version {VERSION}; {anew}")

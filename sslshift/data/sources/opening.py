@@ -26,6 +26,7 @@ def _open_bundled(uri: str, name: str, options: dict[str, str]) -> Source:
     sheet = entry["splits"][split]
     images, labels = bundled.read_sheet(bundled.FOLDER / f"{name}-{split}.png", sheet)
     terms = _terms(uri, options).over(Terms(entry["licence"]))
+    # `read_sheet` has just compared this digest with the content: the images need not be hashed again.
     source = ArraySource(uri, images, labels, fingerprint=sheet["sha256"], **terms._asdict())
     source.classes = tuple(entry["classes"])
     return source

@@ -171,6 +171,7 @@ class Projections(Stored):
         """
         reference = matrix(reference)
         axes = random_directions(key, reference.shape[1], directions)
+        # A row takes memory for its features and for its projections.
         parts = [Ranges.of(projected(reference[rows], axes).T) for rows in slices(len(reference), sum(axes.shape))]
         return Ranges(
             np.min([part.minimum for part in parts], axis=0),

@@ -193,6 +193,7 @@ class Histograms(Stored):
     @property
     def count(self) -> int:
         """Returns the number of rows counted."""
+        # Every row counts once for each neuron, so that any neuron has the number.
         return int(self.counts[0].sum())
 
     @property

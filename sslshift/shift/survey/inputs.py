@@ -275,6 +275,7 @@ class Extractor:
             try:
                 found = extract(self.encode, reader, images.indices, self.canvas, cache=self._cache, on_images=on_images)
             except ValueError as error:
+                # Readers know the source by its name in tables, which takes the place of the URI.
                 raise ValueError(f"{name}: {str(error).removeprefix(f'{source.name}: ')}") from error
         about = SourceAbout(
             uri=printable(images.declared.uri),

@@ -190,6 +190,7 @@ def measure(
     _require_any(measured, failed)
     # The order of the index, which tables, charts and sentences share.
     in_order = sorted(measured, key=lambda name: measured[name].index.value)
+    # Diversity grows with the number of images: the target's is of as many images as that of the sources.
     own = _diversity(target[: 2 * size])
     return Survey(distance, size, len(target), {name: measured[name] for name in in_order}, failed, *own[:2])
 

@@ -179,6 +179,7 @@ def _source_remarks(name: str, about: SourceAbout, target: Encoded) -> list[str]
 
 def _smallest(survey: Survey, sets: Sets, target: Encoded) -> list[str]:
     """Returns a sentence if a few sources reduce all comparisons to less than half of the images."""
+    # Mixtures have exactly the images that are compared, and so reduce no comparison.
     used = {name: sets[name].about.used for name in survey.measured if sets[name].images}
     names = sorted(used, key=used.get)
     for few in range(1, len(names)):
