@@ -18,7 +18,7 @@ from sslshift.data.deep import read_samples
 from sslshift.data.metadata import Bare, BrokenImageError, strip_metadata
 from sslshift.data.ranges import WHOLE, Levels, PixelRange
 
-# Pillow registers formats at their first use; without this call, most would be missing from the two tables below.
+# Pillow registers formats only when it first needs them; without this call, most would be missing from `Image.OPEN`.
 Image.init()
 # Formats that Pillow decodes by itself. It would hand others, such as EPS, to programs that a hostile file could attack.
 FORMATS = tuple(
