@@ -179,7 +179,6 @@ class Band:
 
 
 def _key(hashes: np.ndarray, number: int) -> np.ndarray:
-    # Signed, since bincount refuses uint64.
     return (hashes >> np.uint64(WIDTH * number) & np.uint64((1 << WIDTH) - 1)).astype(np.int64)
 
 
