@@ -61,6 +61,7 @@ def permute_each(
     """
     position = np.asarray(position, np.int64)
     tables = _tables(orders)
+    # Unsigned, since the network's shifts and products are those of unsigned numbers modulo 2^64.
     value = position.reshape(-1).astype(np.uint64)
     which = np.broadcast_to(which, position.shape).reshape(-1)
     tweak = np.broadcast_to(np.asarray(tweak, np.uint64), position.shape).reshape(-1)
@@ -113,6 +114,7 @@ def _walk(result: np.ndarray, tables: _Tables, which: np.ndarray, tweak: np.ndar
         outside = np.flatnonzero(value >= size)
         if not outside.size:
             return
+        # Along the last axis, since the round keys have an axis of rounds before it.
         value, size, half_bits, mask, keys = (part.take(outside, -1) for part in (value, size, half_bits, mask, keys))
         walking = outside if walking is None else walking[outside]
 

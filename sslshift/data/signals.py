@@ -22,6 +22,7 @@ EVENTS = ("tone", "rising", "falling", "vibrato", "tremolo", "clicks", "burst", 
 def spectrogram(signal: np.ndarray) -> np.ndarray:
     """Returns the power of a signal of 2,112 samples by frequency (the lowest at the bottom) and time, uint8 `[32, 32, 1]`."""
     frames = np.lib.stride_tricks.sliding_window_view(signal, _WINDOW)[: SIDE * _HOP : _HOP] * np.hanning(_WINDOW)
+    # A window of 64 samples has 33 frequencies; without the constant one, 32 are left for the image.
     power = np.square(np.abs(np.fft.rfft(frames, axis=1)))[:, 1 : SIDE + 1]
     decibels = 10 * np.log10(power + 1e-9)
     scaled = np.clip((decibels - _QUIET) / (_LOUD - _QUIET), 0, 1) * 255
@@ -63,6 +64,7 @@ def hum(random: np.random.Generator, index: int) -> np.ndarray:
     voices = sum(random.uniform(0, 1) / k**0.5 * _tone(base * k * sway) for k in range(1, 9) if base * k < 0.5)
     white = np.fft.rfft(random.normal(size=_SAMPLES))
     colour = (np.arange(len(white)) + 1.0) ** -random.uniform(0, 1)
+    # Divided by the root mean square of its colour, so that noise of any colour is equally strong.
     noise = np.fft.irfft(white * colour / np.sqrt(np.mean(colour**2)), _SAMPLES)
     return 0.5 * voices + random.uniform(0.1, 0.6) * noise
 

@@ -84,6 +84,7 @@ def _counts(sizes: np.ndarray, share: float, turn: np.ndarray) -> np.ndarray:
     counts = np.floor(exact + 1e-9).astype(np.int64)
     remainder = np.round(exact - counts, 9)
     missing = int(np.floor(wanted + 0.5)) - counts.sum()
+    # lexsort begins with its last key: classes that cannot hold out more images come last.
     first = np.lexsort((turn, -remainder, counts >= most))
     counts[first[:missing]] += 1
     return counts

@@ -102,4 +102,5 @@ def _proportional(sizes: np.ndarray, unique: int) -> np.ndarray:
             heapq.heappush(heap, coming[1])
             coming = next(waiting, None)
         chosen[position] = heapq.heappop(heap)
+    # The remainder is the class, which was packed into one number with the deadline.
     return chosen % len(sizes)

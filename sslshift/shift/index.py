@@ -158,6 +158,7 @@ class ShiftScale:
 
     @functools.cached_property
     def _distance(self) -> Function:
+        # Bound once, so that all sources are compared with the same ranges and random directions.
         return self.distance if callable(self.distance) else distance_of(self.distance).on(self.key, self.target, self.noise)
 
     def _some(self, stream: int, features: np.ndarray, size: int):

@@ -201,6 +201,7 @@ class KernelTable(Stored):
         sums = [np.empty((count, len(features))) for count in counts]
         for i, x in enumerate(features):
             sums[i][:, i] = sums_within(x, kernel)
+            # The kernel is symmetric, so that one pass over two sets gives the sums of both.
             for j, y in enumerate(features[:i]):
                 sums[i][:, j], sums[j][:, i] = sums_between(x, y, kernel)
         means = [_means(each, i, counts) for i, each in enumerate(sums)]
@@ -253,6 +254,7 @@ class KernelTable(Stored):
 def _means(sums: np.ndarray, own: int, counts: Sequence[int]) -> np.ndarray:
     """Returns the mean kernel of a set with each set `[sets]`, from its rows' sums `[n, sets]`."""
     pairs = np.array(counts, np.float64)
+    # Within its own set, a row is paired with the other rows only.
     pairs[own] -= 1
     return sums.sum(axis=0) / (len(sums) * pairs)
 

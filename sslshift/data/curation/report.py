@@ -280,6 +280,7 @@ def _pairs_csv(groups: Sequence[tuple[str, Pairs]], first: Source, second: Sourc
 
 def _keep(source: Source, kept: np.ndarray, out: Path) -> list[str]:
     if not len(kept):
+        # After the pairs are written, since they show why nothing is left.
         raise ValueError(f"No image of {source.name} would remain; {printable(out / 'pairs.csv')} has the pairs.")
     if isinstance(source, PartialSource):
         # A URI has one option `keep`, so the images that are kept of a part are written as images of the whole.

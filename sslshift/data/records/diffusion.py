@@ -278,6 +278,7 @@ def _require_no_code(folder: Path, index: dict[str, Any], name: str) -> None:
 def _digest(folder: Path) -> str:
     """Returns a digest of the names and the content of all files that a pipeline consists of."""
     digest = hashlib.sha256()
+    # Sorted, since folders list files in any order.
     for path in sorted(folder.rglob("*")):
         if path.suffix in _PARTS and path.is_file():
             with open(path, "rb") as file:

@@ -140,6 +140,7 @@ def _require_labels(job: Import, is_list: bool) -> None:
             f"labels=folder expects a folder or an archive as the input, got the list {printable(job.input)}; take the labels "
             "from its column 'label' with labels=none."
         )
+    # Archives are checked when they are listed: before that their members are unknown.
     if job.labels == "folder" and job.input.is_dir():
         images = (path.relative_to(job.input) for path in list_files(job.input).paths if is_image(path))
         require_no_splits(images, f"--input={printable(job.input)}", printable(job.input))

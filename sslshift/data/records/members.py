@@ -279,6 +279,7 @@ def read_place(place: Place) -> bytes:
     try:
         if place.kind == "zip":
             archive = _open_zip(place.path)
+            # By number: of two members with one name, opening by name would read the last.
             with archive.open(archive.infolist()[place.offset]) as member:
                 # The announced size may be false: no more is read than an image may have.
                 content = member.read(LARGEST_FILE + 1)

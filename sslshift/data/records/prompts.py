@@ -77,10 +77,12 @@ def read_prompts(text: str, templates: Sequence[str] = ("a photo of a {}",)) -> 
     place, entries = _entries(text)
     prompts: dict[str, tuple[str, ...]] = {}
     for entry in entries:
+        # Only at the first separator: a prompt may contain others.
         name, *own = (part.strip() for part in re.split(r"[\t|]", entry, maxsplit=1))
         if not name or own == [""]:
             raise ValueError(f"{place}: {entry!r} lacks its class name or its prompt; write class|prompt.")
         name = class_name(name)
+        # Not `format`, which would fail at any other braces in a template.
         asked = tuple(own) or tuple(template.replace("{}", name) for template in templates)
         # The same prompt twice would make one class with twice the images of one prompt.
         if set(asked) & set(prompts.get(name, ())):

@@ -88,6 +88,7 @@ def _cifar(folder: Path, hundred: bool) -> dict[str, Rows]:
             if not content.size or content.size % (labels + 3072):
                 raise ValueError(f"{folder / file} is truncated; unpack {archive} again.")
             records = content.reshape(-1, labels + 3072)
+            # The last label is the fine one in CIFAR-100, and the only one in CIFAR-10.
             for label, image in zip(records[:, labels - 1], records[:, labels:].reshape(-1, 3, 32, 32), strict=True):
                 rows.append((f"png/{split}/{len(rows):05d}.png", names[label]))
                 Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(folder / rows[-1][0])

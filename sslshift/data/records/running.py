@@ -137,6 +137,7 @@ def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterat
         yield map
         return
     # Spawned, since a process with threads cannot be forked safely.
+    # The environment is set first, since libraries read these variables when a process loads them.
     with _environment(_ONE_THREAD), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
 
         def run(function: Callable, items: Sequence) -> Iterator:

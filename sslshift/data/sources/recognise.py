@@ -22,6 +22,7 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     ),
     (rb"PAR1", "a Parquet file", "parquet: opens one with a column 'path' of image files"),
     (rb".{257}ustar", "a tar archive", f"{_IMPORT} .tar"),
+    # The name of a zip archive's first member follows 30 bytes; the members of an .npz file end in .npy.
     (rb"PK\x03\x04.{26}[^/]*\.npy", "an .npz file of NumPy", _FILES),
     (rb"PK\x03\x04", "a zip archive", f"{_IMPORT} .zip"),
     (rb"\x1f\x8b\x08", "compressed by gzip", f"unpack it; if it is a tar archive, {_IMPORT} .tar.gz"),
@@ -87,6 +88,7 @@ def recognise(start: bytes) -> str:
     if _is_tfrecord(start):
         return f"a TFRecord file; tfds: reads datasets that TFDS prepared in ArrayRecord format, and for others {_FILES}"
     # In the order of the table: an .npz file is a zip archive as well.
+    # DOTALL, since the bytes that a pattern skips may be line breaks.
     found = next(((what, remedy) for pattern, what, remedy in _KINDS if re.match(pattern, start, re.DOTALL)), None)
     return "; ".join(found) if found else ""
 

@@ -54,6 +54,7 @@ def list_files(folder: Path) -> Files:
     walk.enter(folder)
     # A linked folder may hold links to further folders.
     while walk.linked_folders:
+        # In order, so that of several links to one folder always the same one is followed.
         links = sorted(walk.linked_folders, key=_order)
         walk.linked_folders = []
         for link in links:

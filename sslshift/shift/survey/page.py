@@ -85,6 +85,7 @@ def page(
         warnings=warnings,
         index_chart=_drawn("index", "shift index of every source with its interval", lambda: _index_chart(found, looks)),
         tables=tables,
+        # Features are in a random order, so that the first images are a random sample.
         target_images=_captioned(target, np.arange(min(_SHOWN, len(target.features)))),
         uncovered=[] if everything is None else _captioned(target, _farthest(target.features, everything)[:_SHOWN]),
         covered="" if everything is None else f"{100 * coverage_of(target.features, everything).target:.0f}%",
@@ -152,6 +153,7 @@ def _index_chart(found: Survey, looks: Mapping[str, figures.Look]) -> Figure:
         label = f"{figures.shortened(name, 40)}: {index_text(each)}"
         # White behind the text hides the lines at 0 and 1.
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        # Names may contain dollar signs, which begin no formula here.
         axes.text(0.01, -row + 0.3, label, transform=axes.get_yaxis_transform(), parse_math=False, fontsize=7.5, bbox=box)
     low = min(-0.05, *(each.index.low for each in found.measured.values()))
     high = max(1.08, *(each.index.high for each in found.measured.values()))
