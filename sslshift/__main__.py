@@ -16,7 +16,7 @@ from typing import NamedTuple
 from sslshift.extras import MissingExtraError, needs_study
 
 # Folders of commands in a checkout. An installed package has them as `sslshift.tools` and `sslshift.experiments`, so that no
-# package of such a general name gets into anybody's environment.
+# package with such a general name is added to the user's environment.
 _FOLDERS = {"experiments": "Experiments", "tools": "Tools"}
 
 
@@ -24,9 +24,9 @@ class Command(NamedTuple):
     """A module that `python -m` runs.
 
     Attributes:
-      module: its full name.
-      group: title of the group that it belongs to.
-      about: first line of its docstring.
+      module: full name of the module.
+      group: title of the group that the command belongs to.
+      about: first line of the module's docstring.
     """
 
     module: str
@@ -35,13 +35,13 @@ class Command(NamedTuple):
 
 
 def commands() -> dict[str, Command]:
-    """Returns every tool and experiment by the name of its subcommand. Reads their files, imports none of them."""
+    """Returns every tool and experiment by the name of its subcommand. Reads the files without importing them."""
     found = {}
     for folder, group in _FOLDERS.items():
         package, path = _package(folder)
         for file in sorted(path.glob("*.py")):
             tree = ast.parse(file.read_text(encoding="utf-8"))
-            # A module without this block is a part of others.
+            # A module without this block is imported by other modules and is no command.
             if any(isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in tree.body):
                 about = (ast.get_docstring(tree) or "").partition("\n")[0]
                 found[file.stem] = Command(f"{package}.{file.stem}", group, about)
@@ -57,7 +57,7 @@ def _package(folder: str) -> tuple[str, Path]:
 
 
 def main() -> None:
-    """Runs the subcommand that the first argument names; without one, lists all of them."""
+    """Runs the subcommand that the first argument names; without an argument, lists all subcommands."""
     known = commands()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "help"):
@@ -70,9 +70,9 @@ def main() -> None:
         sys.exit(2)
     module = known[name].module
     if not module.startswith("sslshift."):
-        # In a checkout the folders of commands lie beside the package, which need not be the working directory.
+        # In a checkout, the commands are in the folder above the package, which need not be the working directory.
         sys.path.insert(0, str(Path(__file__).parent.parent))
-    # As `python -m` does it: the subcommand reads its own flags, and nothing else runs in this process.
+    # The module runs as under `python -m`, so that the subcommand reads its own flags.
     sys.argv = [f"sslshift {name}", *sys.argv[2:]]
     try:
         with needs_study(f"sslshift {name}"):

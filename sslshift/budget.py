@@ -1,11 +1,11 @@
-"""The budget C, unique samples N, epochs E and diversity D: the only place that converts between them."""
+"""The budget C, unique samples N, epochs E and diversity D: the only module that converts between them."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Budget:
-    """Number of training samples seen, C, over all sources; all compared runs share it.
+    """Number C of training samples that a run sees, over all sources; all compared runs have the same budget.
 
     Example:
       >>> budget = Budget(60_000)
@@ -50,12 +50,10 @@ class Budget:
         return self.samples // batch_size
 
     def whole_batches(self, batch_size: int) -> "Budget":
-        """Returns the largest budget, not above this one, that is a whole number of batches."""
+        """Returns this budget, rounded down to a whole number of batches."""
         return Budget(self.steps(batch_size) * batch_size)
 
     def _checked(self, unique: int) -> int:
         if not 1 <= unique <= self.samples:
-            raise ValueError(
-                f"Expected from 1 to {self.samples:,} unique samples, as many as the budget has samples, got {unique:,}."
-            )
+            raise ValueError(f"Expected 1 to {self.samples:,} unique samples, at most the size of the budget, got {unique:,}.")
         return unique

@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-# Without this, --help of a command would list the flags of this module as well as its own.
+# Without this line, the --help of a command would also list the flags of this module.
 flags.disclaim_key_flags()
 
 
@@ -19,7 +19,7 @@ def run_command(main: Callable[[], None], folder: Callable[[], str] | None = Non
     """Runs a command whose flags are defined.
 
     Args:
-      main: does the work; it reads the flags.
+      main: function that reads the flags and does the work.
       folder: see `command_line`.
       positional: see `command_line`.
     """
@@ -34,13 +34,13 @@ def command_line(folder: Callable[[], str] | None = None, *, positional: str = "
     The process ends with code 1 after an error, 2 after a mistake in the flags, and 130 after an interruption.
 
     Args:
-      folder: names where `error.log` is to keep the traceback of an error. Without a folder, or with an empty name, only an
-        unforeseen error shows its traceback.
-      positional: the flag that the first argument sets if it does not begin with a dash; empty: every argument is a flag.
+      folder: function that returns the folder for `error.log`, which keeps the traceback of an error. Without a folder, or with
+        an empty name, only an unexpected error shows its traceback.
+      positional: name of the flag that the first argument sets if it has no dash; if empty, every argument is a flag.
     """
     _parse(_named(sys.argv, positional))
     logging.use_absl_handler()
-    # JAX and matplotlib log every backend and font that they did not find.
+    # Without this line, JAX and matplotlib report every backend and font that they do not find.
     logging.set_verbosity(logging.WARNING)
     try:
         yield
@@ -48,7 +48,7 @@ def command_line(folder: Callable[[], str] | None = None, *, positional: str = "
         print("Stopped. Commands that keep their results continue when they are given again.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        # Errors that the package raises on purpose are sentences; any other error at least gets its type.
+        # Errors that the package raises on purpose are whole sentences; other errors need their type to be understood.
         known = isinstance(error, ValueError | RuntimeError | OSError)
         details = _keep_traceback(Path(folder())) if folder and folder() else ""
         print(f"\nError: {error if known else repr(error)}{details}", file=sys.stderr)
@@ -58,7 +58,7 @@ def command_line(folder: Callable[[], str] | None = None, *, positional: str = "
 
 
 def _named(argv: list[str], positional: str) -> list[str]:
-    """Returns the arguments, with the first written as a flag if it is a value alone."""
+    """Returns the arguments; the first becomes a flag if it is a bare value."""
     if not positional or len(argv) < 2 or argv[1].startswith("-"):
         return argv
     return [argv[0], f"--{positional}={argv[1]}", *argv[2:]]
@@ -78,7 +78,7 @@ def _parse(argv: list[str]) -> None:
 
 
 def _keep_traceback(folder: Path) -> str:
-    """Writes the traceback, and returns a remark that says where; empty if it cannot be written."""
+    """Writes the traceback, and returns a remark with its path; the remark is empty if the file cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.log").write_text(traceback.format_exc())
@@ -87,7 +87,7 @@ def _keep_traceback(folder: Path) -> str:
     return f" (Details: {folder / 'error.log'})"
 
 
-# Advice by the number of the system's error. Other causes have none: wrong advice is worse than the bare cause.
+# Advice by the number of the system's error. Other errors get no advice, because wrong advice is worse than none.
 _REMEDIES = {
     errno.ENOSPC: "Free some space and give the same command again.",
     errno.EDQUOT: "Free some space, or ask for a larger quota, and give the same command again.",
@@ -100,10 +100,10 @@ _REMEDIES = {
 
 
 def remedy(error: BaseException) -> str:
-    """Returns one sentence that says what to do about an error of the operating system, or "" where the cause is another one.
+    """Returns one sentence that says what to do about an error of the operating system, or "" for other errors.
 
-    Libraries wrap the system's error in their own. Its number is therefore searched for along the chain of causes, and in their
-    texts.
+    Libraries wrap the system's error in their own. This function therefore searches all causes of
+    the error, and their texts, for the number.
 
     Example:
       >>> remedy(OSError(errno.ENOSPC, "No space left on device"))
@@ -122,7 +122,7 @@ def remedy(error: BaseException) -> str:
 
 def causes(error: BaseException) -> list[BaseException]:
     """Returns an error and the errors that it was raised from, from the last to the first."""
-    # A list, not recursion: chains of libraries can contain themselves.
+    # The list guards against cycles: an error can be among its own causes.
     chain: list[BaseException] = []
     step: BaseException | None = error
     while step is not None and step not in chain:
@@ -139,17 +139,17 @@ def parsed(name: str, text: str, default: Any) -> Any:
       ((512, 128), 0.001, True)
 
     Args:
-      name: of the setting, for the error.
-      text: what somebody typed.
-      default: true or false, a number, text, or a tuple, whose values have the type of its first; whole numbers in a tuple
-        are widths or counts, and must be above 0.
+      name: name of the setting, for the error.
+      text: text that the user typed.
+      default: true or false, a number, text, or a tuple. The values of a tuple have the type of its first value; whole
+        numbers in a tuple are widths or counts, and must be above 0.
 
     Raises:
       ValueError: the text is not a value of that type.
     """
     try:
         if isinstance(default, bool):
-            # Not `bool(text)`, for which "false" is true.
+            # `bool("false")` is true, so the words are compared.
             return {"true": True, "false": False}[text.strip().lower()]
         if isinstance(default, tuple):
             kind = type(default[0])
@@ -172,9 +172,9 @@ def settings(text: str, *, flag: str, names: Collection[str] | None = None) -> d
       {'temperature': '0.1', 'predictor': '512,512'}
 
     Args:
-      text: what somebody typed. Blanks around names and values, and empty parts, do not count.
-      flag: that the text was given with, for the error.
-      names: the names that are expected; None: any.
+      text: text that the user typed. Blanks around names and values, and empty parts, are ignored.
+      flag: flag that the text belongs to, for the error.
+      names: names that are allowed; None allows every name.
 
     Raises:
       ValueError: a part has no '=', or a name is not expected or given twice.

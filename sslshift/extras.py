@@ -1,7 +1,7 @@
-"""Dependencies that only a part of the package needs: imports on first use, and one sentence for what is missing.
+"""Optional dependencies: they are imported on first use, and a missing one is reported in one sentence.
 
-`pip install sslshift` brings what `sslshift.losses`, `sslshift.models` and `sslshift.methods` need. The extra `study` brings
-the rest, such as grain, pyarrow and matplotlib.
+`pip install sslshift` installs the dependencies of `sslshift.losses`, `sslshift.models` and `sslshift.methods`. The extra
+`study` installs the others, such as grain, pyarrow and matplotlib.
 """
 
 import contextlib
@@ -9,8 +9,8 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-# Modules that the extra brings and that no dependency of the package itself brings. JAX, Flax, Optax and Chex depend on others
-# of the extra, such as orbax and scipy.
+# Modules that only the extra installs. Other packages of the extra, such as orbax and scipy, are missing here, because Flax and
+# JAX install them in any case.
 STUDY = (
     "array_record",
     "clu",
@@ -27,7 +27,7 @@ STUDY = (
 
 
 class MissingExtraError(ModuleNotFoundError):
-    """Something needs the extra `study`, which is not installed; the message gives the command that installs it."""
+    """The extra `study` is needed but not installed; the message gives the command that installs it."""
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def needs_study(what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        # A room's own error is replaced, too: the outermost name is the one that the user asked for.
+        # This also replaces a MissingExtraError of an inner package: the user asked for the outermost name.
         if (error.name or "").partition(".")[0] not in STUDY:
             raise
         raise MissingExtraError(
@@ -53,7 +53,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
 
     Args:
       package: name of the package.
-      modules: module of each name, relative to the package.
+      modules: for each name, its module relative to the package.
     """
 
     # Python calls a package's `__getattr__` for names that it does not have (PEP 562).

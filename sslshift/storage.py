@@ -1,14 +1,14 @@
-"""Files that are whole or absent, locks, and folders that remember.
+"""Files that are whole or absent, locks, and folders that keep results.
 
-Everything that the package keeps passes through here, so that it survives being stopped at any moment:
+The package writes all its results with this module, so that a process can be stopped at any moment without damaging them:
 
 - `write` and `whole_file` replace a file in one step. A process that is killed, or a disk that is full, leaves the old file; a
   kill also leaves `NAME.part`, which the next write replaces.
-- `lock` keeps a second process out of a folder. The operating system releases the lock when the process ends, however it ends.
-- `Store` keeps results in folders. Each folder holds `record.json`, which says what was asked, and `result.json`, the answer. A
+- `lock` keeps a second process out of a folder. The operating system releases the lock when the process ends or crashes.
+- `Store` keeps results in folders. Each folder holds the request in `record.json` and the answer in `result.json`. A
   folder without `result.json` is work in progress: the next process that asks for the same record continues it.
 
-Paths are local ones or those of an object store (`gs://...`), as `etils.epath` takes them.
+A path is local or belongs to an object store (`gs://...`), as in `etils.epath`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from etils import epath
 
 RECORD = "record.json"
 RESULT = "result.json"
-# Files that a failed computation leaves for people. They do not bind a folder to the record that failed.
+# Files about a failed computation, which people read. A folder with only these files accepts another record.
 FAILED = "failed.json"
 ERROR_LOG = "error.log"
 
@@ -33,7 +33,7 @@ _PART = ".part"
 
 
 class NotStoredError(RuntimeError):
-    """A result was requested that is not stored, from a store that is open for reading only."""
+    """A requested result is not stored, and the store is open for reading only."""
 
 
 class OtherRecordError(ValueError):
@@ -44,7 +44,7 @@ class LockedError(RuntimeError):
     """Another process holds a lock.
 
     Attributes:
-      holder: that process in words: its number, its machine, and since when it holds the lock.
+      holder: description of that process: its number, its machine, and the time when it took the lock.
     """
 
     def __init__(self, file: epath.PathLike, holder: str):
@@ -54,7 +54,7 @@ class LockedError(RuntimeError):
 
 @contextlib.contextmanager
 def whole_file(path: epath.PathLike) -> Iterator[IO[bytes]]:
-    """Yields a binary file whose content replaces that of `path` once the block has ended without an error.
+    """Yields a binary file whose content replaces the content of `path` when the block ends without an error.
 
     Example:
       >>> import tempfile
@@ -65,10 +65,10 @@ def whole_file(path: epath.PathLike) -> Iterator[IO[bytes]]:
       '1 + 1 = 2'
 
     Args:
-      path: of the file. Its folder must exist.
+      path: path of the file. Its folder must exist.
 
     Raises:
-      OSError: the file cannot be written; an earlier one stays as it is.
+      OSError: the file cannot be written; an earlier file is not changed.
     """
     path = epath.Path(path)
     part = path.with_name(path.name + _PART)
@@ -77,7 +77,7 @@ def whole_file(path: epath.PathLike) -> Iterator[IO[bytes]]:
             yield file
         part.replace(path)
     except BaseException:
-        # On a full disk an unfinished file would take the space that its owner needs to go on.
+        # On a full disk, an unfinished file would take space that the user needs.
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
@@ -87,7 +87,7 @@ def write(path: epath.PathLike, content: str | bytes) -> None:
     """Replaces a file's content in one step; text is encoded as UTF-8.
 
     Raises:
-      OSError: the file cannot be written; an earlier one stays as it is.
+      OSError: the file cannot be written; an earlier file is not changed.
     """
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -102,7 +102,7 @@ def read_json(path: epath.PathLike) -> Any:
     """Returns the value in a JSON file that this package wrote.
 
     Raises:
-      ValueError: the file holds no JSON, as can happen when a machine loses its power.
+      ValueError: the file is not valid JSON, for example after a power failure.
     """
     try:
         return json.loads(epath.Path(path).read_text())
@@ -111,43 +111,43 @@ def read_json(path: epath.PathLike) -> Any:
 
 
 def digest(value: Any, letters: int = 8) -> str:
-    """Returns a digest of a value that JSON can hold; the order of names in its objects does not count."""
+    """Returns a digest of a JSON value; the order of the names in its objects has no effect."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:letters]
 
 
 def slug(name: str) -> str:
-    """Returns a folder's name for a source, mixture or task: readable, and unlike the folder's name of any other.
+    """Returns a readable and unique folder name for a source, mixture or task.
 
     Example:
       >>> slug("folder:/data/parts of cars?labels=folder")
       'data_parts_of_cars-85321501'
     """
-    # Forty letters are readable, and short enough for every file system with the rest of a path.
+    # With forty letters the name is readable, and the whole path is short enough for every file system.
     words = re.sub(r"[^A-Za-z0-9]+", "_", (name.partition(":")[2] or name).partition("?")[0]).strip("_")
     return f"{words[-40:]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @contextlib.contextmanager
 def lock(file: epath.PathLike) -> Iterator[None]:
-    """Holds a lock while the block runs. The lock goes with the process, also when it is killed.
+    """Holds a lock while the block runs. The lock is released when the process ends, even if it is killed.
 
     Args:
-      file: the lock; its folder must exist. The file stays when the lock is released, and a file beside it names the holder.
+      file: path of the lock; its folder must exist. The file is kept after the release, and a second file names the holder.
 
     Raises:
-      LockedError: another process, or another block of this one, holds the lock.
-      ValueError: the file system has no locks, as object stores have none.
+      LockedError: another process, or another block of this process, holds the lock.
+      ValueError: the file system has no locks; object stores never have locks.
     """
-    # Imported here: those who only load encoders have no use for locks.
+    # Imported here, because programs that only load encoders need no locks.
     import filelock
 
     file = os.fspath(file)
     if "://" in file:
         raise ValueError(f"Expected a local folder, got {file}: object stores have no locks.")
-    # The lock's own file is emptied by every process that tries it, and can hold no name.
+    # Every process that tries to take the lock empties its file, so the holder is written to another file.
     name = epath.Path(f"{file}.holder")
     held = filelock.FileLock(file, timeout=0)
-    # No waiting: a second command says at once who works there.
+    # Without a timeout: a second command fails at once and names the holder.
     try:
         held.acquire()
     except filelock.Timeout as error:
@@ -164,7 +164,7 @@ def lock(file: epath.PathLike) -> Iterator[None]:
 
 
 class Store:
-    """Folders that remember results, open for reading and writing or for reading only.
+    """Folders that keep results, open for reading and writing or for reading only.
 
     Example:
       >>> import tempfile
@@ -175,18 +175,18 @@ class Store:
       {'sum': 3}
 
     Attributes:
-      read_only: a store that is read only computes and writes nothing.
+      read_only: whether the store only reads; it then computes and writes nothing.
     """
 
     def __init__(self, *, read_only: bool = False):
         self.read_only = read_only
 
     def recalled(self, folder: epath.PathLike, record: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Returns the result in a folder, None if it holds none.
+        """Returns the result in a folder, or None if the folder holds no result.
 
         Args:
-          folder: of the result.
-          record: everything that the result depends on, as JSON can hold it.
+          folder: folder of the result.
+          record: everything that the result depends on, as JSON values.
 
         Raises:
           OtherRecordError: the folder holds work for another record; the message names the difference.
@@ -195,9 +195,9 @@ class Store:
         folder = epath.Path(folder)
         if not (folder / RECORD).exists() or not _holds_work(folder):
             return None
-        # Through JSON and back: a tuple and the list that it was written as are equal.
+        # Converted to JSON and back, because JSON turns tuples into lists.
         difference = _difference(read_json(folder / RECORD), json.loads(json.dumps(record)))
-        # Never silently: results of two configurations in one table would be compared with each other.
+        # An error, because one table must not mix the results of two configurations.
         if difference:
             raise OtherRecordError(
                 f"{folder} was made by another configuration ({difference}); give another --out, or delete that folder."
@@ -207,15 +207,15 @@ class Store:
     def remembered(
         self, folder: epath.PathLike, record: Mapping[str, Any], compute: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        """Returns the result in a folder; computes and keeps it if the folder holds none.
+        """Returns the result in a folder; computes and keeps it if the folder holds no result.
 
-        The record is written before the computation starts, so that a process that continues the work is sure of its settings,
-        and the result after it has ended, so that every result is whole.
+        The record is written before the computation starts, so that a process that continues the work can check its
+        settings. The result is written after the computation has ended, so that every result is complete.
 
         Args:
-          folder: of the result; it is made if it does not exist.
-          record: everything that the result depends on, as JSON can hold it.
-          compute: returns the result, as JSON can hold it. It may keep its own work in progress in the folder.
+          folder: folder of the result; it is made if it does not exist.
+          record: everything that the result depends on, as JSON values.
+          compute: function that returns the result as JSON values. It may keep work in progress in the folder.
 
         Raises:
           NotStoredError: the folder holds no result, and the store is open for reading only.
@@ -229,7 +229,7 @@ class Store:
         return self.finish(folder, compute())
 
     def begin(self, folder: epath.PathLike, record: Mapping[str, Any]) -> None:
-        """Makes a folder and writes down what is asked, for work whose result `finish` keeps; see `remembered`.
+        """Makes a folder and writes the record of work whose result `finish` keeps; see `remembered`.
 
         Raises:
           NotStoredError: the store is open for reading only.
@@ -240,7 +240,7 @@ class Store:
         write_json(folder / RECORD, record)
 
     def finish(self, folder: epath.PathLike, result: dict[str, Any]) -> dict[str, Any]:
-        """Keeps the result of a folder that `begin` made, and returns it as later calls of `recalled` will."""
+        """Writes the result to a folder that `begin` made, and returns the value that `recalled` will return."""
         folder = epath.Path(folder)
         write_json(folder / RESULT, result)
         return read_json(folder / RESULT)
@@ -249,22 +249,22 @@ class Store:
         """Raises NotStoredError if the store is open for reading only.
 
         Args:
-          folder: that lacks the result, for the message.
+          folder: folder without a result, named in the message.
         """
         if self.read_only:
             raise NotStoredError(f"{folder} holds no result yet.")
 
 
 def _holds_work(folder: epath.Path) -> bool:
-    """Returns whether a folder holds more than a record and the traces of a failure.
+    """Returns whether a folder holds other files than a record and those of a failure.
 
-    A record alone binds to nothing: its computation failed before anything was kept, perhaps for a setting corrected since.
+    A folder with only a record may be reused: its computation kept nothing, perhaps because a setting was wrong.
     """
     return any(path.name not in (RECORD, FAILED, ERROR_LOG) for path in folder.iterdir())
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Returns the settings that differ, with both values; empty if none do."""
+    """Returns the settings that differ, with both values, or an empty text."""
     old = _flat(old)
     new = _flat(new)
     names = [name for name in old | new if old.get(name) != new.get(name)]
@@ -272,7 +272,7 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested objects, and lists of them, as one level of dotted names, so that a difference names one setting."""
+    """Returns nested objects and lists of objects as one dict with dotted names, so that a difference names one setting."""
     flat = {}
     for name, value in record.items():
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):

@@ -38,5 +38,5 @@ def test_budget_must_be_a_positive_whole_number(samples):
 
 
 def test_more_unique_samples_than_seen_is_impossible():
-    with pytest.raises(ValueError, match=r"Expected from 1 to 100 unique samples, .* got 101"):
+    with pytest.raises(ValueError, match=r"Expected 1 to 100 unique samples, .* got 101"):
         Budget(100).diversity(101)

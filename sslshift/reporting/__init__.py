@@ -1,12 +1,12 @@
-"""Output for people, whatever it is about: tables, pages and figures. It imports only `storage` of sslshift.
+"""Output for people: tables, pages and figures. This package knows nothing of studies and imports only `sslshift.storage`.
 
 * `Table` (`table.py`) is a table of text cells with the properties `html`, `markdown`, `latex` and `csv`; `csv_text` writes
   files for programs, and `print_table` (`terminal.py`) shows a table on a terminal.
 * `render_page` (`page.py`) renders a self-contained HTML page. `page.html` is the base of all pages, `macros.html` has the
   parts that they share, `page.css` is their style, and `page.js` sorts tables and offers them as CSV files.
-* `figures` has the one style of matplotlib figures; import it where you draw, since matplotlib takes long to import.
+* `figures` has the one style of matplotlib figures; import it inside functions that draw, since matplotlib is slow to import.
 * `counting_images` (`progress.py`) shows the progress of a command that counts images.
-* `versions` and `devices` (`environment.py`) say what a result was computed with.
+* `versions` and `devices` (`environment.py`) describe the software and devices that computed a result.
 * `Picture`, `Captioned` and `png_uri` (`pictures.py`) put images into a page.
 
 A page is a template beside the module that renders it, for example `sslshift/shift/survey/page.html`::
@@ -38,15 +38,15 @@ and is rendered by one call::
     text = render_page(__package__, "page.html", target=name, summary=..., answer=..., warnings=..., chart=Markup(svg),
                        tables=[...], examples=[...], notes=..., settings=Table(...))
 
-All text is escaped. HTML enters a page only as `markupsafe.Markup`, which `Table.html` and `figures.svg_element` return; charts
-that are made by hand build it with `Markup("<text>{}</text>").format(text)`, which escapes its arguments. A variable that the
-template uses and the call does not give is an error.
+All text is escaped. HTML enters a page only as `markupsafe.Markup`, which `Table.html` and `figures.svg_element` return. To
+build HTML by hand, use `Markup("<text>{}</text>").format(text)`, which escapes its arguments. A call that does not give every
+variable of the template raises an error.
 
-To change:
-  a sentence of a page: its template.
-  the look of all pages: `page.css`; of all figures: `figures.py`.
+To change something, edit this file:
+  a sentence of a page: the template of the page.
+  the look of all pages: `page.css`; the look of all figures: `figures.py`.
   a part that several pages share: `macros.html`.
-  a page of another package: add `"its.package" = ["*.html"]` to `package-data` in pyproject.toml for the wheel.
+  a new page in another package: add `"its.package" = ["*.html"]` to `package-data` in pyproject.toml for the wheel.
 """
 
 from sslshift.reporting.page import render_page

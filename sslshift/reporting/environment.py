@@ -1,4 +1,4 @@
-"""Versions and devices that a result was computed with."""
+"""Versions of the packages and names of the devices that compute a result."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +9,7 @@ _PACKAGES = ("sslshift", "jax", "jaxlib", "flax", "optax", "grain", "numpy", "sc
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of the packages that compute, by name. A package that runs without being installed has none."""
+    """Returns the versions of the packages that compute, by name. A package that is not installed gets a remark instead."""
     return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
 
 

@@ -1,7 +1,7 @@
-"""Style of all figures: sizes of a paper's columns, text that stays text, colours that colour-blind readers can distinguish.
+"""Style of all figures: column widths of a paper, selectable text, and colours that colour-blind readers can distinguish.
 
-Figures are made without `matplotlib.pyplot`, and the style holds only within `styled`: a notebook keeps its backend, its
-settings and its list of open figures.
+Figures are made without `matplotlib.pyplot`, and the style applies only within `styled`. Backend, settings and open figures of
+a notebook therefore do not change.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from sslshift import storage
 WIDTHS = {"narrow": 3.35, "wide": 7.0}
 # Palette of Okabe and Ito, https://jfly.uni-koeln.de/color/, without its yellow, which is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-# Shapes repeat what colours say, for prints in grey.
+# Markers distinguish sources too, for prints in grey.
 MARKERS = "osD^vPX*"
 # Colour of baselines and of lines at zero.
 MUTED = "#5a6270"
@@ -62,7 +62,7 @@ class Look(NamedTuple):
 
 def look(number: int) -> Look:
     """Returns the look of the source with this number, counted from 0; numbers beyond the palette repeat it."""
-    # Colours and markers differ in number, so that a pair of both repeats only after 56 sources.
+    # There are 7 colours and 8 markers, so that their combinations repeat only after 56 sources.
     return Look(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)])
 
 
@@ -72,14 +72,14 @@ def styled() -> contextlib.AbstractContextManager[None]:
 
 
 def panels(count: int, width: str, *, height: float, below: int, columns: int = 3, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Returns a figure with panels, which are in one column where the figure is narrow.
+    """Returns a figure and its panels; a narrow figure has one column of panels.
 
     Args:
       count: number of panels.
       width: key of `WIDTHS`.
       height: height of a panel, in inches.
       below: number of lines of a legend below the panels.
-      columns: largest number of panels side by side where the figure is wide.
+      columns: largest number of panels side by side in a wide figure.
       **options: options of `matplotlib.figure.Figure.subplots`.
     """
     columns = 1 if width == "narrow" else min(columns, count)
@@ -93,7 +93,7 @@ def panels(count: int, width: str, *, height: float, below: int, columns: int = 
 
 
 def legend_below(drawing: Figure, width: str) -> None:
-    """Adds one legend for all panels below them, with baselines after sources."""
+    """Adds one legend below all panels; it lists sources first, then baselines."""
     entries: dict[str, Any] = {}
     for panel in drawing.axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -109,7 +109,7 @@ def legend_lines(entries: int, width: str) -> int:
 
 
 def shortened(name: str, most: int = 36) -> str:
-    """Returns a name of at most `most` characters, with an ellipsis in the middle where it had more.
+    """Returns a name of at most `most` characters, with an ellipsis in the middle of a longer name.
 
     Example:
       >>> shortened("folder:/a/very/long/path/to/some/photographs/of/parts")
@@ -120,7 +120,7 @@ def shortened(name: str, most: int = 36) -> str:
 
 
 def power_of_ten(value: float) -> str:
-    """Returns a power of ten without a superscript, which a phone shows too small.
+    """Returns a power of ten without a superscript, because superscripts are too small on a phone.
 
     Example:
       >>> [power_of_ten(value) for value in (1.0, 0.01, 1e-5)]
@@ -133,7 +133,7 @@ class Forms(NamedTuple):
     """Both forms of a figure.
 
     Attributes:
-      svg: elements for a page, see the macro `drawing`; empty where there was nothing to draw.
+      svg: SVG elements for a page, see the macro `drawing`; empty if there was nothing to draw.
       files: paths of all files.
     """
 
@@ -142,20 +142,20 @@ class Forms(NamedTuple):
 
 
 def draw_forms(draw: Callable[[str], Figure | None], folder: Path, name: str, *, element: str, label: str) -> Forms:
-    """Draws a figure in both widths and saves its files: `NAME.png`, `.pdf` and `.svg`, and the same of `NAME-wide`.
+    """Draws a figure in both widths and saves it as `NAME` and `NAME-wide`, each as PNG, PDF and SVG.
 
     Args:
-      draw: returns the figure of a width of `WIDTHS`, or None where there is nothing to draw.
-      folder: folder of the files, which is made where it does not exist.
+      draw: function from a width in `WIDTHS` to the figure, or to None if there is nothing to draw.
+      folder: folder of the files; it is made if it does not exist.
       name: name of the files, without an ending.
-      element: name of letters and hyphens, unique on the page; the ids of all parts of the elements begin with it.
-      label: text that describes the figure to those who hear the page.
+      element: unique name of letters and hyphens; the ids of all parts of the elements begin with it.
+      label: description of the figure for screen readers.
     """
     svg = []
     files = []
     for width in WIDTHS:
         drawing = draw(width)
-        # What has no narrow form has no wide one either.
+        # If there is nothing to draw in the narrow form, there is nothing in the wide form either.
         if drawing is None:
             break
         saved = save(drawing, folder, name if width == "narrow" else f"{name}-{width}")
@@ -167,7 +167,7 @@ def draw_forms(draw: Callable[[str], Figure | None], folder: Path, name: str, *,
 def save(drawing: Figure, folder: Path, name: str) -> list[Path]:
     """Saves a figure as PNG, PDF and SVG and returns the paths in this order."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Without dates, equal results make equal files.
+    # Without dates, equal results give equal files.
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     # Ids in an SVG file are random unless they are derived from a salt.
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
@@ -185,13 +185,13 @@ def svg_element(text: str, name: str, label: str, css_class: str = "") -> Markup
 
     Args:
       text: content of the file.
-      name: name of letters and hyphens, unique on the page; the ids of all parts begin with it.
-      label: text that describes the figure to those who hear the page.
+      name: unique name of letters and hyphens; the ids of all parts begin with it.
+      label: description of the figure for screen readers.
       css_class: class of the element, if any.
     """
-    # An element cannot begin with the XML declaration and the DOCTYPE of a file, which also has an address.
+    # An element must not contain the XML declaration and the DOCTYPE of a file; the DOCTYPE also names a URL.
     text = text[text.index("<svg") :]
-    # Metadata holds addresses of vocabularies, and the page has none.
+    # The metadata names URLs of vocabularies, and a page must not name any.
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # Two figures of one page would otherwise share ids, and clip or mark each other's parts.
     text = re.sub(r'\bid="', f'id="{name}-', text)

@@ -1,4 +1,4 @@
-"""Numbers as short text, the same in sentences, tables and figures."""
+"""Short texts of numbers, for sentences, tables and figures."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def two_digits(value: float) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Returns names as they are listed in a sentence.
+    """Returns a list of names for a sentence.
 
     Example:
       >>> listed(["a"]), listed(["a", "b", "c"])

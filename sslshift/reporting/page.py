@@ -8,15 +8,15 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-# Templates of this package are named `reporting/NAME` in other rooms, so that no room's `page.html` extends itself.
+# Other packages refer to templates of this package as `reporting/NAME`, so that their own `page.html` does not extend itself.
 _PREFIX = "reporting"
 
 
 def render_page(package: str, template: str, **values: Any) -> str:
     """Renders a template of a package that extends `reporting/page.html`.
 
-    See the docstring of `sslshift.reporting` for an example. All text is escaped; only `markupsafe.Markup`, as `Table.html` and
-    `figures.svg_element` return it, is inserted as HTML.
+    See the docstring of `sslshift.reporting` for an example. All text is escaped; only `markupsafe.Markup`, which `Table.html`
+    and `figures.svg_element` return, is inserted as HTML.
 
     Args:
       package: name of the package, usually `__package__`.
@@ -24,13 +24,13 @@ def render_page(package: str, template: str, **values: Any) -> str:
       **values: variables of the template.
 
     Returns:
-      The page. It asks for nothing from any server, and its Content-Security-Policy forbids it to.
+      The page. It loads nothing from any server, and its Content-Security-Policy forbids such requests.
 
     Raises:
       jinja2.UndefinedError: the template uses a variable that was not given.
     """
     script = _part("page.js")
-    # The policy allows the script by its hash: no other script can run, whatever text a page shows.
+    # The policy allows only the script with this hash: no script in the text of a page can run.
     return (
         _environment(package)
         .get_template(template)
@@ -57,7 +57,7 @@ def _environment(package: str) -> jinja2.Environment:
 
 
 def _loader(package: str) -> jinja2.FunctionLoader:
-    # Not `jinja2.PackageLoader`, which wants templates in a folder of their own, away from the module that renders them.
+    # `jinja2.PackageLoader` expects templates in a separate folder; here they are beside the module that renders them.
     folder = resources.files(package)
     return jinja2.FunctionLoader(
         lambda name: (folder / name).read_text(encoding="utf-8") if (folder / name).is_file() else None

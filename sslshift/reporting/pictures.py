@@ -1,4 +1,4 @@
-"""Images inside a page: PNG data, so that the page asks for no other file."""
+"""Images inside a page, as PNG data, so that the page loads no other file."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ class Picture(NamedTuple):
 
     Attributes:
       uri: `data:` URI, see `png_uri`.
-      name: alternative text, which is also shown when the pointer rests on the image; empty where the group is described.
+      name: alternative text, also shown as a tooltip; empty if one text describes the whole group.
     """
 
     uri: str
@@ -24,7 +24,7 @@ class Captioned(NamedTuple):
     """One or more images above one caption; see the macro `gallery`.
 
     Attributes:
-      pictures: the images, side by side; none where an image cannot be read and the caption says so.
+      pictures: the images, side by side; empty if an image cannot be read, which the caption then reports.
       caption: lines of the caption.
     """
 
@@ -33,7 +33,7 @@ class Captioned(NamedTuple):
 
 
 def png_uri(picture: Image.Image, most: tuple[int, int] = (128, 128)) -> str:
-    """Returns an image as a `data:` URI of a PNG file, made smaller where needed; the proportions of its sides are kept.
+    """Returns an image as a `data:` URI of a PNG file, reduced if it is too large; the proportions of its sides are kept.
 
     Example:
       >>> png_uri(Image.new("L", (2, 2)))[:22]

@@ -1,4 +1,4 @@
-"""Progress of a command that counts images: a bar with speed and remaining time, or in a log one line per minute."""
+"""Progress of a command that counts images: a bar with speed and remaining time on a terminal, one line per minute in a log."""
 
 import contextlib
 import datetime
@@ -12,15 +12,15 @@ from rich.text import Text
 
 @contextlib.contextmanager
 def counting_images(console: Console, what: str, done: int = 0) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function to call with the numbers of images done and of all images.
+    """Yields a function to call with the number of images done and the total number of images.
 
     Args:
       console: the terminal or log.
-      what: the activity, as in "importing images".
-      done: images of earlier calls, which do not count for the speed.
+      what: the activity, such as "importing images".
+      done: number of images that earlier calls finished; the speed ignores them.
     """
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn()
-    # A step may take minutes: the speed is the mean over the last hour rather than over half a minute.
+    # A step may take minutes, so the speed is the mean over the last hour; rich's default is half a minute.
     bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal, speed_estimate_period=3600)
     with bars:
         bar = bars.add_task(what, total=None, completed=done)
@@ -40,7 +40,7 @@ def counting_images(console: Console, what: str, done: int = 0) -> Iterator[Call
 
 
 class _Speed(ProgressColumn):
-    """Speed in images per second. The first step does not count, since it warms up."""
+    """Speed in images per second. The first step is ignored, because it includes the start."""
 
     def render(self, task: Task) -> Text:
         return Text(speed_text(task.speed) if task.speed else "")

@@ -1,6 +1,6 @@
-"""Table of text cells, and its forms: HTML, Markdown, LaTeX and CSV.
+"""Table of text cells, with its forms HTML, Markdown, LaTeX and CSV.
 
-This is the only place that escapes text for these forms. To give every table of the project another form, add a property here.
+Only this module escapes text for these forms. To give all tables of the project another form, add a property here.
 """
 
 import csv
@@ -28,7 +28,7 @@ class Table:
     Attributes:
       name: name of the table's files, without an ending.
       title: heading above the table.
-      head: names of the columns. The first `text_columns` of them describe what a row is about.
+      head: names of the columns. The first `text_columns` of them identify the row.
       lines: cells of each row; an empty string where there is nothing to report.
       note: what a reader must know to understand the table.
       text_columns: number of columns, counted from the left, that hold words. The other columns hold numbers.
@@ -118,7 +118,7 @@ def _joined(parts: Iterable[Markup]) -> Markup:
 
 
 def _breakable(cell: str) -> Markup:
-    # A long URI may be broken after its separators, where a reader would break it; elsewhere a break reads like a space.
+    # A long URI is broken only after a separator; a reader would take any other break for a space.
     return Markup("<wbr>").join(re.split(r"(?<=[:/?=&])(?=\w)", cell))
 
 
@@ -135,7 +135,7 @@ _LATEX = {
     "|": r"\textbar{}",
     '"': "{''}",
     "`": "{`}",
-    # LaTeX would read these, at the beginning of a row, as options of the line break that ends the row before.
+    # At the beginning of a row, LaTeX would read these as options of the preceding line break.
     "[": "{[}",
     "*": "{*}",
     "±": r"$\pm$",
@@ -146,7 +146,7 @@ _LATEX = {
 } | {character: f"\\{character}" for character in "_%&#${}"}
 
 
-# Characters that pdfLaTeX prints in its default encoding beside ASCII: most Latin letters and a few signs.
+# Characters beyond ASCII that pdfLaTeX prints in its default encoding: most Latin letters and a few signs.
 _PRINTED_BY_PDFLATEX = set(map(chr, range(0xA0, 0x180))) - set("«»ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ") | set("–—‘’“”•€™")
 
 
@@ -158,7 +158,7 @@ def _latex(cell: str) -> str:
         "".join(_LATEX.get(character, character) for character in part) if printed else _for_unicode_engines("".join(part))
         for printed, part in itertools.groupby(cell, _is_printed)
     ]
-    # LaTeX would join two hyphens to a dash.
+    # LaTeX would turn two hyphens into a dash.
     return re.sub("-(?=-)", "-{}", "".join(parts))
 
 

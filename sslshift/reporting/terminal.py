@@ -6,23 +6,23 @@ from rich.text import Text
 
 from sslshift.reporting.table import Table
 
-# Characters of a word column that stay on one line at least, however narrow the terminal is.
+# Smallest width of a column of words, in characters, on a terminal of any width.
 _NAME = 12
 
 
 def print_table(table: Table, console: Console, title: str | None = None) -> None:
-    """Prints a table; columns of words are wrapped where the terminal is narrow, columns of numbers are not.
+    """Prints a table; on a narrow terminal columns of words are wrapped, and columns of numbers are not.
 
     Args:
       table: the table.
       console: the terminal.
-      title: text above the table in place of its own title; an empty text for none.
+      title: text above the table; None selects the table's own title, and an empty text prints no title.
     """
     title = table.title if title is None else title
     heading = Text(title) if title else None
     shown = Grid(title=heading, title_justify="left", title_style="", box=None, pad_edge=False)
     for number, name in enumerate(table.head):
-        # Text objects: rich would read square brackets in plain strings as its markup.
+        # Text objects, because rich would read square brackets in plain strings as markup.
         if table.is_text(number):
             shown.add_column(Text(name), overflow="fold", min_width=_NAME)
         else:

@@ -3,34 +3,34 @@
 An experiment declares a `Study` and hands it to `run_experiment`, which makes a command of it. From Python, `run(Study(...))`
 does the same. Data moves through the files of this package in one direction:
 
-| file | what it holds |
+| file | content |
 |---|---|
 | `declare` | `Study`: text and numbers, as flags give them |
 | `design` | `parse_study`: the declaration parsed once, into typed objects |
 | `learners`, `candidates`, `downstream` | methods on encoders, ways to spend the budget, and tasks, each opened and checked |
 | `opened` | `open_study`: everything that a design names, and the grid of runs |
 | `leaks`, `shifts`, `evaluate` | leaked test images, shift indices, and scores of runs and baselines, kept in folders |
-| `runner` | `run_study` and `read_results`; `results` has what they return, `ledger` the table `results.csv` |
+| `runner` | `run_study` and `read_results`; `results` has their return types, `ledger` writes the table `results.csv` |
 | `analysis` | `Analysis(results)`: gains, comparisons and trends with intervals and verdicts |
 | `report/` | sentences, tables, figures and the page |
-| `cli` | flags, `run`, `--dry_run` and `--report_only`; `cost` and `progress` print |
+| `cli` | flags, `run`, `--dry_run` and `--report_only`; `cost` and `progress` print for it |
 | `calibration` | the study of the shift index itself |
 
-N is corrected for broken images in `runner.train_run`: `unique_read` is N without the images in the run's `broken.csv`.
+`runner.train_run` corrects N for broken images: `unique_read` is N without the images in the run's `broken.csv`.
 
 To add an experiment, write one module in `experiments/`: a docstring, a `Study`, and a call of `run_experiment`. To add a
 number to the report, compute it in `analysis` and show it in `report/`.
 
 To add a flag, add a field to `Study`, with its range in `__post_init__`, and a field to `Design`, which `design.parse_study`
-fills; a flag that one method can set for itself goes into `LearnerSettings` and `OWN_FLAGS` of `learners` instead. A flag that
-changes training must be part of `Learner.record` or `results.run_record`: a run of another value would otherwise be taken for
-this one.
+fills; a flag that --for_method may set goes into `LearnerSettings` and `OWN_FLAGS` of `learners` instead. A flag that changes
+training must be part of `Learner.record` or `results.run_record`; otherwise a run with another value would be taken for the
+same run.
 
 After `kill -9` during a checkpoint, a run's folder holds `record.json`, `metrics.jsonl`, the checkpoints that were complete,
-and an incomplete one under a temporary name. It has no `result.json` and no encoder, and the results table has no row of it.
+and an incomplete one under a temporary name. It has no `result.json` and no encoder, and the results table has no row for it.
 The same command reads finished runs, continues this one from its last complete checkpoint, cuts `metrics.jsonl` back to that
-step, and repeats at most `--checkpoint_every` steps, with the same numbers. Without a complete checkpoint the run starts
-again.
+step, and repeats at most `--checkpoint_every` steps, which give the same numbers. Without a complete checkpoint the run
+starts again.
 
 The tests: `test_study` (commands in processes of their own), `test_runner` (resumption, failures, the results table),
 `test_analysis`, `test_report*`, `test_study_shifts`, `test_flags`, `test_calibration`.

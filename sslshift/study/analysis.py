@@ -1,6 +1,6 @@
 """Analysis of a study's results: gains, comparisons and trends with their intervals and verdicts.
 
-`Analysis` is about all tasks, `TaskAnalysis` about one, and `LearnerAnalysis` about one method and encoder on one task. Every
+`Analysis` covers all tasks, `TaskAnalysis` one task, and `LearnerAnalysis` one method and encoder on one task. Every
 value is computed when it is first needed and then kept. `report` turns the values into sentences and tables.
 """
 
@@ -33,7 +33,7 @@ from sslshift.transfer.paired import Difference, EncoderPredictions, PairedScore
 
 
 class Kind(NamedTuple):
-    """Runs that differ by seed and draw alone, or a baseline.
+    """Runs that differ only by seed and draw, or a baseline.
 
     Attributes:
       learner: names of method and encoder; None for raw pixels.
@@ -59,12 +59,12 @@ class SourceTrend:
     """Trend of accuracy in diversity for one source.
 
     Attributes:
-      source: its name.
-      shift: its shift index; nan if unknown.
+      source: name of the source.
+      shift: shift index of the source; nan if unknown.
       levels: kinds of the source that share seeds, by unique samples.
-      trend: of accuracy in log10 D.
-      adjusted: its p-value. That of the nearest source, which the study asks about first, is not adjusted; those of the others
-        are adjusted by Holm's method.
+      trend: trend of accuracy in log10 D.
+      adjusted: p-value of the trend. The p-value of the nearest source is not adjusted, because the study tests it first; the
+        p-values of the other sources are adjusted by Holm's method.
     """
 
     source: str
@@ -79,11 +79,11 @@ class SummaryRow:
     """A kind of runs, or a baseline, with its numbers.
 
     Attributes:
-      kind: of the runs, or the baseline.
-      unique, diversity, epochs: N, D and E of what could be read, the mean over runs; None for a baseline.
-      shift: of the source to the first task; None for a baseline.
-      scores: the metric on the test split by task and evaluation, of finished runs.
-      gains: of the linear probe over the same seeds' untrained encoders, by task; empty for a baseline.
+      kind: kind of the runs, or the baseline.
+      unique, diversity, epochs: N, D and E of the readable images, the mean over runs; None for a baseline.
+      shift: shift of the source to the first task; None for a baseline.
+      scores: metric of finished runs on the test split, by task and evaluation.
+      gains: gain of the linear probe over untrained encoders of the same seeds, by task; empty for a baseline.
       finished, planned: numbers of runs; 0 for a baseline.
     """
 
@@ -99,10 +99,10 @@ class SummaryRow:
 
 
 class Analysis:
-    """Everything that a study's results say, on all tasks.
+    """Analysis of a study's results on all tasks.
 
     Args:
-      results: of the study, finished or not.
+      results: results of the study, finished or not.
     """
 
     def __init__(self, results: Results):
@@ -116,12 +116,12 @@ class Analysis:
 
     @property
     def task(self) -> "TaskAnalysis":
-        """The analysis of the task that the study is about."""
+        """The analysis of the study's first task."""
         return self.tasks[self.opened.task.name]
 
     @functools.cached_property
     def learners(self) -> list[tuple[str, str]]:
-        """Method and encoder of each learner that has a finished run, in the order in which they are named."""
+        """Method and encoder of each learner that has a finished run, in the order of the declaration."""
         known = {each.run.learner for each in self.results.runs}
         return [learner.key for learner in self.opened.learners if learner.key in known]
 
@@ -136,7 +136,7 @@ class Analysis:
     @functools.cached_property
     def runs(self) -> dict[Kind, list[FinishedRun]]:
         """Finished runs by their kind, in the order of `planned_kinds`."""
-        # The grid's kinds come first, so that the order of kinds does not depend on which runs are finished.
+        # The kinds of the grid come first, so that the order does not depend on which runs are finished.
         found: dict[Kind, list[FinishedRun]] = {kind: [] for kind in self.planned_kinds}
         for each in self.results.runs:
             found[Kind.of_run(each.run)].append(each)
@@ -155,12 +155,12 @@ class Analysis:
         return [each for each in self.results.runs if (each.run.source, each.run.unique) == (source, unique)]
 
     def unique_read(self, kind: Kind) -> int:
-        """Returns N of what could be read, the mean over runs."""
+        """Returns the number of unique images that could be read, the mean over runs."""
         counts = [each.trained.unique_read for each in self.runs_of(kind.source, kind.unique)]
         return round(sum(counts) / len(counts))
 
     def diversity(self, kind: Kind) -> float:
-        """Returns D of what could be read."""
+        """Returns the diversity D of the images that could be read."""
         return self.opened.design.budget.diversity(self.unique_read(kind))
 
     @functools.cached_property
@@ -191,13 +191,13 @@ class Analysis:
         ]
         if not parts:
             return None
-        # Variances are averaged, not their roots.
+        # The mean is over variances, not over standard deviations.
         draws, seeds = (float(np.sqrt(np.mean([getattr(part, name) ** 2 for part in parts]))) for name in ("draws", "seeds"))
         return CrossedDeviations(draws, seeds)
 
     @functools.cached_property
     def rows(self) -> list[SummaryRow]:
-        """The lines of a table: kinds by method and encoder, the nearest source first, then baselines."""
+        """The rows of a table: kinds by method and encoder, the nearest source first, then baselines."""
         known = {(method, encoder) for method, encoder, _ in self.results.untrained}
         named = [learner.key for learner in self.opened.learners if learner.key in known]
         baselines = [*(Kind(learner, UNTRAINED, None) for learner in named), RAW_PIXELS]
@@ -231,10 +231,10 @@ class Analysis:
 
 
 class TaskAnalysis:
-    """Everything that a study's results say on one task.
+    """Analysis of a study's results on one task.
 
     Args:
-      analysis: of the study.
+      analysis: analysis of the study.
       task: name of the task.
     """
 
@@ -248,7 +248,7 @@ class TaskAnalysis:
     def evaluations(self) -> list[str]:
         """Names of the evaluations; raw pixels lack some."""
         results = self.analysis.results
-        # Runs first: their evaluations decide the order of the columns.
+        # Runs come first, because their evaluations determine the order of the columns.
         encoders = [*(each.evaluated for each in results.runs), *results.untrained.values(), results.pixels]
         return list(dict.fromkeys(name for each in encoders for name in each.evaluations(self.name)))
 
@@ -281,10 +281,10 @@ class TaskAnalysis:
 
 
 class LearnerAnalysis:
-    """Everything that a study's results say of one method and encoder on one task.
+    """Analysis of a study's results for one method and encoder on one task.
 
     Args:
-      task: the analysis of the task.
+      task: analysis of the task.
       learner: names of method and encoder.
     """
 
@@ -296,7 +296,7 @@ class LearnerAnalysis:
 
     @functools.cached_property
     def largest(self) -> list[Kind]:
-        """Each candidate with the most unique samples that the study has of it."""
+        """The kind with the largest number of unique samples, for each candidate."""
         return [levels[-1] for levels in self.analysis.levels(self.learner).values()]
 
     def _differences(self, pairs: Sequence[tuple[Kind, Kind]]) -> list[Difference | None]:
@@ -312,8 +312,8 @@ class LearnerAnalysis:
 
     @functools.cached_property
     def pairs(self) -> dict[tuple[Kind, Kind], Difference | None]:
-        """Every candidate against every other, each at its most unique samples; the one with the higher mean first."""
-        # Sorted by the means, every difference is positive or 0, and a table of them reads in one direction.
+        """Differences of all pairs of candidates at their largest N; the better candidate comes first in each pair."""
+        # Sorted by the means, every difference is positive or 0, which makes a table of differences easy to read.
         pairs = []
         for a, b in itertools.combinations(self.largest, 2):
             found = self.task.linear.difference(a, b)
@@ -322,13 +322,13 @@ class LearnerAnalysis:
 
     @functools.cached_property
     def reference(self) -> Kind:
-        """The candidate that others are compared with: the nearest single source, or the nearest mixture without one."""
+        """The candidate that others are compared with: the nearest single source, or else the nearest mixture."""
         candidates = sorted(self.largest, key=lambda kind: self._shifts[kind.source].order)
         return next((kind for kind in candidates if kind.source not in self.analysis.mixtures), candidates[0])
 
     @functools.cached_property
     def against_reference(self) -> dict[Kind, Difference]:
-        """Every other candidate that shares a seed with the reference against it, each at its most unique samples."""
+        """Differences from the reference of all other candidates that share a seed with it, each at its largest N."""
         candidates = sorted(self.largest, key=lambda kind: self._shifts[kind.source].order)
         others = [kind for kind in candidates if kind != self.reference]
         found = self._differences([(kind, self.reference) for kind in others])
@@ -342,7 +342,7 @@ class LearnerAnalysis:
         for source, levels in self.analysis.levels(self.learner).items():
             grid = linear.grid(levels) if len(levels) > 1 else None
             if grid is None:
-                # One number of unique samples has no trend; in an unfinished study several may share no seed yet.
+                # A trend needs two numbers of unique samples that share a seed; an unfinished study may lack them.
                 continue
             x = self._log_diversity(levels)
             trend = mean_trend(Bootstrapped(slopes(x, grid.values), slopes(x, grid.replicates, axis=1)), linear.images)
@@ -351,7 +351,7 @@ class LearnerAnalysis:
             found.append(SourceTrend(source, self._shifts[source].value, tuple(levels), trend, math.nan))
         found.sort(key=lambda each: self._shifts[each.source].order)
         p_values = [each.trend.p_value for each in found]
-        # The study asks about the nearest source first: one question needs no correction.
+        # The nearest source is the study's first question, and a single question needs no correction.
         adjusted = [*p_values[:1], *holm(p_values[1:]).tolist()]
         return [dataclasses.replace(each, adjusted=p_value) for each, p_value in zip(found, adjusted, strict=True)]
 
@@ -360,15 +360,15 @@ class LearnerAnalysis:
 
     @functools.cached_property
     def change(self) -> Trend | str:
-        """Change of the trend for each unit of the shift index, with an interval for other sources of this kind too.
+        """Change of the trend for each unit of the shift index, with an interval that is also valid for other sources.
 
-        It is over sources with an index and the seeds that all of them share. A sentence says why there is none.
+        It uses the sources with an index and their common seeds. A sentence gives the reason if there is no change.
         """
         return self._change(scatter=True)
 
     @functools.cached_property
     def change_of_these(self) -> Trend | str:
-        """The same change with an interval for these sources only, without the scatter of sources."""
+        """The same change with an interval that is valid for these sources only, without the scatter of sources."""
         return self._change(scatter=False)
 
     def _change(self, *, scatter: bool) -> Trend | str:
@@ -396,5 +396,5 @@ class LearnerAnalysis:
             change = change_by_shift([each.shift for each in usable], trends, linear.images, scatter=scatter)
         except ValueError as error:
             return str(error)
-        # The p-value of one seed would only be about the choice of test images.
+        # With one seed, the p-value would cover only the choice of test images.
         return change._replace(p_value=math.nan) if len(grid.values[0]) < 2 else change

@@ -1,4 +1,4 @@
-"""Calibration of the shift index: which distance, on which features, is stable, rises where it must, and predicts transfer."""
+"""Calibration of the shift index: tests each distance and kind of features for stability, order and prediction of transfer."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ SIZES = (200, 500, 1000, 2000, 5000)
 _SERIES_IMAGES = 2000
 _LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _CLASSES = (10, 7, 5, 3, 2, 1)
-# Draws behind an interval. An index for practice has more, but here are hundreds of indices.
+# Draws behind an interval. Other indices use more, but a calibration computes hundreds of them.
 _REPEATS = 10
 _HEAD = (
     "features",
@@ -54,9 +54,9 @@ class Case(NamedTuple):
       part: name of the series.
       case: what varies within it, such as a kind of corruption.
       level: position in the series.
-      images: on each side of the distance.
+      images: number of images on each side of the distance.
       index: the index.
-      seconds: that it took.
+      seconds: time of the measurement.
     """
 
     part: str
@@ -78,22 +78,22 @@ class Case(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Calibrated:
-    """Everything that was measured of one distance on one kind of features."""
+    """All measurements of one distance on one kind of features."""
 
     features: str
     distance: str
     cases: tuple[Case, ...]
 
     def part(self, name: str, case: str | None = None) -> list[Case]:
-        """Returns the cases of a series, or those of one thing that varies within it."""
+        """Returns the cases of a series, or only those with one value of `Case.case`."""
         return [each for each in self.cases if each.part == name and case in (None, each.case)]
 
 
 def run_calibration(study: Study, *, command: str = "") -> None:
-    """Runs a study, and then measures every distance on cases whose answer is known; writes OUT/calibration.csv and .md.
+    """Runs a study, then measures every distance on cases with a known answer; writes OUT/calibration.csv and .md.
 
     The target is the test split of the study's first task. The study's sources (not its mixtures) are blended and counted. The
-    first source, which should resemble the target, is the one that is corrupted.
+    first source, which should resemble the target, is corrupted.
 
     Args:
       study: the declaration.
@@ -107,7 +107,7 @@ def run_calibration(study: Study, *, command: str = "") -> None:
     out = opened.design.out
     found: list[Calibrated] = []
     for name, encode in _encoders(opened, store, progress).items():
-        # Made when the first measurement is missing: a finished calibration extracts no features.
+        # Cached and called on demand, so that a finished calibration extracts no features.
         features = functools.cache(functools.partial(_SeriesFeatures, opened, encode))
         for distance in DISTANCES:
             folder = out / "calibration" / f"{name.replace(' ', '_')}-{distance}-drawn{DRAWN}"
@@ -116,7 +116,7 @@ def run_calibration(study: Study, *, command: str = "") -> None:
             cases = tuple(Case.of_result(each) for each in result["lines"])
             found.append(Calibrated(name, distance, cases))
             progress.note(f"{name}, {distance}: {sum(each.seconds for each in cases):.0f} s")
-            # Written each time, so that an interrupted calibration leaves what it found.
+            # Written after each distance, so that an interrupted calibration keeps its results.
             write(out / "calibration.csv", _csv(found))
             write(out / "calibration.md", _table(found, results).markdown)
     progress.note((out / "calibration.md").read_text())
@@ -129,7 +129,7 @@ def _encoders(opened: Opened, store: Store, progress: Progress) -> dict[str, Enc
 
 
 class _SeriesFeatures:
-    """Features under one encoder of all images that the series compare, each computed once."""
+    """Features of all images that the series compare, under one encoder; each is computed once."""
 
     def __init__(self, opened: Opened, encode: Encoder):
         self.opened = opened
@@ -157,7 +157,7 @@ class _SeriesFeatures:
     def classes(self, count: int) -> np.ndarray | None:
         """Returns features of the first source's images of its first classes; None if it has no classes.
 
-        The number of images is that of the smallest class, so that it is the same for every number of classes.
+        All subsets have the number of images of the smallest class, so that only the number of classes differs.
         """
         source = next(iter(self.opened.sources.values()))
         if source.labels is None or source.labels.ndim != 1:
@@ -228,12 +228,12 @@ def _candidates(opened: Opened, features: _SeriesFeatures, distance: str) -> Ite
     images = 2 * opened.design.shift.images or SIZES[-1]
     scale = features.scale(distance, slice(images))
     for candidate in opened.candidates:
-        # All features of a candidate: the scale draws from them.
+        # All features of a candidate, because the scale draws from them.
         index = scale.index(features.candidates.of_candidate(candidate))
         yield candidate.name, candidate.unique, 2 * index.sample_size, index
 
 
-# The order is that in which results were always kept; the names are those in calibration.csv.
+# Finished calibrations keep results in this order; the names are those in calibration.csv.
 _SERIES: dict[str, Callable[[Opened, _SeriesFeatures, str], Iterable[_Measurement]]] = {
     "sizes": _sizes,
     "blends": _blends,
@@ -297,7 +297,7 @@ def _rising(cases: Sequence[Case]) -> str:
 def _prediction(cases: Sequence[Case], results: Results) -> str:
     losses = _losses(results)
     known = [each for each in cases if (each.case, each.level) in losses]
-    # The rank correlation of three candidates has six possible values: it would show nothing.
+    # With three candidates, the rank correlation has too few possible values to show anything.
     if len(known) < 4:
         return "n/a"
     values = np.array([each.index.value for each in known])

@@ -1,4 +1,4 @@
-"""Candidates: each source with each of its numbers of unique samples, and each mixture, on which a study spends its budget."""
+"""Candidates on which a study spends its budget: each source with each of its numbers of unique samples, and each mixture."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -19,9 +19,9 @@ class Candidate:
     """One way to spend the budget.
 
     Attributes:
-      name: in tables: a source's URI, or a mixture's name (its text if it has none).
-      mixture: its components, whose sources are named by their URIs.
-      text: of a mixture; empty for a single source.
+      name: name in tables: the URI of a source, or the name of a mixture (its text if it has no name).
+      mixture: components of the candidate, whose sources are named by their URIs.
+      text: text of a mixture; empty for a single source.
     """
 
     name: str
@@ -38,14 +38,14 @@ def open_candidates(design: Design, open_: Callable[[str], Source]) -> tuple[dic
     """Opens every source that a study names, and checks that its candidates fit into sources and budget.
 
     Args:
-      design: of the study.
-      open_: opens a source by its URI.
+      design: design of the study.
+      open_: function that opens a source by its URI.
 
     Returns:
-      The sources by URI, and the candidates in the order in which they are named, mixtures last.
+      The sources by URI, and the candidates in the order of the declaration, mixtures last.
 
     Raises:
-      ValueError: two mixtures have one name, or numbers do not fit sources or budget.
+      ValueError: two mixtures have the same name, or a number is too large for its source or the budget.
     """
     uris = [each.uri for each in design.sources]
     uris += [uri for declaration in design.mixtures for uri in declaration.uris.values()]
@@ -54,7 +54,7 @@ def open_candidates(design: Design, open_: Callable[[str], Source]) -> tuple[dic
     candidates = []
     for levels in design.sources:
         size = len(sources[levels.uri])
-        # More unique samples than the budget has samples would never be seen.
+        # A run cannot see more unique samples than its budget.
         for unique in levels.unique or (min(size, design.budget.samples),):
             candidates.append(Candidate(levels.uri, single(levels.uri, size, unique)))
     candidates += [_mixed(declaration, sources, design.budget) for declaration in design.mixtures]
@@ -68,13 +68,13 @@ def open_candidates(design: Design, open_: Callable[[str], Source]) -> tuple[dic
 
 
 def _require_one_spelling(uris: Iterable[str]) -> None:
-    """Raises ValueError where two of the texts are one URI: its images would count twice."""
+    """Raises ValueError if two of the texts are spellings of one URI, whose images would count twice."""
     # `folder:/a b` and `folder:/a%20b` are one folder; as two sources its images would count twice in N.
     spellings: dict[str, str] = {}
     for uri in uris:
         other = spellings.setdefault(str(parse_uri(uri)), uri)
         if other != uri:
-            raise ValueError(f"--sources, --mixture: {other} and {uri} are one source; write it the same way everywhere.")
+            raise ValueError(f"--sources, --mixture: {other} and {uri} are the same source; write it the same way everywhere.")
 
 
 def _mixed(declaration: Declaration, sources: Mapping[str, Source], budget: Budget) -> Candidate:
@@ -84,7 +84,7 @@ def _mixed(declaration: Declaration, sources: Mapping[str, Source], budget: Budg
 
 
 def _by_uri(mixture: Mixture, uris: Mapping[str, str]) -> Mixture:
-    """Returns the mixture with its sources named by their URIs: the names that one mixture uses mean nothing in another."""
+    """Returns the mixture with its sources named by their URIs, because each mixture has its own names for them."""
     stages = tuple(
         dataclasses.replace(
             stage, components=tuple(dataclasses.replace(part, source=uris[part.source]) for part in stage.components)

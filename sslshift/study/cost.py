@@ -20,12 +20,12 @@ class LearnerCost:
 
     Attributes:
       learner: method and encoder.
-      runs: of the study.
-      missing: those that are not trained yet.
-      samples: of all runs.
-      flops: of the training of all runs.
-      step_seconds: of one step, measured here; None if no run is missing.
-      seconds: of the training of missing runs.
+      runs: number of runs.
+      missing: number of runs that are not trained yet.
+      samples: number of training samples of all runs.
+      flops: FLOPs of the training of all runs.
+      step_seconds: measured time of one step; None if no run is missing.
+      seconds: estimated time to train the missing runs.
     """
 
     learner: Learner
@@ -38,14 +38,14 @@ class LearnerCost:
 
 
 def learner_costs(opened: Opened) -> list[LearnerCost]:
-    """Counts a study's runs and measures a training step of each learner that is not done; writes nothing."""
+    """Returns the cost of each learner; measures a training step of every learner with missing runs, and writes nothing."""
     store = Store(read_only=True)
     found = []
     for learner in opened.learners:
         runs = [run for run in opened.runs if run.learner == learner.key]
         missing = [run for run in runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
         step = None
-        # A step is measured on the real batches of a missing run: reading and decoding are part of its time.
+        # A step is measured on real batches of a missing run, so that its time includes reading and decoding.
         if missing:
             first = missing[0]
             step = seconds_per_step(learner.training, opened.reader(opened.candidate(first).mixture, first.seed, first.draw))
@@ -58,7 +58,7 @@ def learner_costs(opened: Opened) -> list[LearnerCost]:
 
 def image_costs(opened: Opened) -> dict[str, tuple[int, float]]:
     """Returns for each source its largest number of unique samples in any candidate, and the cost of these images."""
-    # Subsets are nested, so that the images of the largest subset are all that must be bought.
+    # Subsets are nested, so that the largest subset contains all images that must be bought.
     most: dict[str, int] = {}
     for candidate in opened.candidates:
         for uri, unique in candidate.mixture.largest.items():
@@ -78,18 +78,18 @@ def show_cost(opened: Opened, console: Console) -> None:
     if len(found) > 1:
         lines.append(["all", "", *_numbers(found, "", price)])
     print_table(Table("cost", "Cost of the study", [*head, *(["cost"] if price else [])], lines, text_columns=2), console, "")
-    # Evaluations are not in the estimate: their time depends on images and probes, not on steps.
+    # The estimate excludes evaluations, whose time depends on images and probes, not on steps.
     steps = sum(each.learner.steps * each.missing for each in found)
     left = sum(each.seconds for each in found)
     notes = [
-        f"Training of what is missing takes about {duration(left)} here ({steps:,} steps; one was measured after compilation). "
+        f"Training the missing runs takes about {duration(left)} here ({steps:,} steps; one was measured after compilation). "
         "Evaluating encoders and baselines, and measuring distances, take time in addition.",
         *_image_notes(opened),
     ]
     if opened.design.shift.images and not list((opened.design.out / "shift").glob("reference*/encoder.safetensors")):
         notes.append("The shift index adds one run: its reference encoder, trained on an equal share of every source.")
     if not price:
-        notes.append("--price_per_hour puts a price on the hours.")
+        notes.append("Set --price_per_hour to see the price of the training.")
     for note in notes:
         console.print(f"- {note}", highlight=False, soft_wrap=True, markup=False)
 
@@ -113,4 +113,4 @@ def _image_notes(opened: Opened) -> list[str]:
         return []
     parts = ", ".join(f"{unique:,} of {uri} at {cost:,.2f}" for uri, (unique, cost) in costs.items())
     total = sum(cost for _, cost in costs.values())
-    return [f"Images cost {total:,.2f}, each source's largest number once: {parts}."]
+    return [f"Images cost {total:,.2f}, for the largest subset of each source: {parts}."]
