@@ -421,7 +421,7 @@ def test_a_dry_run_counts_measures_and_writes_nothing(done, tmp_path, capsys):
     assert lines["simclr"][2:5] == ["4", "4", "256"]
     assert lines["all"][1:4] == ["8", "8", "512"]
     assert float(lines["byol"][5]) > float(lines["simclr"][5]) > 1e7
-    assert "Images cost 30.00, each source's largest number once: 60 of bundled:mnist?cost_per_image=0.5 at 30.00" in told
+    assert "Images cost 30.00, for the largest subset of each source: 60 of bundled:mnist?cost_per_image=0.5 at 30.00" in told
     assert not (tmp_path / "out").exists()
     # What is finished is not counted as missing.
     finished, _ = done
@@ -444,7 +444,7 @@ def test_a_task_of_another_shape_than_the_encoders_is_refused_before_training(tm
             colour = (number * 8, 120, 90 if label == "a" else 200)
             Image.new("RGB", (40, 32), colour).save(tmp_path / "parts" / label / f"{number}.png")
     study = dataclasses.replace(TINY, task=(f"parts = folder:{tmp_path / 'parts'}",), out=str(tmp_path / "out"))
-    message = "parts: images of the train split are 40 x 32 colour, but encoders take 28 x 28 gray as --downstream has them"
+    message = "parts: images of the train split are 40 x 32 colour, but encoders take 28 x 28 gray as in --downstream"
     with pytest.raises(ValueError, match=message):
         cli.run(study)
     assert not (tmp_path / "out").exists()

@@ -215,7 +215,7 @@ def within(capsys, out, *flags) -> str:
         (["--sources=bundled:cifar"], "expected one of fashion_mnist, mnist"),
         (["--sources=bundled:mnist@5000"], "5,000 unique samples asked for, but the source has 4,000"),
         (["--sources=bundled:mnist@2000"], "at most 1,280"),
-        (["--sources=bundled:mnist@9,9"], "names one number of unique samples twice"),
+        (["--sources=bundled:mnist@9,9"], "repeats a number of unique samples"),
         (["--image_size=30"], "30 x 30 cannot be cut into patches of 4"),
         (["--head=32,0"], "whole numbers above 0"),
         (["--downstream_test=bundled:mnist"], "expected different images in the test split"),
@@ -236,7 +236,7 @@ def within(capsys, out, *flags) -> str:
         (["--mixture=bundled:minst"], "expected one of fashion_mnist, mnist"),
         (
             ["--sources=synthetic:noise@40", "--mixture=synthetic:nois%65@40"],
-            "are one source; write it the same way everywhere",
+            "are the same source; write it the same way everywhere",
         ),
         (["--mixture=synthetic:noise@40/balanced"], "has no labels to draw a subset by"),
         (["--mixture=a = bundled:mnist@40", "--mixture=a = bundled:mnist@50"], "each mixture needs a name of its own"),

@@ -1,4 +1,4 @@
-"""Commands of a study: every field of `Study` is a flag of an experiment, which runs, estimates or reports its study."""
+"""Commands of a study: every field of `Study` is a flag of an experiment, which can run, estimate or report its study."""
 
 import contextlib
 import dataclasses
@@ -27,13 +27,13 @@ from sslshift.study.report.sentences import range_notes
 from sslshift.study.results import Results, describe_run, run_folder
 from sslshift.study.runner import DISK_FULL, read_results, run_study
 
-# Without this, --help of an experiment would not list its flags, which are defined here.
+# Without this line, --help of an experiment would not list its flags, which this module defines.
 flags.disclaim_key_flags()
 
 LOCK = ".lock"
 
-# A default belongs to the value it was declared with. If the first flag is set by hand to another value, the declared defaults
-# of the others belong to other data, or to another optimiser, and are not used.
+# Defaults that depend on another flag. If the user sets the first flag to another value, the declared defaults of the others
+# belong to other data, or to another optimiser, and are not used.
 _COMPANIONS = {
     "sources": ("mixture",),
     "downstream": ("downstream_test", "task"),
@@ -55,25 +55,25 @@ class RunFunction(Protocol):
 
 
 def run(study: Study, *, command: str = "") -> None:
-    """Runs a study to its end and shows what it found; continues from where an earlier call was stopped.
+    """Runs a study to its end and shows its results; continues where an earlier call stopped.
 
     Args:
       study: the declaration.
-      command: the command line that repeats this, for the report; empty: the report shows this call.
+      command: command line that repeats the study, for the report; if empty, the report shows this call.
 
     Raises:
-      RuntimeError: runs failed, after all others are done and reported; or another process works in the study's folder.
-      ValueError: the declaration is wrong, or the folder holds something else.
+      RuntimeError: some runs failed (raised after all others are done and reported), or another process uses the folder.
+      ValueError: the declaration is wrong, or the folder holds another study.
     """
     console = _console()
     progress = Progress(console)
     opened = _open(study, progress)
-    # The lock is taken after opening, which may take minutes and writes nothing.
+    # The lock is taken after the study is opened: opening may take minutes and writes nothing.
     with _disk_errors(opened.design.out), _locked(opened.design.out):
         results = run_study(opened, progress)
         if results.runs:
             _report(results, console, command)
-    # After the report, so that a failed run never costs the results of the others.
+    # Raised after the report, so that a failed run does not hide the results of the others.
     if results.failed:
         raise RuntimeError(_failures(results))
 
@@ -89,18 +89,16 @@ def run_experiment(
 
     Args:
       defaults: the study of `--scale=small`.
-      run: does the work.
-      scales: the same question at other scales, by the name that `--scale` gives them.
-      spec: `__spec__` of the experiment's module, by which the report can show the command; None: the module is a script.
+      run: function that runs the study.
+      scales: studies of the same question at other scales, by the values of `--scale`.
+      spec: `__spec__` of the experiment's module, for the command in the report; None if the module is a script.
     """
     scales = {"small": defaults} | dict(scales or {})
     for field in dataclasses.fields(defaults):
         _DEFINE[field.type](field.name, getattr(defaults, field.name), field.metadata["help"])
-    flags.DEFINE_enum("scale", "small", list(scales), "Scale of the experiment; the defaults shown here are the small one's.")
-    flags.DEFINE_boolean(
-        "dry_run", False, "Print what the study would take, in runs, samples, FLOPs, hours and money, and stop."
-    )
-    flags.DEFINE_boolean("report_only", False, "Report the results in --out, and what is missing or failed, and stop.")
+    flags.DEFINE_enum("scale", "small", list(scales), "Scale of the experiment; --help shows the defaults of 'small'.")
+    flags.DEFINE_boolean("dry_run", False, "Print the cost of the study in runs, samples, FLOPs, hours and money, and stop.")
+    flags.DEFINE_boolean("report_only", False, "Report the results in --out and the missing and failed runs, and stop.")
 
     def folder() -> str:
         # A dry run writes nothing, not even the traceback of its error.
@@ -110,7 +108,7 @@ def run_experiment(
         study, notes = _overridden(scales[flags.FLAGS.scale])
         for note in notes:
             print(note)
-        # `__spec__` is None for `python FILE`, whose path is then the command.
+        # `__spec__` is None after `python FILE`; the command then names the file.
         program = f"python -m {spec.name}" if spec else f"python {shlex.quote(sys.argv[0])}"
         if flags.FLAGS.dry_run:
             dry_run(study)
@@ -121,7 +119,7 @@ def run_experiment(
 
 
 def _command(program: str, study: Study) -> str:
-    """Returns the command line with every flag, so that it stays the same when an experiment's defaults change."""
+    """Returns the command line with every flag, so that it stays valid if an experiment's defaults change."""
     parts = [program]
     for name, value in dataclasses.asdict(study).items():
         values = value if isinstance(value, tuple) else (value,)
@@ -130,7 +128,7 @@ def _command(program: str, study: Study) -> str:
 
 
 def _overridden(declared: Study) -> tuple[Study, list[str]]:
-    """Returns the declared study, overridden by flags, and notes on defaults that are not used or belong to other data.
+    """Returns the declared study, overridden by flags, and notes on defaults that are unused or belong to other data.
 
     Raises:
       ValueError: a test split was given without the images that it belongs to.
@@ -141,12 +139,12 @@ def _overridden(declared: Study) -> tuple[Study, list[str]]:
             f"--downstream_test={given['downstream_test']} was given without --downstream: a test split belongs to the images "
             f"that encoders learn the task from. Give both; the default is --downstream={declared.downstream!r}."
         )
-    # Before the flags are applied: a companion that was given by hand is used whatever it belongs to.
+    # Applied before the flags, so that a value that the user sets is always used.
     unused = _unused(declared, given)
     defaults = {field.name: field.default for field in dataclasses.fields(Study)}
     study = dataclasses.replace(declared, **{name: defaults[name] for name in unused} | given)
     if "for_method" not in given:
-        # What was given by hand takes precedence over what the experiment declares for one method.
+        # A flag of the user takes precedence over the experiment's setting for one method.
         own = {*given, *unused, *(options_given(study) if "method_options" in given else ())}
         study = dataclasses.replace(study, for_method=without_given(study.for_method, own))
     changed = {name: of for name, of in unused.items() if getattr(declared, name) != defaults[name]}
@@ -154,13 +152,13 @@ def _overridden(declared: Study) -> tuple[Study, list[str]]:
 
 
 def _given() -> dict[str, Any]:
-    """Returns the fields of a study that were given by hand."""
+    """Returns the fields of a study that the user set."""
     given = {field.name: flags.FLAGS[field.name] for field in dataclasses.fields(Study) if flags.FLAGS[field.name].present}
     return {name: tuple(flag.value) if isinstance(flag.value, list) else flag.value for name, flag in given.items()}
 
 
 def _unused(declared: Study, given: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the fields whose declared values belong to another field that was changed by hand, each with that field."""
+    """Returns the fields whose declared values depend on another field that the user changed, each with that field."""
     changed = [name for name in _COMPANIONS if name in given and given[name] != getattr(declared, name)]
     return {companion: name for name in changed for companion in _COMPANIONS[name] if companion not in given}
 
@@ -177,7 +175,7 @@ def _unused_notes(declared: Study, unused: Mapping[str, str]) -> list[str]:
 
 
 def _kept_notes(study: Study, given: Mapping[str, Any]) -> list[str]:
-    """Returns notes if only one of sources and downstream images was given: the other is still the experiment's own."""
+    """Returns notes if the user set only the sources or only the downstream images; the experiment's default is then kept."""
     notes = []
     if "downstream" in given and "sources" not in given:
         notes.append(f"--sources was not given: encoders are pretrained on this experiment's own sources, {study.sources}")
@@ -187,13 +185,13 @@ def _kept_notes(study: Study, given: Mapping[str, Any]) -> list[str]:
 
 
 def dry_run(study: Study) -> None:
-    """Prints what a study would take; trains nothing and writes nothing."""
+    """Prints the cost of a study; trains nothing and writes nothing."""
     console = _console()
     show_cost(_open(study, Progress(console)), console)
 
 
 def report_only(study: Study, *, command: str = "") -> None:
-    """Reports what a study's folder holds, finished or not; trains and evaluates nothing.
+    """Reports the results in a study's folder, finished or not; trains and evaluates nothing.
 
     Raises:
       NotStoredError: no run is finished.
@@ -232,16 +230,16 @@ def _some(opened: Opened, runs: Sequence[Run], shown: int = 5) -> str:
 
 
 def _console() -> Console:
-    # In a file the table must not be folded to the 80 columns of a terminal of unknown width.
+    # In a file, the table must not be wrapped at 80 columns, the default for an unknown terminal.
     return Console(emoji=False, width=None if sys.stdout.isatty() else 180)
 
 
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Keeps a second process out of a study's folder, which is made if it does not exist.
+    """Locks a study's folder against other processes; makes the folder if it does not exist.
 
     Raises:
-      RuntimeError: another process works there.
+      RuntimeError: another process uses the folder.
     """
     out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
@@ -257,20 +255,20 @@ def _locked(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _disk_errors(out: Path) -> Iterator[None]:
-    """Names the folder in the system's error of a full disk, which names no file."""
+    """Adds the folder to the system's error for a full disk, which names no file."""
     try:
         yield
     except OSError as error:
-        # An error that names its file says more than this one would.
+        # An error that names its file is more precise than this one.
         if error.errno not in DISK_FULL or error.filename:
             raise
         raise OSError(f"{out} cannot be written to: {error.strerror}. {remedy(error)}") from error
 
 
 def _open(study: Study, progress: Progress) -> Opened:
-    """Opens a study and prints what it will do, and what its sources and tasks report."""
+    """Opens a study, and prints its size and the notes of its sources and tasks."""
     if Path(study.out).exists() and not Path(study.out).is_dir():
-        raise ValueError(f"--out={study.out} is a file; name a folder, new or of an earlier call.")
+        raise ValueError(f"--out={study.out} is a file; name a new folder or the folder of an earlier call.")
     opened = open_study(parse_study(study))
     design = opened.design
     learners = ", ".join(f"{learner} of {learner.parameters / 1e6:.2g} M parameters" for learner in opened.learners)

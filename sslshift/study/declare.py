@@ -1,6 +1,6 @@
 """Declaration of a study: sources, numbers of unique samples, budget, learners and downstream tasks, as text and numbers.
 
-Every field is a command-line flag of each experiment. `sslshift.study.design` parses the text.
+Every field is a command-line flag of every experiment. `sslshift.study.design` parses the text.
 """
 
 import dataclasses
@@ -20,48 +20,48 @@ def _field(default, what: str):
 class Study:
     """A grid of runs that share everything except source, unique samples, learner and seed.
 
-    The help text of a field is that of its flag.
+    The metadata of a field holds the help text of its flag.
     """
 
     sources: str = _field(
         "",
-        "Candidate sources, separated by ';'. Each is a URI, with '@N,N,...' for its numbers of unique samples (without: all).",
+        "Candidate sources, separated by ';'. Each is a URI with optional numbers of unique samples '@N,N,...' (default: all).",
     )
     mixture: tuple[str, ...] = _field(
         (),
-        "A mixture to compare with them; may be given many times. Written 'near:URI@N*0.7 + web:URI@N*0.3', with ';' between "
-        "stages and optionally 'NAME = ' in front; python -m tools.plan_samples explains a mixture.",
+        "A mixture to compare with --sources; may be given many times. Write 'near:URI@N*0.7 + web:URI@N*0.3', with ';' "
+        "between stages and optionally 'NAME = ' in front; python -m tools.plan_samples shows a mixture's samples.",
     )
     downstream: str = _field(
         "bundled:fashion_mnist",
-        "Labelled source that encoders are evaluated on and shifts are measured to, or a whole task as in --task.",
+        "Labelled source on which encoders are evaluated and to which shifts are measured, or a whole task as in --task.",
     )
-    # Apart from --downstream, so that a test split can be left to the study or be the published one.
+    # A separate field, so that the test split can be drawn by the study or be the published one.
     downstream_test: str = _field("", "Labelled source of the test split; empty: a fifth of --downstream is held out.")
     labelled: int = _field(
         5000,
-        "Labelled images of each task for the probes, a fifth of them for validation; 0: all. A task can set its own number.",
+        "Labelled images of each task for the probes; a fifth is for validation; 0: all. A task can set its own number.",
     )
     task: tuple[str, ...] = _field(
         (),
-        "A further downstream task that every encoder is evaluated on; may be given many times. Written 'NAME = URI; test=URI; "
+        "A further downstream task on which every encoder is evaluated; may be given many times. Write 'NAME = URI; test=URI; "
         "validation=URI; metric=NAME; labelled=N'; only the URI is required. Metrics: accuracy, mean_class_accuracy, "
         "macro_f1, average_precision.",
     )
     evaluations: str = _field(
         DEFAULT,
-        f"Evaluations of encoders, separated by ',': linear, whose gains are reported, and others of {', '.join(EVALUATIONS)}.",
+        f"Evaluations of encoders, separated by ',': linear (required, for the gains) and others of {', '.join(EVALUATIONS)}.",
     )
     evaluation_options: str = _field(
         "", "Settings of the evaluations, e.g. 'few_shot.draws=10; finetune.epochs=20; knn.neighbours=10,20'."
     )
-    features: str = _field("pooled", f"Features that are evaluated: one of {', '.join(FEATURES)}.")
+    features: str = _field("pooled", f"Features to evaluate: one of {', '.join(FEATURES)}.")
     online_every: int = _field(
         0,
-        "Steps between reports of a probe and of signals without labels during training, in metrics.jsonl; 0: none.",
+        "Steps between reports of the online probe and of label-free signals in metrics.jsonl; 0: no reports.",
     )
     image_size: int = _field(
-        0, "Side in pixels to which every image is resized; 0: that of the downstream images, if they are small."
+        0, "Side in pixels to which every image is resized; 0: the side of the downstream images, if they are small."
     )
     budget: int = _field(51_200, "C, the number of training samples that every run sees; rounded down to whole batches.")
     batch_size: int = _field(256, "Images in a training step, over all devices.")
@@ -69,13 +69,13 @@ class Study:
         3, "Training seeds of each kind of run. A seed decides the order of samples, the initial weights and the views."
     )
     draws: int = _field(
-        0, "Draws of each subset, each with every training seed, so that both variances can be estimated; 0: one for each seed."
+        0, "Draws of each subset, each trained with every seed, to estimate both variances; 0: one draw for each seed."
     )
     method: str = _field("simclr", f"SSL methods, separated by ',', each trained on every encoder: {', '.join(METHODS)}.")
     encoder: str = _field("patch_mlp", f"Encoders, separated by ',': {', '.join(ENCODERS)}.")
     for_method: tuple[str, ...] = _field(
         (),
-        "Settings of one method alone; may be given many times. Written 'METHOD: NAME=VALUE; NAME=VALUE', e.g. 'byol: "
+        "Settings for one method only; may be given many times. Write 'METHOD: NAME=VALUE; NAME=VALUE', e.g. 'byol: "
         "learning_rate=2e-3; predictor=512' or 'mae: encoder=vit_nano4; decoder_depth=2'; a name is one of these flags or an "
         "option of the method.",
     )
@@ -83,46 +83,46 @@ class Study:
         "float32", "Precision of the networks' arithmetic: float32 or bfloat16; parameters are float32 in both cases."
     )
     head: str = _field(
-        "", "Widths of the projector, e.g. 512,128; empty: the recipe's. It has no effect on mae, which has no projector."
+        "", "Widths of the projector, e.g. 512,128; empty: the recipe's widths. Without effect on mae, which has no projector."
     )
     method_options: str = _field(
         "", "Hyperparameters of the method in place of its recipe's, e.g. 'temperature=0.1; predictor=512,512'."
     )
     optimiser: str = _field(
-        "", "Optimiser: adamw, lars or sgd; empty: that of the method's recipe, with the recipe's settings."
+        "", "Optimiser: adamw, lars or sgd; empty: the optimiser of the method's recipe, with its settings."
     )
-    # -1 selects the recipe's value, since 0 is a value that somebody may want.
+    # -1 selects the recipe's value, because 0 is a valid setting.
     learning_rate: float = _field(
-        -1.0, "Peak learning rate at a batch of 256, scaled in proportion to the batch; -1: the recipe's."
+        -1.0, "Peak learning rate at a batch of 256, scaled in proportion to the batch; -1: the recipe's value."
     )
-    weight_decay: float = _field(-1.0, "Weight decay, which biases and norms are exempt from; -1: the recipe's.")
-    warmup: float = _field(-1.0, "Share of the steps in which the learning rate rises; -1: the recipe's.")
+    weight_decay: float = _field(-1.0, "Weight decay of all parameters except biases and norms; -1: the recipe's value.")
+    warmup: float = _field(-1.0, "Share of the steps in which the learning rate rises; -1: the recipe's value.")
     min_crop_scale: float = _field(
         -1.0,
-        "Smallest share of an image's area in a view (local views of dino and swav have their own bounds); -1: the recipe's.",
+        "Smallest share of an image's area in a view (not of local views of dino and swav); -1: the recipe's value.",
     )
     jitter: float = _field(
         -1.0,
-        "Strength of brightness, contrast and saturation jitter; hue has a quarter of it. -1: the recipe's. It has no effect "
-        "on mae, whose views keep their colours.",
+        "Strength of brightness, contrast and saturation jitter; hue has a quarter of it. -1: the recipe's value. Without "
+        "effect on mae, whose views keep their colours.",
     )
-    blur: float = _field(-1.0, "Probability of a blurred view; -1: the recipe's. It has no effect on mae either.")
+    blur: float = _field(-1.0, "Probability of a blurred view; -1: the recipe's value. Without effect on mae.")
     flip: float = _field(
-        -1.0, "Probability of a mirrored view; use 0 if left and right differ, as in signals over time. -1: the recipe's."
+        -1.0, "Probability of a mirrored view; use 0 if left and right differ, as in signals over time. -1: the recipe's value."
     )
     shift_images: int = _field(2000, "Largest number of images on each side of the shift index; 0: no shift index.")
     shift_distance: str = _field(DEFAULT_DISTANCE, f"Distance behind the shift index: {', '.join(DISTANCES)}.")
     shift_encoder: str = _field(
         "",
-        "File of a published encoder (see tools.fetch_encoder), or a run, on whose features distances are measured; empty: the "
+        "Encoder whose features are compared: a file of a published encoder (see tools.fetch_encoder) or a run; empty: the "
         f"study trains an encoder on an equal share of every source. {HOW_TO_SAY}",
     )
     checkpoint_every: int = _field(100, "Steps between checkpoints.")
     max_broken: float = _field(
         0.01,
-        "Largest share of a run's unique samples that may be unreadable; they are replaced. Above this share the run stops.",
+        "Largest share of a run's unique samples that may be unreadable and are replaced. Above this share, the run stops.",
     )
-    workers: int = _field(0, "Processes that read images; 0: threads.")
+    workers: int = _field(0, "Number of processes that read images; 0: threads read them.")
     price_per_hour: float = _field(
         0.0, "Price of an hour of training on this machine, in the currency of the sources' cost_per_image."
     )

@@ -1,7 +1,7 @@
 """The design of a study: its declaration, parsed.
 
 `Study` holds text, as flags give it. `parse_study` turns the text into typed objects once, when a command starts, and reports
-every mistake that shows without opening a source. Nothing else in this room reads the text.
+every mistake that can be found without opening a source. No other module of this package parses the text.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from sslshift.transfer.protocol import parse_evaluations
 
 @dataclasses.dataclass(frozen=True)
 class SourceLevels:
-    """A source that a study compares, with the numbers of unique samples to try; no numbers mean all images."""
+    """A source that a study compares, with the numbers of unique samples to try; an empty tuple means all images."""
 
     uri: str
     unique: tuple[int, ...] = ()
@@ -38,9 +38,9 @@ class ShiftSettings:
     """Settings of a study's shift index.
 
     Attributes:
-      images: of each side, at most; 0: the study has no shift index.
+      images: largest number of images on each side; 0: the study has no shift index.
       distance: name of the distance behind the index.
-      encoder: file or run whose features are compared; empty: the study trains a reference encoder.
+      encoder: file or run of the encoder whose features are compared; empty: the study trains a reference encoder.
     """
 
     images: int
@@ -50,24 +50,24 @@ class ShiftSettings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Design:
-    """A study, parsed: everything that it compares, and how.
+    """Parsed study: everything that it compares, with all settings.
 
     Attributes:
       sources: candidates of one source each.
       mixtures: candidates of several sources.
-      tasks: what encoders are evaluated on. The study is about the first.
-      evaluations: by name; the linear probe is among them.
-      features: which of an encoder's features are evaluated.
-      learners: methods on encoders, in the order in which they are named.
+      tasks: tasks on which encoders are evaluated; the first is the main task.
+      evaluations: evaluations by name; the linear probe is among them.
+      features: name of the features to evaluate.
+      learners: methods on encoders, in the order of the declaration.
       budget: C, in whole batches.
-      batch_size: images of a training step, over all devices.
+      batch_size: number of images in a training step, over all devices.
       seeds: number of training seeds.
       draws: number of draws of each subset; 0: each seed draws its own.
-      image_size: side of all images; 0: that of the downstream images.
-      online_every: steps between reports of the online probe; 0: none.
+      image_size: side of all images; 0: the side of the downstream images.
+      online_every: steps between reports of the online probe; 0: no reports.
       shift: settings of the shift index.
-      workers: processes that read images.
-      price_per_hour: of training.
+      workers: number of processes that read images.
+      price_per_hour: price of an hour of training.
       out: folder of the study.
       declared: the declaration, for the report's list of settings.
     """
@@ -98,7 +98,7 @@ class Design:
     @property
     def replicates(self) -> list[tuple[int, int]]:
         """The (draw, seed) pairs with which every candidate is trained."""
-        # Without draws of its own a subset is drawn by the training seed: one source of chance, counted once.
+        # If no draws are set, the training seed also draws the subset.
         crossed = [(draw, seed) for draw in range(self.draws) for seed in range(self.seeds)]
         return crossed or [(seed, seed) for seed in range(self.seeds)]
 
@@ -112,7 +112,7 @@ def parse_study(study: Study) -> Design:
     learners = parse_learners(study)
     if study.batch_size % jax.device_count():
         raise ValueError(f"--batch_size={study.batch_size} cannot be divided among {jax.device_count()} devices.")
-    # The distance and its encoder are needed late, after baselines are evaluated: mistakes in them are reported now.
+    # Distance and encoder are first used after the baselines; they are checked here to report mistakes early.
     distance_of(study.shift_distance)
     if study.shift_encoder:
         open_encoder(study.shift_encoder)
@@ -140,7 +140,7 @@ def parse_study(study: Study) -> Design:
 def parse_sources(text: str) -> list[SourceLevels]:
     """Returns the sources in `"URI@N,N; URI"`.
 
-    A `;`, and an `@` before numbers, that belong to a URI are written as `sslshift.data.sources.uri` says: `%3B` and `%40`.
+    Inside a URI, write `%3B` for `;` and `%40` for an `@` before numbers; see `sslshift.data.sources.uri`.
 
     Example:
       >>> parse_sources("bundled:mnist@10,4_000; synthetic:noise?size=100")[0]
@@ -151,7 +151,7 @@ def parse_sources(text: str) -> list[SourceLevels]:
     """
     parsed = []
     for part in filter(None, (part.strip() for part in text.split(";"))):
-        # An '@' before anything but numbers belongs to the URI: folders may have one in their names.
+        # An '@' that no number follows belongs to the URI: names of folders may contain one.
         match = re.fullmatch(r"(?P<uri>.*?)\s*@(?P<numbers>[0-9][0-9_]*(\s*,\s*[0-9][0-9_]*)*)", part)
         uri, numbers = match.group("uri", "numbers") if match else (part, "")
         named = parse_uri(uri) if ":" in uri else None
@@ -162,17 +162,17 @@ def parse_sources(text: str) -> list[SourceLevels]:
             )
         unique = tuple(int(number) for number in filter(None, numbers.split(",")))
         if len(set(unique)) < len(unique):
-            raise ValueError(f"--sources: {part!r} names one number of unique samples twice.")
+            raise ValueError(f"--sources: {part!r} repeats a number of unique samples.")
         parsed.append(SourceLevels(spelled(uri), unique))
-    # Two spellings of one URI are one source.
+    # Two spellings of one URI are the same source.
     names = [str(parse_uri(each.uri)) if ":" in each.uri else each.uri for each in parsed]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"--sources must name at least one source, and each source once; got {text!r}.")
+        raise ValueError(f"--sources must name at least one source, and each source only once; got {text!r}.")
     return parsed
 
 
 def _may_hold_at(uri: Uri | None) -> bool:
-    """Returns whether a URI may hold an '@': paths of files may, names of other sources may not."""
+    """Returns whether a URI may contain an '@': only paths of files may."""
     return uri is not None and (uri.scheme not in SCHEMES or SCHEMES[uri.scheme].files)
 
 

@@ -1,4 +1,4 @@
-"""Downstream tasks of a study: opened in the shape that encoders take, and their test images kept out of pretraining."""
+"""Downstream tasks of a study, opened in the shape that encoders take; excludes their test images from pretraining."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,17 +15,17 @@ _LOOKED_AT = 16
 
 
 def without_test(source: Source, task: Task) -> Source:
-    """Returns the source without the images of a held-out test split, on which nothing may be pretrained.
+    """Returns the source without the images of a held-out test split, which must not be used for pretraining.
 
-    Two images are equal if their pixels are equal in the shape that encoders take. In grey, pictures that differ only in colour
-    can be equal.
+    Two images are equal if their pixels are equal in the shape that encoders take. If that shape is grey, pictures that differ
+    only in colour can be equal.
     """
     if isinstance(source, SyntheticSource):
         return source
     test, held_out = task.test
     stored = source.stored_identities()
     test_stored = test.stored_identities()
-    # Stored digests are those of the original pixels: no image has to be decoded.
+    # Stored digests are computed from the original pixels, so no image has to be decoded.
     if stored and test_stored:
         known = {test_stored[0][index] for index in held_out.tolist()}
         own = stored[0]
@@ -35,17 +35,17 @@ def without_test(source: Source, task: Task) -> Source:
     kept = np.flatnonzero([digest not in known for digest in own])
     if not len(kept):
         raise ValueError(
-            f"{source.name} holds only images of the test split, on which nothing may be pretrained; name another source."
+            f"{source.name} holds only images of the test split, which must not be used for pretraining; name another source."
         )
     return source if len(kept) == len(source) else PartialSource(source, kept)
 
 
-# Above this side the shape of one image is no sensible default for all: a forgotten flag would cost hours.
+# Above this side, the shape of an image is no default: without --image_size, a study would take hours.
 _LARGEST_DEFAULT_SIDE = 64
 
 
 def canvas_of(downstream: Source, side: int) -> Canvas:
-    """Returns the shape of all images; it has colour if any of a few downstream images has."""
+    """Returns the shape of all images; it has colour if any of a few downstream images has colour."""
     if not side:
         return own_canvas(downstream, largest=_LARGEST_DEFAULT_SIDE)
     channels = max(downstream[int(index)]["image"].shape[2] for index in np.linspace(0, len(downstream) - 1, 16))
@@ -56,9 +56,9 @@ def open_in_shape(declaration: TaskDeclaration, canvas: Canvas, open_: Callable[
     """Returns a task whose images have the shape that the study's encoders take.
 
     Args:
-      declaration: of the task.
+      declaration: declaration of the task.
       canvas: shape that encoders take.
-      open_: opens a source by its URI.
+      open_: function that opens a source by its URI.
       asked: whether --image_size was given. Images of other sizes are then resized.
 
     Raises:
@@ -69,13 +69,13 @@ def open_in_shape(declaration: TaskDeclaration, canvas: Canvas, open_: Callable[
     for split, part in task.splits.items():
         shapes = _shapes(part.source, part.indices)
         other = next((shape for shape in shapes if shape[:2] != canvas[:2]), None)
-        # A few colour images among grey ones are no reason to stop: folders often hold a few scans in colour.
+        # A few colour images among grey ones are accepted: folders often contain a few scans in colour.
         coloured = canvas.channels == 1 and bool(shapes) and all(shape[2] == 3 for shape in shapes)
-        # Resizing without being asked would change the task without a word.
+        # Resizing without --image_size would change the task silently.
         if not asked and (other or coloured):
             raise ValueError(
                 f"{task.name}: images of the {split} split are {_shape_text(other or shapes[0])}, but encoders take "
-                f"{_shape_text(canvas)} as --downstream has them. --image_size={canvas.height} brings all images to that shape."
+                f"{_shape_text(canvas)} as in --downstream. Set --image_size={canvas.height} to resize all images to it."
             )
         if coloured:
             notes.append(f"colours of the {split} split are dropped, since encoders take {_shape_text(canvas)}")
@@ -83,7 +83,7 @@ def open_in_shape(declaration: TaskDeclaration, canvas: Canvas, open_: Callable[
 
 
 def _shapes(source: Source, indices: np.ndarray) -> list[tuple[int, ...]]:
-    """Returns the shapes of some images, without those that cannot be read, which the evaluation reports."""
+    """Returns the shapes of some images; unreadable images are skipped here, and the evaluation reports them."""
     found = []
     for place in np.linspace(0, len(indices) - 1, min(_LOOKED_AT, len(indices))).astype(int):
         try:

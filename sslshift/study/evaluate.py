@@ -1,7 +1,7 @@
-"""Evaluates the encoders of a study: those of its runs, and the baselines that they are compared with.
+"""Evaluation of a study's encoders: the encoders of its runs, and the baselines for comparison.
 
-Baselines are raw pixels, and each learner's encoder before training. Their folders keep the names `floors/...`, and their rows
-in the results table the kind `floor`, which earlier versions gave them.
+Baselines are raw pixels, and each learner's encoder before training. Their folders are named `floors/...`, and their rows in
+the results table have the kind `floor`, as in earlier versions.
 """
 
 import dataclasses
@@ -39,8 +39,8 @@ def evaluate_run(
 
     Args:
       opened: the study.
-      store: keeps the scores.
-      folder: of the run.
+      store: store that keeps the scores.
+      folder: folder of the run.
       on_progress: see `transfer.protocol.evaluate`.
 
     Raises:
@@ -67,7 +67,7 @@ def evaluate_untrained(opened: Opened, store: Store, learner: Learner, seed: int
 
     Methods that start from the same weights share one evaluation.
     """
-    # Its digest and its evaluation need the encoder; both are on disk when a study continues, and then nothing is built.
+    # Only digest and evaluation need the encoder. When a study continues, both are on disk and no encoder is built.
     encoder = functools.cache(lambda: untrained_encoder(opened, learner, seed))
     name = f"start-{'-'.join(learner.key)}-s{seed}{'-branches_on' if has_silent_branches(learner) else ''}"
     folder = opened.design.out / "floors" / name
@@ -80,12 +80,12 @@ def evaluate_untrained(opened: Opened, store: Store, learner: Learner, seed: int
 
 
 def untrained_record(learner: Learner, seed: int) -> dict:
-    """Returns everything that the initial weights of a learner depend on, and how its untrained encoder is evaluated."""
+    """Returns everything that the scores of a learner's untrained encoder depend on, apart from the tasks."""
     return learner.record | {"seed": seed} | baseline_record(learner)
 
 
 def baseline_record(learner: Learner) -> dict:
-    """Returns how the untrained encoder differs from the one that training starts from; empty if it does not."""
+    """Returns the difference between the untrained encoder and the start of training; empty if they are the same."""
     return {"floor": "residual branches on"} if has_silent_branches(learner) else {}
 
 
@@ -110,8 +110,8 @@ def _evaluate_baseline(
 def untrained_encoder(opened: Opened, learner: Learner, seed: int) -> NetworkEncoder:
     """Returns a learner's encoder before training, with its residual branches switched on.
 
-    Training starts ResNets with zero-initialised branches: the last scale of each is 0. Such a network sees one place in four
-    of each stage, and is so weak a baseline that any training would appear to help.
+    Training starts ResNets with zero-initialised branches: the last scale of each branch is 0. Such a network computes almost
+    nothing, and any training would exceed a baseline this weak.
     """
     state = initial_state(learner.training, opened.reader(opened.equal_shares, seed, seed), seed)
     encoder = encoder_of(learner.training.method, state.variables, opened.canvas)
@@ -124,7 +124,7 @@ def _weights_digest(encoder: NetworkEncoder) -> str:
     """Returns a digest of architecture, image shape and weights."""
     pretrained = encoder.pretrained
     found = hashlib.sha256(json.dumps([describe(pretrained.module), list(pretrained.shape)]).encode())
-    # Names count as well as values: two architectures can hold equal arrays in other places.
+    # The digest includes names, because two architectures can have equal arrays in different places.
     for path, leaf in jax.tree_util.tree_leaves_with_path(pretrained.variables):
         found.update(jax.tree_util.keystr(path).encode() + np.asarray(jax.device_get(leaf)).tobytes())
     return found.hexdigest()[:12]

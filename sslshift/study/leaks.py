@@ -1,4 +1,4 @@
-"""Leaks: test images that are among the images of a source, or similar to some. Every source is searched for them."""
+"""Leaks: test images that equal or resemble images of a source. Every source is searched for leaks."""
 
 import csv
 import dataclasses
@@ -16,11 +16,11 @@ from sslshift.storage import NotStoredError, Store, slug, write
 from sslshift.study.opened import Opened
 from sslshift.study.progress import Progress
 
-# Pairs that a folder keeps and the report can show.
+# Largest number of pairs that a folder keeps and the report can show.
 _KEPT = 10_000
-# A larger source without stored hashes would be read whole for this search alone.
+# A larger source without stored hashes is not searched, because the search would have to read all its images.
 _SEARCHED = 200_000
-# Version of the search: what an earlier one found is searched for again.
+# Version of the search: results of earlier versions are computed again.
 _SEARCH = 2
 
 
@@ -28,10 +28,10 @@ class LeakedPair(NamedTuple):
     """An image of a source and a test image that equals or resembles it.
 
     Attributes:
-      source_index, test_index: places in the source and in the source of the test split.
-      distance: between the two; 0 where they are equal.
-      how: in which way they are alike.
-      source_image, test_image: where each comes from, e.g. its file.
+      source_index, test_index: indices in the source and in the source of the test split.
+      distance: distance between the two images; 0 if they are equal.
+      how: criterion by which the images are alike.
+      source_image, test_image: origin of each image, e.g. its file.
     """
 
     source_index: int
@@ -47,13 +47,13 @@ class SourceLeaks:
     """Test images that a source contains or resembles.
 
     Attributes:
-      count: test images that equal or resemble an image of the source.
-      equal: those of them that have the same pixels as an image of the source.
-      same, near: pairs of equal images, and of similar ones.
-      other_label: pairs whose two images have different labels.
-      colour: whether colours were compared; they are not where encoders take grey images.
-      pairs: the first of all pairs.
-      why: the reason why the source was not searched; empty where it was.
+      count: number of test images that equal or resemble an image of the source.
+      equal: number of test images that have the same pixels as an image of the source.
+      same, near: number of pairs of equal images, and of similar images.
+      other_label: number of pairs whose images have different labels.
+      colour: whether colours were compared; they are not if encoders take grey images.
+      pairs: the first pairs.
+      why: reason why the source was not searched; empty if it was searched.
     """
 
     count: int = 0
@@ -77,12 +77,12 @@ class SourceLeaks:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "why"}
 
     def sentence(self, uri: str, test_images: int) -> str:
-        """Returns what was found, in a sentence without its full stop.
+        """Returns the findings in a sentence without its full stop.
 
-        Only equal pixels are reported as the same image; whether similar images show the same thing is for a person to decide.
+        Only images with equal pixels are reported as the same image; the reader decides whether similar images show the same.
 
         Args:
-          uri: of the source.
+          uri: URI of the source.
           test_images: number of images of the test split.
         """
         similar = self.count - self.equal
@@ -105,9 +105,9 @@ class SourceLeaks:
 
 
 def search_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, SourceLeaks]:
-    """Returns what each source shares with the test split of the first task, by its URI.
+    """Returns the test images of the first task that each source contains or resembles, by the URI of the source.
 
-    Writes `leaks.csv`, all pairs that were kept, if there are any.
+    Writes the kept pairs, if there are any, to `leaks.csv`.
 
     Raises:
       NotStoredError: a source was not searched yet, and the store is read only.
@@ -115,7 +115,7 @@ def search_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, 
     found = {}
     test, indices = opened.task.test
     for uri, source in opened.sources.items():
-        # Generated images cannot be copies of anybody's photographs.
+        # Generated images cannot be copies of test images.
         if isinstance(source, SyntheticSource):
             continue
         if len(source) > _SEARCHED and source.stored_identities() is None:
@@ -139,7 +139,7 @@ def search_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, 
 
 
 def read_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, SourceLeaks]:
-    """Returns the leaks that a study's folder holds, from a store that is read only."""
+    """Returns the leaks in a study's folder, from a read-only store."""
     try:
         return search_leaks(opened, store, progress)
     except NotStoredError:
@@ -168,7 +168,7 @@ def _searched(source: Source, opened: Opened) -> SourceLeaks:
 
 
 def _write(found: Mapping[str, SourceLeaks], opened: Opened) -> None:
-    # A file of an earlier search must not outlive its findings.
+    # The file of an earlier search is deleted if there are no pairs any more.
     path = opened.design.out / "leaks.csv"
     rows: Iterable[tuple] = [(uri, *pair) for uri, leaks in found.items() for pair in leaks.pairs]
     if not rows:

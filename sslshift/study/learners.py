@@ -1,4 +1,4 @@
-"""Learners: SSL methods on encoders, each with its own settings. A study that names several trains every run with each."""
+"""Learners: SSL methods on encoders, each with its own settings. A study trains every candidate with each learner."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from sslshift.training import Optimiser, Training
 from sslshift.training.loop import traced_step
 from sslshift.training.programs import step_flops
 
-# Flags of a study that --for_method may set for one method; any other name there is an option of the method.
+# Flags of a study that --for_method may set for one method; every other name in --for_method is an option of the method.
 OWN_FLAGS = (
     "encoder",
     "dtype",
@@ -39,12 +39,12 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LearnerSettings:
-    """A method on an encoder with all its settings: those of the recipe, and what the flags change.
+    """A method on an encoder with all its settings: the recipe, changed by the flags.
 
     Attributes:
-      method: its name in `METHODS`.
-      encoder: its name in `ENCODERS`.
-      dtype: of the networks' arithmetic.
+      method: name of the method in `METHODS`.
+      encoder: name of the encoder in `ENCODERS`.
+      dtype: dtype of the networks' arithmetic.
       views: settings of the views, before the method adds its own, such as local crops.
       options: all hyperparameters of the method.
       optimiser: optimiser and schedule.
@@ -65,13 +65,13 @@ class LearnerSettings:
         """Returns the method on its encoder.
 
         Args:
-          convolution: used by encoders that have any, in place of their own.
+          convolution: replaces the convolution of encoders that have one.
 
         Raises:
           ValueError: the method has no such option, or an option is out of range.
         """
         encoder = ENCODERS[self.encoder]
-        # Only the arithmetic: parameters, statistics and losses stay in float32.
+        # This sets only the arithmetic: parameters, statistics and losses stay in float32.
         if self.dtype == "bfloat16":
             encoder = encoder.clone(dtype=jnp.bfloat16)
         if convolution and hasattr(encoder, "convolution"):
@@ -79,11 +79,11 @@ class LearnerSettings:
         return METHODS[self.method].build(encoder, self.views, **self.options)
 
     def training(self, convolution: Callable | None = None) -> Training:
-        """Returns the method, built, with everything else that its training needs; see `build`."""
+        """Returns the built method with all other settings of its training; see `build`."""
         return Training(self.build(convolution), self.optimiser, self.checkpoint_every, self.workers, self.max_broken)
 
     def __str__(self) -> str:
-        """Returns optimiser and head in one line for people, and what differs from the recipe."""
+        """Returns optimiser and head in one line for users, with the differences from the recipe."""
         encoder = ENCODERS[self.encoder]
         recipe = METHODS[self.method]
         default = Optimiser(**recipe.optimiser_for(encoder))
@@ -109,7 +109,7 @@ def _text(value: Any) -> str:
 
 
 def parse_learners(study: Study) -> tuple[LearnerSettings, ...]:
-    """Returns the settings of every method on every encoder that a declaration names, in its order.
+    """Returns the settings of every method on every encoder that a declaration names, in the order of the declaration.
 
     Example:
       >>> study = Study(method="simclr,byol", for_method=("byol: learning_rate=2e-3; predictor=512",))
@@ -128,12 +128,12 @@ def parse_learners(study: Study) -> tuple[LearnerSettings, ...]:
         given = own.get(method, {})
         flags = {name: value for name, value in given.items() if name in OWN_FLAGS}
         options = options_given(study) | {name: value for name, value in given.items() if name not in OWN_FLAGS}
-        # A method's own encoder replaces the encoders of all: mae needs a ViT where others have a ResNet.
+        # An encoder in --for_method replaces --encoder: mae needs a ViT while others use a ResNet.
         for encoder in _names("encoder", flags.pop("encoder", study.encoder), ENCODERS):
-            # The flags of this method on this encoder alone.
+            # The study with the flags of only this method on this encoder.
             single = dataclasses.replace(study, **flags | {"method": method, "encoder": encoder})
             learner = _settings(single, options)
-            # An option that the method does not have, or a value out of its range, is reported before anything is opened.
+            # Unknown options and values out of range are reported before anything is opened.
             learner.build()
             found.append(learner)
     return tuple(found)
@@ -143,8 +143,8 @@ def _settings(study: Study, options: Mapping[str, str]) -> LearnerSettings:
     """Returns the settings of one method on one encoder.
 
     Args:
-      study: names one of each.
-      options: of the method, as text.
+      study: declaration with one method and one encoder.
+      options: options of the method, as text.
     """
     if study.dtype not in DTYPES:
         raise ValueError(f"Expected one of {', '.join(DTYPES)} for --dtype, got {study.dtype!r}.")
@@ -163,11 +163,11 @@ def _settings(study: Study, options: Mapping[str, str]) -> LearnerSettings:
 
 
 def _method_options(study: Study, given: Mapping[str, str]) -> dict[str, Any]:
-    """Returns all hyperparameters of a method: its recipe's for the encoder, changed by --head and by `given`."""
+    """Returns all hyperparameters of a method: its recipe for the encoder, changed by --head and by `given`."""
     options = METHODS[study.method].options_for(ENCODERS[study.encoder])
     defaults = dict(options)
     if study.head:
-        # A width that cannot be read is an error also for a method without a projector.
+        # Checked even for a method without a projector: an invalid width is an error.
         projector = parsed("--head", study.head, (0,))
         options |= {"projector": projector} if "projector" in options else {}
     for name, text in given.items():
@@ -182,7 +182,7 @@ def options_given(study: Study) -> dict[str, str]:
 
 def _changed_view(study: Study, view: ViewSettings) -> ViewSettings:
     given = {"min_crop_scale": study.min_crop_scale, "flip_probability": study.flip}
-    # A view without jitter is one to be reconstructed, whose colours must stay.
+    # A recipe without jitter is one for reconstruction, whose colours must not change.
     if view.jitter_probability:
         given |= dict.fromkeys(("brightness", "contrast", "saturation"), study.jitter) | {"blur_probability": study.blur}
         given |= {"hue": study.jitter / 4 if study.jitter != -1 else -1}
@@ -191,7 +191,7 @@ def _changed_view(study: Study, view: ViewSettings) -> ViewSettings:
 
 def _optimiser(study: Study, recipe: Mapping[str, Any]) -> Optimiser:
     if study.optimiser not in ("", recipe["name"]) and study.learning_rate == -1:
-        # A learning rate of one optimiser means nothing to another: adamw's 1e-3 would leave lars where it started.
+        # Learning rates do not carry over between optimisers: with adamw's 1e-3, lars would hardly train.
         raise ValueError(
             f"The recipe of {study.method} on {study.encoder} has a learning rate for {recipe['name']}, not for "
             f"{study.optimiser}: give --learning_rate too."
@@ -212,7 +212,7 @@ def _names(flag: str, text: str, known: Collection[str]) -> list[str]:
 
 
 def parse_own(text: str) -> tuple[str, dict[str, Any]]:
-    """Returns one --for_method as the method's name and its settings: flags as values, options of the method as text.
+    """Returns the method's name and its settings in one --for_method: flags as values, options of the method as text.
 
     Example:
       >>> parse_own("mae: encoder=vit_nano4; learning_rate=1e-3; decoder_depth=2")
@@ -240,7 +240,7 @@ def parse_own(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def without_given(for_method: Sequence[str], given: Collection[str]) -> tuple[str, ...]:
-    """Returns settings per method without those in `given`, which were set by hand for all methods.
+    """Returns settings per method without the flags in `given`, which the user set for all methods.
 
     Example:
       >>> without_given(("byol: learning_rate=2e-3; predictor=512",), {"learning_rate"})
@@ -259,10 +259,10 @@ class Learner:
     """A method on an encoder, built for the images and the budget of a study.
 
     Attributes:
-      settings: of method and encoder.
-      training: method and optimiser, built.
+      settings: settings of method and encoder.
+      training: built method with its optimiser.
       budget: C in whole batches.
-      batch_size: images of a step.
+      batch_size: number of images in a step.
       canvas: shape of every image.
     """
 
@@ -279,7 +279,7 @@ class Learner:
 
     @functools.cached_property
     def record(self) -> dict[str, Any]:
-        """Everything that the training of all its runs shares; evaluations are recorded with their scores."""
+        """All settings that the training of its runs shares; evaluations are recorded with their scores."""
         return {
             "batch_size": self.batch_size,
             "method": self.settings.method,
@@ -299,13 +299,13 @@ class Learner:
 
     @functools.cached_property
     def flops(self) -> float:
-        """FLOPs of one training step; traces it and computes nothing."""
-        # XLA does not count how often the loop of our own convolution runs.
+        """FLOPs of one training step; the step is traced but not computed."""
+        # XLA counts the loop of our own convolution only once, so the standard convolution is used here.
         return step_flops(self.settings.training(lax.conv_general_dilated), self.canvas, self.batch_size)
 
     @functools.cached_property
     def parameters(self) -> int:
-        """Number of the encoder's parameters; traces a training step and computes nothing."""
+        """Number of the encoder's parameters; a training step is traced but not computed."""
         return count_parameters(traced_step(self.training, self.canvas, self.batch_size).params["encoder"])
 
     def __str__(self) -> str:
@@ -313,19 +313,19 @@ class Learner:
 
 
 def open_learners(several: Sequence[LearnerSettings], budget: Budget, batch_size: int, canvas: Canvas) -> tuple[Learner, ...]:
-    """Returns learners, built and traced, so that settings that do not fit each other, or the images, are reported here.
+    """Returns built learners; tracing them reports settings that do not fit each other or the images.
 
     Args:
-      several: their settings.
+      several: settings of the learners.
       budget: C in whole batches.
-      batch_size: images of a step.
+      batch_size: number of images in a step.
       canvas: shape of every image.
 
     Raises:
-      ValueError: an encoder does not take images of this shape, or a loss its batch.
+      ValueError: an encoder does not accept images of this shape, or a loss does not accept the batch.
     """
     learners = tuple(Learner(each, each.training(), budget, batch_size, canvas) for each in several)
     for learner in learners:
-        # Counting traces a step: an encoder that does not take such images, or a loss its batch, raises now.
+        # Counting FLOPs traces a step: an encoder or loss that does not accept its input raises an error now.
         _ = learner.parameters
     return learners

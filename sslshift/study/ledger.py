@@ -1,7 +1,7 @@
-"""The results table: `results.parquet` and `results.csv`, to which rows are added and in which no row is ever changed.
+"""The results table: `results.parquet` and `results.csv`. Rows are only added and never changed.
 
-Every row ends in two marks. `fingerprint` hashes everything that the row depends on; one fingerprint is never written twice.
-`digest` hashes the row's own values, so that an edited row is detected in either file. Both files hold the same cells.
+Every row ends with two digests. `fingerprint` hashes everything that the row depends on, and is unique in the table.
+`digest` hashes the row's own values, so that an edited row is detected in either file. Both files have the same cells.
 """
 
 import csv
@@ -29,7 +29,7 @@ from sslshift.transfer.tasks import Task
 PARQUET = "results.parquet"
 CSV = "results.csv"
 
-# Values by the names of their columns: which columns there are depends on a study's evaluations.
+# Values by the names of their columns; the evaluations of a study determine the columns.
 LedgerRow = dict[str, Any]
 
 # Columns before and after those of the evaluations, whose names depend on the study.
@@ -67,7 +67,7 @@ _TEXT = ("kind", "method", "encoder", "source", "task", "metric", "licence", "fi
 
 
 class LedgerError(ValueError):
-    """A results table was edited, or belongs to something else."""
+    """A results table was edited, or belongs to another study."""
 
 
 def fingerprint(configuration: dict[str, Any]) -> str:
@@ -76,7 +76,7 @@ def fingerprint(configuration: dict[str, Any]) -> str:
 
 
 def read_ledger(out: Path) -> list[LedgerRow]:
-    """Returns the rows of a study's results table, each checked against its digest, from both files if one lacks some.
+    """Returns the rows of a study's results table, from both files; checks each row against its digest.
 
     Example:
       >>> read_ledger(Path("no/such/study"))
@@ -85,7 +85,7 @@ def read_ledger(out: Path) -> list[LedgerRow]:
     Raises:
       LedgerError: a row was edited, or a file is not a results table; the message names file, row and run.
     """
-    # Parquet first: it keeps the type of each number, and the CSV file adds only rows that it lacks.
+    # Parquet comes first, because it keeps the type of each number; the CSV file only adds missing rows.
     rows: dict[str, LedgerRow] = {}
     for path, read in ((out / PARQUET, _read_parquet), (out / CSV, _read_csv)):
         edited = []
@@ -106,7 +106,7 @@ def read_ledger(out: Path) -> list[LedgerRow]:
 
 
 def require_budget(rows: Iterable[LedgerRow], budget: int, out: Path) -> None:
-    """Raises LedgerError if a table holds runs of another budget, since only runs of one budget can be compared."""
+    """Raises LedgerError if a table has runs of another budget, because only runs of equal budget can be compared."""
     others = sorted({row["budget"] for row in rows if row.get("budget") not in (None, budget)})
     if others:
         raise LedgerError(
@@ -116,22 +116,22 @@ def require_budget(rows: Iterable[LedgerRow], budget: int, out: Path) -> None:
 
 
 def append(rows: Sequence[LedgerRow], new: Iterable[LedgerRow], out: Path) -> list[LedgerRow]:
-    """Adds rows to a study's results table and writes both files; rows that are there already do not change.
+    """Adds rows to a study's results table and writes both files; existing rows do not change.
 
     Args:
-      rows: of `read_ledger`, or as returned by an earlier call.
-      new: rows with their `fingerprint`; None and missing values are empty cells.
+      rows: result of `read_ledger` or of an earlier call.
+      new: rows with their `fingerprint`; None and missing values become empty cells.
       out: folder of the study.
 
     Returns:
       All rows.
 
     Raises:
-      LedgerError: a row is there with other values.
+      LedgerError: the table has the same row with other values.
     """
     known = {row["fingerprint"]: row for row in rows}
     for row in new:
-        # Numbers of other libraries are not JSON's, nor Parquet's.
+        # JSON and Parquet do not accept the number types of other libraries.
         row = {name: value.item() if hasattr(value, "item") else value for name, value in row.items() if value is not None}
         row["digest"] = _digest(row)
         there = known.setdefault(row["fingerprint"], row)
@@ -145,7 +145,7 @@ def append(rows: Sequence[LedgerRow], new: Iterable[LedgerRow], out: Path) -> li
             )
     grown = list(known.values())
     text = _as_csv(grown)
-    # Another program may watch these files: what has not changed is not touched.
+    # An unchanged file is not written again, because another program may watch it.
     if len(grown) > len(rows) or not (out / PARQUET).exists():
         _write_parquet(grown, out / PARQUET)
     if not (out / CSV).exists() or (out / CSV).read_text(encoding="utf-8") != text:
@@ -154,14 +154,14 @@ def append(rows: Sequence[LedgerRow], new: Iterable[LedgerRow], out: Path) -> li
 
 
 class Ledger:
-    """The results table of a study that runs: rows are on disk before anything else is done.
+    """The results table of a running study; every new row is written to disk at once.
 
     Args:
       out: folder of the study.
       budget: C of the study.
 
     Raises:
-      LedgerError: the table was edited, or is of another budget.
+      LedgerError: the table was edited, or has another budget.
     """
 
     def __init__(self, out: Path, budget: int):
@@ -183,8 +183,8 @@ def _row_name(row: LedgerRow) -> str:
 
 
 def _digest(row: LedgerRow) -> str:
-    """Returns the digest of a row's values as text; empty cells do not count, so that columns can be added."""
-    # Text, since a spreadsheet that saves the CSV file again must not change the digest of an unchanged row.
+    """Returns the digest of a row's values as text; empty cells are ignored, so that columns can be added."""
+    # The digest uses text, so that a spreadsheet can save an unchanged row without changing its digest.
     texts = {name: _text_of(value) for name, value in row.items() if name != "digest"}
     kept = sorted((name, text) for name, text in texts.items() if text)
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
@@ -199,7 +199,7 @@ def _text_of(value: Any) -> str:
     """Returns a cell's text, the same for a number whether it was kept as an integer or as a float."""
     if value is None or isinstance(value, str):
         return value or ""
-    # Up to 2^53 every whole number has an exact float; beyond it the text would change in a round trip.
+    # Whole numbers up to 2^53 are exact floats; the text of larger ones would change in a round trip.
     number = float(value)
     return str(int(number)) if math.isfinite(number) and number.is_integer() and abs(number) < 2**53 else repr(number)
 
@@ -225,9 +225,9 @@ def _as_csv(rows: Sequence[LedgerRow]) -> str:
 
 
 def _read_csv(path: Path) -> Iterable[tuple[str, LedgerRow]]:
-    """Yields rows, each with the line on which it ends."""
+    """Yields rows, each with the number of its last line."""
     try:
-        # Spreadsheets put a mark in front of UTF-8.
+        # Spreadsheets write a byte-order mark before UTF-8 text.
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if "digest" not in (reader.fieldnames or ()):
@@ -239,7 +239,7 @@ def _read_csv(path: Path) -> Iterable[tuple[str, LedgerRow]]:
 
 
 def _read_parquet(path: Path) -> Iterable[tuple[str, LedgerRow]]:
-    """Yields rows, each with its number from 1 on."""
+    """Yields rows, each with its number, counted from 1."""
     try:
         cells = pq.read_table(path).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
@@ -252,7 +252,7 @@ def _read_parquet(path: Path) -> Iterable[tuple[str, LedgerRow]]:
 
 
 def _write_parquet(rows: Sequence[LedgerRow], path: Path) -> None:
-    """Writes the table as Parquet; a column holds integers, floats or text, as its values need."""
+    """Writes the table as Parquet; the values of a column determine whether it has integers, floats or text."""
     arrays = {}
     for name in _columns(rows):
         values = [row.get(name) for row in rows]
@@ -273,8 +273,8 @@ def run_rows(opened: Opened, finished: FinishedRun, untrained: EvaluatedEncoder,
     Args:
       opened: the study.
       finished: the run with its scores.
-      untrained: scores of the same encoder untrained.
-      task_shifts: by task and candidate.
+      untrained: scores of the untrained encoder.
+      task_shifts: shifts by task and candidate.
     """
     budget = opened.design.budget
     run = finished.run
@@ -299,7 +299,7 @@ def run_rows(opened: Opened, finished: FinishedRun, untrained: EvaluatedEncoder,
     rows = []
     for task in opened.tasks:
         index = task_shifts[task.name][run.source].index
-        # Rounded: the last bits of a difference would make two equal runs look different.
+        # Rounded, because the last bits of a difference may vary between equal runs.
         gain = finished.evaluated.scores[task.name].linear - untrained.scores[task.name].linear
         row = own | {
             "shift_index": index.value,
@@ -316,11 +316,11 @@ def baseline_rows(opened: Opened, evaluated: EvaluatedEncoder, name: str, start:
 
     Args:
       opened: the study.
-      evaluated: its scores.
-      name: of the baseline.
-      start: method, encoder and seed of an untrained encoder with the rest of its record; empty for raw pixels.
+      evaluated: scores of the baseline.
+      name: name of the baseline.
+      start: record of an untrained encoder, with method, encoder and seed; empty for raw pixels.
     """
-    # The kind is the one that tables of earlier versions hold.
+    # Tables of earlier versions have this kind, so it is kept.
     own = {"kind": "floor", "source": name} | {key: start[key] for key in ("method", "encoder", "seed") if key in start}
     return [own | _task_cells(opened, task, evaluated, {"floor": name, "start": start}) for task in opened.tasks]
 
@@ -335,9 +335,9 @@ def _task_cells(opened: Opened, task: Task, evaluated: EvaluatedEncoder, depends
 
 
 def _shift_record(opened: Opened) -> dict[str, Any]:
-    """Returns everything that a shift index depends on beside its source and task.
+    """Returns everything that a shift index depends on apart from its source and task.
 
-    The reference encoder is trained on all sources of the study, so that another source changes every index.
+    The reference encoder is trained on all sources of the study, so a further source changes every index.
     """
     settings = opened.design.shift
     drawn = {"drawn": DRAWN} if settings.images else {}

@@ -1,4 +1,4 @@
-"""A study with everything that it names opened, checked and built: what is trained, on what, and how often."""
+"""Opened study: its sources, tasks and learners, checked and built, and its grid of runs."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from sslshift.transfer.tasks import Task
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One point of the grid: method, encoder, a candidate by its name and N, a training seed, and the draw of its subsets."""
+    """One point of the grid: method, encoder, candidate (name and N), training seed, and draw of the subsets."""
 
     method: str
     encoder: str
@@ -37,27 +37,27 @@ class Run:
         return self.method, self.encoder
 
 
-# Labelled images that an online probe learns from and is tested on, at most. More would slow training without being surer.
+# Largest number of labelled images to train and to test an online probe. More would slow training down.
 _ONLINE_IMAGES = 5000
-# Images of the signals that need no labels.
+# Number of images for the signals without labels.
 _SIGNAL_IMAGES = 512
-# Key of the order in which these images are drawn, unlike that of any subset.
+# Key of the order in which these images are drawn; it differs from the key of every subset.
 _ONLINE_KEY = 6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Opened:
-    """A study with everything that it names opened, checked and built.
+    """Opened study: its sources, tasks and learners, checked and built, and its grid of runs.
 
     Attributes:
-      design: of the study.
+      design: design of the study.
       canvas: shape of every image.
-      sources: by URI, without the images of a test split that was held out of the downstream images.
-      withheld: number of these images by URI.
-      tasks: what encoders are evaluated on; shifts are measured to each.
-      learners: every method on every encoder, in the order in which they are named.
-      candidates: what the budget is spent on.
-      runs: the grid, in the order in which it is run.
+      sources: sources by URI, without the images of a held-out test split.
+      withheld: number of these removed images by URI.
+      tasks: tasks on which encoders are evaluated and to which shifts are measured.
+      learners: every method on every encoder, in the order of the declaration.
+      candidates: candidates on which the budget is spent.
+      runs: runs of the grid, in the order of their execution.
     """
 
     design: Design
@@ -71,7 +71,7 @@ class Opened:
 
     @property
     def task(self) -> Task:
-        """The task that the study is about: its first."""
+        """The main task of the study, which is the first one."""
         return self.tasks[0]
 
     @property
@@ -91,7 +91,7 @@ class Opened:
         return next(each for each in self.learners if each.key == run.learner)
 
     def candidate(self, run: Run) -> Candidate:
-        """Returns the candidate that a run spends the budget on."""
+        """Returns the candidate of a run."""
         return next(each for each in self.candidates if (each.name, each.unique) == (run.source, run.unique))
 
     def cost(self, candidate: Candidate) -> float:
@@ -100,7 +100,7 @@ class Opened:
 
     @functools.cached_property
     def equal_shares(self) -> Mixture:
-        """The mixture with an equal share of every source, which favours none."""
+        """The mixture with an equal share of every source, which favours no source."""
         sources = dict(sorted(self.sources.items()))
         share = 1 / len(sources)
         part = self.design.budget.samples // len(sources)
@@ -112,10 +112,10 @@ class Opened:
         """The probe and the signals that are reported during training, on images of the first task; None without reports."""
         if not self.design.online_every:
             return None
-        # The test split is not touched during training: it is reported once, at the end.
+        # Training never uses the test split, which is scored once at the end.
         parts = []
         for part in (self.task.train, self.task.validation):
-            # In a seeded order: a source sorted by class would give images of a few classes.
+            # The order is random with a seed, because the first images of a sorted source have few classes.
             places = permute(np.arange(len(part.indices)), len(part.indices), _ONLINE_KEY)[:_ONLINE_IMAGES]
             some = readable(part.source, part.indices[places], self.canvas)
             parts.append(Labelled(part.source.read(some, self.canvas), part.source.labels[some]))
@@ -132,19 +132,19 @@ def open_study(study: Study | Design) -> Opened:
     """Opens everything that a study names. Every mistake in a declaration is reported here, before anything is trained.
 
     Args:
-      study: the declaration, or its design where it is parsed already.
+      study: the declaration, or its parsed design.
 
     Raises:
       ValueError: a source, method or encoder is unknown, or numbers do not fit each other.
     """
-    # A mistake in the settings is reported before any source is opened, which may take long.
+    # The settings are checked before any source is opened, because opening may take long.
     design = study if isinstance(study, Design) else parse_study(study)
-    # A folder is decoded each time it is opened, so each URI is opened once.
+    # Opening a folder decodes its images, so each URI is opened only once.
     open_once = functools.cache(open_source)
     canvas = canvas_of(open_once(design.tasks[0].source), design.image_size)
     kept = functools.cache(lambda uri: cached(open_once(uri), canvas))
     tasks = tuple(open_in_shape(each, canvas, kept, asked=bool(design.image_size)) for each in design.tasks)
-    # A split that was named apart may be in a source on purpose; leaks are searched for and reported.
+    # A test split in --downstream_test may be part of a source on purpose; it is reported as a leak.
     held_out = [task for task, each in zip(tasks, design.tasks, strict=True) if not each.test]
 
     withheld: dict[str, int] = {}
@@ -158,16 +158,16 @@ def open_study(study: Study | Design) -> Opened:
         return rest
 
     sources, candidates = open_candidates(design, open_)
-    # Last, since building traces every network: a missing folder is reported at once.
+    # Learners are built last, because tracing is slow: a missing folder is reported first.
     learners = open_learners(design.learners, design.budget, design.batch_size, canvas)
     runs = _grid(design, learners, candidates)
     return Opened(design, canvas, sources, withheld, tasks, learners, tuple(candidates), runs)
 
 
 def _grid(design: Design, learners: tuple[Learner, ...], candidates: list[Candidate]) -> tuple[Run, ...]:
-    """Returns all runs. One run of every kind, the cheapest first, comes before the second seed of any.
+    """Returns all runs: first one run of every kind, the cheapest first, then the second seed of every kind, and so on.
 
-    A study that is stopped early has then compared everything, if with wider intervals.
+    A study that is stopped early therefore has results for every kind, with wider intervals.
     """
     cheapest = sorted(learners, key=lambda learner: learner.flops) if len(learners) > 1 else learners
     return tuple(
