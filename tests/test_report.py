@@ -106,7 +106,7 @@ def test_page_of_an_unfinished_study_says_what_is_missing(opened, tmp_path, undr
     assert f"Failed: {broken.source} N = {broken.unique}, seed 0: the loss is no longer a number <at step 7>" in page
     assert "Missing: staged N = 320, seed 0; " in page
     assert f"{NEAR} N = 8, seed 2; " in page
-    assert "; and 3 more, see the table of every run." in page
+    assert "; and 3 more; see the table of every run." in page
     assert "(1 of 3 runs)" in page
     assert "(2 of 3 runs)" in page
     assert (

@@ -1,4 +1,4 @@
-"""Progress of a study: one live view of everything on a terminal, and a line for each finished part everywhere."""
+"""Progress of a study: bars on a terminal, and one line for each finished part on terminals and in logs."""
 
 import contextlib
 import time
@@ -18,11 +18,11 @@ _BAR_WIDTH = 16
 
 
 class TimeLeft:
-    """Time that the rest of a study takes, estimated from its finished runs.
+    """Estimate of the remaining time of a study, from its finished runs.
 
     Args:
-      kinds: one for each run that is still to be done; runs of one kind take about equally long.
-      weights: relative time of each kind, as far as it is known beforehand.
+      kinds: kind of each remaining run; runs of one kind take about the same time.
+      weights: expected relative time of each kind.
     """
 
     def __init__(self, kinds: Sequence[Hashable], weights: Mapping[Hashable, float]):
@@ -31,8 +31,8 @@ class TimeLeft:
         self._seconds: dict[Hashable, list[float]] = {}
 
     def done(self, kind: Hashable, seconds: float | None) -> None:
-        """Counts a run that ended; `seconds` is None if it predicts nothing, since the run had no work to do or failed."""
-        # The reference encoder and finished runs are not among the open ones.
+        """Counts a run that ended; `seconds` is None if it failed or had no work, so that its time predicts nothing."""
+        # The reference encoder and finished runs are not among the remaining runs.
         if kind in self._open:
             self._open.remove(kind)
         if seconds is not None:
@@ -40,11 +40,11 @@ class TimeLeft:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds that all open runs take; None before the first was timed."""
+        """Seconds that all remaining runs take; None before the first run was timed."""
         if not self._seconds:
             return None
         means = {kind: sum(each) / len(each) for kind, each in self._seconds.items()}
-        # A kind that was not timed yet is assumed to take as long for its weight as the others did for theirs.
+        # The time of a kind that was not timed yet is extrapolated from the other kinds by its weight.
         rate = sum(means.values()) / sum(self._weights.get(kind, 1.0) for kind in means)
         return sum(means.get(kind, rate * self._weights.get(kind, 1.0)) for kind in self._open)
 
@@ -60,7 +60,7 @@ class Progress:
         self._time = TimeLeft((), {})
 
     def say_scores(self, what: str, scores: TaskScores) -> None:
-        """Prints the scores that a person waits for, in one line, with the time left."""
+        """Prints the main scores and the remaining time in one line."""
         parts = [f"{name} {scores.evaluations[name].value:.1%}" for name in ("knn", "linear") if name in scores.evaluations]
         self._say(f"{what}: {', '.join(parts)}")
 
@@ -80,8 +80,8 @@ class Progress:
         """Shows a bar of the whole study above those of its runs.
 
         Args:
-          count: of all runs, also of those that are done already.
-          kinds: of the runs that are to be done.
+          count: number of all runs, including finished ones.
+          kinds: kind of each remaining run.
           weights: relative time of each kind.
         """
         self._time = TimeLeft(kinds, weights)
@@ -95,7 +95,7 @@ class Progress:
 
     @contextlib.contextmanager
     def run(self, what: str, number: int, count: int, steps: int, kind: Hashable = None) -> Iterator["Work"]:
-        """Shows a bar of one run. Its time counts towards the time left if the run did anything and did not fail."""
+        """Shows a bar of one run. Its time improves the estimate unless the run failed or had no work to do."""
         started = time.monotonic()
         done = False
         try:
@@ -104,7 +104,7 @@ class Progress:
             done = work.done
         finally:
             took = time.monotonic() - started
-            # The training of the reference encoder has no kind: its time predicts that of no run.
+            # The reference encoder has no kind, because its time does not predict the time of a run.
             if kind is not None:
                 self._time.done(kind, took if done else None)
             if self._whole is not None and kind is not None:
@@ -118,7 +118,7 @@ class Progress:
         return self._bar(what, None)
 
     def _new_bars(self) -> Bars:
-        # On a narrow terminal the end of a long name is cut, so that numbers and time are always seen.
+        # On a narrow terminal, long names are cut, so that numbers and time remain visible.
         name = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
         columns = (SpinnerColumn(), name, BarColumn(_BAR_WIDTH), MofNCompleteColumn(table_column=Column(no_wrap=True)), _Left())
         return Bars(*columns, console=self._console, transient=True, expand=True, disable=not self._console.is_terminal)
@@ -134,7 +134,7 @@ class Progress:
 
 
 class _Left(ProgressColumn):
-    """Column of the time left: the whole study's by its runs, a run's by its steps."""
+    """Column of the remaining time: by runs for the study, by steps for a run."""
 
     def __init__(self):
         super().__init__(table_column=Column(no_wrap=True))
@@ -174,5 +174,5 @@ class Work:
 
 
 def duration(seconds: float) -> str:
-    """Returns a time for people: 45 s, 12 min, 3.4 h."""
+    """Returns a time as text, such as 45 s, 12 min or 3.4 h."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

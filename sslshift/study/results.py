@@ -17,8 +17,8 @@ class Trained(NamedTuple):
     Attributes:
       loss_first, loss_last: mean loss over the first and the last twentieth of the steps.
       broken: images that could not be read and were replaced.
-      unique_read: N less these.
-      seconds: of training on the clock; None where an earlier version did not keep it.
+      unique_read: N without the broken images.
+      seconds: wall-clock time of the training; None if an earlier version did not keep it.
     """
 
     loss_first: float
@@ -39,16 +39,16 @@ class FinishedRun:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Results:
-    """Everything that a study found so far, whether it is finished or not.
+    """All results of a study, which may be unfinished.
 
     Attributes:
       opened: the study.
       runs: finished runs in the order of the grid.
-      untrained: untrained encoders by method, encoder and seed; each finished run's is among them.
-      pixels: raw pixels.
+      untrained: scores of untrained encoders by method, encoder and seed, for all finished runs.
+      pixels: scores of raw pixels.
       task_shifts: shifts by task and candidate.
       leaks: test images in sources, by source.
-      failed: runs that raised an error, each with the error in one sentence.
+      failed: runs that raised an error, each with one sentence about the error.
       missing: runs that are neither finished nor failed.
     """
 
@@ -74,7 +74,7 @@ class Results:
 
 def run_folder(opened: Opened, run: Run) -> Path:
     """Returns the folder of a run."""
-    # Everything that distinguishes a run from others of its study is in the name; the record holds the rest.
+    # The name distinguishes a run from the other runs of the study; the record has all other settings.
     name = f"{slug(run.source)}-{run.method}-{run.encoder}-n{run.unique}-d{run.draw}-s{run.seed}"
     return opened.design.out / "runs" / name
 
@@ -91,6 +91,6 @@ def run_record(opened: Opened, run: Run) -> dict[str, Any]:
 
 
 def describe_run(opened: Opened, run: Run) -> str:
-    """Returns a run in words, no more of them than distinguish it from others of its study."""
+    """Returns a short description that distinguishes a run from the other runs of its study."""
     learner = f"{opened.learner(run)}: " if len(opened.learners) > 1 else ""
     return f"{learner}{run.source} N={run.unique:,} seed {run.seed}" + (f" draw {run.draw}" if opened.design.draws else "")

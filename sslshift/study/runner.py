@@ -1,7 +1,7 @@
-"""Runs a study, or reads one: trains and evaluates what is missing, and keeps everything in folders and in the results table.
+"""Runner of a study: trains and evaluates missing runs, reads finished ones, and keeps results in folders and in the table.
 
 After `kill -9` at any moment the same command continues: a checkpoint is whole or absent (`sslshift.training.checkpoints`), a
-result is written after its work has ended (`sslshift.storage.Store`), and a row is added when its run is finished.
+result is written after its work has ended (`sslshift.storage.Store`), and a row is added after its run has finished.
 """
 
 import contextlib
@@ -40,27 +40,27 @@ from sslshift.training.programs import bound_programs
 from sslshift.transfer.features import encoder_of
 from sslshift.transfer.scores import EvaluatedEncoder
 
-# After these errors no run can go on. Any other error belongs to one run, and the study continues.
+# After these errors no run can continue. Any other error concerns one run, and the study continues.
 _STOPS = (NotWrittenError, OtherRecordError, LedgerError)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-# Letters of an error in one line of a report.
+# Largest number of characters of an error in a report.
 _LONGEST_REASON = 300
 
 
 def run_study(opened: Opened, progress: Progress) -> Results:
-    """Evaluates baselines, measures shifts, then trains and evaluates every run. What a folder already holds is read.
+    """Evaluates baselines, measures shifts, then trains and evaluates every run. Finished parts are read from the folder.
 
     A run that raises an error is recorded and the study continues; the next call tries the run again.
 
     Raises:
-      OtherRecordError: a run is there with other settings.
-      LedgerError: the results table was edited, or is of another budget.
+      OtherRecordError: the folder has a run with other settings.
+      LedgerError: the results table was edited, or has another budget.
       CheckpointError, OSError: the disk is full.
-      ValueError: something that all runs need cannot be computed.
+      ValueError: a result that all runs need cannot be computed.
     """
     store = Store()
     ledger = Ledger(opened.design.out, opened.design.budget.samples)
-    # First of all, so that a folder of another configuration is refused before hours of work.
+    # The table is checked first, so that a folder of another study is refused before hours of work.
     unfinished = [run for run in opened.runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
     leaks = search_leaks(opened, store, progress)
     pixels = evaluate_pixels(opened, store, progress)
@@ -71,7 +71,7 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     failed: list[tuple[Run, str]] = []
     with progress.study(len(opened.runs), [run.learner for run in unfinished], opened.weights):
         for number, run in enumerate(opened.runs, 1):
-            # Each run compiles programs of its own, and a process can hold a bounded number of them.
+            # Each run compiles its own programs, and the number of programs in a process is limited.
             bound_programs()
             learner = opened.learner(run)
             name = describe_run(opened, run)
@@ -84,7 +84,7 @@ def run_study(opened: Opened, progress: Progress) -> Results:
                     start = untrained_record(learner, run.seed)
                     ledger.add(baseline_rows(opened, untrained[key], UNTRAINED, start))
                 with progress.run(name, number, len(opened.runs), learner.steps, learner.key) as work:
-                    # Not `store.remembered`: between this loop and the training step there are no other frames of ours.
+                    # `store.remembered` would work too, but a direct call keeps the path from here to the training step short.
                     result = store.recalled(folder, record)
                     if result is None:
                         store.begin(folder, record)
@@ -99,15 +99,15 @@ def run_study(opened: Opened, progress: Progress) -> Results:
 
 
 def read_results(opened: Opened) -> Results:
-    """Returns what a study's folder holds; computes nothing. Runs that are not there are named in the results.
+    """Returns the results in a study's folder; computes nothing. The results name the missing runs.
 
     Raises:
-      OtherRecordError: a run is there with other settings.
-      LedgerError: the results table was edited, or is of another budget.
+      OtherRecordError: the folder has a run with other settings.
+      LedgerError: the results table was edited, or has another budget.
       NotStoredError: no run is finished.
     """
     out = opened.design.out
-    # A report must not start the work that it is about.
+    # A report must not train or evaluate anything, so the store is read only.
     store = Store(read_only=True)
     silent = Progress(Console(quiet=True))
     require_budget(read_ledger(out), opened.design.budget.samples, out)
@@ -144,7 +144,7 @@ def _finished(opened: Opened, store: Store, run: Run) -> FinishedRun:
 
 
 def _failure(folder: Path) -> str:
-    """Returns why a run failed when it was last tried; empty if it did not."""
+    """Returns the reason why the last attempt of a run failed; empty if there was no failure."""
     path = folder / FAILED
     if not path.exists():
         return ""
@@ -157,8 +157,8 @@ def train_run(opened: Opened, run: Run, shift: MeasuredShift, on_step: Callable[
 
     Args:
       opened: the study.
-      run: one of its runs.
-      shift: of the run's candidate to the first task, for the card.
+      run: run of the study.
+      shift: shift of the run's candidate to the first task, for the card.
       on_step: see `sslshift.training.loop.train`.
 
     Returns:
@@ -175,14 +175,14 @@ def train_run(opened: Opened, run: Run, shift: MeasuredShift, on_step: Callable[
     trained = {"loss_first": first, "loss_last": last, "broken": broken, "unique_read": candidate.mixture.unique - broken}
     card = _encoder_card(opened, candidate, run, shift, trained)
     save_encoder(encoder_of(training.method, state.variables, opened.canvas, card), folder / ENCODER)
-    # The time is not on the card: equal runs make equal encoders, however long they took.
+    # The card does not contain the time, so that equal runs give equal files.
     return trained | {"seconds": round(time.monotonic() - started, 2)}
 
 
 def _encoder_card(
     opened: Opened, candidate: Candidate, run: Run, shift: MeasuredShift, trained: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns the card that travels with a run's encoder: its training, its data and their licences, and the shift."""
+    """Returns the card in the file of a run's encoder: the training, the data with their licences, and the shift."""
     sources = {
         uri: {
             "licence": source.licence,
@@ -221,13 +221,13 @@ def _encoder_card(
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the values that are not nan, which JSON does not have."""
+    """Returns the values without those that are nan, which JSON cannot represent."""
     return {name: value for name, value in values.items() if value == value}
 
 
 @contextlib.contextmanager
 def _failing(opened: Opened, run: Run, progress: Progress) -> Iterator[list[str]]:
-    """Records what a run raises, and yields a list that then holds the reason. Errors that stop a study pass through."""
+    """Records the error of a run and appends the reason to the list that it yields. Errors that stop the study are raised."""
     folder = run_folder(opened, run)
     reasons: list[str] = []
     try:
@@ -237,7 +237,7 @@ def _failing(opened: Opened, run: Run, progress: Progress) -> Iterator[list[str]
     except _STOPS:
         raise
     except Exception as error:
-        # The next run would fail as well, and its failure could not even be written down.
+        # The next run would fail too, and the failure could not be written.
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         reasons.append(_record_failure(opened, run, folder, error, progress))

@@ -1,4 +1,4 @@
-"""Shift indices of a study's candidates, on features that no single source has shaped."""
+"""Shift indices of a study's candidates, on features of an encoder that is trained on all sources equally."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ from sslshift.transfer.features import Encoder, NetworkEncoder, encoder_of, extr
 from sslshift.transfer.tasks import Task
 
 REFERENCE = "the study's own encoder, trained on an equal share of every candidate source"
-# Version of the way in which noise and mixtures are drawn: an index that was drawn another way is measured anew.
+# Version of the draws of noise and mixtures: indices of other versions are measured again.
 DRAWN = 2
 
 
@@ -35,9 +35,9 @@ class MeasuredShift:
     """Shift index of a candidate to a task.
 
     Attributes:
-      index: the index with its interval; all nan where there is none.
-      why: the reason why there is no index, a sentence; empty where there is one.
-      dimensions: of the features; 0 where there is no index.
+      index: the index with its interval; all nan if there is no index.
+      why: sentence with the reason why there is no index; empty if there is an index.
+      dimensions: number of dimensions of the features; 0 if there is no index.
     """
 
     index: ShiftIndex
@@ -61,12 +61,12 @@ class MeasuredShift:
 
     @property
     def value(self) -> float:
-        """The index; nan where there is none."""
+        """The index; nan if there is no index."""
         return self.index.value
 
     @property
     def order(self) -> float:
-        """Sort key: near sources first, those without an index last."""
+        """Sort key: near sources come first, and sources without an index last."""
         return math.inf if math.isnan(self.value) else self.value
 
 
@@ -75,12 +75,12 @@ TaskShifts = dict[str, dict[str, MeasuredShift]]
 
 
 def measure_shifts(opened: Opened, store: Store, progress: Progress) -> TaskShifts:
-    """Returns the shift index of every candidate to every task; measures those that the study's folder does not hold.
+    """Returns the shift index of every candidate to every task; measures indices that are missing in the study's folder.
 
-    The target is a task's test split: a source that is the training split shares no image with it. A mixture's features are
-    drawn from those of its sources in the proportions in which it shows them.
+    The target is the test split of a task, so that a source can be its training split without sharing images. The features of
+    a mixture are drawn from the features of its sources in the proportions of the mixture.
     """
-    # A source has one index, however many numbers of its images are compared.
+    # A source has one index for all its numbers of unique samples.
     names = sorted({candidate.name for candidate in opened.candidates})
     if not opened.design.shift.images:
         return all_unknown(opened, "--shift_images=0 asks for none")
@@ -90,13 +90,13 @@ def measure_shifts(opened: Opened, store: Store, progress: Progress) -> TaskShif
 
 
 def all_unknown(opened: Opened, why: str) -> TaskShifts:
-    """Returns shifts of which none was measured, for one reason."""
+    """Returns unknown shifts, all for the same reason."""
     unknown = {candidate.name: MeasuredShift.unknown(why) for candidate in opened.candidates}
     return {task.name: unknown for task in opened.tasks}
 
 
 def read_shifts(opened: Opened, store: Store, progress: Progress) -> TaskShifts:
-    """Returns the shift indices that a study's folder holds, from a store that is read only."""
+    """Returns the shift indices in a study's folder, from a read-only store."""
     try:
         return measure_shifts(opened, store, progress)
     except NotStoredError:
@@ -106,11 +106,11 @@ def read_shifts(opened: Opened, store: Store, progress: Progress) -> TaskShifts:
 def reference_encoder(opened: Opened, store: Store, progress: Progress) -> tuple[PretrainedEncoder, Path]:
     """Returns the encoder behind the index, and its folder.
 
-    It is the encoder that the study names, or one trained on an equal share of every source.
+    It is the encoder that the study names, or an encoder trained on an equal share of every source.
 
     Raises:
-      NotStoredError: it is not trained yet, and the store is read only.
-      ValueError: the file that is named holds no encoder, or an encoder that does not take colours where there are some.
+      NotStoredError: the encoder is not trained yet, and the store is read only.
+      ValueError: the named file holds no encoder, or the encoder takes grey images and the study has colours.
     """
     folder = opened.design.out / "shift"
     if opened.design.shift.encoder:
@@ -118,7 +118,7 @@ def reference_encoder(opened: Opened, store: Store, progress: Progress) -> tuple
         if how_it_was_read(encoder):
             progress.note(how_it_was_read(encoder))
         return encoder, folder / f"{slug(encoder.card.get('name') or encoder.fingerprint)}-{encoder.fingerprint[:8]}"
-    # Sorted: the order in which sources are named does not change the encoder.
+    # Sorted, so that the order of --sources does not change the encoder.
     sources = {uri: source.fingerprint for uri, source in sorted(opened.sources.items())}
     record = opened.reference.record | {"mixture": "equal shares", "fingerprints": sources, "seed": 0}
     folder /= f"reference-{digest(record)}"
@@ -134,21 +134,21 @@ def reference_encoder(opened: Opened, store: Store, progress: Progress) -> tuple
 
 
 def name_of_features(settings: ShiftSettings) -> str:
-    """Returns a name for people of the encoder behind a study's shift index."""
+    """Returns a readable name of the encoder behind a study's shift index."""
     return f"the encoder of {Path(settings.encoder).name}" if settings.encoder else REFERENCE
 
 
 class CandidateFeatures:
-    """Features under one encoder of the images that distances compare. Each source's are extracted once, when first needed.
+    """Features of the images that distances compare, under one encoder. They are extracted once per source, on first use.
 
-    Twice as many images as a distance compares are drawn at random, since its draws take halves. Images that cannot be read are
-    excluded: a distance needs a sample, and no image in particular.
+    Images are drawn at random, twice the number that a distance compares, because its draws use halves. Unreadable images are
+    excluded, because a distance only needs a random sample.
 
     Args:
       opened: the study.
-      encode: from images to features.
-      count: images of each source, at most; None: twice those of the shift index.
-      canvas: shape of the images; None: the study's.
+      encode: function from images to features.
+      count: largest number of images of each source; None: twice the number of the shift index.
+      canvas: shape of the images; None: the canvas of the study.
     """
 
     def __init__(self, opened: Opened, encode: Encoder, count: int | None = None, canvas: Canvas | None = None):
@@ -167,9 +167,9 @@ class CandidateFeatures:
         return self._of_source[uri]
 
     def of_candidate(self, candidate: Candidate) -> np.ndarray:
-        """Returns features of a candidate's sources in the proportions in which it shows them, at most `count`."""
+        """Returns at most `count` features of a candidate's sources, in the proportions of the candidate."""
         shares = {uri: candidate.mixture.share_of(uri) for uri in candidate.mixture.largest}
-        # As many images as of a single source, so that indices of mixtures and sources compare.
+        # The number of images is that of a single source, so that indices of mixtures and sources are comparable.
         return blend({uri: self.of_source(uri) for uri in shares}, shares, most=self.count)
 
     def of_task(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
@@ -196,7 +196,7 @@ def _to_task(
     progress: Progress,
 ) -> dict[str, MeasuredShift]:
     settings = opened.design.shift
-    # Made when the first index is missing: a finished study extracts no features.
+    # Cached and called on demand, so that a finished study extracts no features.
     scale = functools.cache(lambda: ShiftScale(*features.of_task(task), jax.random.key(0), settings.distance))
     target, indices = task.test
     shared = {
@@ -227,5 +227,5 @@ def _measured(scale, features: CandidateFeatures, candidate: Candidate) -> Measu
     try:
         return MeasuredShift(scale().index(array), dimensions=array.shape[1])
     except ValueError as error:
-        # Accuracies are worth having without a scale for the distance: the table says n/a, and the report the reason.
+        # A study is useful without an index: the table shows n/a, and the report gives the reason.
         return MeasuredShift.unknown(str(error))

@@ -37,7 +37,7 @@ from sslshift.transfer.paired import PairedScores
 
 # Panels of a study of one method, by evaluation.
 _TITLES = {"linear": "linear probe", "knn": "kNN"}
-# Where all sources lie within this range of the index, the axis shows the whole index: a single place has no scale of its own.
+# If all indices are within this range, the axis shows the whole index, because so small a range would give no useful scale.
 _NARROW_RANGE = 0.05
 
 
@@ -54,10 +54,10 @@ class DrawnFigure(NamedTuple):
 
     Attributes:
       kind: name in `_FIGURES`.
-      task: name of the task that it is about.
-      title: heading above it.
-      note: caption below it.
-      forms: its narrow and its wide form.
+      task: name of the task.
+      title: heading above the figure.
+      note: caption below the figure.
+      forms: narrow and wide form of the figure.
     """
 
     kind: str
@@ -68,12 +68,12 @@ class DrawnFigure(NamedTuple):
 
 
 def draw_all(analysis: Analysis, folder: Path) -> list[DrawnFigure]:
-    """Draws every figure that the results have data for, on every task, and saves its files in a folder."""
+    """Draws every figure for which there are results, for every task, and saves its files in a folder."""
     drawn = []
-    # Without a finished run there are only baselines, which have no place on the axes.
+    # Without a finished run there are only baselines, which have no position on the axes.
     for number, task in enumerate(analysis.tasks.values() if analysis.runs else ()):
         for kind, (title, draw, note) in _FIGURES.items():
-            # The first task is the main one: its files have plain names.
+            # The files of the first task, which is the main one, have no task in their names.
             name = kind if not number else f"{kind}-{slug(task.name)}"
             element = f"{kind.replace('_', '-')}-{number}"
             label = f"{title} on {task.name}"
@@ -84,7 +84,7 @@ def draw_all(analysis: Analysis, folder: Path) -> list[DrawnFigure]:
 
 
 def accuracy_vs_diversity(task: TaskAnalysis, width: str) -> Figure:
-    """Returns a panel for the linear probe and one for kNN, or a panel of the linear probe for each of several methods."""
+    """Returns panels of accuracy against diversity: linear probe and kNN, or the linear probe of each of several methods."""
     shown = _evaluations_shown(task)
     with styled():
         count = legend_lines(len(_looks(task)) + 2, width)
@@ -96,7 +96,7 @@ def accuracy_vs_diversity(task: TaskAnalysis, width: str) -> Figure:
             place.set_ylabel(_metric_label(task))
             place.label_outer()
         for place in places:
-            # `label_outer` keeps labels in the last row alone; in a grid that is not full, other panels are the lowest too.
+            # `label_outer` keeps labels only in the last row; in an incomplete grid, a column can end in another row.
             place.set_xlabel("diversity D" if narrow_panels else "diversity D = unique samples / budget")
             place.tick_params(labelbottom=True)
         legend_below(drawing, width)
@@ -107,7 +107,7 @@ def _evaluations_shown(task: TaskAnalysis) -> list[tuple[str, tuple[str, str], s
     """Returns title, learner and evaluation of each panel."""
     named = task.analysis.learners
     if len(named) > 1:
-        # Both evaluations of every method would be too many panels for a page.
+        # Two evaluations of every method would be too many panels for a page.
         return [(" on ".join(learner), learner, "linear") for learner in named]
     known = task.analysis.results.pixels.evaluations(task.name)
     return [(_TITLES[name], learner, name) for learner in named for name in _TITLES if name in known]
@@ -119,10 +119,10 @@ def _diversity_panel(panel: Axes, task: TaskAnalysis, numbers: PairedScores, lea
     styles = _looks(task)
     present = [name for name in styles if any(kind.source == name for kind in everything)]
     for number, name in enumerate(present):
-        # A kind can lack this evaluation, which failed for it.
+        # A kind lacks this evaluation if it failed.
         levels = [kind for kind in everything if kind.source == name and kind in numbers.scores]
         scores = [numbers.score(kind) for kind in levels]
-        # Points are moved aside a little, so that intervals at one diversity do not hide each other.
+        # Points are shifted slightly, so that intervals at the same diversity do not overlap.
         aside = 10 ** (0.025 * (number - (len(present) - 1) / 2))
         panel.errorbar(
             [analysis.diversity(kind) * aside for kind in levels],
@@ -136,14 +136,14 @@ def _diversity_panel(panel: Axes, task: TaskAnalysis, numbers: PairedScores, lea
     panel.set_xscale("log")
     low, high = panel.get_xlim()
     if math.floor(math.log10(high)) <= math.ceil(math.log10(low)):
-        # A logarithmic axis labels powers of ten alone: with fewer than two of them it could not be read.
+        # A logarithmic axis labels only powers of ten; an axis with fewer than two labels could not be read.
         panel.set_xlim(10 ** math.floor(math.log10(low)) / 1.1, 10 ** math.ceil(math.log10(high)) * 1.1)
     panel.xaxis.set_major_formatter(lambda value, _: power_of_ten(value))
     panel.xaxis.set_minor_formatter(lambda value, _: "")
 
 
 def accuracy_vs_shift(task: TaskAnalysis, width: str) -> Figure | None:
-    """Returns accuracy, and the effect of diversity on it, against the shift index; None where no source has an index."""
+    """Returns panels of accuracy, and of the effect of diversity, against the shift index; None if no source has an index."""
     if all(math.isnan(shift.value) for shift in task.shifts.values()):
         return None
     named = list(task.learners.values())
@@ -162,7 +162,7 @@ def accuracy_vs_shift(task: TaskAnalysis, width: str) -> Figure | None:
 
 
 def _shift_panel(panel: Axes, learner: LearnerAnalysis) -> str:
-    """Draws every number of unique samples, the largest filled and the others hollow, and returns the panel's title."""
+    """Draws every number of unique samples, the largest with filled markers, and returns the panel's title."""
     numbers = learner.task.linear
     everything = learner.analysis.of_learner(learner.learner)
     for name, style in _looks(learner.task).items():
@@ -209,7 +209,7 @@ def _trend_panel(panel: Axes, learner: LearnerAnalysis) -> str:
             marker=styles[each.source].marker,
             linestyle="none",
         )
-    # The line is drawn where the sentences report its slope, and only there.
+    # The line is drawn only if the sentences report its slope.
     if isinstance(learner.change, Trend):
         x = np.array([each.shift for each in found])
         line = np.polynomial.Polynomial.fit(x, [each.trend.slope * 100 for each in found], 1)
@@ -219,13 +219,13 @@ def _trend_panel(panel: Axes, learner: LearnerAnalysis) -> str:
 
 
 def order_comparison(task: TaskAnalysis, width: str) -> Figure | None:
-    """Returns differences from the nearest source alone, or None where there is no mixture or nothing to compare it with."""
+    """Returns panels of differences from the nearest source, or None if there is no mixture or nothing to compare it with."""
     mixtures = task.analysis.mixtures
     named = [learner for learner in task.learners.values() if learner.against_reference]
     if not named or not any(kind.source in mixtures for learner in named for kind in learner.largest):
         return None
     with styled():
-        # All panels have the same height, that of the one with the most candidates.
+        # All panels have the height of the panel with the most candidates.
         most = max(len(learner.against_reference) for learner in named)
         drawing, places = panels(len(named), width, height=0.32 * most + 0.85, below=0, columns=2, sharex=True)
         for place, learner in zip(places, named, strict=True):
@@ -253,7 +253,7 @@ def _order_panel(panel: Axes, learner: LearnerAnalysis) -> None:
             marker=style.marker,
             markerfacecolor=style.colour if found.verdict in ("better", "worse") else "white",
         )
-        # The name is above its bar: beside it, it would leave no room for the bar on a phone.
+        # The name is above the bar, because beside it there is no room on a phone.
         panel.annotate(
             f"{shortened(kind.source)}, N = {kind.unique:,}",
             (0, number),
@@ -270,7 +270,7 @@ def _order_panel(panel: Axes, learner: LearnerAnalysis) -> None:
 
 
 def _looks(task: TaskAnalysis) -> dict[str, SourceLook]:
-    """Returns the look of each candidate, the nearest to the study's first task first; the label has its index for a task."""
+    """Returns the look of each candidate, the nearest to the study's first task first; the label gives its index for a task."""
     nearest = task.analysis.results.shifts
     names = sorted(nearest, key=lambda name: (nearest[name].order, name))
     return {
@@ -285,10 +285,10 @@ def _metric_label(task: TaskAnalysis) -> str:
 
 
 def _baselines(panel: Axes, numbers: PairedScores, learner: tuple[str, str]) -> None:
-    """Draws lines at the scores of the untrained encoder and of raw pixels, and a band for the interval of the former."""
+    """Draws lines at the scores of the untrained encoder and of raw pixels, and the former's interval as a band."""
     for kind, line in ((Kind(learner, UNTRAINED, None), "--"), (RAW_PIXELS, ":")):
         score = numbers.score(kind)
-        # Raw pixels have no fine-tuning, for example.
+        # A baseline may lack an evaluation: raw pixels cannot be fine-tuned.
         if score is None:
             continue
         panel.axhline(score.value * 100, color=MUTED, linestyle=line, linewidth=1, label=kind.source)
@@ -298,7 +298,7 @@ def _baselines(panel: Axes, numbers: PairedScores, learner: tuple[str, str]) -> 
 
 def _error_bars(scores: Sequence[Estimate]) -> list[list[float]]:
     """Returns the argument `yerr` of `errorbar`, in percent."""
-    # For one seed, a percentile bootstrap can miss its value by rounding, and `errorbar` refuses negative lengths.
+    # For one seed, the bootstrap's interval can exclude its value by rounding, and `errorbar` rejects negative lengths.
     below = [max(0.0, score.value - score.low) * 100 for score in scores]
     return [below, [max(0.0, score.high - score.value) * 100 for score in scores]]
 
@@ -307,13 +307,13 @@ def _shift_bars(shift: MeasuredShift) -> list[list[float]]:
     return [[max(0.0, shift.value - shift.index.low)], [max(0.0, shift.index.high - shift.value)]]
 
 
-# Name of the files: heading, function, caption on the page.
+# By name of the files: heading, function, and caption on the page.
 _FIGURES: dict[str, tuple[str, Callable[[TaskAnalysis, str], Figure | None], str]] = {
     "accuracy_vs_diversity": (
         "Accuracy against diversity",
         accuracy_vs_diversity,
         "Means with 95% intervals over test images and seeds (for one seed: over test images alone). The grey band is the "
-        "interval of the untrained encoder. Points at one diversity are moved aside a little so that they do not overlap.",
+        "interval of the untrained encoder. Points at the same diversity are shifted slightly so that they do not overlap.",
     ),
     "accuracy_vs_shift": (
         "Accuracy against shift",

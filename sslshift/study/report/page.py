@@ -1,4 +1,4 @@
-"""Values of the page that people read, `report.html`. The page itself, with its headings, is the template `page.html`."""
+"""Values for the report's page, `report.html`. The template `page.html` has the headings and the order of the parts."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from sslshift.study.report.figures import DrawnFigure
 from sslshift.study.report.sentences import answer, caption, findings, notes
 from sslshift.study.report.tables import all_tables
 
-# Images of a source, and pairs of similar images.
+# Number of images shown of a source, and of pairs of similar images.
 _SHOWN = 12
-# Missing runs that are named at the top of the page.
+# Largest number of missing runs that the top of the page names.
 _NAMED = 8
 
 
@@ -30,7 +30,7 @@ class Strip(NamedTuple):
 
 
 class LeakSection(NamedTuple):
-    """Test images that images of one source equal or resemble, for the page."""
+    """Section of the page on test images that one source contains or resembles."""
 
     sentence: str
     pictures: list[Picture]
@@ -41,10 +41,10 @@ def page(analysis: Analysis, figures: Sequence[DrawnFigure], files: Mapping[str,
     """Returns the page.
 
     Args:
-      analysis: of the study's results, finished or not.
-      figures: figures as `draw_all` returns them.
+      analysis: analysis of the study's results, finished or not.
+      figures: figures that `draw_all` returned.
       files: texts of CSV files that the page offers for download, by name.
-      command: the command line that repeats the study; empty: the page shows the call from Python.
+      command: command line that repeats the study; if empty, the page shows the call from Python.
     """
     opened = analysis.opened
     order = [number for number, figure in enumerate(figures) if figure.kind == "order_comparison"]
@@ -70,7 +70,7 @@ def page(analysis: Analysis, figures: Sequence[DrawnFigure], files: Mapping[str,
 
 
 def _unfinished(analysis: Analysis) -> list[str]:
-    """Returns what is missing, so that the page is not taken for the report of the whole study; empty if nothing is."""
+    """Returns sentences on failed and missing runs, which mark the report as incomplete; empty if the study is finished."""
     results = analysis.results
     missing = results.missing
     if not missing and not results.failed:
@@ -78,7 +78,7 @@ def _unfinished(analysis: Analysis) -> list[str]:
     lines = [f"This study is not finished: {len(results.runs)} of {len(analysis.opened.runs)} runs are complete."]
     lines += [f"Failed: {_run_name(analysis.opened, run)}: {why}" for run, why in results.failed]
     if missing:
-        more = f"; and {len(missing) - _NAMED} more, see the table of every run" if len(missing) > _NAMED else ""
+        more = f"; and {len(missing) - _NAMED} more; see the table of every run" if len(missing) > _NAMED else ""
         lines.append(f"Missing: {'; '.join(_run_name(analysis.opened, run) for run in missing[:_NAMED])}{more}.")
     return [*lines, "Run the study's command again: it continues where it stopped."]
 
@@ -92,14 +92,14 @@ def _run_name(opened: Opened, run: Run) -> str:
 def _sample(opened: Opened, uri: str) -> Strip:
     """Returns some images of a source, in a seeded order."""
     source = opened.sources[uri]
-    # The first images of a source are often of one class or one scene.
+    # The images are drawn at random, because the first images of a source often show one class or scene.
     indices = permute(np.arange(min(_SHOWN, len(source))), len(source), 0)
     images = source.read(readable(source, indices, opened.canvas), opened.canvas)
     return Strip([_picture(image) for image in images], f"{uri}: {len(source):,} images, licence: {source.licence}")
 
 
 def _leaks(analysis: Analysis) -> list[LeakSection]:
-    """Returns a section for each source that has images which equal or resemble test images."""
+    """Returns a section for each source that contains or resembles test images."""
     opened = analysis.opened
     test, indices = opened.task.test
     sections = []
@@ -122,7 +122,7 @@ def _leaks(analysis: Analysis) -> list[LeakSection]:
 
 
 def _picture(image: np.ndarray) -> Picture:
-    # A pair is two images high.
+    # A pair is one picture with two images above each other.
     return Picture(png_uri(to_image(image), most=(128, 256)))
 
 
@@ -138,7 +138,7 @@ def _environment(analysis: Analysis) -> Table:
 
 
 def _settings(opened: Opened) -> Table:
-    # A flag that can be repeated, as --mixture, has a row for each of its values.
+    # A flag that can be repeated, such as --mixture, has one row for each value.
     lines = [
         (f"--{name}", str(each))
         for name, value in dataclasses.asdict(opened.design.declared).items()

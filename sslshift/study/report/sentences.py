@@ -1,4 +1,4 @@
-"""Sentences of a study's report, whose claims are those that the intervals allow.
+"""Sentences of a study's report; they claim only what the intervals support.
 
 `answer` has the three sentences at the top of the report, `findings` the other claims, `caption` the line under the title, and
 `notes` the explanations at the end.
@@ -20,7 +20,7 @@ from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.paired import ONE_SEED
 from sslshift.transfer.tasks import Task
 
-# A sentence with more names than these is hard to read; it gives their number instead.
+# Largest number of names in a sentence; beyond it, the sentence gives their number instead.
 _FEW = 4
 
 
@@ -29,7 +29,7 @@ class Claim(NamedTuple):
 
     Attributes:
       text: the sentence.
-      verdict: the result in a form that can be compared with that of another method; empty where there is none.
+      verdict: the result in a form that can be compared between methods; empty if there is no result.
     """
 
     text: str
@@ -48,7 +48,7 @@ def answer(analysis: Analysis) -> list[str]:
     if len(named) == 1:
         return [claim.text for claim in claims[0]]
     sentences = []
-    # One page answers for one method; a reader of the others must see at once whether they agree.
+    # The answer is about one method, so it states how many of the other methods agree.
     for number, claim in enumerate(claims[0]):
         same = sum(each[number].verdict == claim.verdict for each in claims)
         about = f"{' on '.join(named[0])}; this verdict holds for {same} of {len(named)} methods and encoders"
@@ -87,7 +87,7 @@ def _best_source(learner: LearnerAnalysis) -> Claim:
     candidates = learner.largest
     scores = {kind: learner.task.linear.score(kind) for kind in candidates}
     highest = max(candidates, key=lambda kind: scores[kind].value)
-    # A source that varies from seed to seed can have the highest mean and no significant gain, while another has one.
+    # The source with the highest mean may vary so much between seeds that only another source has a significant gain.
     gaining = [kind for kind in candidates if learner.gains[kind].verdict == "better"]
     best = highest if highest in gaining or not gaining else max(gaining, key=lambda kind: scores[kind].value)
     gain = learner.gains[best]
@@ -112,12 +112,12 @@ def _best_source(learner: LearnerAnalysis) -> Claim:
 
 
 def _compared_with_others(learner: LearnerAnalysis, best: Kind) -> str:
-    """Returns a clause on which other sources the best one differs from significantly; empty without other sources."""
+    """Returns a clause that names the sources from which the best one differs significantly; empty without other sources."""
     better: list[str] = []
     worse: list[str] = []
     alike: list[str] = []
     for (a, b), each in learner.pairs.items():
-        # The source with the higher mean comes first in a pair. The best source need not have the highest mean, see above.
+        # The source with the higher mean comes first in a pair. The best source may have a lower mean, see `_best_source`.
         differs = each is not None and each.verdict == "better"
         if best == a:
             (better if differs else alike).append(b.source)
@@ -138,7 +138,7 @@ def _compared_with_others(learner: LearnerAnalysis, best: Kind) -> str:
 
 def _diversity(learner: LearnerAnalysis) -> Claim:
     found = learner.trends
-    # Sources are sorted by shift. One without an index could be far away, so it is named only where no source has an index.
+    # Sources are sorted by shift. A source without an index could be far away and is named only if no source has an index.
     near = next((each for each in found if not math.isnan(each.shift)), None) or next(iter(found), None)
     if near is None:
         return Claim(
@@ -177,7 +177,7 @@ def _diversity_with_shift(learner: LearnerAnalysis) -> Claim:
         NO_TREND: "the change is not significant",
         ONE_SEED: "with one seed, no change can be claimed",
     }
-    # The first interval is for sources that were not studied, which is what a reader wants and is wide with few sources.
+    # The first interval is valid for other sources too, which readers want, and is wide if the study has few sources.
     these = learner.change_of_these
     return Claim(
         "From data like that of the task to noise (one unit of the shift index), this effect changes by "
@@ -216,12 +216,12 @@ def _mixtures(learner: LearnerAnalysis) -> list[str]:
 
 
 def _pixels(learner: LearnerAnalysis) -> list[str]:
-    """Returns a sentence where the best encoder is not significantly better than raw pixels."""
+    """Returns a sentence if the best encoder is not significantly better than raw pixels."""
     linear = learner.task.linear
     best = max(learner.largest, key=lambda kind: linear.score(kind).value)
     found = linear.difference(best, RAW_PIXELS)
     one = linear.single_seed([best])
-    # A significant gain over raw pixels needs no sentence: any useful encoder has one.
+    # A significant gain over raw pixels is expected of any useful encoder and needs no sentence.
     if found is None or (found.low > 0 and not one):
         return []
     is_below = "is significantly worse" if found.high < 0 and not one else "is not significantly better"
@@ -232,7 +232,7 @@ def _pixels(learner: LearnerAnalysis) -> list[str]:
 
 
 def _scatter(analysis: Analysis) -> list[str]:
-    """Returns a sentence on the variation between draws of the subset and between training seeds, where both have several."""
+    """Returns a sentence on the variation between draws and between seeds if there are several of both."""
     design = analysis.opened.design
     found = analysis.scatter
     if found is None:
@@ -255,7 +255,7 @@ def _leaks(analysis: Analysis) -> list[str]:
 
 
 def caption(analysis: Analysis) -> str:
-    """Returns one sentence on what was done and what the intervals include."""
+    """Returns one sentence on the study and on the meaning of its intervals."""
     opened = analysis.opened
     named = ", ".join(" on ".join(learner.key) for learner in opened.learners)
     return (
@@ -273,7 +273,7 @@ def _counted(seeds: int, draws: int) -> str:
 
 
 def notes(analysis: Analysis) -> list[str]:
-    """Returns what a reader must know to understand the numbers, a sentence or two each."""
+    """Returns explanations that a reader needs to understand the numbers, one or two sentences each."""
     opened = analysis.opened
     sampled_over = "draws of the subset, training seeds" if opened.design.draws > 1 else "seeds"
     included = f"{sampled_over} and test images" if opened.design.seeds > 1 else "the test images alone"
@@ -297,7 +297,7 @@ def notes(analysis: Analysis) -> list[str]:
 
 
 def baseline_notes(opened: Opened) -> list[str]:
-    """Returns notes on untrained encoders that are evaluated with other weights than those that training starts from."""
+    """Returns notes on untrained encoders whose evaluated weights differ from the start of training."""
     silent = dict.fromkeys(learner.settings.encoder for learner in opened.learners if has_silent_branches(learner))
     return [
         f"The untrained {name} is evaluated with its residual branches switched on: training starts with zero-initialised "
@@ -315,7 +315,7 @@ def _about_task(task: Task) -> str:
 
 
 def _task_notes(analysis: Analysis) -> list[str]:
-    """Returns the notes of evaluations, each once however many encoders it is about."""
+    """Returns the notes of evaluations; equal notes of several encoders are shown once."""
     everyone = analysis.results.encoders
     found = [
         f"{task}: {note.rstrip('.')}."
@@ -323,7 +323,7 @@ def _task_notes(analysis: Analysis) -> list[str]:
         for task, scores in encoder.scores.items()
         for note in scores.notes
     ]
-    # Evaluations repeat a note for each encoder, and a study has hundreds of encoders.
+    # Every encoder repeats the notes of its evaluations, and a study has hundreds of encoders.
     return [
         note if count == len(everyone) else f"{note} ({count} of {len(everyone)} encoders)"
         for note, count in Counter(found).items()
@@ -333,7 +333,7 @@ def _task_notes(analysis: Analysis) -> list[str]:
 def _shifts(analysis: Analysis) -> list[str]:
     shifts = analysis.results.shifts
     found = [f"{name}: no shift index. {shift.why}" for name, shift in shifts.items() if shift.why]
-    # Distances between covariances need more images than features; other distances do not.
+    # Only distances between covariances need more images than features.
     of_covariances = DISTANCES[analysis.opened.design.shift.distance].of_covariances
     few: dict[tuple[int, int], list[str]] = {}
     for name, shift in shifts.items():
@@ -347,7 +347,7 @@ def _shifts(analysis: Analysis) -> list[str]:
 
 
 def range_notes(opened: Opened) -> list[str]:
-    """Returns a sentence without a full stop where sources and tasks have different pixel ranges, else none."""
+    """Returns a sentence without a full stop if sources and tasks have different pixel ranges."""
     tasks = {each.train.source.name: each.train.source for each in opened.tasks}
     return compare_ranges({name: source.pixel_range for name, source in (tasks | opened.sources).items()})
 

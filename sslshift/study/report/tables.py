@@ -1,4 +1,4 @@
-"""All tables of a study's report: on the page, on a terminal, and as files.
+"""All tables of a study's report, for the page, a terminal and files.
 
 Each function returns one `Table`. A new table needs a function here and its name in `all_tables`, which writes its files; a
 line in `page.html` puts it on the page.
@@ -66,7 +66,7 @@ def _numbers(row: SummaryRow) -> list[str]:
 
 
 def task_table(analysis: Analysis) -> Table:
-    """Returns all kinds of runs on all tasks; no rows where there is one task, which the main table has."""
+    """Returns all kinds of runs on all tasks; no rows if there is only one task, which the main table shows."""
     tasks = analysis.opened.tasks
     lines = []
     for row in analysis.rows if len(tasks) > 1 else ():
@@ -97,7 +97,7 @@ def trend_table(analysis: Analysis) -> Table:
             levels = f"{each.levels[0].unique:,} to {each.levels[-1].unique:,}"
             verdict = trend_verdict(each.trend, each.adjusted)
             lines.append([name, each.source, two_digits(each.shift), levels, *_slope(each.trend), verdict])
-        # Without the scatter of sources the interval holds for these sources alone, and is narrower.
+        # Without the scatter of sources, the interval is valid only for these sources, and is narrower.
         for change, which in ((own.change, "any"), (own.change_of_these, "these")):
             if own.trends and isinstance(change, Trend):
                 what = f"change for each unit of the shift index, {which} sources"
@@ -125,7 +125,7 @@ def pair_table(analysis: Analysis) -> Table:
         for (a, b), each in own.pairs.items():
             cells = [percent(each, signed=True), p_text(each), each.verdict if each else "no seed in common"]
             lines.append([" on ".join(learner), f"{a.source}, N = {a.unique:,}", f"{b.source}, N = {b.unique:,}", *cells])
-    # Methods can differ in their finished sources, and so in their number of comparisons.
+    # Methods can have different finished sources, and therefore different numbers of comparisons.
     many = " and ".join(dict.fromkeys(map(str, filter(None, count))))
     adjusted = (
         f" p is adjusted for the {many} comparisons of a method (Holm); ± is half the width of the pair's own 95% interval."
@@ -139,7 +139,7 @@ def pair_table(analysis: Analysis) -> Table:
 
 
 def order_table(analysis: Analysis) -> Table:
-    """Returns mixtures and single sources compared with the nearest source alone; no rows where there are no mixtures."""
+    """Returns differences of mixtures and sources from the nearest source; no rows if there are no mixtures."""
     lines = []
     references = []
     if analysis.mixtures:
@@ -182,11 +182,11 @@ def shift_table(analysis: Analysis) -> Table:
 
 
 def mixture_table(analysis: Analysis) -> Table:
-    """Returns the samples of each mixture, stage by stage; no rows where there are no mixtures."""
+    """Returns the samples of each mixture, stage by stage; no rows if there are no mixtures."""
     opened = analysis.opened
     lines = []
     for candidate in (each for each in opened.candidates if each.text):
-        # Counts are the same for every seed and draw; the plan is only made to count, nothing is read.
+        # All seeds and draws have the same counts. The plan is made only for counting; no image is read.
         plan = sample_plan(candidate.mixture, opened.design.budget, opened.design.batch_size, opened.sources, seed=0, draw=0)
         for number, (stage, counts) in enumerate(zip(candidate.mixture.stages, plan.counts, strict=True), 1):
             for part, count in zip(stage.components, counts, strict=True):
@@ -199,12 +199,12 @@ def mixture_table(analysis: Analysis) -> Table:
 
 
 def run_table(analysis: Analysis) -> Table:
-    """Returns every run of the grid with its score, its time, or the reason why it has none."""
+    """Returns every run of the grid with its score and time, or the reason why they are missing."""
     task = analysis.opened.task.name
     lines = []
     found = {each.run: each for each in analysis.results.runs}
     failed = dict(analysis.results.failed)
-    # The whole grid, in its order: what is missing has a row too, so that the page shows how far the study is.
+    # Missing runs have rows too, so that the page shows the progress of the study.
     for run in analysis.opened.runs:
         place = [f"{run.method} on {run.encoder}", run.source, f"{run.unique:,}", str(run.seed), str(run.draw)]
         if run in found:
@@ -229,16 +229,16 @@ def _learner_table(
     note: str = "",
     words: int = 1,
 ) -> Table:
-    """Returns a table whose rows begin with method and encoder, a column that is dropped where the study has only one.
+    """Returns a table; the first column, method and encoder, is dropped if the study has only one of both.
 
     Args:
-      analysis: of the study.
+      analysis: analysis of the study.
       name: name of the table's files.
-      title: its title.
-      head: names of the columns, without that of method and encoder.
-      lines: its rows, with the cell of method and encoder.
-      note: its note.
-      words: number of text columns, without that of method and encoder.
+      title: title of the table.
+      head: names of the columns, without the first.
+      lines: rows of the table, with the first column.
+      note: note of the table.
+      words: number of text columns, without the first.
     """
     if len(analysis.opened.learners) == 1:
         return Table(name, title, head, [line[1:] for line in lines], note, words)

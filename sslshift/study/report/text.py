@@ -26,14 +26,14 @@ def difference_points(difference: Difference) -> str:
 
 
 def p_text(difference: Difference | None) -> str:
-    """Returns an adjusted p-value; `n/a` where there is none."""
+    """Returns an adjusted p-value as text; `n/a` if there is no p-value."""
     if difference is None or math.isnan(difference.adjusted):
         return "n/a"
     return f"{difference.adjusted:.2g}" if difference.adjusted >= 0.001 else "<0.001"
 
 
 def trend_interval(trend: Trend) -> str:
-    """Returns the interval of a slope in points; empty where there is none."""
+    """Returns the interval of a slope in points; empty if there is no interval."""
     return "" if math.isnan(trend.low) else f"{points(trend.low)} to {points(trend.high)}"
 
 
@@ -44,11 +44,11 @@ def trend_points(trend: Trend) -> str:
 
 
 def trend_verdict(trend: Trend, p_value: float) -> str:
-    """Returns whether a slope differs significantly from 0, and its direction.
+    """Returns the verdict on a slope: its direction if it differs significantly from 0.
 
     Args:
       trend: the slope.
-      p_value: its own p-value, or the one adjusted for a table; nan for a single seed.
+      p_value: p-value of the slope, or the adjusted p-value in a table; nan for a single seed.
     """
     if math.isnan(p_value):
         return ONE_SEED

@@ -1,4 +1,4 @@
-"""Files of a study's report, and what a terminal shows when a study ends."""
+"""Files of a study's report, and its summary on a terminal."""
 
 import dataclasses
 import json
@@ -28,18 +28,18 @@ SCORES = "scores.csv"
 def write_report(analysis: Analysis, command: str = "") -> list[Path]:
     """Writes `scores.csv`, `report.html`, and all tables and figures into the folders `tables` and `figures`.
 
-    The results table, `results.csv`, is written while the study runs; the page offers it for download too.
+    The results table, `results.csv`, is written while the study runs; the page offers it for download as well.
 
     Args:
-      analysis: of the study's results, finished or not.
-      command: the command line that repeats the study; empty: the page shows the call from Python.
+      analysis: analysis of the study's results, finished or not.
+      command: command line that repeats the study; if empty, the page shows the call from Python.
 
     Returns:
-      The files that a person opens first, and the two folders.
+      Paths of the main files and of the two folders.
     """
     out = analysis.opened.design.out
     storage.write(out / SCORES, scores_csv(analysis.results))
-    # The page holds both files, so that it can be sent to others alone.
+    # The page contains both files, so that it can be sent without them.
     files = {name: (out / name).read_text(encoding="utf-8") for name in (CSV, SCORES) if (out / name).exists()}
     (out / "tables").mkdir(parents=True, exist_ok=True)
     for table in all_tables(analysis):
@@ -51,9 +51,9 @@ def write_report(analysis: Analysis, command: str = "") -> list[Path]:
 
 
 def print_report(analysis: Analysis, console: Console) -> None:
-    """Prints the main table, the table of all tasks where there are several, the answer and the other findings."""
+    """Prints the main table, the table of tasks if there are several, the answer and the other findings."""
     table = main_table(analysis)
-    # A terminal is narrow: the last column, the verdicts, is left to the sentences below.
+    # The last column, the verdicts, is dropped, because a terminal is narrow and the sentences repeat them.
     narrow = dataclasses.replace(table, head=table.head[:-1], lines=[line[:-1] for line in table.lines])
     print_table(narrow, console, caption(analysis))
     tasks = task_table(analysis)
@@ -66,13 +66,13 @@ def print_report(analysis: Analysis, console: Console) -> None:
 class ScoreRow(NamedTuple):
     """Row of `scores.csv`: one evaluation of one run or baseline on one task.
 
-    The fields are its columns, which programs read: new ones come at the end. They are those of `results.csv` where these have
-    the same meaning; `low` and `high` are the ends of the 95% interval over test images.
+    The fields are columns that programs read, so new ones come at the end. Columns with the same meaning have the same name in
+    `results.csv`; `low` and `high` are the ends of the 95% interval over test images.
     """
 
     kind: str = ""
     source: str = ""
-    # Baselines have none of these, raw pixels neither method nor seed.
+    # Baselines lack these fields; raw pixels also lack method and seed.
     unique: int | None = None
     method: str | None = None
     encoder: str | None = None
@@ -90,10 +90,10 @@ class ScoreRow(NamedTuple):
 
 
 def scores_csv(results: Results) -> str:
-    """Returns one row for each run or baseline, task and evaluation, for programs."""
+    """Returns CSV with one row for each run or baseline, task and evaluation, for programs."""
     rows: list[ScoreRow] = []
     for each in results.runs:
-        # N as in the tables: what could be read, which may be less than what the run was asked for.
+        # N is the number of images that could be read, as in the tables; it may be less than the requested number.
         place = dataclasses.asdict(each.run) | {"kind": "run", "unique": each.trained.unique_read}
         rows += _score_rows(partial(ScoreRow, **place), each.evaluated)
     for (method, encoder, seed), evaluated in results.untrained.items():
