@@ -183,8 +183,8 @@ def test_what_does_not_fit_together_is_refused_in_one_sentence(vit, random):
         (lambda: VisualDna.of(encoder, [images[:3]], ranges).floor(), "The 3 images leave groups empty"),
         (lambda: VisualDna.of(encoder, [images], ranges, bins=0), "At least one bin and one group"),
         (lambda: VisualDna.of(encoder, [images], ranges, batch_size=0), "at least one image, got 0"),
-        (lambda: LayerRanges.of(encoder, []), "There are no images"),
-        (lambda: VisualDna.of(encoder, [images[:0]], ranges), "There are no images"),
+        (lambda: LayerRanges.of(encoder, []), "Expected at least one image"),
+        (lambda: VisualDna.of(encoder, [images[:0]], ranges), "Expected at least one image"),
         (
             lambda: VisualDna.of(encoder, images, ranges),
             r"uint8 \[n, height, width, channels\], got uint8 of shape \(8, 8, 1\)",

@@ -178,7 +178,7 @@ def test_another_folder_is_refused_in_a_sentence(layout, tmp_path):
     save(tmp_path / "some.jpg")
     with pytest.raises(ValueError, match=f"Expected {layout} as published|holds no image|binary version"):
         write_lists(layout, tmp_path)
-    with pytest.raises(ValueError, match="no folder"):
+    with pytest.raises(ValueError, match="which does not exist"):
         write_lists(layout, tmp_path / "other")
 
 

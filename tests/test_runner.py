@@ -134,7 +134,7 @@ def test_a_flag_given_by_hand_wins_over_the_settings_of_one_method(tmp_path):
     flags = ("--method=mae", "--encoder=resnet18", "--image_size=32", f"--out={tmp_path}", "--dry_run")
     done = subprocess.run([sys.executable, "-m", "experiments.methods", *flags], capture_output=True, text=True)
     assert done.returncode == 1
-    assert re.search(r"needs a ViT .* not ResNet", done.stderr)
+    assert re.search(r"Expected a ViT .* got ResNet", done.stderr)
     assert not list(tmp_path.iterdir())
 
 
