@@ -12,9 +12,9 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 
 def widened(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Returns the arrays in float32, or in float64 if one of them is: sums in a narrower dtype would lose too much."""
+    """Returns the arrays in float32, or in float64 if one of them is float64: sums in a narrower dtype would be too inexact."""
     arrays = tuple(jnp.asarray(array) for array in arrays)
-    # Not by `jnp.result_type`, which raises for two dtypes under `jax_numpy_dtype_promotion="strict"`.
+    # `jnp.result_type` would raise for two different dtypes under `jax_numpy_dtype_promotion="strict"`.
     dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in arrays) else jnp.float32
     return tuple(array.astype(dtype) for array in arrays)
 
@@ -22,7 +22,7 @@ def widened(*arrays: jax.Array) -> tuple[jax.Array, ...]:
 def power_of_two(x: jax.Array, axis: int | None) -> jax.Array:
     """Returns factors that bring vectors along an axis to lengths whose squares, and their gradients, stay in range.
 
-    They are 1 for vectors of ordinary length and powers of two for all others, so that no multiplication by them rounds.
+    The factors are 1 for vectors of ordinary length and powers of two for all others, so a multiplication by them never rounds.
 
     Args:
       x: array of float32 or float64.
@@ -40,11 +40,11 @@ def power_of_two(x: jax.Array, axis: int | None) -> jax.Array:
 
 
 def unit(x: jax.Array, axis: int | None = -1, *, dtype: Any = None) -> jax.Array:
-    """Returns the vectors along an axis at length 1; the length is summed in float32 or better.
+    """Returns the vectors along an axis scaled to length 1; the length is computed in float32 or better.
 
-    The result depends on no vector's length, from the smallest normal number of the dtype to its largest. A zero vector stays
-    zero, so that its cosine to everything is 0, and receives no gradient. The gradient grows as one over the length; where that
-    could leave the range of the array's dtype, its size is bounded and its direction kept.
+    The result does not depend on the lengths of the vectors, from the smallest normal number of the dtype to its largest. A
+    zero vector stays zero, so its cosine with any vector is 0, and receives no gradient. The gradient grows as one over the
+    length; if it could leave the range of the array's dtype, its size is bounded and its direction is kept.
 
     Example:
       >>> import jax.numpy as jnp
@@ -54,7 +54,7 @@ def unit(x: jax.Array, axis: int | None = -1, *, dtype: Any = None) -> jax.Array
     Args:
       x: array of a floating dtype.
       axis: axis of a vector's entries; None: the array is one vector.
-      dtype: of the result; None: that of the array.
+      dtype: dtype of the result; None: the dtype of the array.
     """
     x = jnp.asarray(x)
     (wide,) = widened(x)
@@ -66,20 +66,20 @@ def unit(x: jax.Array, axis: int | None = -1, *, dtype: Any = None) -> jax.Array
     # The value of `wide * factor` with the gradient of `wide * bounded`.
     scaled = lax.stop_gradient(scaled) + (wide - lax.stop_gradient(wide)) * bounded
     squared = jnp.sum(scaled * scaled, axis=axis, keepdims=True)
-    # The choice is inside of `rsqrt`: the gradient of a choice around it is NaN at 0.
+    # `where` is inside of `rsqrt`: with `where` around it, the gradient would be NaN at 0.
     return (scaled * lax.rsqrt(jnp.where(squared > 0, squared, 1))).astype(dtype or x.dtype)
 
 
 def on_any_mesh(function: Callable[..., Any] | None = None, *, batch_axis: int | None = None) -> Callable[..., Any]:
-    """Returns the function so that it also takes arrays that are sharded over a mesh with Explicit axes.
+    """Returns a version of the function that also takes arrays sharded over a mesh with Explicit axes.
 
     Inside, the axes are Auto: the compiler partitions the function as it does on a mesh of Auto axes. Nothing changes for Auto
     meshes, single devices and `shard_map`.
 
     Args:
-      function: takes arrays, or trees of them, and may take other values beside them.
-      batch_axis: axis of the first array and of every result along which images lie: results are split along it as the first
-        array is; None: every device has the whole results.
+      function: function of arrays, or of trees of arrays; it may also take other values.
+      batch_axis: axis of the images in the first array and in every result. The results are split along it as the first
+        array is. None: every device has the whole results.
     """
     if function is None:
         return functools.partial(on_any_mesh, batch_axis=batch_axis)
@@ -87,7 +87,7 @@ def on_any_mesh(function: Callable[..., Any] | None = None, *, batch_axis: int |
     @functools.wraps(function)
     def call(*args, **kwargs):
         leaves, tree = jax.tree.flatten((args, kwargs))
-        # JAX traces the arguments of `auto_axes`, which names and other settings could not be.
+        # JAX traces the arguments of `auto_axes`: names and other settings cannot be traced.
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
         arrays = [leaves[i] for i in places]
         mesh = next(filter(None, map(_explicit_mesh, arrays)), None)
@@ -113,7 +113,7 @@ def on_any_mesh(function: Callable[..., Any] | None = None, *, batch_axis: int |
 def _explicit_mesh(array: jax.Array | np.ndarray) -> Mesh | AbstractMesh | None:
     """Returns the mesh of an array, without devices for a traced array; None if it has no Explicit axes."""
     mesh = jax.typeof(array).sharding.mesh
-    # In a shard_map over some axes the batch is split by those; JAX has no gradient of Auto axes inside it.
+    # In a shard_map over some axes the batch is split over these axes; JAX has no gradient of Auto axes inside it.
     if not mesh.explicit_axes or mesh.manual_axes:
         return None
     # Outside of jit the devices must be known.

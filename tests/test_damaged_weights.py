@@ -33,7 +33,7 @@ def with_tensor(name, tensor):
         (VIT, with_tensor("blocks.900000000.norm1.weight", np.ones(24)), "missing: blocks.2.*extra: blocks.900000000"),
         (VIT, with_tensor("patch_embed.proj.weight", np.ones((24, 3, 4, 5))), r"patch_embed\.proj\.weight of shape"),
         (VIT, with_tensor("patch_embed.proj.weight", np.ones((24, 1, 4, 4))), "24 x 1 x 4 x 4 in place of 24 x 3 x 4 x 4"),
-        (VIT, with_tensor("pos_embed", np.ones(3)), "are no ViT's"),
+        (VIT, with_tensor("pos_embed", np.ones(3)), "do not fit a ViT"),
         (VIT, with_tensor("norm.bias", np.full(24, np.nan)), r"norm\.bias holds values that are not finite"),
         (VIT, with_tensor("norm.bias", np.ones(24, np.int64)), r"norm\.bias holds int64"),
         ("dinov2/plain", with_tensor("blocks.0.mlp.w12.weight", np.ones((96, 24))), r"DINOv2.*extra: blocks\.0\.mlp\.w12"),
@@ -55,7 +55,7 @@ def with_tensor(name, tensor):
         (
             VIT,
             lambda tensors: {"features.0.weight": np.ones(3)},
-            r"\(features\.0\.weight, 1 in all\) are of no known architecture",
+            r"\(features\.0\.weight, 1 in all\) belong to no known architecture",
         ),
         (VIT, lambda tensors: {}, r"its tensors \(none, 0 in all\)"),
     ],
@@ -94,10 +94,10 @@ def pickled_npz():
     [
         ("x.pth", b"", r"is a pickle, which could run any code .* torch\.load.*weights_only=True.* x\.pth x\.safetensors$"),
         ("x.ckpt", b"", "is a pickle"),
-        ("x.h5", b"", r"read from \.safetensors and \.npz files"),
+        ("x.h5", b"", r"Expected a \.safetensors or \.npz file of weights"),
         ("x.safetensors", b"", r"x\.safetensors is empty: fetch or copy it again"),
-        ("x.safetensors", safetensors_save({"a": np.ones(9, np.float32)})[:-8], r"is cut short, it has \d+ of \d+ bytes"),
-        ("x.safetensors", safetensors_save({"a": np.ones(9, np.float32)})[:40], r"is cut short, it has 40 of \d+ bytes"),
+        ("x.safetensors", safetensors_save({"a": np.ones(9, np.float32)})[:-8], r"is incomplete, it has \d+ of \d+ bytes"),
+        ("x.safetensors", safetensors_save({"a": np.ones(9, np.float32)})[:40], r"is incomplete, it has 40 of \d+ bytes"),
         ("x.safetensors", pickle.dumps({"a": 1}), r"is a pickle, .* x\.safetensors x-converted\.safetensors$"),
         ("x.npz", npz_with("archive/data.pkl", b""), r"is a pickle, .* x\.npz x\.safetensors$"),
         ("x.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "pointer of Git LFS"),
@@ -109,7 +109,7 @@ def pickled_npz():
         ("x.npz", npz_with("a.npy", npy_of("<f4", (-1,)) + bytes(6)), "cannot be read as tensors"),
         ("x.npz", npz_with("a.npy", b"\x93NUMPY\x03\x00" + bytes(64)), "version"),
         ("x.npz", pickled_npz(), "holds Python objects"),
-        ("x.npz", npz_with("a.npy", npy_of("<f4", (4,)) + bytes(16))[:-30], "is cut short: fetch"),
+        ("x.npz", npz_with("a.npy", npy_of("<f4", (4,)) + bytes(16))[:-30], "is incomplete: fetch"),
     ],
 )
 def test_other_and_damaged_files_are_refused(name, content, message, tmp_path):
@@ -127,16 +127,16 @@ def test_missing_and_huge_files_are_refused(tmp_path, monkeypatch, tensors, writ
     huge = tmp_path / "huge.safetensors"
     with huge.open("wb") as opened:
         opened.truncate(9 << 30)
-    with pytest.raises(ValueError, match=r"9\.0 GiB, more than any encoder"):
+    with pytest.raises(ValueError, match=r"9\.0 GiB, more than any supported encoder"):
         load_reference(huge)
     huge.unlink()
     # Zeros pack a thousandfold; what an archive says it unpacks to is looked at first.
     bomb = npz_with("a.npy", npy_of("<f4", (1 << 20,)) + bytes(4 << 20))
     (tmp_path / "bomb.npz").write_bytes(bomb)
     monkeypatch.setattr("sslshift.models.reference.files.LARGEST_FILE", 2 << 20)
-    with pytest.raises(ValueError, match="its arrays are larger than any encoder's"):
+    with pytest.raises(ValueError, match="its arrays are larger than those of any supported encoder"):
         load_reference(tmp_path / "bomb.npz")
     monkeypatch.setattr("sslshift.models.reference.files.LARGEST_FILE", 8 << 30)
     many = {f"blocks.{i}.x": np.float32([0]) for i in range(20_001)}
-    with pytest.raises(ValueError, match="20,001 tensors are more than any encoder has"):
+    with pytest.raises(ValueError, match="20,001 tensors are more than any supported encoder has"):
         load_reference(write(many))

@@ -124,7 +124,7 @@ def test_the_heads_of_moco_v3_are_never_guessed(shapes_alone):
     ]
     for several, tensors, options in files:
         with pytest.raises(
-            ValueError, match=r"width of 384 does not tell .* heads=: MoCo v3's have 12 \(\?heads=12\), others .* 6 "
+            ValueError, match=r"width of 384 does not determine .* heads=: ViTs of MoCo v3 have 12 \(\?heads=12\), others .* 6 "
         ):
             shapes_alone(several, tensors, **options)
         assert shapes_alone(several, tensors, heads=12, **options).module.heads == 12
@@ -135,7 +135,9 @@ def test_the_number_of_heads_shows_in_features(write):
     weights = random_tensors(vit_shapes(96, 1))
     file = write(weights)
     images = random_images((4, 4))
-    with pytest.raises(ValueError, match="width of 96 does not tell the number of attention heads; say it with heads=, as in"):
+    with pytest.raises(
+        ValueError, match="width of 96 does not determine the number of attention heads; give it with heads=, as in"
+    ):
         open_encoder(file)
     expected = naive_vit(weights, (images / 255 - 0.5) / 0.25, 12, 1)
     encoder = open_encoder(f"{file}?heads=12&mean=0.5&std=0.25&epsilon=1e-6")
@@ -153,7 +155,7 @@ def test_heads_are_those_of_published_widths_or_said(width, depth, heads, shapes
     shapes = vit_shapes(width, depth)
     if heads is None:
         with pytest.raises(
-            ValueError, match=f"width of {width} does not tell the number of attention heads; say it with heads="
+            ValueError, match=f"width of {width} does not determine the number of attention heads; give it with heads="
         ):
             shapes_alone(shapes, {})
     else:
@@ -190,18 +192,18 @@ def test_a_hub_s_folder_says_what_tensors_do_not(originals, write, tmp_path):
         == 1e-6
     )
     for wrong, message in (
-        ({"hidden_act": "quick_gelu"}, r"config\.json beside it says that its activation is 'quick_gelu'; only exact GELU"),
-        ({"hidden_size": 768}, r"config\.json beside it says width = 768, but its tensors have 24"),
-        ({"num_attention_heads": "many"}, r"says heads = 'many', which is no such value"),
+        ({"hidden_act": "quick_gelu"}, r"config\.json beside it states the activation 'quick_gelu'; only exact GELU"),
+        ({"hidden_size": 768}, r"config\.json beside it states width = 768, but its tensors have 24"),
+        ({"num_attention_heads": "many"}, r"states heads = 'many', which is not a possible value"),
         ({"num_attention_heads": 5}, "cannot be divided among 5"),
-        ({"layer_norm_eps": -1.0}, "says epsilon = '-1.0', which is no such value"),
-        ({"image_size": [28, 56]}, r"says that its images are \(28, 56\); only square"),
+        ({"layer_norm_eps": -1.0}, "states epsilon = '-1.0', which is not a possible value"),
+        ({"image_size": [28, 56]}, r"states images of \(28, 56\); only square"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | wrong))
         with pytest.raises(ValueError, match=message):
             load_reference(file)
     (tmp_path / "config.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=r"config\.json beside it is not the JSON object"):
+    with pytest.raises(ValueError, match=r"expected a JSON object that describes an encoder in config\.json"):
         load_reference(file, heads=HEADS)
     # Beside a file of another name they may belong to anything.
     assert load_reference(write(originals["transformers/vit"], "mine.safetensors"), heads=HEADS).module.epsilon == 1e-12
@@ -224,7 +226,7 @@ def test_a_mean_that_the_trainer_pooled_or_subtracted_is_the_trainer_s(originals
     assert load_reference(write(model | colours), heads=HEADS, mean=0.5).mean == 0.5
     two = colours | {"other.mean": np.zeros(3, np.float32), "other.std": np.ones(3, np.float32)}
     assert load_reference(write(model | two), heads=HEADS).mean == IMAGENET_MEAN
-    with pytest.raises(ValueError, match="the file's metadata says that it pools by 'map'; only token and avg are supported"):
+    with pytest.raises(ValueError, match="the file's metadata states the pooling 'map'; only token and avg are supported"):
         load_reference(write(model, global_pool="map"), heads=HEADS)
 
 
@@ -270,7 +272,8 @@ def test_two_places_that_disagree_are_refused_until_the_user_says(originals, wri
     )
     file = write(originals[VIT], num_heads="3", config=config)
     with pytest.raises(
-        ValueError, match=r"the file's metadata says heads = 3, and the file's metadata says 4; say which with heads="
+        ValueError,
+        match=r"the file's metadata states heads = 3, but the file's metadata states 4; give the right one with heads=",
     ):
         load_reference(file)
     encoder = open_encoder(f"{file}?heads=3&std=0.25")
@@ -292,9 +295,12 @@ def test_options_follow_the_path(originals, write, tmp_path):
     )
     assert named.card["part"] == "a&b"
     for query, message in (
-        ("head=3", r"'head=3' is no option of an encoder; write NAME=VALUE with one of part, heads.* Did you mean heads=\?"),
-        ("heads", "'heads' is no option"),
-        ("", "'' is no option"),
+        (
+            "head=3",
+            r"'head=3' is not an option of an encoder; write NAME=VALUE with one of part, heads.* Did you mean heads=\?",
+        ),
+        ("heads", "'heads' is not an option"),
+        ("", "'' is not an option"),
         ("heads=3&heads=4", "'heads=4' is given twice"),
         ("heads=three", "heads= takes a whole number, not 'three'"),
         ("epsilon=small", "epsilon= takes a number"),
@@ -302,7 +308,7 @@ def test_options_follow_the_path(originals, write, tmp_path):
         ("part=", "part= has no value"),
         ("heads=0", "cannot be divided among 0"),
         ("heads=3&stem=cifar", "ViT, which has no option stem"),
-        ("heads=3&epsilon=-1", "epsilon is above 0"),
+        ("heads=3&epsilon=-1", "expected an epsilon above 0"),
         ("heads=3&features=cls", "Expected one of pooled"),
         ("heads=3&mean=123.7,116.3,103.5", "Expected the mean of images in"),
     ):
@@ -311,7 +317,9 @@ def test_options_follow_the_path(originals, write, tmp_path):
     with pytest.raises(ValueError, match=r"There is no run folder or file .*none\.safetensors;"):
         open_encoder(f"{tmp_path}/none.safetensors?heads=3")
     ours = save_encoder(encoder, tmp_path / "ours.safetensors")
-    with pytest.raises(ValueError, match=r"is an encoder of sslshift, whose card says everything; remove .heads="):
+    with pytest.raises(
+        ValueError, match=r"is an encoder of sslshift, whose card contains all settings: it takes no options\. Remove .heads="
+    ):
         open_encoder(f"{ours}?heads=3")
 
 
@@ -340,7 +348,7 @@ def test_whatever_names_and_facts_a_file_has_is_one_line(originals, write):
     with pytest.raises(ValueError, match=r"extra: e\.a.b") as raised:
         load_reference(write(under("e.", originals[VIT]) | {"e.a\nb": np.ones(1, np.float32)}), heads=HEADS)
     assert str(raised.value).isprintable()
-    with pytest.raises(ValueError, match="has 2,000 characters, more than any encoder's"):
+    with pytest.raises(ValueError, match="has 2,000 characters, more than in any supported encoder"):
         load_reference(write({"a." * 1000: np.ones(1, np.float32)}))
 
 

@@ -91,7 +91,7 @@ def test_the_command_fetches_names_what_it_knows_and_overwrites_nothing(tensors,
         ("unknown", "https://example.org/x.safetensors", "abc", "64 hexadecimal digits"),
         ("unknown", "https://example.org/x.pth", "0" * 64, r"ends in \.safetensors or \.npz"),
         ("unknown", "ftp://example.org/x.npz", "0" * 64, "begins with https, http, file"),
-        ("dinov2-small", "", "0" * 64, "give another file another name"),
+        ("dinov2-small", "", "0" * 64, "use another name for another file"),
     ],
 )
 def test_downloads_that_cannot_be_fetched_are_refused(name, url, digest, message):

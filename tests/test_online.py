@@ -195,13 +195,13 @@ def test_what_does_not_fit_is_refused(online, simclr, reader, tmp_path):
         ({"seed": -1}, "seed of at least 0"),
         ({"signal_images": images[:1]}, "signal_images must hold at least 2"),
         ({"signal_images": images.astype(np.float32)}, "signal_images .* not float32"),
-        ({"validation": None}, "both training and validation"),
+        ({"validation": None}, "for training and for validation"),
         ({"classes": 1}, "at least 2 classes"),
         ({"train": Labelled(images, labels[:-1])}, "labels of train .* for 90 images"),
         ({"train": Labelled(images, labels.astype(np.float32))}, "whole numbers"),
         ({"train": Labelled(images, labels + 1)}, r"labels of train must lie in \[0, 1\], not in \[1, 2\]"),
         ({"train": Labelled(images, np.full((90, 2), 2))}, r"must lie in \[0, 1\]"),
-        ({"train": Labelled(images, np.zeros((90, 2), np.uint8))}, "of one kind"),
+        ({"train": Labelled(images, np.zeros((90, 2), np.uint8))}, "the same kind of shape"),
         ({"train": Labelled(images[:0], labels[:0])}, "train must hold at least 1"),
     ]
     for changes, message in wrong:
@@ -210,5 +210,5 @@ def test_what_does_not_fit_is_refused(online, simclr, reader, tmp_path):
     for name in ("signal_images", "train", "validation"):
         value = getattr(online, name)
         cut = value[:, :11] if name == "signal_images" else Labelled(value.images[:, :11], value.labels)
-        with pytest.raises(ValueError, match=rf"shape \(12, 12, 1\), but those of {name} are \(11, 12, 1\)"):
+        with pytest.raises(ValueError, match=rf"shape \(12, 12, 1\), got \(11, 12, 1\) for {name}"):
             train(simclr, reader, 0, tmp_path, online=dataclasses.replace(online, **{name: cut}))

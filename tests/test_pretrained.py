@@ -123,7 +123,7 @@ def test_images_of_another_kind_are_refused(encoder, random):
     for shape, message in (
         ((2, 12, 12, 3), r"Expected images \[batch, height, width, 1\]"),
         ((12, 12, 1), r"images \[batch"),
-        ((2, 16, 16, 1), "takes images of 12 x 12, on which it was trained, not of 16 x 16"),
+        ((2, 16, 16, 1), "Expected images of 12 x 12, on which this .* was trained, got 16 x 16"),
     ):
         with pytest.raises(ValueError, match=message):
             encoder.apply(random.integers(0, 256, shape, np.uint8))
@@ -167,7 +167,7 @@ def test_weights_of_another_encoder_are_named(encoder, tmp_path, tensors, messag
     ("card", "message"),
     [
         ({"format": "other"}, "no card of sslshift"),
-        ({"version": 2}, "of version 2 of the format; this sslshift reads version 1"),
+        ({"version": 2}, "has version 2 of the file format; this version of sslshift reads version 1"),
         ({"architecture": {"kind": "vit", "width": 8, "depth": 1, "heads": 2, "patch": 4}}, "tensors are missing"),
         ({"architecture": None}, "'kind'"),
         ({"image": {"shape": [12, 12], "mean": 0.5, "std": 0.25}}, "expected images of shape"),
@@ -191,14 +191,14 @@ def test_what_is_no_encoder_is_told_apart(encoder, tmp_path):
     with pytest.raises(ValueError, match=r"cut\.safetensors cannot be read as an encoder"):
         sslshift.load_encoder(tmp_path / "cut.safetensors")
     save_file({"weight": np.zeros(3, np.float32)}, tmp_path / "torch.safetensors")
-    with pytest.raises(ValueError, match="holds weights, but no card"):
+    with pytest.raises(ValueError, match="it has no card of sslshift"):
         sslshift.load_encoder(tmp_path / "torch.safetensors")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "record.json").write_text("{}")
     with pytest.raises(ValueError, match="is not finished"):
         sslshift.load_encoder(tmp_path / "run")
     (tmp_path / "study" / "runs" / "one").mkdir(parents=True)
-    with pytest.raises(ValueError, match="folder of a whole study; name one of its runs, of which none is finished"):
+    with pytest.raises(ValueError, match="folder of a whole study; name one of its runs, but none is finished"):
         sslshift.load_encoder(tmp_path / "study")
     with pytest.raises(ValueError, match=r"ends in \.safetensors"):
         sslshift.save_encoder(encoder, tmp_path / "encoder.npz")

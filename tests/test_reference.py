@@ -177,7 +177,7 @@ def test_a_reference_goes_to_a_file_of_ours_and_back(tensors, write, tmp_path):
     back = load_encoder(save_encoder(encoder, tmp_path / "ours.safetensors"))
     assert (back.fingerprint, back.shape, back.card) == (encoder.fingerprint, (20, 20, 3), encoder.card)
     np.testing.assert_array_equal(back.apply(random_images((36, 32))), encoder.apply(random_images((36, 32))))
-    with pytest.raises(ValueError, match="it is an encoder of a run; load_encoder loads it"):
+    with pytest.raises(ValueError, match="it is an encoder of a run; use load_encoder to load it"):
         load_reference(tmp_path / "ours.safetensors")
 
 
@@ -190,7 +190,7 @@ def test_sizes_heads_normalisation_and_features(tensors, write):
     encoder = load_reference(file, heads=2, size=28, mean=0.5, std=(0.5, 0.4, 0.3), features="map")
     assert (encoder.mean, encoder.std, encoder.module.heads, encoder.features) == (0.5, (0.5, 0.4, 0.3), 2, "map")
     for settings, message in (
-        ({}, "its width of 24 does not tell the number of attention heads; say it with heads="),
+        ({}, "its width of 24 does not determine the number of attention heads; give it with heads="),
         ({"heads": 5}, "cannot be divided among 5"),
         ({"heads": 2, "size": 225}, "side that is a multiple of 14"),
         ({"heads": 2, "std": 0.0}, "std above 0"),

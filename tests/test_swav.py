@@ -253,7 +253,10 @@ L = np.zeros((2, 4, 8), np.float32)
             r"bool of shape \(4,\), got bool of shape \(3,\)",
         ),
         (lambda: swav(L, queue_logits=L, queue_mask=np.ones(4), **PAPER), "Expected queue_mask as bool"),
-        (lambda: swav(L, queue_mask=np.ones(4, bool), **PAPER), "describe queue_logits, which are not given"),
+        (
+            lambda: swav(L, queue_mask=np.ones(4, bool), **PAPER),
+            "Expected queue_logits, since queue_mask or queue_split is given",
+        ),
         (lambda: losses.swapped_prediction(L, L[:, :3], temperature=0.1), r"first views of the logits .* got \(2, 3, 8\)"),
     ],
 )

@@ -145,8 +145,8 @@ def test_step_with_a_queue_is_the_same_on_one_device_on_eight_and_inside_shard_m
         ({"temperature": float("nan")}, "got nan and"),
         ({"queue_start": 1.5}, r"Expected queue_start in \[0, 1\], got 1\.5"),
         ({"frozen": -0.1}, r"Expected frozen in \[0, 1\], got -0\.1"),
-        ({"local_size": 8}, "local_size without local_views"),
-        ({"local_views": 2, "local_size": 8}, "patch_mlp takes images of one size only"),
+        ({"local_size": 8}, "Expected local_views above 0 with a local_size"),
+        ({"local_views": 2, "local_size": 8}, "patch_mlp takes images of only one size"),
     ],
 )
 def test_impossible_settings_are_refused(options, message, small_method):

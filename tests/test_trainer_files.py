@@ -204,11 +204,11 @@ def test_one_encoder_under_two_names_is_one(originals, write):
         ),
         (DINOV2, lambda w: {k.replace("blocks.1.", "blocks.1.3."): v for k, v in w.items()}, r"missing: blocks\.1\."),
         (DINOV2, lambda w: {re.sub(r"blocks\.(\d)", r"blocks.\1.5", k): v for k, v in w.items()}, r"extra: blocks\.0\.5\."),
-        (VIT, lambda w: w | under("_orig_mod.", w), "have the same place"),
+        (VIT, lambda w: w | under("_orig_mod.", w), "have the same name without wrappers"),
         (RESNET, lambda w: under("e.", w) | head("e.attnpool.positional_embedding"), "attention in place of mean pooling"),
         (RESNET, lambda w: under("visual.", numbered(w, (4, 5, 6, 7))) | head("visual.9.weight"), r"extra: visual\.9\.weight"),
-        (RESNET, lambda w: numbered(w, (3, 4, 5, 6)), "of no known architecture"),
-        (RESNET, lambda w: under("patch_embed.backbone.", w) | head("blocks.0.attn.qkv.weight"), "of no known architecture"),
+        (RESNET, lambda w: numbered(w, (3, 4, 5, 6)), "belong to no known architecture"),
+        (RESNET, lambda w: under("patch_embed.backbone.", w) | head("blocks.0.attn.qkv.weight"), "to no known architecture"),
     ],
 )
 def test_what_is_inside_an_encoder_is_never_left_behind(original, change, message, originals, write):
@@ -223,7 +223,8 @@ def test_the_stem_of_small_images_is_said_since_no_tensor_shows_its_stride_and_p
     ]
     for file in files:
         with pytest.raises(
-            ValueError, match=r"8 x 3 x 3 x 3 in place of 8 x 3 x 7 x 7\)\)\. Say \?stem=cifar if its 3x3 stem has stride 1"
+            ValueError,
+            match=r"8 x 3 x 3 x 3 in place of 8 x 3 x 7 x 7\)\)\. Add \?stem=cifar to its path if its 3x3 stem has stride 1",
         ):
             load_reference(file)
     encoders = [open_encoder(f"{file}?stem=cifar") for file in files]

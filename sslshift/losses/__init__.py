@@ -1,14 +1,14 @@
 """Self-supervised losses as pure functions of arrays: `[batch, dim]` in, a scalar out, hyperparameters by keyword.
 
-They import nothing of ours but `sslshift.arrays`. They work under `jit`, `grad` and `vmap`, under `jit` over a sharded batch,
+Of this package they import only `sslshift.arrays`. They work under `jit`, `grad` and `vmap`, under `jit` over a sharded batch,
 and with `axis_name=` inside `shard_map`, where they return the loss of the global batch (`negative_cosine`, `dino` and
 `masked_reconstruction` are means over images and take no `axis_name`). `alignment`, `uniformity`, `effective_rank` and
 `collapse` are signals to watch, not losses to minimise.
 
-Arrays may have any floating dtype; hyperparameters may be traced, and learnt. The mesh of a sharded batch may have Auto or
+Arrays may have any floating dtype; hyperparameters may be traced or learnt. The mesh of a sharded batch may have Auto or
 Explicit axes; outside of `jit`, JAX takes gradients over Explicit axes only under `jax.set_mesh`. No loss relies on implicit
-promotion of ranks or dtypes. Losses that compare directions do not depend on the length of an embedding; the cosine of a zero
-embedding with everything is 0, and it receives no gradient. Shapes are checked before anything is traced: an error is a
+promotion of ranks or dtypes. Losses that compare directions do not depend on the length of an embedding; the cosine of a
+zero embedding with any other is 0, and it receives no gradient. Shapes are checked before anything is traced; the error is a
 ValueError of one sentence.
 
 One file holds one objective: `nt_xent` (SimCLR), `info_nce` (MoCo v3), `negative_cosine` (BYOL, SimSiam), `barlow_twins`,
@@ -16,8 +16,8 @@ One file holds one objective: `nt_xent` (SimCLR), `info_nce` (MoCo v3), `negativ
 a loss, write its file and its line below.
 
 The tests: `test_losses` and `test_more_losses` compare each loss with values computed by hand, naive NumPy loops and finite
-differences, and its value on one device with that over eight; `test_swav` has those of SwAV; `test_extremes` has embeddings of
-any length, and `test_settings` hyperparameters that are traced and learnt.
+differences, and its value on one device with its value on eight; `test_swav` does the same for SwAV; `test_extremes` uses
+embeddings of any length, and `test_settings` hyperparameters that are traced and learnt.
 """
 
 from sslshift.losses.barlow_twins import barlow_twins

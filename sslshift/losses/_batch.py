@@ -14,8 +14,8 @@ from sslshift.arrays import unit, widened
 
 
 def units(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Returns the rows of each array at length 1, in float32 or better; see `sslshift.arrays.unit`."""
-    # One dtype for all of them, since strict promotion refuses to multiply two.
+    """Returns the arrays with rows scaled to length 1, in float32 or better; see `sslshift.arrays.unit`."""
+    # All get the same dtype, since strict promotion refuses to multiply arrays of different dtypes.
     dtype = widened(*arrays)[0].dtype
     return tuple(unit(array, dtype=dtype) for array in arrays)
 
@@ -37,7 +37,8 @@ def positive_scalars(like: jax.Array, **values: float | jax.Array) -> tuple[jax.
     """Returns hyperparameters as `scalars` does.
 
     Raises:
-      ValueError: a hyperparameter is a plain number and not above zero (a traced one cannot be read), or is several numbers.
+      ValueError: a hyperparameter is a plain number and not above zero (the value of a traced one is unknown), or is several
+        numbers.
     """
     for name, value in values.items():
         # Not `value <= 0`, which lets NaN pass.
@@ -48,21 +49,21 @@ def positive_scalars(like: jax.Array, **values: float | jax.Array) -> tuple[jax.
 
 def gathered(array: jax.Array, axis_name: str | None) -> jax.Array:
     """Returns the global batch on every device, `[devices * batch, ...]`; without an axis, the array itself."""
-    # Tiled, so that the devices' batches follow one another as `first_row` numbers them.
+    # Tiled, so that the batches of the devices are concatenated in the order in which `first_row` numbers them.
     return array if axis_name is None else lax.all_gather(array, axis_name, tiled=True)
 
 
 def batch_mean(array: jax.Array, axis_name: str | None, *, keepdims: bool = False) -> jax.Array:
     """Returns the mean over the first axis and over the devices of a mapped axis."""
-    # Every device holds an equally large part of the batch, so that the mean of their means is the mean over all images.
+    # Every device holds an equally large part of the batch, so the mean of the devices' means is the mean over all images.
     mean = array.mean(axis=0, keepdims=keepdims)
     return mean if axis_name is None else lax.pmean(mean, axis_name)
 
 
 def centred(array: jax.Array, axis_name: str | None) -> jax.Array:
     """Returns the array minus its mean over the global batch."""
-    # The mean of numbers far from 0 would be rounded. After their smallest is subtracted they are near 0, and constant ones
-    # are exactly 0.
+    # The mean of numbers far from 0 would be rounded. After the smallest number is subtracted, all are near 0, and constant
+    # numbers are exactly 0.
     # The gradient of `smallest` cancels in the subtraction of the mean, and JAX has no derivative of `pmin`.
     smallest = lax.stop_gradient(array.min(axis=0, keepdims=True))
     array = array - (smallest if axis_name is None else lax.pmin(smallest, axis_name))
@@ -75,7 +76,7 @@ def batch_size(array: jax.Array, axis_name: str | None) -> int:
 
 
 def first_row(array: jax.Array, axis_name: str | None) -> int | jax.Array:
-    """Returns the place of this device's first image in the global batch."""
+    """Returns the index of this device's first image in the global batch."""
     return 0 if axis_name is None else lax.axis_index(axis_name) * len(array)
 
 

@@ -51,7 +51,7 @@ def barlow_twins(
     off_diagonal_weight, scale = _batch.scalars(z1, off_diagonal_weight=off_diagonal_weight, scale=scale)
     correlation = jnp.matmul(z1.T, z2, precision=lax.Precision.HIGHEST)
     if axis_name is not None:
-        # The loss squares the correlations of the global batch: the devices' own losses would not add up to it.
+        # The loss squares the correlations of the global batch, so the sum of one loss per device would be another value.
         correlation = lax.psum(correlation, axis_name)
     correlation = correlation / count
     diagonal = jnp.diagonal(correlation)

@@ -37,7 +37,7 @@ def alignment(z1: jax.Array, z2: jax.Array) -> jax.Array:
 
 @on_any_mesh
 def uniformity(z: jax.Array) -> jax.Array:
-    """Returns the log of the mean of exp(-2 * squared distance) over pairs of unit vectors: 0 = all equal, lower = spread.
+    """Returns the log of the mean of exp(-2 * squared distance) over pairs of unit vectors: 0 = all equal, lower = more even.
 
     Example:
       >>> import jax.numpy as jnp
@@ -62,7 +62,7 @@ def uniformity(z: jax.Array) -> jax.Array:
     (z,) = _batch.units(z)
     # Rounding can bring the cosine of equal vectors above 1.
     squared = jnp.maximum(2 - 2 * _batch.similarity(z, z), 0.0)
-    # An embedding's distance to itself is 0, however well the embeddings spread.
+    # The distance of an embedding to itself is always 0 and is therefore excluded.
     others = ~jnp.eye(len(z), dtype=bool)
     return jax.nn.logsumexp(-2 * squared, where=others) - math.log(len(z) * (len(z) - 1))
 

@@ -34,7 +34,7 @@ def dino(
 
     Args:
       student_logits: `[student views, batch, prototypes]`, any floating dtype; at least two views.
-      teacher_logits: `[teacher views, batch, prototypes]`, not more views than the student's.
+      teacher_logits: `[teacher views, batch, prototypes]`, with at most the number of student views.
       center: subtracted from the teacher's logits, `[prototypes]`; see `dino_center`.
       student_temperature: above 0 (0.1 in the paper).
       teacher_temperature: above 0 (0.04 to 0.07 in the paper).
@@ -56,16 +56,16 @@ def dino(
         chex.assert_equal_shape_suffix([student_logits, teacher_logits], 2)
     if not 1 <= len(teacher_logits) <= len(student_logits) or len(student_logits) < 2:
         views = f"{len(student_logits)} and {len(teacher_logits)}"
-        raise ValueError(f"Expected at least two student views, and 1 to as many teacher views, got {views}.")
+        raise ValueError(f"Expected at least two student views, and teacher views from 1 to that number, got {views}.")
     with _batch.refused(f"Expected a centre with one entry per prototype, [{student_logits.shape[-1]}], got {center.shape}."):
         chex.assert_shape(center, student_logits.shape[-1:])
     student, teacher, center = widened(student_logits, *lax.stop_gradient((teacher_logits, center)))
     student_temperature, teacher_temperature = _batch.positive_scalars(
         student, student_temperature=student_temperature, teacher_temperature=teacher_temperature
     )
-    # A prototype that is ruled out by a logit of -inf is one for both; 0 times the logarithm of 0 counts as 0.
+    # A logit of -inf excludes a prototype for teacher and student alike; 0 times the logarithm of 0 counts as 0.
     log_student = jnp.maximum(jax.nn.log_softmax(student / student_temperature), jnp.finfo(student.dtype).min)
-    # The centre gets its axes by hand, since strict rank promotion refuses to add them.
+    # The centre's axes are added explicitly, since strict rank promotion refuses to add them.
     teacher = jax.nn.softmax((teacher - center[None, None]) / teacher_temperature)
     # [teacher views, student views]: mean over the batch of each pair's cross-entropy.
     pairs = -jnp.einsum("tbk,sbk->ts", teacher, log_student, precision=lax.Precision.HIGHEST) / student.shape[1]
@@ -83,7 +83,7 @@ def dino_center(center: jax.Array, teacher_logits: jax.Array, *, momentum: float
       [1.0, 1.0]
 
     Args:
-      center: before the step, `[prototypes]`.
+      center: centre before the step, `[prototypes]`.
       teacher_logits: `[views, batch, prototypes]`.
       momentum: share of the old centre in the new one, in [0, 1].
       axis_name: the mapped axis over which the batch is split, inside `shard_map`.

@@ -12,7 +12,7 @@ from sslshift.losses import _batch
 def info_nce(query: jax.Array, key: jax.Array, *, temperature: float, axis_name: str | None = None) -> jax.Array:
     """Returns the contrastive loss of one direction: each query finds its own key among all keys of the batch.
 
-    The cross-entropy is multiplied by 2 * temperature, as in MoCo v3, which keeps the gradient's size over temperatures. No
+    The cross-entropy is multiplied by 2 * temperature, as in MoCo v3, so that the gradient is similar at all temperatures. No
     gradient reaches the keys. The whole loss of the method is the sum over the two directions.
 
     Example:
@@ -42,7 +42,7 @@ def info_nce(query: jax.Array, key: jax.Array, *, temperature: float, axis_name:
     (temperature,) = _batch.positive_scalars(query, temperature=temperature)
     keys = _batch.gathered(key, axis_name)
     logits = _batch.similarity(query, keys) / temperature
-    # The keys are those of all devices, so that a query's own key comes after those of the devices before.
+    # The keys come from all devices in order, so the index of a query's own key counts the keys of the devices before it.
     own = _batch.first_row(query, axis_name) + jnp.arange(len(query))
     positive = jnp.take_along_axis(logits, own[:, None], axis=1)[:, 0]
     loss = jax.nn.logsumexp(logits, axis=1) - positive

@@ -30,8 +30,8 @@ def masked_reconstruction(prediction: jax.Array, patches: jax.Array, mask: jax.A
       normalize: whether each patch is standardised by its own mean and unbiased variance (plus 1e-6) to be the target.
 
     Returns:
-      Scalar in float32 or better: the mean over hidden patches. With equally many hidden in each image, as MAE hides them, it
-      is a mean over images: inside `shard_map` take `lax.pmean` of it.
+      Scalar in float32 or better: the mean over hidden patches. If each image has the same number of hidden patches, as in
+      MAE, the loss is a mean over images: inside `shard_map` take `lax.pmean` of it.
 
     Raises:
       ValueError: shapes do not fit, or patches of one pixel are to be normalised.
@@ -47,7 +47,9 @@ def masked_reconstruction(prediction: jax.Array, patches: jax.Array, mask: jax.A
         chex.assert_equal_shape([prediction, patches])
         chex.assert_shape(mask, patches.shape[:2])
     if normalize and patches.shape[-1] < 2:
-        raise ValueError("Expected patches of at least two pixels to normalise, got patches of one pixel: it has no variance.")
+        raise ValueError(
+            "Expected patches of at least two pixels to normalise, got patches of one pixel: one pixel has no variance."
+        )
     prediction, patches = widened(prediction, patches)
     if normalize:
         # The smallest is subtracted first: the mean of values far from 0 would be rounded.

@@ -36,6 +36,6 @@ def negative_cosine(prediction: jax.Array, target: jax.Array) -> jax.Array:
       Grill et al., `Bootstrap your own latent <https://arxiv.org/abs/2006.07733>`_, 2020
     """
     _batch.require_pairs(prediction, target)
-    # SimSiam collapses to a constant where a gradient reaches the targets, as its paper shows.
+    # SimSiam collapses to a constant if a gradient reaches the targets, as its paper shows.
     prediction, target = _batch.units(prediction, lax.stop_gradient(target))
     return -jnp.sum(prediction * target, axis=-1).mean()

@@ -46,13 +46,13 @@ def nnclr(
     _batch.require_pairs(projection, prediction)
     _batch.require_queue(queue, projection)
     projection, prediction = _batch.units(lax.stop_gradient(projection), prediction)
-    # The queue may be of another dtype than wide projections, and strict promotion refuses to multiply the two.
+    # The dtype of the queue may differ from that of the projections, and strict promotion refuses to multiply the two.
     queue = lax.stop_gradient(queue).astype(projection.dtype)
     (temperature,) = _batch.positive_scalars(prediction, temperature=temperature)
-    # Rounding only matters between neighbours that are equally good: the device's fastest product will do.
+    # Rounding can only exchange neighbours that are equally good, so the fastest product of the device is used.
     neighbours = queue[jnp.argmax(jnp.matmul(projection, queue.T), axis=1)]
     logits = _batch.similarity(neighbours, _batch.gathered(prediction, axis_name)) / temperature
-    # The predictions are those of all devices, so that an image's own one comes after those of the devices before.
+    # The predictions come from all devices in order: the index of an image's own prediction counts those of earlier devices.
     own = _batch.first_row(prediction, axis_name) + jnp.arange(len(prediction))
     positive = jnp.take_along_axis(logits, own[:, None], axis=1)[:, 0]
     return _batch.batch_mean(jax.nn.logsumexp(logits, axis=1) - positive, axis_name)

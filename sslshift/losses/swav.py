@@ -1,4 +1,4 @@
-"""The loss of SwAV, and the assignments of Sinkhorn and Knopp that it predicts."""
+"""The loss of SwAV, and the Sinkhorn-Knopp assignments that the views predict."""
 
 import numbers
 
@@ -26,8 +26,8 @@ def swav(
 ) -> jax.Array:
     """Returns the swapped prediction loss: a view predicts the prototypes that another view of its image is assigned to.
 
-    The first `assigned_views` views (the global crops) are assigned to prototypes, each view by itself, see `sinkhorn`. Every
-    view predicts the assignments of the others by its softmax over the prototypes. The loss is the mean cross-entropy over all
+    The first `assigned_views` views (the global crops) are assigned to prototypes, each view separately, see `sinkhorn`. Every
+    view predicts the assignments of the other views by its softmax. The loss is the mean cross-entropy over all
     pairs of an assigned view and a different view, which is the authors' loss: with multi-crop the local views predict
     but are not assigned. No gradient reaches the assignments.
 
@@ -42,8 +42,8 @@ def swav(
       logits: `[views, batch, prototypes]`, any floating dtype, at least two views, the assigned ones first. In the paper they
         are the cosines of embeddings and prototypes; nothing is normalised here.
       temperature: divides the logits of the predictions, above 0 (0.1 in the paper).
-      epsilon, iterations: of the assignments, see `sinkhorn` (0.05 and 3 in the paper).
-      queue_logits: of past embeddings, `[assigned_views, queue, prototypes]`; they take part in the assignment only.
+      epsilon, iterations: settings of the assignments, see `sinkhorn` (0.05 and 3 in the paper).
+      queue_logits: logits of past embeddings, `[assigned_views, queue, prototypes]`, which are used in the assignment only.
       axis_name: the mapped axis over which the batch is split, inside `shard_map`; assignments are then global.
       queue_mask, queue_split: see `sinkhorn`.
       assigned_views: number of views that are assigned, from 1 to the number of views.
@@ -90,7 +90,7 @@ def swapped_prediction(
 
     Args:
       logits: `[views, batch, prototypes]`, any floating dtype, at least two views.
-      assignments: of the first views, `[assigned views, batch, prototypes]`; those of an image sum to 1.
+      assignments: assignments of the first views, `[assigned views, batch, prototypes]`; those of an image sum to 1.
       temperature: divides the logits, above 0.
       axis_name: the mapped axis over which the batch is split, inside `shard_map`.
 
@@ -113,14 +113,14 @@ def swapped_prediction(
     logits, assignments = widened(logits, lax.stop_gradient(assignments))
     (temperature,) = _batch.positive_scalars(logits, temperature=temperature)
     predictions = jax.nn.log_softmax(logits / temperature)
-    # What each view predicts is the sum of the other views' assignments, [views, batch, prototypes].
+    # Each view predicts the sum of the other views' assignments, [views, batch, prototypes].
     different = 1 - jnp.eye(len(logits), len(assignments), dtype=logits.dtype)
     targets = jnp.einsum("va,abk->vbk", different, assignments, precision=lax.Precision.HIGHEST)
     pairs = len(assignments) * (len(logits) - 1)
     return _batch.batch_mean(-jnp.sum(targets * predictions, axis=(0, 2)) / pairs, axis_name)
 
 
-# Assignments belong to images and stay split over the devices as the logits are.
+# Assignments are split over the devices as the logits are.
 @on_any_mesh(batch_axis=1)
 def sinkhorn(
     logits: jax.Array,
@@ -135,8 +135,8 @@ def sinkhorn(
     """Returns soft assignments of images to prototypes that give every prototype about the same share of the images.
 
     In each view exp(logits / epsilon) is scaled, `iterations` times, so that first the prototypes and then the images have
-    equal sums (Sinkhorn and Knopp). Logarithms keep logits of any size from overflow and underflow. A single image without a
-    queue is assigned to all prototypes alike. No gradient passes.
+    equal sums (Sinkhorn and Knopp). Computing with logarithms prevents overflow and underflow. A single image without a queue
+    is assigned equally to all prototypes. No gradient passes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -146,16 +146,16 @@ def sinkhorn(
 
     Args:
       logits: `[views, batch, prototypes]`, any floating dtype.
-      epsilon: above 0; the smaller it is, the harder are the assignments.
-      iterations: at least 1.
-      queue_logits: `[views, queue, prototypes]`, of images that are assigned together with the batch and then dropped.
+      epsilon: temperature of the assignments, above 0; a smaller epsilon gives harder assignments.
+      iterations: number of iterations, at least 1.
+      queue_logits: `[views, queue, prototypes]`, logits of images that are assigned together with the batch and then dropped.
       axis_name: the mapped axis over which the batch is split, inside `shard_map`; sums are then those of the global batch.
-      queue_mask: bool `[queue]`, False where an entry of the queue takes no part, such as one that is not filled yet, whose
-        logits may then be anything; None: all take part.
+      queue_mask: bool `[queue]`, False for entries of the queue to ignore, such as entries that are not filled yet; their
+        logits may have any value. None: all entries are used.
       queue_split: whether, inside `shard_map`, `queue_logits` are the device's own part of the queue (as in the authors'
-        code) or the whole queue, the same on every device. None decides by their type: they are a part if they vary over
-        `axis_name`. A whole queue from `lax.all_gather` varies by its type, too: say False. Where types do not say what
-        varies (`check_vma=False`, or the axis of a `vmap`), it must be given.
+        code) or the whole queue, the same on every device. With None the type of the logits decides: they are a part if they
+        vary over `axis_name`. The type of a whole queue from `lax.all_gather` also varies: pass False for it. An argument is
+        required if types do not show what varies (`check_vma=False`, or the axis of a `vmap`).
 
     Returns:
       `[views, batch, prototypes]`, in float32 or better; the assignments of an image sum to 1.
@@ -181,10 +181,10 @@ def sinkhorn(
 
 
 def _parts(logits, queue_logits, queue_mask, queue_split, axis_name):
-    """Returns what is assigned together, batch and queue: the logits, masks and mapped axes of each part."""
+    """Returns logits, masks and mapped axes of the parts that are assigned together: the batch, and the queue if given."""
     if queue_logits is None:
         if queue_mask is not None or queue_split is not None:
-            raise ValueError("queue_mask and queue_split describe queue_logits, which are not given.")
+            raise ValueError("Expected queue_logits, since queue_mask or queue_split is given; got None.")
         return (logits,), (None,), (axis_name,)
     queue_logits = _require_queue(queue_logits, queue_mask, logits)
     mask = None if queue_mask is None else jnp.asarray(queue_mask)
@@ -199,7 +199,7 @@ def _log_mass(parts, masks, axes):
         part if mask is None else jnp.where(mask[None, :, None], part, -jnp.inf)
         for part, mask in zip(parts, masks, strict=True)
     ]
-    # The exponentials overflow unless the largest logit is subtracted, the same one in all the sums that are added up.
+    # The exponentials overflow unless the largest logit is subtracted. All sums that are added must subtract the same logit.
     largest = [part.max(axis=1, keepdims=True) for part in parts]
     largest = largest[0] if len(parts) == 1 else jnp.maximum(*largest)
     if axes[0] is not None:
@@ -246,10 +246,10 @@ def _is_split(given: bool | None, queue_logits: jax.Array, logits: jax.Array, ax
         return given
     names = {axis_name} if isinstance(axis_name, str) else set(axis_name)
     split = names & jax.typeof(queue_logits).manual_axis_type.varying
-    # Of several axes the queue may be split over all or none.
+    # With several axes the queue may be split over all of them or over none.
     if not names <= jax.typeof(logits).manual_axis_type.varying or split not in (set(), names):
         raise ValueError(
-            f"Types do not say here what varies over {axis_name!r}: give queue_split=True if each device holds its own part of "
-            "the queue, or queue_split=False if it holds the whole queue."
+            f"The types do not show whether queue_logits vary over {axis_name!r}: give queue_split=True if each "
+            "device holds its own part of the queue, or queue_split=False if it holds the whole queue."
         )
     return bool(split)

@@ -73,6 +73,6 @@ def _covariance(z: jax.Array, count: int, axis_name: str | None) -> jax.Array:
     # A small covariance beside large variances would be lost in a product of low precision.
     scatter = jnp.matmul(centred.T, centred, precision=lax.Precision.HIGHEST)
     if axis_name is not None:
-        # The loss squares the covariances of the global batch: the devices' own losses would not add up to it.
+        # The loss squares the covariances of the global batch, so the sum of one loss per device would be another value.
         scatter = lax.psum(scatter, axis_name)
     return scatter / (count - 1)

@@ -1,17 +1,17 @@
 """SSL methods, one file each: views, networks, loss, and updates besides the gradient.
 
-A method is built from an encoder and is then data plus pure functions (`base.Method`). `METHODS[name].build(encoder)` builds
-one by its default recipe; `recipes.py` holds all recipes side by side; `siamese` has the parts that methods which compare
-views share: networks, a target that follows them, a queue, local views.
+A method is built from an encoder and consists of data and pure functions (`base.Method`). `METHODS[name].build(encoder)`
+builds a method by its default recipe; `recipes.py` holds all recipes side by side; `siamese` has the parts that methods with
+several views share: networks, a target that follows them, a queue, local views.
 
 To add a method, write its file and enter its recipe in `METHODS` of `recipes.py`. Every experiment then takes it as
 `--method=NAME`, and the tests of all methods run on it: `test_methods` (the same step on one device, on eight and inside
-shard_map; invariances), `test_training` (resumption, falling loss) and `test_settings`. A test of its definition, recomputed in
-NumPy, belongs into `test_method_definitions` (SwAV's is `test_swav_method`), its objective into `sslshift.losses`.
+shard_map; invariances), `test_training` (resumption, falling loss) and `test_settings`. Put a test that recomputes the
+method in NumPy into `test_method_definitions` (`test_swav_method` for SwAV), and the objective into `sslshift.losses`.
 
 How the methods differ:
 
-| method | networks beside the encoder | loss | besides the gradient |
+| method | networks besides the encoder | loss | updates besides the gradient |
 |---|---|---|---|
 | simclr | projector | `nt_xent` | |
 | moco_v3 | projector, predictor | `info_nce`, both directions | target follows |

@@ -1,4 +1,4 @@
-"""Barlow Twins: the cross-correlation of two views' dimensions is the identity.
+"""Barlow Twins: training brings the cross-correlation matrix of two views' dimensions close to the identity.
 
 References:
   Zbontar et al., `Barlow Twins: Self-Supervised Learning via Redundancy Reduction <https://arxiv.org/abs/2103.03230>`_, 2021

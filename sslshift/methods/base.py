@@ -19,7 +19,7 @@ class StepContext(NamedTuple):
     """Per-step context that is passed to a loss.
 
     Attributes:
-      keys: one per image, for randomness besides the views; new ones in each step.
+      keys: random keys, one per image, for randomness besides the views; new keys in each step.
       progress: share of the run's steps that are done, in [0, 1).
     """
 
@@ -32,7 +32,7 @@ class Output(NamedTuple):
 
     Attributes:
       batch_stats: the networks' new batch statistics.
-      target: the target as the forward pass leaves it, with new batch statistics, a new centre or a new queue.
+      target: the target after the forward pass, with new batch statistics, a new centre or a new queue.
       metrics: scalars to log.
     """
 
@@ -60,20 +60,20 @@ def constrain_nothing(params: PyTree) -> PyTree:
     return params
 
 
-# Frozen, and thereby hashable: compiled steps are cached by their method.
+# Frozen and therefore hashable: compiled steps are cached by method.
 @dataclasses.dataclass(frozen=True)
 class Method:
     """An SSL algorithm as data and pure functions.
 
     Args:
       views: settings of the views made of each image, one per view.
-      networks: the module that is trained; called with the views and `train=`, it has a submodule `encoder` and a method
-        `features(images)`, the encoder's output.
+      networks: the module that is trained. It is called with the views and `train=`, and has a submodule `encoder` and a method
+        `features(images)`, which returns the encoder's output.
       loss: `(variables, target, views, context) -> (scalar, Output)`; `variables` holds params and batch_stats.
       init_target: `(variables) -> target`, state that the gradient does not update.
       update_target: `(target, variables, progress) -> target` after each step; progress is then in (0, 1].
       freeze: `(gradient, progress) -> gradient` with zeros for parameters that must not move yet.
-      constrain: `(params) -> params` after each step, such as to vectors of unit length.
+      constrain: `(params) -> params` after each step, e.g. normalisation of vectors to length 1.
       constant_rate: names of networks whose learning rate stays at its peak.
       least_batch: size of the smallest batch whose statistics are defined.
     """
@@ -117,12 +117,12 @@ class Method:
         return self._views(key, images, self._first(images))
 
     def _views(self, key: jax.Array, images: jax.Array, first: int | jax.Array) -> Views:
-        # Each view needs a key of its own: with the same one, equal settings would make equal views.
+        # Each view needs a different key: with one key, equal settings would make equal views.
         return tuple(make_view(jax.random.fold_in(key, i), images, view, first=first) for i, view in enumerate(self.views))
 
     def step_context(self, key: jax.Array, images: jax.Array, progress: jax.Array) -> StepContext:
-        """Returns the context of a step on these images; `key` is the key that their views are made with."""
-        # The views use the numbers below this one.
+        """Returns the context of a step on these images; `key` is the key that was given to `views`."""
+        # The views use the smaller numbers.
         own = jax.random.fold_in(key, len(self.views))
         return StepContext(image_keys(own, len(images), self._first(images)), progress)
 
@@ -132,5 +132,5 @@ class Method:
 
     def features(self, variables: PyTree, images: jax.Array) -> jax.Array:
         """Returns features `[batch, dim]` of normalised images, in evaluation mode."""
-        # An encoder may compute in bfloat16, but what is fitted to its features works in float32.
+        # An encoder may compute in bfloat16, but models that are fitted to its features compute in float32.
         return self.networks.apply(variables, images, method="features").astype(jnp.float32)

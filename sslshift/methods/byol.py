@@ -1,4 +1,4 @@
-"""BYOL: the prediction of one view is the target network's projection of the other; there are no negatives.
+"""BYOL: from one view, the network predicts the target network's projection of the other view; there are no negatives.
 
 References:
   Grill et al., `Bootstrap your own latent <https://arxiv.org/abs/2006.07733>`_, 2020
@@ -27,10 +27,10 @@ def byol(
 
     Args:
       encoder: any encoder.
-      views: of an image.
+      views: settings of the views of an image.
       projector: widths of the projector.
       predictor: hidden widths of the predictor, whose output is as wide as the projector's.
-      momentum: of the target network, rising to 1 over the run.
+      momentum: momentum of the target network, rising to 1 over the run.
     """
     networks = Siamese(
         encoder,

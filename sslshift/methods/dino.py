@@ -47,20 +47,20 @@ def dino(
     """Returns DINO on an encoder.
 
     Args:
-      encoder: any encoder; with a `local_size`, one that takes images of that size too.
-      views: of an image; the teacher sees these.
-      projector: widths of the head, its bottleneck last.
-      prototypes: outputs of the head.
-      student_temperature: of the student's softmax.
-      teacher_temperature: of the teacher's, reached linearly from `first_teacher_temperature` over the share
-        `temperature_warmup` of the run.
-      center_momentum: of the centre that is subtracted from the teacher's outputs.
-      momentum: of the teacher, rising to 1 over the run.
-      frozen: share of the run during which the prototypes stay as they are.
-      local_views, local_size, local_crop_scale: further views for the student only, see `with_local_views`.
+      encoder: any encoder; with a `local_size` it must also take images of that size.
+      views: settings of the global views of an image, which the teacher sees.
+      projector: widths of the head; the last one is the bottleneck.
+      prototypes: number of outputs of the head.
+      student_temperature: temperature of the student's softmax.
+      teacher_temperature: temperature of the teacher's softmax, reached linearly from `first_teacher_temperature` over the
+        share `temperature_warmup` of the run.
+      center_momentum: momentum of the centre that is subtracted from the teacher's outputs.
+      momentum: momentum of the teacher, rising to 1 over the run.
+      frozen: share of the run during which the prototypes do not change.
+      local_views, local_size, local_crop_scale: settings of further views for the student only, see `with_local_views`.
 
     Raises:
-      ValueError: a hyperparameter is out of its range, or local views are of a size that the encoder does not take.
+      ValueError: a hyperparameter is out of its range, or the encoder does not take local views of this size.
     """
     for name, value in {"temperature_warmup": temperature_warmup, "center_momentum": center_momentum}.items():
         if not 0 <= value <= 1:
@@ -69,14 +69,14 @@ def dino(
     if min(temperatures[:3]) <= 0:
         raise ValueError(f"Expected temperatures above 0 for DINO, got {', '.join(map(str, temperatures[:3]))}.")
     settings = settings_of(encoder)
-    # DINO's head has no batch norm, so that it needs no name of an axis.
+    # DINO's head has no batch norm and therefore needs no `axis_name`.
     networks = Siamese(encoder, PrototypeHead(projector, prototypes, settings["dtype"]))
     loss = functools.partial(_loss, networks, len(views), temperatures, center_momentum, settings["axis_name"])
 
     def init_target(variables):
         return copy_networks(variables) | {"center": jnp.zeros(prototypes)}
 
-    # Local views come after the number of views was given to `_loss`: the teacher sees the global ones alone.
+    # Local views are added after `_loss` was given the number of views, since the teacher sees only the global ones.
     views = with_local_views(encoder, views, local_views, size=local_size, crop_scale=local_crop_scale)
     return Method(views, networks, loss, init_target, follow(momentum), hold_prototypes(frozen))
 
@@ -97,9 +97,9 @@ class _Temperatures(NamedTuple):
 
 def _loss(networks, teacher_views, temperatures, center_momentum, axis_name, variables, target, views, context):
     student, batch_stats = forward(networks, variables, views)
-    # The target also holds the centre, which is no variable of the networks.
+    # The target also holds the centre, which is not a variable of the networks.
     networks_target = {name: target[name] for name in ("params", "batch_stats")}
-    # The teacher sees the global views alone, which come first.
+    # The teacher sees only the global views, which come first.
     teacher, target_stats = forward(networks, networks_target, views[:teacher_views], "project")
     teacher = jnp.stack(teacher)
     teacher_temperature = temperatures.of_teacher(context.progress)

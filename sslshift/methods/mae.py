@@ -1,4 +1,4 @@
-"""MAE: from the few patches of an image that the encoder sees, a decoder reconstructs the hidden ones.
+"""MAE: the encoder sees a few patches of an image, and a decoder reconstructs the hidden patches.
 
 References:
   He et al., `Masked Autoencoders Are Scalable Vision Learners <https://arxiv.org/abs/2111.06377>`_, 2022
@@ -22,7 +22,7 @@ class MaskedAutoencoder(nn.Module):
     decoder: MAEDecoder
 
     def __call__(self, views: tuple[jax.Array], keep: jax.Array | None = None, *, train: bool) -> jax.Array:
-        """Returns patches `[batch, tokens, pixels]` as decoded from those of numbers `keep`, `[batch, kept]`, or the first."""
+        """Returns decoded patches `[batch, tokens, pixels]`; `keep`, `[batch, kept]`, lists the visible ones."""
         del train
         (images,) = views
         patch = self.encoder.patch
@@ -51,26 +51,26 @@ def mae(
 
     Args:
       encoder: a ViT.
-      views: the one view of an image.
+      views: settings of the single view of an image.
       mask_ratio: share of the patches that are hidden, rounded up to whole patches.
-      decoder_width: of the decoder; 0: two thirds of the encoder's, at most 512, which are the paper's for ViT-B.
-      decoder_depth: blocks of the decoder.
-      decoder_heads: attention heads of the decoder; 0: one per 32 features, as in the paper.
+      decoder_width: width of the decoder; 0: two thirds of the encoder's width, at most 512, the paper's width for ViT-B.
+      decoder_depth: number of blocks of the decoder.
+      decoder_heads: number of attention heads of the decoder; 0: one head per 32 features, as in the paper.
       normalize: whether each patch is standardised to be the target.
 
     Raises:
-      ValueError: the encoder is no ViT, the decoder's heads do not divide its width, or the ratio is not between 0 and 1.
+      ValueError: the encoder is not a ViT, the decoder's heads do not divide its width, or the ratio is not between 0 and 1.
     """
     if not isinstance(encoder, ViT):
         raise ValueError(f"Expected a ViT (vit_*) as encoder of mae, which hides tokens, got {type(encoder).__name__}.")
     if not 0 < mask_ratio < 1:
         raise ValueError(f"Expected mask_ratio between 0 and 1, got {mask_ratio}.")
-    # A multiple of 32, which is the width of a head in the paper: 512 features with 16 heads.
+    # A multiple of 32, the width of a head in the paper: 512 features with 16 heads.
     width = decoder_width or min(512, max(1, encoder.width * 2 // 3 // 32) * 32)
     heads = decoder_heads or max(1, width // 32)
-    # Sine-cosine positions need the 4: a sine and a cosine for each of the two axes.
+    # Sine-cosine positions need a multiple of 4: a sine and a cosine for each of the two axes.
     if width % 4 or width % heads:
-        raise ValueError(f"Expected a width of the decoder that 4 and its heads divide, got {width} with {heads} heads.")
+        raise ValueError(f"Expected a decoder_width that is a multiple of 4 and of decoder_heads, got {width} and {heads}.")
     networks = MaskedAutoencoder(encoder, MAEDecoder(width, decoder_depth, heads, encoder.dtype))
 
     def loss(variables, target, views, context):
@@ -81,18 +81,18 @@ def mae(
         hidden = _hidden(keep, patches.shape[1])
         return masked_reconstruction(prediction, patches, hidden, normalize=normalize), Output(variables["batch_stats"])
 
-    # Each image is reconstructed by itself, so that one is enough.
+    # Each image is reconstructed separately, so a batch of one image is enough.
     return Method(views, networks, loss, least_batch=1)
 
 
 @on_any_mesh(batch_axis=0)
 def _hidden(keep: jax.Array, tokens: int) -> jax.Array:
-    """Returns 1 for each patch that is not numbered in `keep`, 0 for the others, `[batch, tokens]`."""
+    """Returns 1 for each patch whose number is not in `keep` and 0 for the others, `[batch, tokens]`."""
     return jnp.ones((len(keep), tokens)).at[jnp.arange(len(keep))[:, None], keep].set(0)
 
 
 def visible_patches(keys: jax.Array, tokens: int, mask_ratio: float) -> jax.Array:
-    """Returns the numbers of the patches that stay visible, `[batch, kept]`, a random choice by the key of each image.
+    """Returns the numbers of the visible patches, `[batch, kept]`, chosen at random with the key of each image.
 
     Raises:
       ValueError: no patch would be visible.
@@ -103,5 +103,5 @@ def visible_patches(keys: jax.Array, tokens: int, mask_ratio: float) -> jax.Arra
         raise ValueError(
             f"Hiding {mask_ratio:.0%} of {tokens} patches leaves {kept} visible; use smaller patches or another ratio."
         )
-    # All images keep equally many patches, since a batch of tokens has one shape.
+    # Each image keeps the same number of patches, since the tokens of a batch form one array.
     return jax.vmap(lambda key: jax.random.permutation(key, tokens)[:kept])(keys)

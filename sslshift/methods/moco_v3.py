@@ -1,4 +1,4 @@
-"""MoCo v3: predictions of one view find the target's projection of the other among those of the batch.
+"""MoCo v3: the prediction from one view identifies the target's projection of the other view among those of the batch.
 
 References:
   Chen et al., `An Empirical Study of Training Self-Supervised Vision Transformers <https://arxiv.org/abs/2104.02057>`_, 2021
@@ -33,13 +33,13 @@ def moco_v3(
 
     Args:
       encoder: any encoder.
-      views: of an image.
+      views: settings of the views of an image.
       projector: widths of the projector.
       predictor: hidden widths of the predictor, whose output is as wide as the projector's.
-      prediction_norm: whether the predictor ends in a batch norm, as it does for ViTs.
-      frozen_embedding: whether a ViT's embedding of patches stays as it was drawn, which keeps its training stable.
-      temperature: of the softmax over the batch.
-      momentum: of the target network, rising to 1 over the run.
+      prediction_norm: whether the predictor ends in a batch norm, as in the paper's ViTs.
+      frozen_embedding: whether a ViT's embedding of patches keeps its random initial values, which makes training stable.
+      temperature: temperature of the softmax over the batch.
+      momentum: momentum of the target network, rising to 1 over the run.
 
     Raises:
       ValueError: the embedding is to be frozen, and the encoder has none.

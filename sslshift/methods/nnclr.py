@@ -1,4 +1,4 @@
-"""NNCLR: as SimCLR, but the positive is the nearest neighbour of a view among the projections of past batches.
+"""NNCLR: like SimCLR, but the positive is the nearest neighbour of a view among the projections of past batches.
 
 References:
   Dwibedi et al., `With a Little Help from My Friends: Nearest-Neighbor Contrastive Learning of Visual Representations
@@ -33,14 +33,14 @@ def nnclr(
 
     Args:
       encoder: any encoder.
-      views: of an image.
+      views: settings of the views of an image.
       projector: widths of the projector.
       predictor: hidden widths of the predictor, whose output is as wide as the projector's.
-      temperature: of the softmax over the batch.
+      temperature: temperature of the softmax over the batch.
       queue: number of past projections that neighbours are chosen from.
 
     Raises:
-      ValueError: the temperature is not above 0, or the queue empty.
+      ValueError: the temperature is not above 0, or the queue is empty.
     """
     if temperature <= 0 or queue < 1:
         raise ValueError(f"Expected a temperature above 0 and a queue of at least 1 for NNCLR, got {temperature} and {queue}.")
@@ -57,14 +57,14 @@ def nnclr(
         # The queue is searched before this batch enters it: otherwise every image would be its own nearest neighbour.
         past = target["queue"]
         one_way = functools.partial(losses.nnclr, queue=past, temperature=temperature, axis_name=settings["axis_name"])
-        # The first views enter the queue, the oldest embeddings leave it.
+        # The embeddings of the first views enter the queue, and the oldest embeddings leave it.
         # Embeddings enter at length 1, since the loss does not normalise the long queue again in each step.
         newest = enqueued(past, unit(z1, dtype=jnp.float32), settings["axis_name"])
         return (one_way(z1, p2) + one_way(z2, p1)) / 2, Output(batch_stats, {"queue": newest})
 
     def init_target(variables):
         del variables
-        # The same for every run: all of it has left the queue after queue / batch steps.
+        # Equal for all runs, since after queue / batch steps all initial entries have left the queue.
         return {"queue": unit(jax.random.normal(jax.random.key(0), (queue, projector[-1])))}
 
     return Method(views, networks, loss, init_target)

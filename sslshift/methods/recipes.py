@@ -1,7 +1,7 @@
 """The default recipe of every method for small images, as data; the registry of methods.
 
 Where a recipe names solo-learn, its numbers are those of the CIFAR configurations at commit 9187ea3
-(https://github.com/vturrisi/solo-learn); images of other sizes and other encoders may want others.
+(https://github.com/vturrisi/solo-learn); other image sizes and encoders may need other values.
 """
 
 import dataclasses
@@ -32,11 +32,11 @@ class Recipe:
     Args:
       make: builds the method: `make(encoder, views, **options)`.
       views: settings of an image's views.
-      options: all hyperparameters of the method.
-      optimiser: fields of `sslshift.training.Optimiser`; the learning rate is at a batch of 256.
+      options: values of all hyperparameters of the method.
+      optimiser: fields of `sslshift.training.Optimiser`; the learning rate applies to a batch of 256.
       source: origin of these numbers.
-      vit_options: hyperparameters in place of those above for a ViT.
-      vit_optimiser: the optimiser for a ViT; None: MoCo v3's, which its authors use for other methods on ViTs too.
+      vit_options: hyperparameters that replace those of `options` for a ViT.
+      vit_optimiser: the optimiser for a ViT; None: that of MoCo v3, which its authors also use for other methods on ViTs.
     """
 
     make: Callable[..., Method]
@@ -57,8 +57,8 @@ class Recipe:
         """Returns the method on an encoder, with some of its options changed.
 
         Raises:
-          ValueError: the method has no such option, an option is out of its range, the number of views is wrong, or the encoder
-            is of a kind that the method cannot use.
+          ValueError: the method has no such option, an option is out of its range, the number of views is wrong, or the
+            method cannot use this kind of encoder.
         """
         options = self.options_for(encoder)
         for name in changes:
@@ -76,7 +76,7 @@ class Recipe:
 
 
 def _widths(name: str, value: Any) -> tuple[int, ...]:
-    # A tuple has a hash, which compiling a step once needs of every field of a module.
+    # A tuple has a hash, which the cache of compiled steps needs for every field of a module.
     widths = tuple(value) if isinstance(value, Sequence) else ()
     if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
         raise ValueError(f"Expected widths for {name}, whole numbers above 0 such as (512, 128), got {value!r}.")
@@ -91,11 +91,11 @@ _ASYMMETRIC = (_PLAIN, dataclasses.replace(_PLAIN, solarise_probability=0.2))
 _VICREG = dataclasses.replace(_PLAIN, min_crop_scale=0.2, solarise_probability=0.1)
 _RECONSTRUCTION = ViewSettings(jitter_probability=0.0, grayscale_probability=0.0)
 
-# 10 warm-up epochs of 1,000.
+# 10 of 1,000 epochs.
 _WARMUP = 0.01
-# Learning rate and weight decay are those of the paper on MoCo v3.
+# Learning rate and weight decay come from the paper on MoCo v3.
 _VIT_OPTIMISER = {"name": "adamw", "learning_rate": 1.5e-4, "weight_decay": 0.1, "warmup": 0.1}
-# Learning rate, weight decay and beta2 are solo-learn's for MAE.
+# Learning rate, weight decay and beta2 come from solo-learn's recipe for MAE.
 _MAE_OPTIMISER = {"name": "adamw", "learning_rate": 2e-4, "weight_decay": 0.05, "warmup": 0.05, "beta2": 0.95}
 
 

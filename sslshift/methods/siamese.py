@@ -1,4 +1,4 @@
-"""Parts that the methods which compare views share: networks, a target that follows them, a queue, and local views."""
+"""Parts that methods with several views share: networks, a target that follows them, a queue, and local views."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _KINDS = ("params", "batch_stats")
 
 
 class Siamese(nn.Module):
-    """Encoder, projector and perhaps a predictor, applied to each view in turn, so that batch norm sees one view at a time."""
+    """Encoder, projector and perhaps a predictor, applied to each view separately: batch norm sees one view at a time."""
 
     encoder: nn.Module
     projector: nn.Module
@@ -50,23 +50,23 @@ def forward(networks: nn.Module, variables: PyTree, views: Views, method: str = 
 
 
 def copy_networks(variables: PyTree) -> PyTree:
-    """Returns a target: copies of the weights and batch statistics of encoder and projector."""
+    """Returns a target: a copy of the weights and batch statistics of encoder and projector."""
     parts = {kind: {name: variables[kind][name] for name in _PROJECTING if name in variables[kind]} for kind in _KINDS}
-    # Copies, since a step is given its state's buffers to write into, each once.
+    # Copies, since the buffers of a state are donated to the step, and one buffer cannot be donated twice.
     return jax.tree.map(jnp.copy, parts)
 
 
 def follow(momentum: float) -> Callable[[PyTree, PyTree, jax.Array], PyTree]:
-    """Returns a method's `update_target`: a moving average of the trained weights, its momentum rising to 1 by a cosine.
+    """Returns a method's `update_target`: a moving average of the trained weights, whose momentum rises to 1 by a cosine.
 
-    Batch statistics are the target's own, from its forward passes.
+    The target's batch statistics come from its own forward passes.
 
     Raises:
       ValueError: the momentum is outside [0, 1].
     """
     if not 0 <= momentum <= 1:
         raise ValueError(f"Expected a momentum of the target in [0, 1], got {momentum}.")
-    # One step long, since it is read at a share of the run in place of a step's number.
+    # The schedule has one step, since it is evaluated at a share of the run and not at a step's number.
     share = optax.cosine_decay_schedule(1 - momentum, decay_steps=1)
 
     def update(target: PyTree, variables: PyTree, progress: jax.Array) -> PyTree:
@@ -86,7 +86,7 @@ def hold_prototypes(share: float) -> Callable[[PyTree, jax.Array], PyTree]:
         raise ValueError(f"Expected frozen in [0, 1], got {share}.")
 
     def freeze(gradient: PyTree, progress: jax.Array) -> PyTree:
-        # A factor and no branch: progress is traced, and one compiled step serves the whole run.
+        # A factor in place of a branch, since progress is traced: the whole run uses one compiled step.
         moving = (progress >= share).astype(jnp.float32)
 
         def scaled(path, leaf):
@@ -99,14 +99,14 @@ def hold_prototypes(share: float) -> Callable[[PyTree, jax.Array], PyTree]:
 
 @on_any_mesh
 def enqueued(queue: jax.Array, newest: jax.Array, axis_name: str | None) -> jax.Array:
-    """Returns a queue of past embeddings, the newest first, after the global batch entered it and the oldest left it.
+    """Returns a queue of past embeddings with the global batch in front and the oldest embeddings removed.
 
     Args:
       queue: `[..., queue, dim]`, the same on every device.
-      newest: embeddings `[..., batch, dim]`; no gradient passes. Of a batch larger than the queue the first images enter.
+      newest: embeddings `[..., batch, dim]`; no gradient passes. If the batch is larger than the queue, its first images enter.
       axis_name: the mapped axis over which the batch is split, inside `shard_map`.
     """
-    # The queue is a part of the state, whose dtypes must not change from step to step.
+    # The queue is a part of the state, and the dtypes of the state must not change from step to step.
     newest = _gathered(lax.stop_gradient(newest), axis_name).astype(queue.dtype)
     return jnp.concatenate([newest, queue], axis=-2)[..., : queue.shape[-2], :]
 
@@ -117,10 +117,10 @@ def batch_size(z: jax.Array, axis_name: str | None) -> int:
 
 
 def _gathered(z: jax.Array, axis_name: str | None) -> jax.Array:
-    """Returns the embeddings `[..., batch, dim]` of the global batch, which shard_map knows to be the same on all devices."""
+    """Returns the embeddings `[..., batch, dim]` of the global batch, typed as equal on all devices of a shard_map."""
     if axis_name is None:
         return z
-    # By a sum, since the result of a gather counts as different on each device.
+    # A sum is used, since by its type the result of a gather differs between devices.
     room = jnp.zeros((*z.shape[:-2], batch_size(z, axis_name), z.shape[-1]), z.dtype)
     return lax.psum(lax.dynamic_update_slice_in_dim(room, z, lax.axis_index(axis_name) * z.shape[-2], axis=-2), axis_name)
 
@@ -128,29 +128,29 @@ def _gathered(z: jax.Array, axis_name: str | None) -> jax.Array:
 def with_local_views(
     encoder: nn.Module, views: tuple[ViewSettings, ...], count: int, *, size: int, crop_scale: float
 ) -> tuple[ViewSettings, ...]:
-    """Returns the settings of the views with those of the local views behind them (multi-crop).
+    """Returns the settings of the views followed by the settings of the local views (multi-crop).
 
     Args:
-      encoder: with a `size`, one that takes images of that size too.
-      views: of an image; if there are local views, these become the global ones.
+      encoder: an encoder; with a `size` it must also take images of that size.
+      views: settings of the views of an image; if there are local views, these become the global views.
       count: number of local views; 0 leaves the views as they are.
-      size: side of the local views in pixels; 0: that of the images.
-      crop_scale: the largest share of an image's area in a local view, and then the smallest in a global one.
+      size: side of the local views in pixels; 0: the side of the images.
+      crop_scale: largest share of an image's area in a local view; with local views, also the smallest share in a global view.
 
     Raises:
-      ValueError: a number is negative, or the local views are of a size that the encoder does not take.
+      ValueError: a number is negative, or the encoder does not take local views of this size.
     """
     if min(count, size) < 0:
         raise ValueError(f"Expected local_views and local_size of at least 0, got {count} and {size}.")
     if size and not count:
-        raise ValueError("A local_size without local_views would change nothing: say how many local views there are.")
+        raise ValueError("Expected local_views above 0 with a local_size, got local_views=0: set both, or neither.")
     if size and isinstance(encoder, PatchMLP):
-        raise ValueError("patch_mlp takes images of one size only: leave local_size at 0, or use a ResNet or a ViT.")
+        raise ValueError("patch_mlp takes images of only one size: leave local_size at 0, or use a ResNet or a ViT.")
     if not count:
         return views
-    # The authors of DINO and SwAV take local crops from 0.05 on; an upper bound below that becomes the lower one too.
+    # The authors of DINO and SwAV use local crops from 0.05 on; if the upper bound is smaller, it is also the lower bound.
     smallest = min(0.05, crop_scale)
-    # As in DINO's authors' code, local views are never solarised.
+    # Local views are never solarised, as in the code of DINO's authors.
     local = dataclasses.replace(
         views[0], min_crop_scale=smallest, max_crop_scale=crop_scale, size=size, solarise_probability=0.0
     )

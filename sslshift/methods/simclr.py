@@ -1,4 +1,4 @@
-"""SimCLR: two views of an image attract, all others of the batch repel.
+"""SimCLR: two views of an image attract each other, and all other views of the batch repel them.
 
 References:
   Chen et al., `A Simple Framework for Contrastive Learning of Visual Representations

@@ -1,4 +1,4 @@
-"""SimSiam: BYOL with the network itself as target, its gradient stopped.
+"""SimSiam: like BYOL, but the target is the trained network itself, and no gradient passes through the target.
 
 References:
   Chen & He, `Exploring Simple Siamese Representation Learning <https://arxiv.org/abs/2011.10566>`_, 2021
@@ -22,7 +22,7 @@ def simsiam(
 
     Args:
       encoder: any encoder.
-      views: of an image.
+      views: settings of the views of an image.
       projector: widths of the projector.
       predictor: hidden widths of the predictor, whose output is as wide as the projector's; its learning rate stays constant.
     """

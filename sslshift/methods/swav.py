@@ -1,8 +1,8 @@
 """SwAV: each view of an image predicts the prototypes that another view of it is assigned to.
 
 Its metrics show a collapse. `assignment_entropy` is the mean entropy of an image's assignment as a share of the largest
-possible (1: the prototypes do not distinguish the images). `prototype_perplexity` is the exponential of the entropy of the
-batch's mean prediction, the number of prototypes that are predicted (1: the same one for every image). With a queue,
+possible (1: the images are assigned to all prototypes equally). `prototype_perplexity` is the exponential of the entropy of the
+batch's mean prediction, the number of prototypes that are predicted (1: the same prototype for every image). With a queue,
 `queue_used` is 1 in the steps whose assignments include it.
 
 References:
@@ -54,24 +54,25 @@ def swav(
     """Returns SwAV on an encoder.
 
     Args:
-      encoder: any encoder; with a `local_size`, one that takes images of that size too.
-      views: of an image; these are assigned to prototypes.
+      encoder: any encoder; with a `local_size` it must also take images of that size.
+      views: settings of the global views of an image, which are assigned to prototypes.
       projector: widths of the projector.
-      prototypes: their number. Their vectors have length 1 before every step.
-      temperature: of the predictions.
-      epsilon, iterations: of the assignments (Sinkhorn and Knopp).
-      frozen: share of the run during which the prototypes stay as they are.
-      queue: number of past embeddings, for each of these views, that are assigned together with the batch; 0: none. The queue
-        fills from the first step on and takes part once it is full and `queue_start` is over. Every device holds all of it.
+      prototypes: number of prototypes. Their vectors have length 1 before every step.
+      temperature: temperature of the predictions.
+      epsilon, iterations: settings of the assignments, see `sslshift.losses.swav`.
+      frozen: share of the run during which the prototypes do not change.
+      queue: number of past embeddings of each global view that are assigned together with the batch; 0: none. The queue fills
+        from the first step on and is used once it is full and `queue_start` is over. Every device holds the whole queue.
       queue_start: share of the run without the queue.
-      local_views, local_size, local_crop_scale: further views that predict but are not assigned, see `with_local_views`.
+      local_views, local_size, local_crop_scale: settings of further views that predict but are not assigned, see
+        `with_local_views`.
 
     Raises:
-      ValueError: a hyperparameter is out of its range, or local views are of a size that the encoder does not take.
+      ValueError: a hyperparameter is out of its range, or the encoder does not take local views of this size.
     """
     _require_ranges(prototypes, temperature, epsilon, iterations, queue, queue_start)
     settings = settings_of(encoder)
-    # Prototypes take the place of a predictor, so that one pass returns both embeddings and logits.
+    # The prototypes are passed as the predictor, so one pass returns both embeddings and logits.
     networks = Siamese(
         encoder, MLPHead(projector, batch_norm=True, **settings), Prototypes(prototypes, dtype=settings["dtype"])
     )
@@ -131,17 +132,17 @@ def _loss(networks, assignment, temperature, variables, target, views, context):
 
 
 def _assigned(networks, assignment, logits, variables, target, progress):
-    """Returns the assignments of the first views, and a metric that says whether the queue took part."""
+    """Returns the assignments of the first views, and a metric that shows whether the queue was used."""
     views, epsilon, iterations, queue, queue_start, axis_name = assignment
     given = {"epsilon": epsilon, "iterations": iterations, "axis_name": axis_name}
     if not queue:
         return losses.sinkhorn(logits[:views], **given), {}
-    # The queue holds embeddings and not logits, since the prototypes move after an embedding entered it.
+    # The queue holds embeddings and not logits, since the prototypes change after an embedding entered the queue.
     past = networks.predictor.apply({"params": variables["params"]["predictor"]}, target["queue"], train=True)
     used = jnp.logical_and(target["filled"] == queue, progress >= queue_start)
-    # Masked, not omitted: only a running step knows whether the queue takes part.
+    # The queue is masked and not omitted, since only a running step knows whether it is used.
     mask = jnp.broadcast_to(used, (queue,))
-    # Every device holds the whole queue, which types do not always say.
+    # Every device holds the whole queue, which its type does not always show.
     assignments = losses.sinkhorn(logits[:views], queue_logits=past, queue_mask=mask, queue_split=False, **given)
     return assignments, {"queue_used": used.astype(jnp.float32)}
 
@@ -153,7 +154,7 @@ def _unit_prototypes(params):
 
 @on_any_mesh
 def _collapse_signals(scores, assignments, axis_name):
-    """Returns metrics of the global batch, from logits over the temperature and assignments."""
+    """Returns metrics of the global batch from the assignments and the logits divided by the temperature."""
     entropy = jax.scipy.special.entr(assignments).sum(axis=-1).mean()
     prediction = jax.nn.softmax(scores).mean(axis=(0, 1))
     if axis_name is not None:

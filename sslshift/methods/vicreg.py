@@ -1,4 +1,4 @@
-"""VICReg: views agree, every dimension varies, no two dimensions vary together.
+"""VICReg: views of an image agree, every dimension varies, and no two dimensions are correlated.
 
 References:
   Bardes et al., `VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning
@@ -25,9 +25,9 @@ def vicreg(
     variance_weight: float,
     covariance_weight: float,
 ) -> Method:
-    """Returns VICReg on an encoder; `projector` gives the widths of its head, the weights are those of the three terms."""
+    """Returns VICReg on an encoder; `projector` gives the widths of its head; the weights are those of the loss."""
     settings = settings_of(encoder)
-    # The output has no batch norm, which would fix the variances that the loss is to raise.
+    # The output has no batch norm: a batch norm would fix the variances that the loss should increase.
     networks = Siamese(encoder, MLPHead(projector, batch_norm=True, **settings))
     weights = {
         "invariance_weight": invariance_weight,

@@ -1,25 +1,25 @@
 """Encoders and heads as Flax linen modules, and encoders in files.
 
 Every encoder is called with normalised images `[batch, height, width, channels]` and `train=`, and returns features
-`[batch, dim]`. `ENCODERS` names those that an experiment can ask for; `encoder.clone(dtype=jax.numpy.bfloat16)` computes in
+`[batch, dim]`. `ENCODERS` names the encoders that an experiment can use; `encoder.clone(dtype=jax.numpy.bfloat16)` computes in
 bfloat16. An encoder with its weights is a `PretrainedEncoder`; `save_encoder` and `load_encoder` keep it in a file.
-`load_encoder` and `open_encoder` also open what others published: `open_encoder("checkpoint.safetensors?part=teacher")`.
+`load_encoder` and `open_encoder` also open published encoders: `open_encoder("checkpoint.safetensors?part=teacher")`.
 
 | file | what it holds |
 |---|---|
-| `resnet`, `vit`, `patch_mlp` | one architecture each; `patches` and `convolution` have their parts |
-| `heads` | what methods put on an encoder during pretraining |
+| `resnet`, `vit`, `patch_mlp` | one architecture each; `patches` and `convolution` contain their parts |
+| `heads` | heads that methods put on an encoder during pretraining |
 | `pretrained` | an encoder with its weights: features by name, the output of every block |
 | `description`, `weights` | architectures as JSON, and encoders in files |
-| `opening`, `reference/` | encoders that others published |
+| `opening`, `reference/` | published encoders |
 
 To add an encoder, write its module in a file here, and give it a name in `ENCODERS` below and a kind in
 `description._KINDS`. A module of another package needs no line here: pass it to a method, and its class to
 `load_encoder(path, modules=[MyEncoder])`.
 
-The tests: `test_models` (architectures), `test_pretrained` (features, files), `test_from_python` (modules of others),
+The tests: `test_models` (architectures), `test_pretrained` (features, files), `test_from_python` (modules of other packages),
 `test_reference`, `test_damaged_weights` and `test_fetch_encoder` (published encoders), `test_trainer_files` and
-`test_encoder_facts` (files of trainers). `conftest` has the fixtures that several of them share.
+`test_encoder_facts` (checkpoints of other training code). `conftest` has the fixtures that several of these files share.
 """
 
 from typing import TYPE_CHECKING
@@ -75,7 +75,7 @@ __all__ = [
     "unit",
 ]
 
-# Files need safetensors, which those who only build encoders can do without.
+# Only encoder files need safetensors: a program that only builds encoders works without it.
 __getattr__ = lazy_names(
     __name__, {"ENCODER": "weights", "load_encoder": "opening", "open_encoder": "opening", "save_encoder": "weights"}
 )

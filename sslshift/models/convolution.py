@@ -1,9 +1,9 @@
 """A convolution whose gradient with respect to the kernel is fast on every CPU.
 
-XLA computes that gradient as a convolution with an image-sized kernel, at a speed that varies tenfold between CPUs. It also
-equals (patches)^T (output gradient), a matrix product, which is fast everywhere once it is summed over blocks
+XLA computes that gradient as a convolution with an image-sized kernel, at a speed that varies tenfold between CPUs. The
+gradient also equals (patches)^T (output gradient), a matrix product, which is fast everywhere once it is summed over blocks
 that fit into the cache. On other devices XLA's own gradient is used. `flax.linen.Conv(..., conv_general_dilated=convolve)`
-takes it; `tools/README.md` has the ratios.
+uses it; `tools/README.md` lists the measured speed-ups.
 """
 
 import functools
@@ -33,11 +33,11 @@ def convolve(
     Args:
       lhs: images `[batch, height, width, channels]`.
       rhs: kernel `[height, width, channels, features]`.
-      window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision: as in lax;
-        dilated, grouped and otherwise laid out convolutions, and those inside `shard_map`, pass through to lax unchanged.
+      window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision: as in lax.
+        Dilated and grouped convolutions, other array layouts, and calls inside `shard_map` pass through to lax unchanged.
     """
     plain = feature_group_count == 1 and all(d in (None, (1, 1)) for d in (_pair(lhs_dilation), _pair(rhs_dilation)))
-    # A custom gradient would have to sum over the devices of a shard_map by itself.
+    # Inside shard_map a custom gradient would have to do the sum over devices itself.
     plain = plain and not jax.sharding.get_abstract_mesh().manual_axes
     if not plain or lhs.ndim != 4 or not _is_nhwc(dimension_numbers, lhs, rhs):
         return lax.conv_general_dilated(
@@ -62,7 +62,7 @@ def _pair(value):
 
 
 def _is_nhwc(dimension_numbers, lhs, rhs) -> bool:
-    # None means lax's default, in which channels come before places.
+    # None means lax's default, in which channels come before pixels.
     if dimension_numbers is None:
         return False
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
@@ -86,7 +86,7 @@ def _backward(strides, padding, precision, saved, gradient):
 
     @on_any_mesh
     def kernel_gradient(images, gradient, kernel):
-        # Chosen for the device that the program is compiled for, which need not be the default one.
+        # The choice depends on the device that the program is compiled for, which need not be the default device.
         return lax.platform_dependent(
             images,
             gradient,
@@ -100,7 +100,7 @@ def _backward(strides, padding, precision, saved, gradient):
 
 
 def _kernel_gradient(images, gradient, *, kernel, strides, padding):
-    """Sums, over blocks of the output, (patches the block saw)^T (its gradient): `[taps * channels, features]`."""
+    """Returns (patches)^T (output gradient), `[taps * channels, features]`, summed over blocks of the output."""
     height, width, channels, features = kernel.shape
     batch, out_height, out_width, _ = gradient.shape
     group, rows = _block(batch, out_height, out_width)

@@ -1,7 +1,7 @@
-"""The architecture of an encoder as plain data that a JSON file can hold, and back; nothing in a file can run code.
+"""Conversion of an encoder's architecture to JSON values and back; nothing in a file can run code.
 
-A description names a class by its kind. Kinds of ours are `resnet`, `vit` and `patch_mlp`; the kind of any other class is the
-class's own name, and whoever loads the file passes that class: `load_encoder(path, modules=[MyEncoder])`. A class is never
+A description names a class by its kind. The kinds of this package are `resnet`, `vit` and `patch_mlp`; the kind of any other
+class is the name of the class, and the caller passes that class: `load_encoder(path, modules=[MyEncoder])`. A class is never
 looked up or imported by a name in a file.
 """
 
@@ -23,9 +23,9 @@ Modules = Sequence[type[nn.Module]]
 _KINDS: dict[str, type[nn.Module]] = {"resnet": ResNet, "vit": ViT, "patch_mlp": PatchMLP}
 _BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
-# Fields that say how an encoder is run, not what it is.
+# These fields change how an encoder is computed, not its architecture.
 _EXCLUDED = ("parent", "name", "axis_name", "convolution", "drop_path")
-# No published encoder comes near these; a file that asks for more is broken or hostile.
+# No published encoder comes near these limits; a file with larger values is broken or hostile.
 _LARGEST_NUMBER = 1 << 16
 _LARGEST_DEPTH = 1000
 
@@ -42,14 +42,14 @@ def describe(module: nn.Module) -> dict[str, Any]:
       {'kind': 'patch_mlp', 'patch': 4, 'width': 48, 'features': 64, 'dtype': None}
 
     Args:
-      module: any linen module. Of a class that is not ours, fields with their default value are not described, and every other
-        field must be a number, text, True, False, None, a dtype, a module or class of modules, or a tuple or FrozenDict of
-        these.
+      module: any linen module. If its class is not one of this package, fields with their default value are omitted, and every
+        other field must be a number, text, True, False, None, a dtype, a module or class of modules, or a tuple or FrozenDict
+        of such values.
 
     Raises:
       ValueError: a field holds another value, such as a function.
     """
-    # Not isinstance: a subclass may compute something else.
+    # `isinstance` would also accept a subclass, which may compute something else.
     kind = next((kind for kind, cls in _KINDS.items() if type(module) is cls), None)
     if kind is not None:
         return {"kind": kind} | {name: _plain(name, getattr(module, name)) for name in _fields(type(module))}
@@ -60,12 +60,12 @@ def from_description(description: Any, modules: Modules = ()) -> nn.Module:
     """Returns the module that `describe` described.
 
     Args:
-      description: JSON values, which may be anything.
-      modules: classes beside ours that a description may name.
+      description: JSON values; they need not be valid.
+      modules: classes of other packages that a description may name.
 
     Raises:
-      UnknownModuleError: it names a class that is neither ours nor one of `modules`.
-      ValueError: it describes no module.
+      UnknownModuleError: the description names a class that is neither in this package nor in `modules`.
+      ValueError: the description is not that of a module.
     """
     description = dict(description) if isinstance(description, dict) else {}
     name = description.pop("kind", None)
@@ -86,13 +86,13 @@ def from_description(description: Any, modules: Modules = ()) -> nn.Module:
 
 
 def _fields(kind: type[nn.Module]) -> list[str]:
-    # What a class of others calls `drop_path` may well be part of its architecture.
+    # In a class of another package a field called `drop_path` may be part of the architecture.
     excluded = _EXCLUDED if kind in _KINDS.values() else ("parent", "name")
     return [field.name for field in dataclasses.fields(kind) if field.name not in excluded]
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Returns the value of a field of one of our classes as JSON."""
+    """Returns the value of a field of a class of this package as JSON."""
     if name == "block":
         return next(word for word, block in _BLOCKS.items() if block is value)
     if name == "dtype":
@@ -101,7 +101,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _module_value(name: str, value: Any) -> Any:
-    """Returns the value of a field of one of our classes from JSON."""
+    """Returns the value of a field of a class of this package from JSON."""
     if name == "block":
         return _BLOCKS[value]
     if name == "dtype":
@@ -147,12 +147,12 @@ def _changed_fields(module: nn.Module) -> dict[str, Any]:
 
 
 def _equal(value: Any, default: Any) -> bool:
-    # 1, 1.0 and True are equal, but not the same setting.
+    # 1, 1.0 and True compare as equal but are different settings.
     return type(value) is type(default) and bool(value == default)
 
 
 def _encoded(value: Any, where: str) -> Any:
-    """Returns a value as JSON that `_decoded` reads back; what JSON has no form for is an object with one key of ours."""
+    """Returns a value as JSON that `_decoded` reads back; a value that JSON cannot hold becomes an object with one key."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
@@ -178,7 +178,7 @@ def _decoded(value: Any, modules: Modules) -> Any:
         return value
     ((key, content),) = value.items() if len(value) == 1 else (("", None),)
     if key == "dict" and isinstance(content, dict):
-        # Frozen, since a module with a plain dict has no hash, which compiling it once needs.
+        # Frozen, since the cache of compiled functions needs a hash, and a module with a plain dict has none.
         return FrozenDict({name: _decoded(each, modules) for name, each in content.items()})
     if key == "module":
         return from_description(content, modules)
@@ -186,4 +186,4 @@ def _decoded(value: Any, modules: Modules) -> Any:
         return _passed(content, modules)
     if key == "dtype" and isinstance(content, str):
         return jnp.dtype(content)
-    raise ValueError(f"{str(value)[:80]} is no value of a setting.")
+    raise ValueError(f"{str(value)[:80]} is not a possible value of a setting.")

@@ -1,4 +1,4 @@
-"""Heads on an encoder while it is pretrained and are dropped afterwards."""
+"""Heads that an encoder has during pretraining only."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ class MLPHead(nn.Module):
     """Linear layers with an activation between them, `[batch, dim]` to `[batch, widths[-1]]`.
 
     Args:
-      widths: of the layers, the output's last.
+      widths: widths of the layers; the last one is the width of the output.
       batch_norm: whether there is a batch norm between a linear layer and its activation.
-      output_norm: batch norm of the output: `none`, `plain` (without scale and offset) or `affine`.
+      output_norm: kind of batch norm on the output: `none`, `plain` (without scale and offset) or `affine`.
       output_bias: whether the last layer has a bias where no batch norm follows it.
-      activation: between the layers.
-      dtype: of the computation; parameters stay in float32.
+      activation: activation between the layers.
+      dtype: dtype of the computation; parameters stay in float32.
       axis_name: the mapped axis over which the batch is split, inside `shard_map`.
     """
 
@@ -36,7 +36,7 @@ class MLPHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def norm(x, affine=True):
-            # PyTorch's default, whose 0.1 is the share of the new batch; Flax's own default is 0.99.
+            # PyTorch's default, which PyTorch writes as 0.1, the share of the new batch; Flax's own default is 0.99.
             settings = {"momentum": 0.9, "dtype": self.dtype, "axis_name": self.axis_name}
             return nn.BatchNorm(not train, use_scale=affine, use_bias=affine, **settings)(x)
 
@@ -49,12 +49,12 @@ class MLPHead(nn.Module):
 
 
 class PrototypeHead(nn.Module):
-    """DINO's head: a GELU network to a bottleneck of length 1, then its cosines with the prototypes.
+    """DINO's head: a GELU network to a bottleneck of length 1, then the cosines of the bottleneck with the prototypes.
 
     Args:
-      widths: of the network, the bottleneck last.
-      prototypes: number of outputs, `[batch, prototypes]`, in float32 or better.
-      dtype: of the computation; parameters stay in float32.
+      widths: widths of the network's layers; the last one is the bottleneck.
+      prototypes: number of prototypes; the output is `[batch, prototypes]`, in float32 or better.
+      dtype: dtype of the computation; parameters stay in float32.
 
     References:
       Caron et al., `Emerging Properties in Self-Supervised Vision Transformers <https://arxiv.org/abs/2104.14294>`_, 2021
@@ -69,21 +69,22 @@ class PrototypeHead(nn.Module):
         # PyTorch's GELU is exact, Flax's approximate by default.
         exact_gelu = functools.partial(nn.gelu, approximate=False)
         z = MLPHead(self.widths, activation=exact_gelu, dtype=self.dtype, name="mlp")(x, train=train)
-        # Length has no effect on the output, but on how fast a vector turns: a linear layer's usual one (1 / sqrt(3)) suits.
+        # A vector's length does not affect the output, but it affects how fast the vector turns: linear layers usually start
+        # at this length, 1 / sqrt(3).
         initial = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         weights = self.param("prototypes", initial, (self.widths[-1], self.prototypes))
         return _cosines(z, unit(weights, axis=0))
 
 
 class Prototypes(nn.Module):
-    """SwAV's prototypes: the cosines of projections with them, `[..., dim]` to `[..., prototypes]`, in float32 or better.
+    """SwAV's prototypes; maps projections `[..., dim]` to cosines `[..., prototypes]`, in float32 or better.
 
-    The weights start at length 1, and SwAV brings them back to it after every step. No gradient passes through their length, as
-    in the authors' code, which normalises them outside of the gradient.
+    The weights start at length 1, and SwAV normalises them to length 1 after every step. No gradient passes through their
+    length, as in the authors' code, which normalises them outside of the gradient.
 
     Args:
       prototypes: number of outputs.
-      dtype: of the computation; parameters stay in float32.
+      dtype: dtype of the computation; parameters stay in float32.
 
     References:
       Caron et al., `Unsupervised Learning of Visual Features by Contrasting Cluster Assignments

@@ -1,4 +1,4 @@
-"""One way to open every encoder in a file: that of a run, or one that others published."""
+"""Opening of any encoder in a file: the encoder of a run, or a published one."""
 
 import difflib
 import json
@@ -25,7 +25,7 @@ def _numbers(text: str) -> float | tuple[float, ...]:
     return numbers if len(numbers) > 1 else numbers[0]
 
 
-# What may follow the path, as `load_reference` takes it.
+# The options that may follow the path; they have the names of the arguments of `load_reference`.
 OPTIONS: dict[str, Callable[[str], Any]] = {
     "part": str,
     "heads": int,
@@ -44,14 +44,14 @@ HOW_TO_SAY = (
 
 
 def open_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEncoder:
-    """Returns the encoder at a path; the content of the file decides how it is read.
+    """Returns the encoder at a path; the file's content determines how it is read.
 
     Args:
-      path: a run's folder, a `.safetensors` file that `save_encoder` wrote, or a file of a published encoder, see
-        `load_reference`, or the folder of a hub that holds a `model.safetensors`. A published encoder's may be followed by
-        options, `checkpoint.safetensors?part=teacher&heads=12`: those of `OPTIONS`, with the meaning they have there. In values
-        `&` is written `%26`, and so on.
-      modules: classes of encoders beside ours, see `load_encoder`.
+      path: a run's folder, a `.safetensors` file that `save_encoder` wrote, a file of a published encoder (see
+        `load_reference`), or a folder of a hub that holds a `model.safetensors`. The path of a published encoder may be
+        followed by the options of `load_reference` that `OPTIONS` lists: `checkpoint.safetensors?part=teacher&heads=12`.
+        Values are percent-encoded: `&` is written `%26`.
+      modules: encoder classes of other packages, see `load_encoder`.
 
     Raises:
       ValueError: there is no such path (the message says where to get an encoder), an option is unknown, or the file holds no
@@ -62,34 +62,37 @@ def open_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEn
     file, options = _parsed(path)
     if str(file) in CHECKPOINTS and not file.exists():
         raise ValueError(
-            f"{file} is a known encoder, but no file: python -m tools.fetch_encoder {file} --out=. fetches "
-            f"{file}.safetensors, whose path is to be named."
+            f"Expected the path of a file, got {file}, the name of a known encoder. Run "
+            f"python -m tools.fetch_encoder {file} --out=. and give the path of {file}.safetensors."
         )
     if not file.exists():
         raise ValueError(
             f"There is no run folder or file {file}; python -m tools.fetch_encoder NAME fetches a well-known encoder "
             f"({', '.join(CHECKPOINTS)})."
         )
-    # A run's own encoder comes before a hub's file in the same folder.
+    # If a folder holds both, the encoder of the run is read and not the file of a hub.
     if file.is_dir() and not (file / weights.ENCODER).exists() and (file / _HUB_FILE).is_file():
         file = file / _HUB_FILE
     if not (file.is_dir() or _has_card(file)):
         return load_reference(file, **options)
     if options:
-        raise ValueError(f"{file} is an encoder of sslshift, whose card says everything; remove ?{next(iter(options))}=.")
+        raise ValueError(
+            f"{file} is an encoder of sslshift, whose card contains all settings: it takes no options. "
+            f"Remove ?{next(iter(options))}=."
+        )
     return weights.read_encoder(file, modules)
 
 
 def load_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEncoder:
-    """Returns the encoder of a finished run, or of a file: one that `save_encoder` wrote, or a published one.
+    """Returns the encoder of a finished run, of a file that `save_encoder` wrote, or of a published file.
 
-    In one line: `apply, params = load_encoder("results/quickstart/runs/...")`; then `apply(images)` are its features, and
+    In one line: `apply, params = load_encoder("results/quickstart/runs/...")`; then `apply(images)` returns features, and
     `apply(images, params)` is the same as a function of the parameters.
 
     Args:
-      path: as of `open_encoder`.
-      modules: classes of encoders beside ours, `[MyEncoder]` for an encoder of that class. A file only names its class; no code
-        is imported for it.
+      path: path of the encoder, as `open_encoder` takes it.
+      modules: encoder classes of other packages, `[MyEncoder]` for an encoder of that class. A file only names its class; no
+        code is imported for it.
 
     Raises:
       ValueError: there is no such file, the run is not finished, the encoder is of a class that was not passed, or the file is
@@ -102,12 +105,12 @@ def load_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEn
 
 
 def is_published(encoder: PretrainedEncoder) -> bool:
-    """Returns whether `load_reference` read the encoder, by its card."""
+    """Returns whether the encoder's card shows that `load_reference` read it."""
     return "sha256" in encoder.card and "architecture" in encoder.card
 
 
 def how_it_was_read(encoder: PretrainedEncoder) -> str:
-    """Returns what was left behind, stated and assumed when a published encoder was loaded; empty for one of ours."""
+    """Returns, for a published encoder, the tensors left behind and the facts stated and assumed; empty for other encoders."""
     card = encoder.card
     if not is_published(encoder):
         return ""
@@ -118,10 +121,10 @@ def how_it_was_read(encoder: PretrainedEncoder) -> str:
 
 
 def _parsed(path: str | os.PathLike) -> tuple[Path, dict[str, Any]]:
-    """Returns the path alone, and the options behind it.
+    """Returns the path without its options, and the options.
 
     Raises:
-      ValueError: an option is unknown, named twice, or has no such value.
+      ValueError: an option is unknown, given twice, or has an invalid value.
     """
     text = os.fspath(path)
     whole = Path(text).expanduser()
@@ -133,7 +136,7 @@ def _parsed(path: str | os.PathLike) -> tuple[Path, dict[str, Any]]:
     for setting in query.split("&"):
         name, equals, value = setting.partition("=")
         if name not in OPTIONS or not equals or name in options:
-            wrong = "given twice" if name in options else "no option of an encoder"
+            wrong = "given twice" if name in options else "not an option of an encoder"
             near = "".join(f" Did you mean {each}=?" for each in difflib.get_close_matches(name.lower(), OPTIONS, 1) if equals)
             raise ValueError(f"{text}: {setting!r} is {wrong}; write NAME=VALUE with one of {', '.join(OPTIONS)}.{near}")
         try:
@@ -155,11 +158,11 @@ def _readable(file: Path) -> bool:
 
 
 def _has_card(file: Path) -> bool:
-    """Returns whether a file has a card of `save_encoder`, damaged or not: `load_encoder` then says what is wrong."""
+    """Returns whether a file has a card of `save_encoder`, even a damaged one: `load_encoder` then reports the damage."""
     try:
         with safe_open(file, framework="numpy") as opened:
             card: Any = json.loads((opened.metadata() or {}).get("card", "null"))
-            # keys() is needed: an opened file cannot be iterated itself.
+            # keys() is needed, since an opened file is not iterable.
             ours = any(name.startswith("params/") for name in opened.keys())  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError):
         return False

@@ -14,15 +14,15 @@ from sslshift.models.patches import require_patches
 class PatchMLP(nn.Module):
     """Patch embedding, then one dense layer over all patches: two matrix products, for images of about 32 pixels.
 
-    Images `[batch, height, width, channels]` whose sides the patch divides, to features `[batch, features]`.
+    Maps images `[batch, height, width, channels]`, whose sides the patch divides, to features `[batch, features]`.
 
     Args:
       patch: side of a patch in pixels.
-      width: features of a patch.
-      features: of the image.
-      dtype: of the computation, e.g. `jax.numpy.bfloat16`; parameters stay in float32.
+      width: number of features of a patch.
+      features: number of features of an image.
+      dtype: dtype of the computation, e.g. `jax.numpy.bfloat16`; parameters stay in float32.
       axis_name: the mapped axis over which the batch is split, inside `shard_map`.
-      convolution: as `lax.conv_general_dilated`; the default's gradient is fast on a CPU.
+      convolution: a function like `lax.conv_general_dilated`; the gradient of the default is fast on a CPU.
     """
 
     patch: int = 4

@@ -1,4 +1,4 @@
-"""Images as rows of square patches; fixed positions of patches, and learned ones on another grid."""
+"""Square patches of images; fixed positions of patches, and learned positions resized to another grid."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,8 @@ import numpy as np
 
 from sslshift.arrays import on_any_mesh
 
-# Fixed positions are defined over this many patches a side, ViT's grid at 224 pixels in patches of 16; another grid is sampled
-# from the same extent, so that an image means the same at any size.
+# Fixed positions are defined over this many patches a side, ViT's grid at 224 pixels in patches of 16. Another grid samples the
+# same extent, so that the borders of an image have the same positions at any size.
 _EXTENT = 14
 
 RESIZE = {
@@ -16,7 +16,7 @@ RESIZE = {
     "torch_offset": "the same, scaled to a tenth of a patch more; the original DINO's, and DINOv2's without registers",
     "antialias": "as `bicubic`, the kernel widened where the grid shrinks; timm's, and DINOv2's with registers",
 }
-# The published code adds it so that a quotient rounds to the right grid; the sampling places move with it.
+# The published code adds this offset so that a quotient rounds to the right grid; it also shifts the sampled positions.
 _OFFSET = 0.1
 
 
@@ -77,17 +77,18 @@ def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
 
 
 def resized_positions(table: jax.Array, rows: int, columns: int, how: str) -> jax.Array:
-    """Returns a table of learned positions on a grid of another size, `[rows, columns, width]`, as its model does it.
+    """Returns a table of learned positions resized to another grid, `[rows, columns, width]`, as the published model does it.
 
     Args:
       table: learned positions, `[table_rows, table_columns, width]`.
-      rows, columns: of the grid that is wanted.
-      how: one of `RESIZE`.
+      rows, columns: size of the new grid.
+      how: method of interpolation, one of `RESIZE`.
 
     References:
       Keys, `Cubic Convolution Interpolation for Digital Image Processing <https://doi.org/10.1109/TASSP.1981.1163711>`_, 1981
     """
-    # Also with an offset, which would move the places: the published code leaves a table of the right size as it is.
+    # Even an offset, which shifts the sampled positions, has no effect here: the published code returns a table of the right
+    # size unchanged.
     if table.shape[:2] == (rows, columns):
         return table
     if how in ("bicubic", "antialias"):
@@ -100,12 +101,12 @@ def resized_positions(table: jax.Array, rows: int, columns: int, how: str) -> ja
 
 
 def _cubic_weights(side: int, new: int, offset: float) -> np.ndarray:
-    """Returns the weight of each of `side` old places in each of `new` ones, `[new, side]`, as PyTorch weighs them."""
+    """Returns PyTorch's weight of each of `side` old positions in each of `new` new positions, `[new, side]`."""
     places = (np.arange(new) + 0.5) * side / (new + offset) - 0.5
     taps = np.floor(places)[:, None] + np.arange(-1, 3)
     weights = np.zeros((new, side))
     rows = np.broadcast_to(np.arange(new)[:, None], taps.shape)
-    # At the border several taps fall on one place, where their weights add up.
+    # At the border several taps fall on one old position, and their weights add up.
     np.add.at(weights, (rows, np.clip(taps, 0, side - 1).astype(int)), _cubic(np.abs(places[:, None] - taps), -0.75))
     return weights.astype(np.float32)
 

@@ -23,7 +23,7 @@ PyTree = Any
 _BLOCKS = (Block, BasicBlock, Bottleneck)
 
 FEATURES = {
-    "pooled": "as the encoder pools them itself",
+    "pooled": "features as the encoder pools them",
     "mean": "the mean over all places of the last feature map",
     "map": "the last feature map itself, before pooling, flattened",
     "token": "the class token (of a ViT)",
@@ -35,15 +35,15 @@ FEATURES = {
 class PretrainedEncoder:
     """An encoder with its weights.
 
-    It unpacks into a function and its parameters: `apply, params = load_encoder(...)`.
+    An encoder unpacks into a function and its parameters: `apply, params = load_encoder(...)`.
 
     Args:
       module: the network; called with normalised images and `train=`.
-      variables: its `params` and `batch_stats`.
-      shape: height, width and channels of the images that it was trained on.
+      variables: the network's `params` and `batch_stats`.
+      shape: height, width and channels of the training images.
       mean, std: images in [0, 1] are normalised to (image - mean) / std; a number, or one for each channel.
-      features: which of `FEATURES` it returns.
-      card: facts about it: method, mixture, budget, shift, licences.
+      features: name of the features that it returns, one of `FEATURES`.
+      card: facts about the encoder: method, mixture, budget, shift, licences.
     """
 
     module: nn.Module
@@ -60,17 +60,17 @@ class PretrainedEncoder:
             raise ValueError(f"Expected one of {', '.join(FEATURES)} for features, got {self.features!r}.")
 
     def apply(self, images: jax.Array, variables: PyTree | None = None) -> jax.Array:
-        """Returns features of images: a pure function that works under `jit`, `vmap`, and `grad` with respect to its variables.
+        """Returns features of images; a pure function that works under `jit`, `vmap`, and `grad` with respect to its variables.
 
         Args:
           images: `[batch, height, width, channels]`, uint8, or floats in [0, 1].
-          variables: in place of the encoder's own, of the same structure.
+          variables: variables of the same structure that replace those of the encoder; None: those of the encoder.
 
         Returns:
           float32 `[batch, dim]`.
 
         Raises:
-          ValueError: images of another shape than the encoder takes, or it has no such features.
+          ValueError: the images have another shape than the encoder takes, or the encoder has no such features.
         """
         channels = self.shape[2]
         if images.ndim != 4 or images.shape[3] != channels:
@@ -84,8 +84,8 @@ class PretrainedEncoder:
             return named_features(self.module, self.variables if variables is None else variables, x, self.features)
         except ScopeParamShapeError as error:
             raise ValueError(
-                f"This {type(self.module).__name__} takes images of {self.shape[0]} x {self.shape[1]}, on which it was "
-                f"trained, not of {images.shape[1]} x {images.shape[2]}."
+                f"Expected images of {self.shape[0]} x {self.shape[1]}, on which this {type(self.module).__name__} was "
+                f"trained, got {images.shape[1]} x {images.shape[2]}."
             ) from error
 
     def __iter__(self) -> Iterator[Any]:
@@ -93,7 +93,7 @@ class PretrainedEncoder:
 
     @property
     def params(self) -> PyTree:
-        """Returns what `apply` takes as its second argument."""
+        """Returns the variables, the second argument of `apply`."""
         return self.variables
 
     @functools.cached_property
@@ -101,7 +101,7 @@ class PretrainedEncoder:
         """Returns a hash of everything that the features depend on: architecture, weights, normalisation, and their name."""
         facts = [describe(self.module), self.mean, self.std, self.features]
         content = hashlib.sha256(json.dumps(facts).encode())
-        # Sorted, since equal variables may be nested in another order.
+        # Sorted, since equal variables may be stored in different orders.
         for name, leaf in sorted(flat_tensors(self.variables).items()):
             content.update(f"{name} {leaf.shape} {leaf.dtype}\n".encode() + np.ascontiguousarray(leaf).tobytes())
         return content.hexdigest()
@@ -115,7 +115,7 @@ def named_features(module: nn.Module, variables: PyTree, images: jax.Array, name
     """Returns features of normalised images by name, see `FEATURES`; float32 `[batch, dim]`.
 
     Raises:
-      ValueError: the module does not give such features.
+      ValueError: the module has no such features.
     """
     if name == "pooled":
         return module.apply(variables, images, train=False).astype(jnp.float32)
@@ -135,16 +135,16 @@ def layer_activations(encoder: PretrainedEncoder, images: jax.Array) -> dict[str
     """Returns the output of every block, from the first to the last; works under `jit`.
 
     Args:
-      encoder: with its weights; which features it gives does not matter.
+      encoder: an encoder with its weights; its setting `features` has no effect.
       images: as `encoder.apply` takes them, `[n, height, width, channels]`.
 
     Returns:
       For each block its name, `block0`, `block1` and so on, and float32 `[n, positions, channels]`. A ResNet's positions are
-      the places of the map, row by row; a ViT's are the class token, the registers if it has any, and the patches row by row,
-      before the last norm. An encoder without blocks gives its one feature map, `map`.
+      the pixels of the feature map, row by row; a ViT's are the class token, the registers if it has any, and the patches row
+      by row, before the last norm. The result for an encoder without blocks is its one feature map, `map`.
 
     Raises:
-      ValueError: images of another shape than the encoder takes.
+      ValueError: the images have another shape than the encoder takes.
     """
     seen: dict[str, Any] = {}
 
@@ -164,10 +164,10 @@ def layer_activations(encoder: PretrainedEncoder, images: jax.Array) -> dict[str
 
 
 def flat_tensors(variables: PyTree) -> dict[str, np.ndarray]:
-    """Returns the arrays of nested variables by names such as `params/block0/kernel`."""
+    """Returns the arrays of nested variables as a dict with names such as `params/block0/kernel`."""
     return {name: np.asarray(leaf) for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
 
 
 def nested(tensors: Mapping[str, np.ndarray]) -> PyTree:
-    """Returns the variables that `flat_tensors` flattened, with `batch_stats` even where an encoder has none."""
+    """Returns the variables that `flat_tensors` flattened; `batch_stats` is present even if it is empty."""
     return {"batch_stats": {}} | traverse_util.unflatten_dict(dict(tensors), sep="/")

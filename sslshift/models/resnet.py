@@ -12,7 +12,7 @@ from sslshift.models.convolution import convolve
 
 
 class _Settings(NamedTuple):
-    """Settings that all parts of one network share, besides its shape."""
+    """Settings that all parts of one network share."""
 
     dtype: Any = None
     axis_name: str | None = None
@@ -20,7 +20,7 @@ class _Settings(NamedTuple):
 
     @property
     def conv(self) -> Callable[..., nn.Module]:
-        # He's initialisation by outputs, as in torchvision.
+        # He's initialisation with the number of outputs (fan_out), as in torchvision.
         initial = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         # The batch norm behind every convolution subtracts any bias.
         shared = {"use_bias": False, "dtype": self.dtype, "conv_general_dilated": self.convolution, "kernel_init": initial}
@@ -73,16 +73,17 @@ def _add_shortcut(x: jax.Array, y: jax.Array, stride: int, conv: Callable, norm:
 
 
 class ResNet(nn.Module):
-    """Images `[batch, height, width, channels]` to features: 8 * width of them, four times as many with bottlenecks.
+    """ResNet; maps images `[batch, height, width, channels]` to 8 * width features, with bottlenecks to 32 * width.
 
     Args:
-      depths: blocks in each of the four stages; (2, 2, 2, 2) is ResNet-18, (3, 4, 6, 3) ResNet-34 and, with bottlenecks, -50.
+      depths: number of blocks in each of the four stages; (2, 2, 2, 2) is ResNet-18, (3, 4, 6, 3) is ResNet-34, or ResNet-50
+        with bottlenecks.
       block: `BasicBlock` or `Bottleneck`.
-      width: features of the first stage.
+      width: number of features of the first stage.
       small_images: the CIFAR stem (3x3, stride 1, no pooling) in place of ImageNet's (7x7, stride 2, max-pool).
-      dtype: of the computation, e.g. `jax.numpy.bfloat16`; parameters and batch statistics stay in float32.
+      dtype: dtype of the computation, e.g. `jax.numpy.bfloat16`; parameters and batch statistics stay in float32.
       axis_name: the mapped axis over which the batch is split, inside `shard_map`.
-      convolution: as `lax.conv_general_dilated`; the default's gradient is fast on a CPU.
+      convolution: a function like `lax.conv_general_dilated`; the gradient of the default is fast on a CPU.
 
     References:
       He et al., `Deep Residual Learning for Image Recognition <https://arxiv.org/abs/1512.03385>`_, 2016

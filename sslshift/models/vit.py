@@ -1,4 +1,4 @@
-"""Vision transformers: the encoder, and the decoder with which MAE trains it."""
+"""Vision transformers: the encoder, and MAE's decoder."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def _norm(dtype: Any, name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
 
 
-# What has no parameters is a function of arrays: batches over Explicit axes need their results' sharding said.
+# Parts without parameters are functions of arrays: over a mesh with Explicit axes the sharding of their results must be stated.
 @on_any_mesh(batch_axis=0)
 def _attend(qkv: jax.Array, heads: int) -> jax.Array:
     """Returns self-attention `[batch, tokens, width]` of queries, keys and values side by side, `[..., 3 * width]`."""
@@ -43,20 +43,20 @@ def _drop_images(branch: jax.Array, key: jax.Array, share: float) -> jax.Array:
 
 @on_any_mesh(batch_axis=0)
 def _choose(patches: jax.Array, places: jax.Array, keep: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns those patches `[batch, tokens, pixels]` and positions `[tokens, width]` that are numbered in `keep`."""
+    """Returns the patches `[batch, tokens, pixels]` and positions `[tokens, width]` whose numbers are in `keep`."""
     return jnp.take_along_axis(patches, keep[..., None], axis=1), places[keep]
 
 
 @on_any_mesh(batch_axis=0)
 def _put_first(tokens: jax.Array, extra: jax.Array) -> jax.Array:
-    """The extra tokens `[extra, width]`, then the image's own, `[batch, extra + tokens, width]`."""
+    """Returns the extra tokens `[extra, width]` followed by the tokens of the image, `[batch, extra + tokens, width]`."""
     first = jnp.broadcast_to(extra, (len(tokens), *extra.shape)).astype(tokens.dtype)
     return jnp.concatenate([first, tokens], axis=1)
 
 
 @on_any_mesh(batch_axis=0)
 def _put_back(visible: jax.Array, keep: jax.Array, hidden: jax.Array, count: int) -> jax.Array:
-    """All `count` patches of each image: the visible ones at their numbers `keep`, the token `[width]` at all others."""
+    """Returns `count` tokens for each image: the visible ones at their numbers `keep`, the token `[width]` at all others."""
     patches = jnp.broadcast_to(hidden, (len(visible), count, visible.shape[-1]))
     return patches.at[jnp.arange(len(visible))[:, None], keep].set(visible)
 
@@ -64,7 +64,7 @@ def _put_back(visible: jax.Array, keep: jax.Array, hidden: jax.Array, count: int
 class Block(nn.Module):
     """Pre-norm self-attention and a dense layer of four times the width; tokens `[batch, tokens, width]`.
 
-    In training each of the two is dropped for a share `drop_path` of the images, see `ViT`, also for the other settings.
+    In training each of the two is dropped for a share `drop_path` of the images. `ViT` documents the settings.
     """
 
     heads: int
@@ -97,29 +97,29 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Images `[batch, height, width, channels]` whose sides the patch divides, to features `[batch, width]`.
+    """Vision transformer; maps images `[batch, height, width, channels]` to features `[batch, width]`.
 
-    Applied to images of another size than it was made with, it interpolates its positions.
+    The positions are interpolated for images of another size than the one it was initialised with.
 
     Args:
-      width: features of a token; `heads` divides it.
+      width: number of features of a token; `heads` divides it.
       depth: number of blocks.
-      heads: attention heads of a block.
-      patch: side of a patch in pixels.
-      pool: features are those of the class `token`, or the `mean` of the patches'.
-      positions: fixed `sincos`, or `learned`.
-      dtype: of the computation, e.g. `jax.numpy.bfloat16`; parameters stay in float32. None: that of the images.
-      axis_name: without effect here; as for other encoders, heads on it take it over.
-      drop_path: share of the images for which the last block's branches are dropped in training (stochastic depth), rising
-        from 0 in the first block in a line; it then needs random numbers, `rngs={"drop_path": key}`.
-      registers: further tokens beside the class token, learned, without positions, and excluded from all features; None: none.
+      heads: number of attention heads of a block.
+      patch: side of a patch in pixels; it divides the sides of the images.
+      pool: kind of pooling: `token` returns the class token, `mean` the mean over the patches.
+      positions: kind of positions: fixed `sincos`, or `learned`.
+      dtype: dtype of the computation, e.g. `jax.numpy.bfloat16`; parameters stay in float32. None: the dtype of the images.
+      axis_name: the mapped axis over which the batch is split; unused here, but heads copy it from their encoder.
+      drop_path: share of the images for which the last block's branches are dropped in training (stochastic depth). The share
+        rises linearly from 0 in the first block. If it is above 0, training needs random numbers, `rngs={"drop_path": key}`.
+      registers: number of learned tokens besides the class token, without positions and excluded from all features; None: none.
       layer_scale: initial value of learned scales of the branches, e.g. 1e-5; None: branches have no scales.
-      grid: patches a side of the table of learned positions; None: those of the images that it is made with.
+      grid: patches per side in the table of learned positions; None: the number in the images that it is initialised with.
       resize: method that brings learned positions to the grid of other images, one of `sslshift.models.patches.RESIZE`.
-      epsilon: added to a variance by the layer norms.
+      epsilon: small number that the layer norms add to a variance.
 
     Raises:
-      ValueError: the patch does not divide a side of the images, or a setting is none of those above.
+      ValueError: the patch does not divide a side of the images, or a setting has another value than described above.
 
     References:
       Dosovitskiy et al., `An Image is Worth 16x16 Words <https://arxiv.org/abs/2010.11929>`_, 2021
@@ -173,8 +173,8 @@ class ViT(nn.Module):
 
         Args:
           images: `[batch, height, width, channels]`.
-          keep: numbers of the patches that are seen, `[batch, kept]`, row by row; None: all of them.
-          train: whether branches are dropped.
+          keep: numbers of the visible patches, `[batch, kept]`, counted row by row; None: all patches.
+          train: whether branches may be dropped.
         """
         patches = patchify(images, self.patch)
         places = self._places(images.shape[1] // self.patch, images.shape[2] // self.patch)[None]
@@ -200,7 +200,7 @@ class ViT(nn.Module):
         """Returns the positions of all patches, `[rows * columns, width]`."""
         if self.positions == "sincos":
             return jnp.asarray(sincos_positions(rows, columns, self.width)).reshape(-1, self.width)
-        # `param` would refuse a table that was made for images of another size.
+        # `param` raises an error for a table that was made for images of another size.
         if self.has_variable("params", "positions"):
             table = self.get_variable("params", "positions")
         else:
@@ -210,11 +210,11 @@ class ViT(nn.Module):
 
 
 class MAEDecoder(nn.Module):
-    """Decoder from the tokens of the visible patches to the pixels of all patches.
+    """MAE's decoder; maps the tokens of the visible patches to the pixels of all patches.
 
     Args:
-      width, depth, heads: as of a ViT; the published decoder has 512, 8 and 16.
-      dtype: of the computation, as of a ViT.
+      width, depth, heads: as in `ViT`; the published decoder has 512, 8 and 16.
+      dtype: dtype of the computation, as in `ViT`.
 
     References:
       He et al., `Masked Autoencoders Are Scalable Vision Learners <https://arxiv.org/abs/2111.06377>`_, 2022
@@ -232,8 +232,8 @@ class MAEDecoder(nn.Module):
         Args:
           tokens: class token and visible patches, `[batch, 1 + kept, dim]`.
           keep: numbers of the visible patches, `[batch, kept]`.
-          rows, columns: patches of an image.
-          pixels: values of a patch.
+          rows, columns: number of rows and columns of patches in an image.
+          pixels: number of values of a patch.
 
         Returns:
           `[batch, rows * columns, pixels]`, in float32.

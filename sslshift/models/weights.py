@@ -1,4 +1,4 @@
-"""Pretrained encoders in files: weights as safetensors, all else as a JSON card in the file's header and beside it."""
+"""Files of encoders: weights as safetensors, everything else as a JSON card in the file's header and in a file beside it."""
 
 import dataclasses
 import json
@@ -22,25 +22,25 @@ from sslshift.models.pretrained import PretrainedEncoder, flat_tensors, nested
 # Name of the encoder's file in the folder of a run.
 ENCODER = "encoder.safetensors"
 _VERSION = 1
-# A card that asks for larger images is broken or hostile.
+# A card with larger images is broken or hostile.
 _LARGEST_SIDE = 1 << 14
 
 
 def save_encoder(encoder: PretrainedEncoder, file: str | os.PathLike) -> Path:
     """Writes an encoder to a safetensors file, and its card to a JSON file of the same name for people to read.
 
-    Loading needs the first file alone, whose header also holds the card.
+    Loading needs only the safetensors file, whose header also contains the card.
 
     Args:
-      encoder: one of our encoders, or any other linen module, with its weights.
+      encoder: an encoder with its weights; its network may be any linen module.
       file: path that ends in `.safetensors`.
 
     Returns:
       The path.
 
     Raises:
-      ValueError: the name ends otherwise, or a field of the module holds what a file cannot (see `describe`).
-      OSError: the file cannot be written; an earlier one stays as it is.
+      ValueError: the name does not end in `.safetensors`, or a field of the module has a value that `describe` does not accept.
+      OSError: the file cannot be written; an earlier file stays as it is.
     """
     file = Path(file).expanduser()
     if file.suffix != ".safetensors":
@@ -66,7 +66,7 @@ def read_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEn
 
     Args:
       path: a run's folder, or a `.safetensors` file.
-      modules: classes of encoders beside ours that the file may name.
+      modules: encoder classes of other packages that the file may name.
 
     Raises:
       ValueError: there is no such file, the run is not finished, the encoder is of another class, or the file is damaged or
@@ -79,7 +79,7 @@ def read_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEn
     try:
         with safe_open(file, framework="numpy") as opened:
             card = json.loads((opened.metadata() or {}).get("card", "null"))
-            # keys() is needed: an opened file cannot be iterated itself.
+            # keys() is needed, since an opened file is not iterable.
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     # JSON that is nested too deeply raises RecursionError.
     except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
@@ -88,7 +88,7 @@ def read_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEn
 
 
 def _plain(value: Any) -> Any:
-    """Returns a number or array of NumPy or JAX as JSON has it."""
+    """Returns a number or array of NumPy or JAX as a number or list of JSON."""
     return np.asarray(value).tolist()
 
 
@@ -97,7 +97,7 @@ def _missing(path: Path) -> str:
         return f"There is no run folder or file {path}."
     if (path / "runs").is_dir():
         runs = sorted(str(each) for each in (path / "runs").iterdir() if (each / ENCODER).exists())
-        named = f"such as {', '.join(runs[:3])}" if runs else "of which none is finished"
+        named = f"such as {', '.join(runs[:3])}" if runs else "but none is finished"
         return f"{path} is the folder of a whole study; name one of its runs, {named}."
     if (path / "record.json").exists() or (path / "checkpoints").exists():
         return f"The run in {path} is not finished: it has no {ENCODER}. Give its command again to continue it."
@@ -105,11 +105,13 @@ def _missing(path: Path) -> str:
 
 
 def _checked(file: Path, card: Any, tensors: dict[str, np.ndarray], modules: Modules) -> PretrainedEncoder:
-    """Returns the encoder of a card and tensors that may be anything."""
+    """Returns the encoder of a card and tensors, which may be invalid."""
     if not isinstance(card, dict) or card.get("format") != "sslshift encoder":
-        raise ValueError(f"{file} holds weights, but no card of sslshift: save_encoder writes files with a card.")
+        raise ValueError(f"{file} contains weights but no card of sslshift; save_encoder writes files with a card.")
     if card.get("version") != _VERSION:
-        raise ValueError(f"{file} is of version {card.get('version')} of the format; this sslshift reads version {_VERSION}.")
+        raise ValueError(
+            f"{file} has version {card.get('version')} of the file format; this version of sslshift reads version {_VERSION}."
+        )
     try:
         image = card["image"]
         shape = tuple(int(side) for side in image["shape"])
@@ -124,7 +126,7 @@ def _checked(file: Path, card: Any, tensors: dict[str, np.ndarray], modules: Mod
     except UnknownModuleError as error:
         raise UnknownModuleError(f"{file}: {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{file}: the card and the weights are not those of one encoder: {error}") from error
+        raise ValueError(f"{file}: the card and the weights do not belong to the same encoder: {error}") from error
     return dataclasses.replace(encoder, variables=jax.tree.map(jnp.asarray, encoder.variables))
 
 
@@ -136,9 +138,9 @@ def _normaliser(value: Any, channels: int) -> float | tuple[float, ...]:
 
 
 def _require_tensors(module: nn.Module, shape: tuple[int, ...], tensors: dict[str, np.ndarray]) -> None:
-    """Raises ValueError that names the first tensors that are missing, too many, of another shape, or not finite."""
+    """Raises ValueError if tensors are missing, unexpected, of another shape, or not finite, and names the first of them."""
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-    # Traced only: the shapes of weights need no random numbers.
+    # Tracing is enough: the shapes of weights do not depend on random numbers.
     expected = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
     shapes = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(expected, sep="/").items()}
     problems = {

@@ -1,7 +1,7 @@
 """Training: the state, one pure step, its compilation over a mesh, the loop, checkpoints and metrics.
 
-A run is a function of (method, optimiser, plan, seed): the batch, the views and the initial weights of any step follow from
-them, so an interrupted run continues from its checkpoint to the same bits.
+A run is a function of (method, optimiser, plan, seed). These determine the initial weights, and the batch and views of each
+step, so an interrupted run continues from its checkpoint to the same bits.
 
     state = train(Training(method, Optimiser()), reader, seed=0, folder="results/example")
 
@@ -10,10 +10,10 @@ them, so an interrupted run continues from its checkpoint to the same bits.
 | `step` | `TrainState`, the pure `train_step`, the mesh, and the compiled step |
 | `optimiser` | `Optimiser`: adamw, lars and sgd with their schedule |
 | `loop` | `Training` and `train` |
-| `checkpoints` | the only file that knows orbax |
-| `journal` | what a run writes beside its checkpoints: metrics, and images that could not be read |
-| `online` | a linear probe and signals without labels, watched during training |
-| `programs` | what a step costs, and how many compiled programs a process may hold |
+| `checkpoints` | checkpoints; the only file that imports orbax |
+| `journal` | other files of a run: metrics, and a list of images that could not be read |
+| `online` | a linear probe and signals without labels, computed during training |
+| `programs` | the cost of a step, and a limit on the compiled programs of a process |
 
 To add an optimiser, name it in `optimiser.OPTIMISERS` and return its transformation in `Optimiser._at`.
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run's training state. The only file that knows orbax."""
+"""Checkpoints of a run's training state. No other file imports orbax."""
 
 import contextlib
 import logging
@@ -32,9 +32,9 @@ class Checkpoints:
         with _quiet():
             self._orbax = ocp.training.Checkpointer(
                 folder.absolute(),
-                # Without any policy orbax saves only what it is forced to save: the loop decides when.
+                # This empty policy never saves by itself: the training loop decides when, and `save` passes `force=True`.
                 save_decision_policy=ocp.training.save_decision_policies.AnySavePolicy(()),
-                # Two, so that a run can continue from the earlier one if the latest is damaged.
+                # Two checkpoints are kept, so that a run can continue from the earlier one if the latest is damaged.
                 preservation_policy=ocp.training.preservation_policies.LatestN(2),
                 # A run that is killed while it saves leaves an incomplete folder.
                 cleanup_tmp_directories=True,
@@ -42,21 +42,21 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Returns the number of steps done at the latest complete checkpoint; None without one."""
+        """Returns the number of finished steps at the latest complete checkpoint; None if there is no checkpoint."""
         return self._orbax.latest.step if self._orbax.latest else None
 
     def save(self, state: TrainState, step: int, online: PyTree = None) -> None:
         """Writes the state after `step` steps, and the state of an online probe if there is one.
 
         Raises:
-          NotWrittenError: e.g. the disk is full; earlier checkpoints stay as they are.
+          NotWrittenError: the checkpoint cannot be written, e.g. if the disk is full; earlier checkpoints stay as they are.
         """
         last = self.latest
         try:
             with _quiet():
                 parts = {"state": state} | ({} if online is None else {"online": online})
                 self._orbax.save_checkpointables(step, parts, force=True)
-        except Exception as error:  # Orbax and tensorstore raise many kinds of errors, which all mean the same here.
+        except Exception as error:  # Orbax and tensorstore raise many kinds of errors; here they all have the same meaning.
             self._failed = True
             kept = "there is no earlier one" if last is None else f"the last good one is step {last:,}"
             advice = remedy(error)
@@ -66,10 +66,10 @@ class Checkpoints:
             ) from error
 
     def restore(self, like: TrainState) -> TrainState:
-        """Returns the latest state, placed as `like` is.
+        """Returns the latest state, with the shardings of `like`.
 
         Raises:
-          CheckpointError: its arrays have other names or shapes than `like`, or it cannot be read.
+          CheckpointError: the checkpoint has arrays of other names or shapes than `like`, or cannot be read.
         """
         with self._reading():
             stored = self._stored("state")
@@ -84,18 +84,18 @@ class Checkpoints:
             return self._load("state", like)
 
     def restore_online(self, like: PyTree) -> PyTree:
-        """Returns the latest state of an online probe, placed as `like` is; `like` itself if none of its shapes is stored.
+        """Returns the latest state of an online probe, with the shardings of `like`; `like` if no state of its shapes exists.
 
         Raises:
-          CheckpointError: it cannot be read.
+          CheckpointError: the checkpoint cannot be read.
         """
         with self._reading():
             stored = self._stored("online")
-            # A probe only watches: one that does not fit starts again and does not stop the run.
+            # A probe does not affect training: a probe that does not fit starts again and does not stop the run.
             return like if stored is not None and stored != _shapes(like) else self._load("online", like)
 
     def _stored(self, name: str) -> dict[str, tuple[int, ...]] | None:
-        """Returns the shapes of a part of the latest checkpoint, or None where it is damaged: then orbax knows none."""
+        """Returns the shapes of a part of the latest checkpoint; None if orbax finds no shapes in a damaged part."""
         parts = self._orbax.checkpointables_metadata(self.latest).metadata
         if name in parts and parts[name] is None:
             return None
@@ -123,14 +123,14 @@ class Checkpoints:
         return f"the run then continues from step {max(earlier):,}" if earlier else "the run then starts again"
 
     def close(self) -> None:
-        # After a failed save orbax raises the same error again, which would hide the sentence that was raised for it.
+        # After a failed save orbax raises the same error again, which would replace the error message above.
         with _quiet(), contextlib.suppress(Exception) if self._failed else contextlib.nullcontext():
             self._orbax.close()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences absl: orbax logs every save, and a failure a dozen times with its traceback. Errors are raised all the same."""
+    """Silences absl: orbax logs every save, and logs a failure a dozen times with its traceback. Errors are still raised."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -147,7 +147,7 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
 
 
 def _difference(stored: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> str:
-    """Returns the first array that differs, as text; empty where none does."""
+    """Returns a text about the first array that differs; empty if all arrays are equal in shape."""
     name = next((name for name in expected | stored if stored.get(name) != expected.get(name)), None)
     if name is None:
         return ""
@@ -156,7 +156,7 @@ def _difference(stored: dict[str, tuple[int, ...]], expected: dict[str, tuple[in
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the first cause in one line. The end of a long text is kept, which has the operating system's own words."""
+    """Returns the first cause in one line. Of a long text the end is kept: the message of the operating system."""
     first = causes(error)[-1]
     text = " ".join(str(first).split())
     return f"{type(first).__name__}: {text if len(text) <= 160 else '... ' + text[-150:]}"

@@ -1,4 +1,4 @@
-"""Files that a run writes besides its checkpoints: metrics, and a list of the images that it could not read."""
+"""Files of a run besides its checkpoints: metrics, and a list of the images that could not be read."""
 
 import csv
 import dataclasses
@@ -19,14 +19,14 @@ BROKEN = "broken.csv"
 class MetricsWriter:
     """Appends `{"step": ..., name: value, ...}` lines to a file; the only writer of metrics.
 
-    A resumed run drops the lines that were written after its checkpoint, so that the file of a killed run ends up like any
-    other.
+    A resumed run drops the lines that were written after its checkpoint, so its file has the same lines as without the
+    interruption.
     """
 
     def __init__(self, path: Path, *, keep_steps: int):
         kept = [line for line in _whole_lines(path) if line["step"] <= keep_steps]
         storage.write(path, "".join(json.dumps(line) + "\n" for line in kept))
-        # One line at a time, so that a killed run loses at most the last one.
+        # Each line is written at once, so that a killed run loses at most the last line.
         self._file = path.open("a", buffering=1)
 
     def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
@@ -37,14 +37,14 @@ class MetricsWriter:
 
 
 def loss_trend(path: Path) -> tuple[float, float]:
-    """Returns the mean loss over the first and over the last twentieth (at least one) of the steps in a metrics file."""
+    """Returns the mean loss over the first 5% and over the last 5% of the steps in a metrics file, at least one step each."""
     losses = [line["loss"] for line in _whole_lines(path)]
     count = max(1, len(losses) // 20)
     return statistics.fmean(losses[:count]), statistics.fmean(losses[-count:])
 
 
 def _whole_lines(path: Path) -> list[dict]:
-    """Returns the lines of a metrics file; one that was cut off by a kill ends the list."""
+    """Returns the lines of a metrics file, up to a line that is incomplete because the run was killed."""
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -55,16 +55,16 @@ def _whole_lines(path: Path) -> list[dict]:
 
 
 class BrokenDataError(RuntimeError):
-    """More images than allowed could not be read."""
+    """More images could not be read than the limit allows."""
 
 
 @dataclasses.dataclass
 class BrokenImages:
-    """The images that a run found broken, over all its calls. A study subtracts them from N.
+    """Broken images that a run found, in this call and in earlier calls. A study subtracts their number from N.
 
     Args:
-      file: CSV file that lists them, written with each new one; the list of an earlier call is read.
-      unique: N of the run's mixture.
+      file: CSV file that lists the images; each new image is written to it, and the list of an earlier call is read.
+      unique: number of unique samples N of the run's mixture.
       limit: share of N that may be broken.
     """
 
@@ -76,7 +76,7 @@ class BrokenImages:
         self._found = {(one.source, one.index): one for one in read_broken(self.file)}
 
     def add(self, broken: Iterable[Broken]) -> None:
-        """Counts images; one that is known already counts once.
+        """Adds images to the list; an image that is already listed is not added again.
 
         Raises:
           BrokenDataError: more images are broken than the limit allows.
@@ -87,7 +87,7 @@ class BrokenImages:
         self._found |= new
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows([Broken._fields, *self._found.values()])
-        # File names may hold bytes that are no text.
+        # File names may contain bytes that are not valid text.
         # Written before the limit is checked, since the error refers to this list.
         storage.write(self.file, text.getvalue().encode("utf-8", "backslashreplace"))
         if len(self._found) > self.limit * self.unique:
@@ -99,7 +99,7 @@ class BrokenImages:
 
 
 def read_broken(file: Path) -> list[Broken]:
-    """Returns the images that a run listed as broken; none where every image could be read."""
+    """Returns the images that a run listed as broken; empty if every image could be read."""
     if not file.exists():
         return []
     with open(file, newline="", encoding="utf-8") as lines:

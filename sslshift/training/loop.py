@@ -38,19 +38,19 @@ OnStep = Callable[[int, dict[str, float]], None]
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or its gradient stopped being a number."""
+    """The loss or its gradient is not finite."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Settings of a run's training; the data is a `BatchReader`.
+    """Settings of a run's training, without its data.
 
     Args:
       method: the SSL method on its encoder.
       optimiser: optimiser and schedule.
-      checkpoint_every: steps between checkpoints; the end is always one.
-      workers: processes that read batches; 0 reads in threads.
-      max_broken: share of the run's different images that may turn out to be unreadable; above it the run stops.
+      checkpoint_every: number of steps between checkpoints; a checkpoint is always written after the last step.
+      workers: number of processes that read batches; 0: batches are read in threads.
+      max_broken: share of the run's different images that may be unreadable; if the share is larger, the run stops.
     """
 
     method: Method
@@ -66,7 +66,7 @@ class Training:
         Args:
           method: one of `sslshift.methods.METHODS`.
           encoder: any encoder, such as one of `sslshift.models.ENCODERS`.
-          **options: hyperparameters of the method in place of the recipe's.
+          **options: hyperparameters of the method that replace those of the recipe.
 
         Raises:
           ValueError: the method is unknown, or an option is unknown or out of its range.
@@ -92,31 +92,32 @@ def train(
     """Trains a run to the end of its budget, from its latest checkpoint if it has one.
 
     Args:
-      training: method, optimiser and bookkeeping.
+      training: settings of the training.
       reader: reads the batches of the plan.
-      seed: of the initial weights and of all views.
-      folder: gets `checkpoints/`, `metrics.jsonl`, and `broken.csv` if an image could not be read and another replaced it.
-      on_step: called with the number of steps done and that step's metrics, one step late.
-      online: a probe and signals reported on the way (see `online.py`). The probe is kept in the checkpoints; where a run goes
-        on from one without, or with one of other shapes, it starts there.
+      seed: seed of the initial weights and of all views.
+      folder: folder of the run; `checkpoints/` and `metrics.jsonl` are written there, and `broken.csv` if an image could not be
+        read and another image replaced it.
+      on_step: called with the number of a finished step and its metrics, one step late.
+      online: probe and signals that are reported during training (see `online.py`). The probe is saved in the checkpoints. If
+        a run continues from a checkpoint without a probe, or with a probe of other shapes, the probe starts at that step.
 
     Returns:
-      The trained state; the same bits whether or not the run was interrupted on the way, and with or without `online`.
+      The trained state; its bits do not depend on interruptions of the run or on `online`.
 
     Raises:
       NonFiniteError: loss or gradient is not finite; no later state is saved.
       CheckpointError: a checkpoint cannot be written or read.
       BrokenDataError: more than `max_broken` of the images cannot be read.
-      ValueError: the budget is not a whole number of batches, the devices do not divide the batch, or images of `online` are of
-        another shape than the run's.
+      ValueError: the budget is not a whole number of batches, the devices do not divide the batch, or the images of `online`
+        have another shape than those of the run.
     """
     steps = _whole_steps(reader.plan)
     if online:
         online.require_shape(reader.canvas)
     mesh = make_mesh()
-    # Compiled lazily: nothing runs before the first batch is there.
+    # The step is compiled when it is first called: nothing runs before the first batch is read.
     step_fn = compiled_step(training.method, _optimiser(training, reader.plan), steps, mesh)
-    # A resumed run needs it too: its shapes and placement are those in which the checkpoint is read.
+    # A resumed run needs this state too: the checkpoint is read with its shapes and shardings.
     state = initial_state(training, reader, seed)
     # Folded in, since the initial weights use the key of the seed itself: the two must not share random numbers.
     key = replicate(mesh, jax.random.fold_in(jax.random.key(seed), 1))
@@ -126,14 +127,14 @@ def train(
         probe = watch.start(state.variables) if watch else None
         if kept.done and probe is not None:
             probe = kept.checkpoints.restore_online(probe)
-        # The step number is the position in the data: a resumed run reads on from its checkpoint.
+        # The step number is the position in the data: a resumed run continues to read at its checkpoint.
         for step, batch in enumerate(batches(reader, kept.done, steps, workers=training.workers), kept.done + 1):
             kept.broken.add(batch.broken)
             images = shard_batch(mesh, batch.images)
-            # Nothing of the step may wait for the host. Saving and reporting do, so that they must not run under this guard.
+            # No part of the step may wait for the host. Saving and reporting wait for it, so they run outside of this guard.
             with jax.transfer_guard("disallow"):
                 state, metrics = step_fn(state, images, key)
-            # After the step, whose program does not depend on whether anything watches.
+            # The probe has a separate program, which runs after the step: the program of the step is the same without a probe.
             probe, signals = watch.follow(probe, state.variables, step, steps) if watch else (None, {})
             kept.observe(step, metrics, signals)
             if step % training.checkpoint_every == 0 or step == steps:
@@ -151,7 +152,7 @@ def initial_state(training: Training, reader: BatchReader, seed: int) -> TrainSt
 def traced_step(training: Training, canvas: Canvas, batch_size: int) -> TrainState:
     """Returns the shapes of the state after a step on batches of this size.
 
-    It finds settings that do not fit each other and computes nothing.
+    The call raises an error if settings do not fit each other, and computes nothing.
     """
     method = training.method
     key = jax.random.key(0)
@@ -169,7 +170,7 @@ def _optimiser(training: Training, plan: SamplePlan) -> optax.GradientTransforma
 
 
 def _whole_steps(plan: SamplePlan) -> int:
-    """Returns the number of steps of a plan; raises ValueError unless all batches are whole and divide among the devices."""
+    """Returns the number of steps of a plan; raises ValueError unless all batches are complete and the devices divide them."""
     whole = plan.budget.whole_batches(plan.batch_size)
     if plan.budget != whole:
         raise ValueError(
@@ -195,12 +196,12 @@ class _RunFolder:
         self._pending: tuple[int, Metrics, Metrics] | None = None
 
     def observe(self, step: int, metrics: Metrics, signals: Metrics) -> None:
-        """Writes the metrics of the step before: reading those of this step would leave the device idle."""
+        """Writes the metrics of the previous step: reading the metrics of this step would leave the device idle."""
         self._flush()
         self._pending = (step, metrics, signals)
 
     def save(self, state: TrainState, step: int, probe: OnlineProbe | None) -> None:
-        """Writes a checkpoint, after the metrics up to it: a state that is not finite is never saved."""
+        """Writes the metrics of all steps so far, then a checkpoint: a state that is not finite is never saved."""
         self._flush()
         self.checkpoints.save(state, step, probe)
 
@@ -219,10 +220,10 @@ class _RunFolder:
             latest = self.checkpoints.latest
             good = f"step {latest:,} in {self._folder}" if latest else "none yet"
             raise NonFiniteError(
-                f"Step {step:,} of {self._folder} gave {scalars}, which is not finite; training stopped. "
-                f"The last good checkpoint: {good}. Try a lower learning rate, in another folder."
+                f"Step {step:,} of {self._folder} gave {scalars}, which is not finite: training stopped. "
+                f"The last good checkpoint: {good}. Try a lower learning rate in another folder."
             )
-        # A signal only watches, so that one that is not finite is omitted and does not stop the run.
+        # A signal does not affect training: a signal that is not finite is omitted and does not stop the run.
         signals = {name: float(value) for name, value in jax.device_get(signals).items()}
         scalars |= {name: value for name, value in signals.items() if math.isfinite(value)}
         self._metrics.write_scalars(step, scalars)

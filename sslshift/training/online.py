@@ -1,27 +1,27 @@
 """Online evaluation while an encoder is pretrained: a linear probe that learns beside it, and signals without labels.
 
-Training is not affected: its compiled step is the same with and without, and everything here is a separate program that reads
-the encoder's variables between two steps. A run with an `Online` ends with the same bits as one without.
+Training is not affected: its compiled step does not depend on `Online`, and everything here is a separate program that reads
+the encoder's variables between two steps. A run ends with the same bits with and without `Online`.
 
-It adds to the line of every k-th step, and of the last, in `metrics.jsonl`:
+These values are added in `metrics.jsonl` to the line of every k-th step and of the last step:
 
-| name | of | what |
+| name | computed on | meaning |
 |---|---|---|
-| `online_loss` | validation images | the probe's cross-entropy; of several labels the mean of the binary ones |
-| `online_accuracy` | validation images | share classified correctly; absent where an image may have several labels |
+| `online_loss` | validation images | the probe's cross-entropy; with several labels, the mean of the binary ones |
+| `online_accuracy` | validation images | share of images classified correctly; absent if an image may have several labels |
 | `effective_rank` | signal images | RankMe of the centred features |
-| `alignment` | two views of the signal images | mean squared distance of an image's two unit vectors; 0 = views agree |
-| `uniformity` | signal images | how the unit vectors spread; 0 = all equal, lower = spread |
+| `alignment` | two views of the signal images | mean squared distance between an image's two unit vectors; 0 = views agree |
+| `uniformity` | signal images | evenness of the unit vectors; 0 = all equal, lower = more even |
 
-All features are in evaluation mode. Images and views are the same in every report, so that changes are those of the encoder. A
-number that is not finite is omitted from its line; it does not stop the run. Alignment and uniformity are also omitted if all
-features are zero, since such vectors have no direction. The probe's accuracy lags behind that of a probe fitted to the finished
-encoder: it has seen few images, under an encoder that changed meanwhile. Use it to compare runs and to notice a collapse;
-tables report the offline probe.
+All features are in evaluation mode. Images and views are the same in every report: differences come from the encoder. A
+number that is not finite is omitted from its line and does not stop the run. Alignment and uniformity are also omitted if all
+features are zero, since such vectors have no direction. The probe's accuracy is lower than that of a probe fitted to the
+finished encoder: it has seen few images, and the encoder changed meanwhile. Use it to compare runs and to notice a collapse;
+tables report the probe that is fitted to the finished encoder.
 
 Measured on two CPU cores with SimCLR on patch_mlp at batch 256, every = 50, 1,000 validation and 512 signal images: 1.5 ms a
-step and 40 ms a report beside training steps of 37 ms; 6,350 samples/s in place of 7,010. After 200 steps the probe had 80.4%
-on bundled:fashion_mnist where the offline one had 83.2%, both on the validation images.
+step and 40 ms a report, beside training steps of 37 ms; 6,350 samples/s in place of 7,010. After 200 steps on
+bundled:fashion_mnist the online probe reached 80.4% and the probe fitted afterwards 83.2%, both on the validation images.
 """
 
 import dataclasses
@@ -48,33 +48,33 @@ PyTree = Any
 # Images per forward pass of a report, so that memory does not grow with their number.
 _CHUNK = 256
 
-# Weight of a batch in the running statistics of the features, once there were this many: they follow the encoder.
+# Least weight of a batch in the running statistics of the features, so that the statistics follow the encoder.
 _STATISTICS_SHARE = 0.1
 
 
 class Labelled(NamedTuple):
-    """Images uint8 `[n, height, width, channels]`, and labels: int `[n]`, or 0/1 `[n, classes]` if one may have several."""
+    """Images, uint8 `[n, height, width, channels]`, and labels, int `[n]`, or 0/1 `[n, classes]` for several per image."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
-# Compared by identity: comparing the arrays of two would raise, since an array has no single truth value.
+# Compared by identity: a comparison of two arrays raises an error, since an array has no single truth value.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Online:
     """Settings of the reports while an encoder is pretrained; without labelled images they contain the signals only.
 
     Args:
-      every: steps between reports, k.
-      signal_images: for the signals without labels, uint8 `[n, height, width, channels]`, n at least 2. The effective rank
-        grows with n: compare at equal n.
+      every: number of steps between reports, k.
+      signal_images: images for the signals without labels, uint8 `[n, height, width, channels]`, n at least 2. The effective
+        rank grows with n: compare values at equal n.
       train: labelled images that the probe learns from, a batch in every step.
-      validation: labelled images that its loss and accuracy are of.
-      classes: their number.
-      learning_rate: of the probe's Adam, constant.
-      batch_size: of the probe. Its forward pass is most of what an `Online` costs: of SimCLR's step at batch B about
-        batch_size / 6B.
-      seed: of the order of the labelled images and of the views of the signal images.
+      validation: labelled images on which loss and accuracy are computed.
+      classes: number of classes.
+      learning_rate: learning rate of the probe's Adam, constant.
+      batch_size: batch size of the probe. Its forward pass is most of the cost of an `Online`: about batch_size / 6B of
+        SimCLR's step at batch B.
+      seed: seed of the order of the labelled images and of the views of the signal images.
 
     Raises:
       ValueError: arrays or numbers do not fit each other.
@@ -97,21 +97,23 @@ class Online:
             )
         _require_images("signal_images", self.signal_images, 2)
         if (self.train is None) != (self.validation is None):
-            raise ValueError("An online probe needs labelled images for both training and validation; one of them is missing.")
+            raise ValueError(
+                "An online probe needs labelled images for training and for validation; one of the two is missing."
+            )
         for name in ("train", "validation") if self.train else ():
             _require_images(name, getattr(self, name).images, 1)
             _require_labels(name, getattr(self, name), self.classes)
         if self.train and self.train.labels.ndim != self.validation.labels.ndim:
-            raise ValueError("Labels of training and validation must be of one kind: [n] each, or [n, classes] each.")
+            raise ValueError("Labels of training and validation must have the same kind of shape: [n], or [n, classes].")
 
     def require_shape(self, shape: Sequence[int]) -> None:
-        """Raises ValueError unless all images are `[height, width, channels]` of this shape: that of the run's."""
+        """Raises ValueError unless all images have the shape of the run's images, `[height, width, channels]`."""
         parts = {"signal_images": self.signal_images}
         parts |= {"train": self.train.images, "validation": self.validation.images} if self.train else {}
         for name, images in parts.items():
             if images.shape[1:] != tuple(shape):
                 raise ValueError(
-                    f"Online images must be of the run's shape {tuple(shape)}, but those of {name} are {images.shape[1:]}."
+                    f"Expected online images of the run's shape {tuple(shape)}, got {images.shape[1:]} for {name}."
                 )
 
     def rows(self, step: int) -> np.ndarray:
@@ -121,7 +123,7 @@ class Online:
         """
         count = len(self.train.labels)
         position = (step - 1) * self.batch_size + np.arange(self.batch_size)
-        # The tweak gives each pass over the images an order of its own.
+        # The tweak gives each pass over the images a different order.
         return permute(position % count, count, self.seed, tweak=position // count)
 
 
@@ -148,11 +150,11 @@ def _require_labels(name: str, part: Labelled, classes: int) -> None:
 class OnlineProbe(flax.struct.PyTreeNode):
     """A linear classifier on features that are standardised by their running statistics.
 
-    Features of different encoders differ in scale by orders of magnitude, and drift during training; standardised, one learning
-    rate serves all. The statistics are plain means over the first batches and then follow, each batch with a share of a tenth.
+    Features of different encoders differ in scale by orders of magnitude, and drift during training; with standardised features
+    one learning rate fits all. The statistics are plain means over the first batches; later each batch has a weight of a tenth.
 
     Attributes:
-      count: batches seen.
+      count: number of batches seen.
       mean, variance: running statistics of the features, `[dim]`.
       params: weights `[dim, classes]` and bias `[classes]`, zero at first.
       optimiser: Adam's state.
@@ -167,15 +169,15 @@ class OnlineProbe(flax.struct.PyTreeNode):
     def logits(self, params: dict[str, jax.Array], features: jax.Array) -> jax.Array:
         """Returns the logits `[n, classes]` of features `[n, dim]` under these parameters."""
         deviation = jnp.sqrt(self.variance)
-        # What varies less than float32 resolves is constant; dividing by it would blow up noise.
+        # A feature that varies less than float32 resolves counts as constant: dividing by its deviation would amplify noise.
         scale = jnp.where(deviation > 1e-5 * (jnp.abs(self.mean) + 1e-6), deviation, 1.0)
         return (features - self.mean) / scale @ params["weights"] + params["bias"]
 
     def follow(self, features: jax.Array) -> "OnlineProbe":
-        """Returns the probe with a batch's features `[n, dim]` in its running statistics."""
+        """Returns the probe after its running statistics were updated with a batch's features `[n, dim]`."""
         share = jnp.maximum(1 / (self.count + 1), _STATISTICS_SHARE)
         change = features.mean(axis=0) - self.mean
-        # With the square of the change it is the variance of the old and the new images together.
+        # With the square of the change, the result is the variance of the old and the new images together.
         variance = (1 - share) * (self.variance + share * jnp.square(change)) + share * features.var(axis=0)
         return self.replace(count=self.count + 1, mean=self.mean + share * change, variance=variance)
 
@@ -193,15 +195,15 @@ def probe_step(
     """Takes one step of the probe on a batch; no gradient reaches the encoder.
 
     Args:
-      probe: before the step.
-      variables: of the method's networks.
-      images: uint8 `[batch or more, height, width, channels]`; those beyond the labels only fill the devices up.
+      probe: probe before the step.
+      variables: variables of the method's networks.
+      images: uint8 `[batch or more, height, width, channels]`; images beyond the number of labels are padding and are ignored.
       labels: int32 `[batch]`, or 0/1 float32 `[batch, classes]`.
-      method: whose encoder it is.
-      learning_rate: of Adam.
+      method: method that trains the encoder.
+      learning_rate: learning rate of Adam.
     """
     features = lax.stop_gradient(method.features(variables, normalise(images))[: len(labels)])
-    # With the batch's own part in them, a unit that was constant so far cannot be divided by almost nothing.
+    # The statistics include this batch, so that a feature that was constant so far is not divided by almost 0.
     probe = probe.follow(features)
     gradient = jax.grad(lambda params: _cross_entropy(probe.logits(params, features), labels))(probe.params)
     updates, optimiser = optax.adam(learning_rate).update(gradient, probe.optimiser)
@@ -209,7 +211,7 @@ def probe_step(
 
 
 def probe_metrics(probe: OnlineProbe, features: jax.Array, labels: jax.Array) -> Metrics:
-    """Returns `online_loss` and, with one label per image, `online_accuracy`, of features `[n, dim]`."""
+    """Returns `online_loss`, and with one label per image also `online_accuracy`, for features `[n, dim]`."""
     logits = probe.logits(probe.params, features)
     found = {"online_loss": _cross_entropy(logits, labels)}
     return found if labels.ndim == 2 else found | {"online_accuracy": jnp.mean(logits.argmax(axis=1) == labels)}
@@ -225,17 +227,17 @@ def signals(features: jax.Array, first: jax.Array, second: jax.Array) -> Metrics
     """Returns the signals without labels.
 
     Args:
-      features: of images, `[n, dim]`.
-      first: of a view of each image, `[n, dim]`.
-      second: of another view of each.
+      features: features of images, `[n, dim]`.
+      first: features of a view of each image, `[n, dim]`.
+      second: features of another view of each image, `[n, dim]`.
 
     Returns:
-      `effective_rank`, `alignment` and `uniformity`; the last two NaN where all features are zero.
+      `effective_rank`, `alignment` and `uniformity`; the last two are NaN if all features are zero.
     """
-    # Zero vectors count as unrelated to each other: what has collapsed to zero would look well spread.
+    # Zero vectors count as unrelated to each other: features that have collapsed to zero would look evenly spread.
     directed = jnp.where(jnp.any(features != 0), 0.0, jnp.nan)
     return {
-        # Centred: a direction that all features share separates nothing.
+        # Centred, since a direction that all features share does not distinguish any images.
         "effective_rank": effective_rank(features - features.mean(axis=0)),
         "alignment": alignment(first, second) + directed,
         "uniformity": uniformity(features) + directed,
@@ -243,7 +245,7 @@ def signals(features: jax.Array, first: jax.Array, second: jax.Array) -> Metrics
 
 
 def view_pair(method: Method, key: jax.Array, images: jax.Array, first: int | jax.Array = 0) -> tuple[jax.Array, jax.Array]:
-    """Returns two views of each image by the method's first two settings, or its only one; `first` numbers the first image."""
+    """Returns two views of each image by the method's first two settings or its only one; `first` numbers the first image."""
     # MAE has a single view.
     settings = (method.views * 2)[:2]
     one, other = (make_view(jax.random.fold_in(key, i), images, view, first=first) for i, view in enumerate(settings))
@@ -251,7 +253,7 @@ def view_pair(method: Method, key: jax.Array, images: jax.Array, first: int | ja
 
 
 class Watch:
-    """An `Online` at work on a mesh: holds its images on the devices (labelled training images stay on the host)."""
+    """Computation of the reports on a mesh; holds the images on the devices (labelled training images stay on the host)."""
 
     def __init__(self, online: Online, method: Method, mesh: Mesh):
         self._online = online
@@ -265,11 +267,11 @@ class Watch:
             self._labels = self._everywhere(_targets(online.validation.labels))
 
     def start(self, variables: PyTree) -> OnlineProbe | None:
-        """Returns the probe before its first step; None without labels."""
+        """Returns the probe before its first step; None if there are no labels."""
         if not self._online.train:
             return None
         image = jax.ShapeDtypeStruct((1, *self._online.signal_images.shape[1:]), jnp.float32)
-        # Shapes alone, so that nothing is compiled to find the width of the features.
+        # Only shapes are computed, so that nothing is compiled to find the width of the features.
         dim = jax.eval_shape(self._method.features, variables, image).shape[1]
         return replicate(self._mesh, init_probe(dim, self._online.classes, self._online.learning_rate))
 
@@ -283,13 +285,13 @@ class Watch:
         return self._functions.learn(probe, variables, batch, self._everywhere(_targets(labels[rows])))
 
     def follow(self, probe: OnlineProbe | None, variables: PyTree, step: int, steps: int) -> tuple[OnlineProbe | None, Metrics]:
-        """Returns the probe after a training step, and the scalars of that step's line: none between two reports."""
+        """Returns the probe after a training step, and the scalars for that step's line; empty between two reports."""
         probe = self.learn(probe, variables, step)
         due = step % self._online.every == 0 or step == steps
         return probe, self.report(probe, variables) if due else {}
 
     def report(self, probe: OnlineProbe | None, variables: PyTree) -> Metrics:
-        """Returns scalars on the devices, for the line of a step; waits for nothing."""
+        """Returns scalars for the line of a step, on the devices; does not wait for their computation."""
         features = self._functions.features
         views = self._functions.views
         plain = [features(variables, images) for images, _ in self._signal_chunks]
@@ -302,7 +304,7 @@ class Watch:
 
     def _chunks(self, images: np.ndarray) -> list[tuple[jax.Array, jax.Array]]:
         """Returns the images in batches of one size, split among the devices, each with the number of its first image."""
-        # One size for all of them, so that they share one compiled program.
+        # All batches have one size, so that they share one compiled program.
         size = len(_filled(np.arange(min(len(images), _CHUNK)), self._mesh.size))
         rows = _filled(np.arange(len(images)), size).reshape(-1, size)
         return [(self._split(images[some]), self._everywhere(some[0].astype(np.int32))) for some in rows]
@@ -314,12 +316,12 @@ class Watch:
         return self._place(array, PartitionSpec())
 
     def _place(self, array: np.ndarray, spec: PartitionSpec) -> jax.Array:
-        # Every host has all of these images and labels, and hands its devices their part.
+        # Every host has all of these images and labels, and copies to its devices their part.
         return jax.make_array_from_callback(array.shape, NamedSharding(self._mesh, spec), array.__getitem__)
 
 
 def _filled(rows: np.ndarray, multiple: int) -> np.ndarray:
-    """Returns the rows, the last one repeated until their number is a multiple; features of the repeats are cut off later."""
+    """Returns the rows; the last is repeated until their number is a multiple. Features of repeated rows are dropped later."""
     return np.pad(rows, (0, -len(rows) % multiple), "edge")
 
 
@@ -335,10 +337,10 @@ class _Functions(NamedTuple):
     signals: Callable
 
 
-# Runs of one study share them. The training step is not among them: it is the same program with and without a watch.
+# Runs of one study share these functions. The training step is not one of them: its program does not depend on `Watch`.
 @functools.lru_cache(maxsize=8)
 def _compiled(method: Method, mesh: Mesh, learning_rate: float) -> _Functions:
-    """Returns the jitted functions of a `Watch`: variables and results are replicated, images split, repeats cut off."""
+    """Returns the jitted functions of a `Watch`: variables and results are replicated, images are split."""
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def features_of(variables, images):

@@ -1,4 +1,4 @@
-"""Optimisers and their schedules, and LARS as the recipes of the methods mean it."""
+"""Optimisers and their schedules, and the variant of LARS that the recipes of the methods use."""
 
 import dataclasses
 import functools
@@ -20,10 +20,10 @@ class Optimiser:
 
     Args:
       name: `adamw`, `lars` (see `clipped_lars`) or `sgd` (both with momentum 0.9).
-      learning_rate: at a batch of 256; it is multiplied by batch / 256.
-      weight_decay: on weights alone, not on biases, norms and positions.
-      warmup: share of the steps.
-      beta2: of the second moment of adamw.
+      learning_rate: peak learning rate for a batch of 256; it is multiplied by batch / 256.
+      weight_decay: weight decay of the weights, not of biases, norms and positions.
+      warmup: share of the steps in which the learning rate rises.
+      beta2: decay of adamw's second moment.
       layer_decay: factor on the learning rate for every layer further from the output, see `layer_numbers`.
 
     Raises:
@@ -53,20 +53,20 @@ class Optimiser:
         """Returns the optax transformation of a run.
 
         Args:
-          steps: of the run.
-          batch_size: over all devices.
+          steps: number of steps of the run.
+          batch_size: size of the batch over all devices.
           constant_rate: networks (first level of the parameters) whose learning rate stays at its peak.
-          rate: in place of `learning_rate`; it may be traced, so that one compiled step serves many learning rates.
+          rate: learning rate that replaces `learning_rate`; it may be traced, so that one compiled step works for many rates.
         """
         peak = (self.learning_rate if rate is None else rate) * batch_size / 256
         # Neither the first nor the last step has a rate of 0, which would waste its samples.
         warmup = min(round(self.warmup * steps), steps - 1)
         rise = optax.linear_schedule(peak / max(1, warmup), peak, warmup - 1)
-        # The cosine keeps at least one step, since optax refuses a decay over none.
+        # The cosine keeps at least one step, since optax raises an error for a decay over 0 steps.
         schedule = optax.join_schedules([rise, optax.cosine_decay_schedule(peak, steps - warmup)], [warmup])
         transformation = self._at(schedule)
         if constant_rate:
-            # A predictor that lags behind its input would stop learning: SimSiam keeps its rate at the peak.
+            # SimSiam keeps the rate of its predictor at the peak, so that the predictor can follow the changing projections.
             parts = {"scheduled": transformation, "constant": self._at(optax.constant_schedule(peak))}
 
             def labels(params):
@@ -75,7 +75,7 @@ class Optimiser:
             transformation = optax.partition(parts, labels)
         if self.layer_decay == 1:
             return transformation
-        # Behind the optimiser: adamw and lars divide a factor on the gradient out again.
+        # The factor comes after the optimiser, since adamw and lars would cancel a factor on the gradient.
         return optax.chain(transformation, optax.stateless(self._decay_layers))
 
     def _at(self, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -83,7 +83,7 @@ class Optimiser:
             return optax.adamw(schedule, b2=self.beta2, weight_decay=self.weight_decay, mask=_weights)
         if self.name == "lars":
             return clipped_lars(schedule, self.weight_decay, _weights)
-        # Decay before the momentum, as PyTorch's SGD has it, for which the recipes' values were chosen.
+        # Weight decay comes before the momentum, as in PyTorch's SGD, for which the recipes' values were chosen.
         return optax.chain(optax.add_decayed_weights(self.weight_decay, _weights), optax.sgd(schedule, momentum=0.9))
 
     def _decay_layers(self, updates: PyTree, params: PyTree) -> PyTree:
@@ -94,7 +94,7 @@ class Optimiser:
 
 @functools.lru_cache(maxsize=64)
 def built(optimiser: Optimiser, steps: int, batch_size: int, constant_rate: tuple[str, ...]) -> optax.GradientTransformation:
-    """Returns `Optimiser.build`, the same object for equal settings: runs that share it share a compiled step."""
+    """Returns the result of `Optimiser.build`, the same object for equal settings: runs that use it share a compiled step."""
     return optimiser.build(steps, batch_size, constant_rate)
 
 
@@ -104,10 +104,10 @@ def _weights(params: PyTree) -> PyTree:
 
 
 def layer_numbers(params: PyTree) -> PyTree:
-    """Returns one number per leaf: 0 for the stem, embedding and positions, i + 1 for block i, one more after all blocks.
+    """Returns one number per leaf: 0 for the stem, embedding and positions, i + 1 for block i, blocks + 1 for all later layers.
 
     Args:
-      params: of networks with an `encoder`, beside which everything else counts as after the last block.
+      params: parameters of networks with an `encoder`; all parameters outside of it count as layers after the last block.
 
     Raises:
       ValueError: there is no encoder.
@@ -133,21 +133,21 @@ class _Count(NamedTuple):
     count: jax.Array
 
 
-# The defaults are solo-learn's, for which the learning rates of the recipes were chosen.
+# The defaults come from solo-learn, for which the learning rates of the recipes were chosen.
 def clipped_lars(
     schedule: optax.Schedule, weight_decay: float, mask: Any, *, momentum: float = 0.9, trust_coefficient: float = 0.02
 ) -> optax.GradientTransformation:
-    """Returns LARS whose trust ratio only ever lowers a layer's learning rate (also known as LARC with clipping).
+    """Returns LARS whose trust ratio can only lower a layer's learning rate (also known as LARC with clipping).
 
     Where the mask is True and neither norm is 0, the gradient g of a tensor p becomes min(q / rate, 1) * (g + decay * p) with
-    q = trust * |p| / (|g| + decay * |p|); elsewhere it stays. Momentum and the learning rate follow. The LARS of optax has no
-    such clipping, without which the learning rates of the recipes would mean something else.
+    q = trust * |p| / (|g| + decay * |p|); elsewhere it does not change. Momentum and the learning rate are applied afterwards.
+    The LARS of optax has no such clipping, so the recipes would need other learning rates with it.
 
     Args:
       schedule: learning rate by step.
-      weight_decay: on masked tensors.
-      mask: params to a tree of booleans.
-      momentum: of the averaged gradient.
+      weight_decay: weight decay of the tensors where the mask is True.
+      mask: function from the parameters to a tree of booleans.
+      momentum: momentum of the averaged gradient.
       trust_coefficient: a layer's largest step relative to its norm.
 
     References:
@@ -164,9 +164,9 @@ def clipped_lars(
             p_norm = optax.safe_norm(p, 0.0)
             # The 1e-8 is solo-learn's.
             ratio = trust_coefficient * p_norm / (g_norm + weight_decay * p_norm + 1e-8)
-            # The transformation behind this one multiplies by the rate again; a schedule may reach 0.
+            # The next transformation multiplies by the rate again; a schedule may reach 0.
             clipped = jnp.minimum(ratio, rate) / jnp.maximum(rate, 1e-12) * (g + weight_decay * p)
-            # The trust ratio of a tensor of zeros is 0: scaled by it, the tensor would never leave 0.
+            # The trust ratio of a tensor of zeros is 0; scaled by this ratio, the tensor would stay 0.
             return jnp.where((g_norm > 0) & (p_norm > 0), clipped, g)
 
         return jax.tree.map(scaled, gradient, params, mask(params)), _Count(state.count + 1)

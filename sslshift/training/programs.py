@@ -1,4 +1,4 @@
-"""Compiled programs of training: what a step costs, and how many programs a process may hold."""
+"""Compiled programs of training: the cost of a step, and a limit on the programs of a process."""
 
 import functools
 import gc
@@ -14,17 +14,17 @@ from sslshift.training.loop import Training
 from sslshift.training.optimiser import built
 from sslshift.training.step import compiled_init, compiled_step, init_state, make_mesh, replicate, shard_batch, train_step
 
-# Steps that warm up: the first compiles, the second may still wait for the pipeline.
+# Number of warm-up steps: the first step compiles, and the second may still wait for the pipeline.
 _WARM_UP = 2
 
 
 def step_flops(training: Training, canvas: Canvas, batch_size: int) -> float:
     """Returns the FLOPs of one training step, views included, as XLA counts them before it optimises; computes nothing.
 
-    The encoder should use XLA's own convolutions: XLA counts the body of any other one's loop once, however often it runs.
+    The encoder should use XLA's own convolutions: others contain a loop, and XLA counts the body of a loop only once.
     """
     method = training.method
-    # The length of the schedule does not change what a step costs.
+    # The length of the schedule does not change the cost of a step.
     optimiser = built(training.optimiser, 1, batch_size, method.constant_rate)
     key = jax.random.key(0)
     image = jax.ShapeDtypeStruct(tuple(canvas), jnp.uint8)
@@ -35,12 +35,12 @@ def step_flops(training: Training, canvas: Canvas, batch_size: int) -> float:
 
 
 def seconds_per_step(training: Training, reader: BatchReader, seconds: float = 1.0) -> float:
-    """Returns the seconds of a training step on real batches of a run, without compilation; nothing is kept.
+    """Returns the seconds of a training step on real batches of a run, without compilation; the trained state is discarded.
 
     Args:
       training: method and optimiser.
       reader: reads the batches.
-      seconds: about how long to measure, at least two steps.
+      seconds: approximate duration of the measurement, at least two steps.
     """
     plan = reader.plan
     method = training.method
@@ -55,9 +55,9 @@ def seconds_per_step(training: Training, reader: BatchReader, seconds: float = 1
     done = 0
     for number, batch in enumerate(batches(reader, 0, steps, workers=training.workers), 1):
         state, metrics = step(state, shard_batch(mesh, batch.images), key)
-        # JAX returns before a step is done: without waiting, only its dispatch would be measured.
+        # JAX returns before a step has finished: without waiting, only the dispatch of the step would be measured.
         jax.block_until_ready(metrics)
-        # In the shortest runs at least one step is left to measure.
+        # In the shortest runs at least one step remains to be measured.
         if number <= min(_WARM_UP, steps - 1):
             started = time.perf_counter()
             continue
@@ -67,9 +67,9 @@ def seconds_per_step(training: Training, reader: BatchReader, seconds: float = 1
     return (time.perf_counter() - started) / done
 
 
-# The rest of the system's limit is for the programs of the next run, since the check is made between runs.
+# The check is made between runs: the rest of the system's limit remains for the programs of the next run.
 def bound_programs(most: int = 40_000) -> bool:
-    """Forgets all compiled programs where the process holds more than `most` memory maps; what is needed is compiled anew.
+    """Discards all compiled programs if the process holds more than `most` memory maps; JAX compiles them again when needed.
 
     A program on a CPU takes about nine maps, of which Linux grants a process 65,530 (`vm.max_map_count`). At that limit the
     next compilation ends in a segmentation fault, which no Python code can catch: a study of many methods and encoders calls
@@ -80,7 +80,7 @@ def bound_programs(most: int = 40_000) -> bool:
       False
 
     Returns:
-      Whether programs were forgotten. Where the system does not list its maps (macOS), never.
+      Whether programs were discarded; always False on systems that do not list memory maps (macOS).
     """
     maps = Path("/proc/self/maps")
     if not maps.exists() or maps.read_bytes().count(b"\n") <= most:

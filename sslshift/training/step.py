@@ -19,7 +19,7 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that changes from step to step; there is no random state, since a step's key follows from its number."""
+    """Everything that changes from step to step. There is no random state, since the number of a step determines its key."""
 
     step: jax.Array
     params: PyTree
@@ -33,8 +33,8 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def init_state(method: Method, optimiser: optax.GradientTransformation, key: jax.Array, image: jax.Array) -> TrainState:
-    """Returns the state before step 0 for uint8 images like `image`, `[height, width, channels]`."""
-    # Two images, since a batch statistic of one is undefined.
+    """Returns the state before step 0 for uint8 images of the shape of `image`, `[height, width, channels]`."""
+    # Two images, since batch statistics of a single image are undefined.
     variables = method.init(key, jnp.stack([image, image]))
     params = variables["params"]
     target = method.init_target(variables)
@@ -47,38 +47,38 @@ def train_step(
     """Makes views, computes loss and gradient, and updates parameters and target.
 
     Args:
-      state: before the step.
+      state: state before the step.
       images: global batch, uint8 `[batch, height, width, channels]`.
-      key: the run's key; the step's own is folded in here.
+      key: the run's key; the key of the step is derived from it here.
       method: the SSL method.
-      optimiser: as built for this number of steps.
-      steps: of the whole run.
+      optimiser: optimiser that was built for this number of steps.
+      steps: number of steps of the whole run.
 
     Returns:
-      The state after the step, and scalars: the loss, the gradient's norm and the method's own.
+      The state after the step, and scalars: the loss, the norm of the gradient, and metrics of the method.
     """
-    # The step's randomness depends on its number only, so that a resumed run draws the same views.
+    # The random numbers of a step depend only on its number, so that a resumed run draws the same views.
     key = jax.random.fold_in(key, state.step)
     views = method.make_views(key, images)
     context = method.step_context(key, images, state.step / steps)
 
     def loss_of(params):
         loss, output = method.loss({"params": params, "batch_stats": state.batch_stats}, state.target, views, context)
-        # Inside shard_map some losses are means over a device's own images.
+        # Inside shard_map some losses are means over the images of one device.
         return (lax.pmean(loss, method.axis_name) if method.axis_name else loss), output
 
     (loss, output), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    # Before the optimiser, so that moments and trust ratios do not see the gradient of what is frozen.
+    # Freezing comes before the optimiser, so that moments and trust ratios do not contain gradients of frozen parameters.
     gradient = method.freeze(gradient, context.progress)
     updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
-    # Weight decay moves what has no gradient.
+    # Updates are frozen too, since weight decay changes parameters even without a gradient.
     params = method.constrain(optax.apply_updates(state.params, method.freeze(updates, context.progress)))
     variables = {"params": params, "batch_stats": output.batch_stats}
     new = TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=output.batch_stats,
-        # Progress after the step, so that a momentum that rises to 1 reaches it in the last one.
+        # The progress after the step is used, so that a momentum that rises to 1 reaches 1 in the last step.
         target=method.update_target(output.target, variables, (state.step + 1) / steps),
         optimiser=optimiser_state,
     )
@@ -88,37 +88,37 @@ def train_step(
 def make_mesh() -> Mesh:
     """Returns all devices along one axis, `data`.
 
-    The axis is Auto: statistics and negatives of a jitted loss are global by construction.
+    The axis has type Auto, so batch statistics and negatives of a jitted loss are those of the global batch.
     """
     # JAX's default axes are Explicit, over which the product of a sharded batch with itself raises an error.
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
 def shard_batch(mesh: Mesh, batch: np.ndarray) -> jax.Array:
-    """Returns the global batch on the mesh, from this host's part of it."""
+    """Returns the global batch on the mesh; each host passes its part."""
     return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("data")), batch)
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Returns the arrays of a tree whole on every device of the mesh."""
+    """Returns the tree with each array replicated on all devices of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-# Runs of one study share method, optimiser and steps: they are compiled once. A study takes its methods in turn, seed by seed,
-# so that the programs of all of them are kept.
+# Runs of one study with equal method, optimiser and steps share one compiled program. A study alternates between its methods
+# for each seed, so the programs of all methods are kept.
 @functools.lru_cache(maxsize=64)
 def compiled_step(
     method: Method, optimiser: optax.GradientTransformation, steps: int, mesh: Mesh
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
-    """Returns `train_step` jitted over the mesh: the state is replicated and donated, the batch split."""
+    """Returns `train_step` jitted over the mesh: the state is replicated and donated, and the batch is split."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("data"))
     step = functools.partial(train_step, method=method, optimiser=optimiser, steps=steps)
-    # Without donation the states before and after a step would need memory at once.
+    # Without donation, the states before and after a step would both occupy memory.
     return jax.jit(step, in_shardings=(everywhere, split, everywhere), out_shardings=everywhere, donate_argnums=0)
 
 
 @functools.lru_cache(maxsize=64)
 def compiled_init(method: Method, optimiser: optax.GradientTransformation) -> Callable[[jax.Array, jax.Array], TrainState]:
-    """Returns `init_state` jitted: from a key and an image to the untrained state."""
+    """Returns `init_state` jitted; it takes a key and an image and returns the untrained state."""
     return jax.jit(functools.partial(init_state, method, optimiser))

@@ -1,4 +1,4 @@
-"""Well-known checkpoints that exist as safetensors files, with the digests that they are known by."""
+"""Well-known checkpoints that exist as safetensors files, with their published digests."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,10 @@ class Checkpoint(NamedTuple):
     """A published file of weights.
 
     Args:
-      url: of one revision, so that the file cannot change under its name.
-      size: in bytes.
-      sha256: of its content.
-      licence: of the weights, as an SPDX name.
+      url: address of one revision, so that the file at this address cannot change.
+      size: size in bytes.
+      sha256: digest of the content.
+      licence: licence of the weights, as an SPDX name.
       about: architecture and training.
     """
 
@@ -25,8 +25,8 @@ def _on_hub(repository: str, revision: str) -> str:
     return f"https://huggingface.co/{repository}/resolve/{revision}/model.safetensors"
 
 
-# A digest is listed only if several independent public sources name it for this file. DINOv2 with registers, DINO and MAE are
-# missing for that reason; their files load all the same.
+# A digest is listed only if several independent public sources give it for the file. DINOv2 with registers, DINO and MAE are
+# missing for that reason; `load_reference` reads their files too.
 CHECKPOINTS = {
     "dinov2-small": Checkpoint(
         _on_hub("facebook/dinov2-small", "ed25f3a31f01632728cabb09d1542f84ab7b0056"),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# An `eps` alone may be an optimiser's, an `activation` a projector's.
+# `eps` alone may belong to an optimiser, and `activation` to a projector.
 _NAMES = {
     "heads": ("heads", "num_heads", "n_heads", "num_attention_heads"),
     "epsilon": ("layer_norm_eps", "layer_norm_epsilon"),
@@ -21,7 +21,7 @@ _NAMES = {
     "std": ("std", "image_std"),
 }
 _NESTED = ("config", "args", "model_args", "pretrained_cfg", "vision_config")
-# A hub's folder holds one model of this name, which the files beside it describe.
+# A folder of a hub holds one model, under this name, and the JSON files beside it describe it.
 _HUB_FILE = "model.safetensors"
 _BESIDE = ("config.json", "preprocessor_config.json")
 _LONGEST = 1 << 20
@@ -36,12 +36,12 @@ class Fact(NamedTuple):
 
 
 def read_facts(file: Path, metadata: Mapping[str, str], settled: Collection[str] = ()) -> dict[str, Fact]:
-    """Returns the facts that are stated about an encoder: the values of `_NAMES`, if any.
+    """Returns the stated facts about an encoder, those of `_NAMES` that were found.
 
     Args:
-      file: of weights. Beside a `model.safetensors`, a `config.json` and a `preprocessor_config.json` are read.
+      file: file of weights. Beside a `model.safetensors`, a `config.json` and a `preprocessor_config.json` are read.
       metadata: text by name from the header of the file; a value may be JSON, such as a whole `config`.
-      settled: names of facts that are not looked for, since the user said them.
+      settled: names of facts that are not looked for, since the user stated them.
 
     Raises:
       ValueError: two places disagree, or a value is impossible, such as a number of heads that is not a whole number above 0.
@@ -54,18 +54,19 @@ def read_facts(file: Path, metadata: Mapping[str, str], settled: Collection[str]
             value = _checked(name, value, where)
             if name in facts and facts[name].value != value:
                 raise ValueError(
-                    f"{facts[name].where} says {name} = {facts[name].value}, and {where} says {value}; say which with {name}=."
+                    f"{facts[name].where} states {name} = {facts[name].value}, but {where} states {value}; "
+                    f"give the right one with {name}=."
                 )
             facts.setdefault(name, Fact(value, where))
     return facts
 
 
 def normaliser(tensors: Mapping[str, np.ndarray], within: str) -> dict[str, Fact]:
-    """Returns the `mean` and `std` of pixels that a model keeps as tensors before its encoder; empty unless there is one pair.
+    """Returns the `mean` and `std` of pixels that a model stores beside its encoder; empty unless there is exactly one pair.
 
     Args:
-      tensors: of a file.
-      within: what the names of the encoder's tensors begin with; none of these is looked at.
+      tensors: tensors of a file.
+      within: prefix of the names of the encoder's tensors, which are ignored here.
     """
     found: dict[tuple[float, ...], dict[str, Fact]] = {}
     for name, std in tensors.items():
@@ -76,7 +77,7 @@ def normaliser(tensors: Mapping[str, np.ndarray], within: str) -> dict[str, Fact
         pair = {"mean": np.ravel(mean).astype(float), "std": np.ravel(std).astype(float)}
         if not all(np.isfinite(each).all() for each in pair.values()) or pair["std"].min() <= 0:
             continue
-        # Some count pixels from 0 to 255.
+        # Some models have pixels from 0 to 255.
         scale = 255 if pair["std"].min() > 1 else 1
         where = f"its tensors {name.removesuffix('std')}mean and {name.rpartition('.')[2]}"
         both = {each: Fact(tuple((value / scale).tolist()), where) for each, value in pair.items()}
@@ -91,7 +92,7 @@ def _sources(file: Path, metadata: Mapping[str, str]) -> Iterator[tuple[str, Map
         if each.is_file():
             content = _json(each.read_text(errors="replace")) if each.stat().st_size < _LONGEST else None
             if not isinstance(content, dict):
-                raise ValueError(f"{each.name} beside it is not the JSON object that describes an encoder.")
+                raise ValueError(f"expected a JSON object that describes an encoder in {each.name} beside it.")
             yield f"{each.name} beside it", content
 
 
@@ -107,7 +108,7 @@ def _said(content: Mapping[str, Any], deep: int = _DEEPEST) -> Iterator[tuple[st
         yield from (
             (name, content[other]) for other in others if content.get(other) is not None and _meant(other, content[other])
         )
-    # Such a preprocessor only scales pixels to [0, 1].
+    # Such a preprocessor only scales pixels to [0, 1] and does not normalise them.
     if content.get("do_normalize") is False:
         yield from (("mean", 0.0), ("std", 1.0))
     for name in _NESTED:
@@ -116,7 +117,7 @@ def _said(content: Mapping[str, Any], deep: int = _DEEPEST) -> Iterator[tuple[st
 
 
 def _meant(name: str, value: Any) -> bool:
-    """Returns whether a value is that of the attention; `heads` may also be those of the losses."""
+    """Returns whether a value describes the attention: `heads` may also be the heads of the losses."""
     return name != "heads" or str(value).isdecimal()
 
 
@@ -139,7 +140,7 @@ def _checked(name: str, value: Any, where: str) -> Any:
         wrong = len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers))
         if wrong or (name == "epsilon" and not (len(numbers) == 1 and 0 < numbers[0] < 1)):
             raise ValueError
-        # A number for all channels, and three equal ones, are one thing.
+        # One number for all channels is the same fact as three equal numbers.
         return numbers[0] if len(set(numbers)) == 1 else numbers
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{where} says {name} = {str(value)[:80]!r}, which is no such value.") from None
+        raise ValueError(f"{where} states {name} = {str(value)[:80]!r}, which is not a possible value.") from None

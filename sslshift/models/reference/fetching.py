@@ -29,8 +29,8 @@ class Download(NamedTuple):
       file: its name on this machine.
       url: its address.
       sha256: the digest that its content must have, in lower-case hexadecimal digits.
-      size: in bytes; None if it is not known.
-      licence: of the weights; empty if it is not known.
+      size: size in bytes; None if it is not known.
+      licence: licence of the weights; empty if it is not known.
     """
 
     file: str
@@ -52,7 +52,7 @@ def find_download(name: str, url: str = "", sha256: str = "") -> Download:
       ValueError: the name cannot be the name of a file, an unknown name has no address or digest, the address has another
         scheme or file type than expected, or the digest is malformed or not that of a known name.
     """
-    # The name becomes a file name: a path in it would write elsewhere.
+    # The name becomes a file name: with a path in it, the file would be written to another folder.
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
         raise ValueError(f"Expected the name of an encoder to fetch, got {name!r}. Known names: {KNOWN}.")
     known = CHECKPOINTS.get(name)
@@ -61,7 +61,7 @@ def find_download(name: str, url: str = "", sha256: str = "") -> Download:
     if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError(f"Expected 64 hexadecimal digits for --sha256, got {sha256!r}.")
     if known and sha256 not in ("", known.sha256):
-        raise ValueError(f"The digest of {name} is {known.sha256}, got --sha256={sha256}; give another file another name.")
+        raise ValueError(f"The digest of {name} is {known.sha256}, got --sha256={sha256}; use another name for another file.")
     url = url or known.url
     place = urllib.parse.urlsplit(url)
     suffix = Path(place.path).suffix
@@ -83,7 +83,7 @@ def fetch(download: Download, target: IO[bytes], on_progress: Callable[[int], No
       on_progress: called with the number of bytes fetched so far.
 
     Raises:
-      ValueError: the content has another digest, or is larger than expected.
+      ValueError: the content has another digest than expected, or is larger than expected.
       OSError: the address cannot be read, or the file cannot be written.
     """
     content = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Tensors out of files that may hold anything: safetensors and npz, never pickles."""
+"""Reading of tensors from untrusted files: safetensors and npz, never pickles."""
 
 import hashlib
 import json
@@ -11,13 +11,13 @@ from typing import IO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-# Several times the largest encoder that is read; a file of more is another thing, or hostile.
+# Several times the largest supported encoder; a larger file holds something else, or is hostile.
 LARGEST_FILE = 8 << 30
 _MOST_TENSORS = 20_000
 _LONGEST_NAME = 1000
 _LONGEST_HEAD = 100 << 20
 _PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".tar")
-# Checkpoints of training hold the weights under names of their own, at any depth, beside an optimiser's state and arguments.
+# Checkpoints of training hold the weights in nested dictionaries with any keys, beside an optimiser's state and arguments.
 _CONVERSION = (
     "import argparse, sys, torch; from safetensors.torch import save_file; "
     "torch.serialization.add_safe_globals([argparse.Namespace]); "
@@ -29,21 +29,22 @@ _CONVERSION = (
 
 
 def read_tensors(file: Path) -> dict[str, np.ndarray]:
-    """All tensors of a `.safetensors` or `.npz` file by name.
+    """Returns all tensors of a `.safetensors` or `.npz` file by name.
 
     Raises:
-      ValueError: there is no such file, it is of another kind (how to convert it is said), too large, or damaged.
+      ValueError: there is no such file, or the file is too large, damaged or of another kind (the message then shows how to
+        convert it).
     """
     if file.suffix.lower() in _PICKLES:
         raise ValueError(_pickle(file))
     if file.suffix.lower() not in _READERS:
-        raise ValueError(f"Weights are read from .safetensors and .npz files, not from {file}.")
+        raise ValueError(f"Expected a .safetensors or .npz file of weights, got {file}.")
     if not file.is_file():
         raise ValueError(f"There is no file {file}; python -m tools.fetch_encoder fetches the best-known ones.")
     if file.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{file} has {file.stat().st_size / 2**30:,.1f} GiB, more than any encoder that can be read.")
+        raise ValueError(f"{file} has {file.stat().st_size / 2**30:,.1f} GiB, more than any supported encoder.")
     try:
-        # The readers tell of a file that may not be read that it is not there.
+        # For a file without read permission, the readers would report that the file does not exist.
         file.open("rb").close()
         return _READERS[file.suffix.lower()](file)
     except PermissionError as error:
@@ -53,7 +54,7 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """Text that a `.safetensors` file says about its tensors, by name; empty for one that can be read and says nothing."""
+    """Returns the metadata of a `.safetensors` file, text by name; empty for files without metadata."""
     if file.suffix.lower() != ".safetensors":
         return {}
     with safe_open(file, framework="numpy") as opened:
@@ -64,13 +65,13 @@ def _pickle(file: Path) -> str:
     safe = file.with_suffix(".safetensors") if file.suffix != ".safetensors" else file.with_stem(f"{file.stem}-converted")
     command = f'python -c "{_CONVERSION}" {file.name} {safe.name}'
     return (
-        f"{file} is a pickle, which could run any code and is not opened; make a safetensors file of it, with PyTorch: "
+        f"{file} is a pickle, which could run any code and is not opened; convert it to a safetensors file with PyTorch: "
         f"{command}"
     )
 
 
 def _explained(file: Path, error: Exception) -> str:
-    """Returns a sentence on a file that cannot be read, which names the mistake if it is a common one."""
+    """Returns a sentence about a file that cannot be read; it names the cause if the cause is a common one."""
     with file.open("rb") as opened:
         start = opened.read(256)
     size = file.stat().st_size
@@ -80,13 +81,13 @@ def _explained(file: Path, error: Exception) -> str:
     if start.startswith(b"version https://git-lfs"):
         return f"{file} is a pointer of Git LFS, not the weights themselves: `git lfs pull` fetches them."
     if start.lstrip()[:1] == b"<":
-        return f"{file} is a web page, not weights: what was downloaded is the page of an error or of a login."
+        return f"{file} is a web page, not weights: the server sent an error page or a login page in place of the file."
     whole = _whole_size(file, start) if file.suffix.lower() == ".safetensors" else 0
     if size < whole:
-        return f"{file} is cut short, it has {size:,} of {whole:,} bytes: fetch or copy it again."
-    # An archive has its list of contents at its end, so that one without a list is cut short.
+        return f"{file} is incomplete, it has {size:,} of {whole:,} bytes: fetch or copy it again."
+    # An archive has its list of contents at its end: an archive without a list is incomplete.
     if not size or (start[:2] == b"PK" and not zipfile.is_zipfile(file)):
-        return f"{file} is {'cut short' if size else 'empty'}: fetch or copy it again."
+        return f"{file} is {'incomplete' if size else 'empty'}: fetch or copy it again."
     return f"{file} cannot be read as tensors: {error}."
 
 
@@ -97,7 +98,7 @@ def _holds_pickle(file: Path) -> bool:
 
 
 def _whole_size(file: Path, start: bytes) -> int:
-    """Bytes that a safetensors file's head announces; 0: it announces none."""
+    """Returns the file size in bytes that the header of a safetensors file implies; 0 if it has no valid header."""
     length = int.from_bytes(start[:8], "little")
     if start[8:9] != b"{" or length > _LONGEST_HEAD:
         return 0
@@ -111,7 +112,7 @@ def _whole_size(file: Path, start: bytes) -> int:
 
 
 def sha256(file: Path) -> str:
-    """A file's digest."""
+    """Returns the digest of a file."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -127,9 +128,9 @@ def _from_npz(file: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         _require_few([member.filename for member in members])
-        # A member never unpacks to more than its entry says, so the sum bounds the memory.
+        # The unpacked size of a member never exceeds the size in its entry, so the sum bounds the memory.
         if sum(member.file_size for member in members) > LARGEST_FILE:
-            raise ValueError("its arrays are larger than any encoder's")
+            raise ValueError("its arrays are larger than those of any supported encoder")
         tensors = {}
         for member in members:
             with archive.open(member) as opened:
@@ -138,10 +139,10 @@ def _from_npz(file: Path) -> dict[str, np.ndarray]:
 
 
 def _array(opened: IO[bytes]) -> np.ndarray:
-    """An array of NumPy's format. NumPy's own reader would allocate what the header says before it reads a byte."""
+    """Reads an array of NumPy's format. NumPy's own reader would allocate the size in the header before it reads any data."""
     version = np.lib.format.read_magic(opened)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version} of NumPy's format is not read")
+        raise ValueError(f"version {version} of NumPy's format is not supported")
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_columns, dtype = read_header(opened)
     if dtype.hasobject:
@@ -151,10 +152,10 @@ def _array(opened: IO[bytes]) -> np.ndarray:
 
 def _require_few(names: Collection[str]) -> None:
     if len(names) > _MOST_TENSORS:
-        raise ValueError(f"its {len(names):,} tensors are more than any encoder has")
+        raise ValueError(f"its {len(names):,} tensors are more than any supported encoder has")
     longest = max(map(len, names), default=0)
     if longest > _LONGEST_NAME:
-        raise ValueError(f"the name of a tensor has {longest:,} characters, more than any encoder's")
+        raise ValueError(f"the name of a tensor has {longest:,} characters, more than in any supported encoder")
 
 
 _READERS = {".safetensors": _from_safetensors, ".npz": _from_npz}

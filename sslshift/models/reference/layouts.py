@@ -1,4 +1,4 @@
-"""One spelling for the names of tensors that trainers wrap, chunk or number in ways of their own."""
+"""One spelling for names of tensors that training code wraps, chunks or numbers in different ways."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -8,7 +8,7 @@ import numpy as np
 
 from sslshift.models.reference.naming import shown
 
-# What torch.compile, FSDP and activation checkpointing insert anywhere in a name.
+# Words that torch.compile, FSDP and activation checkpointing insert anywhere in a name.
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module)\.")
 _CHUNKED = re.compile(r"((?:.*\.)?blocks)\.(\d+)\.(\d+)\.(.+)")
 _STAGE = re.compile(r"((?:.*\.)?)(\d+)\.0\.conv1\.weight")
@@ -22,10 +22,10 @@ _SPELLINGS = (
 
 
 def plain_names(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Returns the names that a file uses by the names that the original architecture has.
+    """Returns a dict from the names of the original architecture to the names in the file.
 
-    Wrappers are removed, blocks in chunks (`blocks.0.3.`, as DINOv2 saves them) are numbered in one row, and a ResNet inside an
-    `nn.Sequential` (`0.weight`, `4.0.conv1.weight`, as lightly saves it) has its layers named.
+    Wrappers are removed, blocks in chunks (`blocks.0.3.`, as DINOv2 saves them) are numbered consecutively, and the layers of a
+    ResNet inside an `nn.Sequential` (`0.weight`, `4.0.conv1.weight`, as lightly saves it) get torchvision's names.
 
     Example:
       >>> import numpy as np
@@ -33,7 +33,7 @@ def plain_names(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
       ['blocks.0.norm1.bias', 'blocks.1.norm1.bias']
 
     Raises:
-      ValueError: two names become the same.
+      ValueError: two names become equal.
     """
     plain = {name: _WRAPPERS.sub("", name) for name in tensors}
     for pattern, spelling in _SPELLINGS:
@@ -43,19 +43,21 @@ def plain_names(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
     written: dict[str, str] = {}
     for name, each in plain.items():
         if each in written:
-            raise ValueError(f"its tensors {shown(written[each])} and {shown(name)} have the same place.")
+            raise ValueError(
+                f"its tensors {shown(written[each])} and {shown(name)} have the same name without wrappers and chunks."
+            )
         written[each] = name
     return written
 
 
 def _counted_through(names: Iterable[str]) -> Callable[[str], str]:
-    """Returns a function that gives blocks in chunks one number each, and leaves all other names as they are."""
+    """Returns a function that numbers blocks in chunks consecutively, and leaves all other names as they are."""
     names = list(names)
     chunks: dict[str, set[tuple[int, int]]] = {}
     for name in names:
         if match := _CHUNKED.fullmatch(name):
             chunks.setdefault(match[1], set()).add((int(match[2]), int(match[3])))
-    # Where blocks are in chunks and others are not, their order would be a guess.
+    # If only some of the blocks are in chunks, the order of all blocks would be a guess.
     mixed = {stem for stem in chunks if any(name.startswith(f"{stem}.") and not _CHUNKED.fullmatch(name) for name in names)}
     orders = {stem: _order(sorted(places)) for stem, places in chunks.items() if stem not in mixed}
 
@@ -68,17 +70,17 @@ def _counted_through(names: Iterable[str]) -> Callable[[str], str]:
 
 
 def _order(places: list[tuple[int, int]]) -> dict[tuple[int, int], int]:
-    """Returns the number of each block by (chunk, place in it); empty if the places do not follow each other."""
+    """Returns the number of each block by (chunk, position in the chunk); empty if the positions are not consecutive."""
     through = [place for _, place in places] == list(range(len(places)))
     chunks = [[place for _, place in chunk] for _, chunk in groupby(places, key=lambda place: place[0])]
-    # DINOv2 goes on counting from chunk to chunk; others count anew.
+    # DINOv2 continues counting from chunk to chunk; other code starts at 0 in each chunk.
     anew = all(chunk == list(range(len(chunk))) for chunk in chunks)
     without_gap = sorted({chunk for chunk, _ in places}) == list(range(len(chunks)))
     return {place: number for number, place in enumerate(places)} if without_gap and (through or anew) else {}
 
 
 def _layers_named(plain: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> Callable[[str], str]:
-    """Returns a function that gives the layers of ResNets in an `nn.Sequential` torchvision's names."""
+    """Returns a function that renames the layers of ResNets in an `nn.Sequential` to torchvision's names."""
     written = {each: name for name, each in plain.items()}
     stages: dict[str, list[int]] = {}
     for name in written:

@@ -26,8 +26,8 @@ _NORMALISATION = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 _USUAL = {"mean": "ImageNet's mean of RGB pixels", "std": "ImageNet's standard deviation of RGB pixels"}
 _STATED = ("heads", "epsilon", "pool", "mean", "std")
 _KNOWN = (
-    "DINOv2 in its own names or those of transformers, ViTs in the names of timm, transformers, torchvision or mmpretrain, and "
-    "ResNets in those of torchvision"
+    "DINOv2 in the names of its authors or of transformers, ViTs in the names of timm, transformers, torchvision or mmpretrain"
+    ", and ResNets in the names of torchvision"
 )
 _LARGEST_SIDE = 1 << 14
 
@@ -44,29 +44,31 @@ def load_reference(
     mean: float | tuple[float, ...] | None = None,
     std: float | tuple[float, ...] | None = None,
 ) -> PretrainedEncoder:
-    """Returns an encoder that others published, from a file of weights whose names and shapes show its architecture.
+    """Returns a published encoder from a file of weights, whose names and shapes show the architecture.
 
-    The package docstring lists the architectures, and the facts that no tensor shows and how they are settled.
+    The package docstring lists the architectures, and describes how facts that no tensor shows are determined.
 
     Args:
       path: a `.safetensors` or `.npz` file of arrays.
-      part: one of several encoders: the beginning of its tensors' names, a word of it (`encoder_q`), or its role (`teacher`,
-        `momentum`; `student`, `online`).
-      features: which of `FEATURES` the encoder returns; `pooled` is the class token of a ViT, the mean over places of a ResNet.
-      heads: attention heads of a ViT.
-      epsilon: added to a variance by the layer norms of a ViT.
+      part: name of the encoder if the file has several: the prefix of its tensors' names, a word of that prefix
+        (`encoder_q`), or its role (`teacher`, `momentum`; `student`, `online`).
+      features: name of the features that the encoder returns, one of `FEATURES`; `pooled` is the class token of a ViT, and the
+        mean over the feature map of a ResNet.
+      heads: number of attention heads of a ViT.
+      epsilon: small number that the layer norms of a ViT add to a variance.
       stem: `cifar` for a ResNet whose 3x3 stem has stride 1, padding 1 and no max-pool.
-      size: side of the images in pixels; None: that of the training.
+      size: side of the images in pixels; None: the size of the training.
       mean, std: images in [0, 1] are normalised to (image - mean) / std.
 
     Returns:
-      The encoder of images `[batch, size, size, 3]`. Its card has name, architecture, file, sha256, and licence and source of
-      a file that `CHECKPOINTS` lists; the `part`; and lists of what was `left_behind`, `stated` (by whom), and `assumed`.
+      The encoder, for images `[batch, size, size, 3]`. Its card has name, architecture, file and sha256; licence and source if
+      `CHECKPOINTS` lists the file; the `part`; and three lists: the tensors that were `left_behind`, and the facts that were
+      `stated` (with the origin) and `assumed`.
 
     Raises:
-      ValueError: there is no such file, it is of another format, damaged, or of another architecture (the message says which
-        tensors are missing, extra, or of another shape); it holds several encoders, which are listed; or a fact that no tensor
-        shows is uncertain.
+      ValueError: there is no such file; the file is damaged, of another format, or of another architecture (the message names
+        the tensors that are missing, unexpected, or of another shape); it holds several encoders and `part` names none of them;
+        or a fact that no tensor shows is uncertain.
     """
     file = Path(path).expanduser()
     tensors = read_tensors(file)
@@ -76,7 +78,7 @@ def load_reference(
         facts = read_facts(file, read_metadata(file), said) | said
         chosen, name = choose(_parts(tensors), part)
         recognised = chosen.dialect.recognise(chosen, facts)
-        # Stated facts come last, since they replace those of tensors.
+        # Stated facts come last, since they replace facts that were found in tensors.
         facts = normaliser(tensors, chosen.prefix) | facts
         arrays = converted(chosen.tensors, recognised, chosen.written, chosen.prefix)
         _require_fitting(recognised.module, said)
@@ -101,7 +103,7 @@ def _checked_side(file: Path, recognised: Recognised, size: int | None) -> int:
 
 
 def _normalisation(facts: Mapping[str, Fact]) -> list[float | tuple[float, ...]]:
-    """Returns mean and std of pixels, ImageNet's where no fact says another."""
+    """Returns mean and std of pixels; ImageNet's values if no fact states other values."""
     mean, std = (facts[name].value if name in facts else usual for name, usual in _NORMALISATION.items())
     if any(np.shape(value) not in ((), (3,)) for value in (mean, std)) or not np.min(std) > 0:
         raise ValueError(f"Expected one number or three for mean and std, and std above 0, got {mean} and {std}.")
@@ -112,19 +114,19 @@ def _normalisation(facts: Mapping[str, Fact]) -> list[float | tuple[float, ...]]
 
 def _parts(tensors: Tensors) -> list[EncoderPart]:
     if any(name.startswith("params/") for name in tensors):
-        raise ValueError("it is an encoder of a run; load_encoder loads it.")
+        raise ValueError("it is an encoder of a run; use load_encoder to load it.")
     parts = find_parts(tensors, [*vits.DIALECTS, *resnets.DIALECTS])
     if not parts:
         some = ", ".join(map(shown, sorted(tensors)[:5])) or "none"
         raise ValueError(
-            f"it holds weights, but no card of sslshift, and its tensors ({some}, {len(tensors)} in all) are of no known "
-            f"architecture. Expected {_KNOWN}."
+            f"it has no card of sslshift, and its tensors ({some}, {len(tensors)} in all) belong to no known architecture. "
+            f"Expected {_KNOWN}."
         )
     return parts
 
 
 def _require_fitting(module: nn.Module, said: Mapping[str, Fact]) -> None:
-    """Raises ValueError if the user says what the architecture does not have."""
+    """Raises ValueError if the user states a fact that the architecture does not have."""
     other = [name for name in (("stem",) if isinstance(module, ViT) else ("heads", "epsilon")) if name in said]
     if other:
         raise ValueError(f"it is a {type(module).__name__}, which has no option {other[0]}; remove {other[0]}=.")

@@ -1,4 +1,4 @@
-"""Names of the tensors of published architectures, and their conversion to our arrays."""
+"""Conversion of the tensors of published architectures to arrays of this package."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,9 +9,9 @@ import numpy as np
 
 Tensors = Mapping[str, np.ndarray]
 _SHOWN = 5
-# A counter of batch norms that no feature depends on.
+# Batch norms count their updates in this tensor; no feature depends on it.
 COUNTED = r"(.*\.)?num_batches_tracked"
-# Parts that only other architectures have.
+# Names of parts that only unsupported architectures have.
 _OTHERS = (
     (r"(^|\.)rope(_embed)?\.|(^|\.)storage_tokens$", "rotary positions, as DINOv3 has, which are not supported"),
     (
@@ -29,12 +29,12 @@ _OTHERS = (
 
 
 class Entry(NamedTuple):
-    """One of our arrays.
+    """An array of this package and its published tensors.
 
     Args:
-      ours: its path, such as `params/norm/scale`.
-      theirs: shapes of the tensors that it is made of, by name.
-      convert: makes our array of them, in that order.
+      ours: path of the array, such as `params/norm/scale`.
+      theirs: shapes of the published tensors that the array is made of, by name.
+      convert: function that makes the array from these tensors, in that order.
     """
 
     ours: str
@@ -46,12 +46,12 @@ class Recognised(NamedTuple):
     """An architecture that a file's names and shapes show.
 
     Args:
-      title: its usual name.
-      module: our network.
-      side: of the images that it was trained on, in pixels.
-      entries: of all its arrays.
-      resize: how it resizes its positions for images of another size, for people; empty if it has none.
-      assumed: facts that no tensor shows, each with the option that states another one, for people.
+      title: usual name of the architecture.
+      module: network of this package.
+      side: side of the training images in pixels.
+      entries: entries for all arrays of the network.
+      resize: text for the card on how positions are resized for images of another size; empty without learned positions.
+      assumed: texts for the card on facts that no tensor shows, each with the option that states another value.
     """
 
     title: str
@@ -71,31 +71,31 @@ def joined(*parts: np.ndarray) -> np.ndarray:
 
 
 def dense(*parts: np.ndarray) -> np.ndarray:
-    """Returns kernels `[outputs, inputs]`, one after the other, as one of ours, `[inputs, outputs]`."""
+    """Returns published kernels `[outputs, inputs]`, concatenated along their outputs, as one kernel `[inputs, outputs]`."""
     return np.concatenate(parts).T
 
 
 def convolution(x: np.ndarray) -> np.ndarray:
-    """Returns a kernel `[outputs, inputs, height, width]` as one of ours, `[height, width, inputs, outputs]`."""
+    """Returns a published kernel `[outputs, inputs, height, width]` as a kernel `[height, width, inputs, outputs]`."""
     return x.transpose(2, 3, 1, 0)
 
 
 def numbers(names: Iterable[str], pattern: str) -> int:
-    """Returns the number of different numbers that a pattern's group finds in the names: at most the number of names."""
+    """Returns how many different numbers the pattern's group matches in the names; at most the number of names."""
     return len({match[1] for name in names if (match := re.match(pattern, name))})
 
 
 def converted(tensors: Tensors, recognised: Recognised, written: Mapping[str, str], prefix: str = "") -> dict[str, np.ndarray]:
-    """Returns our float32 arrays by path.
+    """Returns float32 arrays of this package by path.
 
     Args:
-      tensors: of an encoder, without heads.
-      recognised: what they are to be.
-      written: for errors, the names in the file by the names here.
-      prefix: of a file's names, for those of tensors that are missing.
+      tensors: tensors of an encoder, without heads.
+      recognised: architecture that the tensors are converted to.
+      written: names in the file by the names in `tensors`, for error messages.
+      prefix: prefix of the names in the file, for error messages about missing tensors.
 
     Raises:
-      ValueError: tensors are missing, extra, of another shape, no numbers with a fraction, or not finite.
+      ValueError: tensors are missing, extra, of another shape, not of a floating-point dtype, or not finite.
     """
     expected = {name: shape for entry in recognised.entries for name, shape in entry.theirs.items()}
     written_as = {name: prefix + name for name in expected} | dict(written)
@@ -115,7 +115,7 @@ def converted(tensors: Tensors, recognised: Recognised, written: Mapping[str, st
 
 
 def misfit(title: str, problems: Mapping[str, list[str]], names: Iterable[str]) -> str:
-    """Returns the sentence that a file differs from the architecture it looks like, and which other one its names suggest."""
+    """Returns sentences on how a file differs from the architecture it looks like, and on unsupported parts in it."""
     listing = "; ".join(f"{what}: {_first(listed)}" for what, listed in problems.items() if listed)
     names = list(names)
     known = [what for pattern, what in _OTHERS if any(re.search(pattern, name) for name in names)]
@@ -123,7 +123,7 @@ def misfit(title: str, problems: Mapping[str, list[str]], names: Iterable[str]) 
 
 
 def _as_float32(name: str, tensor: np.ndarray) -> np.ndarray:
-    # bfloat16 is not a type of NumPy's own, and its kind is V.
+    # bfloat16 is not a dtype of NumPy itself, and its kind is V.
     if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
         raise ValueError(f"its tensor {shown(name)} holds {tensor.dtype}, not floating-point numbers.")
     wide = tensor.astype(np.float32)
@@ -137,7 +137,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def shown(text: str) -> str:
-    """Returns a name of a file in one line, whatever is in it."""
+    """Returns a name from a file as text without line breaks and control characters."""
     return "".join(each if each.isprintable() else "?" for each in text)
 
 

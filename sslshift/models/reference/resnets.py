@@ -1,4 +1,4 @@
-"""ResNets under torchvision's names, which timm and most self-supervised code share."""
+"""ResNets under torchvision's names, which timm and most self-supervised code also use."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,7 +9,9 @@ from sslshift.models.resnet import BasicBlock, Bottleneck, ResNet
 
 CIFAR = "cifar"
 _STEM = "a 7x7 stem of stride 2 and a 3x3 max-pool"
-_SMALL_STEM = "a 3x3 stem of stride 1 and padding 1 without max-pool, as asked, and images of 32 x 32 (?size= says another)"
+_SMALL_STEM = (
+    "a 3x3 stem of stride 1 and padding 1 without max-pool, as asked, and images of 32 x 32 (?size= sets another size)"
+)
 _STRIDE = "strides on the 3x3 convolutions of bottlenecks (v1.5, as torchvision; v1 is not supported)"
 _EPSILON = "an epsilon of 1e-05 in batch norms"
 _STAGES = 4
@@ -24,14 +26,16 @@ _KNOWN = {
 def recognise(part: EncoderPart, facts: Mapping[str, Any]) -> Recognised:
     """Returns the ResNet that a part's names and shapes show.
 
-    A bottleneck has its stride on its 3x3 convolution, as in torchvision (v1.5); that of He et al. (v1) has the same names.
+    A bottleneck has its stride on its 3x3 convolution, as in torchvision (v1.5); the names in the variant of He et al. (v1) are
+    the same.
 
     Args:
-      part: without heads.
-      facts: `stem` is `cifar` if the user stated that.
+      part: encoder of a file, without heads.
+      facts: stated facts; `stem` is `cifar` if the user stated it.
 
     Raises:
-      ValueError: it has the 3x3 stem of small images, whose stride and pooling were not stated; or the stem is another one.
+      ValueError: the ResNet has the 3x3 stem of small images, and its stride and pooling were not stated; or its stem has
+        another shape.
     """
     found = part.tensors
     block = Bottleneck if any(name.endswith(".conv3.weight") for name in found) else BasicBlock
@@ -46,8 +50,8 @@ def recognise(part: EncoderPart, facts: Mapping[str, Any]) -> Recognised:
     if not small and stem[2:] == (3, 3):
         wrong = f"{part.written['conv1.weight']} ({' x '.join(map(str, stem))} in place of {width} x 3 x 7 x 7)"
         raise ValueError(
-            f"{misfit(title, {'of another shape': [wrong]}, found)} Say ?stem={CIFAR} if its 3x3 stem has stride 1, padding 1 "
-            "and no max-pool; no tensor shows that, and some code pads otherwise (solo-learn by 2)."
+            f"{misfit(title, {'of another shape': [wrong]}, found)} Add ?stem={CIFAR} to its path if its 3x3 stem has "
+            "stride 1, padding 1 and no max-pool; the tensors do not show that, and some code pads otherwise (solo-learn by 2)."
         )
     assumed = [_SMALL_STEM if small else _STEM, *([_STRIDE] if block is Bottleneck else []), _EPSILON]
     entries = list(_entries(depths, block, width, 3 if small else 7))
@@ -71,7 +75,7 @@ def _entries(depths: tuple[int, ...], block: type, width: int, side: int) -> Ite
                 yield from _norm(f"{ours}/BatchNorm_{i}", f"{theirs}.bn{i + 1}", outputs)
                 inputs = outputs
             if start != inputs or (stage > 0 and place == 0):
-                # Flax numbers convolutions in the order of their calls, and the shortcut's comes last.
+                # Flax numbers convolutions in the order of their calls, and the convolution of the shortcut comes last.
                 yield _kernel(f"{ours}/Conv_{len(kernels)}", f"{theirs}.downsample.0", (inputs, start, 1, 1))
                 yield from _norm(f"{ours}/BatchNorm_{len(kernels)}", f"{theirs}.downsample.1", inputs)
             number += 1

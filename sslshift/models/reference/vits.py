@@ -1,4 +1,4 @@
-"""Vision transformers under the names of timm, of DINOv2's own code, of `transformers`, of torchvision and of mmpretrain."""
+"""Vision transformers under the names of timm, of DINOv2's authors, of `transformers`, of torchvision and of mmpretrain."""
 
 import functools
 import math
@@ -14,18 +14,18 @@ from sslshift.models.reference.parts import Dialect, EncoderPart
 from sslshift.models.vit import ViT
 
 _SIZES = {192: "Ti", 384: "S", 768: "B", 1024: "L", 1280: "H", 1536: "g"}
-# Attention heads by width, of DeiT, DINO, iBOT, MAE, MoCo v3, DINOv2 and timm's ViTs.
+# Number of attention heads by width, for DeiT, DINO, iBOT, MAE, MoCo v3, DINOv2 and timm's ViTs.
 _PUBLISHED = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
-# In these widths MoCo v3's ViTs and their relatives have 12 heads; they all have fixed positions.
+# At these widths the ViTs of MoCo v3 and related methods have 12 heads; they all have fixed positions.
 _TWELVE = (192, 384)
 _MOCO = {"base_encoder", "momentum_encoder"}
 _TOKEN = "the class token after the last norm as pooled features (?features=mean gives the patches' mean)"
-# Features by timm's name, and by ours.
+# From timm's names of pooling to the names of features in this package.
 _POOLS = {"token": "token", "avg": "mean"}
 
 
 class _Names(NamedTuple):
-    """Names that a library gives to the parts of a ViT; those of a block follow the block's own name."""
+    """Names that a library gives to the parts of a ViT; the names of a block's parts follow the name of the block."""
 
     whose: str
     token: str
@@ -120,15 +120,15 @@ def _recognise(names: _Names, part: EncoderPart, facts: Mapping[str, Fact]) -> R
     """Returns the ViT that a part's names and shapes show.
 
     Raises:
-      ValueError: the tensors that show its size have an impossible shape, neither the user nor the file nor its published
-        relatives settle the number of heads, or the file states another architecture.
+      ValueError: the tensors that show its size have an impossible shape; the number of heads is not stated, and published ViTs
+        of this width differ in it; or the file states another architecture.
     """
     found = part.tensors
     names = _dialect(names, part)
     kernel = found[f"{names.embed}.weight"].shape
     table = found[names.positions].shape
     if len(kernel) != 4 or kernel[2] != kernel[3] or len(table) != 3 or 0 in kernel + table:
-        raise ValueError(f"its {names.embed}.weight of shape {kernel} and {names.positions} of shape {table} are no ViT's.")
+        raise ValueError(f"its {names.embed}.weight of shape {kernel} and {names.positions} of shape {table} do not fit a ViT.")
     width = kernel[0]
     patch = kernel[3]
     depth = max(1, numbers(found, rf"{names.block}\.(\d+)\."))
@@ -136,13 +136,13 @@ def _recognise(names: _Names, part: EncoderPart, facts: Mapping[str, Fact]) -> R
     registers = _registers(names, found)
     scaled = _scaled(names, found)
     grid = math.isqrt(table[1])
-    # Of the tokens before the patches none has a position, the class token alone, or all of them.
+    # The tokens before the patches have no positions, or only the class token has one, or all of them have one.
     leading = table[1] - grid**2 if table[1] - grid**2 in (0, 1, 1 + registers) else 1
     resize = _resize(names, registers)
     # 1e-12 is the default of transformers' ViT, 1e-6 that of the other libraries.
     epsilon = facts["epsilon"].value if "epsilon" in facts else 1e-12 if names is _TRANSFORMERS_VIT else 1e-6
     if not 0 < epsilon < 1:
-        raise ValueError(f"its layer norms' epsilon is above 0 and below 1, not {epsilon}.")
+        raise ValueError(f"expected an epsilon above 0 and below 1 for its layer norms, got {epsilon}.")
     module = ViT(
         width,
         depth,
@@ -151,13 +151,13 @@ def _recognise(names: _Names, part: EncoderPart, facts: Mapping[str, Fact]) -> R
         _POOLS[facts["pool"].value] if "pool" in facts else "token",
         "learned",
         registers=registers or None,
-        # Any number: the scales of the file replace the initial value.
+        # Any number will do, since the scales of the file replace the initial value.
         layer_scale=1.0 if scaled else None,
         grid=grid,
         resize=resize,
         epsilon=epsilon,
     )
-    # DINOv2 was trained at 224 pixels and only at last, shortly, at the 518 of its table.
+    # DINOv2 was trained at 224 pixels, and only for a short time at the end at 518, the size of its table.
     side = 224 if scaled and (patch, grid) == (14, 37) else grid * patch
     biased = any(name.endswith(f".{names.qkv[0]}.bias") for name in found)
     entries = list(_entries(names, module, leading, biased))
@@ -175,7 +175,7 @@ DIALECTS = tuple(
 
 
 def _dialect(names: _Names, part: EncoderPart) -> _Names:
-    """Returns the library among those whose names begin alike."""
+    """Returns the library whose names the part has, among libraries with the same marks."""
     if names is _TRANSFORMERS_DINOV2:
         return _TRANSFORMERS_VIT if any(".layernorm_before." in name for name in part.tensors) else names
     if names is not _TIMM:
@@ -195,23 +195,23 @@ def _scaled(names: _Names, found: Tensors) -> bool:
 
 
 def _require_ours(facts: Mapping[str, Fact], width: int, depth: int) -> None:
-    """Raises ValueError if a fact contradicts the tensors, or states what our network cannot compute."""
+    """Raises ValueError if a fact contradicts the tensors, or states a setting that this package does not support."""
     for name, ours in (("width", width), ("depth", depth)):
         if name in facts and facts[name].value != ours:
-            raise ValueError(f"{facts[name].where} says {name} = {facts[name].value}, but its tensors have {ours}.")
+            raise ValueError(f"{facts[name].where} states {name} = {facts[name].value}, but its tensors have {ours}.")
     activation = facts.get("activation")
     if activation and activation.value.lower() != "gelu":
-        raise ValueError(f"{activation.where} says that its activation is {activation.value!r}; only exact GELU is supported.")
+        raise ValueError(f"{activation.where} states the activation {activation.value!r}; only exact GELU is supported.")
     pool = facts.get("pool")
     if pool and pool.value not in _POOLS:
-        raise ValueError(f"{pool.where} says that it pools by {pool.value!r}; only {' and '.join(_POOLS)} are supported.")
+        raise ValueError(f"{pool.where} states the pooling {pool.value!r}; only {' and '.join(_POOLS)} are supported.")
     sides = facts.get("image_size")
     if sides and len(set(sides.value)) > 1:
-        raise ValueError(f"{sides.where} says that its images are {sides.value}; only square ones are supported.")
+        raise ValueError(f"{sides.where} states images of {sides.value}; only square images are supported.")
 
 
 def _heads(names: _Names, part: EncoderPart, width: int, facts: Mapping[str, Fact]) -> int:
-    """Returns the number of attention heads that was stated, or else that of published ViTs."""
+    """Returns the stated number of attention heads, or the number in published ViTs if none is stated."""
     heads = facts["heads"].value if "heads" in facts else _published_heads(names, part, width)
     if heads < 1 or width % heads:
         raise ValueError(f"its width of {width} cannot be divided among {heads} attention heads.")
@@ -219,28 +219,30 @@ def _heads(names: _Names, part: EncoderPart, width: int, facts: Mapping[str, Fac
 
 
 def _published_heads(names: _Names, part: EncoderPart, width: int) -> int:
-    """Returns the number of attention heads of all published ViTs of this width.
+    """Returns the number of attention heads that all published ViTs of this width have.
 
     Raises:
-      ValueError: no published ViT has this width, or several do and the file does not show which one it is.
+      ValueError: no published ViT has this width, or published ViTs of this width differ and the file does not show the number.
     """
-    unsure = f"its width of {width} does not tell the number of attention heads; say it with heads="
+    unsure = f"its width of {width} does not determine the number of attention heads; give it with heads="
     if width not in _PUBLISHED:
         raise ValueError(f"{unsure}, as in ?heads=N after its path.")
     heads = _PUBLISHED[width]
     if width in _TWELVE and not (names in (_ORIGINAL, _TRANSFORMERS_DINOV2) and _scaled(names, part.tensors)):
-        # Squares of a sine and a cosine add up to 1.
+        # In fixed positions the squares of a sine and its cosine add up to 1.
         table = np.asarray(part.tensors[names.positions], np.float32)[0, 1:]
         fixed = table.ndim == 2 and np.allclose((table**2).sum(-1), width / 2, rtol=0.01)
         named = _MOCO & set(part.prefix.split(".")) or any(re.fullmatch(r"head\.\d\.running_mean", name) for name in part.heads)
         if fixed or named:
-            raise ValueError(f"{unsure}: MoCo v3's have 12 (?heads=12), others of this width have {heads} (?heads={heads}).")
+            raise ValueError(
+                f"{unsure}: ViTs of MoCo v3 have 12 (?heads=12), others of this width have {heads} (?heads={heads})."
+            )
     return heads
 
 
 def _assumed(names: _Names, module: ViT, side: int, facts: Mapping[str, Fact]) -> list[str]:
-    """Returns the facts that were assumed, each with the option that states another one."""
-    heads = f"{module.heads} attention heads, as published ViTs of this width have (?heads= says another number)"
+    """Returns the assumed facts, each with the option that states another value."""
+    heads = f"{module.heads} attention heads, as published ViTs of this width have (?heads= sets another number)"
     return [
         *([] if "heads" in facts else [heads]),
         *([] if "epsilon" in facts else [f"an epsilon of {module.epsilon:g} in layer norms (?epsilon=)"]),
@@ -249,7 +251,7 @@ def _assumed(names: _Names, module: ViT, side: int, facts: Mapping[str, Fact]) -
         *(
             []
             if side == module.grid * module.patch
-            else [f"images of {side} x {side}, on which it was trained for the most part (?size=)"]
+            else [f"images of {side} x {side}, the size of most of its training (?size=)"]
         ),
         *([] if "pool" in facts else [_TOKEN]),
     ]
@@ -284,7 +286,7 @@ def _entries(names: _Names, module: ViT, leading: int, biased: bool) -> Iterator
 
 
 def _tokens(names: _Names, module: ViT, leading: int) -> Iterator[Entry]:
-    """Yields class token, positions and registers; positions of tokens that do not move are added to them here, once."""
+    """Yields class token, positions and registers; positions of tokens before the patches are added to these tokens here."""
     width = module.width
     grid = module.grid
     registers = module.registers or 0
@@ -314,7 +316,7 @@ def _block(names: _Names, ours: str, theirs: str, width: int, biased: bool) -> I
 def _qkv(ours: str, theirs: list[str], width: int, biased: bool) -> Iterator[Entry]:
     rows = 3 * width // len(theirs)
     yield Entry(f"{ours}/kernel", {f"{part}.weight": (rows, width) for part in theirs}, dense)
-    # Some were trained without this bias, which equals a bias of zeros.
+    # Some encoders were trained without this bias, which equals a bias of zeros.
     if biased:
         yield Entry(f"{ours}/bias", {f"{part}.bias": (rows,) for part in theirs}, joined)
     else:
