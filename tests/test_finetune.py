@@ -230,7 +230,8 @@ def test_frozen_batch_norm_where_there_is_none(striped):
         for each in (settings, dataclasses.replace(settings, batch_norm="train"))
     )
     assert list(found) == ["finetune_frozen_bn"]
-    assert found["finetune_frozen_bn"].notes == ("this encoder has no batch norm to freeze: all of it was trained",)
+    note = "this encoder has no batch norm to freeze, so all its parameters were trained"
+    assert found["finetune_frozen_bn"].notes == (note,)
     np.testing.assert_array_equal(found["finetune_frozen_bn"].predictions, trained["finetune"].predictions)
 
 

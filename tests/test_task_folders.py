@@ -177,7 +177,7 @@ def test_named_splits_replace_those_of_the_folder_with_a_note(tmp_path):
     layout(tmp_path / "a", *split_names("train", "test")), layout(tmp_path / "b", *split_names("x"))
     found = parse_task(f"folder:{tmp_path / 'a'}; test=folder:{tmp_path / 'b/x'}")
     assert found.test == f"folder:{tmp_path / 'b/x'}?labels=folder"
-    assert found.notes == ("the images in test are not used, because others were named",)
+    assert found.notes == ("the images in test are not used, because the task names other images",)
 
 
 def test_splits_are_no_classes_of_a_source(tmp_path):

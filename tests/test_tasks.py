@@ -174,12 +174,12 @@ def test_classes_are_matched_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "classes", "message"),
     [
-        ([0, 1] * 8 + [0], None, "has 17 labels for 18 images; each image needs its own"),
+        ([0, 1] * 8 + [0], None, "has 17 labels for 18 images; each image needs a label"),
         ([0, 1] * 10, None, "has 20 labels for 18 images"),
         # -1 would be the last class of another split.
-        ([0, -1] * 9, ("a", "b"), "has labels from -1 to 0, and names for 2 classes"),
-        ([0, 2] * 9, ("a", "b"), "has labels from 0 to 2, and names for 2 classes"),
-        ([[0, 1, 0]] * 18, ("a", "b"), "has 3 columns of labels, and names for 2 classes"),
+        ([0, -1] * 9, ("a", "b"), "has labels from -1 to 0, but names for 2 classes"),
+        ([0, 2] * 9, ("a", "b"), "has labels from 0 to 2, but names for 2 classes"),
+        ([[0, 1, 0]] * 18, ("a", "b"), "has 3 columns of labels, but names for 2 classes"),
     ],
 )
 def test_labels_that_are_not_those_of_the_images_are_refused(labels, classes, message):

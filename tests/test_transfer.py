@@ -284,7 +284,7 @@ def test_predictions_are_kept_and_compared_on_common_images(gray_source, canvas,
     whole, part = on_common_images(several)
     assert whole.indices.tolist() == part.indices.tolist() == task.test.indices[4:].tolist()
     np.testing.assert_array_equal(whole.predictions["linear"], several[0].predictions["linear"][4:])
-    with pytest.raises(ValueError, match="Predictions of different tasks"):
+    with pytest.raises(ValueError, match="Predictions for different tasks"):
         on_common_images([whole, part._replace(labels=1 - part.labels)])
     # Predictions of another number or order of images would be compared with other images' labels.
     with np.load(folders[0] / "predictions.npz") as kept:

@@ -1,27 +1,27 @@
 """Transfer: the performance of a finished encoder on downstream tasks.
 
-- `declaration` parses tasks, `tasks` makes their splits, `features` runs an encoder over a source, on all devices.
-- `knn`, `linear_probe`, `few_shot` and `sgd_probe` evaluate frozen features and are called alike (`evaluation`); `finetune`
+- `declaration` parses tasks, `tasks` makes their splits, `features` runs an encoder on the images of a source, on all devices.
+- `knn`, `linear_probe`, `few_shot` and `sgd_probe` evaluate frozen features and share the interface in `evaluation`; `finetune`
   trains the whole network.
-- `protocol` combines them: features once, hyperparameters by the validation split, the test split scored once. `predictions`
-  keeps the predictions for later comparisons.
+- `protocol` combines them: it extracts features once, chooses hyperparameters on the validation split, and scores the test
+  split once. `predictions` keeps the predictions for later comparisons.
 - `metrics` score predictions; `inference` has intervals of scores and comparisons of encoders.
 - `scores` keeps an encoder's scores in folders; `paired` puts the scores of many encoders on common test images.
-- `matrix` loads finished encoders and compares them on tasks; `matrix_report` does so in one call, for `tools.evaluate`.
+- `matrix` loads finished encoders and compares them on tasks; `matrix_report` does this in one call, for `tools.evaluate`.
 - `encoders` opens an encoder by name; `activations` counts the activations of its layers.
 
-Scores here are offline: the encoder is finished. `sslshift.training.online` has the probe that follows an encoder in training.
+Scores here are offline: the encoder is finished. `sslshift.training.online` has the probe that runs during training.
 
-To add an evaluation on frozen features: one file like `knn.py` with a frozen dataclass that is called with `Splits` and a
-`Metric`; in `protocol.py` its class in `Evaluation`, one line in `EVALUATIONS`, and its title in `_TITLES` if tables should
-name it otherwise. Its settings are then options of --evaluation_options; tools/README.md lists evaluations for people. One
-that needs the network itself, as fine-tuning does, gets a branch in `protocol._outcomes`. To add a metric: a `Metric` in the
-table at the end of `metrics.py`; it must accept weights, which the bootstrap uses.
+To add an evaluation on frozen features, write one file like `knn.py` with a frozen dataclass that is called with `Splits` and a
+`Metric`. In `protocol.py`, add its class to `Evaluation`, one line to `EVALUATIONS`, and a title to `_TITLES` if tables should
+show another name. Its settings are then options of --evaluation_options; add it to the list in tools/README.md too. An
+evaluation that needs the network itself, such as fine-tuning, gets a branch in `protocol._outcomes`. To add a metric, add a
+`Metric` to the table at the end of `metrics.py`; it must accept weights, which the bootstrap uses.
 
 Tests: `test_knn.py`, `test_linear_probe.py` and `test_probes.py` compare the evaluations with plain loops and scikit-learn,
 `test_metrics.py` does so for the metrics, `test_intervals.py` and `test_statistics.py` simulate the coverage of intervals,
 `test_transfer.py` follows images through the protocol, and `test_tasks.py` and `test_multilabel.py` cover tasks. Builders that
-several of them share are in `conftest.py`.
+several tests share are in `conftest.py`.
 """
 
 from sslshift.extras import needs_study

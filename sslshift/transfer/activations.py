@@ -1,6 +1,6 @@
 """Activations of every layer of an encoder, counted into bins on the devices.
 
-Images go to the devices, and only extremes or counts come back: activations are too many to be stored.
+Only extremes and counts are copied from the devices, because the activations would not fit into memory.
 """
 
 import functools
@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sslshift.models import PretrainedEncoder, layer_activations
 from sslshift.training.step import make_mesh, replicate, shard_batch
 
-# The greatest count and the greatest index that int32 holds.
+# The greatest count and the greatest index of int32.
 _MOST = 2**31 - 1
 
 
@@ -38,13 +38,13 @@ def layer_extremes(
     for images, _ in _blocks(batches, _rounded(batch_size, mesh)):
         layers = layers or _layers(encoder, images)
         # Extremes stay on the devices until the end: a transfer for each block would be slow.
-        # The last block is filled with copies of its last image, which change no extreme.
+        # The last block is filled with copies of its last image, which do not change extremes.
         found = compute(variables, shard_batch(mesh, images))
         seen = found if seen is None else _wider(seen, found)
     if seen is None:
         raise ValueError("Expected at least one image to compute activations of, got none.")
     seen = jax.device_get(seen)
-    # One check at the end is enough: minimum and maximum keep a nan or an infinite value of any block.
+    # One check at the end is enough, because minimum and maximum propagate nan and infinite values.
     # jit sorts the names of a dict: block10 would come before block2.
     for name in layers:
         _require_finite(name, np.isfinite(seen[name]).all())
@@ -64,8 +64,8 @@ def layer_counts(
     """Returns counts of each neuron of every layer in each of its bins, int64 `[groups, neurons, bins]`, and the number of
     images.
 
-    Image i counts in group i modulo groups. Values are placed in float32: a value within rounding of a bin's edge may count in
-    the bin next to the one that float64 gives.
+    Image i counts in group i modulo groups. Values are placed in float32: a value within rounding error of a bin's edge may
+    count in a neighbouring bin.
     """
     mesh = mesh or make_mesh()
     size = _rounded(batch_size, mesh)
@@ -79,7 +79,7 @@ def layer_counts(
     pending = None
     for images, real in _blocks(batches, size):
         if not done:
-            # Counts stay on the devices, in 32 bits, for as many images as cannot overflow them: transfers are slow.
+            # Transfers are slow: 32-bit counts stay on the devices until they might overflow.
             room = max(size, _MOST // _positions(encoder, images, ranges))
         if counts is None or held + size > room:
             _add(totals, counts)
@@ -88,7 +88,7 @@ def layer_counts(
         # Copies that fill the last block get a group that does not exist, whose counts the scatter drops.
         of = np.where(np.arange(size) < real, (done + np.arange(size)) % groups, groups).astype(np.int32)
         counts, finite = count(variables, scales, counts, shard_batch(mesh, images), shard_batch(mesh, of))
-        # Read one block later, so that the devices need not wait.
+        # The counts are read one block later, so that the devices do not wait.
         _require_all_finite(ranges, pending)
         done = done + real
         held = held + size
@@ -118,7 +118,7 @@ def _compiled_counts(module, shape, mean, std, bins, groups, mesh):
         seen = layer_activations(PretrainedEncoder(module, variables, shape, mean, std), images)
         finite = {name: jnp.isfinite(each).all()[None] for name, each in seen.items()}
         placed = {name: _placed(each, *scales[name], bins, of) for name, each in seen.items()}
-        # Inside shard_map a device has one row of counts, its own: row 0.
+        # Inside shard_map, a device sees only its own row of counts, which is row 0.
         # On a CPU one flat scatter is the fastest form in XLA, and takes a fraction of the forward pass's time.
         added = {name: counts[name].at[0, where].add(1, mode="drop") for name, where in placed.items()}
         return added, finite
@@ -129,7 +129,7 @@ def _compiled_counts(module, shape, mean, std, bins, groups, mesh):
     shared = jax.shard_map(
         count, mesh=mesh, in_specs=(everywhere, everywhere, split, split, split), out_specs=split, check_vma=False
     )
-    # Counts are the largest arrays here: the old ones give their memory to the new ones.
+    # Counts are the largest arrays here, so their buffers are donated to the new counts.
     return jax.jit(shared, donate_argnums=2)
 
 
@@ -143,11 +143,11 @@ def _placed(values: jax.Array, low: jax.Array, width: jax.Array, bins: int, of: 
 
 
 def _scales(ranges: Mapping[str, Limits]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns minimum and width of each neuron in float32; constant neurons get an infinite width, so that one bin has all."""
+    """Returns minimum and width of each neuron in float32; constant neurons get an infinite width and fill one bin."""
     scales = {}
     for name, each in ranges.items():
         width = each.maximum - each.minimum
-        # Devices flush numbers below the least normal one to 0.
+        # Devices flush subnormal numbers to 0.
         narrow = np.maximum(width, np.finfo(np.float32).tiny)
         scales[name] = each.minimum.astype(np.float32), np.where(width > 0, narrow, np.inf).astype(np.float32)
     return scales
@@ -160,7 +160,7 @@ def _layers(encoder: PretrainedEncoder, images: np.ndarray) -> dict[str, tuple[i
     def look(images):
         shapes.update({name: each.shape for name, each in layer_activations(encoder, images).items()})
 
-    # Traced, not computed: names and shapes need no activation.
+    # Tracing is enough for names and shapes.
     jax.eval_shape(look, jax.ShapeDtypeStruct(images.shape, images.dtype))
     return shapes
 
@@ -178,7 +178,7 @@ def _positions(encoder: PretrainedEncoder, images: np.ndarray, ranges: Mapping[s
 def _zeros(ranges: Mapping[str, Limits], bins: int, groups: int, mesh: Mesh) -> dict[str, jax.Array]:
     sizes = {name: groups * len(each.minimum) * bins for name, each in ranges.items()}
     widest = max(sizes, key=sizes.get)
-    # One group more than there are: the copies that fill a block have indices there.
+    # There is one additional group for the copies that fill a block.
     if sizes[widest] // groups * (groups + 1) > _MOST:
         raise ValueError(
             f"Layer {widest!r} has {sizes[widest]:,} counts, more than 32-bit indices can address; use fewer bins."
@@ -199,7 +199,7 @@ def _wider(x, y):
 
 def _require_all_finite(ranges: Mapping[str, Limits], finite: Mapping[str, jax.Array] | None) -> None:
     if finite is not None:
-        # From the first layer to the last: a broken layer breaks those after it, and the first one should be named.
+        # Layers are checked in order, because a broken layer breaks all later ones and the error should name the first.
         for name in ranges:
             _require_finite(name, np.asarray(finite[name]).all())
 
@@ -216,7 +216,7 @@ def _rounded(size: int, mesh: Mesh) -> int:
 
 
 def _blocks(batches: Iterable[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields all images in blocks of one size, the last filled with its last image, and the number of real images in each."""
+    """Yields all images in blocks of one size, and the number of real images; copies of the last image fill the last block."""
     held = None
     for batch in batches:
         batch = np.asarray(batch)

@@ -1,4 +1,4 @@
-"""Declarations of downstream tasks: out of text, and opened."""
+"""Declarations of downstream tasks: parses them from text, and opens them."""
 
 import dataclasses
 import os
@@ -25,8 +25,8 @@ class TaskDeclaration:
     Attributes:
       source: URI of the labelled images to learn from.
       validation, test: URIs of these splits; empty: drawn from `source`.
-      name: empty: the URI.
-      metric: empty: accuracy, or average precision where an image may have several labels.
+      name: name of the task; empty: the URI.
+      metric: name of the metric; empty: accuracy, or average precision if images may have several labels.
       labelled: largest number of training and validation images together; 0: all.
       notes: assumptions about folders; sentences without a full stop.
     """
@@ -55,7 +55,7 @@ def parse_tasks(texts: Sequence[str]) -> list[TaskDeclaration]:
     """Returns the tasks in several texts, see `parse_task`.
 
     Raises:
-      ValueError: a text is no task, or two tasks have one name.
+      ValueError: a text is not a task, or two tasks have the same name.
     """
     declared = [parse_task(text) for text in texts]
     require_different_names(declared)
@@ -63,7 +63,7 @@ def parse_tasks(texts: Sequence[str]) -> list[TaskDeclaration]:
 
 
 def require_different_names(declared: Sequence[TaskDeclaration]) -> None:
-    """Raises ValueError if two tasks have one name."""
+    """Raises ValueError if two tasks have the same name."""
     names = [each.title for each in declared]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -74,9 +74,8 @@ def parse_task(text: str) -> TaskDeclaration:
     """Returns the task in a text `NAME = URI; validation=URI; test=URI; metric=NAME; labelled=N`; only the URI is required.
 
     The class folders of a `folder:` are its labels. If its folders are called train, val and test, or usual synonyms, and
-    contain class folders, they are the splits; with train and val alone, val is the test split, as it is for ImageNet. Where
-    folders can be read as splits and as classes, `?labels=folder` says that they are classes. See
-    `sslshift.data.sources.layout`.
+    contain class folders, they are the splits; without a test folder, val is the test split, as for ImageNet. If folders can be
+    read as splits and as classes, `?labels=folder` declares that they are classes. See `sslshift.data.sources.layout`.
 
     Example:
       >>> parse_task("digits = bundled:mnist; test=bundled:mnist/test; labelled=500")
@@ -86,7 +85,7 @@ def parse_task(text: str) -> TaskDeclaration:
       ValueError: the text has another form, or folders can be read as splits and as classes.
     """
     first, _, rest = (part.strip() for part in text.partition(";"))
-    # A name ends at the first '=' before the URI: the options of a URI hold further ones.
+    # The name ends at the first '='; the options of a URI contain further ones.
     match = re.fullmatch(rf"(?:(?P<name>[^=:?]+?)\s*=\s*)?(?P<uri>(?:{'|'.join(SCHEMES)}):.*)", first, re.DOTALL)
     if not match:
         raise ValueError(
@@ -95,7 +94,7 @@ def parse_task(text: str) -> TaskDeclaration:
         )
     given = settings(rest, flag=f"task {text!r}", names=("validation", "test", "metric", "labelled"))
     labelled = given.get("labelled", "0")
-    # int() would also accept signs, blanks and digits of other scripts.
+    # int() would also accept signs, blanks and non-ASCII digits.
     if not re.fullmatch("[0-9][0-9_]*", labelled):
         raise ValueError(f"Task {text!r}: expected a whole number for labelled, got {labelled!r}.")
     uris = {"train": match["uri"]} | {split: given[split] for split in ("validation", "test") if split in given}
@@ -112,29 +111,29 @@ def parse_task(text: str) -> TaskDeclaration:
 
 
 def _folder_splits(uris: dict[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Returns the URI of each split, and notes: a folder that contains split folders is replaced by these."""
+    """Returns the URI of each split, and notes; a folder that contains split folders is replaced by them."""
     uri = parse_uri(uris["train"])
     notes = ()
     root = Path(os.path.expanduser(uri.path))
     # A folder that does not exist is reported when the task is opened, with the same message as for any source.
-    # With `?labels=` the user has already said what the folders are.
+    # `?labels=` already defines the meaning of the folders.
     if uri.scheme == "folder" and root.is_dir() and "labels" not in uri.options:
         below = (path.relative_to(root) for path in list_files(root).paths if is_image(path))
         folders, notes = find_splits(below, uri)
-        # Splits that the text names replace those of the folder: the text is the more explicit of the two.
+        # Splits that the text names explicitly replace those of the folder.
         if folders:
             found = {
                 split: str(dataclasses.replace(uri, path=f"{uri.path.rstrip('/')}/{folder}"))
                 for split, folder in folders.items()
             }
             unused = [folders[split] for split in found if split != "train" and split in uris]
-            notes += tuple(f"the images in {folder} are not used, because others were named" for folder in unused)
+            notes += tuple(f"the images in {folder} are not used, because the task names other images" for folder in unused)
             uris = found | {split: uri for split, uri in uris.items() if split != "train"}
     return {split: parse_split(uri) for split, uri in uris.items()}, notes
 
 
 def parse_split(uri: str) -> str:
-    """Returns the URI of one split; that of a folder gets `labels=folder` unless it sets `labels` itself.
+    """Returns the URI of one split; a folder gets `labels=folder` unless its URI sets `labels`.
 
     Example:
       >>> parse_split("folder:/data/parts/test"), parse_split("bundled:mnist/test")
@@ -150,12 +149,12 @@ def open_task(declaration: TaskDeclaration, canvas: Canvas | None = None, open_:
     """Returns the task of a declaration.
 
     Args:
-      declaration: of the task.
-      canvas: shape of all images; None: that of the source's images.
-      open_: opens a source by its URI.
+      declaration: declaration of the task.
+      canvas: shape of all images; None: the shape of the source's images.
+      open_: function that opens a source by its URI.
 
     Raises:
-      ValueError: like `make_task`; or images differ in size, and there is no canvas.
+      ValueError: see `make_task`; also if images differ in size and there is no canvas.
     """
     source = open_(declaration.source)
     test, validation = (open_(uri) if uri else None for uri in (declaration.test, declaration.validation))
@@ -172,7 +171,7 @@ def open_task(declaration: TaskDeclaration, canvas: Canvas | None = None, open_:
 
 
 def own_canvas(source: Source, largest: int | None = None) -> Canvas:
-    """Returns the shape of a source's images; it has three channels if any of 16 images has.
+    """Returns the shape of a source's images; it has three channels if any of 16 images has colour.
 
     Raises:
       ValueError: the images differ in size, or a side is longer than `largest`.
@@ -185,5 +184,5 @@ def own_canvas(source: Source, largest: int | None = None) -> Canvas:
             f"{source.name}: images are large or differ in size (the first is {width} x {height}); "
             "give the side to which all are resized, e.g. --image_size=32."
         )
-    # The most channels of any image: a grey canvas would discard the colours of the others.
+    # The largest number of channels is used, because a grey canvas would discard colours.
     return Canvas(height, width, max(shape[2] for shape in shapes))

@@ -1,4 +1,4 @@
-"""Encoders by name: a file, a run, raw pixels, or an untrained network; with a sentence on what their features show."""
+"""Encoders by name (a file, a run, raw pixels, or an untrained network), with a sentence on the limits of their features."""
 
 import dataclasses
 import functools
@@ -12,13 +12,13 @@ from sslshift.models import ENCODERS, PretrainedEncoder, ResNet
 from sslshift.models.opening import how_it_was_read, is_published, open_encoder
 from sslshift.transfer.features import Encoder, NetworkEncoder, pixel_encoder
 
-# Images at a time: sets of a few dozen images are padded to it, and a CPU is no faster with more.
+# Images in a batch. Smaller sets are padded to it, and larger batches are no faster on a CPU.
 _BATCH = 100
 PIXELS = "pixels"
 UNTRAINED = "untrained"
-# Encodes about 500 images of 64 pixels in a second of CPU time. Of four small networks with random weights, only this one
-# measured noise as farther from the bundled clothes than digits, discs and inverted clothes; a ViT and ResNets with another
-# stem or with zero-initialised branches did not.
+# The untrained network encodes about 500 images of 64 pixels in a second of CPU time. Of four small networks with random
+# weights, only this one measured noise as farther from the bundled clothes than digits, discs and inverted clothes; a ViT and
+# ResNets with another stem or with zero-initialised branches did not.
 SMALL = ResNet((1, 1, 1, 1), width=32)
 _BETTER = (
     "To compare what the pictures show, use a trained encoder: python -m tools.fetch_encoder dinov2-small, then "
@@ -32,13 +32,13 @@ class NamedEncoder:
 
     Attributes:
       title: the name that tables use.
-      remark: what its features show and what they do not; empty if it was trained.
-      trained: whether its features show more than colour and texture.
+      remark: sentence on the limits of the features; empty if the encoder was trained.
+      trained: whether the features respond to more than colour and texture.
       canvas: shape to which images are resized; None: any shape.
-      build: makes the encoder for images of a canvas.
-      card: facts about its training.
+      build: function from a canvas to the encoder for its images.
+      card: facts about the encoder's training.
       multiple: number of pixels that must divide the side of an image, such as a ViT's patch.
-      read: parts of a published file that were ignored, and assumptions; empty for other encoders.
+      read: ignored parts of a published file, and assumptions; empty for other encoders.
     """
 
     title: str
@@ -61,10 +61,10 @@ def encoder_named(text: str, *, seed: int = 0) -> NamedEncoder:
     Args:
       text: a run's folder or a file, see `open_encoder`; `pixels`; `untrained`, a small conv net; or `untrained:NAME` with a
         name in `ENCODERS`.
-      seed: of the weights of an untrained encoder.
+      seed: random seed of the weights of an untrained encoder.
 
     Raises:
-      ValueError: the text names no encoder.
+      ValueError: the text does not name an encoder.
     """
     kind, colon, name = text.partition(":")
     if text == PIXELS:
@@ -107,14 +107,14 @@ def untrained_encoder(module, canvas: Canvas, seed: int) -> PretrainedEncoder:
     network would compute almost nothing.
 
     Raises:
-      ValueError: the network does not take such images.
+      ValueError: the network does not accept images of this shape.
     """
     variables = branches_on(_initialise(module, canvas)(jax.random.key(seed)))
     return PretrainedEncoder(module, {"batch_stats": {}} | variables, tuple(canvas))
 
 
 def branches_on(variables):
-    """Returns the variables with the scale of every norm at 1; in ResNets that of each branch's last norm is 0."""
+    """Returns the variables with all norm scales set to 1; in ResNets, the last norm of each branch starts with scale 0."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.ones_like(leaf) if path[-1].key == "scale" else leaf, dict(variables)
     )

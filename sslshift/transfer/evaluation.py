@@ -1,9 +1,9 @@
-"""The interface of evaluations on frozen features, and what they share.
+"""Interface and shared functions of evaluations on frozen features.
 
 An evaluation is a frozen dataclass of its settings that is called with features and a metric:
-`evaluation(splits, metric) -> {name: Outcome}`. It chooses its hyperparameters by the metric on the validation split (of equal
-choices the first) and scores the test split once. Here are its arguments and result, standardised features, checked labels, and
-the choice on the validation split.
+`evaluation(splits, metric) -> {name: Outcome}`. It chooses its hyperparameters by the metric on the validation split (the first
+of equal choices) and scores the test split once. This module has its arguments and result, standardises features, checks
+labels, and compares choices on the validation split.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 
 from sslshift.transfer.metrics import Metric
 
-# Images that are standardised at a time: a float64 block of 512 features (2 MiB) fits into the cache of a processor.
+# Number of images that are standardised at a time: a float64 block of 512 features (2 MiB) fits into the cache of a processor.
 _BLOCK = 512
 
 
@@ -37,11 +37,11 @@ class Outcome(NamedTuple):
     """Result of an evaluation.
 
     Attributes:
-      predictions: of the test split, as `Metric.decide` returns them: `[n]` or `[n, classes]`. Where the labelled images were
-        drawn several times, a further first axis holds the predictions of each draw.
+      predictions: predictions for the test split from `Metric.decide`, `[n]` or `[n, classes]`. If the labelled images were
+        drawn several times, an additional first axis holds the draws.
       validation: the metric on the validation split for the chosen hyperparameters (the mean over draws).
       chosen: the chosen hyperparameters by name.
-      notes: sentences for readers of the numbers: what was excluded, and why.
+      notes: sentences for readers, such as what was excluded and why.
     """
 
     predictions: np.ndarray
@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 
 
 class Standardiser(NamedTuple):
-    """Mean and standard deviation (1 where constant) of features, float64 `[dim]`; called, it standardises features."""
+    """Mean and standard deviation (1 if constant) of features, float64 `[dim]`; a call standardises features."""
 
     mean: np.ndarray
     scale: np.ndarray
@@ -65,8 +65,8 @@ class Standardiser(NamedTuple):
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Returns standardised features, float32 `[n, dim]`, without a copy of all features in float64."""
         out = np.empty(features.shape, np.float32)
-        # A float32 mean alone would be inexact. As a sum of two float32 numbers it is exact enough, and the first difference
-        # has no rounding error where features are close to the mean.
+        # One float32 number is too inexact for the mean, so it is split into two. The first difference has no rounding error
+        # if features are close to the mean.
         near = self.mean.astype(np.float32)
         parts = (near, (self.mean - near).astype(np.float32)) if features.dtype == np.float32 else (self.mean,)
         scale = self.scale.astype(parts[0].dtype)
@@ -74,7 +74,7 @@ class Standardiser(NamedTuple):
             block = features[start : start + _BLOCK]
             for part in parts:
                 block = block - part
-            # Features that are not float32 are computed in float64, which NumPy casts to the output only on request.
+            # Other dtypes are computed in float64, and NumPy must be told to cast the result to float32.
             np.divide(block, scale, out=out[start : start + _BLOCK], casting="same_kind")
         return out
 
@@ -96,7 +96,7 @@ def fit_standardiser(features: np.ndarray) -> Standardiser:
         finite = np.isfinite(block).all(axis=1)
         if not finite.all():
             raise ValueError(f"The features of training image {start + int(np.argmin(finite)):,} are not finite.")
-        # Deviations from the block's own mean, then combined (Chan et al., 1979): no cancellation at a large mean.
+        # Deviations from each block's mean are combined (Chan et al., 1979), which avoids cancellation if the mean is large.
         centre = block.mean(axis=0)
         block -= centre
         squares += np.einsum("nd,nd->d", block, block) + np.square(centre - mean) * (count * len(block) / (count + len(block)))
@@ -122,18 +122,18 @@ def require_labels(labels: np.ndarray, images: int, classes: int) -> None:
 
 
 def score(metric: Metric, scores: np.ndarray, split: Split) -> float:
-    """Returns the metric of scores `[n, classes]` on a split; nan where a score is not finite because a model diverged."""
+    """Returns the metric of scores `[n, classes]` on a split; nan if a score is not finite, because a model diverged."""
     return metric.value(metric.decide(scores), split.labels) if np.isfinite(scores).all() else float("nan")
 
 
 def best_index(values: Sequence[float]) -> int:
-    """Returns the index of the largest value, of equal values the first; nan is smaller than any number."""
+    """Returns the index of the largest value, or of the first of equal values; nan counts as the smallest value."""
     return int(np.argmax(np.nan_to_num(np.asarray(values, np.float64), nan=-np.inf)))
 
 
 def grid_edge_notes(name: str, grid: Sequence[float], chosen: float) -> tuple[str, ...]:
-    """Returns a note where the chosen value is at an end of its grid, which may then be too narrow."""
-    # In a grid of one value nothing was chosen.
+    """Returns a note if the chosen value is at an end of its grid, which may then be too narrow."""
+    # In a grid with a single value, there is no choice.
     if len(grid) == 1 or min(grid) < chosen < max(grid):
         return ()
     side, further = ("smallest", "smaller") if chosen == min(grid) else ("largest", "larger")

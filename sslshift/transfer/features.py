@@ -1,4 +1,4 @@
-"""Features of images: read in blocks, computed on all devices, and optionally cached."""
+"""Features of images: images are read in blocks, and features are computed on all devices and optionally cached."""
 
 import dataclasses
 import functools
@@ -25,19 +25,19 @@ from sslshift.storage import whole_file, write
 from sslshift.training.step import make_mesh, replicate, shard_batch
 
 _PIXEL_SIDE = 32
-# Images encoded at a time. Blocks of whole batches, each of about this many bytes, are read while the previous block is being
-# encoded; each thread reads a chunk of a block.
+# Number of images in a batch, of bytes in a block of whole batches, and of images that one thread reads at a time. A block is
+# read while the previous one is encoded.
 _BATCH = 500
 _BLOCK_BYTES = 1 << 26
 _CHUNK = 64
-# Files of a folder of the cache, beside broken.json.
+# Files in a folder of the cache, in addition to broken.json.
 _ARRAYS = ("features", "kept", "digests")
 
 
 class Encoder(Protocol):
     """A pure function from uint8 images `[n, height, width, channels]` to float32 features `[n, dim]`.
 
-    The features of an encoder with a `fingerprint`, which changes whenever its features would, can be cached.
+    Features can be cached if the encoder has a `fingerprint`, which must change whenever its features change.
     """
 
     def __call__(self, images: np.ndarray) -> np.ndarray: ...
@@ -47,7 +47,7 @@ class Encoder(Protocol):
 class PixelEncoder:
     """The baseline without a network: pixels in [0, 1], flattened; larger images are first averaged down to 32 x 32.
 
-    With more pixels a probe would have tens of thousands of dimensions, which are slow to fit and make no better baseline.
+    More pixels would give a probe tens of thousands of dimensions, which are slow to fit and do not improve the baseline.
     """
 
     fingerprint: str = f"pixels, at most {_PIXEL_SIDE} x {_PIXEL_SIDE}"
@@ -62,7 +62,7 @@ class PixelEncoder:
 pixel_encoder = PixelEncoder()
 
 
-# Weights are an argument and no part of the key, so that all encoders of one architecture share the compiled program.
+# Weights are an argument and not part of the key, so that encoders of one architecture share the compiled program.
 @functools.lru_cache(maxsize=8)
 def _compiled(module, shape, mean, std, features):
     everywhere = NamedSharding(make_mesh(), PartitionSpec())
@@ -80,7 +80,7 @@ class NetworkEncoder:
 
     Args:
       pretrained: the encoder.
-      batch_size: images encoded at a time, over all devices; rounded up to a multiple of their number.
+      batch_size: number of images in a batch, rounded up to a multiple of the number of devices.
     """
 
     pretrained: PretrainedEncoder
@@ -92,7 +92,7 @@ class NetworkEncoder:
 
     @functools.cached_property
     def _placed(self):
-        # Cached: the weights are moved to the devices once, not with every call.
+        # Cached, so that the weights are copied to the devices only once.
         return replicate(make_mesh(), self.pretrained.variables)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -114,9 +114,9 @@ def encoder_of(method: Method, variables, shape: Sequence[int], card: dict | Non
 
     Args:
       method: the method that was trained.
-      variables: its `params` and `batch_stats`.
-      shape: height, width, channels of the images.
-      card: facts about its training.
+      variables: `params` and `batch_stats` of the method.
+      shape: height, width and channels of the images.
+      card: facts about the training.
     """
     own = {kind: variables[kind].get("encoder", {}) for kind in ("params", "batch_stats")}
     return PretrainedEncoder(method.networks.encoder, own, tuple(shape), MEAN, STD, card=card or {})
@@ -128,8 +128,8 @@ class Extracted(NamedTuple):
     Attributes:
       features: float32 `[n, dim]` of the images that could be read, in the order of the request.
       kept: whether each requested image could be read, bool.
-      digests: of their pixels on the canvas, uint8 `[n, 16]`: equal images have equal digests.
-      broken: (index in the source, reason) of the images that could not be read.
+      digests: digests of the pixels on the canvas, uint8 `[n, 16]`; equal images have equal digests.
+      broken: index in the source and reason for each image that could not be read.
     """
 
     features: np.ndarray
@@ -157,18 +157,18 @@ def extract(
     Memory holds the features and two blocks of images.
 
     Args:
-      encode: maps images to features.
-      source: of the images.
-      indices: of the chosen images.
+      encode: function from images to features.
+      source: source of the images.
+      indices: indices of the chosen images.
       canvas: shape to which the images are resized.
-      cache: a folder that keeps features by the fingerprints of encoder and source, the canvas and the indices; None: no cache.
+      cache: folder that keeps features by the fingerprints of encoder and source, the canvas and the indices; None: no cache.
         Only the features of an encoder with a fingerprint are kept.
-      on_images: called with the number of images done and the total.
+      on_images: callback that receives the number of images done and the total.
 
     Raises:
       ValueError: no image can be read, or a feature is not finite.
     """
-    # An encoder without a fingerprint could change without notice, and its features in the cache with it.
+    # Without a fingerprint, a changed encoder would get the cached features of the old one.
     fingerprint = getattr(encode, "fingerprint", None)
     if cache is None or fingerprint is None:
         return _extracted(encode, source, indices, canvas, on_images)
@@ -192,7 +192,7 @@ def _extracted(encode, source, indices, canvas, on_images) -> Extracted:
         good = np.array([not reason for reason in reasons], bool)
         own = indices[done : done + len(images)]
         broken += [(int(index), reason) for index, reason in zip(own, reasons, strict=True) if reason]
-        # No encoder takes a batch of no images.
+        # Encoders do not accept an empty batch.
         if good.any():
             features.append(_finite(encode(images[good]), source, own[good]))
             digests.append(own_digests[good])
@@ -206,7 +206,7 @@ def _extracted(encode, source, indices, canvas, on_images) -> Extracted:
 
 
 def _finite(features: np.ndarray, source: Source, indices: np.ndarray) -> np.ndarray:
-    """Returns the features; raises ValueError if one is not finite: every number computed from it would be meaningless."""
+    """Returns the features; raises ValueError if one is not finite, because all results would be meaningless."""
     finite = np.isfinite(features).all(axis=tuple(range(1, features.ndim)))
     if not finite.all():
         bad = int(np.flatnonzero(~finite)[0])
@@ -216,10 +216,10 @@ def _finite(features: np.ndarray, source: Source, indices: np.ndarray) -> np.nda
 
 def _blocks(source: Source, indices: np.ndarray, canvas: Canvas) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
     """Yields images, digests, and reasons for those that cannot be read; the next block is read while a block is used."""
-    # Whole batches: a block that ends within a batch would be padded.
+    # Blocks consist of whole batches, because an incomplete batch would be padded.
     size = max(1, _BLOCK_BYTES // int(np.prod(canvas)) // _BATCH) * _BATCH
     starts = range(0, len(indices), size)
-    # Two pools: the thread that reads ahead waits for the readers, and in one pool they could wait for each other.
+    # The thread that reads ahead waits for the readers; in a common pool, both could wait for each other.
     with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(os.cpu_count()) as readers:
 
         def read(start: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -237,12 +237,12 @@ def _blocks(source: Source, indices: np.ndarray, canvas: Canvas) -> Iterator[tup
 
 
 def _read(source: Source, canvas: Canvas, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Returns images, their digests, and for each the reason why it cannot be read (empty if it can)."""
+    """Returns images, their digests, and the reason why each image cannot be read (empty for a readable image)."""
     try:
         images = source.read(indices, canvas)
         reasons = [""] * len(indices)
     except BrokenImageError:
-        # One by one, to find the broken images among the others.
+        # Images are read one by one to find the broken ones.
         images = np.zeros((len(indices), *canvas), np.uint8)
         reasons = []
         for place, index in enumerate(indices):
@@ -251,7 +251,7 @@ def _read(source: Source, canvas: Canvas, indices: np.ndarray) -> tuple[np.ndarr
                 reasons.append("")
             except BrokenImageError as error:
                 reasons.append(str(error) or "it cannot be decoded")
-    # Of the pixels on the canvas, not of the file: what the encoder cannot distinguish counts as equal.
+    # Digests cover the pixels on the canvas, not the file: images that the encoder cannot distinguish count as equal.
     digests = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
     return images, np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16), reasons
 

@@ -1,4 +1,4 @@
-"""Few-shot classification: logistic regression on a few labelled images of each class, drawn several times."""
+"""Few-shot classification: logistic regression on a few labelled images of each class, which are drawn several times."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ _DRAW_KEY = 5
 class FewShot:
     """Logistic regression on a few training images of each class, on features standardised by the whole training split.
 
-    The training images are drawn `draws` times, by their labels alone: every encoder sees the same images. One l2 penalty is
-    chosen for each number of shots, by the mean over draws of the metric on the validation split.
+    The training images are drawn `draws` times from the labels only, so that every encoder gets the same images. For each
+    number of shots, one l2 penalty is chosen by the metric on the validation split, the mean over draws.
 
     Attributes:
       shots: numbers of images of each class.
       draws: number of draws.
-      strengths: l2 penalties to choose from, above 0: of mean loss + penalty / 2 * |weights|^2.
+      strengths: l2 penalties above 0 to choose from; the objective is mean loss + penalty / 2 * |weights|^2.
 
     References:
       Kolesnikov et al., `Big Transfer (BiT): General Visual Representation Learning <https://arxiv.org/abs/1912.11370>`_, 2020
@@ -45,7 +45,7 @@ class FewShot:
             )
 
     def __call__(self, splits: Splits, metric: Metric) -> dict[str, Outcome]:
-        """Returns an outcome `few_shot_K` for each number K of shots; with a note and no predictions where K is too large."""
+        """Returns an outcome `few_shot_K` for each number K of shots; with a note instead of predictions if K is too large."""
         return {f"few_shot_{shots}": self._of(shots, splits, metric) for shots in self.shots}
 
     def _of(self, shots: int, splits: Splits, metric: Metric) -> Outcome:
@@ -53,7 +53,7 @@ class FewShot:
         missing = _missing(shots, train.labels)
         if missing:
             return Outcome.excluded(metric, splits, missing)
-        # By the whole training split: the deviation of one image for each class would be 0. Labels are not used.
+        # Standardised by the whole training split (without labels), because a few images give poor deviations.
         standardiser = fit_standardiser(train.features)
         chosen = draw_shots(train.labels, shots, self.draws)
         found = fit_regressions(
@@ -74,25 +74,25 @@ class FewShot:
         choice = best_index(values)
         penalty = self.strengths[choice]
         notes = grid_edge_notes("l2 penalty", self.strengths, penalty)
-        # The worst draw counts: the mean could hide one that did not converge.
+        # The largest excess of all draws is used, because a mean could hide a draw that did not converge.
         notes += convergence_notes(found.excess[:, choice].max(), ITERATIONS)
         predictions = np.stack([metric.decide(each) for each in _scores(found, standardiser(test.features), choice)])
         return Outcome(predictions, float(values[choice]), {"strength": penalty}, notes)
 
 
 def draw_shots(labels: np.ndarray, shots: int, draws: int) -> np.ndarray:
-    """Returns the places of `shots` images of each class that occurs, for each draw, `[draws, classes * shots]`.
+    """Returns for each draw the positions of `shots` images of each present class, `[draws, classes * shots]`.
 
-    A draw depends on its number and the labels alone. With fewer shots it is a subset of the same draw with more.
+    A draw depends only on its number and the labels. A draw with fewer shots is a subset of the same draw with more shots.
     """
     there, counts = np.unique(labels, return_counts=True)
-    # The order of a class is a keyed bijection, of which fewer shots are the beginning.
+    # The order of a class is a keyed bijection, and a draw takes its first elements.
     orders = tuple(Order(int(count), (_DRAW_KEY, int(each))) for each, count in zip(there, counts, strict=True))
     which = np.arange(len(there))[:, None]
     draw = np.arange(draws)[:, None, None]
     position = np.broadcast_to(np.arange(shots), (draws, len(there), shots))
     drawn = permute_each(position, which, orders, tweak=draw)
-    # The first place of each class among the images in order of their labels.
+    # Position of the first image of each class in the images sorted by label.
     begins = (np.cumsum(counts) - counts)[:, None]
     return np.argsort(labels, kind="stable")[begins + drawn].reshape(draws, -1)
 

@@ -35,30 +35,31 @@ def no_steps(done: int, total: int) -> None:
 class FineTune:
     """Fine-tuning of all of an encoder's weights; the learning rate is chosen on the validation split after the last epoch.
 
-    The defaults are the published recipe for a ViT on a large task (MAE's, without RandAugment and random erasing, on the
-    features as the encoder pools them). On a few hundred images it stops long before the training loss has converged: use small
-    batches, milder augmentation, and higher learning rates to choose from.
+    The defaults are MAE's published recipe for a ViT on a large task, without RandAugment and random erasing, on the
+    encoder's pooled features. On a few hundred images it stops long before the training loss has converged; use small batches,
+    milder augmentation, and higher learning rates then.
 
     Example:
       >>> few_images = FineTune((2e-3, 8e-3, 3e-2), epochs=50, batch_size=32, mixup=0, cutmix=0, min_crop_scale=0.5)
 
     Args:
-      learning_rates: to choose from, for a batch of 256: they are multiplied by batch / 256.
+      learning_rates: learning rates to choose from, for a batch of 256; they are multiplied by batch / 256.
       epochs: number of times that every training image is seen; some are seen once more to fill the last batch.
-      batch_size: over all devices; smaller where there are fewer images, and a multiple of the number of devices.
+      batch_size: number of images in a batch over all devices; reduced if there are fewer images, and rounded to a multiple of
+        the number of devices.
       optimiser: `adamw`, `sgd` or `lars`.
-      weight_decay: of weights only, not of biases, norms and positions.
-      layer_decay: factor on the learning rate for every layer further from the head, see `layer_numbers`; 1: no decay,
-        as is usual for a ResNet.
+      weight_decay: weight decay of weights; biases, norms and positions have none.
+      layer_decay: factor on the learning rate from each layer to the one below it, see `layer_numbers`; 1 is usual for a ResNet
+        and means no decay.
       warmup: share of the steps in which the learning rate rises; it then falls to 0 as a cosine.
       label_smoothing: see `mixing.label_vectors`.
-      mixup, cutmix: parameters of both; 0 disables a method, see `mixing.share_map`.
-      drop_path: rate of a ViT's stochastic depth; other encoders have none.
+      mixup, cutmix: parameters of mixup and CutMix; 0 disables a method, see `mixing.share_map`.
+      drop_path: rate of a ViT's stochastic depth; ignored by other encoders.
       min_crop_scale: the smallest share of an image's area that a training crop shows.
-      flip_probability: probability that a training image is mirrored; 0 where left and right have a meaning.
+      flip_probability: probability that a training image is mirrored; use 0 if left and right differ in meaning.
       batch_norm: `train`: the encoder's batch norms are trained and use statistics of the task. `frozen`: statistics, scales
         and offsets stay as they are, which suits few images or small batches.
-      seed: of augmentation and order.
+      seed: random seed of augmentation and order.
 
     References:
       He et al., `Masked Autoencoders Are Scalable Vision Learners <https://arxiv.org/abs/2111.06377>`_, 2022, table 9
@@ -89,7 +90,7 @@ class FineTune:
             raise ValueError(
                 f"Expected label_smoothing and drop_path in [0, 1), and mixup and cutmix of at least 0, got {self}."
             )
-        # Views and optimiser check their own settings: here, so that the error comes before hours of training.
+        # Views and optimiser are built once here, so that errors in their settings are raised before training.
         _ = self._view, [self._optimiser(rate) for rate in self.learning_rates]
 
     @property
@@ -105,10 +106,10 @@ class FineTune:
         The image that replaces an unreadable training image has no weight in the loss.
 
         Args:
-          encoder: is not changed. Its pooled features are used.
+          encoder: encoder whose pooled features are used; it is not changed.
           task: labelled images in three splits.
-          metric: chooses the learning rate on the validation split; of equally good ones the first.
-          on_step: called with the number of steps done and the total, over all learning rates.
+          metric: metric that chooses the learning rate on the validation split; the first of equally good rates is chosen.
+          on_step: callback that receives the number of steps done and the total, over all learning rates.
 
         Returns:
           One outcome, `finetune` or, with frozen batch norm, `finetune_frozen_bn`.
@@ -116,7 +117,7 @@ class FineTune:
         Raises:
           NonFiniteError: the loss became non-finite with every learning rate.
           BrokenImageError: an image of the validation or test split, or every training image, cannot be read.
-          ValueError: the encoder takes images of another shape than the task's.
+          ValueError: the encoder takes images of another shape than that of the task.
         """
         training = _Training.of(task, self)
         network = self._network(encoder, task.classes, training)
@@ -128,16 +129,16 @@ class FineTune:
             def report(step: int, before: int = number * training.steps) -> None:
                 on_step(before + step, total)
 
-            # Every rate starts from the encoder again: the runs differ in nothing but their rate.
+            # Every training starts from the encoder, so that trainings differ only in their learning rate.
             state = _trained(network, training, _start(network, encoder, task.canvas), rate, report)
             scores = _scores(network, state, task.validation, task.canvas)
             if not state.finite or not np.isfinite(scores).all():
                 lost.append(f"{rate:g}")
-                # A training that stopped early counts as done, so that the progress reaches its total.
+                # A training that stopped early counts as complete, so that the progress reaches its total.
                 report(training.steps)
                 continue
             value = float(metric.value(metric.decide(scores), task.validation.labels))
-            # Only the best state is kept: the states of all rates could exceed the memory of a device.
+            # Only the best state is kept, because all states could exceed the memory of a device.
             if best is None or value > best.validation:
                 best = _Best(state.replace(optimiser=()), rate, value)
         if best is None:
@@ -162,7 +163,7 @@ class FineTune:
 
     def _network(self, encoder: PretrainedEncoder, classes: int, training: "_Training") -> Network:
         module = encoder.module
-        # The encoder may have been trained with another rate, or without drop path.
+        # The encoder may have been trained with another drop-path rate.
         if hasattr(module, "drop_path"):
             module = module.clone(drop_path=self.drop_path)
         return Network(
@@ -171,14 +172,14 @@ class FineTune:
             encoder.std,
             classes,
             self._view,
-            # Any of the rates: the step replaces it, so that one compiled program serves all of them.
+            # The step replaces the learning rate, so that all rates share one compiled program.
             self._optimiser(self.learning_rates[0]),
             training.steps,
             training.batch_size,
             self.label_smoothing,
             self.mixup,
             self.cutmix,
-            # Without batch norm there is nothing to freeze, and evaluation mode would only switch off the drop path of a ViT.
+            # Without batch norm, evaluation mode would only disable the drop path of a ViT.
             frozen_norm=self.batch_norm == "frozen" and _has_batch_norm(encoder),
         )
 
@@ -186,7 +187,7 @@ class FineTune:
         images = len(training.labels)
         broken = training.broken
         if self.batch_norm == "frozen" and not _has_batch_norm(encoder):
-            yield "this encoder has no batch norm to freeze: all of it was trained"
+            yield "this encoder has no batch norm to freeze, so all its parameters were trained"
         if training.batch_size != self.batch_size:
             yield (
                 f"batches held {training.batch_size:,} images, not {self.batch_size:,}: there are {images:,} training images, "
@@ -200,7 +201,7 @@ class FineTune:
 
 
 class _Best(NamedTuple):
-    """The best learning rate so far; its state has no optimiser, since that of AdamW takes twice the memory of the weights."""
+    """The best learning rate so far; the optimiser's state is dropped, because AdamW's is twice as large as the weights."""
 
     state: FineTuneState
     rate: float
@@ -211,8 +212,8 @@ class _Training(NamedTuple):
     """The training images in batches.
 
     Attributes:
-      reader: of the batches.
-      labels: by the indices of the reader's source.
+      reader: reader of the batches.
+      labels: labels by the indices of the reader's source.
       broken: reasons why images could not be read, by index; filled while batches are read.
     """
 
@@ -223,16 +224,16 @@ class _Training(NamedTuple):
     @classmethod
     def of(cls, task: Task, settings: FineTune) -> "_Training":
         images = len(task.train.indices)
-        # A batch is split over the devices, whose number must divide its size.
+        # The number of devices must divide the batch size.
         devices = make_mesh().size
         batch_size = max(min(settings.batch_size, images) // devices, 1) * devices
         # Rounded up, so that the last epoch sees every image.
         budget = Budget(-(-settings.epochs * images // batch_size) * batch_size)
-        # A plan draws from all images of its source, so the source is reduced to the training split first.
+        # A plan draws from all images of its source, so the source is first reduced to the training split.
         source = cached(PartialSource(task.train.source, task.train.indices), task.canvas)
         plan = SamplePlan(single(source.name, images, images), budget, batch_size, settings.seed, subset_seed=0)
         labels = task.train.labels
-        # The dtypes that go to the devices: converted once, not in every batch.
+        # Labels are converted to the dtype on the devices once, not for every batch.
         labels = labels.astype(np.int32 if labels.ndim == 1 else np.uint8)
         return cls(BatchReader(plan, {source.name: source}, task.canvas), labels, {})
 
@@ -272,25 +273,25 @@ def _start(network: Network, encoder: PretrainedEncoder, canvas: Canvas) -> Fine
 def _trained(
     network: Network, training: _Training, state: FineTuneState, rate: float, on_step: Callable[[int], None]
 ) -> FineTuneState:
-    """Returns the state after the last step, or after an epoch in which the loss became non-finite."""
+    """Returns the state after the last step, or after the first epoch with a non-finite loss."""
     mesh = make_mesh()
     step_fn = compiled_step(network, mesh)
     epoch = max(1, len(training.labels) // network.batch_size)
-    # Placed before the loop: inside the transfer guard an array of the host would be an error.
+    # Arrays are placed before the loop, because the transfer guard rejects host arrays.
     rate = replicate(mesh, jnp.float32(rate))
     key = replicate(mesh, jax.random.key(training.reader.plan.seed))
     before = None
     for step, batch in enumerate(training.batches(), 1):
         sharded = LabelledBatch(*(shard_batch(mesh, part) for part in batch))
-        # The guard is around the dispatch alone: on an accelerator, whatever else runs in the loop may move arrays to the host.
+        # The guard covers only the dispatch, because other work in the loop may copy arrays to the host.
         with jax.transfer_guard("disallow"):
             state, loss = step_fn(state, sharded, rate, key)
-        # Without waiting, batches would accumulate on the device; waiting for the current step would leave the device idle.
+        # Waiting for an earlier step limits the batches on the device; waiting for the current step would leave it idle.
         if before is not None:
             before.block_until_ready()
         before = loss
         on_step(step)
-        # Checked once an epoch: reading the flag waits for the device.
+        # The flag is checked once per epoch, because reading it waits for the device.
         if step % epoch == 0 and not jax.device_get(state.finite):
             break
     return state

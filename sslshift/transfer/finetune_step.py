@@ -1,4 +1,4 @@
-"""One step of fine-tuning and the scores of the trained network: pure functions, and their compilation over a mesh."""
+"""One step of fine-tuning and the scores of the trained network, as pure functions that are compiled over a mesh."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ class LabelledBatch(NamedTuple):
     Attributes:
       images: uint8 `[batch, height, width, channels]`.
       labels: int32 `[batch]`, or 0/1 `[batch, classes]`.
-      weights: float32 `[batch]`: 0 for an image that replaces an unreadable one and does not belong to its label, otherwise 1.
+      weights: float32 `[batch]`; 0 for an image that replaces an unreadable one and has a wrong label, else 1.
     """
 
     images: jax.Array
@@ -35,7 +35,7 @@ class LabelledBatch(NamedTuple):
 
 
 class FineTuneState(flax.struct.PyTreeNode):
-    """State that a step updates; `finite` is whether every loss so far was finite."""
+    """State that a step updates; `finite` is true if all losses so far were finite."""
 
     step: jax.Array
     params: PyTree
@@ -46,22 +46,22 @@ class FineTuneState(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """An encoder's module with a linear head, and the settings of their training; runs with equal ones share compiled code.
+    """An encoder's module with a linear head and the settings of its training; equal networks share compiled code.
 
     Args:
-      module: the encoder's, called with normalised images and `train=`.
-      mean, std: of its normalisation; a number, or one for each channel.
+      module: module of the encoder, called with normalised images and `train=`.
+      mean, std: mean and standard deviation of the normalisation, each a number or one number for each channel.
       classes: number of classes.
-      view: how training images are augmented.
-      optimiser: without its learning rate, which is an argument of `finetune_step`.
-      steps: of the whole training.
-      batch_size: over all devices.
+      view: settings of the augmentation of training images.
+      optimiser: settings of the optimiser; its learning rate is replaced by an argument of `finetune_step`.
+      steps: number of steps of the whole training.
+      batch_size: number of images in a batch, over all devices.
       label_smoothing, mixup, cutmix: see `mixing`.
       frozen_norm: whether batch norm keeps the encoder's statistics, scales and offsets.
     """
 
     module: nn.Module
-    # Tuples, not arrays: a network is the key of a cache of compiled functions and must be hashable.
+    # Tuples instead of arrays, because a network is the key of a cache of compiled functions and must be hashable.
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
     classes: int
@@ -83,7 +83,7 @@ class Network:
     def logits(self, params: PyTree, batch_stats: PyTree, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, PyTree]:
         """Returns logits float32 `[batch, classes]` of normalised images, and new statistics; `key` is None in evaluation."""
         variables = {"params": params["encoder"], "batch_stats": batch_stats}
-        # Frozen batch norm runs in evaluation mode also in training; drop path still needs its key.
+        # Frozen batch norm runs in evaluation mode even during training; drop path still needs its key.
         train = key is not None and not self.frozen_norm
         rngs = None if key is None else {"drop_path": key}
         features, changed = self.module.apply(variables, x, train=train, mutable=["batch_stats"], rngs=rngs)
@@ -99,7 +99,7 @@ class Network:
           variables: `params` and, if there are any, `batch_stats` of the encoder.
           images: shape of a batch.
         """
-        # Steps donate the buffers of the state, which must therefore not be the caller's arrays.
+        # The variables are copied, because steps donate the buffers of the state.
         copied = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), dict(variables))
         features = jax.eval_shape(functools.partial(self.module.apply, train=False), variables, images)
         head = {"kernel": jnp.zeros((features.shape[-1], self.classes)), "bias": jnp.zeros(self.classes)}
@@ -111,17 +111,17 @@ class Network:
 def finetune_step(
     state: FineTuneState, batch: LabelledBatch, rate: jax.Array, key: jax.Array, *, network: Network
 ) -> tuple[FineTuneState, jax.Array]:
-    """Returns the state after augmentation, loss, gradient and update, and the loss.
+    """Returns the state after one step (augmentation, loss, gradient and update), and the loss.
 
     Args:
-      state: before the step.
+      state: state before the step.
       batch: the global batch.
       rate: peak learning rate for a batch of 256 images.
-      key: of the training; the step's key is derived from it and the step number.
+      key: PRNG key of the training; the step's key is derived from it and the step number.
       network: the network and the settings of its training.
 
     Returns:
-      The state after the step, and the loss: cross-entropy, or mean binary cross-entropy where images have several labels.
+      The state after the step, and the loss: cross-entropy, or mean binary cross-entropy if images have several labels.
     """
     views, mixing, dropping = jax.random.split(jax.random.fold_in(key, state.step), 3)
     x = network.normalised(make_view(views, batch.images, network.view))
@@ -130,7 +130,7 @@ def finetune_step(
     if network.mixup or network.cutmix:
         own = share_map(mixing, *x.shape[1:3], mixup=network.mixup, cutmix=network.cutmix)
         x, targets = mix_pairs(x, targets, own)
-        # A mixed image has the label of its partner too: it counts only if both images are readable.
+        # A mixed image also has the label of its partner, so it counts only if both images are readable.
         weights = weights * weights[::-1]
 
     def loss_of(params):
@@ -146,10 +146,10 @@ def finetune_step(
     optimiser = network.optimiser.build(network.steps, network.batch_size, rate=rate)
     updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
     params = optax.apply_updates(state.params, updates)
-    # The gradient reaches scales and offsets although statistics are frozen, and weight decay would shrink them.
+    # Even with frozen statistics, the gradient and weight decay would change scales and offsets.
     if network.frozen_norm:
         params["encoder"] = _keep_norms(state.params["encoder"], params["encoder"], state.batch_stats)
-    # `finite` is kept on the device: reading every loss would make the host wait for every step.
+    # `finite` stays on the device, because reading every loss would make the host wait for every step.
     return FineTuneState(state.step + 1, params, batch_stats, optimiser_state, state.finite & jnp.isfinite(loss)), loss
 
 
@@ -161,7 +161,7 @@ def _keep_norms(old: PyTree, new: PyTree, batch_stats: PyTree) -> PyTree:
     return traverse_util.unflatten_dict({path: old[path] if path[:-1] in norms else leaf for path, leaf in new.items()})
 
 
-# The fine-tuning runs of one study use the same program; compiling it can take longer than a short run.
+# Cached: the fine-tuning runs of a study share one program, and compiling can take longer than a short run.
 @functools.lru_cache(maxsize=8)
 def compiled_step(network: Network, mesh: Mesh) -> Callable[..., tuple[FineTuneState, jax.Array]]:
     """Returns `finetune_step`, jitted over the mesh: the state is replicated and donated, the batch is split."""
@@ -169,7 +169,7 @@ def compiled_step(network: Network, mesh: Mesh) -> Callable[..., tuple[FineTuneS
     split = NamedSharding(mesh, PartitionSpec("data"))
     step = functools.partial(finetune_step, network=network)
     shardings = (everywhere, split, everywhere, everywhere)
-    # Donated: otherwise the states before and after a step would be in memory at the same time.
+    # The state is donated, so that only one copy is in memory.
     return jax.jit(step, in_shardings=shardings, out_shardings=everywhere, donate_argnums=0)
 
 

@@ -1,4 +1,4 @@
-"""Weighted nearest-neighbour classification on frozen features: one exact search serves a whole grid of k and temperature."""
+"""Weighted nearest-neighbour classification on frozen features, with one exact search for a whole grid of k and temperature."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from scipy import sparse
 from sslshift.transfer.evaluation import Outcome, Splits, best_index, require_labels, score
 from sslshift.transfer.metrics import Metric
 
-# Similarities held at a time (128 MiB), and the largest numbers of training and of other images that are compared at a time.
+# Number of similarities in memory at a time (128 MiB), and largest numbers of training and other images compared at a time.
 _AT_ONCE = 2**25
 _TRAIN_AT_ONCE = 2**16
 _TEST_AT_ONCE = 2**12
@@ -25,8 +25,8 @@ class KNN:
     """Weighted kNN with cosine similarity; number of neighbours and temperature are chosen on the validation split.
 
     Attributes:
-      neighbours: numbers to choose from; the size of the training split replaces larger ones.
-      temperatures: to choose from, above 0.
+      neighbours: numbers of neighbours to choose from; larger numbers are reduced to the size of the training split.
+      temperatures: temperatures above 0 to choose from.
 
     References:
       Wu et al., `Unsupervised Feature Learning via Non-Parametric Instance Discrimination
@@ -47,7 +47,7 @@ class KNN:
         """Returns one outcome, `knn`."""
         train, validation, test, classes = splits
         require_labels(train.labels, len(train.features), classes)
-        # Duplicates would be scored twice: several numbers can exceed the training split.
+        # Several numbers can exceed the training split; duplicates are removed, so that they are not scored twice.
         neighbours = tuple(dict.fromkeys(min(k, len(train.labels)) for k in self.neighbours))
         found = nearest(train.features, validation.features, max(neighbours))
         grid = list(itertools.product(neighbours, self.temperatures))
@@ -61,9 +61,9 @@ class KNN:
 
 
 def nearest(train: np.ndarray, test: np.ndarray, neighbours: int, *, block: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the most similar training images of each test image by cosine, exactly.
+    """Returns the exact most similar training images of each test image by cosine.
 
-    Of equally similar images the earlier one comes first. A feature vector of zeros has similarity 0 with everything. Memory
+    Equally similar images are in the order of their indices. A feature vector of zeros has similarity 0 with everything. Memory
     is bounded: it does not grow with the product of the sizes of the splits.
 
     Example:
@@ -77,10 +77,10 @@ def nearest(train: np.ndarray, test: np.ndarray, neighbours: int, *, block: int 
       train: features `[n_train, dim]`.
       test: features `[n_test, dim]`.
       neighbours: k, at most `n_train`.
-      block: test images compared at a time; None: as many as bounded memory allows.
+      block: number of test images compared at a time; None: the largest number that bounded memory allows.
 
     Returns:
-      (similarity, index): float32 and int64 `[n_test, k]`, the most similar first.
+      (similarity, index): float32 and int64 `[n_test, k]`, in order of decreasing similarity.
 
     Raises:
       ValueError: k is out of range, dimensions differ, or a feature is not finite.
@@ -93,7 +93,7 @@ def nearest(train: np.ndarray, test: np.ndarray, neighbours: int, *, block: int 
         raise ValueError(f"Expected features of one encoder, got {train.shape[1]} and {test.shape[1]} dimensions.")
     stretch = -(-len(train) // -(-len(train) // _TRAIN_AT_ONCE))
     block = block or max(1, min(len(test), _TEST_AT_ONCE, _AT_ONCE // stretch))
-    # An image that was not found yet must lose to every similarity.
+    # Places without a neighbour start below every similarity.
     similarity = np.full((len(test), neighbours), -np.inf, np.float32)
     index = np.full((len(test), neighbours), len(train), np.int64)
     for first in range(0, len(train), stretch):
@@ -113,17 +113,17 @@ def nearest(train: np.ndarray, test: np.ndarray, neighbours: int, *, block: int 
 class _Search:
     """Search among some training images in two steps: for groups of consecutive images, then within the chosen groups.
 
-    With the groups in order of (largest similarity, descending; position), the first k contain the exact answer, ties included:
-    an image outside them comes after the best image of each of the k groups, which is more similar, or as similar and earlier.
+    Groups are sorted by decreasing largest similarity, then by position. The first k groups contain the exact answer, with
+    ties: the best images of these k groups all precede any image of another group.
     """
 
     def __init__(self, train: np.ndarray, neighbours: int):
         self._images = len(train)
         self._neighbours = min(neighbours, len(train))
-        # With this size both steps choose among about equally many candidates.
+        # With this size, both steps have about the same number of candidates.
         size = 1 << round(np.log2(max(1, len(train) / self._neighbours)) / 2)
         groups = -(-len(train) // size)
-        # Images of one group are `groups` rows apart: the maxima of all groups are then elementwise maxima of whole vectors.
+        # Images of one group are `groups` rows apart, so that the maxima of all groups are elementwise maxima of vectors.
         filled = _filled(train, groups * size).reshape(groups, size, -1).swapaxes(0, 1)
         self._train = jnp.asarray(filled.reshape(groups * size, -1))
         self._groups = groups
@@ -139,8 +139,7 @@ class _Search:
 @functools.partial(jax.jit, static_argnames="groups")
 def _compare(train, test, groups):
     """Returns similarities `[test, size, groups]` and the maximum of each group."""
-    # On a GPU, JAX multiplies float32 matrices in TF32 unless a precision is set; its rounding would change which images are
-    # nearest.
+    # Without this precision, GPUs multiply float32 matrices in TF32, whose rounding would change the neighbours.
     similarity = jnp.matmul(test, train.T, precision=lax.Precision.HIGHEST).reshape(len(test), -1, groups)
     return similarity, similarity.max(axis=1)
 
@@ -151,18 +150,18 @@ def _of_groups(similarity, chosen, images):
     size = similarity.shape[1]
     candidates = jnp.take_along_axis(similarity, chosen[:, None, :], axis=2)
     index = chosen[:, None, :] * size + jnp.arange(size)[None, :, None]
-    # Copies that fill the last group must not be found as neighbours.
+    # The copies that fill the last group must not become neighbours.
     candidates = jnp.where(index < images, candidates, -jnp.inf)
     return candidates.reshape(len(chosen), -1), index.reshape(len(chosen), -1)
 
 
 def _top_k(values: np.ndarray, index: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the k largest values of each row with their indices, of equal values the lower index first.
+    """Returns the k largest values of each row with their indices; equal values are sorted by index.
 
-    Each value and its index are packed into one integer, so that NumPy's partition, which uses vector instructions where the
-    processor has them, follows the rule for ties. It is ten times as fast as XLA's selection on CPU.
+    Each value and its index are packed into one integer, so that NumPy's partition follows the rule for ties. On a CPU,
+    it is ten times as fast as XLA's selection.
     """
-    # -0.0 and 0.0 are equal but differ in their bits; adding zero turns the former into the latter.
+    # Adding zero turns -0.0 into 0.0, which is equal but has other bits.
     ascending = _ordered((values + np.float32(0)).view(np.int32))
     key = (~ascending).astype(np.int64) << 32 | index
     key = np.partition(key, k - 1, axis=1)[:, :k] if k < key.shape[1] else key
@@ -183,7 +182,7 @@ def _unit(features: np.ndarray, what: str) -> np.ndarray:
         raise ValueError(
             f"Expected {what} features [images, dim] of at least one image for kNN, got shape {list(features.shape)}."
         )
-    # Divided by the largest entry first: squares of huge or tiny entries would leave the range of float32.
+    # Features are first divided by their largest entry, because squares of huge or tiny entries exceed the range of float32.
     peak = np.abs(features).max(axis=1, keepdims=True)
     if not np.isfinite(peak).all():
         bad = np.flatnonzero(~np.isfinite(peak[:, 0]))
@@ -195,7 +194,7 @@ def _unit(features: np.ndarray, what: str) -> np.ndarray:
 def _filled(rows: np.ndarray, count: int) -> np.ndarray:
     """Returns `count` rows, padded with copies of the last one.
 
-    One shape is then compiled, and copies do not change the maximum of a group.
+    Only one shape is then compiled, and copies do not change the maximum of a group.
     """
     return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)]) if len(rows) < count else rows
 
@@ -208,17 +207,17 @@ def _shares(
     temperatures: tuple[float, ...],
     classes: int,
 ) -> Iterator[tuple[tuple[int, float], np.ndarray]]:
-    """Yields for each (k, temperature) the weighted share of votes of each class, `[n, classes]` in [0, 1], from one search."""
+    """Yields the weighted vote shares of the classes, `[n, classes]` in [0, 1], for each (k, temperature), from one search."""
     for temperature in temperatures:
         # The largest similarity is subtracted first: exp(1 / temperature) would overflow at a low temperature.
         weight = np.exp((similarity - similarity[:, :1]).astype(np.float64) / temperature)
         votes = np.zeros((len(index), classes))
         counted = 0
-        # In ascending order each k only adds the votes of its further neighbours.
+        # In ascending order, each k only adds the votes of its additional neighbours.
         for k in sorted(neighbours):
             votes += _tally(weight[:, counted:k], index[:, counted:k], labels, classes)
             counted = k
-            # Rounding can make a sum of weights slightly larger than their total.
+            # By rounding, the share can slightly exceed 1.
             yield (k, temperature), np.minimum(votes / weight[:, :k].sum(axis=1, keepdims=True), 1)
 
 
@@ -228,6 +227,6 @@ def _tally(weight: np.ndarray, index: np.ndarray, labels: np.ndarray, classes: i
     if labels.ndim == 1:
         cell = np.arange(count)[:, None] * classes + labels[index]
         return np.bincount(cell.ravel(), weight.ravel(), minlength=count * classes).reshape(count, classes)
-    # Sparse: `labels[index]` would hold a number for every image, neighbour and class.
+    # A sparse product, because `labels[index]` would need a number for every image, neighbour and class.
     rows = sparse.csr_array((weight.ravel(), index.ravel(), np.arange(count + 1) * voters), shape=(count, len(labels)))
     return rows @ labels.astype(np.float64)

@@ -1,7 +1,7 @@
-"""L-BFGS for many smooth convex problems at once that share the evaluation of their objectives.
+"""L-BFGS for many smooth convex problems at once, whose objectives are evaluated together.
 
-One evaluation is one step. A step that was too long is shortened, for its problem alone, in the next evaluation. No problem
-therefore waits for the line search of another, and only the objective is compiled.
+One evaluation is one step. If a step was too long for a problem, the next evaluation tries a shorter step for this problem
+only. Problems therefore do not wait for each other's line search, and only the objective is compiled.
 
 References:
   Nocedal & Wright, *Numerical Optimization*, 2nd edition, 2006, chapter 7.2
@@ -17,11 +17,11 @@ import numpy as np
 
 # Pairs of (step, change of the gradient) that approximate the Hessian; 3 to 20 are usual.
 MEMORY = 10
-# Earlier values by which the estimated distance to the minimum is corrected.
+# Number of earlier values that correct the estimated distance to the minimum.
 REMEMBERED = 30
-# Evaluations after which solved problems may be dropped: a narrower objective is compiled anew, which rarely pays off sooner.
+# Evaluations after which solved problems may be dropped. A smaller objective must be compiled, which takes time.
 NARROWED = 32
-# After this many shortenings in a row, float32 shows no further decrease.
+# Largest number of successive shortenings; after it, float32 shows no further decrease.
 _SHORTENINGS = 12
 
 # Maps points [problems, size] to values [problems] and gradients [problems, size].
@@ -56,11 +56,11 @@ def minimise(objective: Objective, start: np.ndarray, *, tolerance: float, itera
     """Minimises several convex functions, each until its value is estimated to be within `tolerance` of the minimum.
 
     Args:
-      objective: returns values and gradients of all problems. If it has a method `narrow`, this is called regularly with a mask
-        of the unsolved problems. It may return an objective of some of the problems, with all unsolved ones among them, and
-        their places; the others are then no longer evaluated.
+      objective: function that returns values and gradients of all problems. Its optional method `narrow` is called regularly
+        with a mask of the unsolved problems. It may return an objective for fewer problems, which must include all unsolved
+        ones, and their indices; the others are then no longer evaluated.
       start: float32 `[problems, size]`, in coordinates in which the Hessian is near the identity.
-      tolerance: absolute, of the value.
+      tolerance: absolute tolerance of the value.
       iterations: largest number of evaluations.
     """
     points = start.copy()
@@ -98,7 +98,7 @@ def _started(objective: Objective, start: np.ndarray) -> _State:
 
 
 def _advanced(objective: Objective, state: _State, memory: collections.deque) -> _State:
-    """Returns the state after one evaluation: a step further, or the same point with a shorter step to try.
+    """Returns the state after one evaluation, either at a new point or at the same point with a shorter next step.
 
     Solved problems continue while others are unsolved.
     """
@@ -114,8 +114,8 @@ def _advanced(objective: Objective, state: _State, memory: collections.deque) ->
     rows = accepted[:, None]
     # The gradient at a rejected point may be infinite.
     change = np.where(rows, trial_gradient, gradient) - gradient
-    # A pair without positive curvature, which rounding can cause, would make the approximated Hessian indefinite. Its inverse
-    # is set to 0, which removes it for its problem alone, since all problems share the memory.
+    # Rounding can give a pair without positive curvature, which would make the approximate Hessian indefinite. Setting its
+    # inverse to 0 removes the pair for one problem; all problems share the list of pairs.
     curvature = step * (trial_slope - slope)
     kept = accepted & (curvature > 0)
     divisor = np.where(kept, curvature, 1)
@@ -133,12 +133,12 @@ def _advanced(objective: Objective, state: _State, memory: collections.deque) ->
 def _excess(state: _State, past: collections.deque) -> np.ndarray:
     """Returns the estimated excess of each value over its minimum.
 
-    The quasi-Newton direction predicts a decrease of half the slope. It is exact for the true Hessian, and too small where
-    the approximation has not seen some directions yet. It is therefore doubled, and multiplied by the largest factor by which
+    The quasi-Newton direction predicts a decrease of half the slope. This is exact for the true Hessian, and too small if
+    the approximation lacks some directions. It is therefore doubled, and multiplied by the largest factor by which
     the actual decrease has exceeded an earlier prediction.
     """
-    # While few directions are known, half the slope can be ten times too small, which is five times its double. Earlier
-    # predictions show the factor later.
+    # With few known directions, half the slope can be ten times too small. The first factor is therefore five times the double;
+    # later, earlier predictions give the factor.
     surpassed = np.full(len(state.value), 1.0 if len(past) > 2 else 5.0)
     for value, slope in past:
         # A decrease of this size may be rounding.
@@ -148,7 +148,7 @@ def _excess(state: _State, past: collections.deque) -> np.ndarray:
 
 
 def _far_enough_down(value, trial_value, slope, trial_slope, step) -> np.ndarray:
-    """Returns which steps to accept: the value fell enough, or the slopes show it where float32 values no longer do."""
+    """Returns the accepted steps: the value fell enough, or the slopes show a decrease that float32 values cannot show."""
     # The usual constant of sufficient decrease, as in Nocedal & Wright.
     fell = trial_value <= value + 1e-4 * step * slope
     # A convex function decreases as long as its slope is negative.
@@ -162,7 +162,7 @@ def _next_steps(step, shortened, slope, trial_slope, accepted) -> tuple[np.ndarr
     """Returns the length of the next step of each problem, and its count of shortenings."""
     # The zero of the slope, interpolated linearly between both ends of the step.
     share = np.nan_to_num(slope / np.where(trial_slope > 0, slope - trial_slope, -np.inf), nan=0.1)
-    # Kept away from both ends, since the slope need not be linear.
+    # The step is kept away from both ends, because the slope need not be linear.
     shorter = step * np.clip(share, 0.1, 0.7)
     return np.where(accepted, 1, shorter).astype(np.float32), np.where(accepted, 0, shortened + 1)
 

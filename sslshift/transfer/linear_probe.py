@@ -24,7 +24,7 @@ from sslshift.transfer.logistic import fit_regressions
 from sslshift.transfer.metrics import Metric
 
 ITERATIONS = 500
-# Absolute, of the loss. A much smaller one would be below the rounding error of a loss in float32.
+# Absolute tolerance of the loss. A much smaller value would be below the rounding error of a float32 loss.
 TOLERANCE = 3e-6
 
 
@@ -33,7 +33,8 @@ class LinearProbe:
     """Logistic regression; its l2 penalty is chosen on the validation split.
 
     Attributes:
-      strengths: l2 penalties to choose from, above 0: of mean loss + penalty / 2 * |weights|^2 on standardised features.
+      strengths: l2 penalties above 0 to choose from; the objective is mean loss + penalty / 2 * |weights|^2 on standardised
+        features.
       iterations: largest number of passes over the training features.
     """
 
@@ -61,10 +62,10 @@ class Probe(NamedTuple):
     """Logistic regressions with S penalties on standardised features.
 
     Attributes:
-      mean: of the training features, `[dim]`.
-      scale: their standard deviation, 1 where a feature is constant, `[dim]`.
-      weights: `[S, dim, classes]`.
-      bias: `[S, classes]`.
+      mean: mean of the training features, `[dim]`.
+      scale: standard deviation of the training features, 1 for a constant feature, `[dim]`.
+      weights: weights `[S, dim, classes]`.
+      bias: bias `[S, classes]`.
       excess: estimated difference of the objective from its minimum, `[S]`.
     """
 
@@ -75,7 +76,7 @@ class Probe(NamedTuple):
     excess: np.ndarray
 
     def scores(self, features: np.ndarray, place: int) -> np.ndarray:
-        """Returns the logits `[n, classes]` of the regression with the penalty at this place."""
+        """Returns the logits `[n, classes]` of the regression with the penalty at this index."""
         return Standardiser(self.mean, self.scale)(features) @ self.weights[place] + self.bias[place]
 
     def grid(self, features: np.ndarray) -> Iterator[np.ndarray]:
@@ -95,8 +96,8 @@ def fit_probe(
 ) -> Probe:
     """Returns one logistic regression for each l2 penalty.
 
-    Minimises mean cross-entropy + penalty / 2 * |weights|^2 (the bias is free); where images may have several labels, the
-    cross-entropy is the sum of binary ones over the classes. scikit-learn's `C` is 1 / (penalty * n).
+    Minimises mean cross-entropy + penalty / 2 * |weights|^2 (the bias is not penalised). If images may have several labels,
+    the cross-entropy is the sum of binary cross-entropies over the classes. scikit-learn's `C` is 1 / (penalty * n).
 
     Example:
       >>> import numpy as np
@@ -105,12 +106,12 @@ def fit_probe(
       [0, 1]
 
     Args:
-      features: `[n, dim]`.
+      features: features `[n, dim]`.
       labels: int `[n]`, or 0/1 `[n, classes]`.
       classes: number of classes.
-      l2_penalties: above 0.
+      l2_penalties: penalties above 0.
       iterations: largest number of passes over the features.
-      tolerance: the fit stops once each objective is estimated to be within this of its minimum.
+      tolerance: the fit stops once each objective is estimated to be within this distance of its minimum.
 
     Raises:
       ValueError: a penalty is not above 0, labels do not fit, or a feature is not finite.
@@ -144,8 +145,8 @@ def require_penalties(penalties: tuple[float, ...]) -> None:
 
 
 def convergence_notes(excess: float, iterations: int, tolerance: float = TOLERANCE) -> tuple[str, ...]:
-    """Returns a note where a fit has not converged."""
-    # Twice the tolerance: where float32 shows no further decrease, the search stops slightly before it.
+    """Returns a note if a fit has not converged."""
+    # The limit is twice the tolerance, because the search may stop slightly early when float32 shows no further decrease.
     if excess <= 2 * tolerance:
         return ()
     return (f"The fit did not converge in {iterations} iterations; its loss is an estimated {excess:.1g} above the minimum.",)

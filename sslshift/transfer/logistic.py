@@ -1,10 +1,10 @@
-"""Logistic regressions with an l2 penalty, many at once: a grid of penalties on each of several sets of images.
+"""Many logistic regressions at once: a grid of l2 penalties on each of several sets of images.
 
-Each minimises mean loss + penalty / 2 * |weights|^2, with the bias free. The loss of an image is the cross-entropy of its
-class, or, where it may have several labels, the sum of binary cross-entropies over the classes.
+Each minimises mean loss + penalty / 2 * |weights|^2; the bias is not penalised. The loss of an image is the cross-entropy of
+its class. If images may have several labels, it is the sum of binary cross-entropies over the classes.
 
-The device computes the losses' gradients, in one pass over the features for all penalties; the rest is L-BFGS on small arrays.
-It works in coordinates in which the Hessian at the start is near the identity: along the principal axes of the features, scaled
+The device computes the gradients of the losses for all penalties in one pass over the features. L-BFGS then works on small
+arrays, in coordinates in which the Hessian at the start is near the identity: along the principal axes of the features, scaled
 by 1 / sqrt(p (1 - p) variance + penalty) with p the share of the class. That reduces thousands of iterations to tens.
 """
 
@@ -22,29 +22,29 @@ from threadpoolctl import ThreadpoolController
 
 from sslshift.transfer.lbfgs import MEMORY, minimise
 
-# The longest side of a matrix that is decomposed: this takes about 20 s on two CPU cores.
+# Longest side of a matrix that is decomposed exactly, which takes about 20 s on two CPU cores.
 _DECOMPOSED = 4096
-# Beyond that, the axes are approximated: this many axes, computed on this many images.
+# For longer sides, the axes are approximated: number of axes, and number of images to compute them.
 _SOME_AXES = 512
 _SOME_IMAGES = 2048
-# Images whose logits are held at a time, and the largest number of logits.
+# Largest number of images whose logits are in memory at a time, and largest number of logits.
 _ROWS = 2048
 _LOGITS = 2**22
-# Numbers that L-BFGS may keep for all problems that it solves together (512 MiB).
+# Largest number of values that L-BFGS keeps for all problems that it solves together (512 MiB).
 _REMEMBERED = 2**27
 
 
 @functools.cache
 def _thread_pools() -> ThreadpoolController:
-    # The loaded libraries are searched once, not for every fit.
+    # Cached, so that the loaded libraries are searched only once.
     return ThreadpoolController()
 
 
 def _one_thread() -> contextlib.AbstractContextManager:
     """Limits the linear algebra of NumPy and SciPy to one thread.
 
-    At the sizes of probes one thread is as fast as several: eigenvectors of 512 x 512 take 0.03 s in one, 0.1 s in two. Where
-    other work occupies the cores, several threads keep waiting for each other, and the same decomposition takes 4 s.
+    At the sizes of probes, one thread is at least as fast as several: eigenvectors of 512 x 512 take 0.03 s with one thread and
+    0.1 s with two. If other work occupies the cores, two threads wait for each other and need 4 s.
     """
     return _thread_pools().limit(limits=1, user_api="blas")
 
@@ -74,20 +74,20 @@ def fit_regressions(
 ) -> Regressions:
     """Returns regressions with all penalties on all sets.
 
-    Where a set has fewer images than dimensions, the work depends on the number of images alone. Memory beyond the arguments
+    If a set has fewer images than dimensions, the work depends only on the number of images. Memory beyond the arguments
     and results is bounded.
 
     Args:
       features: standardised, float32 `[D, n, dim]`.
       labels: int `[D, n]`, or 0/1 `[D, n, classes]`.
       classes: number of classes.
-      l2_penalties: above 0.
+      l2_penalties: penalties above 0.
       iterations: largest number of passes over the features.
-      tolerance: absolute, of each objective.
+      tolerance: absolute tolerance of each objective.
     """
     count = len(features)
-    # A remembered pair has two vectors. A problem has coefficients for its images or its dimensions, whichever are fewer, and
-    # for the bias.
+    # A stored pair has two vectors. A problem has coefficients for its images or its dimensions (the smaller number), and for
+    # the bias.
     size = (min(features.shape[1:]) + 1) * classes * 2 * MEMORY
     sets = max(1, _REMEMBERED // (size * len(l2_penalties)))
     some = max(1, min(len(l2_penalties), _REMEMBERED // size))
@@ -115,14 +115,14 @@ def _fit(features, labels, classes, penalties, iterations, tolerance) -> tuple[n
 
 
 class _Coordinates(NamedTuple):
-    """Coordinates in which a set is solved.
+    """Coordinates in which the regressions on a set are solved.
 
     Attributes:
-      features: `[n, q]`, those given or fewer.
-      variance: along each axis, `[r]`.
-      rest: the variance in every direction orthogonal to the axes.
-      axes: `[q, r]`; None where the features' own are principal.
-      back: from weights of these features to weights of those given, `[dim, q]`; None where they are the same.
+      features: features `[n, q]`, with q at most the given number of dimensions.
+      variance: variance along each axis, `[r]`.
+      rest: variance in every direction orthogonal to the axes.
+      axes: principal axes `[q, r]`; None if the coordinate axes are principal.
+      back: matrix `[dim, q]` from weights of these features to weights of the given features; None if they are the same.
     """
 
     features: np.ndarray
@@ -137,12 +137,12 @@ def _coordinates(features: np.ndarray) -> _Coordinates:
     if count < dim and count <= _DECOMPOSED:
         return _row_space(features)
     if dim <= _DECOMPOSED:
-        # An approximation is enough: it changes the path to the solution, not the solution. Too few images give a poor one.
+        # An approximation is enough, because it changes only the path to the solution. Too few images give a poor
+        # approximation.
         some = features[_spread(count, 64 * dim)]
         variance, axes = np.linalg.eigh(some.T @ some / np.float32(len(some)))
         return _Coordinates(features, np.maximum(variance, 0), 0.0, axes, None)
-    # The axes come from some images and the variance along them from others. With the same images for both, no variance would
-    # be left orthogonal to the axes.
+    # Axes and variances come from different images. With the same images, no variance would be left orthogonal to the axes.
     spread = _spread(count, _SOME_IMAGES)
     some = features[spread]
     others = features[1:][spread]
@@ -156,7 +156,7 @@ def _coordinates(features: np.ndarray) -> _Coordinates:
 
 def _row_space(features: np.ndarray) -> _Coordinates:
     """Returns the span of the images, which contains the solution: weights outside it only increase the penalty."""
-    # Eigenvalues of a Gram matrix are squares of singular values: in float32 the small ones would be lost in rounding.
+    # Eigenvalues of a Gram matrix are squares of singular values; in float32 the small ones would be lost in rounding.
     exact = features.astype(np.float64)
     values, vectors = np.linalg.eigh(exact @ exact.T)
     spanned = values > 1e-10 * max(values[-1], 1e-30)
@@ -172,21 +172,21 @@ def _spread(count: int, wanted: int) -> slice:
 
 
 def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
-    # The features of a single set can be large; they are not copied.
+    # The features of a single set are not copied, because they can be large.
     return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
 
 
 class _Data(NamedTuple):
-    """Arrays from which the objectives of all penalties on one set are computed; stacked over sets.
+    """Arrays for the objectives of all penalties on one set; stacked over sets.
 
     Attributes:
-      features: `[chunks, rows, q]`, padded with zeros.
-      labels: `[chunks, rows]` or `[chunks, rows, classes]`.
+      features: features `[chunks, rows, q]`, padded with zeros.
+      labels: labels `[chunks, rows]` or `[chunks, rows, classes]`.
       there: 1 for images, 0 for padding, `[chunks, rows]`.
-      axes: `[q, r]`, or None where the features' own are principal.
-      steps: of coordinates along the axes, `[S, r, classes]`.
-      rest: of coordinates orthogonal to them, `[S, 1, classes]`.
-      bias_step: `[classes]`.
+      axes: principal axes `[q, r]`, or None if the coordinate axes are principal.
+      steps: scale of coordinates along the axes, `[S, r, classes]`.
+      rest: scale of coordinates orthogonal to the axes, `[S, 1, classes]`.
+      bias_step: scale of the bias, `[classes]`.
     """
 
     features: jax.Array
@@ -222,7 +222,7 @@ class _Problem:
         self._data = jax.tree.map(jnp.asarray, _Data(*filled, axes, steps, rest, self._bias_step))
 
     def start(self) -> np.ndarray:
-        """Returns the starting point: no weights, and the bias that predicts every class with its share."""
+        """Returns the starting point: no weights, and a bias that predicts the share of every class."""
         start = np.zeros(self._shape, np.float32)
         odds = self._share if self._single else self._share / (1 - self._share)
         start[:, :, -1] = (np.log(odds) / self._bias_step)[:, None]
@@ -237,9 +237,9 @@ class _Problem:
         return np.asarray(value).ravel(), np.asarray(gradient).reshape(points.shape)
 
     def narrow(self, unsolved: np.ndarray) -> tuple["_Problem", np.ndarray] | None:
-        """Returns the problem of at most half as many penalties once the others are solved: small penalties take the longest.
+        """Returns the problem with at most half of the penalties once the others are solved; small penalties take the longest.
 
-        The number is halved, so that few shapes are compiled.
+        The number of penalties is halved, so that few shapes are compiled.
         """
         sets, count = self._shape[:2]
         waiting = unsolved.reshape(sets, count).any(axis=0)
@@ -270,19 +270,19 @@ def _chunked(rows: np.ndarray, chunks: int) -> np.ndarray:
     return rows.reshape(sets, chunks, size, *rows.shape[2:])
 
 
-# On a GPU, JAX multiplies float32 matrices in TF32 unless a precision is set, too coarse for the tolerance of the search.
+# Without this precision, GPUs multiply float32 matrices in TF32, which is too coarse for the tolerance of the search.
 _matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
 def _scaled(data: _Data, points: jax.Array) -> jax.Array:
     """Scales `[S, q, classes]` along the axes, and by one factor orthogonal to them.
 
-    The map is symmetric, so that it also takes gradients back to the scaled coordinates.
+    The map is symmetric, so it also maps gradients to the scaled coordinates.
     """
     if data.axes is None:
         return points * data.steps
     along = _matmul(data.axes.T, points)
-    # As many axes as dimensions span the whole space, so that nothing is orthogonal to them.
+    # If the axes span the whole space, nothing is orthogonal to them.
     if data.axes.shape[0] == data.axes.shape[1]:
         return _matmul(data.axes, along * data.steps)
     return points * data.rest + _matmul(data.axes, along * (data.steps - data.rest))
@@ -297,7 +297,7 @@ def _parameters(data, points):
     return lax.map(lambda each: _unscaled(*each), (data, points))
 
 
-# One set after the other: on CPU, XLA's matrix products over a batch of sets take twice as long.
+# Sets are processed one after another, because XLA's batched matrix products take twice as long on a CPU.
 @jax.jit
 def _objectives(data, penalties, points):
     """Returns values `[D, S]` and gradients `[D, S, q + 1, classes]`."""
@@ -315,13 +315,13 @@ def _objective(data, penalties, points):
 def _loss_and_gradients(data, weights, bias):
     """Returns sums over images of the loss `[S]` and of its gradients by weights `[S, q, classes]` and bias `[S, classes]`."""
     count, dim, classes = weights.shape
-    # The weights of all penalties side by side: one product with the features serves all of them.
+    # The weights of all penalties are concatenated, so that one product with the features is enough.
     columns = weights.swapaxes(0, 1).reshape(dim, count * classes)
 
     def add(sums, chunk):
         features, labels, there = chunk
         logits = _matmul(features, columns).reshape(-1, count, classes) + bias
-        # Derived by hand: automatic differentiation would pass over the features a second time.
+        # The gradient is explicit, because automatic differentiation would pass over the features a second time.
         loss, residual = _of_logits(logits, labels)
         residual = residual * there[:, None, None]
         by_weights = _matmul(features.T, residual.reshape(-1, count * classes))
@@ -334,7 +334,7 @@ def _loss_and_gradients(data, weights, bias):
 
 
 def _of_logits(logits, labels):
-    """Returns the loss `[rows, S]` of logits `[rows, S, classes]`, and its derivative by them."""
+    """Returns the loss `[rows, S]` of logits `[rows, S, classes]`, and its derivative with respect to them."""
     if labels.ndim == 1:
         right = (labels[:, None] == jnp.arange(logits.shape[2]))[:, None]
         loss = jax.nn.logsumexp(logits, axis=2) - jnp.sum(logits * right, axis=2)

@@ -17,24 +17,24 @@ from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.predictions import on_common_images
 from sslshift.transfer.scores import EvaluatedEncoder
 
-# Entries of a card that encoders of one kind share: they differ only by the seed of the training and the draw of the images.
+# Entries of a card that encoders of one kind share; they differ only by training seed and draw of the images.
 _SHARED = ("method", "encoder", "optimiser", "views", "mixture", "budget", "batch_size")
-# With more kinds than these each is compared with the first alone: all pairs would be too many to read, and to believe.
+# Largest number of kinds for which all pairs are compared. With more kinds, each is compared only with the first.
 _ALL_PAIRS = 4
 # Bootstrap replicates behind an interval; a matrix has hundreds of intervals.
 _REPLICATES = 1000
 
-# Encoders of one kind, each with its training seed. Several encoders of one seed are draws of the training images.
+# Encoders of one kind, each with its training seed. Encoders with the same seed are draws of the training images.
 KindScores = Sequence[tuple[int, EvaluatedEncoder]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncoderKind:
-    """Encoders that differ by chance alone.
+    """Encoders that differ only by seed and draw.
 
     Attributes:
-      name: of the kind, in tables.
-      encoders: seed, file and encoder of each, by seed.
+      name: name of the kind in tables.
+      encoders: seed, file and network of each encoder, sorted by seed.
     """
 
     name: str
@@ -42,43 +42,43 @@ class EncoderKind:
 
 
 def find_encoders(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Returns the files of encoders in several paths, and the runs there that are not finished.
+    """Returns the files of encoders in several paths, and the unfinished runs in them.
 
     Args:
-      paths: each a run's folder, that of a whole study or of several, or a file.
+      paths: paths of a run, of a study, of a folder of studies, or of a file.
 
     Raises:
-      ValueError: a path is none of these, or no run of a study is finished.
+      ValueError: a path is nothing of this kind, or no run of a study is finished.
     """
     files = []
     unfinished = []
     for path in paths:
-        # Also of a folder of several studies, as a comparison of methods writes.
+        # The pattern also finds the runs in a folder of several studies.
         runs = sorted(path.glob("**/runs/*/")) if path.is_dir() and not (path / ENCODER).exists() else []
         finished = [run / ENCODER for run in runs if (run / ENCODER).exists()]
         unfinished += [run for run in runs if run / ENCODER not in finished]
         if runs and not finished:
             raise ValueError(
-                f"None of the {len(runs)} runs in {path} is finished; give its command again, it goes on where it was."
+                f"None of the {len(runs)} runs in {path} is finished; give the study's command again to continue it."
             )
         # A path that is neither a study nor an encoder is reported when it is loaded.
         files += finished or [path]
-    # A run may be named both by its own folder and by that of its study.
+    # A run may be named twice: by its own folder and by the folder of its study.
     return list(dict.fromkeys(files)), unfinished
 
 
 def by_kind(files: Sequence[Path]) -> list[EncoderKind]:
-    """Loads encoders, and groups those that differ by their seed alone.
+    """Loads encoders, and groups those that differ only by their seed or draw.
 
     Raises:
-      ValueError: a file is no encoder.
+      ValueError: a file is not an encoder.
     """
     kinds: dict[str, list[tuple[int, Path, PretrainedEncoder]]] = {}
     for file in files:
         encoder = open_encoder(file)
         about = {name: encoder.card.get(name) for name in _SHARED}
         about["unique"] = {uri: source.get("unique") for uri, source in encoder.card.get("sources", {}).items()}
-        # Without a card nothing is known to be shared, so that each file is a kind of its own.
+        # Without a card, nothing is known about the encoder, so each file is a separate kind.
         key = json.dumps(about, sort_keys=True) if encoder.card.get("mixture") else str(file)
         kinds.setdefault(key, []).append((int(encoder.card.get("seed", 0)), file, encoder))
     members = [tuple(sorted(each, key=lambda one: (one[0], str(one[1])))) for each in kinds.values()]
@@ -86,7 +86,7 @@ def by_kind(files: Sequence[Path]) -> list[EncoderKind]:
 
 
 def _names(kinds: Sequence[Sequence[tuple[int, Path, PretrainedEncoder]]]) -> list[str]:
-    """Returns names: what each kind was trained on, and its method and encoder where these differ."""
+    """Returns a name for each kind: its training data, with method and encoder if these differ between kinds."""
     cards = [members[0][2].card for members in kinds]
     parts = [[_trained_on(card) or str(members[0][1]) for card, members in zip(cards, kinds, strict=True)]]
     for what in ("method", "encoder"):
@@ -94,7 +94,7 @@ def _names(kinds: Sequence[Sequence[tuple[int, Path, PretrainedEncoder]]]) -> li
         parts += [values] if len(set(values)) > 1 else []
     parts += [[f"C={card.get('budget', 0):,}" for card in cards]] if len({card.get("budget") for card in cards}) > 1 else []
     names = [", ".join(filter(None, each)) for each in zip(*parts, strict=True)]
-    # Two lines of a table must have two names, whatever else the kinds differ in.
+    # A number makes names unique if kinds differ in other entries only.
     by_folder = [f"{name} ({kinds[i][0][1].parent.name})" for i, name in enumerate(names)]
     by_path = [f"{name} ({kinds[i][0][1]})" for i, name in enumerate(names)]
     longer = [folder if by_folder.count(folder) == 1 else path for folder, path in zip(by_folder, by_path, strict=True)]
@@ -103,7 +103,7 @@ def _names(kinds: Sequence[Sequence[tuple[int, Path, PretrainedEncoder]]]) -> li
 
 def _trained_on(card) -> str:
     if "mixture" not in card:
-        # The card of a published encoder holds its name.
+        # The card of a published encoder contains its name.
         return str(card.get("name", ""))
     wanted = sum(source.get("unique", 0) for source in card.get("sources", {}).values())
     return f"{card['mixture']} N={wanted:,}"
@@ -133,7 +133,7 @@ def architectures(kinds: Sequence[EncoderKind]) -> list[tuple[str, PretrainedEnc
 
 
 def score_table(kinds: dict[str, KindScores], tasks: Sequence[str]) -> dict[tuple[str, str, str], Interval]:
-    """Returns scores with intervals by (kind, task, evaluation), without those that could not be evaluated."""
+    """Returns scores with intervals by (kind, task, evaluation); evaluations without predictions are missing."""
     table = {}
     for (name, kind), task in itertools.product(kinds.items(), tasks):
         for evaluation in kind[0][1].evaluations(task):
@@ -148,8 +148,8 @@ def comparisons(
 ) -> dict[tuple[str, str, str, str], Comparison]:
     """Returns differences by (a, b, task, evaluation).
 
-    Each trained kind is compared with each baseline, and with each other trained kind; with more than four kinds, with the
-    first alone.
+    Each trained kind is compared with each baseline and with each other trained kind. With more than four kinds, it is compared
+    only with the first trained kind.
     """
     trained = [name for name in kinds if name not in baselines]
     pairs = (
@@ -175,7 +175,7 @@ def _score(kind: KindScores, task: str, evaluation: str) -> Interval | None:
 
 
 def _difference(a: KindScores, b: KindScores, task: str, evaluation: str) -> Comparison | None:
-    """Returns a - b, seed by seed on the same test images; None if one has no predictions."""
+    """Returns a - b, seed by seed on the same test images; None if one of them has no predictions."""
     metric, labels, (first, second) = _predictions([a, b], task, evaluation)
     if not len(first[0]) or not len(second[0]):
         return None
@@ -183,7 +183,7 @@ def _difference(a: KindScores, b: KindScores, task: str, evaluation: str) -> Com
 
 
 def _predictions(kinds: Sequence[KindScores], task: str, evaluation: str) -> tuple[str, np.ndarray, list[list[np.ndarray]]]:
-    """Returns the metric, the labels of the test images, and for each kind the predictions of each seed.
+    """Returns the metric, the labels of the test images, and the predictions of each kind and seed.
 
     Draws of the training images and draws of the labelled images share the first axis of a seed's predictions.
     """

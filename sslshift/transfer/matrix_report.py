@@ -1,4 +1,4 @@
-"""Evaluation of finished encoders on several tasks in one call, and the report: a table, notes, comparisons, and files."""
+"""Evaluation of finished encoders on several tasks in one call, with a report of a table, notes, comparisons and files."""
 
 import functools
 import itertools
@@ -34,10 +34,10 @@ from sslshift.transfer.scores import EvaluatedEncoder, evaluate_stored
 from sslshift.transfer.tasks import Task
 
 _PIXELS = "raw pixels"
-# Seeds of untrained encoders: scores of untrained encoders differ little, and each seed costs as much as a trained encoder.
+# Seeds of untrained encoders. Few are enough, because their scores differ little.
 _BASELINE_SEEDS = 3
 
-# Shows the progress of one encoder: a context manager that yields a function of the numbers of images done and of all images.
+# Context manager for the progress of one encoder; it yields a function of the number of images done and the total.
 Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
@@ -49,8 +49,8 @@ class MatrixSettings:
       run: folders of runs or studies, or files of encoders.
       task: texts of tasks, see `declaration.parse_task`.
       evaluations, evaluation_options: see `protocol.parse_evaluations`.
-      features: name of the features to evaluate; None: those that each encoder was opened with.
-      image_size: side to which images are resized; 0: that of each encoder.
+      features: name of the features to evaluate; None: the features with which each encoder was opened.
+      image_size: side to which images are resized; 0: the side of each encoder's images.
       floors: whether raw pixels and untrained encoders are evaluated too.
       out: folder for results, predictions and cached features.
     """
@@ -61,7 +61,7 @@ class MatrixSettings:
     evaluation_options: str = ""
     features: str | None = None
     image_size: int = 0
-    # Not renamed to baselines: it is the name of a flag, --floors.
+    # Not renamed to baselines, because the flag is named --floors.
     floors: bool = True
     out: str = "results/evaluate"
 
@@ -124,7 +124,7 @@ class MatrixReport:
 
     @property
     def sentences(self) -> list[str]:
-        """The comparisons by the linear probe, or else by the first evaluation; the file has those by all of them."""
+        """The comparisons by the linear probe, or else by the first evaluation; `comparisons.csv` has all evaluations."""
         evaluations = [evaluation for _, _, _, evaluation in self._comparisons]
         shown = "linear" if "linear" in evaluations else next(iter(evaluations), "")
         return [
@@ -151,12 +151,12 @@ class MatrixReport:
 
 
 def run_matrix(settings: MatrixSettings, counting: Counting, say: Callable[[str], None]) -> MatrixReport:
-    """Evaluates finished encoders on tasks; scores that `out` holds already are read.
+    """Evaluates finished encoders on tasks; existing scores are read from `out`.
 
     Args:
       settings: encoders, tasks and evaluations.
-      counting: shows the progress of one encoder.
-      say: receives one line of text at a time: remarks on encoders and tasks, then the scores of each encoder.
+      counting: context manager that shows the progress of one encoder.
+      say: function that prints one line of text: remarks on encoders and tasks, then the scores of each encoder.
 
     Raises:
       ValueError: an encoder, a task or a setting is not valid.
@@ -184,7 +184,7 @@ def run_matrix(settings: MatrixSettings, counting: Counting, say: Callable[[str]
     for number, job in enumerate([*trained, *baselines], 1):
         opened = tasks.on_canvas(_canvas(job.encoder, settings.image_size))
         if number == 1:
-            # Each remark once, although images may be resized to several canvases.
+            # Each remark is printed once, although images may be resized to several canvases.
             for line in itertools.chain.from_iterable(map(_introduction, opened)):
                 say(line)
         title = f"{number}/{len(trained) + len(baselines)} {job.name}"
@@ -196,7 +196,7 @@ def run_matrix(settings: MatrixSettings, counting: Counting, say: Callable[[str]
 
 
 class _Job(NamedTuple):
-    """An encoder to evaluate, or with `pixels` raw pixels of images of the encoder's shape."""
+    """An encoder to evaluate; with `pixels`, raw pixels of images in the encoder's shape are evaluated instead."""
 
     name: str
     seed: int
@@ -215,7 +215,7 @@ def _baselines(named: Sequence[EncoderKind]) -> list[_Job]:
 
 
 class _Tasks:
-    """The tasks on the canvas of each encoder. Every source is opened once."""
+    """Tasks on the canvas of each encoder; every source is opened only once."""
 
     def __init__(self, declared: Sequence[TaskDeclaration]):
         self._declared = declared
@@ -231,7 +231,7 @@ class _Tasks:
 
 
 def _introduction(task: Task) -> list[str]:
-    """Returns lines with the sizes of a task's splits, and with files that are refused."""
+    """Returns lines with the sizes of a task's splits and the refused files."""
     counts = [f"{len(images.indices):,} {name}" for name, images in task.splits.items()]
     lines = [f"{task.name}: {', '.join(counts)} images, {task.classes} classes, {METRICS[task.metric].text}"]
     refused = {path: why for images in task.splits.values() for path, why in images.source.refused}
@@ -259,7 +259,7 @@ def _evaluate(
         features = features or "pooled"
     else:
         folder = job.encoder.fingerprint[:16]
-        # An encoder that was opened with other features than its pooled ones is evaluated with those.
+        # An encoder that was opened with other features than the pooled ones is evaluated with these features.
         features = features or job.encoder.features
     return evaluate_stored(
         Store(),
@@ -292,6 +292,6 @@ def _percent(found: Interval | None) -> str:
 def _difference(found: Comparison, *, single: bool) -> str:
     points = f"{100 * found.difference:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
     test = "" if math.isnan(found.p_value) else f", McNemar p = {found.p_value:.2g}"
-    # An interval over test images alone does not cover other training seeds.
+    # An interval over test images does not cover other training seeds.
     alone = " (for these networks only; other seeds may differ)" if single else ""
     return f"{points}{test}: {found.verdict}{alone}"

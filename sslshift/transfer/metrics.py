@@ -1,4 +1,4 @@
-"""Metrics of predictions. They take a weight for each image, so that a bootstrap is a few matrix products."""
+"""Metrics of predictions. They accept weights of images, so that a bootstrap needs only a few matrix products."""
 
 import dataclasses
 import difflib
@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from scipy import sparse
 
-# Elements of a weight matrix that are processed at a time: 8 MiB of float64.
+# Number of elements of a weight matrix that are processed at a time: 8 MiB of float64.
 _AT_ONCE = 2**20
 
-# Maps weights float64 [n, B], a column for each of B resamples, to the metric of each resample, [B].
+# Maps weights float64 [n, B], one column for each of B resamples, to the metric of each resample, [B].
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
@@ -28,11 +28,11 @@ class Metric:
       [0.75, 1.0]
 
     Attributes:
-      name: as in `METRICS`.
-      text: the name that tables use.
-      axes: of the predictions of one run: 1 for predicted classes `[n]`, 2 for scores `[n, classes]`.
-      decide: maps scores `[n, classes]` to the predictions that are kept.
-      prepare: maps checked predictions and labels to a `Statistic`; it does the work that does not depend on weights, once.
+      name: key in `METRICS`.
+      text: name in tables.
+      axes: number of axes of one run's predictions: 1 for predicted classes `[n]`, 2 for scores `[n, classes]`.
+      decide: function from scores `[n, classes]` to the predictions that are kept.
+      prepare: function from checked predictions and labels to a `Statistic`; it does the work that does not depend on weights.
     """
 
     name: str
@@ -44,16 +44,16 @@ class Metric:
     def value(self, predictions: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float | np.ndarray:
         """Returns the metric, or with weights the metric of each resample.
 
-        A weight is the number of times that an image counts. A class that no image of a resample has is excluded from the mean
-        of that resample. Memory beyond the arguments is bounded.
+        A weight is the number of times that an image counts. A class without images in a resample is excluded from the mean of
+        that resample. Memory beyond the arguments is bounded.
 
         Args:
-          predictions: of one run, as `decide` returns them.
-          labels: int `[n]`, or 0/1 `[n, classes]` (average precision alone).
-          weights: non-negative, `[R, n]`.
+          predictions: result of `decide` for one run.
+          labels: int `[n]`, or 0/1 `[n, classes]` (only for average precision).
+          weights: non-negative weights `[R, n]`.
 
         Returns:
-          A float; with weights float64 `[R]`, nan where a resample leaves nothing to average.
+          A float; with weights, float64 `[R]`, which is nan for a resample without any class.
 
         Raises:
           ValueError: shapes or labels do not fit each other or the metric.
@@ -66,15 +66,15 @@ class Metric:
             raise ValueError(f"{self.name}: expected weights [resamples, {len(labels)}], got shape {list(weights.shape)}.")
         if weights.size and weights.min() < 0:
             raise ValueError(
-                f"{self.name}: expected weights of at least 0, got {weights.min()}; they count how often an image is taken."
+                f"{self.name}: expected weights of at least 0, got {weights.min()}; a weight counts draws of an image."
             )
-        # All resamples at once would need a float64 for every image of every resample, a second copy of the weights.
+        # Resamples are processed in blocks, because all at once would need a second copy of the weights.
         block = columns_at_once(len(labels))
         parts = [weights[start : start + block].T for start in range(0, len(weights), block)]
         return np.concatenate([np.empty(0), *(statistic(np.ascontiguousarray(part, np.float64)) for part in parts)])
 
     def statistic(self, predictions: np.ndarray, labels: np.ndarray) -> Statistic:
-        """Returns the metric of these predictions as a function of weights float64 `[n, B]`, a column for each resample.
+        """Returns the metric of these predictions as a function of weights float64 `[n, B]`, with one column for each resample.
 
         Raises:
           ValueError: shapes or labels do not fit each other or the metric.
@@ -93,7 +93,7 @@ class Metric:
 
 
 def columns_at_once(images: int) -> int:
-    """Returns how many resamples are processed at a time."""
+    """Returns the number of resamples that are processed at a time."""
     return max(1, _AT_ONCE // images)
 
 
@@ -104,7 +104,7 @@ def metric_for(name: str, labels: np.ndarray) -> Metric:
       ValueError: there is no such metric, or the metric needs one label for each image and images have several.
     """
     if name not in METRICS:
-        # With a cutoff of 0 there is always a nearest name.
+        # With a cutoff of 0, there is always a closest name.
         near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
         raise ValueError(f"Expected one of {', '.join(METRICS)} for the metric, got {name!r}. Did you mean {near}?")
     _require_fitting(name, METRICS[name].axes, np.asarray(labels))
@@ -112,7 +112,7 @@ def metric_for(name: str, labels: np.ndarray) -> Metric:
 
 
 def default_metric(labels: np.ndarray) -> str:
-    """Returns the name of the usual metric: `accuracy`, or `average_precision` where an image may have several labels."""
+    """Returns the name of the usual metric: `accuracy`, or `average_precision` if images may have several labels."""
     return "accuracy" if np.ndim(labels) == 1 else "average_precision"
 
 
@@ -120,7 +120,7 @@ def _require_fitting(name: str, axes: int, labels: np.ndarray) -> None:
     if labels.ndim not in (1, 2):
         raise ValueError(f"{name}: expected labels int [n] or 0/1 [n, classes], got shape {list(labels.shape)}.")
     if labels.ndim == 2 and axes == 1:
-        raise ValueError(f"{name} needs images with one label each, and these may have several; use average_precision.")
+        raise ValueError(f"{name} needs one label for each image, but these images may have several; use average_precision.")
 
 
 def _checked(scores: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ def _scores(scores: np.ndarray) -> np.ndarray:
 
 
 def _accuracy(predictions: np.ndarray, labels: np.ndarray) -> Statistic:
-    # Sparse, as everywhere here: for so thin a matrix a dense product is slower, because it starts the threads of BLAS.
+    # All matrices here are sparse: for such thin matrices, a dense product is slower, because it starts the threads of BLAS.
     correct = sparse.csr_array((predictions == labels)[None].astype(np.float64))
     return lambda weights: _ratio((correct @ weights)[0], weights.sum(axis=0))
 
@@ -158,7 +158,7 @@ def _macro_f1(predictions: np.ndarray, labels: np.ndarray) -> Statistic:
 
 def _members(predictions: np.ndarray, labels: np.ndarray) -> list[sparse.csr_array]:
     """Returns matrices `[classes, n]` of 0 and 1: images of a class by label, by prediction, and by both."""
-    # Classes that only predictions contain count in macro F1, with 0.
+    # Classes that occur only in predictions count in macro F1 with 0.
     classes, codes = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
     label, predicted = np.split(codes, 2)
     every = np.arange(len(labels))
@@ -182,17 +182,15 @@ def _average_precision(scores: np.ndarray, labels: np.ndarray) -> Statistic:
 
 
 def _positives(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Returns the classes of each image, bool `[n, classes]`; raises ValueError where labels and scores do not fit."""
+    """Returns the classes of each image, bool `[n, classes]`; raises ValueError if labels and scores do not fit."""
     if labels.ndim == 1:
         if labels.min() < 0 or labels.max() >= classes:
             raise ValueError(
-                f"average_precision: expected labels from 0 to {classes - 1}, as there are scores, got up to {labels.max()}."
+                f"average_precision: expected labels from 0 to {classes - 1}, as the scores have, got up to {labels.max()}."
             )
         return labels[:, None] == np.arange(classes)
     if labels.shape[1] != classes:
-        raise ValueError(
-            f"average_precision: expected labels of {classes} classes, as there are scores, got {labels.shape[1]}."
-        )
+        raise ValueError(f"average_precision: expected labels of {classes} classes, as the scores have, got {labels.shape[1]}.")
     if not np.isin(labels, (0, 1)).all():
         raise ValueError(
             "average_precision: expected labels [n, classes] of 0 and 1, where 1 marks a class that an image shows."
@@ -205,13 +203,13 @@ def _positives(labels: np.ndarray, classes: int) -> np.ndarray:
 def _curve(scores: np.ndarray, positive: np.ndarray) -> tuple[sparse.csr_array, sparse.csr_array]:
     """Returns matrices `[thresholds, n]` that sum weights from one threshold to the next: of all images, and of positive ones.
 
-    Only thresholds at which recall increases are kept: the others add no area.
+    Only thresholds at which recall increases are kept, because the others add no area.
     """
-    # Stable, so that equal scores on any machine come in the same order; they share a threshold anyway.
+    # A stable sort keeps equal scores in the same order on every machine.
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
     positive = positive[order]
-    # Equal scores are one threshold: an order among them would be an accident of the input.
+    # Equal scores share one threshold, because their order would depend on the order of the images.
     ends = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1) + 1
     reached = np.concatenate([[0], np.cumsum(positive)[ends - 1]])
     kept = np.diff(reached) > 0
@@ -239,7 +237,7 @@ def _mean_over_classes(numerators: np.ndarray, denominators: np.ndarray) -> np.n
 
 
 def _ratio(numerators: np.ndarray, denominators: np.ndarray, empty: float = np.nan) -> np.ndarray:
-    # Filled before dividing: where a denominator is 0 NumPy leaves the output as it is.
+    # The output is filled first, because NumPy does not write it where a denominator is 0.
     out = np.full(np.shape(numerators), empty)
     return np.divide(numerators, denominators, out=out, where=denominators > 0)
 

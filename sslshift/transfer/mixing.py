@@ -1,4 +1,4 @@
-"""Mixup, CutMix and label smoothing: training images are mixed in pairs, and their label vectors in the same proportions."""
+"""Mixup, CutMix and label smoothing: pairs of training images and their label vectors are mixed in the same proportions."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 def label_vectors(labels: jax.Array, classes: int, smoothing: float) -> jax.Array:
     """Returns labels as targets, float32 `[n, classes]`.
 
-    With one label for each image, smoothing distributes that part of its weight over all classes equally. With several labels,
-    each class is a binary target, and smoothing moves it by that part from 0 or 1 towards 1/2.
+    With one label for each image, this share of the label's weight is distributed equally over all classes. With several
+    labels, each class is a binary target, which moves by this share from 0 or 1 towards 1/2.
 
     Example:
       >>> label_vectors(jnp.array([2]), 4, 0.5).tolist()
@@ -19,7 +19,7 @@ def label_vectors(labels: jax.Array, classes: int, smoothing: float) -> jax.Arra
     Args:
       labels: int `[n]`, or 0/1 `[n, classes]`.
       classes: number of classes.
-      smoothing: in [0, 1).
+      smoothing: share in [0, 1).
 
     References:
       Szegedy et al., `Rethinking the Inception Architecture for Computer Vision <https://arxiv.org/abs/1512.00567>`_, 2016
@@ -30,15 +30,15 @@ def label_vectors(labels: jax.Array, classes: int, smoothing: float) -> jax.Arra
 
 
 def share_map(key: jax.Array, height: int, width: int, *, mixup: float, cutmix: float) -> jax.Array:
-    """Returns the weight of an image's own pixels, float32 `[height, width]` in [0, 1]; one draw for a whole batch.
+    """Returns the weight of an image's own pixels, float32 `[height, width]` in [0, 1], with one draw for a whole batch.
 
-    Mixup: the same weight everywhere, from Beta(mixup, mixup). CutMix: 0 in a box and 1 around it; the relative area of the box
-    is drawn from Beta(cutmix, cutmix), its centre is uniform, and the part outside the image is cut off. Where both parameters
-    are above 0, each method is used for half of the batches.
+    With mixup, the weight is the same everywhere and drawn from Beta(mixup, mixup). With CutMix, it is 0 in a box and 1 around
+    it; the relative area of the box is drawn from Beta(cutmix, cutmix), its centre is uniform, and it is cut off at the border.
+    If both parameters are above 0, each method is used for half of the batches.
 
     Args:
       key: a PRNG key.
-      height, width: of the images.
+      height, width: size of the images.
       mixup: parameter of mixup; 0: no mixup.
       cutmix: parameter of CutMix; 0: no CutMix.
 
@@ -46,7 +46,7 @@ def share_map(key: jax.Array, height: int, width: int, *, mixup: float, cutmix: 
       Zhang et al., `mixup: Beyond Empirical Risk Minimization <https://arxiv.org/abs/1710.09412>`_, 2018
       Yun et al., `CutMix: Regularization Strategy to Train Strong Classifiers <https://arxiv.org/abs/1905.04899>`_, 2019
     """
-    # Decided when the step is traced: parameters are settings, not arrays.
+    # The choice is made when the step is traced, because the parameters are settings and not arrays.
     if not mixup and not cutmix:
         return jnp.ones((height, width))
     # One draw for the whole batch, as in MAE's recipe.
@@ -61,7 +61,7 @@ def _outside_box(key: jax.Array, height: int, width: int, area: jax.Array) -> ja
     """Returns 0 in a box of this relative area at a random place, and 1 around it; `[height, width]`."""
 
     def inside(key, size):
-        # Both sides are scaled by the root, so that the box has the image's proportions.
+        # Both sides are scaled by the square root of the area, so that the box has the proportions of the image.
         length = (jnp.sqrt(area) * size).astype(jnp.int32)
         first = jax.random.randint(key, (), 0, size) - length // 2
         return (jnp.arange(size) >= first) & (jnp.arange(size) < first + length)
@@ -71,17 +71,17 @@ def _outside_box(key: jax.Array, height: int, width: int, area: jax.Array) -> ja
 
 
 def mix_pairs(images: jax.Array, targets: jax.Array, own: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns each image mixed with its mirror image in the order of the batch (the first with the last), and targets likewise.
+    """Returns mixed images and targets: the first image is mixed with the last, the second with the second last, and so on.
 
     Args:
-      images: `[batch, height, width, channels]`.
+      images: images `[batch, height, width, channels]`.
       targets: label vectors `[batch, classes]`.
-      own: from `share_map`, `[height, width]`.
+      own: result of `share_map`, `[height, width]`.
 
     Returns:
       Images and targets; the mean of `own` is the weight of the image's own target.
     """
     pixels = own[None, :, :, None]
-    # The part of a box that is cut off at the border counts for the image itself: the actual area, not the drawn one.
+    # The weight uses the actual area of the box, without the part that is cut off at the border.
     share = own.mean()
     return images * pixels + images[::-1] * (1 - pixels), targets * share + targets[::-1] * (1 - share)

@@ -1,7 +1,7 @@
 """Paired scores: many encoders on the same test images, with one bootstrap for all of them.
 
-The test images are resampled once for every encoder. A mean, a difference or a slope of scores is therefore paired over images,
-and costs a few sums.
+The test images are resampled once for every encoder. Means, differences and slopes of scores are therefore paired over images
+and need only a few sums.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from sslshift.transfer.inference import Bootstrapped, Estimate, bootstrap, estim
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.predictions import Predictions, on_common_images
 
-# A report has hundreds of intervals; with more replicates their ends move by less than they are printed to.
+# Number of bootstrap replicates. More replicates would change the ends of intervals by less than the printed digits.
 _REPLICATES = 1000
 
 LEVEL = 0.95
@@ -24,13 +24,13 @@ ONE_SEED = "one seed, not tested"
 
 
 class EncoderPredictions(NamedTuple):
-    """Predictions of one encoder, with its place among others.
+    """Predictions of one encoder, with its kind, seed and draw.
 
     Attributes:
-      kind: encoders of one kind differ by seed and draw alone.
-      seed: of the training; None: the encoder is compared with every seed, as raw pixels are.
-      draw: of the training images; None: the encoder is compared with every draw, as untrained encoders are.
-      predictions: of the test images, by evaluation.
+      kind: kind of the encoder; encoders of one kind differ only by seed and draw.
+      seed: training seed; None: the encoder is compared with every seed, for example raw pixels.
+      draw: draw of the training images; None: the encoder is compared with every draw, for example an untrained encoder.
+      predictions: predictions for the test images, by evaluation.
     """
 
     kind: Hashable
@@ -47,7 +47,7 @@ class PairedScores:
     """One evaluation of several encoders on one task.
 
     Attributes:
-      scores: by kind and by (seed, draw): the metric for each draw of labelled images `[k]`, with replicates `[R, k]`.
+      scores: metric for each draw of labelled images `[k]`, with replicates `[R, k]`, by kind and by (seed, draw).
       images: number of test images.
     """
 
@@ -63,7 +63,7 @@ class PairedScores:
         """
         members = [each for each in members if evaluation in each.predictions.predictions]
         common = on_common_images([each.predictions for each in members])
-        # An evaluation can fail for one encoder alone, which then has no predictions.
+        # An evaluation can fail for a single encoder, which then has no predictions.
         known = [(member, each) for member, each in zip(members, common, strict=True) if len(each.predictions[evaluation])]
         scores: dict[Hashable, dict[_Place, tuple[np.ndarray, np.ndarray]]] = {}
         if not known:
@@ -84,13 +84,13 @@ class PairedScores:
         Returns:
           None if the kinds share no seed.
         """
-        # Kinds with draws decide which places there are; the others only have to have their seeds.
+        # Kinds with draws define the (seed, draw) pairs; other kinds only need these seeds.
         trained = [kind for kind in kinds if any(draw is not None for _, draw in self._places(kind))]
         shared = set.intersection(*(self._places(kind) for kind in trained or kinds))
         for kind in kinds:
             shared = {(seed, draw) for seed, draw in shared if self._at(kind, seed, draw) is not None}
         by_seed: dict[int | None, list[int | None]] = {}
-        # None cannot be compared with a number.
+        # None is mapped to a number, because sorting cannot compare it with numbers.
         for seed, draw in sorted(shared, key=lambda place: (place[0] or 0, place[1] or 0)):
             by_seed.setdefault(seed, []).append(draw)
         most = max(map(len, by_seed.values()), default=0)
@@ -109,7 +109,7 @@ class PairedScores:
 
     def _at(self, kind: Hashable, seed: int | None, draw: int | None) -> tuple[np.ndarray, np.ndarray] | None:
         scores = self.scores.get(kind, {})
-        # The most specific first: a kind has its own draws, one for every draw of a seed, or one for everything.
+        # The most specific entry comes first: a kind has one entry per draw, per seed, or in total.
         return next((scores[place] for place in ((seed, draw), (seed, None), (None, None)) if place in scores), None)
 
     def score(self, kind: Hashable) -> Estimate | None:
@@ -118,7 +118,7 @@ class PairedScores:
         if grid is None:
             return None
         found = estimate_mean(Bootstrapped(grid.values[0], grid.replicates[:, 0]), self.images)
-        # Student's t knows nothing of the range of a metric.
+        # Student's t can exceed the range of a metric.
         return found._replace(low=max(0.0, found.low), high=min(1.0, found.high))
 
     def difference(self, a: Hashable, b: Hashable) -> Estimate | None:
@@ -136,7 +136,7 @@ class PairedScores:
 
 
 def _with_draws(predictions: np.ndarray, axes: int) -> np.ndarray:
-    """Returns predictions with a first axis of draws of labelled images, which may be missing."""
+    """Returns predictions with a first axis of draws of labelled images, which is added if it is missing."""
     return predictions.reshape(-1, *predictions.shape[predictions.ndim - axes :])
 
 
@@ -145,10 +145,10 @@ class Difference(NamedTuple):
 
     Attributes:
       value: the difference.
-      half_width: half the width of its own 95% interval; nan for a single seed.
-      p_value: the p-value that belongs to the interval.
-      adjusted: the p-value adjusted by Holm's method for all comparisons of the table.
-      verdict: `better` or `worse` by the adjusted p-value, `better, but not after correction`, or that nothing is shown.
+      half_width: half the width of the uncorrected 95% interval; nan for a single seed.
+      p_value: uncorrected p-value, which belongs to the interval.
+      adjusted: p-value adjusted by Holm's method for all comparisons of the table.
+      verdict: `better` or `worse` by the adjusted p-value, `better, but not after correction`, `NOTHING` or `ONE_SEED`.
     """
 
     value: float
@@ -159,7 +159,7 @@ class Difference(NamedTuple):
 
 
 def adjusted_differences(estimates: Sequence[Estimate | None], single_seed: Sequence[bool]) -> list[Difference | None]:
-    """Returns the differences of one table, with verdicts that hold for all of them together.
+    """Returns the differences of one table, with verdicts that are corrected for all of them.
 
     Example:
       >>> sure, unsure = Estimate(0.1, 0.05, 0.15, 0.01), Estimate(0.1, 0.01, 0.19, 0.03)
@@ -167,10 +167,10 @@ def adjusted_differences(estimates: Sequence[Estimate | None], single_seed: Sequ
       ['better', 'better, but not after correction', 'better, but not after correction']
 
     Args:
-      estimates: None for a pair that could not be compared, which stays None and does not count.
-      single_seed: whether an estimate is of one seed. Its interval, over test images, does not cover other seeds.
+      estimates: estimates of the differences; None for a pair that could not be compared, which stays None and is not counted.
+      single_seed: whether each estimate has only one seed; its interval then does not cover other seeds.
     """
-    # Holm's method does not count nan: comparisons that are not tested must not weaken the others.
+    # Untested comparisons are nan, which Holm's method does not count, so that they do not weaken the others.
     p_values = [math.nan if each is None or one else each.p_value for each, one in zip(estimates, single_seed, strict=True)]
     found: list[Difference | None] = []
     for each, one, p_value in zip(estimates, single_seed, holm(p_values).tolist(), strict=True):
@@ -187,5 +187,5 @@ def _verdict(found: Estimate, adjusted: float) -> str:
     side = "better" if found.value > 0 else "worse"
     if adjusted < 1 - LEVEL:
         return side
-    # Beside an interval that excludes 0 a bare "no difference" would puzzle.
+    # The interval may exclude 0 here, so "no significant difference" alone would confuse a reader.
     return f"{side}, but not after correction" if found.p_value < 1 - LEVEL else NOTHING

@@ -1,4 +1,4 @@
-"""Predictions of the test split, kept in a folder so that encoders can be compared on the same images later."""
+"""Predictions for the test split, kept in a folder for later comparisons of encoders on the same images."""
 
 import functools
 import json
@@ -21,13 +21,13 @@ PREDICTIONS = "predictions.npz"
 
 
 class Predictions(NamedTuple):
-    """Predictions of the test split by the name of the evaluation, as `save_predictions` keeps them.
+    """Predictions for the test split, in the form that `save_predictions` writes.
 
     Attributes:
       metric: name of the metric.
-      labels: of the test images.
-      indices: of the test images in their source, ascending.
-      predictions: as `Metric.decide` returns them, by the name of the evaluation.
+      labels: labels of the test images.
+      indices: indices of the test images in their source, ascending.
+      predictions: results of `Metric.decide`, by the name of the evaluation.
     """
 
     metric: str
@@ -45,7 +45,7 @@ class Predictions(NamedTuple):
 
 
 def on_common_images(several: Sequence[Predictions]) -> list[Predictions]:
-    """Returns the predictions of the test images that all have: an image may have become unreadable between two runs.
+    """Returns the predictions for the common test images; an image may have become unreadable between two evaluations.
 
     Raises:
       ValueError: the predictions belong to different tasks.
@@ -54,7 +54,7 @@ def on_common_images(several: Sequence[Predictions]) -> list[Predictions]:
     several = [each.at(common) for each in several]
     first = several[0]
     if not len(common) or any(each.metric != first.metric or not np.array_equal(each.labels, first.labels) for each in several):
-        raise ValueError("Predictions of different tasks cannot be compared; evaluate the runs on one task.")
+        raise ValueError("Predictions for different tasks cannot be compared; evaluate the runs on the same task.")
     return several
 
 
@@ -81,17 +81,17 @@ def load_predictions(folder: Path) -> Predictions:
             found = Predictions(metric, arrays["labels"], arrays["indices"], predictions)
         _require_aligned(found)
         return found
-    # NumPy, zipfile and zlib raise different errors for files that are cut short or damaged.
+    # NumPy, zipfile and zlib raise different errors for truncated or damaged files.
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         advice = remedy(error) or "Delete the folder and evaluate again."
         raise ValueError(f"{folder / PREDICTIONS} cannot be read ({error}). {advice}") from error
 
 
 def _require_aligned(found: Predictions) -> None:
-    """Raises ValueError unless images, labels and predictions are equally many, and the images ascend."""
+    """Raises ValueError unless images, labels and predictions have the same number, and the images ascend."""
     count = len(found.indices)
     axis = -METRICS[found.metric].axes
-    # An evaluation that was excluded has no predictions of any image.
+    # An excluded evaluation has no predictions.
     sizes = {len(found.labels), *(each.shape[axis] for each in found.predictions.values() if len(each))}
     if found.indices.ndim != 1 or sizes != {count} or not (np.diff(found.indices) > 0).all():
         raise ValueError("its images, labels and predictions do not belong together")

@@ -42,9 +42,9 @@ _TITLES = {
     "finetune_frozen_bn": "fine-tuned, BN frozen",
 }
 
-# The effective rank grows with the number of images. It is computed on this many, so that ranks of different tasks compare.
+# Number of images for the effective rank, which grows with it; a fixed number makes ranks of tasks comparable.
 _RANK_IMAGES = 1000
-# A test split that shares more than this part of its images with another split measures memory, not transfer.
+# Largest share of test images that may be in another split. A test split with more would measure memory, not transfer.
 _LARGEST_OVERLAP = 0.5
 
 
@@ -56,11 +56,11 @@ def parse_evaluations(names: str, options: str = "") -> dict[str, Evaluation]:
       5
 
     Args:
-      names: of `EVALUATIONS`, separated by ','.
-      options: `EVALUATION.SETTING=VALUE`, separated by ';'.
+      names: names in `EVALUATIONS`, separated by ','.
+      options: settings `EVALUATION.SETTING=VALUE`, separated by ';'.
 
     Raises:
-      ValueError: a name is not expected, or a value does not suit its setting.
+      ValueError: a name is not known, or a value is not valid for its setting.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     for name in wanted:
@@ -80,7 +80,7 @@ def parse_evaluations(names: str, options: str = "") -> dict[str, Evaluation]:
 
 
 def evaluation_title(name: str) -> str:
-    """Returns the name of an evaluation that tables use.
+    """Returns the name of an evaluation in tables.
 
     Example:
       >>> evaluation_title("knn"), evaluation_title("few_shot_5")
@@ -93,13 +93,13 @@ class Evaluated(NamedTuple):
     """Results of an encoder on a task.
 
     Attributes:
-      task, metric: their names.
-      outcomes: of the evaluations, by name.
-      labels: of the test images that could be read.
-      indices: of these images in their source.
-      effective_rank: of the centred features of up to 1,000 test images; small where an encoder has collapsed.
-      broken: images that could not be read: the source's name, index, reason.
-      notes: sentences that a reader of the numbers must know.
+      task, metric: names of task and metric.
+      outcomes: outcomes of the evaluations, by name.
+      labels: labels of the test images that could be read.
+      indices: indices of these images in their source.
+      effective_rank: effective rank of the centred features of up to 1,000 test images; small if the encoder has collapsed.
+      broken: name of the source, index and reason of each image that could not be read.
+      notes: sentences that a reader needs to understand the numbers.
     """
 
     task: str
@@ -114,7 +114,7 @@ class Evaluated(NamedTuple):
     def scores(self) -> dict[str, Any]:
         """Returns flat values for tables and JSON.
 
-        For each evaluation NAME these are its metric on the test split as `NAME`, the 95% interval over test images as
+        Each evaluation NAME gives its metric on the test split as `NAME`, the 95% interval over test images as
         `NAME_low` and `NAME_high`, `NAME_validation`, and the chosen hyperparameters.
         """
         flat: dict[str, Any] = {"metric": self.metric, "test_images": len(self.labels), "effective_rank": self.effective_rank}
@@ -143,15 +143,16 @@ def evaluate(
 
     Features are computed once for all evaluations. Images that cannot be read are excluded and listed. A training or validation
     image that equals a test image, pixel for pixel on the task's canvas, is excluded, and so is a training image that equals a
-    validation image. Notes count them, and those with another label. To encoders that take grey images, pictures that differ
-    only in colour are equal.
+    validation image. Notes count these images, and the ones with another label. For encoders that take grey images, pictures
+    that differ only in colour are equal.
 
     Args:
-      encode: maps images to features; `features.NetworkEncoder` or `features.pixel_encoder`.
+      encode: function from images to features: `features.NetworkEncoder` or `features.pixel_encoder`.
       task: the task.
-      evaluations: by name; None: kNN and linear probe with their default settings.
+      evaluations: evaluations by name; None: kNN and linear probe with default settings.
       cache: folder that keeps features, see `features.extract`.
-      on_progress: called with the current work (images of a split, steps of fine-tuning), the amount done and the total.
+      on_progress: callback that receives the current work (images of a split, steps of fine-tuning), the amount done and the
+        total.
 
     Raises:
       ValueError: features are not finite, most test images are also training images, or too few images remain in a split.
@@ -173,13 +174,13 @@ def evaluate(
         name: LabelledImages(images.source, images.indices[extracted[name].kept][kept[name]])
         for name, images in task.splits.items()
     }
-    # Checked again: the exclusions may have taken the last image of a class.
+    # The classes are checked again, because an exclusion may have removed the last image of a class.
     require_classes(cleaned, task.train.source.classes)
     features = {name: Split(extracted[name].features[kept[name]], images.labels) for name, images in cleaned.items()}
     labels = features["test"].labels
     outcomes, remarks = _outcomes(
         encode,
-        # Fine-tuning reads the images themselves, and must not read those that were excluded.
+        # Fine-tuning reads images, and must not read the excluded ones.
         dataclasses.replace(task, **cleaned),
         Splits(**features, classes=task.classes),
         evaluations,
@@ -201,7 +202,7 @@ def _outcomes(
     metric: Metric,
     on_progress: Callable[[str, int, int], None],
 ) -> tuple[dict[str, Outcome], list[str]]:
-    """Returns the outcomes of all evaluations by name, and notes on those that do not suit the encoder."""
+    """Returns the outcomes of all evaluations by name, and notes on evaluations that the encoder does not support."""
     outcomes: dict[str, Outcome] = {}
     notes = []
     for name, evaluation in evaluations.items():
@@ -220,14 +221,14 @@ def _outcomes(
 
 def _centred_rank(features: np.ndarray) -> float:
     some = jnp.asarray(features)
-    # A direction that all features share separates no classes, and would count as one dimension.
+    # Features are centred, because a common offset separates no classes but would count as one dimension.
     return float(effective_rank(some - some.mean(axis=0)))
 
 
 def _without_shared_images(
     extracted: dict[str, Extracted], splits: dict[str, LabelledImages]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns which of the readable images remain in each split, and notes on the others."""
+    """Returns masks of the readable images that remain in each split, and notes on the excluded ones."""
     digests = {name: [digest.tobytes() for digest in found.digests] for name, found in extracted.items()}
     labels = {name: images.labels[extracted[name].kept] for name, images in splits.items()}
     kept = {"test": np.ones(len(digests["test"]), bool)}
@@ -237,7 +238,7 @@ def _without_shared_images(
         for name, found in extracted.items()
         if found.broken
     ]
-    # The test split stays whole, so that its scores compare across studies; the other splits give way.
+    # Images are excluded from the other splits, so that test scores are comparable between studies.
     for name, others in (("validation", ("test",)), ("train", ("test", "validation"))):
         kept[name] = np.ones(len(digests[name]), bool)
         for other in others:
@@ -246,7 +247,7 @@ def _without_shared_images(
             shared = np.array([digest in taken for digest in digests[name]], bool) & kept[name]
             held = {digest for digest, is_shared in zip(digests[name], shared, strict=True) if is_shared}
             overlap = sum(digest in held for digest in digests[other])
-            # A few shared images are an accident of collecting; most of a split shared is a wrong URI.
+            # A few shared images can occur in any collection; a large share means that a URI is wrong.
             if overlap > _LARGEST_OVERLAP * len(digests[other]):
                 raise ValueError(
                     f"{overlap:,} of {len(digests[other]):,} {other} images of {splits[other].source.name} are also {name} "
@@ -266,6 +267,6 @@ def _without_shared_images(
 def _differently_labelled(
     places: np.ndarray, name: str, other: str, digests: dict[str, list[bytes]], labels: dict[str, np.ndarray]
 ) -> int:
-    """Returns how many images at these places of a split have a label that no equal image of the other split has."""
+    """Returns the number of these images whose label differs from the labels of all equal images in the other split."""
     there = {(digest, label.tobytes()) for digest, label in zip(digests[other], labels[other], strict=True)}
     return sum((digests[name][place], labels[name][place].tobytes()) not in there for place in places.tolist())

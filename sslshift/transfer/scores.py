@@ -1,7 +1,8 @@
-"""Scores of encoders on tasks, kept in folders: what is there is read, and what is missing is computed.
+"""Scores of encoders on tasks, kept in folders: existing scores are read, and missing ones are computed.
 
-A folder `tasks/TASK-EVALUATION-DIGEST` below an encoder's folder holds one evaluation on one task: `record.json`, everything
-that the scores depend on, `result.json`, the scores, and `predictions.npz`. Another task or evaluation adds a folder.
+A folder `tasks/TASK-EVALUATION-DIGEST` below an encoder's folder holds one evaluation on one task: `record.json` with
+everything that the scores depend on, `result.json` with the scores, and `predictions.npz`. Another task or evaluation adds a
+folder.
 """
 
 import dataclasses
@@ -22,10 +23,10 @@ class EvaluationScore(NamedTuple):
     """Score of one encoder by one evaluation on one task.
 
     Attributes:
-      value: the metric on the test split; nan where nothing could be predicted.
-      low, high: ends of its 95% interval over test images.
-      validation: the metric on the validation split.
-      chosen: the hyperparameters that were chosen on the validation split, by name.
+      value: metric on the test split; nan without predictions.
+      low, high: ends of the metric's 95% interval over test images.
+      validation: metric on the validation split.
+      chosen: hyperparameters that were chosen on the validation split, by name.
     """
 
     value: float
@@ -40,11 +41,11 @@ class TaskScores:
     """Scores of one encoder on one task.
 
     Attributes:
-      metric: its name.
-      test_images: images of the test split that could be read.
-      effective_rank: of the centred features of test images.
+      metric: name of the metric.
+      test_images: number of images of the test split that could be read.
+      effective_rank: effective rank of the centred features of test images.
       evaluations: scores by the name of the evaluation.
-      notes: sentences that a reader of the numbers must know.
+      notes: sentences that a reader needs to understand the numbers.
     """
 
     metric: str
@@ -67,7 +68,7 @@ class TaskScores:
 
     @property
     def linear(self) -> float:
-        """The metric of the linear probe."""
+        """The test metric of the linear probe."""
         return self.evaluations["linear"].value
 
     def columns(self) -> dict[str, Any]:
@@ -89,7 +90,7 @@ class EvaluatedEncoder:
     """An encoder's scores on tasks.
 
     Attributes:
-      scores: by the name of the task.
+      scores: scores by the name of the task.
       predictions: folders of the predictions by task, one for each evaluation.
     """
 
@@ -97,11 +98,11 @@ class EvaluatedEncoder:
     predictions: dict[str, tuple[Path, ...]]
 
     def evaluations(self, task: str) -> list[str]:
-        """Returns the names of the evaluations that the encoder has on a task."""
+        """Returns the names of the encoder's evaluations on a task."""
         return list(self.scores[task].evaluations)
 
     def predicted(self, task: str) -> Predictions:
-        """Returns the predictions of all evaluations on a task, on the test images that all of them have.
+        """Returns the predictions of all evaluations on a task, for their common test images.
 
         Raises:
           ValueError: predictions are missing or damaged.
@@ -127,16 +128,16 @@ def evaluate_stored(
     folder: Path,
     **options: Any,
 ) -> EvaluatedEncoder:
-    """Returns an encoder's scores on every task; evaluates the encoder where its folder holds no scores.
+    """Returns an encoder's scores on every task; computes scores that are missing in its folder.
 
     Args:
-      store: reads the folder, and writes to it unless it is read only.
-      encoder: makes the encoder. It is called only if the encoder is needed.
-      tasks: to evaluate the encoder on.
-      evaluations: by name, see `protocol.EVALUATIONS`.
-      features: which of the encoder's features are evaluated.
-      folder: of the encoder.
-      **options: of `protocol.evaluate`.
+      store: store that reads the folder, and writes to it unless it is read only.
+      encoder: function that makes the encoder; it is called only if scores are missing.
+      tasks: tasks on which the encoder is evaluated.
+      evaluations: evaluations by name, see `protocol.EVALUATIONS`.
+      features: name of the features to evaluate.
+      folder: folder of the encoder.
+      **options: options of `protocol.evaluate`.
 
     Raises:
       NotStoredError: scores are missing, and the store is read only.
@@ -150,9 +151,9 @@ def evaluate_stored(
         results = {name: store.recalled(place, record) for name, (place, record) in requests.items()}
         missing = {name: evaluations[name] for name, result in results.items() if result is None}
         if missing:
-            # Raised before the evaluation, whose results could not be kept.
+            # Raised before the evaluation, because its results could not be kept.
             store.require_writable(requests[next(iter(missing))][0])
-            # One call for all that is missing: they share the task's features.
+            # One call evaluates all that is missing, so that the features of the task are computed once.
             evaluated = evaluate(_with_features(encoder(), features), task, missing, **options)
             for name in missing:
                 place, record = requests[name]
@@ -166,7 +167,7 @@ def evaluate_stored(
 def _requests(
     task: Task, evaluations: Mapping[str, Any], features: str, folder: Path
 ) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Returns folder and record of each evaluation on a task."""
+    """Returns the folder and the record of each evaluation on a task."""
     found = {}
     for name, evaluation in evaluations.items():
         record = task.facts | {"evaluations": {name: dataclasses.asdict(evaluation)}, "features": features}
@@ -175,16 +176,16 @@ def _requests(
 
 
 def _save(evaluated: Evaluated, place: Path) -> dict[str, Any]:
-    # Before the result: a folder with a result has its predictions.
+    # Predictions are saved before the result, so that a folder with a result always has predictions.
     save_predictions(evaluated, place)
     return evaluated.scores()
 
 
 def _of_evaluation(evaluated: Evaluated, name: str, evaluations: Mapping[str, Any]) -> Evaluated:
-    """Returns what one evaluation found, with its own notes and those that belong to no evaluation."""
+    """Returns the results of one evaluation, with its notes and with the notes that belong to no evaluation."""
 
     def owner(outcome: str) -> str:
-        # few_shot_5 belongs to few_shot, and finetune_frozen_bn not to finetune: the longest name that fits.
+        # The longest matching name is used: few_shot_5 belongs to few_shot, but finetune_frozen_bn does not belong to finetune.
         fitting = [each for each in evaluations if outcome == each or outcome.startswith(f"{each}_")]
         return max(fitting, key=len, default="")
 
@@ -194,7 +195,7 @@ def _of_evaluation(evaluated: Evaluated, name: str, evaluations: Mapping[str, An
 
 
 def _with_features(encode: Encoder, features: str) -> Encoder:
-    """Returns the encoder with the features that are evaluated; raw pixels have one kind only."""
+    """Returns the encoder with the features to evaluate; raw pixels have only one kind of features."""
     if isinstance(encode, NetworkEncoder):
         return dataclasses.replace(encode, pretrained=encode.pretrained.with_features(features))
     return encode

@@ -1,4 +1,4 @@
-"""The linear probe that most publications train: SGD on frozen features, with solo-learn's recipe."""
+"""The linear probe of most publications: SGD on frozen features, with the recipe of solo-learn."""
 
 import dataclasses
 import functools
@@ -14,25 +14,26 @@ from sslshift.transfer.metrics import Metric
 
 @dataclasses.dataclass(frozen=True)
 class SGDProbe:
-    """A linear classifier trained by SGD on features as they are; its learning rate is chosen on the validation split.
+    """A linear classifier trained by SGD on features without standardisation; the validation split chooses its learning rate.
 
-    The recipe of solo-learn's offline evaluation on ImageNet-100: momentum, no weight decay, batches of 256 in a new order each
-    epoch without the last incomplete one, 100 epochs, the learning rate divided by 10 at two of them. Unlike it:
+    The recipe is that of solo-learn's offline evaluation on ImageNet-100: momentum, no weight decay, batches of 256 in a new
+    order in each epoch without the last incomplete batch, and 100 epochs with two divisions of the learning rate by 10. The
+    differences are:
 
     - features are computed once, from images without augmentation; the recipe crops and flips them anew in every epoch, which
       improves its accuracy somewhat;
-    - several learning rates are trained, and the validation split chooses after the LAST epoch; published figures are often the
-      best epoch on the test images themselves;
-    - weights start at zero, not at random: the problem is convex, and nothing depends on a seed but the order of the images.
+    - several learning rates are trained, and the validation split chooses one after the LAST epoch; published figures are often
+      those of the best epoch on the test images;
+    - weights start at zero, not at random: the problem is convex, and only the order of the images depends on a seed.
 
-    With fewer images than a batch, a batch holds them all.
+    If there are fewer images than the batch size, the batch contains all of them.
 
     Attributes:
-      learning_rates: to choose from, above 0; not scaled by the batch size.
-      batch_size: images in a batch.
-      epochs: passes over the training split.
+      learning_rates: learning rates above 0 to choose from; not scaled by the batch size.
+      batch_size: number of images in a batch.
+      epochs: number of passes over the training split.
       decay_epochs: epochs, counted from 0, at whose start the learning rate is divided by 10.
-      momentum: of SGD.
+      momentum: momentum of SGD.
 
     References:
       da Costa et al., `solo-learn: A Library of Self-supervised Methods for Visual Representation Learning
@@ -61,7 +62,7 @@ class SGDProbe:
         fitted = list(zip(weights, bias, strict=True))
         values = [score(metric, validation.features @ w + b, validation) for w, b in fitted]
         if np.isnan(values).all():
-            # best_index of nothing but nan would return the first rate, which diverged as the others did.
+            # With only nan values, best_index would return the first rate, which diverged too.
             return {"sgd": Outcome.excluded(metric, splits, "Excluded: training diverged at every learning rate.")}
         choice = best_index(values)
         rate = self.learning_rates[choice]
@@ -71,9 +72,9 @@ class SGDProbe:
         return {"sgd": Outcome(predictions, values[choice], {"learning_rate": rate}, notes)}
 
     def fit(self, features: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns weights `[rates, dim, classes]` and bias `[rates, classes]` after the last epoch; not finite if diverged."""
+        """Returns weights `[rates, dim, classes]` and bias `[rates, classes]` after the last epoch; they may be nan or inf."""
         require_labels(np.asarray(labels), len(features), classes)
-        # A training split smaller than a batch would otherwise have no complete batch, and never be trained on.
+        # Otherwise a training split smaller than a batch would have no complete batch and would never be used.
         batch = min(self.batch_size, len(features))
         decays = np.sum(np.arange(self.epochs)[:, None] >= np.array(self.decay_epochs, int), axis=1)
         rates = np.array(self.learning_rates)[None] * 0.1 ** decays[:, None]
@@ -90,7 +91,7 @@ class SGDProbe:
 
 def order(epoch: int | jax.Array, images: int) -> jax.Array:
     """Returns the order of the images in an epoch, the same for every encoder."""
-    # Drawn on the device from the number of the epoch: no order of an epoch is kept in memory or sent there.
+    # The order is drawn on the device from the number of the epoch, so that no order is stored or transferred.
     return jax.random.permutation(jax.random.fold_in(jax.random.key(0), epoch), images)
 
 
@@ -101,7 +102,7 @@ def _train(features, labels, rates, momentum, *, batch, classes):
 
     def loss(params, features, labels):
         weights, bias = params
-        # On a GPU, JAX multiplies float32 matrices in TF32 unless a precision is set.
+        # Without this precision, GPUs multiply float32 matrices in TF32.
         logits = jnp.matmul(features, weights, precision=lax.Precision.HIGHEST) + bias
         if labels.ndim == 1:
             chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
@@ -121,11 +122,11 @@ def _train(features, labels, rates, momentum, *, batch, classes):
 
     def run_epoch(carry, epoch_and_rates):
         epoch, rates = epoch_and_rates
-        # The last incomplete batch is dropped, as the recipe does; the order differs in every epoch, so that no image is lost.
+        # As in the recipe, the last incomplete batch is dropped; the order differs in every epoch, so all images are used.
         batches = order(epoch, images)[: images // batch * batch].reshape(-1, batch)
         return lax.scan(functools.partial(step, rates), carry, batches)[0], None
 
-    # The problem is convex: starting at zero needs no seed, and the first gradient is the same for every rate.
+    # The problem is convex, so training can start at zero; the first gradient is then the same for every rate.
     zeros = jnp.zeros((rates.shape[1], dim, classes)), jnp.zeros((rates.shape[1], classes))
     (params, _), _ = lax.scan(run_epoch, (zeros, zeros), (jnp.arange(len(rates)), rates))
     return params

@@ -17,7 +17,7 @@ from sslshift.data.sources.labels import class_name
 from sslshift.data.split import stratified_split
 from sslshift.transfer.metrics import default_metric, metric_for
 
-# Seeds of the orders that draw the splits: the same for every run and every seed, so that scores are comparable.
+# Seeds of the orders that draw the splits. They are the same for all runs and seeds, so that scores are comparable.
 _TEST_KEY = 3
 _LABELLED_KEY = 4
 _VALIDATION_KEY = 5
@@ -25,7 +25,7 @@ _HELD_OUT = 0.2
 
 
 class LabelledImages(NamedTuple):
-    """A split of a task: images of a source, by their indices."""
+    """A split of a task: images of a source, given by their indices."""
 
     source: Source
     indices: np.ndarray
@@ -41,12 +41,12 @@ class Task:
     """A downstream task: labelled images in three splits, and the metric for predictions of the test split.
 
     Attributes:
-      name: the name that tables use.
+      name: name in tables.
       train, validation, test: the splits.
       classes: number of classes.
       canvas: shape to which images are resized.
-      metric: name of one of `metrics.METRICS`.
-      notes: decisions that the declaration did not make, and facts that readers of the numbers must know.
+      metric: name in `metrics.METRICS`.
+      notes: decisions beyond the declaration, and facts that a reader needs to understand the numbers.
     """
 
     name: str
@@ -65,10 +65,10 @@ class Task:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Everything about the task that scores depend on, for records of results."""
+        """All properties of the task that scores depend on, for records of results."""
         sizes = {name: len(images.indices) for name, images in self.splits.items()}
         fingerprints = {name: images.source.fingerprint for name, images in self.splits.items()}
-        # The fingerprint of a source covers its images, not their labels, which also decide how the images are split.
+        # The fingerprint of a source covers only its images; labels are added, because the splits depend on them.
         digests = [hashlib.sha256(np.ascontiguousarray(images.labels).tobytes()) for images in self.splits.values()]
         return {"name": self.name, "metric": self.metric, "canvas": list(self.canvas)} | {
             "images": sizes,
@@ -98,12 +98,12 @@ def make_task(
       canvas: shape to which images are resized.
       labelled: largest number of training and validation images together; 0: all.
       validation: labelled images of the validation split; None: drawn.
-      metric: name of one of `metrics.METRICS`; empty: accuracy, or average precision where an image may have several labels.
-      name: of the task; empty: the source's.
+      metric: name in `metrics.METRICS`; empty: accuracy, or average precision if images may have several labels.
+      name: name of the task; empty: the name of the source.
 
     Raises:
       ValueError: labels are missing or do not fit each other, there are fewer than two classes, a split has no images or a
-        class without training images, two splits are the same images, or they have different pixel ranges.
+        class without training images, or two splits have the same images or different pixel ranges.
     """
     _require_apart({"training": source, "validation": validation, "test": test})
     others = {"validation": validation, "test": test}
@@ -112,12 +112,12 @@ def make_task(
     rest = np.arange(len(source))
     notes = []
     if others["test"] is None:
-        # Before --labelled limits the images: the test split must not depend on how many of the others are used.
+        # The test split is drawn before --labelled limits the other images, so that it does not depend on their number.
         held_out, rest = stratified_split(labels, _HELD_OUT, _TEST_KEY)
         notes.append(
             f"no test split was named: {len(held_out):,} of {len(source):,} labelled images, drawn by class, are held out"
         )
-    # By class as well, so that few labelled images still contain every class.
+    # These images are also drawn by class, so that a small number still contains every class.
     if labelled and labelled < len(rest):
         chosen, _ = stratified_split(labels[rest], labelled / len(rest), _LABELLED_KEY)
         rest = rest[chosen]
@@ -144,20 +144,20 @@ def _whole(source: Source | None) -> LabelledImages | None:
 
 
 def _require_apart(sources: dict[str, Source | None]) -> None:
-    """Raises ValueError where a split has no labels, contains the images of another split, or has another pixel range."""
+    """Raises ValueError if a split has no labels, contains the images of another split, or has another pixel range."""
     given = [(split, source) for split, source in sources.items() if source is not None]
     for split, source in given:
         if source.labels is None:
             raise ValueError(f"{source.name} has no labels, which the {split} split needs (for folders: ?labels=folder).")
         _require_one_label_each(source)
-    # Equal sources are refused by their fingerprints, before a pixel is read; the protocol finds single equal images.
+    # Equal sources are found here by their fingerprints, without reading pixels; the protocol finds single equal images.
     for (first, one), (second, other) in itertools.combinations(given, 2):
         if one.fingerprint == other.fingerprint:
             raise ValueError(
                 f"{other.name} holds the images of {one.name}: expected different images in the {second} split and the {first} "
                 "split; without the former, a fifth of the images is held out."
             )
-        # Only the limits decide, not whether the user stated them.
+        # Only the limits are compared; it is irrelevant whether the user set them.
         if one.pixel_range and other.pixel_range and one.pixel_range[:2] != other.pixel_range[:2]:
             widest = min(one.pixel_range.low, other.pixel_range.low), max(one.pixel_range.high, other.pixel_range.high)
             raise ValueError(
@@ -168,30 +168,30 @@ def _require_apart(sources: dict[str, Source | None]) -> None:
 
 
 def _require_one_label_each(source: Source) -> None:
-    """Raises ValueError where the number of labels is not that of the images, or a label has no class name."""
+    """Raises ValueError if the numbers of labels and images differ, or if a label has no class name."""
     labels = source.labels
     names = source.classes
     if len(labels) != len(source):
-        raise ValueError(f"{source.name} has {len(labels):,} labels for {len(source):,} images; each image needs its own.")
+        raise ValueError(f"{source.name} has {len(labels):,} labels for {len(source):,} images; each image needs a label.")
     if names is not None and labels.ndim == 1 and not ((labels >= 0) & (labels < len(names))).all():
         raise ValueError(
-            f"{source.name} has labels from {labels.min()} to {labels.max()}, and names for {len(names):,} classes."
+            f"{source.name} has labels from {labels.min()} to {labels.max()}, but names for {len(names):,} classes."
         )
     if names is not None and labels.ndim == 2 and labels.shape[1] != len(names):
-        raise ValueError(f"{source.name} has {labels.shape[1]:,} columns of labels, and names for {len(names):,} classes.")
+        raise ValueError(f"{source.name} has {labels.shape[1]:,} columns of labels, but names for {len(names):,} classes.")
 
 
 def _with_classes_of(source: Source, other: Source) -> Source:
-    """Returns another split with its labels numbered as in the source, matched by the names of the classes."""
+    """Returns another split with the class numbers of the source; classes are matched by name."""
     if source.labels.ndim != other.labels.ndim:
-        raise ValueError(f"Images of {source.name} have one label each, those of {other.name} several, or the other way round.")
+        raise ValueError(f"Images of {source.name} have one label each, but those of {other.name} several, or vice versa.")
     if source.classes == other.classes:
         return other
     if source.classes is None or other.classes is None:
         named, bare = (other, source) if source.classes is None else (source, other)
         raise ValueError(
-            f"{named.name} has names for its classes ({', '.join(named.classes[:3])}, ...) and {bare.name} has only numbers, "
-            "so it is unknown which number is which class; give names to both, or numbers to both."
+            f"{named.name} has names for its classes ({', '.join(named.classes[:3])}, ...) but {bare.name} has only "
+            "numbers, so classes cannot be matched; use names in both, or numbers in both."
         )
     # class_name normalises Unicode: file systems store accented names in different forms.
     own, theirs = ([class_name(name) for name in each.classes] for each in (source, other))
@@ -203,7 +203,7 @@ def _with_classes_of(source: Source, other: Source) -> Source:
             f"{other.name}: {source.name} has no class {', '.join(unknown[:10])}; it has {', '.join(own[:10])}. The classes of "
             f"both must have the same names.{meant}"
         )
-    # A shallow copy shares the images; the caller's source keeps its own labels.
+    # A shallow copy shares the images; the caller's source keeps its labels.
     renamed = copy.copy(other)
     places = np.array([own.index(name) for name in theirs])
     if other.labels.ndim == 1:
@@ -224,7 +224,7 @@ def require_classes(splits: dict[str, LabelledImages], names: tuple[str, ...] | 
     """Returns the number of classes.
 
     Raises:
-      ValueError: a split has no image or a class that no training image has, or the training split has fewer than two classes.
+      ValueError: a split is empty, it has a class without training images, or the training split has fewer than two classes.
     """
     for split, images in splits.items():
         if not len(images.indices):
@@ -247,12 +247,12 @@ def require_classes(splits: dict[str, LabelledImages], names: tuple[str, ...] | 
                 f"{splits[split].source.name}: the {split} split holds classes {_called(unknown, names)} that no training "
                 "image has; label more images, or exclude these."
             )
-    # Named classes count although no training image has them, so that a class has one number in every split.
+    # Named classes without training images are counted, so that a class has the same number in every split.
     return max(max(known) + 1, len(names or ()))
 
 
 def _absent(splits: dict[str, LabelledImages], classes: int, names: tuple[str, ...] | None) -> list[str]:
-    """Returns notes on classes that a split has no image of."""
+    """Returns notes on classes without images in a split."""
     notes = []
     for split in ("train", "test"):
         absent = sorted(set(range(classes)) - _present(splits[split].labels))

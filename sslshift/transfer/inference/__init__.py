@@ -1,16 +1,16 @@
 """Statistical inference for downstream metrics: arrays in, named tuples out.
 
-A metric depends by chance on which images are in the test split, which seed the encoder was trained with, and, in few-shot
-evaluations, which labelled images were drawn. All runs share their test images, so more seeds do not average the chance of the
-images away. Each source of chance contributes to the variance of a mean:
+A metric varies with the choice of test images, the training seed of the encoder, and, in few-shot evaluations, the draw of
+labelled images. All runs share their test images, so more seeds do not reduce the variance from the choice of images. Each of
+these sources contributes to the variance of a mean:
 
 - images: the variance of the mean over runs in a bootstrap that resamples the images once for all runs.
-- seeds, draws: the variance of their values divided by their number, minus the part that the images explain, which the
-  bootstrap counts already.
+- seeds, draws: the variance of their values divided by their number, minus the part that the images explain, because the
+  bootstrap already counts that part.
 
-Half the width of an interval is Student's t with Satterthwaite's degrees of freedom times the root of the sum. Where two runs
-differ by far more than the images explain, that approximation covers the true value in 87% of cases in place of 95% (three
-runs: 92%). An interval is therefore never narrower than Student's t over the runs' values alone. The values of runs are assumed
+Half the width of an interval is Student's t with Satterthwaite's degrees of freedom times the root of the sum. If two runs
+differ by far more than the images explain, that approximation covers the true value in 87% of cases instead of 95% (three
+runs: 92%). An interval is therefore never narrower than that of Student's t over the runs. The values of runs are assumed
 to be normally distributed.
 
 `estimation` has the bootstrap and the variance components, `scores` the intervals and comparisons of metrics, and `trends` the

@@ -1,4 +1,4 @@
-"""The bootstrap over test images, variance components of runs, and the interval that both make of a number.
+"""Bootstrap over test images, variance components of runs, and intervals that combine both.
 
 A mean, a difference and a slope are linear in the metrics of runs. Each therefore has one value for each run (or pair of runs,
 or seed) and one for each bootstrap replicate of the test images. `bootstrap` returns these for metrics, and `estimate` turns
@@ -13,14 +13,14 @@ from scipy import stats
 
 from sslshift.transfer.metrics import Metric, columns_at_once
 
-# Differences up to this size come from rounding alone: metrics are sums of at most millions of terms in float64.
+# Differences up to this size are rounding errors, because metrics are float64 sums of at most millions of terms.
 ROUNDING = 1e-12
 
 
 class Estimate(NamedTuple):
     """A number with its interval, and the two-sided p-value of the hypothesis that the number is 0.
 
-    The interval excludes 0 where the p-value is below 1 - level. For a single run the interval is the percentile bootstrap and
+    The interval excludes 0 if the p-value is below 1 - level. For a single run the interval is the percentile bootstrap and
     the p-value assumes a normal distribution with the bootstrap's standard deviation; the two may then disagree slightly.
     """
 
@@ -39,7 +39,7 @@ class Bootstrapped(NamedTuple):
     """A number for each run and draw, and its bootstrap replicates over test images.
 
     Attributes:
-      values: `[runs, draws]`.
+      values: numbers `[runs, draws]`.
       replicates: the same numbers in each resample of the test images, `[R, runs, draws]`.
     """
 
@@ -52,8 +52,8 @@ class VarianceComponent(NamedTuple):
 
     Attributes:
       variance: the sample variance of their values divided by k.
-      explained: the part of it that another component counts already, such as the choice of test images.
-      degrees_of_freedom: of the variance; k - 1 for a mean.
+      explained: part of the variance that another component already counts, such as the choice of test images.
+      degrees_of_freedom: degrees of freedom of the variance; k - 1 for a mean.
     """
 
     variance: float
@@ -62,14 +62,14 @@ class VarianceComponent(NamedTuple):
 
 
 def variance_components(sides: Sequence[Bootstrapped]) -> list[VarianceComponent]:
-    """Returns the components of runs and of draws, where there are several of them.
+    """Returns the components of runs and of draws; a component is missing if there is only one run or draw.
 
     Args:
       sides: one side, or two whose difference is estimated. Two sides are paired along each axis on which they have equally
         many entries.
     """
     found = []
-    # The mean over draws leaves the component of runs, the mean over runs that of draws.
+    # The mean over draws gives the component of runs, and the mean over runs gives the component of draws.
     for averaged in (1, 0):
         margins = [(side.values.mean(axis=averaged), side.replicates.mean(axis=averaged + 1)) for side in sides]
         if len(margins) == 2 and len(margins[0][0]) == len(margins[1][0]):
@@ -81,7 +81,7 @@ def variance_components(sides: Sequence[Bootstrapped]) -> list[VarianceComponent
 def _component(values: np.ndarray, replicates: np.ndarray) -> VarianceComponent:
     """Returns the component of values `[k]` with replicates `[R, k]`."""
     count = len(values)
-    # Without the runs' own values there remains what the choice of images alone contributes to the spread of runs.
+    # Subtracting the runs' values leaves the part of the spread of runs that the choice of images causes.
     explained = np.var(replicates - values, axis=1, ddof=1).mean()
     return VarianceComponent(float(values.var(ddof=1)) / count, float(explained) / count, count - 1)
 
@@ -94,7 +94,7 @@ def estimate(
     Args:
       value: the number.
       replicates: the number in each resample of the test images, `[R]`.
-      components: contributions of runs, draws or sources. Without any the interval covers the choice of images alone.
+      components: contributions of runs, draws or sources. Without components, the interval covers only the choice of images.
       images: number of test images.
       level: confidence level of the interval.
 
@@ -109,11 +109,11 @@ def estimate(
     if components:
         candidates = _candidate_variances(float(replicates.var(ddof=1)), components, images)
         half = max(float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)) for variance, freedom in candidates)
-        # The largest p-value belongs to the widest interval, so that both agree on whether 0 is excluded.
+        # The largest p-value belongs to the widest interval, so that p-value and interval agree.
         p_value = max(_p_value(value, *each) for each in candidates)
         return Estimate(float(value), float(value - half), float(value + half), p_value)
     bias = replicates.mean() - value
-    # Within three standard errors of the replicates' mean a bias cannot be distinguished from noise of the bootstrap.
+    # A bias below three standard errors of the replicates' mean is indistinguishable from noise of the bootstrap.
     if abs(bias) < 3 * replicates.std() / np.sqrt(len(replicates)):
         bias = 0.0
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2]) - bias
@@ -126,7 +126,7 @@ def estimate_mean(
     """Returns the mean over runs and draws with its interval.
 
     Args:
-      numbers: of each run and draw.
+      numbers: numbers for each run and draw.
       images: number of test images.
       level: confidence level of the interval.
       extra: further components of the variance.
@@ -139,10 +139,10 @@ def estimate_mean(
 
 
 def _candidate_variances(over_images: float, components: Sequence[VarianceComponent], images: int) -> list[tuple[float, float]]:
-    """Returns variances with their degrees of freedom: of the sum, and of each component alone; the widest interval holds."""
+    """Returns variance and degrees of freedom of the sum and of each component; the widest of their intervals is used."""
     total = over_images + sum(max(0.0, each.variance - each.explained) for each in components)
     squares = over_images**2 / max(1, images - 1) + sum(each.variance**2 / each.degrees_of_freedom for each in components)
-    # Explained parts are subtracted from the total and not from the squares, which can bring the quotient below 1.
+    # Explained parts are subtracted only from the total, so that the quotient can fall below 1.
     degrees_of_freedom = max(1.0, total**2 / squares) if squares else 1.0
     return [(total, degrees_of_freedom), *((each.variance, each.degrees_of_freedom) for each in components)]
 
@@ -159,12 +159,12 @@ def bootstrap(
 ) -> list[Bootstrapped]:
     """Returns the metric of every run and draw of each side, with its bootstrap replicates over the test images.
 
-    The images are resampled once for all sides. A resample that leaves nothing to average (it has no image of any class that
-    the metric looks for) is excluded for all of them.
+    The images are resampled once for all sides. A resample without images of any class of the metric has no mean and
+    is excluded for all sides.
 
     Args:
       metric: one of `sslshift.transfer.metrics.METRICS`.
-      sides: for each side the predictions of each run, as `runs_interval` takes them.
+      sides: predictions of each run, for each side, in the form of `runs_interval`.
       labels: labels of the test images, `[n]` or `[n, classes]`.
       resamples: number of resamples, R.
       seed: random seed of the resamples.
@@ -193,7 +193,7 @@ def bootstrap(
 
 
 def _grid(metric: Metric, side: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns predictions `[runs, draws, n]` (or `[..., n, classes]`) of runs that may lack the axis of draws."""
+    """Returns predictions `[runs, draws, n]` (or `[..., n, classes]`) of runs, and adds the axis of draws if it is missing."""
     runs = [np.asarray(run) for run in side]
     shapes = [list(run.shape) for run in runs]
     if any(run.ndim not in (metric.axes, metric.axes + 1) for run in runs):
@@ -212,7 +212,7 @@ def _grid(metric: Metric, side: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _resamples(images: int, count: int, seed: int) -> Iterator[np.ndarray]:
-    """Yields how often each resample takes each image, float64 `[images, block]`, in blocks that fit into memory."""
+    """Yields counts of each image in each resample, float64 `[images, block]`, in blocks that fit into memory."""
     random = np.random.default_rng(seed)
     for start in range(0, count, columns_at_once(images)):
         block = min(columns_at_once(images), count - start)
@@ -231,8 +231,8 @@ class CrossedDeviations(NamedTuple):
 def crossed_deviations(values: np.ndarray) -> CrossedDeviations:
     """Returns the standard deviations of the two random factors of `values[draw, seed]`.
 
-    A two-way analysis of variance with one value in each cell. With a single draw or a single seed the two factors cannot be
-    separated from the residual, and the deviation of the other factor includes it.
+    This is a two-way analysis of variance with one value in each cell. With a single draw or a single seed, the residual cannot
+    be separated, and the deviation of the other factor includes it.
 
     Example:
       >>> found = crossed_deviations([[0.0, 1.0], [2.0, 3.0]])  # draws differ by 2, seeds by 1
@@ -253,7 +253,7 @@ def crossed_deviations(values: np.ndarray) -> CrossedDeviations:
         [seeds * np.sum((by_draw - mean) ** 2), draws * np.sum((by_seed - mean) ** 2), np.sum(residual**2)]
     )
     mean_squares = sums_of_squares / degrees_of_freedom
-    # The mean square of a factor contains that of the residual once; below it the factor's variance is estimated as 0.
+    # The mean square of a factor includes that of the residual; if it is smaller, the factor's variance is estimated as 0.
     return CrossedDeviations(
         float(np.sqrt(max(0.0, mean_squares[0] - mean_squares[2]) / seeds)),
         float(np.sqrt(max(0.0, mean_squares[1] - mean_squares[2]) / draws)),

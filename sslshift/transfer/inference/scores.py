@@ -22,10 +22,10 @@ class Comparison(NamedTuple):
     """Difference of two sides, a minus b, and the conclusion that it supports.
 
     Attributes:
-      difference: of the means over runs and draws.
-      low, high: the ends of its interval.
-      p_value: of McNemar's exact test where both sides are a single run and the metric is accuracy, otherwise nan.
-      verdict: `better` or `worse` (of a) where the interval excludes 0, otherwise `no significant difference`.
+      difference: difference of the means over runs and draws.
+      low, high: ends of the interval of the difference.
+      p_value: p-value of McNemar's exact test if both sides are a single run and the metric is accuracy, otherwise nan.
+      verdict: `better` or `worse` (of a) if the interval excludes 0, otherwise `no significant difference`.
     """
 
     difference: float
@@ -41,8 +41,8 @@ def bootstrap_interval(
     """Returns the metric of one run with its interval over test images, from the percentile bootstrap.
 
     Some metrics are biased in resamples: an image that a resample takes twice is found twice, which raises average precision.
-    Such a bias is subtracted from the ends of the interval where it exceeds the bootstrap's own noise. The interval does not
-    cover the choice of the training seed, and it has no width where the predictions of all images are correct, or all wrong.
+    Such a bias is subtracted from the ends of the interval if it exceeds the noise of the bootstrap. The interval does not
+    cover the choice of the training seed, and it has no width if all predictions are correct or all are wrong.
 
     Example:
       >>> import numpy as np
@@ -53,11 +53,11 @@ def bootstrap_interval(
 
     Args:
       metric: one of `sslshift.transfer.metrics.METRICS`.
-      predictions: as `metric.decide` returns them; with a further first axis for several draws, which then contribute too.
+      predictions: result of `metric.decide`; several draws have an additional first axis, and contribute to the interval.
       labels: labels of the test images, `[n]` or `[n, classes]`.
       resamples: number of resamples.
       level: confidence level of the interval.
-      seed: random seed of the resamples. They depend on it and on n alone: differences of two calls are paired over images.
+      seed: random seed of the resamples. They depend only on the seed and on n, so that two calls are paired over images.
 
     Returns:
       The metric (the mean over draws) and its interval.
@@ -88,7 +88,7 @@ def runs_interval(
 
     Args:
       metric: one of `sslshift.transfer.metrics.METRICS`.
-      predictions: of each run, as `metric.decide` returns them; with a further first axis each for several draws. Draws at the
+      predictions: results of `metric.decide` for each run; several draws have an additional first axis. Draws at the
         same position are assumed to use the same labelled images. A single run without draws gets the percentile bootstrap.
       labels: labels of the test images, `[n]` or `[n, classes]`, the same for all runs.
       resamples: number of bootstrap resamples.
@@ -96,8 +96,8 @@ def runs_interval(
       seed: random seed of the resamples.
 
     Returns:
-      The mean over draws and runs, and its interval. The joint contribution of runs and draws is counted with both, which makes
-      the interval wider rather than narrower.
+      The mean over draws and runs, and its interval. The joint contribution of runs and draws is counted twice, which makes
+      the interval too wide rather than too narrow.
 
     Raises:
       ValueError: predictions, labels and metric do not fit each other, or a setting is out of range.
@@ -107,7 +107,7 @@ def runs_interval(
     """
     (numbers,) = bootstrap(metric, [predictions], labels, resamples=resamples, seed=seed)
     found = estimate_mean(numbers, len(labels), level=level)
-    # Student's t knows nothing of the range of a metric.
+    # Student's t can exceed the range of a metric.
     return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
 
 
@@ -123,10 +123,10 @@ def compare(
 ) -> Comparison:
     """Returns a minus b on the same test images, with an interval over seeds and images.
 
-    Images are always paired. Runs are paired in their order where both sides have equally many (give them by seed), and so are
-    draws; otherwise the variance of each side counts separately, as in Welch's test. A side of one run against several is
-    treated as fixed, because the variance between its seeds is unknown. With one run on each side the interval is the
-    percentile bootstrap over images.
+    Images are always paired. If both sides have the same number of runs, runs are paired in order (sort them by seed); the same
+    applies to draws. Otherwise the variance of each side counts separately, as in Welch's test. A side of one run against
+    several is treated as fixed, because the variance between its seeds is unknown. With one run on each side the interval is
+    the percentile bootstrap over images.
 
     Example:
       >>> import numpy as np
@@ -138,8 +138,8 @@ def compare(
 
     Args:
       metric: one of `sslshift.transfer.metrics.METRICS`.
-      a: predictions of each run, as `runs_interval` takes them.
-      b: predictions of the other side, likewise.
+      a: predictions of each run, in the form of `runs_interval`.
+      b: predictions of the other side, in the same form.
       labels: labels of the test images, `[n]` or `[n, classes]`.
       resamples: number of bootstrap resamples.
       level: confidence level of the interval.
@@ -157,11 +157,11 @@ def compare(
     difference = first.values.mean() - second.values.mean()
     over_images = first.replicates.mean(axis=(1, 2)) - second.replicates.mean(axis=(1, 2))
     if first.values.shape == second.values.shape:
-        # Subtracted before averaging, so that the difference of equal runs is exactly 0, without rounding.
+        # Subtracted before averaging, so that the difference of equal runs is exactly 0.
         difference = (first.values - second.values).mean()
         over_images = (first.replicates - second.replicates).mean(axis=(1, 2))
     found = estimate(difference, over_images, variance_components(sides), len(labels), level=level)
-    # McNemar's test is one of test images alone; over several seeds it would ignore the variance between them.
+    # McNemar's test covers only test images; for several seeds, it would ignore the variance between seeds.
     single = metric.name == "accuracy" and first.values.size == second.values.size == 1
     p_value = mcnemar(*(np.ravel(side[0]) == labels for side in (a, b))) if single else float("nan")
     return Comparison(found.value, found.low, found.high, p_value, _verdict(found.low, found.high))
@@ -176,8 +176,8 @@ def _verdict(low: float, high: float) -> str:
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
     """Returns the p-value of McNemar's exact two-sided test that two classifiers have the same accuracy on the same images.
 
-    Only the images on which exactly one classifier is right carry information: under the hypothesis either classifier is
-    equally likely to be the right one.
+    The test uses only images on which exactly one classifier is right. Under the hypothesis, both classifiers are equally
+    likely to be right on such an image.
 
     Example:
       >>> mcnemar([True, True, True, True, False], [False, False, False, False, False])  # 4 : 0, 2 / 2^4
@@ -188,7 +188,7 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
       correct_b: bool `[n]`, on the same images.
 
     Returns:
-      The p-value; 1 where both are right on the same images.
+      The p-value; 1 if both classifiers are right on the same images.
 
     Raises:
       ValueError: the shapes differ, or are not `[n]`.
@@ -216,8 +216,8 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
       [0.03, 0.06, 0.06]
 
     Args:
-      p_values: of all comparisons of a table, dependent or not. nan marks a comparison that was not possible: it stays nan and
-        does not count.
+      p_values: p-values of all comparisons of a table, which may be dependent. nan marks a comparison that was not possible;
+        it stays nan and is not counted.
 
     Returns:
       The adjusted p-values, float64 in the same order.
@@ -226,7 +226,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
       Holm, `A Simple Sequentially Rejective Multiple Test Procedure <https://www.jstor.org/stable/4615733>`_, 1979
     """
     adjusted = np.array(p_values, np.float64)
-    # Counting comparisons that were not possible would make the others look less certain than they are.
+    # Impossible comparisons are not counted, because they would increase the other p-values.
     known = np.flatnonzero(~np.isnan(adjusted))
     order = known[np.argsort(adjusted[known], kind="stable")]
     stepwise = adjusted[order] * (len(order) - np.arange(len(order)))

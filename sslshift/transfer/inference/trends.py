@@ -1,8 +1,8 @@
-"""Slopes with intervals: the trend of a metric in diversity, and how that trend changes with the shift index.
+"""Slopes with intervals: the trend of a metric in diversity, and the change of that trend with the shift index.
 
-Everything is paired: seeds share their order and weights over all numbers of unique samples of a source, and all runs share
-their test images. A slope is therefore fitted to the runs of each seed, and the bootstrap resamples the images once for all
-runs.
+All comparisons are paired: each seed has the same order and weights at all numbers of unique samples of a source, and all
+runs have the same test images. A slope is therefore fitted to the runs of each seed, and the bootstrap resamples the images
+once for all runs.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 from sslshift.transfer.inference.estimation import Bootstrapped, VarianceComponent, estimate_mean, variance_components
 
-# A line through two points fits them exactly, so that it says nothing about the scatter of sources.
+# Smallest number of sources. A line fits two points exactly, so two sources would show no scatter.
 FEWEST_SOURCES = 3
 
 
@@ -21,10 +21,10 @@ class Trend(NamedTuple):
 
     Attributes:
       slope: change of the metric for each factor of ten in diversity, or change of that trend for each unit of the shift index.
-      low, high: the ends of its interval; nan where there is neither a second seed nor a bootstrap over images.
-      p_value: of the hypothesis that the slope is 0; nan likewise.
-      seeds: number of seeds. With a single one the interval covers the choice of test images alone.
-      images: number of test images; 0 where their choice is not counted.
+      low, high: ends of the slope's interval; nan without a second seed and without a bootstrap over images.
+      p_value: p-value of the hypothesis that the slope is 0; nan if the interval is nan.
+      seeds: number of seeds. With a single seed, the interval covers only the choice of test images.
+      images: number of test images; 0 if the interval does not cover their choice.
     """
 
     slope: float
@@ -36,10 +36,10 @@ class Trend(NamedTuple):
 
 
 def slopes(x: Sequence[float], values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Returns the least-squares slopes of `values` in `x` along an axis, which the result no longer has.
+    """Returns the least-squares slopes of `values` in `x` along an axis, which is removed.
 
     Raises:
-      ValueError: `x` has fewer than two different values, or one that is not finite.
+      ValueError: `x` has fewer than two different values, or a value that is not finite.
     """
     x = np.asarray(x, np.float64)
     if not np.isfinite(x).all() or np.ptp(x) == 0:
@@ -52,15 +52,15 @@ def mean_trend(each: Bootstrapped, images: int, level: float = 0.95, extra: Sequ
     """Returns the mean slope over seeds and draws with its interval.
 
     Args:
-      each: the slope of each seed (in place of a run) and draw.
-      images: number of test images; 0 where the replicates do not resample them.
+      each: slope of each seed (instead of each run) and draw.
+      images: number of test images; 0 if the replicates do not resample images.
       level: confidence level of the interval.
       extra: further components of the slope's variance.
 
     Raises:
       ValueError: `level` is not between 0 and 1.
     """
-    # Without a second seed and without images there is no variance at all, and an interval would have no width.
+    # Without a second seed and without images, no variance can be estimated.
     seeds = len(each.values)
     if not images and not extra and not variance_components([each]):
         return Trend(float(each.values.mean()), np.nan, np.nan, np.nan, seeds, images)
@@ -73,8 +73,8 @@ def change_by_shift(
     """Returns the change of the trend in diversity for each unit of the shift index: 0 is near the task, 1 is noise.
 
     For each seed the slopes of all sources are regressed on the sources' indices. The interval covers seeds, images, and the
-    scatter of sources about the line (with sources - 2 degrees of freedom). It is never narrower than that of seeds or of
-    sources alone. The indices are treated as exact; their errors bias the slope towards 0.
+    scatter of sources about the line (with sources - 2 degrees of freedom). It is never narrower than the interval of
+    seeds or of sources. The indices are treated as exact; their errors bias the slope towards 0.
 
     Example:
       >>> trends = np.array([0.2, 0.1, 0.0])[:, None, None]  # of three sources, of one seed and draw
@@ -84,10 +84,10 @@ def change_by_shift(
     Args:
       shift: index of each source, `[sources]`.
       trends: slopes `[sources, seeds, draws]` with replicates `[R, sources, seeds, draws]`.
-      images: number of test images; 0 where the replicates do not resample them.
+      images: number of test images; 0 if the replicates do not resample images.
       level: confidence level of the interval.
-      scatter: whether the interval covers the scatter of sources about the line. Without it the interval holds for these
-        sources only.
+      scatter: whether the interval covers the scatter of sources about the line; otherwise it is valid for these sources
+        only.
 
     Raises:
       ValueError: there are fewer than three sources, or all have the same index.
@@ -104,11 +104,11 @@ def change_by_shift(
 
 def _source_component(x: np.ndarray, trends: Bootstrapped) -> VarianceComponent:
     """Returns the contribution of the sources' scatter about the line; seeds, draws and images explain a part of it."""
-    # Intercept and slope of the line take two.
+    # Intercept and slope of the line use two degrees of freedom.
     degrees_of_freedom = len(x) - 2
     spread = ((x - x.mean()) ** 2).sum()
     mean = trends.values.mean(axis=(1, 2))
-    # Each seed (and draw, and resample) has its own line; its residuals scatter about those of the mean's line.
+    # Seeds, draws and resamples change the residuals of a source; this part of the scatter is explained.
     explained = np.var(_residuals(x, trends.replicates.mean(axis=(2, 3)).T), axis=1, ddof=1).sum() / degrees_of_freedom
     for axis, other in ((1, 2), (2, 1)):
         count = trends.values.shape[axis]
