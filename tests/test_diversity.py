@@ -137,7 +137,7 @@ def test_diversity_refuses_what_it_cannot_score(random):
         (lambda: vendi_score(x, order=0), "order of a Vendi score must be above 0, not 0"),
         (lambda: vendi_score(x, order=math.nan), "above 0, not nan"),
         (lambda: vendi_score_of_factor(factor), "unit=True"),
-        (lambda: factor.merge(unit), "unit vectors and of features"),
+        (lambda: factor.merge(unit), "unit vectors and of unscaled features"),
         (lambda: factor.merge(TriangularFactor.of(x, encoder="a1")), "different encoders"),
         (lambda: factor.merge(TriangularFactor.of(x[:, :2])), "3 and 2 dimensions"),
     ):

@@ -1,26 +1,26 @@
-"""Shift: how far the images trained on are from the downstream images, and how diverse either set is.
+"""Shift: the distance of training images from downstream images, and the diversity of either set.
 
 Functions take feature arrays `[n, dim]`, one row per image. `frechet_distance` and the other distances return raw numbers;
 `shift_index` puts one of them on a scale from 0 (another sample of the downstream data) to 1 (noise), with an interval. Every
-number depends on the encoder behind the features, so name the encoder beside it, and on the number of images, so compare sets
-of equal size.
+number depends on the encoder of the features: report the encoder with it. It also depends on the number of images: compare
+sets of equal size.
 
 | file | what it holds |
 |---|---|
 | `distances/` | one file per distance: the function on whole features, and the sketch that streams |
-| `index` | the shift index, its scale, and the checks that a calibration makes of it |
+| `index` | the shift index, its scale, and the checks of a calibration |
 | `diversity` | Vendi score and effective rank |
 | `neighbourhoods` | precision and recall, density and coverage, nearest neighbours |
 | `layers` | VisualDNA over all layers of an encoder |
 | `mixtures` | distances of planned mixtures from the sketches of their components |
-| `survey/` | several sources against one target: what `python -m tools.shift` does |
+| `survey/` | comparison of several sources with one target, for `python -m tools.shift` |
 
 Sketches are for more images than fit in memory, over any number of hosts: make one per part and merge them.
 
 | distance or score | sketch | error against the whole features |
 |---|---|---|
 | `frechet_distance` | `distances.frechet.Moments` | none |
-| `rbf_mmd` | `distances.frechet.Moments` of `unit_rows` | bounded; the nearer all vectors are, the smaller |
+| `rbf_mmd` | `distances.frechet.Moments` of `unit_rows` | bounded; the bound is smaller if all vectors are closer together |
 | `visual_dna_distance` | `distances.visual_dna.Histograms` over `Ranges` | none |
 | `layers.visual_dna_distance_of_layers` | `VisualDna` over `LayerRanges` | rounding at bin edges |
 | `sliced_wasserstein` | `distances.sliced_wasserstein.Projections` | bounded |

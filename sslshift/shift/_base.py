@@ -1,4 +1,4 @@
-"""Parts that all files of this room share: feature arrays, the record of a distance, and sketches in files.
+"""Parts that all files of this package share: feature arrays, the record of a distance, and sketches in files.
 
 Feature arrays are checked once and then read in blocks of float64, so that memory stays bounded.
 """
@@ -32,7 +32,7 @@ _DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedEr
 
 @contextlib.contextmanager
 def shape_error(sentence: str) -> Iterator[None]:
-    """Raises ValueError with this sentence where an assertion of chex fails: its own message does not name the input."""
+    """Raises ValueError with this sentence if an assertion of chex fails: the message of chex does not name the input."""
     try:
         yield
     except AssertionError:
@@ -85,7 +85,7 @@ def require_one_dimension(x: int, y: int) -> None:
 
 
 def require_one_encoder(x: str, y: str) -> None:
-    """Raises ValueError unless both sketches are of features of one encoder (`""`: an encoder without a name)."""
+    """Raises ValueError unless the features of both sketches come from one encoder (`""`: an encoder without a name)."""
     if x != y:
         raise ValueError(f"Features of different encoders cannot be compared: one is {x!r}, the other {y!r}.")
 
@@ -158,8 +158,8 @@ class DistanceEstimate(NamedTuple):
 
     Attributes:
       value: the distance.
-      standard_error: by chance; the docstring of the function that returns it says over which draws. NaN: not estimated.
-      bound: the most that an approximation can have moved the value by; 0 for an exact one.
+      standard_error: standard error over random draws, which the function that returns it describes. NaN: not estimated.
+      bound: largest possible error of the value by an approximation; 0 for an exact value.
     """
 
     value: float
@@ -171,16 +171,16 @@ Function = Callable[[np.ndarray, np.ndarray], float]
 
 
 class Distance(NamedTuple):
-    """A distance between two sets of features as the shift index and tables use it.
+    """A distance between two sets of features, for the shift index and for tables.
 
     Attributes:
-      title: its name in tables.
-      least: the fewest images that each side needs.
-      caveat: what a reader of its values must know.
-      beside: whether tables show it beside the index by default.
+      title: name of the distance in tables.
+      least: smallest number of images of each side.
+      caveat: text for readers of the values.
+      beside: whether tables show the distance beside the index by default.
       of_covariances: whether it compares covariances, which need more images than features.
-      bind: takes a PRNG key and a pool of feature arrays, and returns a function of two sets of features. The key fixes what is
-        drawn at random and the pool fixes ranges, so that values for different pairs of sets can be compared.
+      bind: function that takes a PRNG key and a pool of feature arrays, and returns a function of two sets of features. The key
+        fixes random draws and the pool fixes ranges, so that values for different pairs of sets can be compared.
     """
 
     title: str
@@ -194,14 +194,14 @@ class Distance(NamedTuple):
         """Returns the distance as a function of two sets of features alone.
 
         Args:
-          key: PRNG key of whatever is drawn at random.
-          pool: features from which ranges are learned, for distances that need ranges; without any, each pair has its own.
+          key: PRNG key of all random draws.
+          pool: features from which ranges are learned, for distances that need ranges; without it, ranges differ between pairs.
         """
         return self.bind(key, pool)
 
 
 class Stored:
-    """Base of dataclasses that a file can hold: fields are arrays, numbers, text, other `Stored`, and dicts of these by name.
+    """Base of dataclasses that a file can hold; fields are arrays, numbers, text, other `Stored`, and dicts of these by name.
 
     Files are NumPy's npz without pickle, so that a file from elsewhere cannot run code.
     """
@@ -213,7 +213,7 @@ class Stored:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Returns what `save` wrote.
+        """Returns the object that `save` wrote.
 
         Raises:
           ValueError: there is no such file, it is damaged, or it holds something else.

@@ -71,7 +71,7 @@ class TriangularFactor(Stored):
         require_one_encoder(self.encoder, other.encoder)
         require_one_dimension(self.triangle.shape[1], other.triangle.shape[1])
         if self.unit != other.unit:
-            raise ValueError("Triangular factors of unit vectors and of features as they are cannot be merged.")
+            raise ValueError("Triangular factors of unit vectors and of unscaled features cannot be merged.")
         triangle = _joined(self.triangle, other.triangle)
         return TriangularFactor(self.count + other.count, triangle, self.unit, self.encoder)
 
@@ -90,7 +90,7 @@ def vendi_score(x: np.ndarray, *, order: float = 1.0) -> float:
     """Returns the effective number of different images: the exponential of the Renyi entropy of the eigenvalues of K / n, K of
     cosines.
 
-    The score is at most dim, so that it is not the effective size of a large set, and grows with n: compare sets of equal size.
+    The score is at most dim, so it is not the effective size of a large set. It grows with n: compare sets of equal size.
     A higher order gives frequent kinds more weight and converges at fewer images; infinity depends on the largest eigenvalue
     alone.
 
@@ -143,7 +143,7 @@ def vendi_score_of_factor(factor: TriangularFactor, *, order: float = 1.0) -> fl
     shares = squares / squares.sum()
     if math.isinf(order):
         return float(1 / shares.max())
-    # Closer to 1 the general form loses more digits than its limit differs from it.
+    # Closer to 1, the rounding error of the general form is larger than its difference from the limit.
     if abs(order - 1) < 1e-8:
         return float(np.exp(-np.sum(shares * np.log(shares))))
     # Powers of a high order would all underflow to 0 unless they are divided by the largest one.

@@ -1,7 +1,7 @@
-"""The shift index: a distance on a scale that a person can read, and the checks that a calibration makes of it.
+"""The shift index, a distance on a readable scale, and the checks of a calibration.
 
 0 is another sample of the target, 1 is unstructured noise. `ShiftScale` measures several sources of one target on one scale;
-`agreement`, `steps` and `rank_correlation` check an index where the right answer is known.
+`agreement`, `steps` and `rank_correlation` check an index in cases with a known answer.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from sslshift.shift._base import generator, matrix, require_one_dimension, shape
 from sslshift.shift.distances import Function, distance_of
 
 # Several distances are steady from 200 to 5,000 images (see the calibration in experiments/README.md). Of these, this one is
-# linear in a mixture: a source half of whose images are from elsewhere is half as far away.
+# linear in a mixture: if half of a source's images come from the target, the source is half as far away.
 DEFAULT_DISTANCE = "kernel_root"
-# Images on each side of a distance below which halves of a sample say almost nothing about its scatter.
+# With fewer images on each side of a distance, halves of a sample hardly show its scatter.
 LEAST = 10
 # Images on each side above which the interval no longer changes visibly, while the time of a kernel distance is quadratic.
 MOST = 2500
@@ -33,11 +33,11 @@ class ShiftIndex(NamedTuple):
     Attributes:
       value: mean over the draws.
       low, high: 95% interval over draws of source, target and noise images.
-      distance: from the source to the target, mean over the draws.
-      floor: between two disjoint halves of the target, mean over the draws.
-      ceiling: from noise to the target, mean over the draws.
-      sample_size: images on each side of every distance.
-      repeats: draws behind the interval.
+      distance: distance from the source to the target, mean over the draws.
+      floor: distance between two disjoint halves of the target, mean over the draws.
+      ceiling: distance from noise to the target, mean over the draws.
+      sample_size: number of images on each side of every distance.
+      repeats: number of draws for the interval.
       draws: the index of each draw. Sources measured on one scale at one sample size share their target images, see
         `index_difference`.
     """
@@ -72,8 +72,8 @@ class ShiftScale:
 
     Every draw halves `2 n` images of the target. It compares half of the source's images, half of the noise's images, and the
     other half of the target with one half of the target: four sets of `n` images, so that the part of a distance that depends
-    on the number of images is subtracted in the numerator and in the denominator. Draws come in pairs, the second of which uses
-    the halves that the first did not.
+    on the number of images is subtracted in the numerator and in the denominator. Draws come in pairs: the second draw uses the
+    halves that the first did not use.
 
     The interval is the scatter over such halves: half of a sample, drawn without replacement, differs from the whole about as
     much as the whole differs from its distribution. (For indistinguishable sets it differs more: the interval is then wider
@@ -92,10 +92,10 @@ class ShiftScale:
       noise: features `[k, dim]` of images of unstructured noise with the target's pixel values, see `noise_like`.
       key: PRNG key of the draws.
       distance: a name of `DISTANCES`, or a function of two sets of features of equal size.
-      repeats: draws, an even number from 4 on.
+      repeats: number of draws, an even number of at least 4.
 
     Raises:
-      ValueError: features are not finite matrices of one dimension, there are too few, or there is no such distance.
+      ValueError: features are not finite matrices of one dimension, there are too few images, or the distance is unknown.
 
     References:
       McCarthy, `Pseudo-Replication: Half Samples <https://doi.org/10.2307/1402381>`_, 1969
@@ -138,7 +138,7 @@ class ShiftScale:
         span = ceilings - floors
         values = (distances - floors) / span
         low, high = _interval(values)
-        # The ratio is averaged over draws, each with its own floor and ceiling, which share its half of the target.
+        # The ratio is averaged over draws: source, floor and ceiling of a draw share its half of the target.
         means = (float(each.mean()) for each in (distances, floors, ceilings))
         return ShiftIndex(float(values.mean()), low, high, *means, size, self.repeats, tuple(values.tolist()))
 
@@ -247,7 +247,7 @@ def shift_index(
         `noise_like`). None: each feature is drawn from a normal distribution of its own with the target's mean and deviation,
         which loses the structure and keeps the scale.
       distance: a name of `DISTANCES`, or a function of two sets of features of equal size.
-      repeats: draws, an even number from 4 on.
+      repeats: number of draws, an even number of at least 4.
       sample_size: images on each side of a distance; None: half as many as all sides have, at most 2,500.
 
     Raises:

@@ -141,7 +141,7 @@ class VisualDna(Stored):
         if bins < 1 or groups < 1:
             raise ValueError(f"At least one bin and one group are needed, not {bins} and {groups}.")
         settings = {"bins": bins, "groups": groups, "batch_size": batch_size, "mesh": mesh}
-        # The devices need the numbers alone; ranges with their encoder's name stay on the host.
+        # The devices need only the numbers; the ranges with the name of their encoder stay on the host.
         limits = {name: Limits(each.minimum, each.maximum) for name, each in ranges.layers.items()}
         counts, number = layer_counts(encoder, batches, limits, **settings)
         # The groups' sizes follow from the number of images, since images are dealt out in turn.

@@ -1,4 +1,4 @@
-"""Planned mixtures from what is known of their components: no image is read again.
+"""Sketches and features of planned mixtures, made from those of their components; no image is read again.
 
 `blend` draws features of a mixture from those of its components; `mixture_moments`, `mixture_histograms`, `LayerMixture` and
 `KernelTable` make its sketches.

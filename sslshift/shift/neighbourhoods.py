@@ -217,7 +217,7 @@ def nearest_squares(x: np.ndarray, y: np.ndarray, neighbours: int, *, skip_own: 
     """
     squares = np.empty((len(x), neighbours))
     centre = _centre(y)
-    # A row cannot be its own neighbour: of itself there is one row less to choose from.
+    # A row cannot be its own neighbour, so there is one candidate less if y is x.
     count = min(neighbours + _SPARE, len(y) - skip_own)
     # Tiles of 512 by 2,048 distances take 8 MiB: larger ones gain nothing, smaller ones spend time on Python.
     for rows in tiles(len(x), 512):

@@ -1,4 +1,4 @@
-"""The distances that an index, a table or a page can be made of, by name.
+"""The registry of distances for indices, tables and pages.
 
 To add a distance, write one file in this folder that ends in a `Distance` (its title, the fewest images it needs, a caveat for
 readers, and `bind`, which takes a key and a pool of features and returns the function), and add one line to `DISTANCES` below.
@@ -33,7 +33,7 @@ def distance_of(name: str) -> Distance:
     """Returns the distance of this name.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is no distance of this name.
     """
     if name not in DISTANCES:
         raise ValueError(f"Expected one of {', '.join(DISTANCES)} as the name of a distance, got {name!r}.")

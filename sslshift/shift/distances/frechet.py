@@ -87,7 +87,7 @@ class MixtureMoments(Stored):
     It has no scatter and cannot be merged: the shares of a plan differ from those of the images that were counted.
 
     Attributes:
-      count: images of one distribution whose mean would be known as well as the mixture's, 1 / sum(share^2 / images).
+      count: number of images of one distribution whose mean would have the same error, 1 / sum(share^2 / images).
       mean: float64 `[dim]`.
       covariance: float64 `[dim, dim]`, from the components' own divided by count - 1.
       second_moment: mean outer product of the features, not centred, `[dim, dim]`.

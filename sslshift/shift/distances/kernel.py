@@ -127,7 +127,7 @@ class KernelBlocks(Stored):
 
     Attributes:
       blocks: number of blocks.
-      mean: of their kernel distances.
+      mean: mean of the kernel distances of the blocks.
       scatter: sum of the squared deviations from the mean.
       size: images of each side in a block.
       encoder: name or fingerprint of the encoder.
@@ -258,7 +258,7 @@ class Cubic:
 
 
 def kernel_root(x: np.ndarray, y: np.ndarray) -> float:
-    """Returns the root of the kernel distance, which is a squared one, with its sign.
+    """Returns the root of the kernel distance, a squared distance, with the sign of the kernel distance.
 
     An estimate of the squared distance below 0 gives a root below 0. The root is linear in a mixture: a source half of whose
     images are from elsewhere is half as far away.
@@ -285,6 +285,6 @@ KERNEL_ROOT = Distance(
     2,
     "the root of KID with its sign: halfway is half; near 0 a small change of the images moves it much",
     lambda key, pool: kernel_root,
-    # The index is made of it.
+    # Tables do not repeat it, since it is the distance of the index.
     beside=False,
 )

@@ -123,7 +123,7 @@ def rbf_mmd_of_moments(x: Moments | MixtureMoments, y: Moments | MixtureMoments,
     # value is below that without what is less within the sides, and with the most that it can be between them.
     between = 1 - 2 * x.mean @ y.mean + np.vdot(x.second_moment, y.second_moment)
     near = s * first + s**2 / 2 * (second - 2 * first) + 2 * s**3 / 3 * between - known
-    # Both bounds hold, so that the smaller one does.
+    # Both bounds are valid, so the smaller one is used.
     rest = max(0.0, min(far, near))
     # The bound also covers rounding, which decides where the sets are equal and the rest is 0.
     rounding = 1e-15 * s * max(1.0, s**2)

@@ -149,7 +149,7 @@ class Projections(Stored):
       True
 
     Attributes:
-      histograms: of the projections, `[directions, bins]`.
+      histograms: histograms of the projections, `[directions, bins]`.
       displacement: for each direction the sum of squared distances of values from the middle of their bins.
     """
 

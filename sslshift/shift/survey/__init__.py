@@ -1,4 +1,4 @@
-"""Surveys: how far several sources of images are from a target, before any training. `python -m tools.shift` is its command.
+"""Surveys: distances of several sources of images from a target, before any training. The command is `python -m tools.shift`.
 
 `run_survey` opens and encodes the images (`inputs`), measures every source (`measure`), and returns a `SurveyReport`, which has
 tables and sentences (`report`) and writes its files, the page (`page`) with layer profiles (`layers`) among them.
@@ -98,8 +98,8 @@ class SurveyReport:
 
     Attributes:
       found: the survey.
-      introduction: sentences about what was compared, and by which encoder.
-      warnings: sentences about what limits the result.
+      introduction: sentences about the compared sets and the encoder.
+      warnings: sentences about limits of the result.
       reading: sentences about the order and the distance of the sources.
       tables: distance, raw distances, and diversity.
       notes: sentences about how to read the tables.
@@ -130,7 +130,7 @@ class SurveyReport:
             "shift.csv": as_csv(self.found, self._sets),
             "shift.json": json.dumps(self._record(), indent=2, default=str) + "\n",
         }
-        # Layers may take long or fail: what is known is written before.
+        # Layers may take long or fail: the other results are written first.
         for name, content in files.items():
             write(out / name, content)
         if html:
@@ -183,7 +183,7 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
     Raises:
       ValueError: a setting is wrong, or no source can be measured. Single sources that fail are reported as such.
     """
-    # Everything that can be wrong with the settings is checked before the first image is encoded.
+    # All settings are checked before the first image is encoded.
     out = _folder(settings.out)
     for name in (settings.distance, *settings.beside):
         distance_of(name)
@@ -191,7 +191,7 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
     planned = parse_mixtures(settings.mixture, declared)
     named = encoder_named(settings.encoder, seed=settings.seed)
     own = open_images(parse_source(settings.target, "--target")._replace(name=TARGET), settings.images, settings.seed)
-    # Of several sources, those that can be measured are: the reasons of the others are collected and reported.
+    # All sources that can be measured are measured; the reasons why others cannot are collected and reported.
     failed: dict[str, str] = {}
     opened = _each(declared, lambda each: open_images(each, settings.images, settings.seed), failed)
     canvas = choose_canvas(named, own.look, settings.image_size)
@@ -229,7 +229,7 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
 
 
 def _folder(text: str) -> Path:
-    """Returns the folder of results if it can be written to, which users should know before hours of work."""
+    """Returns the folder of results; raises ValueError before hours of work if it cannot be written to."""
     out = Path(text).expanduser()
     # The folder need not exist yet: the nearest one that exists decides whether it can be made.
     there = next(path for path in (out, *out.parents) if os.path.exists(path))
@@ -241,7 +241,7 @@ def _folder(text: str) -> Path:
 
 
 def _each(declared: Sequence[NamedUri], do: Callable[[NamedUri], _Done], failed: dict[str, str]) -> dict[str, _Done]:
-    """Returns the result of `do` for every source, by name; adds the reason to `failed` where it fails.
+    """Returns the result of `do` for every source by name; if it fails for a source, adds the reason to `failed`.
 
     Raises:
       ValueError: it fails for all sources.
@@ -251,7 +251,7 @@ def _each(declared: Sequence[NamedUri], do: Callable[[NamedUri], _Done], failed:
         try:
             done[each.name] = do(each)
         except (ValueError, OSError) as error:
-            # The results of the other sources are still worth having.
+            # The results of the other sources are still useful.
             failed[each.name] = printable(str(error))
     if not done:
         name, why = next(iter(failed.items()))

@@ -1,4 +1,4 @@
-"""Sources of a survey: opened, brought to one canvas and encoded; planned mixtures are made of their features."""
+"""Opening of a survey's sources, scaling to one canvas and encoding; planned mixtures use the features of these sources."""
 
 import dataclasses
 import math
@@ -70,18 +70,18 @@ class SourceAbout:
     Attributes:
       uri: its URI.
       images: size of the source.
-      looked_at: images that were drawn.
-      used: drawn images that can be read.
-      unique: used images without exact copies on the canvas.
-      unlike: used images without near-duplicates at each threshold of the cosine; None for an untrained encoder.
+      looked_at: number of images that were drawn.
+      used: number of drawn images that can be read.
+      unique: number of used images without exact copies on the canvas.
+      unlike: number of used images without near-duplicates at each threshold of the cosine; None for an untrained encoder.
       licence, cost_per_image: as the source declares them.
       looks: sizes and colours of some images, in words.
       broken: images that cannot be read, with the reason.
-      refused: files that are no readable images, with the reason.
-      notes: what reading the source found.
+      refused: files that are not readable images, with the reason.
+      notes: remarks from reading the source.
       pixel_range: range of the pixel values that the source declares.
       fingerprint: hash of the source.
-      copies: used images that are exact copies of images of the target; None for the target itself.
+      copies: number of used images that are exact copies of images of the target; None for the target itself.
     """
 
     uri: str
@@ -209,7 +209,7 @@ def open_images(declared: NamedUri, count: int, seed: int) -> SourceImages:
       ValueError: the source cannot be opened, or none of the images that are looked at can be read.
     """
     source = open_source(declared.uri)
-    # Drawn, not the first ones: files in a folder are often ordered by class or by camera.
+    # The images are drawn at random, since files in a folder are often ordered by class or by camera.
     indices = permute(np.arange(min(count, len(source))), len(source), _DRAW, seed)
     shapes = []
     why = ""
@@ -220,7 +220,7 @@ def open_images(declared: NamedUri, count: int, seed: int) -> SourceImages:
             why = str(error)
     if not shapes:
         raise ValueError(f"{declared.name}: none of the {min(_LOOKED_AT, len(indices))} images looked at can be read: {why}.")
-    # Shorter and longer sides: a picture and the same one turned have one look.
+    # Shorter and longer sides are compared, so that rotated pictures count as equal in size.
     sides = tuple((min(shape[:2]), max(shape[:2])) for shape in shapes)
     return SourceImages(declared, source, indices, ImageLook(sides, sum(shape[2] == 3 for shape in shapes)))
 
@@ -311,13 +311,13 @@ class Extractor:
 
 
 def _copies(digests: np.ndarray, of: np.ndarray) -> int:
-    # Digests are of pixels on the canvas: copies at another size or compression are not exact ones.
+    # Digests are computed from pixels on the canvas: copies at another size or compression are not exact copies.
     known = {digest.tobytes() for digest in of}
     return sum(digest.tobytes() in known for digest in digests)
 
 
 def _unlike(features: np.ndarray) -> dict[str, int]:
-    """Returns the images that are left at each threshold; the pairs link groups, each by one pair less than it has images."""
+    """Returns the number of images that remain at each threshold; a group of n near-duplicates has n - 1 pairs."""
     return {f"{each:g}": len(features) - near_pairs_by_features(features, each).count for each in COSINES}
 
 
@@ -337,7 +337,7 @@ def mix(planned: PlannedMixture, sources: Mapping[str, Encoded], count: int) -> 
     if missing:
         raise ValueError(f"its component {missing} cannot be measured")
     have = {name: len(sources[name].features) for name in planned.shares}
-    # Fewer images than asked for would be another sample size than that of the sources.
+    # With fewer images than asked for, the sample size would differ from that of the sources.
     counts = blend_counts(have, planned.shares, count)
     if sum(counts.values()) < count:
         name = min(have, key=lambda name: have[name] / planned.shares[name])

@@ -1,4 +1,4 @@
-"""Layers of the encoder in which sources differ from the target: VisualDNA profiles, kept for later calls."""
+"""VisualDNA profiles of sources over the layers of the encoder, kept for later calls."""
 
 import hashlib
 import itertools
@@ -127,10 +127,10 @@ def _dna(
     folder: Path,
 ) -> VisualDna:
     chosen = f"{part.source.fingerprint} {part.indices[:IMAGES].tolist()}"
-    # The name of a file says which images it is of: a source that has changed gets another file.
+    # The name of a file identifies its images: a source that has changed gets another file.
     file = folder / f"{hashlib.sha256(chosen.encode()).hexdigest()[:32]}.npz"
     kept = _kept(VisualDna, file)
-    # Histograms over other ranges cannot be compared: they were made before the file of ranges was lost.
+    # Histograms over other ranges, made before the file of ranges was lost, cannot be compared.
     if kept is None or not _same(kept.ranges, ranges):
         kept = VisualDna.of(encoder, batches(part), ranges, groups=_GROUPS, batch_size=_BATCH)
         kept.save(file)
@@ -138,7 +138,7 @@ def _dna(
 
 
 def _kept(kind, file: Path):
-    """Returns the content of a file, or None where the file is absent or damaged."""
+    """Returns the content of a file; None if the file is absent or damaged."""
     try:
         return kind.load(file) if file.exists() else None
     except ValueError:

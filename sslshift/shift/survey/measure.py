@@ -1,4 +1,4 @@
-"""Several sources against one target at equal numbers of images, and sentences about what was found.
+"""Measures of several sources against one target at equal numbers of images, and sentences about the results.
 
 Each source gets its shift index, raw distances beside it, coverage and diversity. The sentences claim only what the intervals
 allow.
@@ -19,9 +19,9 @@ from sslshift.shift.index import DEFAULT_DISTANCE, LEAST, ShiftIndex, ShiftScale
 from sslshift.shift.neighbourhoods import Coverage, coverage_of
 
 NEIGHBOURS = 5
-# Draws behind a raw distance, which has no interval and therefore needs fewer than the index.
+# Number of draws for a raw distance, which has no interval and therefore needs fewer draws than the index.
 _FEW = 4
-# Raw distances have no interval, and some are nearly equal for all distant sources: a difference below 5% is not another order.
+# Raw distances have no interval, and some are nearly equal for all distant sources: a difference below 5% does not count.
 _CLEARLY = 0.95
 # A sentence lists this many names, and gives the number of the others.
 _NAMED = 6
@@ -42,11 +42,11 @@ _WAYS = {
 
 
 class RawDistance(NamedTuple):
-    """A raw distance beside the index; all numbers are nan where it could not be measured.
+    """A raw distance beside the index; all numbers are nan if it could not be measured.
 
     Attributes:
-      value: from the source to the target.
-      floor: between two halves of the target.
+      value: distance from the source to the target.
+      floor: distance between two halves of the target.
       index: the shift index by this distance.
       why: reason why it could not be measured, or an empty text.
     """
@@ -58,7 +58,7 @@ class RawDistance(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """One source against the target; numbers that could not be computed are nan, and `notes` say why.
+    """One source against the target; numbers that could not be computed are nan, and `notes` give the reason.
 
     Attributes:
       index: shift index on the scale that all sources share.
@@ -100,13 +100,13 @@ class Survey:
 
     @property
     def images(self) -> int:
-        """Returns the number of images of each source behind each of its numbers."""
+        """Returns the number of images of each source that its numbers are computed from."""
         return 2 * self.sample_size
 
     @property
     def coverage_expected(self) -> float:
         """Returns the coverage of the target by as many further images of the target itself, which no source can exceed."""
-        # An image is not covered where its k nearest neighbours among both sets are all of its own set.
+        # An image is not covered if all of its k nearest neighbours in both sets belong to its own set.
         n = self.target_images
         m = self.images
         return 1 - math.prod((n - 1 - i) / (n - 1 + m - i) for i in range(NEIGHBOURS))
@@ -201,7 +201,7 @@ def _too_few(images: int, distance: str) -> str:
 
 
 def _require_any(measured: Mapping[str, Measured], failed: Mapping[str, str]) -> None:
-    """Raises ValueError with the first reason where no source could be measured."""
+    """Raises ValueError with the first reason if no source could be measured."""
     if not measured and failed:
         name, why = next(iter(failed.items()))
         raise ValueError(why if why[0].isupper() else f"{name}: {why}.")
@@ -258,10 +258,10 @@ def digits(index: ShiftIndex) -> list[str]:
 
 
 def source_sentence(name: str, index: ShiftIndex) -> str:
-    """Returns a sentence about one source by itself."""
+    """Returns a sentence about one source."""
     value, low, high = digits(index)
     interval = f"({value}, 95% interval {low} to {high})"
-    # The conditions follow one another from near to far; each assumes that those before do not hold.
+    # The conditions are ordered from near to far; each assumes that all earlier ones are false.
     if index.low <= 0 <= index.high:
         more = f"; it may be up to {high} away" if index.high > 0.1 else ""
         return f"{name} is indistinguishable from another sample of the target {interval}{more}."
@@ -285,7 +285,7 @@ def ranking(survey: Survey) -> list[str]:
     if len(names) < 2:
         return []
     indices = {name: found.index for name, found in survey.measured.items()}
-    # Sources that are not shown to differ from the nearest one share its place.
+    # Sources without a significant difference from the nearest one share its rank.
     first = [name for name in names if not index_difference(indices[name], indices[names[0]]).shown]
     sentences = [
         f"{names[0]} is the nearest."

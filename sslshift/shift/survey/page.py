@@ -62,16 +62,16 @@ def page(
       found: the survey.
       sets: sources and mixtures by name.
       target: the target.
-      about: sentences about what was compared, and by which encoder.
-      answer: sentences about what was found.
-      warnings: sentences about what limits the answer.
+      about: sentences about the compared sets and the encoder.
+      answer: sentences about the results.
+      warnings: sentences about limits of the results.
       tables: the tables.
       notes: sentences about how to read the tables.
       layers: profiles over the layers of the encoder.
       settings: flags and values.
     """
     names = list(found.measured)
-    # One look per source in all charts, by its place in the order.
+    # A source has the same colour and marker in all charts, by its rank.
     looks = {name: figures.look(number) for number, name in enumerate(names)}
     pictured = {name: sets[name] for name in names if sets[name].images}
     # Mixtures have no images of their own: their components show them.
@@ -169,7 +169,7 @@ def _map_chart(target: Encoded, pictured: Mapping[str, Encoded], looks: Mapping[
     points, shares = plane([target.features, *(each.features for each in pictured.values())])
     points = [each[:_POINTS] for each in points]
     everything = np.concatenate(points)
-    # A few far points would press all others together.
+    # A few distant points would leave little space for all others.
     low = np.percentile(everything, 0.5, axis=0)
     high = np.percentile(everything, 99.5, axis=0)
     margin = 0.04 * np.maximum(high - low, 1e-12)
@@ -193,7 +193,7 @@ def _layer_chart(layers: LayerProfiles, looks: Mapping[str, figures.Look]) -> Fi
     names = list(layers.noise.layers)
     places = np.arange(len(names))
     every: list[LayerProfile] = [layers.noise, *(layers.sources[name] for name in looks)]
-    # The largest floor of any set: what is below it may be chance for all of them.
+    # The largest floor of all sets is drawn: a distance below it may be due to chance for any set.
     floors = [max(each.layers[name].floor for each in every) for name in names]
     drawing, axes = _panel(2.6)
     axes.plot(places, floors, color="#8a93a3", linewidth=3)

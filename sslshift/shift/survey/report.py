@@ -12,7 +12,7 @@ from sslshift.shift.survey.inputs import COSINES, Encoded, ImageLook, MixtureAbo
 from sslshift.shift.survey.measure import Measured, Survey, digits, listed
 
 FLOOR = "floor"
-# Of more sources than this, sizes are given in sum.
+# With more sources than this, their sizes are summarised.
 _MANY = 6
 
 Sets = Mapping[str, Encoded]
@@ -41,7 +41,7 @@ def main_table(survey: Survey, sets: Sets) -> Table:
                 f"{100 * found.coverage.target:.0f}%" if found else "",
             ]
         )
-    # Columns of words: a narrow terminal wraps them, numbers stay whole.
+    # A narrow terminal wraps these columns of words and no columns of numbers.
     more = ("licence", "cost")
     return Table("index", "Distance from the target", [*head, "licence", "index", "covers"], lines, more_text=more)
 
@@ -81,13 +81,13 @@ def raw_table(survey: Survey) -> Table | None:
     lines = [[source, *(_number(found.raw[name].value) for name in names)] for source, found in survey.measured.items()]
     floors = {name: [found.raw[name].floor for found in survey.measured.values()] for name in names}
     known = [[floor for floor in each if not math.isnan(floor)] for each in floors.values()]
-    # All sources have the floor of the target's halves; one that could not be measured has none.
+    # The floor is that of the target's halves for all sources; a source that could not be measured has none.
     lines.append([FLOOR, *(_number(each[0]) if each else "n/a" for each in known)])
     return Table("raw", "Raw distances", ["source", *(DISTANCES[name].title for name in names)], lines)
 
 
 def _number(value: float) -> str:
-    # The mean of what rounding left is not exactly 0, but 0 is what it means.
+    # A mean of rounding errors is shown as 0.
     return "n/a" if math.isnan(value) else f"{0.0 if abs(value) < 1e-12 else value:.3g}"
 
 
@@ -173,7 +173,7 @@ def _source_remarks(name: str, about: SourceAbout, target: Encoded) -> list[str]
     said += [f"{name}: {note}." for note in about.notes]
     if about.refused:
         count = f"{len(about.refused):,}"
-        said.append(f"{name}: files that are no readable images, not counted: {count}, e.g. {about.refused[0]}.")
+        said.append(f"{name}: files that are not readable images are not counted: {count}, e.g. {about.refused[0]}.")
     return said
 
 
@@ -218,7 +218,7 @@ def about_images(looks: Mapping[str, ImageLook], canvas: Canvas) -> list[str]:
 def as_csv(survey: Survey, sets: Sets) -> str:
     """Returns a line per source with numbers of six digits; equal results give equal bytes."""
     raw = list(next(iter(survey.measured.values())).raw)
-    # Other people's programs read these columns: new ones may be added, none renamed.
+    # Programs of users read these columns: columns may be added but never renamed.
     head = ["source", "kind", "uri", "images", "used", "unique", "copies_of_target"]
     head += [f"unlike_{each:g}" for each in COSINES] + ["cost_per_image", "licence"]
     head += ["distance", "index", "low", "high", "sample_size", "covers_target", "near_target", "vendi", "effective_rank"]
@@ -247,7 +247,7 @@ def _cell(value: Any) -> str:
 
 
 def as_json(survey: Survey, sets: Sets, target: Encoded) -> dict[str, Any]:
-    """Returns everything that was found; numbers that could not be computed are null."""
+    """Returns all results; numbers that could not be computed are null."""
     found = {
         name: {
             **sets[name].about.record,
