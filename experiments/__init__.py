@@ -1,4 +1,4 @@
-"""Experiments: one module per question, each of which declares a study and computes nothing itself.
+"""Experiments: one module per question; each declares a study and computes nothing itself.
 
 `python -m experiments.NAME` runs an experiment in a checkout, `sslshift NAME` runs it from anywhere. To add an experiment,
 write a module that declares a `Study` and ends in `if __name__ == "__main__": run_experiment(STUDY, spec=__spec__)`; the first

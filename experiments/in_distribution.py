@@ -1,14 +1,14 @@
-"""Diversity near the task: seven methods at one budget, with three numbers of unique images.
+"""Diversity near the task: seven methods at one budget, each with three numbers of unique images.
 
     python -m experiments.in_distribution
     python -m experiments.in_distribution --scale=full             # CIFAR-100; one GPU; --dry_run prints the time it takes
     python -m experiments.in_distribution --scale=tiny_imagenet
     python -m experiments.in_distribution --scale=imagenet
 
-Repeats the paper's first finding (https://arxiv.org/abs/2403.13808), its table of seven methods: encoders that are pretrained
-on images of the downstream distribution at a fixed budget C improve with diversity D = N / C, whatever the method. The paper
-uses CIFAR-100, Tiny ImageNet and ImageNet; the small scale uses the images of clothes that ship with the package. MAE uses a
-ViT, the other methods share one encoder.
+Repeats the table of seven methods for the paper's first finding (https://arxiv.org/abs/2403.13808): encoders that are
+pretrained on images of the downstream distribution at a fixed budget C improve with diversity D = N / C for every method. The
+paper uses CIFAR-100, Tiny ImageNet and ImageNet; the small scale uses the bundled images of clothes. MAE uses a ViT, the other
+methods share one encoder.
 
 The full scale takes CIFAR-100 and Tiny ImageNet as their authors publish them (for ImageNet, see `experiments/large.py`):
 
@@ -23,9 +23,9 @@ The full scale takes CIFAR-100 and Tiny ImageNet as their authors publish them (
       done
     done
 
-Its budgets are 1,000 epochs of CIFAR-100, 500 of Tiny ImageNet and 50 of ImageNet, and its recipes are those of
-`sslshift/methods/recipes.py`. A dataset that TFDS prepared in ArrayRecord format needs no import (only its preparation needs
-TensorFlow):
+The budgets are 1,000 epochs of CIFAR-100, 500 of Tiny ImageNet and 50 of ImageNet, and the recipes are those of
+`sslshift/methods/recipes.py`. A dataset that TFDS prepared in ArrayRecord format needs no import (TensorFlow is needed only to
+prepare it):
 
     python -m experiments.in_distribution --scale=full --sources=tfds:cifar100/train@500,5000,50000 \\
         --downstream=tfds:cifar100/train --downstream_test=tfds:cifar100/test

@@ -1,4 +1,4 @@
-"""Settings that the studies at ImageNet's size share, and the commands that prepare the images of ImageNet and YFCC100M.
+"""Common settings of the studies at ImageNet's size, and commands that prepare the images of ImageNet and YFCC100M.
 
     mkdir -p /data/raw/imagenet/train /data/raw/imagenet/val && cd /data/raw/imagenet  # the three archives of image-net.org
     tar -xf ILSVRC2012_img_train.tar -C train && tar -xf ILSVRC2012_img_val.tar -C val && tar -xf ILSVRC2012_devkit_t12.tar.gz
@@ -9,8 +9,8 @@
     done
     python -m tools.import_images --input=/data/raw/yfcc --output=/data/yfcc --size=224  # files, zip archives or tar shards
 
-The test split consists of the published validation images of ImageNet. An import uses all cores, continues where it was
-stopped, and is needed only once.
+The test split consists of the published validation images of ImageNet. An import uses all cores, continues after an
+interruption, and is needed only once.
 """
 
 from sslshift.study import Study

@@ -2,9 +2,9 @@
 
     python -m experiments.methods
 
-No table of the paper, but the check that comes before any. It asks three questions of each method at one budget and
-diversity. Does its loss fall? Do its features keep their rank? Is a linear probe on them better than on the same encoder
-untrained, by more than the interval over seeds? `--method=byol,dino` selects methods.
+This experiment is not in the paper; it is a check before all others. It asks three questions about each method at one budget
+and diversity. Does its loss fall? Do its features keep their rank? Is a linear probe on them better than on the
+untrained encoder, by more than the interval over seeds? `--method=byol,dino` selects methods.
 
 Result (30 runs in 20 minutes on 2 CPU cores): every loss falls, no encoder collapses, and seven of the ten methods gain more
 over their untrained encoder than the interval (SimCLR gains 2.4 ± 0.8 points). experiments/README.md has the table.
@@ -16,8 +16,8 @@ from sslshift.study import run, run_experiment
 
 from .quickstart import QUICKSTART
 
-# Settings that differ from those of SimCLR. Widths suit the small encoder. The other values had the best accuracy of the linear
-# probe on validation images, among the few that experiments/README.md lists.
+# Settings that differ from those of SimCLR. Widths are chosen for the small encoder. The other values had the best accuracy of
+# the linear probe on validation images, among the values that experiments/README.md lists.
 OWN = (
     "moco_v3: predictor=512",
     "byol: predictor=512",

@@ -1,12 +1,12 @@
-"""Few own images and many external ones: which of them to pretrain on, and in which order.
+"""Few near images and many external ones: compares each alone, a mixture of both, and both in sequence.
 
     python -m experiments.near_then_external
     python -m experiments.near_then_external --scale=full     # one GPU; --dry_run prints the time it takes
 
-No table of the paper, but a question that it leaves open (https://arxiv.org/abs/2403.13808). The candidates are near images
-alone, external images alone, a mixture of both, and one after the other in both orders, all at the same budget C. They are
-compared once with equal numbers of unique images, and once with images of equal total cost: a near image costs as much as ten
-external ones (`cost_per_image` of the sources).
+The paper leaves open how to combine near and external images (https://arxiv.org/abs/2403.13808). The candidates are near images
+alone, external images alone, a mixture of both, and both in sequence in either order, all at the same budget C. They are
+compared once at equal numbers of unique images, and once at equal total cost. A near image costs as much as ten external ones
+(`cost_per_image` of the sources).
 
 At the small scale, near images are clothes, external images are digits, and the task is clothes. At the full scale, near images
 are photographs of dishes, and external images are a part of YFCC100M:

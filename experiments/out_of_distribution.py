@@ -3,14 +3,14 @@
     python -m experiments.out_of_distribution
     python -m experiments.out_of_distribution --scale=full     # one GPU; --dry_run prints the time it takes
 
-Repeats the paper's second finding (https://arxiv.org/abs/2403.13808): more diversity helps where pretraining and downstream
-images are close, and does not make up for a shift where they are not. The paper pretrains on ImageNet and on YFCC100M,
+Repeats the paper's second finding (https://arxiv.org/abs/2403.13808): more diversity helps if pretraining and downstream
+images are similar, and does not compensate for a shift if they are not. The paper pretrains on ImageNet and on YFCC100M,
 evaluates on many downstream datasets, and compares accuracies with FID and VisualDNA distances. The small scale pretrains on
 clothes, digits, dead leaves and noise, and evaluates on clothes and on digits, so that two sources are near one task and far
 from the other.
 
 The full scale takes ImageNet and a part of YFCC100M, which `experiments/large.py` prepares, and six further tasks. Unpack the
-archives that their authors publish (of CIFAR, the binary version) into /data/raw/TASK:
+published archives (the binary version of CIFAR) into /data/raw/TASK:
 
     for task in cifar10 cifar100 flowers pets cars food; do
       python -m tools.list_images --layout=$task --input=/data/raw/$task

@@ -2,10 +2,10 @@
 
     python -m experiments.quickstart
 
-Repeats the setting of the paper's first two findings (https://arxiv.org/abs/2403.13808): one budget, Fashion-MNIST as the
+Repeats the setting of the paper's first two findings (https://arxiv.org/abs/2403.13808) with one budget, Fashion-MNIST as the
 task, one near source and three far ones, several numbers of unique images, and four seeds.
 
-Result (36 runs in 9 minutes on 2 CPU cores that also did other work; six minutes without): near the task, linear accuracy
+Result (36 runs in 9 minutes on 2 CPU cores with other work, in 6 minutes without it): near the task, linear accuracy
 gains 0.50 points for each factor of ten in diversity (95% interval +0.37 to +0.63); on average, the gain falls with the
 distance of the source. experiments/README.md has the table.
 """

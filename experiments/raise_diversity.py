@@ -1,4 +1,4 @@
-"""Three ways to more images, compared at equal numbers: from the same source, crawled, and generated.
+"""Three ways to get more images, compared at equal numbers: from the same source, crawled, and generated.
 
     python -m experiments.raise_diversity
     python -m experiments.raise_diversity --scale=full     # one GPU; --dry_run prints the time it takes
@@ -7,11 +7,11 @@ Repeats the paper's comparison of ways to raise N (https://arxiv.org/abs/2403.13
 source. The other candidates add the same number of images from the source itself, from the web by the same class names, or
 from a diffusion model. All have the same budget, every image is seen equally often, and all except the base have the same N.
 
-At the small scale, the source is clothes. Digits represent a crawl (other images of objects), and dead leaves represent a
-generator (structure, no objects).
+At the small scale, the source is clothes. Digits represent a crawl (images of other objects), and dead leaves represent a
+generator (structure without objects).
 
-The full scale takes ImageNet, which `experiments/large.py` prepares (it also writes the prompts), images crawled for its class
-names, and images generated from them. /data/urls.parquet has the results of your image search, with a column `url`:
+The full scale takes ImageNet (`experiments/large.py` prepares it and writes the prompts), images crawled for its class
+names, and images generated from these names. /data/urls.parquet has the results of your image search, with a column `url`:
 
     pip install img2dataset -e ".[generate]"
     img2dataset --url_list=/data/urls.parquet --input_format=parquet --url_col=url --output_format=webdataset \\

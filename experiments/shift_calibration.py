@@ -1,10 +1,10 @@
-"""Calibration of the shift index: which distance it should use, and on which features.
+"""Calibration of the shift index: compares distances and features for it on images with a known answer.
 
     python -m experiments.shift_calibration
     python -m experiments.shift_calibration --scale=full     # one GPU; --dry_run prints the time it takes
 
-The paper's discussion names a practical scale of distance as the missing tool (https://arxiv.org/abs/2403.13808). This
-experiment tests every distance on images for which the answer is known, with three kinds of features: raw pixels, an untrained
+The paper's discussion asks for a practical scale of distance (https://arxiv.org/abs/2403.13808). This
+experiment tests every distance on images with a known answer, with three kinds of features: raw pixels, an untrained
 encoder, and an encoder trained on an equal share of all sources. It asks three questions:
 
 - Is the distance of 200 images the same as that of 5,000?
@@ -14,7 +14,7 @@ encoder, and an encoder trained on an equal share of all sources. It asks three 
   downstream?
 
 Result at the small scale (half an hour on 2 CPU cores, and 30 runs): kernel distances and proxy A are as steady as their
-intervals say; Frechet, VisualDNA and sliced Wasserstein are not. All distances rise where they must, except for single steps,
+intervals say; Frechet, VisualDNA and sliced Wasserstein are not. All distances rise as expected, except for single steps,
 and all predict the order (rank correlations 0.71 to 0.95). experiments/README.md has the table.
 
 The full scale takes photographs of dishes as the target, with ImageNet, a part of YFCC100M and dead leaves as sources;

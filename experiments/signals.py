@@ -3,10 +3,10 @@
     python -m experiments.signals
     python -m experiments.signals --scale=full     # one GPU; no data to prepare
 
-The paper leaves open whether its findings hold beyond images (https://arxiv.org/abs/2403.13808, discussion), and has no table
-of this. The task is to classify ten kinds of short events in noise, such as tones, chirps, clicks and bursts. Encoders are
-pretrained at one budget on several numbers of unique events, on the hum of a machine (signals without events), on photographs
-of clothes, and on noise. Views are not mirrored, since a rising chirp would become a falling one.
+The paper leaves open whether its findings are valid beyond images (https://arxiv.org/abs/2403.13808, discussion). The task is
+to classify ten kinds of short events in noise, such as tones, chirps, clicks and bursts. Encoders are pretrained at one budget
+on several numbers of unique events, on the hum of a machine (signals without events), on photographs of clothes, and on noise.
+Views are not mirrored, because a rising chirp would become a falling one.
 
 Result at the small scale (40 runs in 20 minutes on 2 CPU cores): with events, linear accuracy is 25 points above the untrained
 encoder, and gains 1.25 points for each factor of ten in diversity (95% interval +0.22 to +2.28). 16 events are better than

@@ -20,7 +20,7 @@ def test_command_shows_audits_and_writes_a_plan(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "near = bundled:mnist?cost_per_image=0.5: 4,000 images" in done.stdout
-    assert "390 steps of 256 and 160 samples, which training leaves out" in done.stdout
+    assert "390 steps of 256 and 160 samples, which training does not use" in done.stdout
     assert done.stdout.count("as planned") == 3
     with file.open() as lines:
         rows = {(row["stage"], row["source"]): row for row in csv.DictReader(lines)}

@@ -1,11 +1,11 @@
-r"""Benchmarks: medians as JSON lines, with ratios that are measured in one process.
+r"""Benchmarks, whose results are medians as JSON lines; ratios are measured in one process.
 
     python -m tools.bench                       # everything
     python -m tools.bench --what=convolution    # the kernel gradient of sslshift/models/convolution.py
-    python -m tools.bench --what=curation       # planted leaks found, and the time of searches for near pairs
+    python -m tools.bench --what=curation       # recall of planted leaks, and times of searches for near pairs
     python -m tools.bench --what=data           # reading and importing JPEG files, compared with Pillow and torch
     python -m tools.bench --what=pipeline       # samples per second of the pipeline and of the training step
-    python -m tools.bench --what=shift          # time and memory of distances by the number of images
+    python -m tools.bench --what=shift          # time and memory of distances against the number of images
     python -m tools.bench --what=step --method=all
     python -m tools.bench --what=step --method=all --encoder=vit_b16 --image_size=224 --batch_size=256 --dtype=bfloat16
     python -m tools.bench --what=transfer       # kNN and probes, compared with a matrix product and scikit-learn
@@ -33,19 +33,19 @@ flags.DEFINE_enum(
     "what", "all", ["all", "convolution", "curation", "data", "pipeline", "shift", "step", "transfer"], "What to measure."
 )
 flags.DEFINE_string("source", "bundled:fashion_mnist", "Source that the pipeline reads.")
-flags.DEFINE_string("method", "simclr", "Method of the training step; all: every one.")
+flags.DEFINE_string("method", "simclr", "Method of the training step; all: every method.")
 flags.DEFINE_string("encoder", "patch_mlp", "Encoder of the training step.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Arithmetic of the networks in --what=step.")
-flags.DEFINE_integer("image_size", 32, "Side of the colour images in --what=step.")
-flags.DEFINE_integer("batch_size", 256, "Images in a batch.")
-flags.DEFINE_integer("steps", 50, "Largest number of batches of one timing.")
-flags.DEFINE_integer("images", 2048, "JPEG files of --what=data.")
-flags.DEFINE_integer("largest", 1_000_000, "Largest number of images of --what=shift.")
-flags.DEFINE_integer("repeats", 5, "Timings of which the median is taken.")
+flags.DEFINE_integer("image_size", 32, "Side in pixels of the colour images in --what=step.")
+flags.DEFINE_integer("batch_size", 256, "Number of images in a batch.")
+flags.DEFINE_integer("steps", 50, "Largest number of batches in one timing.")
+flags.DEFINE_integer("images", 2048, "Number of JPEG files in --what=data.")
+flags.DEFINE_integer("largest", 1_000_000, "Largest number of images in --what=shift.")
+flags.DEFINE_integer("repeats", 5, "Number of timings; the result is their median.")
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Returns the median time of a call, after a first one that compiles."""
+    """Returns the median time of a call, after a first call that compiles."""
     work()
     times = []
     for _ in range(FLAGS.repeats):

@@ -16,7 +16,7 @@ CANVAS = Canvas(SIDE, SIDE, 3)
 
 
 def make_files(folder: Path, count: int) -> list[Path]:
-    """Writes JPEG files of 256 x 341 pixels and about 25 KB, which is the usual size of such photographs."""
+    """Writes JPEG files of 256 x 341 pixels and about 25 KB, a usual size for photographs."""
     random = np.random.default_rng(0)
     for number in range(count):
         blobs = Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).resize((341, STORED), Image.Resampling.BICUBIC)
@@ -27,7 +27,7 @@ def make_files(folder: Path, count: int) -> list[Path]:
 
 
 def load(path: Path) -> np.ndarray:
-    """Returns an image as the usual lines of Pillow read it."""
+    """Returns an image that Pillow reads and resizes in the usual way."""
     with Image.open(path) as image:
         return np.asarray(ImageOps.fit(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.BICUBIC))
 
@@ -68,7 +68,7 @@ def pillow_encode(paths: list[Path]) -> None:
 
 
 def reduced(content: bytes, side: int) -> np.ndarray:
-    """Returns a JPEG decoded near the canvas's size. The package does not do this, since it changes the image."""
+    """Returns a JPEG decoded near the size of the canvas. The package does not do this, because it changes the image."""
     with Image.open(io.BytesIO(content)) as image:
         image.draft(None, (side, side))
         return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC))

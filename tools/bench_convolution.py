@@ -1,4 +1,4 @@
-"""Benchmark of single convolutions: XLA's kernel gradient on CPUs, and ours."""
+"""Benchmark of single convolutions with XLA's kernel gradient and with ours, on CPUs."""
 
 from collections.abc import Callable
 

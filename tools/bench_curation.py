@@ -1,4 +1,4 @@
-"""Benchmark of curation: planted leaks that are found, pictures that differ in colour alone, and times of searches."""
+"""Benchmark of curation: recall of planted leaks, pictures that differ only in colour, and times of searches."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ PLANTED = 1000
 
 
 def _colours(show: Callable[..., None]) -> None:
-    """Prints how many icons are found to be different, and how many changed copies are found, with and without colours."""
+    """Prints the numbers of distinct icons and of detected changed copies, with and without colours."""
     for side in (28, 64, 256):
         pictures = [icon(shape, colour, side) for shape in SHAPES for colour in COLOURS.values()]
         found = find_duplicates(Pictures([from_image(picture) for picture in pictures]))

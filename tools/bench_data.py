@@ -24,7 +24,7 @@ from tools.bench_baselines import BATCH, CANVAS, SIDE
 
 
 def decoding(show: Callable[..., None], repeats: int) -> None:
-    """Prints the times of decoding photographs of several sizes onto a canvas, in full and at reduced size, in turn."""
+    """Prints the times of decoding photographs of several sizes onto a canvas, alternately in full and at reduced size."""
     for pixels in (256, 512, 1024, 2048):
         content = baselines.photograph(pixels)
         for side in (32, 64, 224):
@@ -44,10 +44,10 @@ def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]],
     """Prints images per second, each with its ratio to the Pillow loop on one core.
 
     Args:
-      show: prints a line of figures.
-      seconds: returns the median time of some work.
-      count: files to read, a multiple of the batch size.
-      repeats: timings of which the median is taken, for work that starts processes.
+      show: function that prints a line of figures.
+      seconds: function that returns the median time of some work.
+      count: number of files to read, a multiple of the batch size.
+      repeats: number of timings for work that starts processes; the result is their median.
     """
     decoding(show, repeats)
     with tempfile.TemporaryDirectory() as name:

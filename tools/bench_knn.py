@@ -1,4 +1,4 @@
-"""Benchmark of the search for neighbours in comparison with a bare matrix product; features for it and for probes."""
+"""Benchmark of the search for neighbours against a bare matrix product, and features for this and other benchmarks."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ IMAGES = 50_000
 DIM = 512
 CLASSES = 10
 TESTED = 10_000
-# Test images of one matrix product: the number that `nearest` compares at a time.
+# Number of test images in one matrix product, the same as in `nearest`.
 BLOCK = 2**25 // IMAGES
 
 
@@ -27,7 +27,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def alternated(repeats: int, *works: Callable[[], object]) -> list[float]:
-    """Returns the median time of each, timed in turn, so that other work on the machine slows all of them alike."""
+    """Returns the median time of each work; works alternate, so that other load on the machine affects all of them equally."""
     times = [[seconds_of(work) for work in works] for _ in range(repeats)]
     return [statistics.median(each) for each in zip(*times, strict=True)]
 
@@ -59,7 +59,7 @@ def measure(show: Callable[..., None], repeats: int) -> None:
     def bare():
         on_device = jnp.asarray(train)
         for start in range(0, TESTED, BLOCK):
-            # The last block is padded, as `nearest` does.
+            # The last block is padded, as in `nearest`.
             rows = np.resize(test[start : start + BLOCK], (BLOCK, DIM))
             jax.block_until_ready(product(jnp.asarray(rows), on_device))
 

@@ -11,7 +11,7 @@ from sslshift.data.sources import Source
 
 
 class Pictures(Source):
-    """Images of any shapes in memory, as a source."""
+    """Source of images in memory, which may have any shape."""
 
     def __init__(self, images: Sequence[np.ndarray]):
         super().__init__("memory:pictures", fingerprint="pictures")
@@ -71,7 +71,7 @@ SHAPES = ("square", "disc", "heart", "ring", "bar")
 
 def icon(shape: str, colour: tuple[int, int, int], side: int, ground: tuple[int, ...] = (255, 255, 255)) -> Image.Image:
     """Returns a shape of one colour on a uniform ground; a ground of four components makes the picture RGBA."""
-    # Drawn four times as large and reduced, since Pillow draws without antialiasing.
+    # Pillow draws without antialiasing, so the icon is drawn four times as large and then reduced.
     large = 4 * side
     picture = Image.new("RGB" if len(ground) == 3 else "RGBA", (large, large), ground)
     draw = ImageDraw.Draw(picture)

@@ -1,4 +1,4 @@
-"""Benchmark of the input pipeline in comparison with the training step that it feeds."""
+"""Benchmark of the input pipeline against the training step."""
 
 from collections.abc import Callable
 

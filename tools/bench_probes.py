@@ -1,4 +1,4 @@
-"""Benchmarks of probes, in comparison with scikit-learn."""
+"""Benchmarks of probes against scikit-learn."""
 
 import functools
 import statistics
@@ -18,7 +18,7 @@ from sslshift.transfer.sgd_probe import SGDProbe
 
 from .bench_knn import CLASSES, DIM, IMAGES, KINDS, TESTED, correlated, seconds_of
 
-# scikit-learn stops once its loss is within this of ours.
+# scikit-learn stops when its loss exceeds ours by at most this value.
 CLOSE = 1e-5
 
 
@@ -44,7 +44,7 @@ def to_loss(features: np.ndarray, labels: np.ndarray, penalty: float, wanted: fl
         return minimise(*arguments, **settings | {"callback": stop})
 
     model = LogisticRegression(C=1 / (penalty * len(labels)), tol=1e-10, max_iter=100_000)
-    # Its tolerance is one of the gradient, not of the loss. A callback stops it by its objective, which is the same as ours.
+    # scikit-learn's tolerance applies to the gradient, not to the loss, so a callback stops it by the objective.
     with mock.patch("scipy.optimize.minimize", stopping), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         took = seconds_of(lambda: model.fit(features, labels))
@@ -67,7 +67,7 @@ def probe(show: Callable[..., None], repeats: int) -> None:
         ours = []
         theirs = []
         apart = []
-        # Once where scikit-learn takes minutes.
+        # Only one timing where scikit-learn takes minutes.
         for _ in range(repeats if kind == "Gaussian" else 1):
             ours.append(seconds_of(fit))
             found = [to_loss(standardised, labels, s, wanted + CLOSE) for s, wanted in zip(penalties, losses, strict=True)]
@@ -95,6 +95,6 @@ def other_probes(show: Callable[..., None], seconds: Callable[[Callable[[], obje
 
 
 def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]], float], repeats: int) -> None:
-    """Prints times, and the ratio of that of the linear probe to that of scikit-learn."""
+    """Prints the times of all probes, and the time of the linear probe relative to scikit-learn."""
     probe(show, repeats)
     other_probes(show, seconds)

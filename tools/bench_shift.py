@@ -1,4 +1,4 @@
-"""Benchmarks of distances and sketches: time and memory by the number of images, and the Frechet distance against SciPy."""
+"""Benchmarks of distances and sketches: time and memory against the number of images, and the Frechet distance with SciPy."""
 
 import functools
 import itertools
@@ -19,9 +19,9 @@ from sslshift.shift.diversity import TriangularFactor
 
 DIM = 768
 FRECHET_DIM = 2048
-# Images that a sketch gets at a time.
+# Number of images in a batch for a sketch.
 BATCH = 10_000
-# Largest number of images for functions of all pairs, and for functions that sort.
+# Largest numbers of images: for functions of all pairs, and for functions that sort.
 MOST_PAIRED = 10_000
 MOST_SORTED = 100_000
 KEY = jax.random.key(0)
@@ -37,7 +37,7 @@ def measure(show: Callable[..., None], seconds: Seconds, largest: int) -> None:
 
 
 def sketches(counts: list[int]):
-    """Yields name, number of images and work of each sketch, streamed."""
+    """Yields the name, number of images and streamed work of each sketch."""
     pool, other = (_features(BATCH, seed) for seed in range(2))
     ranges = Ranges.of(pool)
     projected = Projections.ranges(pool, key=KEY)
@@ -53,7 +53,7 @@ def sketches(counts: list[int]):
 
 
 def distances(counts: list[int]):
-    """Yields name, number of images on each side and work of each function that needs all images at once."""
+    """Yields the name, number of images on each side and work of each function that needs all images at once."""
     functions = {
         "kernel_distance": (kernel_distance, MOST_PAIRED),
         "rbf_mmd": (rbf_mmd, MOST_PAIRED),
@@ -70,7 +70,7 @@ def distances(counts: list[int]):
 
 
 def frechet(show: Callable[..., None], seconds: Seconds) -> None:
-    """Prints the time of the distance from moments, and of the usual root of the covariances' product."""
+    """Prints the time of the distance from moments, and of the usual matrix square root of the covariances' product."""
     x, y = (Moments.of(_features(2 * FRECHET_DIM, seed, FRECHET_DIM)) for seed in range(2))
     ours = seconds(lambda: frechet_distance_of_moments(x, y))
     started = time.perf_counter()
@@ -86,7 +86,7 @@ def _features(count: int, seed: int, dim: int = DIM) -> np.ndarray:
 
 
 def _streamed(make: Callable[[np.ndarray], object], pool: np.ndarray, count: int):
-    # The same batch again and again: making new ones would be measured too.
+    # The same batch is used repeatedly, because the time to make new ones would be measured too.
     parts = (make(pool[: min(BATCH, count - start)]) for start in range(0, count, BATCH))
     return functools.reduce(lambda merged, part: merged.merge(part), parts)
 

@@ -60,13 +60,13 @@ class StepBenchmark:
     """Benchmark of the training step of one encoder.
 
     Attributes:
-      show: prints one line of figures.
-      seconds: returns the median time of a call.
+      show: function that prints one line of figures.
+      seconds: function that returns the median time of a call.
       encoder: name of the encoder.
-      dtype: of the networks' arithmetic.
-      image_size: side of the colour images of a step.
-      batch_size: images in a batch.
-      steps: largest number of batches of one timing.
+      dtype: dtype of the networks' arithmetic.
+      image_size: side of the colour images in pixels.
+      batch_size: number of images in a batch.
+      steps: largest number of batches in one timing.
     """
 
     show: Callable[..., None]
@@ -93,7 +93,7 @@ class StepBenchmark:
         images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         time_of_step = seconds_per_step(self.seconds, method, optimiser, images, self.steps)
         has_convolutions = hasattr(encoder, "convolution")
-        # XLA does not count the iterations of the remedy's loop: the FLOPs are those of the plain convolution.
+        # XLA does not count the iterations of the remedy's loop, so the FLOPs are those of the standard convolution.
         plain = recipe.build(encoder.clone(convolution=lax.conv_general_dilated)) if has_convolutions else method
         flops = step_flops(Training(plain, optimiser), Canvas(*shape[1:]), shape[0])
         device = jax.devices()[0].device_kind

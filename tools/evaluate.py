@@ -1,12 +1,12 @@
-r"""Evaluates finished encoders on labelled images: their accuracy, how certain it is, and which encoder is better.
+r"""Evaluates finished encoders on labelled images: accuracies with intervals, and significant differences between encoders.
 
     python -m tools.evaluate --run=results/quickstart --task="folder:/data/parts"
     python -m tools.evaluate --run=dinov2-small.safetensors --task="digits = bundled:mnist; test=bundled:mnist/test"
     python -m tools.evaluate --run=results/quickstart --task=... --task=... --evaluations=knn,linear,few_shot,finetune
 
-A run is the folder of a finished run, of a whole study (all its finished runs), or a file of an encoder: of ours, or of a
-published one (`python -m tools.fetch_encoder`). Runs that differ by their seed alone are one line. Hyperparameters are chosen
-on validation images, the test split is scored once, intervals cover seeds and test images, and differences are computed on the
+--run names the folder of a finished run, the folder of a study (for all its finished runs), or the file of an encoder, ours or
+published (`python -m tools.fetch_encoder`). Runs that differ only by their seed share one line. Hyperparameters are chosen on
+validation images, and the test split is scored once. Intervals cover seeds and test images, and differences are computed on the
 same test images. OUT gets `scores.csv`, `comparisons.csv`, `table.md` and the predictions. Features are cached there, and the
 same command continues where it stopped.
 """
@@ -38,8 +38,8 @@ flags.DEFINE_multi_string(
 flags.DEFINE_multi_string(
     "task",
     None,
-    "Labelled images: 'NAME = URI; test=URI; validation=URI; metric=NAME; labelled=N', of which only the URI is needed; a "
-    "folder: has class folders, or train, val and test folders of these. May be given many times. Metrics: "
+    "Labelled images: 'NAME = URI; test=URI; validation=URI; metric=NAME; labelled=N', where only the URI is required; a "
+    "folder: has class folders, or train, val and test folders with class folders. May be given many times. Metrics: "
     f"{', '.join(METRICS)}.",
     required=True,
 )
@@ -47,7 +47,7 @@ flags.DEFINE_string("evaluations", DEFAULT, f"Evaluations of each encoder: {', '
 flags.DEFINE_string("evaluation_options", "", "Settings, e.g. 'few_shot.draws=10; finetune.epochs=20; knn.neighbours=10,20'.")
 flags.DEFINE_string("features", "pooled", f"Features to evaluate: {', '.join(f'{k} ({v})' for k, v in FEATURES.items())}.")
 flags.DEFINE_integer(
-    "image_size", 0, "Side in pixels to which images are resized; 0: that of each encoder's training images.", lower_bound=0
+    "image_size", 0, "Side in pixels to which images are resized; 0: the side of each encoder's training images.", lower_bound=0
 )
 flags.DEFINE_boolean(
     "floors", True, "Also evaluate raw pixels, and untrained encoders of the same architecture, one for each seed."
@@ -59,7 +59,7 @@ def main() -> None:
     console = Console(emoji=False, width=None if Console().is_terminal else 160)
     say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
     names = ("run", "task", "evaluations", "evaluation_options", "image_size", "floors", "out")
-    # The default is no choice: an encoder that was opened with other features is then evaluated with those.
+    # Without --features, an encoder is evaluated with the features with which it was opened.
     features = None if FLAGS["features"].using_default_value else FLAGS.features
     settings = MatrixSettings(**{name: FLAGS[name].value for name in names}, features=features)
     report = run_matrix(settings, functools.partial(counting_images, console), say)
@@ -72,7 +72,7 @@ def main() -> None:
 def _shown(report: MatrixReport) -> Table:
     table = Table(*report.head, box=None, pad_edge=False)
     for line in report.lines:
-        # Text objects: rich would read square brackets in plain strings as its markup.
+        # Text objects, because rich would read square brackets in plain strings as markup.
         table.add_row(*map(Text, line))
     return table
 

@@ -1,11 +1,11 @@
-r"""Fetches the weights of a well-known encoder, and keeps them only if their digest is the known one.
+r"""Fetches the weights of a well-known encoder, and keeps them only if their digest is correct.
 
     python -m tools.fetch_encoder dinov2-small --out=/data/encoders
     python -m tools.fetch_encoder dinov2-small --out=/data/encoders --url=https://mirror.example/dinov2-small.safetensors
     python -m tools.fetch_encoder dinov2-reg --out=/data/encoders --url=https://... --sha256=...
 
-Nothing else in the project fetches weights. A file with another digest is deleted. `--help` lists the names with sizes and
-licences; `sslshift.models.reference.load_reference` loads the file, and its card names the origin.
+No other command of the project fetches weights. A file with another digest is deleted. `--help` lists the names with sizes and
+licences; `sslshift.models.reference.load_reference` loads the file, and its card gives the origin.
 """
 
 from pathlib import Path
@@ -23,12 +23,12 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "name",
     "",
-    "Encoder to fetch, or with --url and --sha256 a name for it; as the first argument it needs no --name=. "
+    "Encoder to fetch, or a new name for one with --url and --sha256; as the first argument it needs no --name=. "
     f"Known names: {KNOWN}.",
 )
 flags.DEFINE_string("out", ".", "Folder to write NAME.safetensors to.")
 flags.DEFINE_string("url", "", "Address of the file; empty: the known address.")
-flags.DEFINE_string("sha256", "", "Digest that the file must have; needed for a name that is not known.")
+flags.DEFINE_string("sha256", "", "Digest that the file must have; required for a new name.")
 
 
 def main() -> None:

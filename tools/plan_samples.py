@@ -1,11 +1,12 @@
-r"""Shows the images that a run would see, before anything is trained: N, samples, D, E, licence and cost by stage and source.
+r"""Shows the samples of a run before it is trained: N, samples, D, E, licence and cost by stage and source.
 
     python -m tools.plan_samples --budget=100_000 --mixture="near:bundled:mnist@2_000*0.7 + web:synthetic:noise"
     python -m tools.plan_samples --budget=100_000 --csv=plan.csv \
       --mixture="near:folder:/data/parts@all for 30%; near@all + web:arrayrecord:/data/web@50_000<=40% -> web for 70%"
 
-sslshift/data/mixture_text.py describes the form of a mixture. The audit recounts the plan's rows one by one, whatever way they
-were made in. Exit code: 0: the rows are as planned; 1: the plan is impossible (one sentence says why), or the rows differ.
+sslshift/data/mixture_text.py describes the form of a mixture. The audit counts the plan's rows one by one, independently
+of their computation. Exit code 0: the rows are as planned; 1: the plan is impossible (one sentence gives the reason), or the
+rows differ.
 """
 
 from pathlib import Path
@@ -27,18 +28,16 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "mixture", None, "Sources, unique samples, shares and stages, in the form of sslshift/data/mixture_text.py.", required=True
 )
-flags.DEFINE_integer("budget", None, "C, the training samples seen.", required=True)
-flags.DEFINE_integer("batch_size", 256, "Images in a training step.")
+flags.DEFINE_integer("budget", None, "C, the number of training samples.", required=True)
+flags.DEFINE_integer("batch_size", 256, "Number of images in a training step.")
 flags.DEFINE_integer("seed", 0, "Seed of the order in which samples are seen.")
 flags.DEFINE_integer("subset_seed", 0, "Seed of the draw of each source's N unique samples.")
-flags.DEFINE_enum(
-    "audit", "auto", ["auto", "true", "false"], "Recount all rows, none, or (auto) stretches of them if there are too many."
-)
-flags.DEFINE_string("csv", "", "File to which the table is also written.")
+flags.DEFINE_enum("audit", "auto", ["auto", "true", "false"], "Recount all rows, no rows, or (auto) parts of a large plan.")
+flags.DEFINE_string("csv", "", "File for a copy of the table; empty: no file.")
 
 
 def main() -> None:
-    # In a file the table must not be folded to 80 columns.
+    # In a file, the table must not be wrapped at 80 columns.
     console = Console(emoji=False)
     console = console if console.is_terminal else Console(emoji=False, width=140)
     declaration = parse_mixture(FLAGS.mixture, SCHEMES)
@@ -49,7 +48,7 @@ def main() -> None:
     labels = {name: source.labels for name, source in sources.items() if source.labels is not None}
     plan = SamplePlan(mixture, budget, FLAGS.batch_size, FLAGS.seed, FLAGS.subset_seed, labels)
     rest = budget.samples - steps * FLAGS.batch_size
-    excluded = f" and {rest:,} samples, which training leaves out" if rest else ""
+    excluded = f" and {rest:,} samples, which training does not use" if rest else ""
     _say(console, f"{declaration}")
     console.print(f"{budget.samples:,} samples: {steps:,} steps of {FLAGS.batch_size:,}{excluded}", highlight=False)
     lines = preview.plan_lines(plan, sources)
@@ -79,8 +78,8 @@ def _audit(plan: SamplePlan, console: Console) -> None:
         _say(
             console,
             f"Recounted: {preview.STRETCHES} random stretches of {preview.STRETCH:,} samples, {part} of the budget "
-            "(--audit=true: all of it). Samples are those of all stretches; unique, fewest and most the extremes of a single "
-            "one.",
+            "(--audit=true: all of it). Samples are the sum over stretches; unique, fewest and most are the extremes of single "
+            "stretches.",
         )
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -89,7 +88,7 @@ def _audit(plan: SamplePlan, console: Console) -> None:
     if found:
         console.print(preview.recount_table(found))
     if not all(each.agrees for each in found):
-        raise RuntimeError("The plan's rows are not what the mixture asks for; this is an error of sslshift: please report it.")
+        raise RuntimeError("The plan's rows differ from the mixture. This is an error of sslshift; please report it.")
 
 
 def _say(console: Console, text: str) -> None:

@@ -4,10 +4,10 @@ r"""Compares sources of images with yours before any training: an index from 0 (
     python -m tools.shift --target=... --source="near = folder:/data/near" --source="web = folder:/data/web" \
       --mixture="mostly near = 0.7*near + 0.3*web" --encoder=dinov2-small.safetensors
 
-Prints sources ordered by the index with intervals, sentences that interpret it, and raw distances. OUT gets `table.md`,
-`shift.csv`, `shift.json`, and with --html the page `shift.html` with the nearest and the farthest images, a map, and a profile
-over layers. Features are kept in OUT, so that another source later costs only its own images. Without --encoder an untrained
-network is used, which responds to texture and colour alone; the page and the tables say so.
+Prints the sources in the order of the index with intervals, sentences that interpret it, and raw distances. OUT gets
+`table.md`, `shift.csv`, `shift.json`, and with --html the page `shift.html` with the nearest and the farthest images, a map,
+and a profile over layers. Features are kept in OUT, so that a later source costs only the time for its images. Without
+--encoder, an untrained network is used, which responds only to texture and colour; the page and the tables report this.
 """
 
 import dataclasses
@@ -29,20 +29,20 @@ _BESIDE = ",".join(name for name, distance in DISTANCES.items() if distance.besi
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("target", None, "Your images: a URI such as folder:/data/parts.", required=True)
-flags.DEFINE_multi_string("source", None, "Images to compare: 'URI' or 'NAME = URI'; may be given many times.", required=True)
+flags.DEFINE_multi_string("source", None, "Source to compare: 'URI' or 'NAME = URI'; may be given many times.", required=True)
 flags.DEFINE_multi_string(
     "mixture", [], "A planned mixture of sources by share: 'NAME = 0.7*near + 0.3*web'; may be given many times."
 )
 flags.DEFINE_string(
     "encoder",
     UNTRAINED,
-    "The encoder of the images: a .safetensors or .npz file of a published encoder (python -m tools.fetch_encoder), a finished "
-    f"run or an encoder of ours, pixels, untrained (a small conv net), or untrained:NAME. {HOW_TO_SAY}",
+    "Encoder of the images: a .safetensors or .npz file of a published encoder (python -m tools.fetch_encoder), a finished "
+    f"run or a saved encoder, pixels, untrained (a small conv net), or untrained:NAME. {HOW_TO_SAY}",
 )
-flags.DEFINE_integer("images", 2000, "Images of each source and of the target at most, drawn by the seed.", lower_bound=20)
-flags.DEFINE_integer("image_size", 0, "Side of all images in pixels; 0: the encoder's, or the target's up to 64.", 0, 4096)
-flags.DEFINE_string("distance", DEFAULT_DISTANCE, f"The distance behind the index: {', '.join(DISTANCES)}.")
-flags.DEFINE_string("distances", _BESIDE, "Raw distances shown beside it, separated by commas, or none.")
+flags.DEFINE_integer("images", 2000, "Largest number of images of each source and of the target.", lower_bound=20)
+flags.DEFINE_integer("image_size", 0, "Side of images in pixels; 0: the encoder's, or the target's up to 64.", 0, 4096)
+flags.DEFINE_string("distance", DEFAULT_DISTANCE, f"Distance behind the index: {', '.join(DISTANCES)}.")
+flags.DEFINE_string("distances", _BESIDE, "Raw distances to show beside the index, separated by commas, or none.")
 flags.DEFINE_integer(
     "seed", 0, "Seed of all draws, and of an untrained network's weights.", lower_bound=0, upper_bound=(1 << 63) - 1
 )
@@ -56,7 +56,7 @@ def main() -> None:
     status = console.status("")
 
     def on_source(name: str) -> None:
-        # A terminal shows one moving part at a time: until now it was the bar of the images that are encoded.
+        # A terminal shows one moving part at a time; the bar of encoded images ends here.
         status.start()
         status.update(f"measuring {name}")
 

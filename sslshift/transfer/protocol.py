@@ -151,8 +151,7 @@ def evaluate(
       task: the task.
       evaluations: evaluations by name; None: kNN and linear probe with default settings.
       cache: folder that keeps features, see `features.extract`.
-      on_progress: callback that receives the current work (images of a split, steps of fine-tuning), the amount done and the
-        total.
+      on_progress: callback that receives the current work (such as images of a split), the amount done and the total.
 
     Raises:
       ValueError: features are not finite, most test images are also training images, or too few images remain in a split.
