@@ -71,8 +71,8 @@ def test_bad_features_are_refused_in_one_sentence(distance, least, random):
     holed[7, 1] = np.nan
     endless[2, 0] = -np.inf
     for bad, message in (
-        (holed, "finite features; those of image 7"),
-        (endless, "finite features; those of image 2"),
+        (holed, "finite features, but features of image 7"),
+        (endless, "finite features, but features of image 2"),
         (x[:, :2], "dimensions"),
         (x[0], "matrix"),
         (x[:0], "non-empty matrix"),

@@ -129,8 +129,8 @@ def test_diversity_refuses_what_it_cannot_score(random):
     factor = TriangularFactor.of(x)
     unit = TriangularFactor.of(x, unit=True)
     for call, message in (
-        (lambda: vendi_score(holed), "finite features; those of image 2"),
-        (lambda: effective_rank(holed), "finite features; those of image 2"),
+        (lambda: vendi_score(holed), "finite features, but features of image 2"),
+        (lambda: effective_rank(holed), "finite features, but features of image 2"),
         (lambda: effective_rank(x[0]), "matrix"),
         (lambda: vendi_score(x[:0]), "non-empty"),
         (lambda: vendi_score(np.array([[1.0, 0], [0, 0]])), "image 1 are all 0"),

@@ -111,7 +111,7 @@ def test_neighbourhoods_refuse_too_few_images(random):
         (lambda: coverage_of(x, x, neighbours=10), "at least 11 and 1 images, got 10 and 10"),
         (lambda: precision_recall(x, x, neighbours=0), "at least one neighbour, not 0"),
         (lambda: density_coverage(x, x[:, :2]), "3 and 2 dimensions"),
-        (lambda: coverage_of(x, np.where(x == x[4, 1], np.inf, x)), "finite features; those of image 4"),
+        (lambda: coverage_of(x, np.where(x == x[4, 1], np.inf, x)), "finite features, but features of image 4"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

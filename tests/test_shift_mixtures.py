@@ -274,10 +274,10 @@ def test_what_is_no_mixture_is_refused_in_one_sentence(parts):
     for make in makers:
         for shares, message in (
             ([0.5, 0.5], "one share for each component, not 2 shares for 3 components"),
-            ([0.5, 0.4, 0.09], "sum to 1, not to 0.99"),
+            ([0.5, 0.4, 0.09], "sum to 1, got a sum of 0.99"),
             ([0.5, 0.7, -0.2], "at least 0"),
             ([0.5, math.nan, 0.5], "finite"),
-            ([0.5, 0.5, 1e-4], r"sum to 1, not to 1\.0001"),
+            ([0.5, 0.5, 1e-4], r"sum to 1, got a sum of 1\.0001"),
         ):
             with pytest.raises(ValueError, match=message) as raised:
                 make(shares)
@@ -293,7 +293,7 @@ def test_what_is_no_mixture_is_refused_in_one_sentence(parts):
         (lambda: mixture_histograms([Histograms.of(parts[0], r) for r in (ranges, Ranges.of(parts[1]))], [0.5, 0.5]), "ranges"),
         (lambda: LayerMixture([layers_of(parts[0]), layers_of(parts[0], 2)], [0.5, 0.5]), "4 groups .* 2 groups"),
         (lambda: table.distance({"a": 1}, {"c": 1}), "one of the sets a, b of this table, got 'c'"),
-        (lambda: table.distance({"a": 1}, {"b": 0.9}), "sum to 1, not to 0.9"),
+        (lambda: table.distance({"a": 1}, {"b": 0.9}), "sum to 1, got a sum of 0.9"),
         (lambda: table.distance({"a": 1}, {}), "not 0 shares for 0 components"),
         (lambda: KernelTable.of({}), "at least one set"),
         (lambda: KernelTable.of({"a": parts[0], "one": parts[1][:1]}), "at least 2 images of each set, and 'one' has 1"),

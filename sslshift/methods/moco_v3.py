@@ -42,7 +42,7 @@ def moco_v3(
       momentum: momentum of the target network, rising to 1 over the run.
 
     Raises:
-      ValueError: the embedding is to be frozen, and the encoder has none.
+      ValueError: `frozen_embedding` is True, and the encoder has no embedding of patches.
     """
     if frozen_embedding and not isinstance(encoder, ViT):
         raise ValueError(f"Expected a ViT, whose patches are embedded, for frozen_embedding, got {type(encoder).__name__}.")

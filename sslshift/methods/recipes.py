@@ -1,6 +1,6 @@
 """The default recipe of every method for small images, as data; the registry of methods.
 
-Where a recipe names solo-learn, its numbers are those of the CIFAR configurations at commit 9187ea3
+If a recipe names solo-learn, its numbers come from the CIFAR configurations at commit 9187ea3
 (https://github.com/vturrisi/solo-learn); other image sizes and encoders may need other values.
 """
 
@@ -83,7 +83,7 @@ def _widths(name: str, value: Any) -> tuple[int, ...]:
     return widths
 
 
-# The augmentations that solo-learn names symmetric, weak and asymmetric, and those of its VICReg and MAE.
+# The augmentations that solo-learn names symmetric, weak and asymmetric, and its augmentations for VICReg and MAE.
 _SYMMETRIC = ViewSettings(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_probability=0.5)
 _WEAK = ViewSettings(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur_probability=0.5)
 _PLAIN = ViewSettings(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)

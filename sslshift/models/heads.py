@@ -19,7 +19,7 @@ class MLPHead(nn.Module):
       widths: widths of the layers; the last one is the width of the output.
       batch_norm: whether there is a batch norm between a linear layer and its activation.
       output_norm: kind of batch norm on the output: `none`, `plain` (without scale and offset) or `affine`.
-      output_bias: whether the last layer has a bias where no batch norm follows it.
+      output_bias: whether the last layer has a bias if no batch norm follows it.
       activation: activation between the layers.
       dtype: dtype of the computation; parameters stay in float32.
       axis_name: the mapped axis over which the batch is split, inside `shard_map`.

@@ -96,7 +96,7 @@ def load_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEn
 
     Raises:
       ValueError: there is no such file, the run is not finished, the encoder is of a class that was not passed, or the file is
-        damaged or does not hold what its card says.
+        damaged or does not fit its card.
     """
     file, options = _parsed(path)
     hub = (file / _HUB_FILE).is_file() and not (file / weights.ENCODER).exists()

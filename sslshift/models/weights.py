@@ -70,7 +70,7 @@ def read_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEn
 
     Raises:
       ValueError: there is no such file, the run is not finished, the encoder is of another class, or the file is damaged or
-        does not hold what its card says.
+        does not fit its card.
     """
     path = Path(path).expanduser()
     file = path / ENCODER if path.is_dir() else path

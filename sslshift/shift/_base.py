@@ -23,7 +23,7 @@ from sslshift.storage import whole_file
 AT_ONCE = 1 << 21
 # The cube of an inner product of larger features would leave the range of float64. No float32 is this large.
 _LARGEST = 1e50
-# Name of the entry of a file that says which class the file holds, and the version of the format.
+# Name of the entry of a file that states the class of the object in the file, and the version of the format.
 _KIND = "sslshift"
 _VERSION = 1
 # Errors of NumPy and of the zip format for files that are not whole.
@@ -58,7 +58,9 @@ def matrix(features: np.ndarray) -> np.ndarray:
         good = (np.abs(float64(features, rows)) < _LARGEST).all(axis=1)
         if not good.all():
             bad = rows.start + int(np.argmin(good))
-            raise ValueError(f"Expected finite features; those of image {bad:,} are NaN, infinite, or beyond {_LARGEST:g}.")
+            raise ValueError(
+                f"Expected finite features, but features of image {bad:,} are NaN, infinite, or beyond {_LARGEST:g}."
+            )
     return features
 
 
@@ -220,7 +222,7 @@ class Stored:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                # A file of another class is refused even where its fields have the same names.
+                # A file of another class raises an error even if its fields have the same names.
                 held = str(arrays[_KIND])
                 if held == _kind(cls):
                     return _built(cls, arrays)

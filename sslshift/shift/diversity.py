@@ -82,7 +82,7 @@ class TriangularFactor(Stored):
 
 
 def _joined(triangle: np.ndarray, block: np.ndarray) -> np.ndarray:
-    # The factor of all rows follows from the factors of any parts, whatever their order.
+    # The factor of all rows follows from the factors of any parts, in any order.
     return np.linalg.qr(np.concatenate([triangle, block]), mode="r")
 
 

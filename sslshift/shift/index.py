@@ -113,7 +113,7 @@ class ShiftScale:
             object.__setattr__(self, side, matrix(getattr(self, side)))
         require_one_dimension(self.target.shape[1], self.noise.shape[1])
         if self.repeats < 4 or self.repeats % 2:
-            raise ValueError(f"A shift index needs an even number of draws, at least 4, not {self.repeats}.")
+            raise ValueError(f"A shift index needs an even number of draws of at least 4, got {self.repeats}.")
         if not callable(self.distance):
             distance_of(self.distance)
 
@@ -122,7 +122,7 @@ class ShiftScale:
 
         Args:
           source: features `[n, dim]` of its images.
-          sample_size: images on each side of a distance; None: half as many as source, target and noise all have, at most
+          sample_size: images on each side of a distance; None: half of the smallest set of source, target and noise, at most
             2,500.
 
         Raises:
@@ -207,10 +207,10 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def index_difference(a: ShiftIndex, b: ShiftIndex) -> IndexDifference:
-    """Returns how much farther `a` is than `b`, draw by draw against the same halves of the target.
+    """Returns the difference of `a` and `b`, draw by draw against the same halves of the target.
 
     Raises:
-      ValueError: they were not measured on one scale at one sample size.
+      ValueError: the indices were not measured on one scale at one sample size.
     """
     if (a.sample_size, a.floor, a.ceiling, a.repeats) != (b.sample_size, b.floor, b.ceiling, b.repeats):
         raise ValueError("Only indices measured on one ShiftScale at one sample_size can be compared draw by draw.")
@@ -248,14 +248,14 @@ def shift_index(
         which loses the structure and keeps the scale.
       distance: a name of `DISTANCES`, or a function of two sets of features of equal size.
       repeats: number of draws, an even number of at least 4.
-      sample_size: images on each side of a distance; None: half as many as all sides have, at most 2,500.
+      sample_size: images on each side of a distance; None: half of the smallest of the three sets, at most 2,500.
 
     Raises:
       ValueError: too few images, shapes that do not fit, or a target that is indistinguishable from noise.
     """
     target = matrix(target)
     if noise is None:
-        # Stream 3: the draws of target, source and noise do not change with the noise that is missing.
+        # Stream 3: missing noise does not change the draws of target, source and noise.
         random = generator(jax.random.fold_in(key, 3))
         known = np.asarray(target, np.float64)
         noise = random.normal(known.mean(axis=0), known.std(axis=0), target.shape)
@@ -284,7 +284,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(fewer: Sequence[ShiftIndex], most: ShiftIndex) -> Agreement:
-    """Returns how many indices of one pair at fewer images equal the one at most images, within both 95% intervals together.
+    """Returns the number of indices at fewer images that equal the index at the most images, within both 95% intervals.
 
     Example:
       >>> at = lambda value: ShiftIndex(value, value - 0.1, value + 0.1, 0, 0, 0, 100, 20)

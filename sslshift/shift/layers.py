@@ -139,7 +139,7 @@ class VisualDna(Stored):
         if fingerprint(encoder) != ranges.encoder:
             raise ValueError(f"Expected ranges of the encoder {fingerprint(encoder)!r}, got ranges of {ranges.encoder!r}.")
         if bins < 1 or groups < 1:
-            raise ValueError(f"At least one bin and one group are needed, not {bins} and {groups}.")
+            raise ValueError(f"Expected at least one bin and one group, got {bins} and {groups}.")
         settings = {"bins": bins, "groups": groups, "batch_size": batch_size, "mesh": mesh}
         # The devices need only the numbers; the ranges with the name of their encoder stay on the host.
         limits = {name: Limits(each.minimum, each.maximum) for name, each in ranges.layers.items()}
@@ -183,9 +183,7 @@ class VisualDna(Stored):
         """
         chosen = list(range(self.groups) if groups is None else groups)
         if not self.images[chosen].any():
-            raise ValueError(
-                f"The {self.count} images leave groups empty that would be compared; there are {self.groups} groups."
-            )
+            raise ValueError(f"Expected an image in each compared group, got {self.count} images in {self.groups} groups.")
         # Indexing several groups at once would copy them before the sum.
         return {
             name: Histograms(sum((each[group] for group in chosen[1:]), each[chosen[0]]), self.ranges.layers[name])
@@ -323,7 +321,8 @@ def layer_profile(x: Layers, y: Layers) -> LayerProfile:
         floors.append([own, own if x is y else _averages(y_one, y_two)])
     values = np.array(apart)
     floors = np.array(floors)
-    # Halves of x follow the root of 4/n, those of y that of 4/m. Their root mean square is the law for n/2 against m/2.
+    # The floor of x is proportional to the root of 4/n, and the floor of y to the root of 4/m. Their root mean square is
+    # proportional to the root of 2/n + 2/m, as is the floor of n/2 against m/2 images.
     floor = np.sqrt(np.square(floors.mean(axis=0)).mean(axis=0))
     rows = np.stack([values.mean(axis=0), values.std(axis=0), floor], axis=1).tolist()
     levels = [Level(*row) for row in rows]

@@ -33,9 +33,9 @@ def checked_shares(shares: Sequence[float], parts: int) -> np.ndarray:
     if not parts or values.shape != (parts,):
         raise ValueError(f"A mixture needs one share for each component, not {values.size} shares for {parts} components.")
     if not np.isfinite(values).all() or values.min() < 0:
-        raise ValueError(f"Shares of a mixture are finite numbers of at least 0, not {values.tolist()}.")
+        raise ValueError(f"Expected finite numbers of at least 0 as shares of a mixture, got {values.tolist()}.")
     if abs(values.sum() - 1) > _ENOUGH:
-        raise ValueError(f"Shares of a mixture sum to 1, not to {values.sum():.9g}.")
+        raise ValueError(f"Expected shares of a mixture that sum to 1, got a sum of {values.sum():.9g}.")
     # Shares as people type them sum to 1 only up to rounding.
     return values / values.sum()
 
@@ -52,7 +52,7 @@ def effective_count(counts: Sequence[int], shares: np.ndarray) -> int:
 
 
 def mixture_moments(parts: Sequence[Moments], shares: Sequence[float]) -> MixtureMoments:
-    """Returns moments of the distribution that draws from each component with its share, whatever the components' sizes.
+    """Returns moments of the distribution that draws from each component with its share; sizes of components have no influence.
 
     The mean is sum w mean_i, the covariance sum w (S_i + (mean_i - mean)(mean_i - mean)'), with each S_i divided by its own
     count - 1. It thus estimates the covariance of an infinite sample of the mixture, up to the error of the means, which adds
@@ -324,7 +324,7 @@ def blend(features: Mapping[str, np.ndarray], shares: Mapping[str, float], most:
     Args:
       features: features `[n, dim]` of each component by name, in random order.
       shares: share of each component by name; they sum to 1.
-      most: largest number of images of the mixture; None: as many as the scarcest component allows.
+      most: largest number of images of the mixture; None: the largest number for which all components suffice.
 
     Returns:
       `[n, dim]`, in an order that depends on n alone.
@@ -361,7 +361,7 @@ def blend_counts(have: Mapping[str, int], shares: Mapping[str, float], most: int
     """
     if min(shares.values(), default=-1) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"Shares of a mixture must be at least 0 and sum to 1, not {dict(shares)}.")
-    # Sorted by name, so that the same mixture is the same sample in whatever order its components are written.
+    # Sorted by name, so that the order in which components are written does not change the sample.
     used = {name: shares[name] for name in sorted(shares) if shares[name]}
     total = sum(used.values())
 

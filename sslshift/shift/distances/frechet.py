@@ -154,7 +154,7 @@ def frechet_distance_of_moments(x: Moments | MixtureMoments, y: Moments | Mixtur
     # With S_x = A A' and S_y = B B', tr (S_x S_y)^(1/2) is the sum of the singular values of A' B.
     factor, order = _cholesky(x)
     cross, error = _from_squares(factor, y.covariance[np.ix_(order, order)])
-    # Where rounding of the squares is too large for what is left of the distance, the slower decomposition decides.
+    # If the rounding error of the squares is too large relative to the distance, the slower decomposition is used.
     if error > _ENOUGH * (apart - 2 * cross):
         other, other_order = _cholesky(y)
         product = factor[np.argsort(order)].T @ other[np.argsort(other_order)]

@@ -30,7 +30,7 @@ class TwoSampleTest(NamedTuple):
 def proxy_a_distance(x: np.ndarray, y: np.ndarray, *, key: jax.Array, folds: int = 2, strength: float = 0.1) -> float:
     """Returns the proxy A-distance: 2 (1 - 2 err) of a regularised linear classifier between x and y on held-out images.
 
-    The distance saturates at 2 where no image is misclassified; `classifier_two_sample` returns the held-out loss as well.
+    The distance saturates at 2 if no image is misclassified; `classifier_two_sample` returns the held-out loss as well.
 
     Example:
       >>> import jax, numpy as np
@@ -41,12 +41,12 @@ def proxy_a_distance(x: np.ndarray, y: np.ndarray, *, key: jax.Array, folds: int
     Args:
       x: features `[n, dim]`, of at least `folds` different images.
       y: features `[m, dim]`, of at least `folds` different images.
-      key: PRNG key of the folds, and of the images that are used where one side has more: both sides have the same weight.
+      key: PRNG key of the folds, and of the choice of images if one side has more: both sides have the same weight.
       folds: number of folds, each of which is held out once.
       strength: l2 penalty, strength / 2 * |weights|^2 added to the mean cross-entropy, on standardised features.
 
     Returns:
-      A number from -2 to 2; near 0, and below it as often as above, where the sets are indistinguishable.
+      A number from -2 to 2. If the sets are indistinguishable, it is near 0, and below 0 as often as above.
 
     Raises:
       ValueError: shapes do not fit, too few images, or features are not finite.
@@ -129,7 +129,7 @@ def _folds(x: np.ndarray, y: np.ndarray, folds: int) -> list[np.ndarray]:
 
 def _levelled(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
     """Returns both sets in float32 with every feature moved and scaled to -1 to 1: float32 may not hold the original values."""
-    # Minus the first image, a constant feature is exactly 0, whatever its size.
+    # After the first image is subtracted, a constant feature of any size is exactly 0.
     first = float64(x, slice(0, 1))
     mean = sum((block - first).sum(axis=0) for each in (x, y) for block in blocks(each)) / (len(x) + len(y))
     centre = first + mean

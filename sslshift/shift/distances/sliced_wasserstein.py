@@ -131,7 +131,7 @@ def wasserstein_2(x: np.ndarray, y: np.ndarray, mass: np.ndarray, in_x: np.ndarr
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Projections(Stored):
-    """Histograms of features along random directions: memory is directions x bins, whatever the number of images.
+    """Histograms of features along random directions: memory is directions x bins, for any number of images.
 
     Ranges are learned once on a reference pool, by `Projections.ranges`; values outside count in the end bins. The distances of
     values from the middle of their bins are summed as they stream, which bounds the error, also of values outside.

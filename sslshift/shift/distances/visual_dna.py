@@ -26,7 +26,7 @@ from sslshift.shift._base import (
     tiles,
 )
 
-# Numbers at a time where many passes over them follow: 128 KiB stay in the processor's cache.
+# Numbers at a time for computations of many passes: 128 KiB stay in the processor's cache.
 _IN_CACHE = 1 << 14
 
 
@@ -90,8 +90,8 @@ class Ranges(Stored):
             raise ValueError("Histograms over different ranges cannot be compared; make both with the same Ranges.")
 
     def place(self, block: np.ndarray, bins: int) -> np.ndarray:
-        """Returns the bin of every value, int64 of the block's shape: values outside in the end bins, constant neurons in the
-        first.
+        """Returns the bin of every value, int64 of the block's shape. Values outside are in the end bins, and those of constant
+        neurons in the first bin.
 
         A value on an edge of `np.linspace(minimum, maximum, bins + 1)` counts in the bin above it, as with `np.histogram`.
         """

@@ -298,7 +298,7 @@ class Extractor:
         return Encoded(name, found.features, about, ImageSet(reader, images.indices[found.kept]), found.digests)
 
     def noise(self, target: Encoded) -> NoiseFeatures:
-        """Returns the features of as many images of noise as the target has images."""
+        """Returns the features of noise images; their number equals that of the target's images."""
         source = NoiseSource(target.images.source, target.images.indices, self.canvas, self.seed)
         indices = np.arange(len(source))
         with self.counting("noise") as on_images:

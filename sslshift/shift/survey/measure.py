@@ -87,7 +87,7 @@ class Survey:
       target_images: number of images of the target.
       measured: sources by name, the nearest first.
       failed: reason why each other source could not be measured, by name.
-      vendi, rank: scores of the target, on as many images as those of the sources.
+      vendi, rank: scores of the target, on the same number of images as the scores of the sources.
     """
 
     distance: str
@@ -105,7 +105,7 @@ class Survey:
 
     @property
     def coverage_expected(self) -> float:
-        """Returns the coverage of the target by as many further images of the target itself, which no source can exceed."""
+        """Returns the coverage of the target by an equal number of further target images, which no source can exceed."""
         # An image is not covered if all of its k nearest neighbours in both sets belong to its own set.
         n = self.target_images
         m = self.images
@@ -167,7 +167,7 @@ def measure(
       on_source: called with each source's name before it is measured.
 
     Raises:
-      ValueError: there is no such distance, or no source can be measured; the message then says why the first one cannot.
+      ValueError: there is no such distance, or no source can be measured; the message gives the reason for the first source.
     """
     least = _required_images(target, distance)
     scales = {name: ShiftScale(target, noise, key, name, _FEW) for name in distances if name != distance}
@@ -190,7 +190,7 @@ def measure(
     _require_any(measured, failed)
     # The order of the index, which tables, charts and sentences share.
     in_order = sorted(measured, key=lambda name: measured[name].index.value)
-    # Diversity grows with the number of images: the target's is of as many images as that of the sources.
+    # Diversity grows with the number of images: target and sources are measured on the same number of images.
     own = _diversity(target[: 2 * size])
     return Survey(distance, size, len(target), {name: measured[name] for name in in_order}, failed, *own[:2])
 

@@ -264,7 +264,7 @@ def plane(sets: Sequence[np.ndarray]) -> tuple[list[np.ndarray], tuple[float, fl
     # The sign of an axis is arbitrary; without a rule the map could be mirrored from one call to the next.
     # The first of the largest entries decides; entries that differ by rounding alone must count as equal for that.
     axes *= np.sign(axes[np.argmax(np.abs(axes) > np.abs(axes).max(axis=0) - 1e-9, axis=0), np.arange(axes.shape[1])])
-    # The map has two axes, whatever the number of features.
+    # The map has two axes for any number of features.
     if dim == 1:
         axes = np.concatenate([axes, np.zeros((1, 1))], axis=1)
     total = max(values.sum(), np.finfo(float).tiny)

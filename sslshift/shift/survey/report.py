@@ -74,7 +74,7 @@ def index_text(found: Measured) -> str:
 
 
 def raw_table(survey: Survey) -> Table | None:
-    """Returns the raw distances with their floor, which is the same for all sources; None if none were asked for."""
+    """Returns the raw distances with their floor, which is the same for all sources; None if no raw distance was asked for."""
     names = list(next(iter(survey.measured.values())).raw)
     if not names:
         return None
