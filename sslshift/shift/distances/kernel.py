@@ -15,11 +15,11 @@ from sslshift.shift._base import Distance, DistanceEstimate, Stored, float64, ge
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
     """Returns the kernel distance over all pairs, with the kernel (x.y / dim + 1)^3; on Inception features: KID.
 
-    The distance is unbiased at any number of images, so it can be negative if two sets are alike. Time grows with
-    (n + m)^2 dim; memory is constant, since the kernel is summed in tiles. Other software often prints the mean over 100
-    overlapping subsets of 1,000 images, which estimates the same number with more noise. The spread over such subsets is not a
-    confidence interval, since subsets share images. See `kernel_distance_estimate` for a standard error, and `KernelBlocks` for more
-    images than pairs allow.
+    The distance is unbiased at any number of images, so it can be negative if two sets are alike. Time grows with (n + m)^2
+    dim; memory is constant, since the kernel is summed in tiles. Other software often prints the mean over 100 overlapping
+    subsets of 1,000 images, which estimates the same number with more noise. The spread over such subsets is not a
+    confidence interval, since subsets share images. See `kernel_distance_estimate` for a standard error, and `KernelBlocks`
+    for more images than pairs allow.
 
     Example:
       >>> import numpy as np
