@@ -136,7 +136,7 @@ def test_command_by_features(tmp_path, random):
             1,
             "Expected --by=pixels or --features with --against, got --by=hash",
         ),
-        (["--source=bundled:mnist/test", "--against_features=x.npy"], 1, "--against_features goes with"),
+        (["--source=bundled:mnist/test", "--against_features=x.npy"], 1, "--against_features needs"),
         (["--source=bundled:mnist/test", "--against=bundled:mnist/test"], 1, "No image of bundled:mnist/test would remain"),
         (["--source=bundled:mnist/test", "--max_distance=65"], 2, "upper_bound|64"),
         (["--source=bundled:mnist/test", "--min_cosin=1"], 2, "min_cosine"),
