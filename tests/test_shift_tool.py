@@ -226,7 +226,7 @@ def test_bad_input_gets_one_sentence(data, tmp_path, call):
         ([target, near, "--out="], "--out= is empty; name a folder"),
         ([target, near, "--encoder="], "got an empty path"),
         ([target, "--source=parts"], "--source: expected 'URI' or 'NAME = URI', where the URI begins with one of arrayrecord:"),
-        ([target, near, "--encoder=dinov2-small"], "python -m tools.fetch_encoder dinov2-small --out=. fetches"),
+        ([target, near, "--encoder=dinov2-small"], "python -m tools.fetch_encoder dinov2-small --out=. and give the path"),
         ([target, near, "--encoder=/no/such.safetensors"], "fetch_encoder NAME fetches a well-known encoder (dinov2-small"),
         ([target, near, f"--encoder={data}/other.npz"], "belong to no known architecture"),
         ([target, near, f"--encoder={data}/huge.safetensors"], "has features that are not finite; the encoder is broken"),
