@@ -272,13 +272,13 @@ def test_the_command_keeps_and_reports_images_of_several_labels(hearts, tmp_path
     assert {(row["first_label"], row["second_label"]) for row in rows} >= {("pink", "red"), ("blue", "blue")}
     for how, kept in (("keep", 6), ("first", 3), ("drop", 2)):
         said = command(f"--source=folder:{hearts}?labels=folder", f"--out={out}", f"--different_labels={how}")
-        assert f"The {kept:,} images that are left" in said
+        assert f"The {kept:,} remaining images" in said
         assert len(open_source(f"folder:{hearts}?labels=folder&keep={out / 'kept.parquet'}")) == kept
 
 
 def test_the_command_says_that_folders_may_be_classes(hearts, tmp_path):
     said = command(f"--source=folder:{hearts}", f"--out={tmp_path / 'out'}")
-    assert "The 3 images that are left" in said
+    assert "The 3 remaining images" in said
     assert "3 pairs of duplicates are in different folders" in said
     assert "?labels=folder in the URI" in said
 
@@ -293,20 +293,20 @@ def test_the_command_leaves_out_copies_of_test_images_and_keeps_others_of_anothe
     icon("square", COLOURS["blue"], 64).save(test / "blue/another.png")
     flags = (f"--source=folder:{hearts}?labels=folder", f"--against=folder:{test}?labels=folder", f"--out={out}")
     said = command(*flags)
-    assert f"1 of 3 images of folder:{test}?labels=folder are also among the 10 of" in said
-    assert "similar to images of it without being equal: 1" in said
-    assert "Different labels on the two sides: 1 pairs of the same pixels" in said
+    assert f"1 of 3 images of folder:{test}?labels=folder are also among the 10 images of" in said
+    assert f"1 more are similar to images of folder:{hearts}?labels=folder but not equal" in said
+    assert "Different labels on the two sides: 1 pairs with equal pixels" in said
     assert "3 similar pairs, whose images are kept" in said
     # Less the three equal red hearts and the enlarged one, of whatever label.
-    assert "The 6 images that are left" in said
-    assert "The 3 images that are left" in command(*flags, "--different_labels=drop")
+    assert "The 6 remaining images" in said
+    assert "The 3 remaining images" in command(*flags, "--different_labels=drop")
 
 
 def test_exact_duplicates_of_one_colour_are_told(tmp_path):
     for number, shape in enumerate(("heart", "disc", "bar")):
         icon(shape, (255, 255, 255), 32, ground=(255, 255, 255, 0)).save(tmp_path / f"{number}.png")
     said = command(f"--source=folder:{tmp_path}", f"--out={tmp_path / 'out'}")
-    assert "2 of the exact duplicates are of one colour, as white pictures on a transparent ground are" in said
+    assert "2 of the exact duplicates show one colour only; white pictures on a transparent background become" in said
 
 
 # Studies.

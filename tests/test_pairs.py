@@ -180,7 +180,7 @@ def test_clustered_search_finds_nearly_all_pairs_with_a_fraction_of_the_work(ran
     [
         (np.ones(5), r"\[images, dim\]"),
         (np.array([["a", "b"]]), "Expected features as numbers"),
-        (np.array([[1.0, 2.0], [np.nan, 0.0]]), "row 1 holds other values"),
+        (np.array([[1.0, 2.0], [np.nan, 0.0]]), "NaN or infinity in row 1"),
     ],
 )
 def test_features_that_are_none_are_refused(features, message):

@@ -184,7 +184,7 @@ def test_files_of_other_kinds_are_recognised(tmp_path, kind, scheme):
             assert len(open_source(f"arrayrecord:{file}")) == 1
             file.write_bytes(file.read_bytes()[:-100])
     if kind == "parquet" and scheme in ("parquet", "csv"):
-        message = "its column 'image' holds whole image files, as datasets of Hugging Face do; write each image as a file"
+        message = "its column 'image' holds whole image files, as in datasets of Hugging Face; write each image as a file"
     read = functools.partial(open_source, f"{scheme}:{file}")
     if scheme == "import":
         read = functools.partial(run_import, Import(file, tmp_path / "out"), workers=0)
@@ -199,7 +199,7 @@ def test_shards_that_count_themselves_must_all_be_there(tmp_path):
         array_record(tmp_path / f"b-{i}-of-3.array_record", [image()])
     assert len(open_source(f"arrayrecord:{tmp_path}")) == 6
     (tmp_path / "a.array_record-00001-of-00003").unlink()
-    with pytest.raises(ValueError, match=r"holds 2 of the 3 shards a\.array_record-\*-of-00003; copy the missing ones there"):
+    with pytest.raises(ValueError, match=r"holds 2 of the 3 shards a\.array_record-\*-of-00003; copy the missing shards there"):
         open_source(f"arrayrecord:{tmp_path}")
     assert len(open_source(f"arrayrecord:{tmp_path}/a.array_record-00002-of-00003")) == 1
 
@@ -210,7 +210,7 @@ def test_folders_of_other_files_are_recognised(tmp_path, scheme, kind):
     content, message = FILES.get(kind, (hugging_face(), "a Parquet file; parquet: opens"))
     (tmp_path / "notes.xyz").write_text("nothing")
     (tmp_path / "some-00000").write_bytes(content)
-    message = "an image, though its name does not end like one; rename it" if kind == "jpg" else message
+    message = "an image, but its name does not have an image's extension; rename it" if kind == "jpg" else message
     with pytest.raises(ValueError, match=rf"It holds some-00000, which is {re.escape(message)}"):
         open_source(f"{scheme}:{tmp_path}")
 

@@ -155,7 +155,7 @@ def test_empty_folder_is_refused(tmp_path):
 
 def test_loose_images_cannot_be_labelled_by_folder(tmp_path):
     save(tmp_path / "loose.png", np.zeros((4, 4), np.uint8))
-    with pytest.raises(ValueError, match="is in none"):
+    with pytest.raises(ValueError, match="is not in one"):
         open_source(f"folder:{tmp_path}?labels=folder")
 
 

@@ -100,7 +100,7 @@ def test_a_file_beside_split_folders_does_not_make_them_classes(tmp_path):
     ("names", "message"),
     [
         # Both readings are possible.
-        ([*split_names("train"), *split_names("cat", "dog")], r"train can be splits, or classes as cat, dog beside them"),
+        ([*split_names("train"), *split_names("cat", "dog")], r"train can be splits, or classes like cat, dog beside them"),
         (
             [*split_names("train", "test"), *split_names("unlabelled", form="{split}/{number}.png")],
             r"'folder:.*/train; test=folder:.*/test'. If all of these folders are classes, write folder:.*\?labels=folder",
@@ -117,7 +117,7 @@ def test_a_file_beside_split_folders_does_not_make_them_classes(tmp_path):
         # Splits that make no task.
         (
             [*split_names("train", "val"), *split_names("test", form="{split}/{number}.png")],
-            r"in test images are in no class folders and so have no labels, while train, val have class folders",
+            r"the images directly in test are in no class folder and have no labels, but train, val have class folders",
         ),
         (split_names("train", "val", "valid", "test"), r"the folders val, valid can each be the validation split"),
         (split_names("val", "test"), r"there is no training split beside test, val"),
@@ -128,7 +128,7 @@ def test_a_file_beside_split_folders_does_not_make_them_classes(tmp_path):
         # Classes first.
         (
             split_names("train", "test", form="{kind}/{split}/{number}.png"),
-            r"split folders \(test, train\) are within a, b.*move the split folders above them \(test/a/...\)",
+            r"a, b contain split folders \(test, train\).*move the split folders above them \(test/a/...\)",
         ),
         # Whoever follows the advice is understood.
         (
@@ -148,9 +148,9 @@ def test_a_file_beside_split_folders_does_not_make_them_classes(tmp_path):
         # No classes at all.
         (
             split_names("flowers"),
-            r"all images are in the one folder flowers, .*\(a, b\) are the classes, name it: folder:.*flowers",
+            r"all images are in the single folder flowers, .*\(a, b\) are the classes, name it: folder:.*flowers",
         ),
-        (split_names("data/raw"), r"in the one folder data/raw, .*\(a, b\) are the classes, name it: folder:.*/data/raw"),
+        (split_names("data/raw"), r"in the single folder data/raw, .*\(a, b\) are the classes, name it: folder:.*/data/raw"),
         ([*split_names("data/train", "data/test"), "docs/figure.png"], r"If data holds the task, name it: folder:.*/data\."),
     ],
 )
@@ -168,7 +168,7 @@ def test_folders_that_hold_the_same_ones_are_classes_with_a_note(tmp_path, folde
     (note,) = parse_task(f"folder:{tmp_path}").notes
     one, other = folders
     assert note.startswith(
-        f"the classes are {one}, {other}, the first folders, though each of them holds the folders a, b; if a, b"
+        f"the classes are {one}, {other}, the first folders, but each of them holds the folders a, b; if a, b"
     )
     assert f"name one folder, as in folder:{tmp_path}/{one}, or" in note
 

@@ -144,7 +144,7 @@ def test_odd_folders_open_by_what_is_written(tmp_path, name):
     if name not in ("why?", "100%25"):
         assert len(open_source(f"folder:{folder}")) == 1
     else:
-        with pytest.raises(ValueError, match="is written folder:"):
+        with pytest.raises(ValueError, match="exists; write folder:"):
             open_source(f"folder:{folder}")
     source.name.encode()
 
@@ -153,9 +153,9 @@ def test_a_path_that_may_be_meant_literally_is_refused(tmp_path):
     for number, name in enumerate(("a b", "a%20b", "c%20d")):
         (tmp_path / name).mkdir()
         Image.fromarray(np.full((4, 4), number, np.uint8)).save(tmp_path / name / "a.png")
-    with pytest.raises(ValueError, match=r"c%20d exists, which is written folder:.*c%2520d\.$"):
+    with pytest.raises(ValueError, match=r"c%20d exists; write folder:.*c%2520d for .*c%20d\.$"):
         open_source(f"folder:{tmp_path}/c%20d")
-    with pytest.raises(ValueError, match=r"written folder:.*a%2520b, and .*a b is written folder:.*a b\.$"):
+    with pytest.raises(ValueError, match=r"write folder:.*a%2520b for .*a%20b, and folder:.*a b for .*a b\.$"):
         open_source(f"folder:{tmp_path}/a%20b")
     assert open_source(f"folder:{tmp_path}/a b")[0]["image"].max() == 0
     assert open_source(f"folder:{tmp_path}/a%2520b")[0]["image"].max() == 1
@@ -179,11 +179,11 @@ def test_uris_that_commands_print_open(tmp_path):
         return subprocess.run([sys.executable, "-m", f"tools.{tool}", *flags], capture_output=True, text=True)
 
     done = call("find_duplicates", f"--source={Uri('folder', str(folder), {'licence': 'R&D'})}", f"--out={out}")
-    kept = printed(done, "images that are left: ")
+    kept = printed(done, "remaining images: ")
     source = open_source(kept)
     assert (len(source), source.licence) == (3, "R&D")
     # The kept images are searched again: the URI has one option keep, for a file about the whole source.
-    again = printed(call("find_duplicates", f"--source={kept}", f"--out={out}2"), "images that are left: ")
+    again = printed(call("find_duplicates", f"--source={kept}", f"--out={out}2"), "remaining images: ")
     assert open_source(again).labels is None
     assert len(open_source(again)) == 3
     assert again.count("keep=") == 1

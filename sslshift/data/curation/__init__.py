@@ -1,20 +1,20 @@
-"""Curation: finds the images that a source holds twice or shares with a test split, and the source without them.
+"""Curation: finds the images that a source holds more than once or shares with a test split, and removes them.
 
     duplicates = find_duplicates(source)      # as a command: python -m tools.find_duplicates
     duplicates.effective_unique               # N less its near-duplicates
-    source = deduplicated(source)             # a source like any other; from a command line ?keep=FILE, see `sources.kept`
-    leaks = find_leaks(source, test, split)   # test images that are also pretrained on
+    source = deduplicated(source)             # the source without them; on a command line ?keep=FILE, see `sources.kept`
+    leaks = find_leaks(source, test, split)   # test images that are also in the pretraining source
 
 Pictures that differ in colour alone are different (`likeness`). Images that are alike and have different labels are kept and
-reported unless the caller chooses otherwise (`Duplicates.kept`). Nothing is trained here: features come as arrays.
+reported unless the caller chooses otherwise (`Duplicates.kept`). No encoder is trained here: callers pass features as arrays.
 
-From the ground up: `data.perceptual_hash` (64 bits of a picture) and `data.likeness` (decides whether two pictures are one) see
-arrays only, so that imports can store hashes. `identities` reads a source for both. `hamming` and `cosine` search for all near
-pairs of hashes and of features, which `pairs` reduces to a few. `duplicates` and `leaks` are the two questions, and `report`
-writes the answers for people.
+The files, from the lowest layer up: `data.perceptual_hash` (64 bits per picture) and `data.likeness` (decides whether two
+images show one picture) take arrays only, so that imports can store hashes. `identities` reads a source for both. `hamming`
+and `cosine` search for all near pairs of hashes and of features. `pairs` reduces these pairs to a few. `duplicates` and `leaks`
+answer the two questions, and `report` writes the answers for people.
 
 To add a curation step, write one file here with one function from a source to a result, and export it in this file. Tests:
-`test_perceptual_hash`, `test_pairs`, `test_duplicates`, `test_leaks` and `test_colour_duplicates` cover the files of their
+`test_perceptual_hash`, `test_pairs`, `test_duplicates`, `test_leaks` and `test_colour_duplicates` cover the files with these
 names; `test_find_duplicates` runs the command.
 """
 

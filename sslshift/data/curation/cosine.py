@@ -1,9 +1,9 @@
 """Search for all pairs of feature vectors with a high cosine, in blocks: memory does not grow with the number of pairs.
 
-Up to about 10^5 vectors the search is exact, by matrix products. Beyond that it is clustered: spherical k-means on a sample,
-then every vector is compared with the vectors whose nearest cluster is among its own few nearest clusters, so that the work
-grows as n^1.5. The two vectors of a near pair are in one cluster or on both sides of a border, which is why more than one
-cluster is searched.
+For up to about 10^5 vectors the search is exact, by matrix products. For more vectors it is clustered: spherical k-means finds
+clusters on a sample, and every vector is compared with the vectors in its few nearest clusters, so that the work grows as
+n^1.5. The two vectors of a near pair can be on both sides of the border between two clusters, so more than one cluster is
+searched.
 
 References:
   Abbas et al., `SemDeDup: Data-efficient learning at web-scale through semantic deduplication
@@ -21,14 +21,14 @@ import numpy as np
 from sslshift.data.curation.pairs import Block, Pairs, Wanted, linked, matched, near_block
 from sslshift.data.threads import watched
 
-# Most comparisons of the exact search: those within 10^5 vectors. Above it the search is clustered.
+# Largest number of comparisons of the exact search, enough for 10^5 vectors. Above it the search is clustered.
 EXACT = 10**10
 # Clusters in which each vector is searched. Of the pairs with a cosine of 0.95 among 10^5 vectors around 200 centres, one
 # cluster found 97.9%, two 99.94% and three 99.99%, in a tenth of the time of the exact search.
 PROBES = 3
 # The computed cosine of equal vectors can be less than 1 by this much.
 ROUNDING = 1e-6
-# Vectors of both sides in one matrix product, whose result is 16 MiB.
+# Numbers of vectors of the two sides in one matrix product, whose result takes 16 MiB.
 _TILE = (1024, 4096)
 # Vectors per cluster in the sample, and rounds of k-means: enough for clusters that only have to divide the work.
 _SAMPLE = 64
@@ -43,8 +43,8 @@ def near_pairs_by_features(features: np.ndarray, min_cosine: float, *, exact: in
 
     Args:
       features: `[n, dim]`, any float dtype; may be a memory map.
-      min_cosine: above 0, at most 1; compared with a tolerance of 1e-6.
-      exact: most comparisons of the exact search; above it the search is clustered.
+      min_cosine: minimum cosine of a pair, above 0 and at most 1; compared with a tolerance of 1e-6.
+      exact: largest number of comparisons of the exact search; above it the search is clustered.
       seed: seed of the sample that is clustered.
 
     Raises:
@@ -58,7 +58,7 @@ def near_pairs_by_features(features: np.ndarray, min_cosine: float, *, exact: in
 def near_pairs_between_by_features(
     a: np.ndarray, b: np.ndarray, min_cosine: float, *, exact: int = EXACT, seed: int = 0
 ) -> Pairs:
-    """Returns each feature vector of either side with its nearest one of the other side, if that has at least this cosine.
+    """Returns each feature vector of either side, paired with the nearest vector of the other side at this cosine or above.
 
     The arguments and errors are those of `near_pairs_by_features`.
     """
@@ -82,11 +82,11 @@ class Vectors:
             raise ValueError(f"Expected features as numbers [images, dim], got {features.dtype} {list(features.shape)}.")
         self._features = features
         self.dim = features.shape[1]
-        # In float64, since squares of float16 overflow, and a few rows at a time, since the array may be larger than memory.
+        # Computed in float64, since squares of float16 overflow, and a few rows at a time, since the array may exceed memory.
         norms = [np.linalg.norm(features[i : i + 4096].astype(np.float64), axis=1) for i in range(0, len(features), 4096)]
         norm = np.concatenate([np.zeros(0), *norms])
         if not np.isfinite(norm).all():
-            raise ValueError(f"Expected finite features, but row {int(np.argmin(np.isfinite(norm))):,} holds other values.")
+            raise ValueError(f"Expected finite features, got NaN or infinity in row {int(np.argmin(np.isfinite(norm))):,}.")
         # A vector of zeros stays zero, so that its cosine with every vector is 0.
         self._scale = (1 / np.where(norm > 0, norm, 1)).astype(np.float32)
         self._places = np.arange(len(features))
@@ -134,11 +134,11 @@ def near_features(
 def near_in_all(
     a: Vectors, b: Vectors, min_cosine: float, within: bool = False, wanted: Wanted | None = None
 ) -> Iterator[Block]:
-    """Yields each near pair once; `within`: b is a, and each vector is paired with later ones only."""
+    """Yields each near pair once; with `within`, b is a, and each vector is paired with later vectors only."""
     everything = np.arange(len(b))
     for start in watched(range(0, len(a), _TILE[0]), "comparing features", long=len(a) * len(b) > 1 << 31):
         rows = np.arange(start, min(start + _TILE[0], len(a)))
-        # Within one set, earlier vectors were compared with these when they were the rows.
+        # Within one set, these rows have already been compared with all earlier vectors.
         for first, second, distance in _near(a, rows, b, everything[start if within else 0 :], min_cosine, wanted):
             later = second > first if within else slice(None)
             yield first[later], second[later], distance[later]
@@ -161,9 +161,9 @@ def near_in_clusters(
       a: vectors.
       b: vectors, which are clustered.
       min_cosine: minimum cosine of a pair.
-      within: b is a, and each vector is paired with later ones only.
+      within: True if b is a; each vector is then paired with later vectors only.
       wanted: see `pairs.Wanted`.
-      probes: clusters in which each vector of a is searched.
+      probes: number of clusters in which each vector of a is searched.
       clusters: number of clusters; 0: the square root of the number of vectors.
       seed: seed of the sample that is clustered.
     """

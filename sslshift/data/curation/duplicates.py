@@ -14,13 +14,13 @@ from sslshift.data.curation.pairs import NONE, Found, Measure, Pairs, exact_pair
 from sslshift.data.perceptual_hash import FLAT
 from sslshift.data.sources import PartialSource, Source
 
-# Criteria for near-duplicates: none, hashes alone, hashes and then pixels, features.
+# Criteria for near-duplicates. "digest" searches for none; "pixels" compares hashes first, and then pixels.
 BY = ("digest", "hash", "pixels", "features")
-# Bits in which the hashes of candidates may differ. Four more would make a search by bands several times as long.
+# Bits in which the hashes of candidates may differ. With four bits more, a search by bands takes several times as long.
 MAX_DISTANCE = 7
 # Minimum correlation of the candidates' detail. `leaks` has the figures behind this limit and the one above.
 MIN_CORRELATION = 0.996
-# Bits in which hashes may differ where they decide alone: fewer, since no comparison of pixels follows.
+# Bits in which hashes may differ if hashes decide alone. The limit is lower, since no comparison of pixels follows.
 MAX_DISTANCE_ALONE = 4
 MIN_COSINE = 0.95
 # Treatment of a group whose images have different labels: all are kept, or the first one, or none.
@@ -30,8 +30,8 @@ DIFFERENT_LABELS = ("keep", "first", "drop")
 def groups_of(count: int, *pairs: Pairs) -> np.ndarray:
     """Returns the group of each of `count` images, int64 `[count]`: the index of the group's first image.
 
-    A group is everything that pairs connect, directly or through other images, so that the ends of a chain may be unlike each
-    other. A strict limit keeps such chains short.
+    A group holds all images that pairs connect, directly or through other images. The two ends of a chain of pairs may
+    therefore be unlike each other; a strict limit keeps such chains short.
 
     Example:
       >>> groups_of(5, Pairs(np.array([1, 2]), np.array([2, 4]), np.zeros(2))).tolist()
@@ -59,8 +59,7 @@ def mixed_groups(groups: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
 
     Args:
       groups: group of each image, int64 `[n]`; see `groups_of`.
-      labels: labels as a source has them: `[n]`, where a negative one means that the label is missing, or 0/1 `[n, classes]`,
-        or None.
+      labels: labels of the source: `[n]`, where a negative number means a missing label; or 0/1 `[n, classes]`; or None.
 
     Example:
       >>> mixed_groups(np.array([0, 0, 2, 2, 2]), np.array([7, 7, 7, 8, -1])).tolist()
@@ -91,8 +90,8 @@ class Duplicates:
       near: pairs that link the near-duplicates among the other images.
       missed: the nearest pairs that were not near enough, so that a person can check the limit.
       labels: labels of the source, or None.
-      flat: number of exact duplicates that show one colour only. White drawings on a transparent ground become such images,
-        since transparency is drawn on white.
+      flat: number of exact duplicates that show one colour only. White drawings on a transparent background become such
+        images, since transparent pixels become white.
     """
 
     count: int
@@ -109,7 +108,7 @@ class Duplicates:
 
     @property
     def effective_unique(self) -> int:
-        """N less its duplicates, whatever labels they have."""
+        """N less its duplicates, including those with different labels."""
         return effective_unique(self.groups)
 
     @functools.cached_property
@@ -126,11 +125,12 @@ class Duplicates:
         """Returns the images that remain without duplicates, in the source's order.
 
         Args:
-          different_labels: treatment of a group whose images have different labels: "keep" all of its images, keep the
-            "first", or "drop" all. If the images are one picture, one of the labels is wrong; if they only look alike, none is.
+          different_labels: treatment of a group whose images have different labels: "keep" keeps all of its images, "first"
+            keeps the first image, and "drop" keeps none. If the images show one picture, one of the labels is wrong; if they
+            only look alike, all labels can be right.
 
         Raises:
-          ValueError: `different_labels` is none of these.
+          ValueError: `different_labels` is not one of these values.
         """
         if different_labels not in DIFFERENT_LABELS:
             raise ValueError(f"Expected one of {', '.join(DIFFERENT_LABELS)} for different_labels, got {different_labels!r}.")
@@ -152,39 +152,39 @@ def find_duplicates(
     """Finds the exact and the near-duplicates of a source.
 
     Exact duplicates have equal digests; near-duplicates are searched among the remaining images. In the 20,000 bundled clothes,
-    12 images are found to be 6 pictures, in half a second; in the digits, none. Hashes alone would call 16% of the clothes
-    duplicates.
+    the search finds 6 pairs of duplicates in half a second; in the digits it finds none. Hashes alone would report 16% of the
+    clothes as duplicates.
 
     Images that differ in colour alone are not duplicates (`likeness.colour_differences`), except with "hash", which compares
-    brightness alone. Near-duplicates of near-duplicates could drift to another colour, so groups are divided until all of their
-    images are near to the first. Differences below the limits are not detected, and a scratch can be the only difference
-    between two parts. Give the source its labels if there are any: images with different labels are kept, see
+    brightness alone. A chain of near-duplicates could end in another colour, so groups are divided until every image is near to
+    the first image of its group. Differences below the limits are not detected: two machine parts that differ only in a scratch
+    can be reported as duplicates. Open the source with its labels if it has any: images with different labels are kept, see
     `Duplicates.kept`.
 
     Args:
-      source: read once, in threads. If digests and hashes are stored with it, only candidates are read, and with "digest" or
-        "hash" no image at all.
+      source: the source, which is read once, in threads. If digests and hashes are stored with it, only candidates are read;
+        with "digest" or "hash", no image is read.
       by: "digest": exact duplicates only; "hash": perceptual hashes decide alone, which suits photographs; "pixels": hashes
         find candidates and the correlation of their detail decides; "features": cosines of the given features decide.
-      max_distance: bits in which hashes may differ; None: 4 where they decide alone, 7 where pixels decide.
-      min_correlation: minimum correlation of the detail, at most 1; see `leaks` for what it finds. Cut pictures are not
-        searched for here.
+      max_distance: bits in which hashes may differ; None: 4 if hashes decide alone, 7 if pixels decide.
+      min_correlation: minimum correlation of the detail, at most 1; `leaks` has measurements of its effect. Cropped copies are
+        not searched for here.
       features: `[len(source), dim]` from any encoder, for by="features".
       min_cosine: minimum cosine of two images' features, which depends on the encoder: look at pairs before you rely on it.
 
     Raises:
-      ValueError: an argument is out of its range, or the features are not those of this source.
+      ValueError: an argument is out of its range, or the features do not belong to this source.
       BrokenImageError: an image cannot be read.
 
     References:
-      Lee et al., `Deduplicating Training Data Makes Language Models Better <https://arxiv.org/abs/2107.06499>`_, 2022
-      (near-duplicates count as exact ones do); Abbas et al., `SemDeDup <https://arxiv.org/abs/2303.09540>`_, 2023 (features)
+      Lee et al., `Deduplicating Training Data Makes Language Models Better <https://arxiv.org/abs/2107.06499>`_, 2022 (exact
+      and near-duplicates are treated alike); Abbas et al., `SemDeDup <https://arxiv.org/abs/2303.09540>`_, 2023 (features)
     """
     if by not in BY:
         raise ValueError(f"Expected one of {', '.join(BY)} for by, got {by!r}.")
     require_correlation(min_correlation)
     vectors = _vectors(features, source) if by == "features" else None
-    # Near-duplicates are searched among one image of each group of equal ones, so that a popular image costs nothing more.
+    # Near-duplicates are searched among one image of each group of equal images: further copies of an image cost nothing.
     identities = Identities(source)
     exact = exact_pairs(identities.digests)
     unique = np.setdiff1d(np.arange(len(source)), exact.second)
@@ -211,12 +211,15 @@ def deduplicated(source: Source, *, different_labels: str = "keep", **how) -> So
       **how: arguments of `find_duplicates`.
 
     Raises:
-      ValueError: as `find_duplicates`, or no image would remain.
+      ValueError: `find_duplicates` raises it, or no image would remain.
     """
     kept = find_duplicates(source, **how).kept(different_labels)
     if not len(kept):
-        raise ValueError(f"No image of {source.name} would remain without duplicates that have different labels.")
-    # A part that holds everything would still have another fingerprint than the source.
+        raise ValueError(
+            f"No image of {source.name} would remain: every image has a duplicate with another label. Expected "
+            "different_labels='keep' or 'first' for such a source."
+        )
+    # A `PartialSource` with all images would have another fingerprint than the source.
     return source if len(kept) == len(source) else PartialSource(source, kept)
 
 
@@ -242,7 +245,7 @@ def _by_features(vectors: Vectors, min_cosine: float) -> Found:
 
 def _by_hash(hashes: np.ndarray, max_distance: int) -> Found:
     index = HashIndex(hashes)
-    # Two bits more than the limit, to find pairs that are missed.
+    # The search goes two bits beyond the limit, to find pairs that narrowly miss it.
     beyond = min(max_distance + 2, 64)
     return linked(len(hashes), lambda wanted: index.near_itself(beyond, wanted), max_distance)
 
@@ -263,16 +266,17 @@ def _by_pixels(identities: Identities, unique: np.ndarray, max_distance: int, mi
 
 
 def _without_drift(pairs: Pairs, groups: np.ndarray, drifted: np.ndarray, limit: float, unlikeness: Measure) -> Pairs:
-    """Returns pairs that divide the drifted groups into smaller ones, whose images are all near to their first.
+    """Returns pairs that divide the drifted groups into smaller groups, in which every image is near to the first image.
 
-    Otherwise a red picture would be linked to a blue one through a series of similar shades, and only one of all would be kept.
+    Otherwise a red picture would be linked to a blue one through a series of similar shades, and only one picture of the series
+    would be kept.
     """
     if not len(drifted):
         return pairs
     others = ~np.isin(groups[pairs.first], drifted)
     parts = [Pairs(*(side[others] for side in pairs))]
     for group in drifted.tolist():
-        # The first image takes all that are near to it; the first of the rest takes the next, and so on.
+        # The first image forms a group with all images near to it; the first remaining image forms the next group, and so on.
         left = np.flatnonzero(groups == group)
         while len(left) > 1:
             first = np.full(len(left) - 1, left[0])

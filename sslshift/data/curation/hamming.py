@@ -1,10 +1,10 @@
-"""Exact search for all pairs of 64-bit hashes that differ in few bits, in blocks: memory does not grow with their number.
+"""Exact search for all pairs of 64-bit hashes that differ in few bits, in blocks: memory does not grow with the pairs.
 
 There are two methods. The number of comparisons of each is counted first, and the cheaper method is used:
 
 - comparison of every hash with every other one: 10^5 hashes within one set take 3 seconds on 2 cores;
 - search by bands (multi-index hashing): two hashes that differ in at most d of 64 bits differ in at most d / 4 bits of at least
-  one of their four bands of 16, so only hashes that are that close in some band are compared.
+  one of their four bands of 16, so only hashes that differ in at most d / 4 bits of some band are compared.
 
 References:
   Norouzi, Punjani & Fleet, `Fast Exact Search in Hamming Space with Multi-Index Hashing
@@ -21,12 +21,12 @@ from sslshift.data.threads import in_threads, watched
 
 BANDS = 4
 WIDTH = 16
-# Queries and hashes compared at a time: their table of distances fits into a core's cache.
+# Numbers of queries and of hashes that are compared at a time: their table of distances fits into a core's cache.
 _TILE = (16, 8192)
-# Most pairs of a block, which bounds the memory.
+# Largest number of pairs in a block, which limits the memory.
 _BLOCK = 1 << 22
-# Cost of a pair that a band finds relative to one of a full comparison: the first is at a random place in memory, the second
-# is next in order.
+# Cost of a pair that a band finds, relative to a pair of the full comparison. A band reads random places in memory, and the
+# full comparison reads memory in order.
 _LOOKUP_COST = 25
 
 
@@ -34,7 +34,7 @@ def near_pairs_by_hash(hashes: np.ndarray, max_distance: int) -> Pairs:
     """Returns pairs of perceptual hashes, uint64 `[n]`, that differ in at most `max_distance` bits. The search is exact.
 
     The pairs link the groups that all such pairs would form; there are at most n - 1. On 2 cores 10^5 hashes take up to 3
-    seconds. 10^6 hashes within 7 bits take 40 seconds, or some minutes where pictures are very similar. Flat images are in no
+    seconds. 10^6 hashes within 7 bits take 40 seconds, or some minutes if pictures are very similar. Flat images are in no
     pair.
     """
     index = HashIndex(hashes)
@@ -42,13 +42,13 @@ def near_pairs_by_hash(hashes: np.ndarray, max_distance: int) -> Pairs:
 
 
 def near_pairs_between_by_hash(a: np.ndarray, b: np.ndarray, max_distance: int) -> Pairs:
-    """Returns each hash of either side with its nearest one of the other side, if at most `max_distance` bits differ."""
+    """Returns each hash of either side, paired with the nearest hash of the other side within `max_distance` bits."""
     index = HashIndex(b)
     return matched((len(a), len(b)), lambda wanted: index.near(a, max_distance, wanted, shown=True), max_distance).pairs
 
 
 class HashIndex:
-    """Index of perceptual hashes, uint64 `[n]`, in which near ones are found.
+    """Index of perceptual hashes, uint64 `[n]`, which finds near hashes.
 
     The hashes of flat images are excluded, since they carry no information.
     """
@@ -75,7 +75,7 @@ class HashIndex:
         if not 0 <= max_distance <= 64:
             raise ValueError(f"Expected a distance of 0 to 64 bits between two hashes, got {max_distance}.")
         comparisons = len(queries) * len(self._hashes) / (1 + within)
-        # Three bits of 16 can change in 697 ways, and each is looked up; with four bits, comparing everything is faster.
+        # Up to three of 16 bits can change in 697 ways, each of which is looked up. With four bits, comparing all is faster.
         banded = comparisons > 1 << 28 and max_distance < 4 * BANDS
         if banded:
             bands = self._bands = self._bands or [Band(self._hashes, number) for number in range(BANDS)]
@@ -97,7 +97,7 @@ def by_comparison(
     shown: bool = False,
     wanted: Wanted | None = None,
 ) -> Iterator[Block]:
-    """Yields the near pairs of every query with every hash; `within`: of one set, each hash with later ones only."""
+    """Yields the near pairs of every query and every hash; with `within`, both are one set, and each pair occurs once."""
     rows, columns = _TILE
     # A stripe of queries is one task of a thread. Its table with all hashes has at most `_BLOCK` pairs.
     stripe = max(rows, min(_BLOCK // max(len(hashes), 1), 1024) // rows * rows)
@@ -127,7 +127,7 @@ def by_bands(
     within: bool = False,
     shown: bool = False,
 ) -> Iterator[Block]:
-    """Yields the near pairs that agree in at least one band, but for a fourth of `max_distance`."""
+    """Yields the near pairs that differ in at most a fourth of `max_distance` bits in at least one band."""
     radius = max_distance // BANDS
     masks = _masks(radius)
     for number, band in enumerate(bands):
@@ -168,7 +168,7 @@ class Band:
         ends = np.cumsum(self._sizes[key[asked]])
         start = 0
         while start < len(asked):
-            # As many queries as fill a block, but at least one: a band of equal hashes can exceed a block by itself.
+            # The queries whose pairs fit into a block, but at least one: a band of equal hashes can exceed a block by itself.
             done = ends[start - 1] if start else 0
             end = max(start + 1, int(np.searchsorted(ends, done + _BLOCK, side="right")))
             some = asked[start:end]

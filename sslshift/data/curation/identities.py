@@ -1,4 +1,4 @@
-"""Identities of a source's images: digest, perceptual hash, and the detail and colours that decide where hashes are near."""
+"""Identities of a source's images: digest, perceptual hash, and the detail and colours that decide if hashes are near."""
 
 import hashlib
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from sslshift.data.threads import in_threads, watched
 _DIGEST = 16
 # Images of a block, which one thread reads.
 _CHUNK = 512
-# Images of up to this many bytes are held until others of their size are read, since one matrix product then serves them all.
+# Images of at most this size in bytes are collected by shape, since one matrix product can then process all of one shape.
 _SMALL = 1 << 14
 # Shape of the chroma of one image.
 CHROMA = (2, SIDE // 2, SIDE // 2)
@@ -35,7 +35,7 @@ class Looks(NamedTuple):
       indices: indices of the images in their source.
       gray: thumbnails, float32 `[n, 32, 32]`.
       chroma: chroma as `likeness.Colours` holds it; None if all images are grey.
-      digests: digests of the pixels: equal pixels have equal digests, whatever file they come from.
+      digests: digests of the pixels: equal pixels have equal digests, even if they come from different files.
     """
 
     indices: np.ndarray
@@ -45,7 +45,7 @@ class Looks(NamedTuple):
 
 
 def looks(source: Source, indices: np.ndarray, *, shown: bool = False) -> Iterator[Looks]:
-    """Yields blocks of images in their order, read in threads; `shown`: with a progress bar if there are many."""
+    """Yields blocks of images in their order, read in threads; `shown` adds a progress bar if there are many images."""
 
     def look(start: int) -> Looks:
         chunk = indices[start : start + _CHUNK]
@@ -63,7 +63,7 @@ def looks(source: Source, indices: np.ndarray, *, shown: bool = False) -> Iterat
 
         for place, index in enumerate(chunk.tolist()):
             image = source.image(index)
-            # With the shape, since images of other proportions can have the same bytes.
+            # The digest includes the shape, since images of different shapes can have the same bytes.
             digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=_DIGEST)
             digest.update(image.tobytes())
             digests.append(digest.digest())
@@ -83,11 +83,11 @@ class Identities:
     """Digests, perceptual hashes, details and colours of a source's images.
 
     If the source has stored digests and hashes, an image is read only when its detail is needed. Otherwise every image is read
-    once. 600 bytes per image are held, and 1,100 of colour images.
+    once. The memory is 600 bytes per grey image, and 1,100 bytes per colour image.
 
     Attributes:
       hashes: perceptual hashes, uint64 `[n]`.
-      digests: equal for equal images; digests of the files if these were stored, otherwise of the pixels.
+      digests: digests of the files if these were stored, otherwise digests of the pixels; equal images have equal digests.
     """
 
     def __init__(self, source: Source):
@@ -133,7 +133,7 @@ class Identities:
 
     def colour_differences(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Returns the difference in colour of pairs of images, `[m]`; see `likeness.colour_differences`."""
-        # In blocks, since the chroma of two images takes 1 kB.
+        # Computed in blocks, since the chroma of two images takes 1 kB.
         starts = range(0, len(first), _CHUNK)
         parts = [
             colour_differences(self.colours(first[start : start + _CHUNK]), self.colours(second[start : start + _CHUNK]))

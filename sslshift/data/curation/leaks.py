@@ -1,7 +1,8 @@
 """Leaks: test images that are also among the images that an encoder is pretrained on.
 
-The table has the leaks that `find_leaks` finds with its defaults, measured by `python -m tools.bench --what=curation`: 1,000
-images of the test split were changed and added to the bundled training images (20,000 clothes, 4,000 digits, 28 x 28 grey).
+The table has the share of leaks that `find_leaks` finds with its defaults, measured by `python -m tools.bench --what=curation`:
+1,000 images of the test split were changed and added to the bundled training images (20,000 clothes, 4,000 digits, 28 x 28
+pixels, grey).
 
 | change | clothes | digits |
 |---|---|---|
@@ -14,12 +15,12 @@ images of the test split were changed and added to the bundled training images (
 | reduced to three quarters | 100% | 100% |
 | reduced to half | 100% | 100% |
 | a pixel cut off at two sides | 99.9% | 100% |
-| a pixel cut off at all four | 99.6% | 100% |
+| a pixel cut off at all four sides | 99.6% | 100% |
 
-No other image is reported in any of these runs. With nothing added, 4 of the 5,000 clothes of the test split are found and
-none of the 1,000 digits; hashes within 4 bits alone would report 919 and 229. The limits were chosen with the digits and with
-the false alarms on both sets in view. Changes that lose information are found less often if the test image has them and not the
-training image: some of the clothes with cut sides, and none of those at half their size.
+No other image is reported in these runs. Without added images, 4 of the 5,000 clothes of the test split are reported, and none
+of the 1,000 digits; hashes within 4 bits alone would report 919 clothes and 229 digits. The limits were chosen by the results
+on the digits and by the false alarms on both sets. Changes that lose information are found less often if the test image was
+changed instead of the training image: then only some of the clothes with cut sides are found, and none at half their size.
 """
 
 import dataclasses
@@ -38,7 +39,7 @@ from sslshift.data.threads import watched
 
 SAME = "same pixels"
 NEAR = "near"
-# Test images of which all variants are compared at a time: 256 have 8,704 variants, 36 MB of thumbnails.
+# Number of test images whose variants are compared in one step: 256 images have 8,704 variants, 36 MB of thumbnails.
 _STEP = 256
 
 
@@ -47,10 +48,10 @@ class Leaks:
     """Result of a search for leaks.
 
     Attributes:
-      pairs: `first` are indices of the pretraining source, `second` of the test source; `distance` is 1 - correlation of their
-        detail. Every image of either source that is concerned is in at least one pair.
-      equal: pairs of equal pixels, bool `[m]`. Only of these can it be said that one image is in both sources; the other pairs
-        are similar, and a person decides.
+      pairs: `first` has indices of the pretraining source, `second` has indices of the test source; `distance` is 1 -
+        correlation of their detail. Every leaked image of either source is in at least one pair.
+      equal: bool `[m]`, True for pairs with equal pixels. Only these pairs prove that one image is in both sources; the other
+        pairs are similar, and a person must decide about them.
       missed: the nearest pairs that were not near enough, so that a person can check the limit.
     """
 
@@ -65,7 +66,7 @@ class Leaks:
 
     @property
     def same(self) -> Pairs:
-        """Pairs of equal pixels."""
+        """Pairs with equal pixels."""
         return self.pairs.chosen(self.equal)
 
     @property
@@ -75,12 +76,12 @@ class Leaks:
 
     @property
     def count(self) -> int:
-        """Number of test images concerned."""
+        """Number of leaked test images."""
         return len(self.test_indices)
 
     @property
     def test_indices(self) -> np.ndarray:
-        """Test images concerned, int64: an evaluation can exclude them."""
+        """Indices of the leaked test images, int64, which an evaluation can exclude."""
         return np.unique(self.pairs.second)
 
 
@@ -95,17 +96,19 @@ def find_leaks(
 ) -> Leaks:
     """Finds the test images that a pretraining source holds, with the same pixels or as the same picture stored differently.
 
-    Perceptual hashes find candidates: for the test image itself, with a pixel of 28 more or less on any side, and reduced to 20
-    pixels or less (`likeness.variants`). The correlation of their detail decides, together with their colours. A grey copy of a
-    colourful test image is a different image. The module's docstring has figures.
+    Perceptual hashes find candidates for three forms of each test image: the image itself, the image with one pixel of 28 added
+    or removed on any side, and the image reduced to 20 pixels or less (`likeness.variants`). The correlation of their detail
+    decides, together with their colours. A grey copy of a colourful test image is a different image. The module's docstring has
+    measurements.
 
     Args:
-      source: the pretraining source, or a `PartialSource` of it; read once, or only its candidates if it has stored hashes.
-      test_source: the source that holds the test split; read once. 4 kB per test image are held.
+      source: the pretraining source, or a `PartialSource` of it. It is read once; if it has stored hashes, only its candidates
+        are read.
+      test_source: the source that holds the test split, which is read once. It takes 4 kB of memory per test image.
       test_indices: indices of the test split; None: all images.
       max_distance: bits in which the hashes of candidates may differ.
-      min_correlation: minimum correlation of the detail, at most 1. Where images are as different as photographs are, 0.98 is
-        strict enough and finds more images that were heavily changed.
+      min_correlation: minimum correlation of the detail, at most 1. For varied images such as photographs, 0.98 is strict
+        enough and finds more images that were heavily changed.
       colour: True if images that differ in colour alone are different; False for encoders that take grey images, which cannot
         distinguish them.
 
@@ -122,7 +125,7 @@ def find_leaks(
     same = _same_pixels(own, tests)
     limit = 1 - min_correlation
     matches = Matches((len(own), len(asked)), limit)
-    # Equal pixels first: a pair of which both images have a match is not compared again.
+    # Equal pixels come first: a pair whose images both have a match is not compared again.
     matches.add(*same)
     for start in watched(range(0, len(asked), _STEP), "comparing with the test images", long=len(asked) > 5000):
         _compare(own, index, tests, start, max_distance, limit, colour, matches)
@@ -137,8 +140,8 @@ def find_leaks(
 def differently_labelled(source: Source, first: np.ndarray, other: Source, second: np.ndarray) -> np.ndarray:
     """Returns which pairs of images of two sources have different labels, bool `[m]`.
 
-    Labels of two sources are compared by the names of their classes. A name that only one of the sources knows is ignored,
-    since one source may call a shoe what the other calls a sneaker. Pairs in which a label is missing count as not different.
+    Labels of two sources are compared by the names of their classes. A name that only one of the sources has is ignored, since
+    one source may say "shoe" and the other "sneaker". Pairs with a missing label do not count as different.
     """
     own = source is other
     if not len(first) or source.labels is None or other.labels is None:
@@ -193,7 +196,7 @@ def _read(source: Source, indices: np.ndarray) -> _Tests:
 
 
 def _same_pixels(own: Identities, tests: _Tests) -> Pairs:
-    """Returns pairs of (source, test) images of equal pixels; only source images with the hash of a test image are read."""
+    """Returns pairs of (source, test) images with equal pixels; only source images with the hash of a test image are read."""
     # Equal pixels have equal hashes. Flat images all share one hash, so they are found here although they are never near.
     places = np.flatnonzero(np.isin(own.hashes, hash_thumbnails(tests.gray)))
     pairs = exact_pairs_between(own.pixels(places), tests.digests)
@@ -210,9 +213,9 @@ def _compare(
     colour: bool,
     matches: Matches,
 ) -> None:
-    """Adds the matches of `_STEP` test images, of which the first is image `start` of the split."""
+    """Adds the matches of `_STEP` test images, beginning with image `start` of the split."""
     gray = tests.gray[start : start + _STEP]
-    # All images unchanged, then all in their next variant: most matches are found at once, and their other variants skipped.
+    # The unchanged images come first, then one variant after another: most images match early, and later variants are skipped.
     pictures = variants(gray).swapaxes(0, 1).reshape(-1, SIDE, SIDE)
     detail, contrast = details_and_contrast(pictures)
     brightness = gray.mean((1, 2))

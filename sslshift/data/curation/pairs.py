@@ -1,4 +1,4 @@
-"""Pairs of images, reduced from any number of near pairs to a few, without ever holding all of them.
+"""Pairs of images, reduced from any number of near pairs to a few, without holding all of them in memory.
 
 A hundred thousand equal images form five billion pairs. Within one set, only those pairs are kept that link each image to its
 group: fewer than one per image, a spanning forest of the graph of all pairs. Between two sets, each image keeps its nearest
@@ -16,18 +16,18 @@ Block = tuple[np.ndarray, np.ndarray, np.ndarray]
 # Returns, for positions [a] and [b] and their distances [a, b], which pairs would add information: bool [a, b]. A search calls
 # it where very many pairs are near, since most of those are already linked or matched.
 Wanted = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-# Yields blocks of pairs, given a function that says which pairs are wanted.
+# Yields blocks of pairs, given a function that returns which pairs are wanted.
 Search = Callable[[Wanted], Iterable[Block]]
 # Returns the distances, float [m], of pairs (first, second), int64 [m] each.
 Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-# Pairs per block. Measuring a block costs a few arrays of this length, whatever the number of pairs.
+# Pairs per block. Measuring a block takes a few arrays of this length, for any total number of pairs.
 CHUNK = 1 << 16
-# A table of which more than one pair in this many is near counts as dense, and only its wanted pairs are kept.
+# A table of distances is dense if more than one in 64 of its pairs is near. Only the wanted pairs of such a table are kept.
 _DENSE = 64
-# Pairs beyond the limit that people are shown.
+# Number of pairs beyond the limit that are shown to people.
 _MISSED = 48
-# Pairs beyond the limit that are held meanwhile: more than are shown, since some of their images may still find a match.
+# Number of pairs beyond the limit that are held during the search. It is larger, since some images may still be matched.
 _HELD = 1 << 14
 
 
@@ -65,7 +65,7 @@ class Found(NamedTuple):
     """Result of a search.
 
     Attributes:
-      pairs: those near enough.
+      pairs: the pairs that are near enough.
       missed: the nearest of the examined pairs that are not near enough, so that a person can check the limit.
     """
 
@@ -74,7 +74,7 @@ class Found(NamedTuple):
 
 
 def exact_pairs(digests: Sequence[Hashable]) -> Pairs:
-    """Returns each element with the first element equal to it: all pairs of a group share the first of the group."""
+    """Returns each repeated element, paired with the first element equal to it: a group's pairs share its first element."""
     first: dict[Hashable, int] = {}
     home = np.array([first.setdefault(digest, place) for place, digest in enumerate(digests)], np.int64)
     later = np.flatnonzero(home != np.arange(len(home)))
@@ -82,8 +82,8 @@ def exact_pairs(digests: Sequence[Hashable]) -> Pairs:
 
 
 def exact_pairs_between(a: Sequence[Hashable], b: Sequence[Hashable]) -> Pairs:
-    """Returns each element of either side with the first element of the other side equal to it."""
-    # Reversed, so that the first of several equal elements is written last and stays.
+    """Returns each element of either side, paired with the first equal element of the other side, if there is one."""
+    # Reversed, so that the first of several equal elements is written last and is kept.
     first_a = {digest: place for place, digest in reversed(list(enumerate(a)))}
     first_b = {digest: place for place, digest in reversed(list(enumerate(b)))}
     matches = {(place, first_b[digest]) for place, digest in enumerate(a) if digest in first_b}
@@ -93,9 +93,10 @@ def exact_pairs_between(a: Sequence[Hashable], b: Sequence[Hashable]) -> Pairs:
 
 
 def linked(count: int, search: Search, limit: float, measure: Measure | None = None) -> Found:
-    """Finds pairs within one set, at most `count - 1`, that link the same groups as all pairs up to the limit would.
+    """Finds at most `count - 1` pairs within one set that link the same groups as all pairs up to the limit.
 
-    Pairs that are linked already are not measured, so that a set of equal images costs little more than one of different ones.
+    Pairs that are linked already are not measured, so that a set of equal images costs little more than a set of different
+    images.
 
     Args:
       count: number of images.
@@ -117,7 +118,7 @@ def linked(count: int, search: Search, limit: float, measure: Measure | None = N
         distance = distance[near]
         chosen = _forest(group, first, second)
         links.append((first[chosen], second[chosen], distance[chosen]))
-    # Two images that missed the limit may have been linked through others since.
+    # Two images that missed the limit may have been linked through other images since.
     beyond = missed.pairs()
     apart = group[beyond.first] != group[beyond.second]
     return Found(_sorted(links), _nearest(beyond, apart))
@@ -138,7 +139,7 @@ class Matches:
         self._distance = [np.full(count, np.inf) for count in counts]
 
     def nearer(self, rows: np.ndarray, columns: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        """Returns the nearest pair of each row and column of a table of distances, if nearer than the known one, as bool."""
+        """Returns, as bool, the nearest pair of each row and column of a table of distances, if it is nearer than known."""
         better = (distance < self._distance[0][rows][:, None]) | (distance < self._distance[1][columns])
         nearest = np.zeros(distance.shape, bool)
         some = np.flatnonzero(better.any(1))
@@ -148,7 +149,7 @@ class Matches:
         return nearest & better
 
     def open(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Returns the pairs of which either image has no match yet, as bool; the arrays are broadcast."""
+        """Returns, as bool, the pairs in which an image has no match yet; the arrays are broadcast."""
         return (self._partner[0][first] < 0) | (self._partner[1][second] < 0)
 
     def add(self, first: np.ndarray, second: np.ndarray, distance: np.ndarray) -> None:
@@ -166,7 +167,7 @@ class Matches:
             self._distance[side][places] = distance[nearest]
 
     def found(self) -> Found:
-        """Returns the matches, and the missed pairs of which neither image has one."""
+        """Returns the matches, and the missed pairs in which neither image has a match."""
         matched = [np.flatnonzero(partner >= 0) for partner in self._partner]
         first = np.concatenate([matched[0], self._partner[1][matched[1]]])
         second = np.concatenate([self._partner[0][matched[0]], matched[1]])
@@ -179,7 +180,7 @@ class Matches:
 def matched(counts: tuple[int, int], search: Search, limit: float) -> Found:
     """Finds for each image of two sets its nearest image in the other set, within the limit.
 
-    There are at most as many pairs as the sum of `counts`. The arguments are those of `linked`.
+    The number of pairs is at most the sum of `counts`. The arguments are those of `linked`.
     """
     matches = Matches(counts, limit)
     for block in chunks(search(matches.nearer)):
@@ -190,7 +191,7 @@ def matched(counts: tuple[int, int], search: Search, limit: float) -> Found:
 def near_block(
     distance: np.ndarray, limit: float, rows: np.ndarray, columns: np.ndarray, wanted: Wanted | None = None
 ) -> Block:
-    """Returns the pairs up to the limit of a table of distances `[rows, columns]`; of many, only the wanted ones."""
+    """Returns the pairs up to the limit from a table of distances `[rows, columns]`; only wanted pairs if many are near."""
     near = distance <= limit
     if wanted and np.count_nonzero(near) > near.size // _DENSE:
         near &= wanted(rows, columns, distance)
@@ -208,7 +209,7 @@ def joined(blocks: Iterable[Block]) -> Block:
 
 
 def chunks(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Yields the same pairs in blocks of `CHUNK`, the last one smaller."""
+    """Yields the same pairs in blocks of `CHUNK`; the last block may be smaller."""
     waiting = []
     count = 0
     for block in blocks:
@@ -229,7 +230,7 @@ def chunks(blocks: Iterable[Block]) -> Iterator[Block]:
 def _forest(group: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Returns the positions of a spanning forest of these pairs, and updates `group`.
 
-    In each round every group that has a pair with a lower group joins the lowest of those (Boruvka's algorithm).
+    In each round, every group that has a pair with a lower group joins the lowest such group (Boruvka's algorithm).
     """
     chosen = [np.zeros(0, np.int64)]
     while True:
@@ -277,7 +278,7 @@ def _nearest(pairs: Pairs, chosen: np.ndarray) -> Pairs:
 def _sorted(blocks: list[Block]) -> Pairs:
     """Returns each pair once, in the order of `first`, then `second`."""
     first, second, distance = (np.concatenate(parts) for parts in zip(NONE, *blocks, strict=True))
-    # By distance too, so that of equal pairs the nearest comes first and stays.
+    # Sorted by distance too, so that the nearest of several equal pairs comes first and is kept.
     order = np.lexsort((distance, second, first))
     first = first[order]
     second = second[order]

@@ -1,7 +1,7 @@
 """Report on the duplicates of a source, or on the images that it shares with a test split, and the source without them.
 
-`report` writes three files and returns the lines that the command prints: `pairs.csv` has all pairs, `pairs.html` shows the
-doubtful ones to a person who checks the limits, and `kept.parquet` opens the source without duplicates (`?keep=FILE`).
+`report` writes three files and returns the lines that the command prints. `pairs.csv` has all pairs. `pairs.html` shows the
+doubtful pairs to a person who checks the limits. `kept.parquet` lists the images without duplicates, for `?keep=FILE`.
 """
 
 import csv
@@ -33,7 +33,7 @@ from sslshift.data.sources.kept import save_kept
 from sslshift.reporting import Captioned, Picture, png_uri, render_page
 from sslshift.storage import write
 
-# Pairs that the page shows in each section: as many as a person looks through.
+# Number of pairs that the page shows in each section. A person has time to look at this number of pairs.
 _SHOWN = 48
 
 
@@ -42,7 +42,7 @@ class SearchSettings:
     """Settings of a search, with the defaults of the command.
 
     Attributes:
-      by: criterion, one of `duplicates.BY`; "pixels" or "features" against a test split.
+      by: criterion, one of `duplicates.BY`; only "pixels" or "features" for a comparison with a test split.
       max_distance: bits in which hashes may differ; None: the default of the criterion.
       min_correlation: minimum correlation of two pictures' detail.
       min_cosine: minimum cosine of two images' features.
@@ -70,7 +70,7 @@ class SearchSettings:
         """Criterion for near images in words."""
         return {
             "digest": "not searched for",
-            "hash": f"hashes within {self.bits} bits, which compare brightness and no colours",
+            "hash": f"hashes within {self.bits} bits, which compare brightness but not colours",
             "pixels": (
                 f"hashes within {self.bits} bits, a correlation of detail of at least {self.min_correlation:g}, similar colours"
             ),
@@ -97,7 +97,7 @@ def report(source: Source, against: Source | None, settings: SearchSettings, out
       Lines to print: counts, images with different labels, paths of the files, and notes on the sources.
 
     Raises:
-      ValueError: a setting is out of its range, features do not fit the source, or no image of it would remain.
+      ValueError: a setting is out of its range, features do not fit the source, or no image of the source would remain.
       BrokenImageError: an image cannot be read.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def _label_notes(source: Source, found: Duplicates, exact: Pairs, near: Pairs, s
     """Returns a sentence, without its full stop, on groups whose images have different labels, if there are any."""
     if not found.mixed.any():
         return []
-    # Two images of the first such group serve as the example. An image without a label cannot.
+    # Two images of the first such group are the example. An image without a label cannot be one of them.
     group = np.flatnonzero(found.groups == found.groups[np.argmax(found.mixed)]).tolist()
     i = next(index for index in group if label_text(source, index))
     j = next(index for index in group if label_text(source, index) not in ("", label_text(source, i)))
@@ -187,13 +187,13 @@ def _flat_notes(found: Duplicates) -> list[str]:
     if not found.flat:
         return []
     return [
-        f"{found.flat:,} of the exact duplicates are of one colour, as white pictures on a transparent ground are when "
-        "they are drawn on white"
+        f"{found.flat:,} of the exact duplicates show one colour only; white pictures on a transparent background become such "
+        "images, since transparent pixels become white"
     ]
 
 
 class _Shared(NamedTuple):
-    """Pairs of (source, test) images: of equal pixels, near, and just beyond the limit (None where these are not searched)."""
+    """Pairs of (source, test) images: equal pairs, near pairs, and pairs just beyond the limit (None if not searched for)."""
 
     same: Pairs
     near: Pairs
@@ -217,7 +217,7 @@ def _report_leaks(source: Source, test: Source, settings: SearchSettings, out: P
     wrong = differently_labelled(source, found.same.first, test, found.same.second)
     apart = differently_labelled(source, found.near.first, test, found.near.second)
     if settings.by == "features":
-        # Features do not tell equal pixels from similar ones. A copy of a test image must go, whatever its label.
+        # Features do not distinguish equal pixels from similar ones. A copy of a test image is excluded with any label.
         equal = [np.array_equal(source.image(i), test.image(j)) for i, j, _ in zip(*found.near.chosen(apart), strict=True)]
         apart[np.flatnonzero(apart)[equal]] = False
     keep = settings.different_labels == "keep"
@@ -230,7 +230,7 @@ def _report_leaks(source: Source, test: Source, settings: SearchSettings, out: P
         sections = [same, *sections, missed]
     if apart.any() or wrong.any():
         notes.append(
-            f"Different labels on the two sides: {wrong.sum():,} pairs of the same pixels, whose images of {source.name} are "
+            f"Different labels on the two sides: {wrong.sum():,} pairs with equal pixels, whose images of {source.name} are "
             f"excluded, and {apart.sum():,} similar pairs, whose images are {'kept' if keep else 'excluded'} "
             f"(--different_labels={settings.different_labels})"
         )
@@ -239,7 +239,7 @@ def _report_leaks(source: Source, test: Source, settings: SearchSettings, out: P
     numbers = _count_shared(source, test, found, settings)
     write(out / "pairs.csv", _pairs_csv([(SAME, found.same), (NEAR, found.near)], source, test))
     write(out / "pairs.html", page(f"{source.name} against {test.name}", _summary(numbers, notes), sections, source, test))
-    # Images that only look alike and are of another class stay; copies of test images never do.
+    # Images that only look like test images and have another class are kept; copies of test images are always excluded.
     excluded = np.union1d(found.same.first, found.near.first[~apart] if keep else found.near.first)
     return [numbers, *notes, *_keep(source, np.setdiff1d(np.arange(len(source)), excluded), out)]
 
@@ -249,11 +249,14 @@ def _count_shared(source: Source, test: Source, found: _Shared, settings: Search
     # A test image with an equal and a similar counterpart counts as equal only.
     similar = f"{len(np.setdiff1d(found.near.second, found.same.second)):,}"
     if settings.by == "features":
-        of = f"{similar} of {len(test):,} images of {test.name} are similar to some of the {len(source):,} of {source.name}"
-        return f"{of} ({settings.criterion})"
-    also = f"{len(np.unique(found.same.second)):,} of {len(test):,} images of {test.name} are also among the {len(source):,} of"
+        return (
+            f"{similar} of {len(test):,} images of {test.name} are similar to at least one of the {len(source):,} images of "
+            f"{source.name} ({settings.criterion})"
+        )
+    equal = f"{len(np.unique(found.same.second)):,}"
     return (
-        f"{also} {source.name}, pixel for pixel; similar to images of it without being equal: {similar} ({settings.criterion})"
+        f"{equal} of {len(test):,} images of {test.name} are also among the {len(source):,} images of {source.name}, pixel for "
+        f"pixel; {similar} more are similar to images of {source.name} but not equal ({settings.criterion})"
     )
 
 
@@ -267,7 +270,7 @@ def _summary(numbers: str, notes: Sequence[str]) -> str:
 
 
 def _pairs_csv(groups: Sequence[tuple[str, Pairs]], first: Source, second: Source) -> str:
-    # Lines end in "\r\n", as RFC 4180 has them and as this file has had them from the start.
+    # Lines end in "\r\n", as RFC 4180 specifies and as earlier versions wrote this file.
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["first", "second", "how", "distance", "first_origin", "second_origin", "first_label", "second_label"])
@@ -280,8 +283,8 @@ def _pairs_csv(groups: Sequence[tuple[str, Pairs]], first: Source, second: Sourc
 
 def _keep(source: Source, kept: np.ndarray, out: Path) -> list[str]:
     if not len(kept):
-        # After the pairs are written, since they show why nothing is left.
-        raise ValueError(f"No image of {source.name} would remain; {printable(out / 'pairs.csv')} has the pairs.")
+        # Raised after the pairs are written, since they show why no image remains.
+        raise ValueError(f"No image of {source.name} would remain; {printable(out / 'pairs.csv')} lists the pairs.")
     if isinstance(source, PartialSource):
         # A URI has one option `keep`, so the images that are kept of a part are written as images of the whole.
         kept = source.indices[kept]
@@ -289,13 +292,13 @@ def _keep(source: Source, kept: np.ndarray, out: Path) -> list[str]:
     save_kept(out / "kept.parquet", kept, source)
     uri = parse_uri(source.name).with_options(keep=str(out / "kept.parquet"))
     return [
-        f"The {len(kept):,} images that are left: {uri}",
-        f"Pairs to check by eye: {printable(out / 'pairs.html')}; all: {printable(out / 'pairs.csv')}",
+        f"The {len(kept):,} remaining images: {uri}",
+        f"Pairs to check by eye: {printable(out / 'pairs.html')}; all pairs: {printable(out / 'pairs.csv')}",
     ]
 
 
 class Section(NamedTuple):
-    """Pairs under one heading of the page, in their order; `describe` puts a distance into words."""
+    """Pairs under one heading of the page, in their order; `describe` returns a distance in words."""
 
     heading: str
     pairs: Pairs

@@ -41,12 +41,12 @@ class ArrayRecordSource(Source):
       name: the URI.
       path: a folder of shards, or one file.
       terms: licence and cost per image that the URI states.
-      stated_range: the pixel range of images of more than 8 bits; None: they are refused when they are read. Images that an
-        import wrote have 8 bits.
+      stated_range: the pixel range of images of more than 8 bits; None: such images are refused when they are read. Images that
+        an import wrote have 8 bits.
 
     Raises:
-      ValueError: there is no shard, one is unreadable, shards, manifest and summary do not belong together, or a range is
-        stated for an import.
+      ValueError: there is no shard, a shard cannot be read, the shards, the manifest and the summary do not belong together, or
+        a range is stated for an import.
     """
 
     def __init__(self, name: str, path: Path, terms: Terms, stated_range: PixelRange | None = None):
@@ -55,7 +55,7 @@ class ArrayRecordSource(Source):
         self._folder = path
         summary = read_summary(path, name) if (path / SUMMARY).exists() else None
         if summary:
-            # Checked by sizes and the fingerprint only: reading all images would take hours.
+            # Only sizes and the fingerprint are checked: reading all images would take hours.
             require_match(summary, path, name)
             self._shards = [path / shard.file for shard in summary.shards]
             counts = [shard.records for shard in summary.shards]
@@ -66,10 +66,10 @@ class ArrayRecordSource(Source):
                     f"{name}: an import stores images of 8 bits; state the range with --range when the images are imported."
                 )
         else:
-            # Shards of a stopped import look complete, but are a part of the images.
+            # The shards of a stopped import look complete, but hold only a part of the images.
             if (path / PARTS).exists():
                 raise ValueError(
-                    f"{name}: {printable(path)} is unfinished: the command that makes it was stopped; repeat that command."
+                    f"{name}: {printable(path)} is unfinished: the command that writes it was stopped; repeat that command."
                 )
             self._shards = _shards(path, name)
             counts = [_count(shard, name) for shard in self._shards]
@@ -78,7 +78,7 @@ class ArrayRecordSource(Source):
         self._stated_range = stated_range
         self.pixel_range = stated_range
         self.notes = describe_unread(stated_range)
-        # An import stores its range, and images of 8 bits.
+        # An import stores its range, and its images have 8 bits.
         if summary:
             self.pixel_range = summary.pixel_range
             self.notes = summary.notes
@@ -141,14 +141,14 @@ class ArrayRecordSource(Source):
     def _decoded(self, index: int, content: bytes, canvas: Canvas | None) -> np.ndarray:
         try:
             return decode_onto(canvas, content, self._stated_range) if canvas else decode(content, self._stated_range)
-        # First, since it is also a BrokenImageError: only for this fault is there something that a user can state.
+        # This comes first, since it is also a BrokenImageError, and only for this fault can the user state a range.
         except UnknownRangeError as error:
             raise BrokenImageError(f"{self.origin(index)}: {error}; state it with ?range=LOW..HIGH") from error
         except BrokenImageError as error:
             raise BrokenImageError(f"{self.origin(index)}: {error}") from error
 
     def _contents(self, indices: Sequence[int]) -> list[bytes]:
-        """Returns the records at these indices. Each shard is called once, since it reads many records in parallel."""
+        """Returns the records at these indices, with one call for each shard, which reads many records in parallel."""
         places: dict[int, list[int]] = {}
         for place, index in enumerate(indices):
             places.setdefault(bisect.bisect_right(self._ends, index), []).append(place)
@@ -177,7 +177,7 @@ class ArrayRecordSource(Source):
         return StoredIdentities([bytes.fromhex(digest) for digest in digests.to_pylist()], hashes.to_numpy())
 
 
-# All sources of a process share the limit: systems allow about a thousand open files. Reopening one takes half a millisecond.
+# All sources of a process share the limit: systems allow about a thousand open files. Reopening one takes 0.5 milliseconds.
 @functools.lru_cache(maxsize=400)
 def _reader(path: str, fingerprint: str) -> "ArrayRecordReader":
     # The fingerprint is part of the cache's key: a file that was replaced must not be read through its old reader.
@@ -196,7 +196,7 @@ def open_shard(path: str) -> "ArrayRecordReader":
 
 def _shards(path: Path, name: str) -> list[Path]:
     if path.is_file():
-        # A shard that is named by itself is wanted alone, so that the others need not be there.
+        # The user names one shard, so the other shards need not exist.
         return [path]
     # Any program may have written the shards: the usual spellings of their names are accepted.
     names = (each for each in path.iterdir() if not is_hidden(each.name))
@@ -204,7 +204,7 @@ def _shards(path: Path, name: str) -> list[Path]:
     shards = sorted(each for each in names if ".array_record" in each.name or each.suffix in (".arrayrecord", ".riegeli"))
     if not shards:
         raise ValueError(
-            f"{name}: {printable(path)} holds no .array_record file; python -m tools.import_images makes one from images."
+            f"{name}: {printable(path)} holds no .array_record file; python -m tools.import_images writes such files."
             + recognise_folder(path)
         )
     _require_complete([shard.name for shard in shards], path, name)
@@ -223,12 +223,12 @@ def _require_complete(files: Sequence[str], folder: Path, name: str) -> None:
         if len(found) != int(total):
             raise ValueError(
                 f"{name}: {printable(folder)} holds {len(found):,} of the {int(total):,} shards {start}-*-of-{total}{end}; "
-                "copy the missing ones there, or name one file."
+                "copy the missing shards there, or name one file."
             )
 
 
 def _count(shard: Path, name: str) -> int:
-    """Returns the number of records in a shard; raises ValueError if it has none, or if none of a few is an image."""
+    """Returns the number of records in a shard; raises ValueError if there is no record, or if none of a few is an image."""
     fault = "it is truncated, or not an ArrayRecord file"
     try:
         reader = open_shard(str(shard))
@@ -241,7 +241,7 @@ def _count(shard: Path, name: str) -> int:
         fault = f"it is {known}" if known else fault
         raise ValueError(f"{name}: {printable(shard)} holds no record that can be read: {fault}.")
     kinds = []
-    # Three are sampled: one broken image does not mean that the others are broken.
+    # Three records are sampled: one broken image does not mean that the others are broken.
     for place in sorted({0, records // 2, records - 1}):
         try:
             (content,) = reader.read([place])
@@ -266,6 +266,6 @@ def _fingerprint(shards: Sequence[Path], counts: Sequence[int]) -> str:
         with open(shard, "rb") as file:
             head = file.read(1 << 16)
             file.seek(max(0, size - (1 << 16)))
-            # 64 KiB of each end: hashing all of a large collection would take hours.
+            # Only 64 KiB of each end are hashed: hashing a whole large collection would take hours.
             content.update(f"{printable(shard.name)}\0{size}\0{count}\n".encode() + head + file.read())
     return content.hexdigest()

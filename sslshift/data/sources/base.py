@@ -1,4 +1,4 @@
-"""The interface that every source has, a source of some of another's images, and texts about files for people."""
+"""The interface of all sources, a source with a part of another source's images, and texts about files for people."""
 
 import functools
 import hashlib
@@ -22,13 +22,13 @@ class Refused(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The licence and the cost per image that a URI states; None where it states none."""
+    """The licence and the cost per image that a URI states; None for a value that it does not state."""
 
     licence: str | None = None
     cost_per_image: float | None = None
 
     def over(self, other: "Terms") -> "Terms":
-        """Returns these terms, with those of `other` where nothing is stated here."""
+        """Returns these terms, with the values of `other` in place of values that are None."""
         return Terms(
             other.licence if self.licence is None else self.licence,
             other.cost_per_image if self.cost_per_image is None else self.cost_per_image,
@@ -45,16 +45,16 @@ class StoredIdentities(NamedTuple):
 class Source:
     """A named, random-access collection of images.
 
-    `source[i]` is a dict with `image` (uint8 `[height, width, channels]`) and, where labels exist, `label`: an int, or uint8
-    0/1 `[classes]` where an image may have several labels or none.
+    `source[i]` is a dict with `image` (uint8 `[height, width, channels]`) and, if the source has labels, `label`: an int, or
+    uint8 0/1 `[classes]` if an image may have several labels or none.
 
     Attributes:
-      name: the URI that opens it.
+      name: the URI that opens the source.
       licence: licence of the images, or "unknown".
-      cost_per_image: what one more image costs, in any currency; 0 if no cost is stated.
+      cost_per_image: cost of one more image, in any currency; 0 if no cost is stated.
       classes: names of the labels, or of the columns of multi-label `labels`; None for a source without labels.
       fingerprint: text that changes when the content does; it goes into the record of every run.
-      refused: files that looked like images and are not counted in `len`.
+      refused: files that look like images but cannot be used; `len` does not count them.
       pixel_range: the values of images of more than 8 bits that become 0 and 255; None if there is no such image.
       notes: decisions that the files left open, and other facts that a reader must know; sentences without a full stop.
     """
@@ -74,7 +74,7 @@ class Source:
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """Labels: int64 `[len]`, uint8 0/1 `[len, classes]` where an image may have several (multi-label), or None.
+        """Labels: int64 `[len]`; uint8 0/1 `[len, classes]` if an image may have several labels (multi-label); or None.
 
         They are read at the first access, since only a downstream task or a stratified subset needs them.
         """
@@ -89,7 +89,7 @@ class Source:
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> dict:
-        # range raises IndexError beyond the end, and takes negative indices.
+        # `range` raises IndexError for an index beyond the end, and accepts negative indices.
         index = range(len(self))[index]
         sample = {"image": self.image(index)}
         if self.labels is None:
@@ -105,7 +105,7 @@ class Source:
         return images
 
     def origin(self, index: int) -> str:
-        """Returns the path or address of an image, for people; its number in the source if it has neither."""
+        """Returns the path or address of an image, for people, or its number in the source if it has no path or address."""
         return f"{self.name}, image {index}"
 
     def stored_identities(self) -> StoredIdentities | None:
@@ -118,7 +118,7 @@ class PartialSource(Source):
 
     def __init__(self, source: Source, indices: np.ndarray):
         indices = np.asarray(indices, np.int64)
-        # The choice is part of the fingerprint: another choice of as many images is another source.
+        # The choice is part of the fingerprint: another choice of the same number of images is another source.
         chosen = hashlib.sha256(indices.tobytes()).hexdigest()[:16]
         super().__init__(
             source.name,
@@ -157,14 +157,14 @@ class PartialSource(Source):
 
 
 def digests(source: Source, indices: np.ndarray, canvas: Canvas) -> list[bytes]:
-    """Returns a digest of each image as it looks on the canvas: equal images have equal digests, whatever their file names.
+    """Returns a digest of each image on the canvas: equal images have equal digests, even if their file names differ.
 
     The digest of an image that cannot be read is empty.
     """
     result = []
     for index in indices:
         try:
-            # One at a time: a broken image must not take its neighbours with it.
+            # Images are read one by one, so that a broken image does not affect the others.
             image = source.read(np.array([index]), canvas)[0]
         except BrokenImageError:
             result.append(b"")
@@ -182,12 +182,12 @@ def readable(source: Source, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
 
 
 def printable(path: str | bytes | Path) -> str:
-    """Returns a path as text that can be written anywhere, also if the path is not UTF-8."""
+    """Returns a path as text that can be written anywhere, even if the path is not UTF-8."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def licence_text(counts: Counter[str], default: str) -> str:
-    """Returns one text for the licences of many images: the licence that all share, or the commonest with their counts."""
+    """Returns one text for the licences of many images: the one licence of all, or the commonest licences with their counts."""
     if len(counts) < 2:
         return next(iter(counts), default)
     # Five licences fit into a line of a table.

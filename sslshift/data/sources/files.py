@@ -40,20 +40,20 @@ class FileSource(Source):
       stated_range: the pixel range that the user stated, if any.
 
     Raises:
-      ValueError: none of the files is an image, or those of more than 8 bits need a stated range.
+      ValueError: none of the files is an image, or images of more than 8 bits need a stated range.
     """
 
     def __init__(self, name: str, root: Path, paths: Sequence[Path], terms: Terms, stated_range: PixelRange | None = None):
         # Threads suffice: decoding releases the interpreter lock.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             checks = pool.map(functools.partial(_check, stated_range=stated_range), paths)
-            # Few files are checked before a progress bar could be read.
+            # The check of few files ends before anybody could read a progress bar.
             hidden = len(paths) < 500 or not sys.stderr.isatty()
             checks = list(track(checks, f"checking the images of {escape(name)}", len(paths), disable=hidden))
         # Positions among `paths` of the files that can be decoded.
         self._whole = np.flatnonzero([not check.reason for check in checks])
         self._paths = [paths[i] for i in self._whole]
-        # Of the content and the relative paths, not of times or places: a copy of the folder is the same source.
+        # The fingerprint hashes content and relative paths, not times or places: a copy of the folder is the same source.
         content = "".join(f"{printable(os.path.relpath(paths[i], root))}\0{checks[i].digest}\n" for i in self._whole)
         levels = merge_levels(check.levels for check in checks if check.levels)
         chosen = decide_range(levels, stated_range, name, "?range")
@@ -78,7 +78,7 @@ class FileSource(Source):
             return decode_onto(canvas, content, self.pixel_range) if canvas else decode(content, self.pixel_range)
         except BrokenImageError as error:
             raise BrokenImageError(
-                f"{printable(path)} could be read when the source was opened and cannot be now: {error}"
+                f"{printable(path)} could be read when the source was opened, but cannot be read now: {error}"
             ) from error
 
     def origin(self, index: int) -> str:
@@ -99,7 +99,7 @@ class FolderSource(FileSource):
             path, reason = files.unreadable[0]
             raise ValueError(f"{name}: {printable(folder)} holds no image that can be reached: {path}: {reason}.")
         super().__init__(name, folder, images, terms, stated_range)
-        # Reported although their images are in the source under another name, since users count files.
+        # Links are reported, although their images are in the source under another name, since users count files.
         links = (Refused(printable(path), reason) for path, reason in files.links if is_image(path))
         self.refused = [*self.refused, *links, *files.unreadable]
         archives = [path for path in files.paths if kind_of(path.name) in ("tar", "zip") or is_other_archive(path.name)]
@@ -117,9 +117,9 @@ class FolderSource(FileSource):
         loose = next((path for path in self._paths if path.parent == folder), None)
         if loose:
             raise ValueError(
-                f"{self.name}: labels=folder expects each image in a class folder, but {printable(loose)} is in none."
+                f"{self.name}: labels=folder expects each image in a class folder, but {printable(loose)} is not in one."
             )
-        # Before labels are made: a class called "train" would otherwise be found only in the results.
+        # Checked before labels are made: otherwise users would see a class called "train" only in the results.
         require_no_splits(below, self.name, str(Uri("folder", str(folder))))
         names = [printable(path.parts[0]) for path in below]
         self.classes, self.labels = encode_labels(list(map(class_name, names)))
@@ -135,12 +135,12 @@ class ListSource(FileSource):
     Args:
       name: the URI.
       file: the list.
-      terms: licence and cost per image that the URI states, for images for which the list states none.
+      terms: licence and cost per image that the URI states, for images without their own in the list.
       labels: "multi", "single" or None, as `lists.read_list` takes it.
       stated_range: the pixel range that the user stated, if any.
 
     Raises:
-      ValueError: the file is no list of images, a column holds unexpected values, or no image can be read.
+      ValueError: the file is not a list of images, a column holds unexpected values, or no image can be read.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class ListSource(FileSource):
         # The whole list is checked before the first image is decoded, which may take minutes.
         listed = read_list(file, name, labels)
         super().__init__(name, file.parent, [file.parent / path for path in listed.paths], terms, stated_range)
-        # Only images that count have a licence, a cost and a label: a class must not exist without an image.
+        # Only readable images contribute a licence, a cost and a label: a class must not exist without an image.
         whole = self._whole.tolist()
         licences = Counter(listed.licences[i] or self.licence for i in whole)
         self.licence = licence_text(licences, self.licence)
@@ -166,7 +166,7 @@ class ListSource(FileSource):
 
 
 class _Check(NamedTuple):
-    """The digest of a file that can be decoded, or the reason why it cannot; `levels` of an image of more than 8 bits."""
+    """The digest of a file, or the reason why the file cannot be decoded; `levels` if an image has more than 8 bits."""
 
     digest: str
     reason: str

@@ -1,7 +1,7 @@
 """Selection of a source's images in a file, which the option `?keep=FILE` of a URI applies.
 
-The file is Parquet with one column `index`, int64, ascending. Its metadata hold, under `sslshift.kept` as JSON, the version of
-this format and the name, fingerprint and number of images of the source that the file was made for.
+The file is Parquet with one column `index`, int64, ascending. Its metadata hold JSON under the key `sslshift.kept`: the version
+of this format, and the name, fingerprint and number of images of the source that the file was made for.
 """
 
 import json
@@ -19,7 +19,7 @@ _KEY = b"sslshift.kept"
 
 
 def save_kept(path: Path, indices: np.ndarray, source: Source) -> None:
-    """Writes the indices of the images of a source to keep, whole or not at all.
+    """Writes the indices of the images of a source to keep; the file is written completely or not at all.
 
     Args:
       path: path of the file.
@@ -44,9 +44,9 @@ def load_kept(path: Path, source: Source) -> np.ndarray:
     Raises:
       ValueError: the file cannot be read, or was made for another source, or for this one before it changed.
     """
-    anew = "python -m tools.find_duplicates writes it."
+    anew = "python -m tools.find_duplicates writes such a file."
     if not path.is_file():
-        raise ValueError(f"There is no file {path} that says which images of {source.name} to keep; {anew}")
+        raise ValueError(f"There is no file {path} with the images of {source.name} to keep; {anew}")
     try:
         table = pq.read_table(path)
         about = json.loads(table.schema.metadata[_KEY])
@@ -55,18 +55,18 @@ def load_kept(path: Path, source: Source) -> np.ndarray:
         fingerprint = about["fingerprint"]
         indices = table.column("index").to_numpy().astype(np.int64)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        # A Parquet file of another program lacks the metadata or the column.
+        # A Parquet file from another program lacks the metadata or the column.
         raise ValueError(f"{path} is not a file of images to keep ({type(error).__name__}: {error}); {anew}") from error
     if version != VERSION:
         raise ValueError(f"{path} has version {version} of its format, expected version {VERSION}; {anew}")
     # Indices mean other images as soon as the source changes.
     if (fingerprint, images) != (source.fingerprint, len(source)):
         raise ValueError(
-            f"{path} was made for {about.get('source')} with {images:,} images; {source.name} with {len(source):,} is another "
-            f"source, or has changed since; {anew}"
+            f"{path} was made for {about.get('source')} with {images:,} images; {source.name} with {len(source):,} images is "
+            f"another source, or has changed since; {anew}"
         )
     if not _ascending(indices, len(source)):
-        raise ValueError(f"{path} holds indices that are not ascending, or are not indices of {source.name}; {anew}")
+        raise ValueError(f"{path} holds indices that are not ascending or exceed the images of {source.name}; {anew}")
     return indices
 
 

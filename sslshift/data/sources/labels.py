@@ -1,4 +1,4 @@
-"""Labels from the names of classes, as lists and manifests hold them: one class per image, or any number of classes.
+"""Labels from the names of classes in lists and manifests: one class per image, or any number of classes.
 
 A name passes through three steps: a cell of any type becomes text (`cell_text`), text becomes the one spelling of its class
 (`class_name`), and the sorted names become the numbers that a run learns (`encode_labels`, `encode_multi_labels`).
@@ -14,7 +14,7 @@ import numpy as np
 
 # Separates the names of one image. A Parquet list of names needs no separator, so that its names may contain this one.
 SEPARATOR = ";"
-# Texts that pandas.read_csv reads as a missing value, and those that it writes for one. `is_missing` checks NaN itself.
+# Texts that pandas reads or writes as a missing value. `is_missing` checks NaN itself.
 _MISSING = frozenset(
     ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaT", "None")
 ).union(("n/a", "null"))
@@ -35,7 +35,7 @@ def is_missing(value: Any) -> bool:
 
 
 def cell_text(value: Any) -> str:
-    """Returns the text of a cell of any type, without the spaces around it; a whole number has no fraction.
+    """Returns the text of a cell of any type, without the spaces around it; 1.0 becomes "1".
 
     Example:
       >>> [cell_text(value) for value in (" cat ", b"cat", 1.0, 0.5, 1, True)]
@@ -47,7 +47,7 @@ def cell_text(value: Any) -> str:
     """
     try:
         text = value.decode() if isinstance(value, bytes) else value
-        # Lists are read with surrogates in place of bytes that are not UTF-8; only encoding finds them.
+        # Lists are read with surrogates in place of bytes that are not UTF-8; encoding the text detects them.
         text = text.encode().decode() if isinstance(text, str) else text
     except UnicodeError as error:
         raise ValueError(f"holds text that is not UTF-8 ({value!r}); save the file as UTF-8") from error
@@ -61,9 +61,9 @@ def cell_text(value: Any) -> str:
     elif not isinstance(text, str):
         raise ValueError(f"holds a {type(value).__name__} ({value!r}); expected text or a number")
     text = text.strip()
-    # Usually a quotation mark that was never closed, which swallows the following rows.
+    # The usual cause is a quotation mark that was never closed, so that the following rows belong to this cell.
     if re.search(r"[\n\r\0]", text):
-        raise ValueError(f"holds a line break or a NUL in one value ({text[:60]!r}); look for a stray quotation mark")
+        raise ValueError(f"holds a line break or a null character ({text[:60]!r}); look for an unclosed quotation mark")
     return text
 
 
@@ -148,7 +148,7 @@ def label_names(values: Sequence, where: str) -> list[str]:
       (['cat', 'dog'], ['1', '2'])
 
     Raises:
-      ValueError: a label is missing or cannot be a name, or among names and numbers one number has two spellings.
+      ValueError: a label is missing or cannot be a name, or one number has two spellings in a list that also has names.
     """
     names = []
     for row, value in enumerate(values, 1):
@@ -156,7 +156,7 @@ def label_names(values: Sequence, where: str) -> list[str]:
             names.append(label_name(value))
         except ValueError as error:
             raise ValueError(f"{where}: row {row:,}, column 'label', {error}.") from error
-    # With names among the numbers, "1.0" may be a name of its own, such as a version.
+    # If the labels are names and numbers, "1.0" may be a name, such as a version.
     whole = {name: name.partition(".")[0] for name in set(names) if re.fullmatch(r"-?\d+(\.0+)?", name)}
     if len(whole) == len(set(names)):
         return [whole[name] for name in names]
@@ -177,7 +177,7 @@ def split_labels(values: Sequence, where: str) -> list[list[str]]:
       where: the source and the file, for messages.
 
     Raises:
-      ValueError: a value is missing, which could mean anything, or a list holds other values than text, or no image has a
+      ValueError: a value is missing, so that its meaning is unknown; a list holds values that are not text; or no image has a
         class.
 
     Example:
@@ -204,13 +204,13 @@ def _split(value: Any) -> list[str]:
         parts = cell_text(value).split(SEPARATOR)
     wrong = next((part for part in parts if not isinstance(part, str) or (part.strip() and is_missing(class_name(part)))), "")
     if wrong != "":
-        # A row of 0 and 1, one for each class, must not become the names "0" and "1".
+        # A list of 0 and 1 with one number per class must not become the names "0" and "1".
         raise ValueError(f"has {wrong!r} in its list of labels; expected names of classes")
     return list(dict.fromkeys(class_name(cell_text(part)) for part in parts if part.strip()))
 
 
 def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """Returns each name once, sorted; if all names are numbers, in the order of numbers.
+    """Returns each name once, sorted as numbers if all names are whole numbers, and as text otherwise.
 
     Example:
       >>> sort_classes(["10", "9", "10"]), sort_classes(["10", "9", "x"])
@@ -218,7 +218,7 @@ def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
     """
     different = set(names)
     numeric = all(re.fullmatch(r"-?\d+", name) for name in different)
-    # The name is the second key: 1 and 01 are two names of one number, whose order would otherwise be arbitrary.
+    # The name is the second key: 1 and 01 are two names of one number, and their order would otherwise be arbitrary.
     return tuple(sorted(different, key=(lambda name: (int(name), name)) if numeric else None))
 
 

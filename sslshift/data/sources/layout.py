@@ -46,8 +46,8 @@ class _Folder(NamedTuple):
 def find_splits(paths: Iterable[PurePath], uri: Uri) -> SplitFolders:
     """Returns the folders of the splits below a root.
 
-    Split folders are named train, val and test, or by a usual synonym in any case, alone or with a part that their names share
-    (`seg_train`, `seg_test`). They may be below one folder that holds all images, such as `images`.
+    Split folders are named train, val and test, or by a usual synonym, in upper or lower case. Their names may have a common
+    part (`seg_train`, `seg_test`). They may be below one folder that holds all images, such as `images`.
 
     Args:
       paths: paths of the images, relative to the root.
@@ -67,7 +67,7 @@ def find_splits(paths: Iterable[PurePath], uri: Uri) -> SplitFolders:
         _require_several_classes(parts, inside)
         return SplitFolders({}, _same_folders_note(folders, inside))
     kinds = set(splits.values())
-    # Images directly in a folder named train are an ordinary class: nothing below it could be the classes.
+    # If images are directly in the folders, there are no class folders below them: these folders can only be classes.
     if all(folders[name].direct for name in splits):
         return _flat(splits, others, inside)
     # Beside other folders, "train" may be a class such as a vehicle: only the user can decide.
@@ -80,7 +80,7 @@ def find_splits(paths: Iterable[PurePath], uri: Uri) -> SplitFolders:
         name = next(iter(splits))
         # The validation and test splits are drawn from its images.
         return SplitFolders(
-            {"train": _joined(root, name)}, (f"all labelled images are in {name}, from which splits are drawn",)
+            {"train": _joined(root, name)}, (f"all labelled images are in {name}; the splits are drawn from them",)
         )
     where = {split: _below_wrapper(name, split, parts) for name, split in splits.items()}
     _require_common_classes(where, parts, inside)
@@ -111,10 +111,10 @@ def require_no_splits(paths: Iterable[PurePath], name: str, root: str = "") -> N
     folders = _folders([path.parts for path in paths])
     families = _families(folders)
     named_after_splits = len(families) == 1 and all(map(_split_word, folders))
-    # Split folders have class folders inside. Images directly in one of them mean that these folders are the classes.
+    # Split folders contain class folders. If one of the folders contains images directly, the folders are the classes.
     if not (named_after_splits and _kinds_within(folders)) or any(folder.direct for folder in folders.values()):
         return
-    # Splits share class folders. Without a common one, these may be classes whose names happen to be those of splits.
+    # Splits share class folders. Without a common class folder, these may be classes that have the names of splits by chance.
     inner = {each: set(map(class_name, folder.inner)) for each, folder in folders.items()}
     train = next(each for each in folders if _split_word(each)[0] == "train")
     common = inner[train] & set().union(*(names for each, names in inner.items() if each != train))
@@ -132,7 +132,7 @@ def require_no_splits(paths: Iterable[PurePath], name: str, root: str = "") -> N
 
 
 def split_note(classes: Collection[str] | None) -> list[str]:
-    """Returns a note if classes, or some of them, have the names of a task's splits."""
+    """Returns a note if all or some of the classes have the names of a task's splits."""
     family = _family_within(classes or ())
     if not family:
         return []
@@ -154,9 +154,10 @@ def _folders(parts: Sequence[_Parts]) -> dict[str, _Folder]:
 
 
 def _below_single(parts: list[_Parts]) -> tuple[_Parts, list[_Parts]]:
-    """Returns the folders down to the first one with several folders or with images of its own, and the paths below it.
+    """Returns the path to the first folder that holds several folders or images directly, and the paths below it.
 
-    It descends only if it arrives at split folders. Otherwise the one folder is a class, whose inner folders do not matter.
+    The path is empty unless that folder holds split folders. Otherwise the first folder is a class, whose inner folders do not
+    matter.
     """
     root: _Parts = ()
     below = parts
@@ -172,12 +173,12 @@ def _below_single(parts: list[_Parts]) -> tuple[_Parts, list[_Parts]]:
 
 
 def _split_word(name: str) -> tuple[str, str] | None:
-    """Returns the split in a folder's name, and the name with * in its place; None if the name has no split or several."""
+    """Returns the split in a folder's name, and the name with * in its place; None if the name has no or several splits."""
     # "hold-out" is one word, whose hyphen must not separate it.
     name = re.sub(r"(?i)\b(h[oe]ld)[-_ ]out\b", r"\1out", name)
-    # Words of a name: "TrainData" and "seg_train" have two each, and "trainstation" is one that is no split.
+    # Words of a name: "TrainData" and "seg_train" have two words each; "trainstation" is one word, which is not a split.
     words = [match for match in re.finditer(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name) if match[0].lower() in _SPLIT_BY_WORD]
-    # A name with two split words, such as "train_test", says nothing.
+    # A name with two split words, such as "train_test", does not identify a split.
     if len(words) != 1:
         return None
     (word,) = words
@@ -185,7 +186,7 @@ def _split_word(name: str) -> tuple[str, str] | None:
 
 
 def _families(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Returns the split of each folder that is named after one, in groups of folders whose names have the same rest."""
+    """Returns the split of each folder that is named after a split, grouped by the rest of the name."""
     families: dict[str, dict[str, str]] = {}
     for name in names:
         word = _split_word(name)
@@ -195,10 +196,10 @@ def _families(names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def _split_family(folders: Mapping[str, _Folder], uri: Uri) -> dict[str, str]:
-    """Returns the split of each split folder. A folder whose name has more than the split counts only in a group of several."""
+    """Returns the split of each split folder. A name with further words counts only if a group has several such names."""
     families = _families(folders)
     whole = {rest: family for rest, family in families.items() if "train" in family.values() and len(set(family.values())) > 1}
-    # Two tasks in one folder, such as train_a, test_a, train_b, test_b: joining them would mix their images.
+    # There are two tasks in one folder, such as train_a, test_a, train_b, test_b: joining them would mix their images.
     if len(whole) > 1:
         several = "; ".join(_listed(sorted(family)) for family in whole.values())
         raise ValueError(f"{uri}: there are several groups of split folders ({several}); name the folders of each split.")
@@ -206,7 +207,7 @@ def _split_family(folders: Mapping[str, _Folder], uri: Uri) -> dict[str, str]:
 
 
 def _family_within(names: Iterable[str]) -> dict[str, str]:
-    """Returns the split of each name in the first group with training and another split; empty if there is no such group."""
+    """Returns the split of each name in the first group that has training and another split; empty if no group has them."""
     families = _families(names).values()
     return next((each for each in families if "train" in each.values() and len(set(each.values())) > 1), {})
 
@@ -221,8 +222,8 @@ def _require_no_splits_within(folders: Mapping[str, _Folder], uri: Uri) -> None:
         family = _kinds_within(folders[with_splits[0]].inner)
         names = sorted(name for name in folders[with_splits[0]].inner if (_split_word(name) or ("",))[0] in family)
         raise ValueError(
-            f"{uri}: split folders ({_listed(names)}) are within {_listed(with_splits)}, of the folders "
-            f"{_listed(sorted(folders))}. If the first folders are classes, move the split folders above them "
+            f"{uri}: of the folders {_listed(sorted(folders))}, {_listed(with_splits)} contain split folders "
+            f"({_listed(names)}). If the first folders are classes, move the split folders above them "
             f"({names[0]}/{with_splits[0]}/...), or list the images of each split in a csv: file; with {_with_labels(uri)} "
             "test images are drawn from all images of a class. "
             f"If {with_splits[0]} holds the task, name it: {_within(uri, (with_splits[0],))}."
@@ -230,7 +231,7 @@ def _require_no_splits_within(folders: Mapping[str, _Folder], uri: Uri) -> None:
 
 
 def _require_several_classes(parts: Sequence[_Parts], uri: Uri) -> None:
-    """Raises ValueError if one folder holds all images, in inner folders that are probably the classes."""
+    """Raises ValueError if one folder holds all images and its inner folders are probably the classes."""
     at: _Parts = ()
     while len(folders := _folders(parts)) == 1 and not any(len(each) == 1 for each in parts):
         ((name, folder),) = folders.items()
@@ -240,13 +241,13 @@ def _require_several_classes(parts: Sequence[_Parts], uri: Uri) -> None:
         parts = [each[1:] for each in parts]
         if len(folder.inner) > 1:
             raise ValueError(
-                f"{uri}: all images are in the one folder {'/'.join(at)}, and a task needs at least two classes. If its "
-                f"folders ({_listed(sorted(folder.inner))}) are the classes, name it: {_within(uri, at)}."
+                f"{uri}: all images are in the single folder {'/'.join(at)}, but a task needs at least two classes. If the "
+                f"folders in it ({_listed(sorted(folder.inner))}) are the classes, name it: {_within(uri, at)}."
             )
 
 
 def _same_folders_note(folders: Mapping[str, _Folder], uri: Uri) -> tuple[str, ...]:
-    """Returns a note if all folders hold the same inner folders, as folds, years or domains with class folders do."""
+    """Returns a note if all folders hold the same inner folders, like the class folders in folds, years or domains."""
     inner = {frozenset(map(class_name, folder.inner)) for folder in folders.values()}
     if len(folders) < 2 or len(inner) > 1 or any(folder.direct for folder in folders.values()):
         return ()
@@ -256,7 +257,7 @@ def _same_folders_note(folders: Mapping[str, _Folder], uri: Uri) -> tuple[str, .
         return ()
     names = sorted(folders)
     return (
-        f"the classes are {_listed(names)}, the first folders, though each of them holds the folders {_listed(common)}; if "
+        f"the classes are {_listed(names)}, the first folders, but each of them holds the folders {_listed(common)}; if "
         f"{_listed(common)} are the classes, name one folder, as in {_within(uri, names[:1])}, or list the images with "
         "their labels in a csv: file",
     )
@@ -264,7 +265,7 @@ def _same_folders_note(folders: Mapping[str, _Folder], uri: Uri) -> tuple[str, .
 
 def _flat(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> SplitFolders:
     """Returns or refuses split folders that hold images directly: the images have no labels unless the folders are classes."""
-    # Folders such as train and test1 count too, although their names have different rests.
+    # Folders such as train and test1 count too, although the rests of their names differ.
     called = sorted([*splits, *(name for name in others if _split_word(name))])
     names = _listed(called)
     kinds = {_split_word(name)[0] for name in called}
@@ -286,17 +287,17 @@ def _flat(splits: Mapping[str, str], others: Sequence[str], uri: Uri) -> SplitFo
 def _both(splits: Mapping[_Parts, str], others: Sequence[str], parts: Sequence[_Parts], uri: Uri) -> str:
     """Returns the error for split folders beside other folders, which can be classes together."""
     names = _listed(sorted(at[0] for at in splits))
-    # A split with images outside of class folders has no labels, so that it cannot be suggested.
+    # A split with images outside of class folders has no labels, so it cannot be suggested.
     given = {split: str(_within(uri, at)) for at, split in splits.items() if not any(each[:-1] == at for each in parts)}
     task = [given.get("train", f"{uri}/..."), *(f"{split}={at}" for split, at in given.items() if split != "train")]
     return (
-        f"{uri}: {names} can be splits, or classes as {_listed(others)} beside them. If they are splits, name each as in "
+        f"{uri}: {names} can be splits, or classes like {_listed(others)} beside them. If they are splits, name each as in "
         f"'{'; '.join(task)}'. If all of these folders are classes, write {_with_labels(uri)}."
     )
 
 
 def _require_usable(splits: Mapping[str, str], folders: Mapping[str, _Folder], uri: Uri) -> None:
-    """Raises ValueError if the split folders make no task: two for one split, none for training, or no class folders in one."""
+    """Raises ValueError if a split has two folders, a split has images outside class folders, or there is no training split."""
     # Each check ends with a text that can be pasted into --task.
     for split in _SPLITS:
         twice = sorted(name for name, each in splits.items() if each == split)
@@ -312,7 +313,7 @@ def _require_usable(splits: Mapping[str, str], folders: Mapping[str, _Folder], u
     if flat:
         sorted_ = sorted(name for name in splits if not folders[name].direct)
         raise ValueError(
-            f"{uri}: in {_listed(flat)} images are in no class folders and so have no labels, while "
+            f"{uri}: the images directly in {_listed(flat)} are in no class folder and have no labels, but "
             f"{_listed(sorted_)} {'has' if len(sorted_) == 1 else 'have'} class folders. Sort these images into class "
             f"folders, or name the splits that have them, as in "
             f"'{_within(uri, (sorted_[0],))}'. If all of these folders are classes, write {_with_labels(uri)}."
@@ -337,13 +338,13 @@ def _below_wrapper(name: str, split: str, parts: Sequence[_Parts]) -> _Parts:
 
 
 def _require_common_classes(where: Mapping[str, _Parts], parts: Sequence[_Parts], uri: Uri) -> None:
-    """Raises ValueError if a split shares no class folder with training: then the folders are probably not splits."""
+    """Raises ValueError if a split has no class folder in common with training: the folders are then probably not splits."""
     classes = {
         split: {class_name(each[len(at)]) for each in parts if each[: len(at)] == at and len(each) > len(at) + 1}
         for split, at in where.items()
     }
     for split, names in classes.items():
-        # Classes are matched by name between splits; none in common means that every test label would be unknown.
+        # Classes are matched by name between splits: without a common class, every test label would be unknown.
         if not names & classes["train"]:
             one = "/".join(where["train"])
             other = "/".join(where[split])

@@ -1,4 +1,4 @@
-"""Lists of image files, as CSV or Parquet with one row per image. A list is checked as a whole before any image is read."""
+"""Lists of image files in CSV or Parquet, with one row per image. A whole list is checked before any image is read."""
 
 import csv
 import dataclasses
@@ -25,10 +25,10 @@ class ImageList:
     """The content of a list, with one value per row.
 
     Attributes:
-      paths: relative to the list's folder, each file once.
+      paths: paths relative to the list's folder, each file once.
       labels: the name of each image's class, or for `multi_label` a list of names; None if the list has no labels.
-      multi_label: an image may have several of the classes, or none.
-      licences, costs: None for an image for which the list states none.
+      multi_label: True if an image may have several of the classes, or none.
+      licences, costs: licence and cost of each image; None if the list does not state it.
       spellings: the spellings of each class in the list, see `labels.gather_spellings`.
     """
 
@@ -50,12 +50,12 @@ def read_list(file: Path, name: str, labels: str | None = None) -> ImageList:
     Args:
       file: the list.
       name: name of the source, for messages.
-      labels: "multi": the column `label` holds any number of classes per image, as `split_labels` reads them; "single": one;
-        None: a Parquet column of lists is multi-label, any other column is not.
+      labels: "multi": the column `label` holds any number of classes per image, as `split_labels` reads them; "single": it
+        holds one class per image; None: a Parquet column of lists is multi-label, and any other column is not.
 
     Raises:
-      ValueError: the list cannot be read, has no column `path` or no row, has two columns of one meaning or a row of another
-        length than its header, names an image twice, or has a value that its column cannot hold.
+      ValueError: the list cannot be read, has no column `path` or no row, has two columns with the same meaning or a row with
+        more or fewer cells than its header, names an image twice, or has a value that its column cannot hold.
     """
     # The URI of a list holds its path already.
     where = name if printable(file) in name else f"{name}: {printable(file)}"
@@ -69,7 +69,7 @@ def read_list(file: Path, name: str, labels: str | None = None) -> ImageList:
     if "path" not in columns or not columns["path"]:
         what = "lists no image" if "path" in columns else "has no column 'path'"
         commas = " (commas separate columns)" if len(header) == 1 and set(header[0]) & set(";\t|") else ""
-        # The header of a file that is no list may have any characters and any length.
+        # The header of a file that is not a list may have any characters and any length.
         columns = [column if column.isprintable() else ascii(column) for column in header[:20]]
         raise ValueError(f"{where} {what}; its columns are {', '.join(each[:60] for each in columns) or 'none'}{commas}.")
     if labels == "multi" and "label" not in columns:
@@ -98,10 +98,10 @@ def _texts(labels: Sequence, multi_label: bool) -> Iterator[str]:
 
 
 def _read(file: Path) -> tuple[list[str], dict[str, list]]:
-    """Returns the names of all columns, and the values of those in `_COLUMNS`."""
+    """Returns the names of all columns, and the values of the columns in `_COLUMNS`."""
     with open(file, "rb") as content:
         start = content.read(START)
-    # By content, since names of lists are often wrong.
+    # The content decides, since names of lists are often wrong.
     if start.startswith(b"PAR1"):
         return _parquet_columns(file)
     known = recognise(start)
@@ -115,7 +115,7 @@ def _read(file: Path) -> tuple[list[str], dict[str, list]]:
 
 
 def _choose(header: Sequence[str]) -> dict[str, int]:
-    """Returns the positions of the columns in `_COLUMNS` among those of a list."""
+    """Returns the positions, in a list's header, of the columns in `_COLUMNS`."""
     chosen: dict[str, int] = {}
     for position, name in enumerate(header):
         short = name.strip("\ufeff \t\r\n").lower()
@@ -128,9 +128,9 @@ def _choose(header: Sequence[str]) -> dict[str, int]:
 
 
 def _csv_columns(file: Path) -> tuple[list[str], dict[str, list]]:
-    # Excel writes a byte order mark. Paths may have bytes that are not UTF-8, which surrogates keep.
+    # Excel writes a byte order mark. Paths may have bytes that are not UTF-8, which are read as surrogates.
     with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-        # `strict` refuses a quotation mark that is never closed, which would otherwise silently swallow the rest of the file.
+        # `strict` refuses a quotation mark that is never closed. Otherwise the rest of the file would silently be one cell.
         reader = csv.reader(lines, strict=True)
         header = next((cells for cells in reader if cells), [])
         chosen = _choose(header)
@@ -142,7 +142,7 @@ def _csv_columns(file: Path) -> tuple[list[str], dict[str, list]]:
                     f"row {row:,} (up to line {reader.line_num:,}) has {len(cells)} cells, and the header has {len(header)}; "
                     "write a text that contains a comma in quotation marks."
                 )
-            # In any order: joined lists may have their columns in another order, which would exchange the values.
+            # The order is ignored: joined lists may have their columns in another order, which would exchange the values.
             if sorted(cells) == sorted(header):
                 raise ValueError(f"row {row:,} repeats the header, as in lists joined by cat; keep only the first header.")
             for short, position in chosen.items():
@@ -158,7 +158,7 @@ def _parquet_columns(file: Path) -> tuple[list[str], dict[str, list]]:
         encoded = next((field.name for field in schema if _holds_files(field.type)), None)
         if encoded:
             raise ValueError(
-                f"its column {encoded!r} holds whole image files, as datasets of Hugging Face do; write each image as a file, "
+                f"its column {encoded!r} holds whole image files, as in datasets of Hugging Face; write each image as a file, "
                 "and name the files in a column 'path'."
             )
         return header, {}
@@ -178,7 +178,7 @@ def _paths(values: Sequence, folder: Path, where: str) -> list[str]:
     """Returns the paths as texts, after a check that no two of them lead to one file."""
     paths: list[str] = []
     rows: dict[str, int] = {}
-    # The images of a list share few folders: with these cached, one system call per image remains.
+    # The images of a list are in few folders: if these are cached, each image takes only one system call.
     real_folder = functools.lru_cache(maxsize=1024)(os.path.realpath)
     for row, value in enumerate(values, 1):
         path = os.fsdecode(value) if isinstance(value, bytes) else value

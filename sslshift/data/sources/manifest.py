@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
         pa.field("bytes", pa.int64()),
         pa.field("licence", pa.string()),
         pa.field("cost", pa.float64()),
-        # The label by number and by name, so that a reader notices if only one of them was changed.
+        # The label as a number and as a name, so that a reader notices if only one of them was changed.
         pa.field("label", pa.int64()),
         pa.field("class", pa.string()),
         pa.field("caption", pa.string()),
@@ -49,7 +49,7 @@ SCHEMA = pa.schema(
     ]
 )
 
-# Metadata key of the file for the fingerprint of the records that its rows describe.
+# Key in the file's metadata for the fingerprint of the records that its rows describe.
 FINGERPRINT = b"sslshift.fingerprint"
 
 # An additional column of multi-label sources, with the names of an image's classes; `label` and `class` are null there.
@@ -58,13 +58,13 @@ CLASSES = pa.field("classes", pa.list_(pa.string()))
 
 @dataclasses.dataclass(frozen=True)
 class ImageDescription:
-    """The facts about an image besides its pixels. None means that a fact is not stated.
+    """The facts about an image in addition to its pixels. None means that a fact is not stated.
 
     Attributes:
       origin: path of the image in the input, for people.
       class_name: name of its class.
       classes: names of its classes, in a multi-label source.
-      licence, cost, caption, url: as its sidecars or its row of a list state them.
+      licence, cost, caption, url: values that its sidecars or its row of a list state.
       extra: values of further columns of the manifest.
     """
 
@@ -78,7 +78,7 @@ class ImageDescription:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def columns(self) -> dict[str, Any]:
-        """Returns the values by their columns of the manifest."""
+        """Returns the values by the names of their columns in the manifest."""
         own = {"origin": self.origin, "class": self.class_name, CLASSES.name: self.classes, "licence": self.licence}
         return {**own, "cost": self.cost, "caption": self.caption, "url": self.url, **self.extra}
 
@@ -105,7 +105,7 @@ class Summary:
       refused: the number of images that were refused.
       hashes: version of the perceptual hashes in the manifest; hashes of other versions are not compared with them.
       made: the settings that made the source, for people and for a repeated command.
-      multi_label: an image may have several of the classes, or none; they are in the manifest's column `CLASSES`.
+      multi_label: True if an image may have several of the classes, or none; they are in the manifest's column `CLASSES`.
       pixel_range: the values of images of more than 8 bits that became 0 and 255; None if there was no such image.
       notes: decisions that the files left open.
     """
@@ -131,7 +131,7 @@ def write_summary(folder: Path, summary: Summary) -> None:
     """Writes `source.json`. It must be written last: a folder with it is complete."""
     values = {"version": VERSION, **dataclasses.asdict(summary)}
     for name in ("multi_label", "pixel_range", "notes"):
-        # Earlier versions refuse unknown fields. Without these, they can still read sources that do not need them.
+        # Earlier versions of the package refuse unknown fields, so these are written only for sources that need them.
         if not values[name]:
             del values[name]
     storage.write_json(folder / SUMMARY, values, indent=1)
@@ -164,7 +164,7 @@ def read_summary(folder: Path, name: str) -> Summary:
 
 
 def require_match(summary: Summary, folder: Path, name: str) -> None:
-    """Raises ValueError if the shards or the manifest are not those that the summary describes."""
+    """Raises ValueError if the shards or the manifest differ from the summary's description."""
     for shard in summary.shards:
         path = folder / shard.file
         size = path.stat().st_size if path.exists() else None

@@ -17,7 +17,7 @@ class ArraySource(Source):
     Args:
       name: the name in tables.
       images: uint8 `[n, height, width, 1 or 3]`.
-      labels: whole numbers `[n]`; 0/1 `[n, classes]` if an image may have several (multi-label); or None.
+      labels: whole numbers `[n]`; 0/1 `[n, classes]` if an image may have several labels (multi-label); or None.
       **about: licence, cost_per_image, and the fingerprint if it is already known.
 
     Raises:
@@ -40,7 +40,7 @@ class ArraySource(Source):
         return fit(self._images[index], canvas) if canvas else self._images[index]
 
     def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
-        # Without a Python loop: this is the fast path of the small sources.
+        # No Python loop is needed here, which makes small sources fast.
         if self._images.shape[1:] == canvas:
             return self._images[indices]
         return super().read(indices, canvas)
@@ -75,7 +75,7 @@ class SyntheticSource(Source):
         seed: int,
         classes: tuple[str, ...] | None = None,
     ):
-        # The generators have a version: a change of their code is another source.
+        # The version of the generators is part of the fingerprint: a change of their code makes another source.
         super().__init__(name, licence="CC0-1.0 (generated)", fingerprint=f"{name}, generator {synthetic.VERSION}")
         self._make = make
         self._size = size
@@ -148,7 +148,7 @@ class CachedSource(Source):
 
 
 def cached(source: Source, canvas: Canvas, limit: int = 1 << 29) -> Source:
-    """Returns the source with a cache in memory, or as it is if it needs no cache or more than `limit` bytes on this canvas."""
+    """Returns the source with a cache in memory, or the source itself if it needs no cache or more than `limit` bytes."""
     # Arrays on the right canvas are in memory already.
     in_memory = isinstance(source, ArraySource) and source.image(0).shape == canvas
     if in_memory or len(source) * int(np.prod(canvas)) > limit:

@@ -1,4 +1,4 @@
-"""Opens a source by its URI: the schemes, and the options of each."""
+"""Opens a source by its URI: the schemes, and the options of each scheme."""
 
 import difflib
 import os
@@ -26,7 +26,7 @@ def _open_bundled(uri: str, name: str, options: dict[str, str]) -> Source:
     sheet = entry["splits"][split]
     images, labels = bundled.read_sheet(bundled.FOLDER / f"{name}-{split}.png", sheet)
     terms = _terms(uri, options).over(Terms(entry["licence"]))
-    # `read_sheet` has just compared this digest with the content: the images need not be hashed again.
+    # `read_sheet` has just compared this digest with the content, so the images are not hashed again.
     source = ArraySource(uri, images, labels, fingerprint=sheet["sha256"], **terms._asdict())
     source.classes = tuple(entry["classes"])
     return source
@@ -71,7 +71,7 @@ class _Scheme(NamedTuple):
     Attributes:
       open: opens a source from its URI, path and options.
       options: names of the options.
-      files: whether the path is that of a file or folder, which may hold an '@' and whose last part is a name.
+      files: True if the path is the path of a file or folder, which may hold an '@' and whose last part is a name.
     """
 
     open: Callable[[str, str, dict[str, str]], Source]
@@ -79,7 +79,7 @@ class _Scheme(NamedTuple):
     files: bool = True
 
 
-# Generated images have neither: they are free, and their licence is that of this package.
+# Generated images take no such options: they are free, and have the licence CC0.
 _TERMS = ("licence", "cost_per_image")
 SCHEMES = {
     "arrayrecord": _Scheme(_open_array_record, ("range", *_TERMS, "keep")),
@@ -98,8 +98,8 @@ def open_source(uri: str) -> Source:
     - `folder:PATH`: every image below a folder; `?labels=folder` makes the first folder level the label.
     - `csv:FILE`, `parquet:FILE`: a list with a column `path`, relative to the list, and optional columns `label`, `licence` and
       `cost`. With `?labels=multi` an image may have several labels, as in `cat;dog`, or none (a Parquet column of lists needs
-      no option). A missing label (an empty cell, NaN, None, `NA`, ...) and two columns for one thing are refused with their row
-      or name.
+      no option). A missing label (an empty cell, NaN, None, `NA`, ...) and two columns with the same meaning are errors, which
+      name the row or the columns.
     - `arrayrecord:PATH`: a folder of ArrayRecord shards, as `tools.import_images` writes them, or one shard.
     - `tfds:NAME/SPLIT`: a dataset that TFDS prepared in ArrayRecord format; `?data_dir=PATH` if it is not in TFDS's own folder.
     - `bundled:NAME` or `bundled:NAME/SPLIT`: images that ship with the package (`fashion_mnist`, `mnist`).
@@ -107,14 +107,13 @@ def open_source(uri: str) -> Source:
       the `hum` of machines.
 
     All images of more than 8 bits (16-bit PNG, floating-point TIFF) in a source share one pixel range, the values that become 0
-    and 255. A folder or list derives the range from all of its files and reports it in `source.notes`: for integers the
-    smallest range of 8 to 16 bits that holds them, for floating-point values [0, 1], outside of which they are refused.
-    `?range=LOW..HIGH` states another range. ArrayRecord files that this package did not write, and `tfds:`, need it for such
-    images.
+    and 255. A folder or list derives the range from all of its files and reports it in `source.notes`: the smallest range of 8
+    to 16 bits that holds all integers, and [0, 1] for floating-point values, which are refused if they are outside of it.
+    `?range=LOW..HIGH` states another range. ArrayRecord files of other programs and `tfds:` need this option for such images.
 
     Every URI except `synthetic:` takes `?licence=TEXT&cost_per_image=NUMBER`. Every URI takes `?keep=FILE`, a selection of its
-    images that `tools.find_duplicates` wrote. The grammar is in `sslshift.data.sources.uri`: `%3F` is a question mark in a
-    path.
+    images that `tools.find_duplicates` wrote. `sslshift.data.sources.uri` describes the grammar: for instance, `%3F` is a
+    question mark in a path.
 
     Example:
       >>> source = open_source("synthetic:noise?size=1000&seed=3")
@@ -151,17 +150,17 @@ def _path(uri: str, path: str) -> Path:
 
 def _require_one_reading(uri: str, path: str) -> None:
     """Raises ValueError if the path as typed, with '?' and '%' taken literally, exists and might be meant instead."""
-    # A URI in its canonical spelling whose path exists has one reading only.
+    # A URI in its canonical spelling whose path exists has only one meaning.
     if os.path.exists(os.path.expanduser(path)) and uri == str(parse_uri(uri)):
         return
     scheme, _, typed = uri.partition(":")
     # The user may have typed a path with a question mark or a percent sign without encoding it.
     for literal in (typed, typed.partition("?")[0]):
         if literal != path and os.path.lexists(os.path.expanduser(literal)):
-            also = f", and {path} is written {Uri(scheme, path)}" if os.path.exists(os.path.expanduser(path)) else ""
+            also = f", and {Uri(scheme, path)} for {path}" if os.path.exists(os.path.expanduser(path)) else ""
             raise ValueError(
-                f"{uri} names the path {printable(path)}, but the path {literal} exists, which is written "
-                f"{Uri(scheme, literal)}{also}."
+                f"{uri} names the path {printable(path)}, but the path {literal} exists; write {Uri(scheme, literal)} "
+                f"for {literal}{also}."
             )
 
 
@@ -182,7 +181,7 @@ def _range(uri: str, options: dict[str, str]) -> PixelRange | None:
 
 
 def _terms(uri: str, options: dict[str, str]) -> Terms:
-    """Takes licence and cost per image out of a URI's options, and returns them."""
+    """Removes licence and cost per image from a URI's options, and returns them."""
     licence = options.pop("licence", None)
     text = options.pop("cost_per_image", None)
     if text is None:

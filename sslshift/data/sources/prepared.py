@@ -1,4 +1,4 @@
-"""Datasets that TensorFlow Datasets (TFDS) prepared, read without TensorFlow."""
+"""Sources of datasets that TensorFlow Datasets (TFDS) prepared; they are read without TensorFlow."""
 
 import difflib
 import functools
@@ -25,10 +25,10 @@ class PreparedSource(Source):
       split: TFDS's name of the split, or a slice such as `train[:10%]`.
       data_dir: folder of the datasets; None: TFDS's own folder.
       terms: licence and cost per image that the URI states.
-      stated_range: the pixel range of images of more than 8 bits; None: they are refused when they are read.
+      stated_range: the pixel range of images of more than 8 bits; None: such images are refused when they are read.
 
     Raises:
-      ValueError: there is no such dataset or split, it is not prepared, or it has no images.
+      ValueError: the dataset or the split does not exist, is not prepared, or has no images.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class PreparedSource(Source):
 
 
 class LabelFeature(NamedTuple):
-    """The feature of a dataset that holds labels: its name, whether an image may have several, and the names of the classes."""
+    """The feature of a dataset that holds labels: its name, whether an image may have several labels, and the class names."""
 
     name: str | None
     multi_label: bool = False

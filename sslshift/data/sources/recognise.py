@@ -13,7 +13,7 @@ from sslshift.data.sources.walk import is_image
 
 _IMPORT = "python -m tools.import_images imports it under a name that ends in"
 _FILES = "write its images as files into a folder, and folder: opens that"
-# For each kind of file a pattern of its first bytes, its name, and a remedy. Patterns are long enough to rule out coincidence.
+# For each kind of file: a pattern of its first bytes, its name, and a remedy. The patterns are too long to match by chance.
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (
         rb"\x83\xaf\x70\xd1\x0d\x88\x4a\x3f",
@@ -54,17 +54,17 @@ _LIST = re.compile(r"\.(csv|parquet)$", re.IGNORECASE)
 
 
 def recognise_folder(folder: Path) -> str:
-    """Returns a sentence, after a space, about the first file of a known kind in a folder; empty if none of a few is known."""
+    """Returns a space and a sentence about the first file of a known kind in a folder; empty if none of a few is known."""
     for file in sorted(folder.iterdir())[:_LOOKED_AT]:
         try:
             known = recognise_file(file) if file.is_file() else ""
         except OSError:
             continue
         if known and is_image(file):
-            # The message before this sentence says already what to do with images.
+            # The message before this sentence already explains what to do with images.
             continue
         if known.startswith("an image"):
-            known = "an image, though its name does not end like one; rename it"
+            known = "an image, but its name does not have an image's extension; rename it"
         if known:
             return f" It holds {printable(file.name)}, which is {known}."
     return ""
@@ -87,8 +87,8 @@ def recognise(start: bytes) -> str:
         return "an image; folder: opens the folder that holds it"
     if _is_tfrecord(start):
         return f"a TFRecord file; tfds: reads datasets that TFDS prepared in ArrayRecord format, and for others {_FILES}"
-    # In the order of the table: an .npz file is a zip archive as well.
-    # DOTALL, since the bytes that a pattern skips may be line breaks.
+    # The order of the table matters: an .npz file is a zip archive as well.
+    # DOTALL is needed, since the bytes that a pattern skips may be line breaks.
     found = next(((what, remedy) for pattern, what, remedy in _KINDS if re.match(pattern, start, re.DOTALL)), None)
     return "; ".join(found) if found else ""
 
@@ -112,7 +112,7 @@ def recognise_record(content: bytes, shard: Path) -> str:
 
 
 def _is_image(start: bytes) -> bool:
-    # Pillow refuses such files for damaged metadata alone, but they are images all the same.
+    # Pillow refuses such files if only their metadata are damaged, but they are images.
     if start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
         return True
     try:
@@ -125,7 +125,7 @@ def _is_image(start: bytes) -> bool:
 
 def _example_features(content: bytes) -> list[str]:
     """Returns the names of the features of a serialised tf.train.Example or SequenceExample; empty for other content."""
-    # Both begin with the tag of one of their two fields. Other content is not worth half a second of imports.
+    # Both begin with the tag of one of their two fields. For other content, the import of half a second is avoided.
     if content[:1] not in (b"\x0a", b"\x12"):
         return []
     from google.protobuf.message import DecodeError
@@ -149,7 +149,7 @@ def _prepared(shard: Path) -> str:
         # TFDS's folders are DATA_DIR/NAME/VERSION, or DATA_DIR/NAME/CONFIG/VERSION.
         data_dir = shard.parent.absolute().parents[2 if config else 1]
     except (OSError, ValueError, TypeError, KeyError, IndexError):
-        return "tfds:NAME/SPLIT?data_dir=PATH reads what TFDS prepared, and other records must be encoded images"
+        return "tfds:NAME/SPLIT?data_dir=PATH reads datasets that TFDS prepared; other records must be encoded images"
     dataset = f"{name}/{config}" if config else name
     return f"tfds:{dataset}/{split}?data_dir={printable(data_dir)} reads them"
 
@@ -165,7 +165,7 @@ def _is_tfrecord(start: bytes) -> bool:
         for _ in range(8):
             crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
     crc ^= 0xFFFFFFFF
-    # The mask is that of the TFRecord format.
+    # The TFRecord format defines this mask.
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     return int.from_bytes(start[8:12], "little") == masked
 

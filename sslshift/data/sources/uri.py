@@ -1,10 +1,10 @@
 """The grammar of URIs, `SCHEME:PATH?OPTION=VALUE&OPTION=VALUE`, and an object for a parsed URI, whose `str()` is the URI.
 
-A path ends at the first `?`, an option at the next `&`. `%` and two hexadecimal digits are the byte of that number, as in `%3F`
-for `?`. Every other character means itself, also the plus sign, the space, and a `%` without two such digits. `str()` encodes
-each character that has a meaning in a URI or in a text around one (the `;` between sources, the `@` before numbers of images,
-and the ` + `, ` -> `, `*`, `<=` and ` for ` of mixtures), and each character that cannot be printed, such as a line break or a
-byte of a name that is not UTF-8. The result can be pasted into `--sources`, `--mixture` and `--task`.
+A path ends at the first `?`, and an option ends at the next `&`. `%` and two hexadecimal digits mean the byte of that number,
+as in `%3F` for `?`. Every other character means itself, including the plus sign, the space, and a `%` without two such digits.
+`str()` encodes each character that has a meaning in a URI or in the text around a URI (the `;` between sources, the `@` before
+numbers of images, and the ` + `, ` -> `, `*`, `<=` and ` for ` of mixtures), and each character that cannot be printed, such as
+a line break or a byte of a name that is not UTF-8. The result can be pasted into `--sources`, `--mixture` and `--task`.
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ def parse_uri(text: str) -> Uri:
     """
     scheme, colon, rest = text.partition(":")
     if not colon:
-        raise ValueError(f"Expected a URI such as folder:/data/parts, got {text!r}, which has no scheme.")
+        raise ValueError(f"Expected a URI with a scheme, such as folder:/data/parts, got {text!r}.")
     path, _, query = rest.partition("?")
     options: dict[str, str] = {}
     # Empty parts are ignored, as in "a=1&": browsers and scripts add them.
@@ -69,7 +69,7 @@ def parse_uri(text: str) -> Uri:
                 f"{spelled(text)}: the option {name!r} has no value. Write an option as NAME=VALUE after the first '?'; "
                 "write '?' in a path as %3F, and '&' in a value as %26."
             )
-        # Neither value can be preferred silently.
+        # Choosing one of the two values silently could be wrong.
         if name in options:
             raise ValueError(f"{spelled(text)}: the option {name} is given twice; give it once.")
         options[name] = _decoded(value)
@@ -80,7 +80,7 @@ def parse_uri(text: str) -> Uri:
 
 
 def spelled(text: str) -> str:
-    """Returns a URI as it was typed, with characters that cannot be printed encoded.
+    """Returns a URI as it was typed, except that characters that cannot be printed are encoded.
 
     This is the name of a source in tables, records and file names.
     """

@@ -1,4 +1,4 @@
-"""The files below a folder, listed by one function for `folder:` sources, imports and tasks, so that all see the same files."""
+"""Listing of the files below a folder, shared by `folder:` sources, imports and tasks, so that all use the same files."""
 
 import os
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ class Files(NamedTuple):
     """Files below a folder.
 
     Attributes:
-      paths: the files, folder by folder, names in the order of their bytes.
+      paths: the files, folder by folder, sorted by the bytes of their names.
       links: (path, reason) of links to files that are listed by another name.
       unreadable: folders that cannot be read, and links to folders that are not followed.
       hidden: files and folders that are ignored, see `is_hidden`.
@@ -30,7 +30,7 @@ class Files(NamedTuple):
 
 
 def is_hidden(name: str) -> bool:
-    """Returns whether a file or folder is ignored: its name begins with a dot, or is one that systems and unpackers add.
+    """Returns whether a file or folder is ignored: its name begins with a dot, or systems and unpackers add this name.
 
     Example:
       >>> [is_hidden(name) for name in (".ipynb_checkpoints", "._cat.jpg", "__MACOSX", "@eaDir", "cats")]
@@ -47,19 +47,19 @@ def is_image(path: Path) -> bool:
 def list_files(folder: Path) -> Files:
     """Returns the files below a folder that are not hidden.
 
-    Links are followed, also to files and folders elsewhere. A file or folder with several names is listed once, under its own
-    name rather than that of a link. A link to a folder that contains the listed folder is refused.
+    Links are followed, including links to files and folders elsewhere. A file or folder with several names is listed once,
+    under its own name and not under the name of a link. A link to a folder that contains the listed folder is refused.
     """
     walk = _Walk(folder)
     walk.enter(folder)
     # A linked folder may hold links to further folders.
     while walk.linked_folders:
-        # In order, so that of several links to one folder always the same one is followed.
+        # Sorted, so that always the same one of several links to a folder is followed.
         links = sorted(walk.linked_folders, key=_order)
         walk.linked_folders = []
         for link in links:
             walk.follow_folder(link)
-    # After all folders, so that a file gets its own name if any folder, also a linked one, holds it.
+    # Files come after all folders, so that a file gets its own name if any folder holds it, even a linked folder.
     for link in sorted(walk.linked_files, key=_order):
         walk.follow_file(link)
     return Files(sorted(walk.paths, key=_order), walk.links, sorted(walk.unreadable), sorted(walk.hidden, key=_order))
@@ -81,17 +81,17 @@ class _Walk:
         self.linked_folders: list[str] = []
         self.linked_files: list[str] = []
         self._root = os.path.realpath(folder)
-        # Resolved paths of everything listed so far: a second name of one of them is not listed again.
+        # Resolved paths of everything listed so far, so that a second name of the same file or folder is not listed.
         self._folders: set[str] = set()
         self._files: set[str] = set()
 
     def enter(self, top: str | Path) -> None:
-        """Lists a folder and the folders below it. Links are kept for later, so that own names take precedence."""
+        """Lists a folder and the folders below it. Links are kept for later, so that own names have priority."""
         waiting = [str(top)]
         while waiting:
             folder = waiting.pop()
             real = os.path.realpath(folder)
-            # Also ends a walk through links that lead in a circle.
+            # This also ends a walk through links that form a circle.
             if real in self._folders:
                 continue
             self._folders.add(real)
@@ -103,13 +103,13 @@ class _Walk:
                 elif entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
                 else:
-                    # The folder is resolved and the entry is no link, so that its real path needs no system call.
+                    # The folder is resolved and the entry is not a link, so its real path needs no system call.
                     self._add(entry.path, os.path.join(real, entry.name))
 
     def follow_folder(self, link: str) -> None:
         real = os.path.realpath(link)
-        # The parent of the folder would add files that the user did not name.
-        # Both with a slash at the end: /data is not a parent of /database.
+        # A link to a parent of the folder would add files that the user did not name.
+        # Both paths get a slash at the end, since /data is not a parent of /database.
         if real not in self._folders and f"{self._root}/".startswith(f"{real.rstrip('/')}/"):
             self.unreadable.append(Refused(printable(link), "it is a link to a folder that contains it"))
         else:
@@ -138,5 +138,5 @@ class _Walk:
 def _leads_to_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # Links that lead in a circle; the error appears when the file is read.
+    except OSError:  # The link is part of a circle; the error appears when the file is read.
         return False
