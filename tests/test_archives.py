@@ -96,13 +96,13 @@ def test_zeros_and_wrong_names_lose_no_image(tmp_path, content, name):
 @pytest.mark.parametrize(
     ("content", "warning"),
     [
-        (tar(1, 2) + b"garbage" * 99, "is no tar archive, and is not imported"),
-        (tar(1, 2) + b"\n", "is no tar archive, and is not imported"),
-        (tar(1, 2) + zipped(3), "is no tar archive, and is not imported"),
-        (tar(1, 2) + gzip.compress(tar(3)), "is no tar archive, and is not imported"),
-        (tar(1, 2, end=False) + b"x" * 512 + tar(3), "is no tar archive, and is not imported"),
+        (tar(1, 2) + b"garbage" * 99, "is not a tar archive, and is not imported"),
+        (tar(1, 2) + b"\n", "is not a tar archive, and is not imported"),
+        (tar(1, 2) + zipped(3), "is not a tar archive, and is not imported"),
+        (tar(1, 2) + gzip.compress(tar(3)), "is not a tar archive, and is not imported"),
+        (tar(1, 2, end=False) + b"x" * 512 + tar(3), "is not a tar archive, and is not imported"),
         (tar(1, 2, end=False), "its end mark is missing, so that it may be truncated"),
-        (tar(1, 2, 3)[: len(tar(1, 2, end=False)) + 100], "is no tar archive|cannot be read to its end"),
+        (tar(1, 2, 3)[: len(tar(1, 2, end=False)) + 100], "is not a tar archive|cannot be read to its end"),
         (gzip.compress(tar(1, 2)) + tar(3), "cannot be read to its end: Not a gzipped file"),
         (gzip.compress(tar(1, 2)) + b"x", "cannot be read to its end"),
         (bz2.compress(tar(1, 2)) + tar(3), "cannot be read to its end: Invalid data stream"),
@@ -290,4 +290,4 @@ def test_an_archive_beside_what_was_unpacked_from_it_is_reported(tmp_path):
     result = run_import(Import(folder, tmp_path / "out", Encoding(8, "png"), labels="folder"), workers=0)
     (note,) = result.summary.notes
     assert note.startswith("1 images are files, and 2 are in archives beside them (1, e.g.")
-    assert "set.zip), and have the first folders within these as labels; if the archives hold the same images" in note
+    assert "set.zip), whose first folders are their labels; if the archives hold the same images" in note

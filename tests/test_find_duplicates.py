@@ -39,7 +39,9 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"There is no file .*kept\.parquet"):
         load_kept(file, source)
     save_kept(file, np.arange(10), source)
-    with pytest.raises(ValueError, match=r"made for bundled:mnist with 4,000 images; bundled:mnist/test with 1,000 images is another"):
+    with pytest.raises(
+        ValueError, match=r"made for bundled:mnist with 4,000 images; bundled:mnist/test with 1,000 images is another"
+    ):
         load_kept(file, open_source("bundled:mnist/test"))
     table = pq.read_table(file)
     about = json.loads(table.schema.metadata[b"sslshift.kept"])

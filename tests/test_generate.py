@@ -197,7 +197,7 @@ def test_refused_images_are_listed_and_not_counted(tmp_path):
     answers = {("a cat", 0): "flagged", ("a dog", 1): black, ("one owl", 0): flat}
     summary = run_generation(job(tmp_path / "out"), Generator(answers), batch_size=5)
     assert (summary.records, summary.refused) == (9, 3)
-    reason = "it has a single colour, as after an overflow or from a safety checker"
+    reason = "it has a single colour; the reason can be an overflow or a safety checker"
     assert refusals(tmp_path / "out") == {"cat #0": "flagged", "owl #1": reason, "dog #2": reason}
     source = open_source(f"arrayrecord:{tmp_path / 'out'}")
     assert np.bincount(source.labels).tolist() == [3, 3, 3]
@@ -256,7 +256,7 @@ def test_folder_of_other_settings_or_content_is_left_alone(tmp_path):
 def test_settings_that_cannot_be(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         job(tmp_path / "out", **changes)
-    with pytest.raises(ValueError, match="at least one class, each with a prompt"):
+    with pytest.raises(ValueError, match="Expected at least one class for the generated images"):
         Generation({}, tmp_path / "out", SAMPLING, 1)
     with pytest.raises(ValueError, match="at least one image in a batch, got 0"):
         run_generation(job(tmp_path / "out"), Generator(), batch_size=0)

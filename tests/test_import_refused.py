@@ -76,7 +76,7 @@ def test_hostile_members_are_refused_and_listed(tmp_path):
         "x/../../up.png": "its name leaves the archive",
         "link.png": "it is a link",
         "hard.png": "it is a link",
-        "device.png": "it is no regular file",
+        "device.png": "it is not a regular file",
         "good.png": "it is a second member of this name",
     }
     assert len(refused) == 8

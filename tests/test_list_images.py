@@ -222,7 +222,7 @@ def test_numbers_of_flowers_are_those_of_labels(tmp_path, numbers):
     """Number 0 would give the label of the last image."""
     make_flowers(tmp_path)
     scipy.io.savemat(tmp_path / "setid.mat", {"trnid": numbers, "valid": [[3, 4]], "tstid": [[5, 6]]})
-    with pytest.raises(ValueError, match=r"imagelabels\.mat lists 6, and setid\.mat counts them from"):
+    with pytest.raises(ValueError, match=r"imagelabels\.mat lists 6, and setid\.mat numbers them from"):
         write_lists("flowers", tmp_path)
 
 

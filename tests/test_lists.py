@@ -239,18 +239,20 @@ def test_a_list_that_changes_after_its_import_was_begun_is_named(pictures, monke
         with pytest.raises(TypeError):
             run_import(job, workers=0)
     (pictures / "list.csv").write_text("path,label\na.png,y\nb.png,x\n")
-    with pytest.raises(ValueError, match=r"list\.csv has changed since this import began\. Repeat it with another output"):
+    with pytest.raises(
+        ValueError, match=r"list\.csv has changed since this import began\. Repeat the import with another output"
+    ):
         run_import(job, workers=0)
     (pictures / "list.csv").write_text("path,label\na.png,x\nb.png,y\n")
-    assert "It was made by an earlier call" not in " ".join(describe_import(run_import(job, workers=0), job))
-    assert "It was made by an earlier call; to import changes of the input since then" in " ".join(
+    assert "The source was made by an earlier call" not in " ".join(describe_import(run_import(job, workers=0), job))
+    assert "The source was made by an earlier call; to import later changes of the input" in " ".join(
         describe_import(run_import(job, workers=0), job)
     )
 
 
 def test_folders_are_no_labels_of_a_list(pictures):
     (pictures / "list.csv").write_text("path,label\na.png,x\n")
-    with pytest.raises(ValueError, match=r"got the list .*list\.csv; take the labels from its column 'label' with labels=none"):
+    with pytest.raises(ValueError, match=r"got the list .*list\.csv; use labels=none to take the labels"):
         run_import(Import(pictures / "list.csv", pictures / "out", labels="folder"), workers=0)
 
 

@@ -155,7 +155,7 @@ def test_imports_keep_the_matrix(pictures):
     wanted = job(pictures / "list.csv", pictures / "out")
     result = run_import(wanted, workers=0)
     assert result.summary.multi_label
-    assert "3 classes, any number of them to an image" in describe_import(result, wanted)[0]
+    assert "3 classes, any number of classes per image" in describe_import(result, wanted)[0]
     source = open_source(f"arrayrecord:{pictures / 'out'}")
     listed = open_source(f"{uri}?labels=multi")
     assert "labels" not in vars(source)
@@ -221,7 +221,7 @@ def test_imports_without_a_class_say_so(pictures):
     write_csv(pictures, ["cat", "", ""])
     wanted = job(pictures / "list.csv", pictures / "out")
     result = run_import(wanted, workers=0)
-    assert "No labels: no image that was stored has one" in describe_import(result, wanted)
+    assert "No labels: no stored image has a label" in describe_import(result, wanted)
     source = open_source(f"arrayrecord:{pictures / 'out'}")
     assert (source.classes, source.labels) == (None, None)
 

@@ -93,7 +93,7 @@ def test_webdataset_key_is_shared_in_a_tar_alone(tmp_path):
     stored, _, lines, others = imported(tmp_path / "other", "folder", files)
     assert classes_of(stored) == {1: None, 2: "dog", 3: "cow"}
     assert others == {".cls of no image": 1}
-    assert any("No labels: 1 of 3 images have none" in line for line in lines)
+    assert any("No labels: 1 of 3 images have no label" in line for line in lines)
 
 
 GOOD = [("good.png", 9), ("good.cls", "g")]
@@ -104,7 +104,7 @@ GOOD = [("good.png", 9), ("good.cls", "g")]
     [
         ([("a.0.png", 1), ("a.1.png", 2), ("a.cls", "cat")], "a.cls could describe any image of its WebDataset sample"),
         ([("a.0.png", 1), ("a.0.cls", "x"), ("a.1.png", 2), ("a.1.cls", "y"), ("a.cls", "z")], "could describe any image of"),
-        ([("a.png", 1), ("a.jpg", 2), ("a.cls", "cat")], "a.cls could describe any of a.png, a.jpg; give every image a name"),
+        ([("a.png", 1), ("a.jpg", 2), ("a.cls", "cat")], "a.cls could describe any of a.png, a.jpg; give every image its own"),
         ([("a.png", 1), ("a.PNG", 2), ("a.txt", "cat")], "a.txt could describe any of a.png, a.PNG"),
         ([("a.png", 1), ("a.cls", "cat"), ("a.CLS", "dog")], "a.cls, a.CLS are several sidecars of one kind; keep one of them"),
         ([("a.b.png", 1), ("a.b.cls", "cat"), ("a.cls", "dog")], "are several sidecars of one kind"),
@@ -153,7 +153,7 @@ def test_sidecars_of_almost_the_same_name_are_of_no_image_and_reported(tmp_path,
     assert not refused
     assert others == {".cls of no image": 1}
     assert any("1 .cls of no image" in line for line in lines)
-    assert any("No labels: 1 of 2 images have none" in line for line in lines)
+    assert any("No labels: 1 of 2 images have no label" in line for line in lines)
 
 
 @pytest.mark.parametrize("text", ["", " \n", "nan", "None", "<NA>"])
@@ -163,7 +163,7 @@ def test_missing_classes_are_no_class(tmp_path, text, name):
     stored, refused, lines, _ = imported(tmp_path, "folder", [("a.png", 1), (name, content), *GOOD])
     assert classes_of(stored) == {1: None, 9: "g"}
     assert not refused
-    assert any("No labels: 1 of 2 images have none" in line for line in lines)
+    assert any("No labels: 1 of 2 images have no label" in line for line in lines)
 
 
 def test_numbers_are_one_class_in_every_kind_of_sidecar(tmp_path):

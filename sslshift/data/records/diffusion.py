@@ -5,12 +5,12 @@
     images = generate(["a photo of a cat"], [7])
 
 Every image has its own random numbers, drawn on the CPU from its seed, so that the noise is the same on every device and in
-every batch. With one batch size on one CPU the images are then equal to the bit. Other batch sizes change the order of sums,
-which changes some pixels: on a CPU in float32 by one or two grey levels, in half precision and on a GPU by more, and by more
-with every step. Neither diffusers nor torch promises equal bits on another device or in another version.
+every batch. With one batch size on one CPU the images are then equal to the bit. Another batch size changes the order of sums,
+which changes some pixels: by one or two grey levels on a CPU in float32, and by more in half precision, on a GPU, or with more
+steps. Neither diffusers nor torch promises equal bits on another device or in another version.
 
-Nothing that is loaded can run code: weights are safetensors (pickles are refused), and classes are those of diffusers and
-transformers (Python files of a pipeline are refused). A path never leads to the network.
+No loaded file can run code: weights are safetensors (pickles are refused), and classes come from diffusers and transformers
+(Python files of a pipeline are refused). A path is never looked up on the network.
 
 diffusers is an optional extra: pip install -e ".[generate]".
 """
@@ -47,7 +47,7 @@ class Model:
     Attributes:
       folder: folder of its files.
       sampling: everything that decides an image, in addition to its prompt and seed.
-      device: name of the device that computes, as torch has it.
+      device: torch's name of the device that computes.
       options: arguments of a call in addition to prompts and seeds.
     """
 
@@ -70,21 +70,21 @@ def find_model(
 ) -> Model:
     """Finds a pipeline and everything that its images depend on. A name is downloaded unless the hub's cache has it.
 
-    A folder is read completely for its digest, which changes if the weights are trained further. This takes some seconds for
-    some gigabytes.
+    A folder is read completely for its digest, which changes if the weights are trained further. This takes a few seconds for a
+    few gigabytes.
 
     Args:
       pipeline: a folder that `save_pretrained` wrote, or a name on the Hugging Face hub.
-      revision: branch, tag or commit of a name; "": its main branch.
+      revision: branch, tag or commit on the hub; "": the main branch.
       steps: steps of the sampler; 0: the pipeline's default.
       guidance: weight of the prompt; None: the pipeline's default.
       height, width: pixels; 0: the pipeline's default.
-      dtype: one of `DTYPES`; auto: float32 on a CPU, elsewhere bfloat16, which has the range of float32.
-      device: name of a device, as torch has it; auto: cuda if available, else cpu.
+      dtype: one of `DTYPES`; auto: float32 on a CPU, and bfloat16, which has the range of float32, on other devices.
+      device: torch's name of a device; auto: cuda if available, else cpu.
 
     Raises:
-      ValueError: the extra is not installed, there is no such pipeline or device, the hub does not answer, or the pipeline
-        takes no prompt or not the arguments that are set, has no safetensors, or has code of its own.
+      ValueError: the extra is not installed, the pipeline or the device does not exist, the hub does not answer, or the
+        pipeline does not take a prompt or an argument that is set, has no safetensors, or has its own code.
     """
     _require_installed()
     device = _find_device(device)
@@ -100,13 +100,13 @@ def find_model(
     if unknown:
         remedy = "name a text-to-image pipeline" if unknown[0] in _NEEDED else "remove that setting"
         raise ValueError(f"{name} is a {kind.__name__}, which takes no {unknown[0]}; {remedy}.")
-    # Only now: a wrong setting is refused before gigabytes are downloaded.
+    # The download comes last, so that a wrong setting is refused before gigabytes are downloaded.
     folder = local if local.is_dir() else _download(pipeline, revision)
-    # Before anything of the folder is imported.
+    # The check comes before anything in the folder is imported.
     _require_no_code(folder, index, name)
     # The folder of a downloaded pipeline is named by its commit.
     identity = f"{name}@{_digest(folder) if local.is_dir() else folder.name}"
-    # Defaults are recorded too, since they decide an image just as the settings that were given.
+    # Defaults are recorded too, since they decide an image just like explicit settings.
     settings = (options.get(argument, known.get(argument)) for argument in asked)
     dtype = ("float32" if device == "cpu" else "bfloat16") if dtype == "auto" else dtype
     return Model(folder, Sampling(identity, kind.__name__, *settings, dtype), device, options)
@@ -127,13 +127,13 @@ def load_model(model: Model) -> Generate:
 
     name = model.sampling.model
     try:
-        # The fastest algorithm could differ from run to run, and with it the image.
+        # Otherwise torch could choose another fast algorithm in each run, which would change the image.
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
         pipeline = DiffusionPipeline.from_pretrained(
             model.folder, dtype=getattr(torch, model.sampling.dtype), use_safetensors=True, local_files_only=True
         ).to(model.device)
-    except Exception as error:  # Of any type, since any file of the folder can be missing or damaged.
+    except Exception as error:  # The error can have any type, since any file of the folder can be missing or damaged.
         raise ValueError(
             f"{name} cannot be loaded; it needs weights in safetensors files, as save_pretrained writes them: {_brief(error)}"
         ) from error
@@ -142,7 +142,7 @@ def load_model(model: Model) -> Generate:
     def generate(prompts: list[str], seeds: list[int]) -> list[Image.Image | str]:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         try:
-            # Arrays in place of pictures: values that are not finite are noticed before they become pixels.
+            # The output is arrays and not pictures, so that values that are not finite are noticed before they become pixels.
             output = pipeline(prompt=prompts, generator=generators, output_type="np", **model.options)
             images = list(output.images)
         except torch.OutOfMemoryError as error:
@@ -159,12 +159,12 @@ def load_model(model: Model) -> Generate:
 
 
 def hush() -> None:
-    """Silences the libraries except for errors, for a command that shows its own progress. Call it before any other function.
+    """Silences all messages of the libraries except errors, for a command that shows its own progress. Call it first.
 
     Raises:
       ValueError: the extra is not installed.
     """
-    # Before the libraries are imported, since they read these variables only then. Values that the user has set stay.
+    # Set before the libraries are imported, since they read these variables only then. Values that the user has set are kept.
     for library in ("DIFFUSERS", "HF_HUB", "TRANSFORMERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     warnings.filterwarnings("ignore", module="diffusers|huggingface_hub|transformers")
@@ -182,12 +182,12 @@ def versions() -> str:
 
 
 def _image(values: np.ndarray, flagged: bool) -> Image.Image | str:
-    """Returns the image of values `[height, width, channels]` in [0, 1], or the reason why there is none."""
+    """Returns the image of values `[height, width, channels]` in [0, 1], or the reason why there is no image."""
     if flagged:
         return "the pipeline's safety checker flagged it"
     if not np.isfinite(values).all():
         return "its values are not finite; some models overflow in float16, but not in bfloat16 or float32"
-    # Rounded as the pipelines themselves do.
+    # Values are rounded in the same way as the pipelines round them.
     pixels = (np.clip(values, 0, 1) * 255).round().astype(np.uint8)
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
@@ -210,7 +210,7 @@ def _find_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        # Only an allocation shows that the device is there: torch accepts the names of devices that the machine lacks.
+        # Only an allocation shows that the device exists: torch accepts the names of devices that the machine lacks.
         return str(torch.zeros(1, device=device).device)
     except Exception as error:  # RuntimeError, AssertionError or NotImplementedError, depending on the type of device.
         raise ValueError(f"Expected a device of this machine, such as cpu or cuda, got {device!r}: {_brief(error)}") from error
@@ -221,7 +221,7 @@ def _read_index(folder: Path, name: str) -> dict[str, Any]:
         return dict(json.loads((folder / INDEX).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
-            f"Expected a pipeline of diffusers, as save_pretrained writes one, in {name}: {INDEX}: {_brief(error)}"
+            f"Expected a pipeline of diffusers, as save_pretrained writes it, in {name}: {INDEX}: {_brief(error)}"
         ) from error
 
 
@@ -229,7 +229,7 @@ def _fetch_index(name: str, revision: str) -> dict[str, Any]:
     """Returns the index of a pipeline on the hub, so that it is checked before gigabytes are downloaded."""
     from diffusers import DiffusionPipeline
 
-    # A path that does not exist must not be looked for on the hub, whose names have one slash at most.
+    # A path that does not exist must not be looked for on the hub. Names on the hub have at most one slash.
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or os.path.exists(name):
         raise ValueError(f"There is no folder {name}; name the folder of a pipeline, or a pipeline on the Hugging Face hub.")
     try:
@@ -243,7 +243,7 @@ def _download(name: str, revision: str) -> Path:
 
     try:
         return Path(DiffusionPipeline.download(name, revision=revision or None, use_safetensors=True))
-    except Exception as error:  # Of many types: from the network, the disk or the hub, or because safetensors are missing.
+    except Exception as error:  # It comes from the network, the disk or the hub, or safetensors are missing.
         raise _unreachable(name, error) from error
 
 
@@ -260,19 +260,19 @@ def _pipeline_class(index: dict[str, Any], name: str) -> type:
     kind = index.get("_class_name")
     found = getattr(diffusers, kind, None) if isinstance(kind, str) else None
     if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
-        raise ValueError(f"{name} is of the class {kind!r}, which diffusers {version('diffusers')} lacks; upgrade diffusers.")
+        raise ValueError(f"{name} has the class {kind!r}, which diffusers {version('diffusers')} lacks; upgrade diffusers.")
     return found
 
 
 def _require_no_code(folder: Path, index: dict[str, Any], name: str) -> None:
-    """Raises ValueError if a pipeline brings Python files, which some versions of diffusers would run."""
+    """Raises ValueError if a pipeline contains Python files, which some versions of diffusers would run."""
     from diffusers import pipelines
 
     parts = {part: value[0] for part, value in index.items() if isinstance(value, list) and value and value[0]}
     for part, library in parts.items():
         foreign = library not in ("diffusers", "transformers") and not hasattr(pipelines, str(library))
         if foreign or any((folder / part).glob("*.py")):
-            raise ValueError(f"The {part} of {name} has code of its own ({library}), which is not run; name another pipeline.")
+            raise ValueError(f"The {part} of {name} has its own code ({library}), which is not run; name another pipeline.")
 
 
 def _digest(folder: Path) -> str:

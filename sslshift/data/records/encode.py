@@ -1,4 +1,4 @@
-"""The stored form of an image: encoded again at a small size, with its digest, its perceptual hash and its sizes."""
+"""The stored form of an image: the image encoded again at a small size, its digest, its perceptual hash and its sizes."""
 
 import dataclasses
 import hashlib
@@ -18,12 +18,12 @@ ENCODINGS = ("jpeg", "png", "webp")
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """The encoding of stored images. They keep nothing but their pixels: no EXIF positions, no appended files.
+    """The encoding of stored images. They keep only their pixels: EXIF positions and appended files are removed.
 
     Args:
-      size: pixels of the shorter side, at most; smaller images keep their size.
+      size: largest length of the shorter side in pixels; smaller images keep their size.
       format: "jpeg", "png" (lossless, several times as large) or "webp".
-      quality: of JPEG and WebP, 1 to 100.
+      quality: quality of JPEG and WebP, 1 to 100.
     """
 
     size: int = 256
@@ -31,7 +31,7 @@ class Encoding:
     quality: int = 95
 
     def __post_init__(self):
-        # Methods need a few pixels; a smaller size is a mistake such as a missing digit.
+        # Methods need at least a few pixels; a smaller size is a mistake such as a missing digit.
         if self.size < 8:
             raise ValueError(f"Expected a shorter side of at least 8 pixels, got {self.size}.")
         if self.format not in ENCODINGS:
@@ -45,12 +45,12 @@ class StoredImage(NamedTuple):
 
     Attributes:
       content: the encoded image, which becomes a record.
-      description: facts about the image besides its pixels.
-      digest: SHA-256 of the file that was found, in hexadecimal digits.
+      description: facts about the image in addition to its pixels.
+      digest: SHA-256 of the original file, in hexadecimal digits.
       perceptual_hash: hash of the stored pixels.
-      original_width, original_height: pixels of the file that was found.
+      original_width, original_height: pixels of the original file.
       width, height: pixels of the stored image.
-      levels: values of an image of more than 8 bits, else None.
+      levels: range of values of an image of more than 8 bits, else None.
     """
 
     content: bytes
@@ -64,7 +64,7 @@ class StoredImage(NamedTuple):
     levels: Levels | None = None
 
     def row(self, shard: str) -> dict[str, Any]:
-        """Returns the row of the manifest. Its label and record number are added when all shards are known."""
+        """Returns the row of the manifest; `shards.finish` adds its label and record number when all shards are known."""
         names = "digest", "perceptual_hash", "original_width", "original_height", "width", "height"
         about = {name: getattr(self, name) for name in names}
         return self.description.columns() | about | {"shard": shard, "bytes": len(self.content)}
@@ -77,7 +77,7 @@ def store(
 
     Args:
       content: the bytes of the file.
-      description: facts about the image besides its pixels.
+      description: facts about the image in addition to its pixels.
       encoding: the encoding of the stored image.
       pixel_range: the values of images of more than 8 bits that become 0 and 255.
 
@@ -87,16 +87,17 @@ def store(
     try:
         picture, width, height, levels = decode_image(content, pixel_range)
     except UnknownRangeError:
-        # A broken image too, by its class, but one that can be stored once the range is known.
+        # It is also a BrokenImageError, but this image can be stored when the range is known.
         raise
     except BrokenImageError as error:
         return Refused(description.origin, str(error))
     scale = encoding.size / min(picture.size)
     if scale < 1:
         shape = tuple(max(1, round(side * scale)) for side in picture.size)
-        # In one step: a coarser step before it (Pillow's `reducing_gap`) is faster, but differs by up to 29 of 255.
+        # The image is resized in one step: a coarser first step (Pillow's `reducing_gap`) is faster, but differs by up to 29 of
+        # 255.
         picture = picture.resize(shape, Image.Resampling.BICUBIC)
-    # Encoded again even if it keeps its size: the original may hold a position, a name or appended data.
+    # The image is encoded again even if it keeps its size: the original may hold a position, a name or appended data.
     stored = io.BytesIO()
     picture.save(stored, encoding.format, **_options(encoding))
     return StoredImage(
@@ -117,5 +118,5 @@ def _options(encoding: Encoding) -> dict[str, Any]:
         return {}
     if encoding.format == "webp":
         return {"quality": encoding.quality}
-    # Colours at full resolution: at small sizes, the loss by halving them is visible.
+    # Colours are stored at full resolution: at small sizes, the loss from halving it is visible.
     return {"quality": encoding.quality, "subsampling": 0}

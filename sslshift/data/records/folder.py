@@ -1,9 +1,9 @@
 """The folder of an unfinished source: its settings, the lock of its one writer, and its work in progress.
 
-Work in progress is in `parts/`: a marker for every finished shard, and for every shard with images of more than 8 bits the
-values that these images hold. Their pixel range is decided once for the whole source, before the first of them is stored: a
-shard with such images waits until all shards have been read. The range is a function of the values of all shards, so that it is
-the same after any interruption and in any number of processes.
+Work in progress is in `parts/`: a marker for every finished shard, and the range of values for every shard with images of more
+than 8 bits. The pixel range of such images is decided once for the whole source, before the first of them is stored: a shard
+with such images waits until all shards have been read. The pixel range is a function of the values of all shards, so it is the
+same after any interruption and for any number of processes.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ def parts_folder(folder: Path) -> Path:
 
 
 def find_finished(folder: Path, file: str, settings: Mapping[str, Any], free: Collection[str] = ()) -> Summary | None:
-    """Returns the summary of a finished source, or None if it must be made or continued. Changes nothing.
+    """Returns the summary of a finished source, or None if the source must be made or continued. No file is changed.
 
     Args:
       folder: folder of the source.
       file: name of the file with the settings, as `keep_settings` wrote it.
-      settings: the settings of this call, as JSON can hold them.
+      settings: the settings of this call, as JSON values.
       free: names of settings that may change until the source is finished.
 
     Raises:
@@ -43,13 +43,13 @@ def find_finished(folder: Path, file: str, settings: Mapping[str, Any], free: Co
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{name} is a file; name a new folder, or one of an earlier call.")
     if not (folder / file).exists():
-        # A lock alone, in the folder of the work in progress, binds to nothing.
+        # A folder that holds only a lock (in the folder of the work in progress) can be used with any settings.
         if folder.exists() and any(path.name != PARTS for path in folder.iterdir()):
             raise ValueError(f"{name} is not empty and holds no {file} of an earlier call; name a new folder.")
         return None
     before = json.loads((folder / file).read_text(encoding="utf-8"))
     finished = (folder / SUMMARY).exists()
-    # Through JSON and back: a tuple and the list that it was written as are equal.
+    # The settings are converted to JSON and back, since a tuple is written as a list.
     now = json.loads(json.dumps(settings))
     # Settings of earlier versions that no longer exist do not count.
     different = [key for key in now if before.get(key) != now[key] and (finished or key not in free)]
@@ -70,10 +70,10 @@ def keep_settings(folder: Path, file: str, settings: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder, and keeps a second writer out of it while the block runs.
+    """Makes the folder, and prevents a second process from writing to it while the block runs.
 
     Raises:
-      ValueError: another process writes there.
+      ValueError: another process is writing to the folder.
     """
     parts_folder(folder).mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -81,7 +81,7 @@ def locked(folder: Path) -> Iterator[None]:
             stack.enter_context(storage.lock(parts_folder(folder) / "lock"))
         except storage.LockedError as error:
             raise ValueError(
-                f"Another process is writing {printable(folder)} ({error.holder}); wait for it, or name another output."
+                f"Another process is writing {printable(folder)} ({error.holder}); wait until it ends, or name another output."
             ) from error
         yield
 
@@ -92,12 +92,12 @@ def remove_parts(folder: Path) -> None:
 
 
 def write_levels(folder: Path, name: str, levels: Iterable[Levels]) -> None:
-    """Writes the values that the images of more than 8 bits in a shard hold.
+    """Writes the ranges of the values in a shard's images of more than 8 bits.
 
     Args:
       folder: folder of the source.
       name: name of the shard.
-      levels: the values of one or more images.
+      levels: the ranges of values of one or more images.
     """
     storage.write(parts_folder(folder) / f"{name}{_LEVELS}", json.dumps(merge_levels(levels)))
 
@@ -108,7 +108,7 @@ def has_levels(folder: Path, name: str) -> bool:
 
 
 def read_levels(folder: Path) -> list[Levels]:
-    """Returns the values of all shards together, merged by `merge_levels`."""
+    """Returns the ranges of values of all shards, merged by `merge_levels`."""
     files = sorted(parts_folder(folder).glob(f"*{_LEVELS}"))
     return merge_levels(Levels(*each) for file in files for each in json.loads(file.read_text(encoding="utf-8")))
 

@@ -1,11 +1,11 @@
 """Makes a source of images that a model generates from class names, which become the labels.
 
 Image `number` of a class is a function of its prompt, its seed and the settings of the model; its seed is a function of (seed,
-class, number). So an image does not depend on the other images, on batches and shards, or on interruptions. How exactly two
-images agree depends on the model: see `diffusion`.
+class, number). An image therefore does not depend on the other images, on batches and shards, or on interruptions. The model
+decides how exactly a repeated image equals the first one, see `diffusion`.
 
-The order is: number 0 of every class, then number 1 of every class, and so on. So an unfinished source is balanced, and the
-images for `per_prompt=10` are the first ones for `per_prompt=20`. A call that was stopped can be repeated with a smaller
+The order is: number 0 of every class, then number 1 of every class, and so on. An unfinished source is therefore balanced, and
+the images for `per_prompt=10` are the first images for `per_prompt=20`. A call that was stopped can be repeated with a smaller
 `per_prompt`, which makes a source of the images that exist.
 """
 
@@ -28,7 +28,7 @@ from sslshift.data.sources.base import Refused, printable
 from sslshift.data.sources.manifest import ImageDescription, Summary, read_summary
 
 SETTINGS = "generate.json"
-# Columns of the manifest in addition to those of every source.
+# Columns of the manifest in addition to the columns of every source.
 COLUMNS = (
     pa.field("prompt", pa.string()),
     pa.field("seed", pa.int64()),
@@ -44,15 +44,15 @@ class Generation:
     """The prompts, the output and the settings of a generation.
 
     Args:
-      prompts: prompts of every class; its images use them in turn.
+      prompts: prompts of every class; the images of a class use its prompts in turn.
       output: folder of the new source.
       sampling: the model and its settings.
-      per_prompt: images of each class, including refused ones; it may change until the source is complete.
+      per_prompt: images of each class, including refused images; it may change until the source is complete.
       seed: another seed gives other images.
       encoding: encoding of the stored images.
       licence: licence of the images.
       cost_per_image: cost of an image.
-      shard_size: images in a shard, at most; an interruption loses less than one shard.
+      shard_size: largest number of images in a shard; an interruption loses less than one shard.
     """
 
     prompts: Mapping[str, Sequence[str]]
@@ -67,7 +67,7 @@ class Generation:
 
     def __post_init__(self):
         if not self.prompts or not all(self.prompts.values()):
-            raise ValueError("Expected at least one class, each with a prompt, to generate images of.")
+            raise ValueError("Expected at least one class for the generated images, and at least one prompt for each class.")
         if self.per_prompt < 1:
             raise ValueError(f"Expected at least one image of each class for per_prompt, got {self.per_prompt}.")
         if self.shard_size < 1:
@@ -101,7 +101,7 @@ def find_generated(job: Generation) -> Summary | None:
 
 
 def count_kept(job: Generation) -> int:
-    """Returns the number of images, including refused ones, in the shards that earlier calls finished."""
+    """Returns the number of images, including refused images, in the shards that earlier calls finished."""
     return sum(len(places) for name, places in _shards(job).items() if finished_shard(job.output, name))
 
 
@@ -118,14 +118,14 @@ def run_generation(
     Args:
       job: the prompts, the output and the settings.
       generate: the model that `job.sampling` describes.
-      batch_size: images that are generated at once. It is no setting of the source, so that a call that ran out of memory can
-        be repeated with a smaller one.
-      on_progress: called with the numbers of images done, including refused ones, and of all images; first with those that
-        exist.
+      batch_size: images that are generated at once. It is not a setting of the source, so that a call that ran out of memory
+        can be repeated with a smaller batch.
+      on_progress: called with the number of finished images, including refused images, and the number of all images. The first
+        call has the number of images that exist already.
       about: further facts for `source.json` about how the source was made.
 
     Raises:
-      ValueError: the folder holds something else, was made with other settings, or another process writes there.
+      ValueError: the folder holds something else, was made with other settings, or is being written by another process.
       RuntimeError: the model does not return an image for each prompt, or all images of the first shard were refused.
       OSError: the disk is full; repeat the call.
     """
@@ -147,10 +147,10 @@ def run_generation(
                 items += _generated(job, generate, [_request(job, place) for place in places[start : start + batch_size]])
                 on_progress(done + len(items), len(job))
             done += len(items)
-            # A wrong prompt or precision shows in the first shard, before hours are spent.
+            # A wrong prompt or precision is noticed in the first shard, before it costs hours.
             if 0 in places and all(isinstance(item, Refused) for item in items):
                 raise RuntimeError(f"All of the first {len(items):,} images were refused; {items[0].path}: {items[0].reason}.")
-            # Written only now: until there is a shard, other settings lose nothing.
+            # The settings are written only now: until the first shard exists, other settings lose no work.
             keep_settings(job.output, SETTINGS, job.settings)
             write_shard(job.output, name, items, COLUMNS)
         # With a smaller `per_prompt` than before, every shard may have existed already.
@@ -166,7 +166,7 @@ def _shards(job: Generation) -> dict[str, range]:
 
     If a shard is large enough for all classes, every full shard holds the same number of images of each class.
     """
-    # A multiple of the number of classes, so that every shard is balanced.
+    # The size is a multiple of the number of classes, so that every shard is balanced.
     size = job.shard_size // len(job.prompts) * len(job.prompts) or job.shard_size
     shards = [range(start, min(start + size, len(job))) for start in range(0, len(job), size)]
     return {f"{places.start:09d}-{places.stop - 1:09d}": places for places in shards}
@@ -195,8 +195,8 @@ def _stored(job: Generation, request: Request, image: Image.Image | str) -> Stor
     # Black images come from overflows in half precision and from safety checkers.
     pixels = np.asarray(image)
     if (pixels == pixels[0, 0]).all():
-        return Refused(request.origin, "it has a single colour, as after an overflow or from a safety checker")
-    # As a PPM file, its digest depends on the size and the pixels alone, and on no version of a library.
+        return Refused(request.origin, "it has a single colour; the reason can be an overflow or a safety checker")
+    # The digest of a PPM file depends only on the size and the pixels, not on the version of a library.
     file = io.BytesIO()
     image.save(file, "PPM")
     sampling = {name: getattr(job.sampling, name) for name in ("model", "pipeline", "steps", "guidance")}
@@ -205,7 +205,7 @@ def _stored(job: Generation, request: Request, image: Image.Image | str) -> Stor
 
 
 def _remove_others(job: Generation) -> None:
-    """Removes the shards that earlier calls wrote for another `per_prompt` and that this one does not use."""
+    """Removes the shards that earlier calls wrote for another `per_prompt` and that this call does not use."""
     wanted = {shard_file(name) for name in _shards(job)}
     for path in job.output.glob("images-*"):
         if path.name not in wanted:

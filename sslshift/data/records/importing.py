@@ -1,4 +1,4 @@
-"""The steps of an import: list the containers, encode each group of images into a shard, join the shards to a source.
+"""The steps of an import: list the containers, encode each group of images into a shard, join the shards into a source.
 
 `running` calls the steps, in parallel processes or on many machines. Every step keeps its result in the output folder, so that
 a repeated call continues where an earlier one was stopped.
@@ -47,10 +47,10 @@ class Import:
       labels: "folder" makes an image's first folder its label; "none" takes labels from lists and sidecars; "multi" takes any
         number of labels from a list, as `csv:FILE?labels=multi` does (a Parquet column of lists is multi-label with "none"
         too).
-      licence: licence of images for which no other is stated.
-      cost_per_image: cost of images for which no other is stated.
-      shard_size: images in a shard, at most.
-      pixel_range: the values of images of more than 8 bits that become 0 and 255; None: derived from all of them.
+      licence: licence of images that state no other licence.
+      cost_per_image: cost of images that state no other cost.
+      shard_size: largest number of images in a shard.
+      pixel_range: the values of images of more than 8 bits that become 0 and 255; None: derived from all such images.
     """
 
     input: Path
@@ -77,7 +77,7 @@ class Import:
         values = dataclasses.asdict(self)
         del values["output"], values["pixel_range"]
         stated = self.pixel_range and self.pixel_range.text
-        # Resolved, so that a command that is repeated from another folder is recognised.
+        # The path is resolved, so that a command that is repeated from another folder is recognised.
         return values | {"input": printable(self.input.resolve()), "range": stated}
 
 
@@ -100,7 +100,7 @@ class Result(NamedTuple):
       summary: summary of the source.
       others: numbers of files that were ignored, by extension.
       faults: archives and folders that could not be read completely: they may hold any number of images.
-      earlier: the source was made by an earlier call, and the input was not read.
+      earlier: True if the source was made by an earlier call; the input was then not read.
     """
 
     summary: Summary
@@ -120,7 +120,7 @@ def begin(job: Import) -> Summary | None:
         # A process that was killed just before its end leaves the work in progress of a finished source.
         remove_parts(job.output)
     elif not (job.output / SETTINGS).exists():
-        # Before the folder is made: a mistake in the input must leave nothing behind.
+        # The input is checked before the folder is made: a mistake in the input must not leave a folder behind.
         _require_labels(job, find_containers(job.input)[0].kind == "list")
         job.output.mkdir(parents=True, exist_ok=True)
         keep_settings(job.output, SETTINGS, job.record)
@@ -132,15 +132,15 @@ def begin(job: Import) -> Summary | None:
 
 
 def _require_labels(job: Import, is_list: bool) -> None:
-    """Raises ValueError if the input cannot have labels of the kind that is asked for."""
+    """Raises ValueError if the input cannot have labels of the requested kind."""
     if job.labels == "multi" and not is_list:
         raise ValueError(f"labels=multi expects a CSV or Parquet list as the input, got {printable(job.input)}.")
     if job.labels == "folder" and is_list:
         raise ValueError(
-            f"labels=folder expects a folder or an archive as the input, got the list {printable(job.input)}; take the labels "
-            "from its column 'label' with labels=none."
+            f"labels=folder expects a folder or an archive as the input, got the list {printable(job.input)}; use labels=none "
+            "to take the labels from its column 'label'."
         )
-    # Archives are checked when they are listed: before that their members are unknown.
+    # Archives are checked when they are listed, since their members are unknown before.
     if job.labels == "folder" and job.input.is_dir():
         images = (path.relative_to(job.input) for path in list_files(job.input).paths if is_image(path))
         require_no_splits(images, f"--input={printable(job.input)}", printable(job.input))
@@ -165,7 +165,7 @@ def choose_range(job: Import) -> PixelRange | None:
     """Returns the pixel range of the import, or None if no image has more than 8 bits.
 
     Raises:
-      ValueError: the range must be stated for these values.
+      ValueError: a range must be stated for the values of these images.
     """
     try:
         return decide_range(read_levels(job.output), job.pixel_range, printable(job.input), "--range")
@@ -176,10 +176,10 @@ def choose_range(job: Import) -> PixelRange | None:
 
 
 def import_group(job: Import, task: ShardTask, pixel_range: PixelRange | None = None) -> FinishedShard | None:
-    """Encodes the images of a task into their shard; a pure function of the files and the pixel range.
+    """Encodes the images of a task into their shard; the shard is a pure function of the files and the pixel range.
 
     Returns:
-      The shard. None if images have more than 8 bits and there is no pixel range yet: their values were written for
+      The shard. None if images have more than 8 bits and there is no pixel range yet: the range of their values was written for
       `choose_range`.
     """
     pixel_range = pixel_range or job.pixel_range
@@ -187,19 +187,19 @@ def import_group(job: Import, task: ShardTask, pixel_range: PixelRange | None = 
     if not pixel_range and has_levels(job.output, task.name):
         return finished_shard(job.output, task.name)
     images = read_group(job.output, *task)
-    # Before reading: positions in an archive that was replaced lead to other images.
+    # This is checked before reading: positions in an archive that was replaced lead to other images.
     require_unchanged(image.place for image in images)
     extra = [CLASSES] if any(image.description.classes is not None for image in images) else []
     try:
         return write_shard(job.output, task.name, _all_stored(job, task, images, pixel_range), extra)
     except UnknownRangeError:
-        # Of all images of the shard: the first one that needed the range ended the writing, and later ones count too.
+        # All images of the shard are read: the first image that needed the range ended the writing, and later images count too.
         write_levels(job.output, task.name, filter(None, map(_levels, images)))
         return None
 
 
 def _levels(image: ListedImage) -> Levels | None:
-    """Returns the values of an image of more than 8 bits; None for other images, and for images that cannot be read."""
+    """Returns the range of values of an image of more than 8 bits; None for other and for unreadable images."""
     try:
         levels = check(read_place(image.place))
     except BrokenImageError:
@@ -230,12 +230,12 @@ def _stored(job: Import, image: ListedImage, pixel_range: PixelRange | None) -> 
 
 
 def join_shards(job: Import, listings: Sequence[Listing]) -> Result:
-    """Joins the finished shards to the source.
+    """Joins the finished shards into the source.
 
     Raises:
       ValueError: there is no image that can be read.
     """
-    # Processes return listings in any order; records must not depend on it.
+    # Processes return listings in any order, on which the records must not depend.
     listings = sorted(listings, key=lambda listing: listing.container)
     names = [task.name for task in tasks_of(listings)]
     refused = [each for listing in listings for each in listing.refused]
@@ -273,23 +273,23 @@ def _notes(job: Import, listings: Sequence[Listing]) -> list[str]:
             (name,) = spellings
             notes.append(
                 f"{name} is the only class, since images are in no other first folder; if {name} holds the class folders, "
-                f"import {name} itself, after unpacking it if it is in an archive"
+                f"import {name} itself (if it is in an archive, unpack it first)"
             )
     return notes
 
 
 def _archives_note(job: Import, listings: Sequence[Listing]) -> list[str]:
-    """Returns a note if a folder has images and archives of images: often an archive and its unpacked content."""
+    """Returns a note if a folder has images and archives of images, which are often an archive and its unpacked content."""
     archives = [listing for listing in listings if listing.container and listing.images]
     # Container 0 is the folder itself.
     files = sum(listing.images for listing in listings if not listing.container)
     if not (archives and files):
         return []
     inside = sum(listing.images for listing in archives)
-    labels = ", and have the first folders within these as labels" if job.labels == "folder" else ""
+    labels = ", whose first folders are their labels" if job.labels == "folder" else ""
     return [
         f"{files:,} images are files, and {inside:,} are in archives beside them ({len(archives):,}, e.g. {archives[0].path})"
-        f"{labels}; if the archives hold the same images, import one or the other"
+        f"{labels}; if the archives hold the same images, import only the files or only the archives"
     ]
 
 

@@ -1,7 +1,7 @@
 """Finds the containers of an import, and lists every image of a container before the first image is read.
 
-A container is a folder of images, a tar or zip archive in it or alone, or a CSV or Parquet list. Its listing is kept, so that
-an import that was stopped continues with the same images in the same shards.
+A container is a folder of images, a tar or zip archive (alone or in such a folder), or a CSV or Parquet list. The listing is
+kept, so that an import that was stopped continues with the same images in the same shards.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from sslshift.data.sources.manifest import CLASSES, ImageDescription
 from sslshift.data.sources.recognise import is_other_archive, kind_of, recognise_file
 from sslshift.data.sources.walk import is_hidden, list_files
 
-# An image of a container: the fields of its place, and the facts that become columns of the manifest.
+# Columns for an image of a container: the fields of its place, and the facts that become columns of the manifest.
 _ROW = pa.schema(
     [
         pa.field("origin", pa.string()),
@@ -91,7 +91,7 @@ class Listing(NamedTuple):
 
 
 def find_containers(path: Path) -> list[Container]:
-    """Returns the containers at a path: a folder and the archives below it, or the one file.
+    """Returns the containers at a path: a folder and the archives below it, or a single file.
 
     Raises:
       ValueError: the path does not exist, or is a file of another kind.
@@ -119,7 +119,7 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
     Args:
       container: the container.
       output: folder of the new source.
-      group_size: images in a shard, at most.
+      group_size: largest number of images in a shard.
       labels: "folder" makes the first folder of an image's name its label; "none" takes labels from lists and sidecars; "multi"
         takes any number of labels from a list.
 
@@ -134,7 +134,7 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
     forget_archives()
     contents = _Contents(container, output, labels)
     images = groups = 0
-    # Group by group, so that a container of any size is listed in little memory.
+    # Written group by group, so that listing a container of any size takes little memory.
     with pq.ParquetWriter(_listing_file(output, container.number), _ROW) as writer:
         for group in _grouped(contents.images(), group_size):
             writer.write_table(pa.Table.from_pylist([_row(image) for image in group], _ROW))
@@ -157,25 +157,25 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
 
 
 def _listed_before(marker: Path, container: Container) -> Listing:
-    """Returns the listing that an earlier call wrote, after a check that it is of the same container."""
+    """Returns the listing that an earlier call wrote, after a check that it lists the same container."""
     values = json.loads(marker.read_text(encoding="utf-8"))
     lists = {name: [Refused(*each) for each in values.get(name, ())] for name in ("refused", "faults")}
     # Listings of earlier versions have no spellings.
     listing = Listing(**{"spellings": {}} | values | lists)
-    # The numbers are positions in a sorted list of containers: another archive more or less moves them.
+    # The numbers are positions in a sorted list of containers, which move if an archive is added or removed.
     if listing.path not in ("", printable(container.path)):
         raise ValueError(
             f"{listing.path} was listed at the position of {printable(container.path)}: archives were added or removed since "
-            "this import began. Repeat it with another output."
+            "this import began. Repeat the import with another output."
         )
     if listing.digest and listing.digest != _digest(container):
-        raise ValueError(f"{listing.path} has changed since this import began. Repeat it with another output.")
+        raise ValueError(f"{listing.path} has changed since this import began. Repeat the import with another output.")
     return listing
 
 
 def _digest(container: Container) -> str:
     path = Path(os.fsdecode(container.path))
-    # Archives need none: the stamp of each place shows a change, see `members.require_unchanged`.
+    # Archives need no digest: the stamp of each place shows a change, see `members.require_unchanged`.
     return hashlib.sha256(path.read_bytes()).hexdigest() if container.kind == "list" else ""
 
 
@@ -213,7 +213,7 @@ def _grouped(images: Iterable[ListedImage], size: int) -> Iterator[list[ListedIm
 
 
 class _Contents:
-    """The images of a container, and what else is found while they are listed. The attributes are those of `Listing`."""
+    """The images of a container, and other findings of the listing. The attributes have the meaning of those of `Listing`."""
 
     def __init__(self, container: Container, output: Path, labels: str):
         self.refused: list[Refused] = []
@@ -229,7 +229,7 @@ class _Contents:
         self._prefix = "" if self._is_folder else f"{printable(self._path.name)}/"
 
     def images(self) -> Iterator[ListedImage]:
-        """Yields the images; the other attributes are complete when it has ended."""
+        """Yields the images; the other attributes are complete when the iteration has ended."""
         number = self._container.number
         if self._container.kind == "list":
             return self._from_list()
@@ -255,12 +255,12 @@ class _Contents:
             yield ListedImage(Place("file", os.fsencode(self._path.parent / name)), description)
 
     def _joined(self, members: Iterable[Member], key: Callable[[str], str]) -> Iterator[ListedImage]:
-        """Yields the images among the members, each with the facts that its own sidecars state."""
+        """Yields the images among the members, each image with the facts that its own sidecars state."""
         images, sidecars, twice = self._sorted(members)
         if self._labels == "folder":
             paths = [PurePosixPath(image.name) for image in images]
             require_no_splits(paths, printable(self._path), printable(self._path) if self._is_folder else "")
-            # Spellings are gathered before they become one, so that the import can report them.
+            # All spellings of a class are gathered before they become one name, so that the import can report them.
             self.spellings |= gather_spellings(printable(path.parts[0]) for path in paths if len(path.parts) > 1)
         used: set[str] = set()
         for image, own, fault in join(images, sidecars, twice, key):
@@ -278,7 +278,7 @@ class _Contents:
                 label = class_name(printable(path.parts[0])) if len(path.parts) > 1 else None
                 description = dataclasses.replace(description, class_name=label)
             yield ListedImage(image.place, description)
-        # Counted, since a sidecar without an image often means that images are missing.
+        # Sidecars without an image are counted, since they often mean that images are missing.
         for member in sidecars:
             if member.name not in used:
                 self.others[f"{PurePosixPath(member.name).suffix.lower()} of no image"] += 1
@@ -315,7 +315,7 @@ class _Contents:
         return images, sidecars, twice
 
     def _archive_fault(self, path: PurePosixPath) -> str:
-        """Returns the reason why a member is an archive that is not imported; empty if it is imported, or is no archive."""
+        """Returns the reason why a member is an archive that is not imported; empty if it is imported or not an archive."""
         if is_other_archive(path.name):
             return "it is an archive of a kind that cannot be read (tar, tar.gz, tar.bz2, tar.xz and zip can); unpack it"
         if not self._is_folder and kind_of(path.name) in ("tar", "zip"):

@@ -1,6 +1,7 @@
-"""The members of a container (folder, tar or zip archive), and the bytes of each.
+"""The members of a container (folder, tar or zip archive), and the bytes of each member.
 
-Everything that may hide an image, such as a truncated archive, is reported as a fault: the number of images is then unknown.
+Everything that may hide an image, such as a truncated archive, is reported as a fault, since the number of images is then
+unknown.
 """
 
 import bz2
@@ -23,11 +24,11 @@ from sslshift.data.records.folder import parts_folder
 from sslshift.data.sources.base import Refused, printable
 from sslshift.data.sources.walk import is_image, list_files
 
-# Images hardly compress. An archive that expands by a larger factor, and beyond a size, was made to fill disks.
+# Images hardly compress. An archive that exceeds both this factor and this size when it is expanded was made to fill disks.
 _LARGEST_GROWTH = 100
 _SMALL_ARCHIVE = 1 << 30
 _CHUNK = 1 << 16
-# No setting of xz needs more memory to decompress: a stream that asks for more is hostile.
+# No setting of xz needs more memory to decompress: a stream that requests more is hostile.
 _MEMORY = 1 << 30
 
 
@@ -55,7 +56,7 @@ class Member(NamedTuple):
     Attributes:
       name: its name in the container.
       place: the place of its bytes; None if they are not read.
-      fault: the reason why it is refused; empty if it is not.
+      fault: the reason why the file is refused; empty if it is not refused.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Member(NamedTuple):
 
 def folder_members(folder: Path, output: Path, number: int, faults: list[Refused]) -> Iterator[Member]:
     """Yields the files below a folder, except those below `output`; adds folders that cannot be read to `faults`."""
-    # Only a tar archive needs its number.
+    # Only `tar_members` needs the number.
     del number
     inside = os.path.realpath(output) + os.sep
     files = list_files(folder)
@@ -90,10 +91,10 @@ def tar_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
     """Yields the members of a tar archive, or of several archives that were joined by cat.
 
     Args:
-      path: path of the archive, which may be compressed whatever its name is.
+      path: path of the archive, which may be compressed regardless of its name.
       output: the unfinished source. A compressed archive is expanded there, since it has no random access.
       number: number of the container.
-      faults: list to which everything is added that may hide members.
+      faults: list to which every fault that may hide members is added.
     """
     plain = path
     stamp = _stamp(path)
@@ -107,7 +108,7 @@ def tar_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
             _expand(expand(path), path.stat().st_size, plain)
     except (OSError, EOFError, zlib.error, lzma.LZMAError, BrokenImageError) as error:
         faults.append(Refused(printable(path), f"the archive cannot be read to its end: {error}"))
-    # What could be expanded is read all the same; the fault says that there may be more.
+    # The expanded part is still read; the fault reports that there may be more members.
     try:
         with open(plain, "rb") as file:
             for member in _tar_infos(file):
@@ -115,7 +116,7 @@ def tar_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
                     continue
                 fault = member_fault(member.name)
                 if not fault and not member.isreg():
-                    fault = "it is a link" if member.islnk() or member.issym() else "it is no regular file"
+                    fault = "it is a link" if member.islnk() or member.issym() else "it is not a regular file"
                 # Members are read by position and size, and the bytes of a sparse file are not stored in one piece.
                 if not fault and member.issparse():
                     fault = "it is a sparse file"
@@ -126,7 +127,7 @@ def tar_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
 
 
 def _tar_infos(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Yields the members of all archives in a file. tarfile alone would stop silently at the first block that is no header.
+    """Yields the members of all archives in a file. tarfile alone stops silently at the first block that is not a header.
 
     Raises:
       tarfile.TarError: other content follows the archives, or the end mark is missing.
@@ -146,7 +147,7 @@ def _tar_infos(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
                 # Otherwise the archive would keep all members in memory.
                 archive.members = []
         if archive.offset == position:
-            raise tarfile.ReadError(f"the content from byte {position:,} on is no tar archive, and is not imported")
+            raise tarfile.ReadError(f"the content from byte {position:,} on is not a tar archive, and is not imported")
         position = archive.offset
         ended = False
         file.seek(position)
@@ -155,7 +156,7 @@ def _tar_infos(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 def _gunzipped(path: Path) -> Iterator[bytes]:
-    # gzip.open needs none of the care below: it raises an error at other content after a stream.
+    # gzip.open needs no further checks: it raises an error if other content follows a stream.
     with gzip.open(path, "rb") as packed:
         while chunk := packed.read1(_CHUNK):
             yield chunk
@@ -173,7 +174,7 @@ def _decompressed(new: Callable, path: Path) -> Iterator[bytes]:
                     if not content:
                         break
                     decompressor = new()
-                # Limited, since a few bytes of a hostile archive may expand to gigabytes.
+                # The output is limited, since a few bytes of a hostile archive may expand to gigabytes.
                 yield decompressor.decompress(content, _CHUNK)
                 while not (decompressor.eof or decompressor.needs_input):
                     yield decompressor.decompress(b"", _CHUNK)
@@ -182,7 +183,7 @@ def _decompressed(new: Callable, path: Path) -> Iterator[bytes]:
         raise EOFError("it is truncated")
 
 
-# By the first bytes of a file, since names of archives are often wrong.
+# Functions by the first bytes of a file, since names of archives are often wrong.
 _EXPAND: dict[bytes, Callable[[Path], Iterator[bytes]]] = {
     b"\x1f\x8b": _gunzipped,
     b"BZh": functools.partial(_decompressed, bz2.BZ2Decompressor),
@@ -192,7 +193,7 @@ _EXPAND: dict[bytes, Callable[[Path], Iterator[bytes]]] = {
 
 def _expand(chunks: Iterator[bytes], size: int, target: Path) -> None:
     """Writes the content of a compressed archive of `size` bytes to a file."""
-    # Both bounds: a small archive of text may compress well without harm.
+    # Both bounds must be exceeded: a small archive of text may compress well and be harmless.
     limit = _SMALL_ARCHIVE + _LARGEST_GROWTH * size
     written = 0
     with open(target, "wb") as plain:
@@ -230,7 +231,7 @@ def zip_members(path: Path, output: Path, number: int, faults: list[Refused]) ->
 
 
 def _zip_name(member: zipfile.ZipInfo) -> str:
-    """Returns a member's intended name: macOS writes UTF-8 without a mark, and some Windows programs write backslashes."""
+    """Returns a member's intended name: macOS does not mark UTF-8 names, and some Windows programs write backslashes."""
     name = member.filename
     if not member.flag_bits & 0x800:
         # zipfile decoded the bytes as code page 437. Text in that code page is hardly ever valid UTF-8 by chance.
@@ -240,7 +241,7 @@ def _zip_name(member: zipfile.ZipInfo) -> str:
 
 
 def _zip_faults(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:
-    """Yields the reasons why a zip file may hold more than its members. The format lets readers ignore the rest."""
+    """Yields the reasons why a zip file may hold more than its members. The format allows readers to ignore other content."""
     members = archive.infolist()
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -260,7 +261,7 @@ def _zip_faults(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:
 
 
 def member_fault(name: str) -> str:
-    """Returns the reason why a member's name is refused; empty if it is not."""
+    """Returns the reason why a member's name is refused; empty if it is not refused."""
     # Names of members are never used as paths of this machine, but such a name shows a hostile or broken archive.
     parts = re.split(r"[/\\]", name)
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
@@ -279,9 +280,9 @@ def read_place(place: Place) -> bytes:
     try:
         if place.kind == "zip":
             archive = _open_zip(place.path)
-            # By number: of two members with one name, opening by name would read the last.
+            # Members are opened by number: of two members with the same name, opening by name would read the last.
             with archive.open(archive.infolist()[place.offset]) as member:
-                # The announced size may be false: no more is read than an image may have.
+                # The announced size may be false, so at most the size of the largest image is read.
                 content = member.read(LARGEST_FILE + 1)
         else:
             content = os.pread(_open_tar(place.path).fileno(), place.size, place.offset)
@@ -293,7 +294,7 @@ def read_place(place: Place) -> bytes:
 
 
 def require_unchanged(places: Iterable[Place]) -> None:
-    """Raises ValueError if an archive has changed since it was listed: a place may then hold another image."""
+    """Raises ValueError if an archive has changed since it was listed, since a place may then hold another image."""
     for path, stamp in {(place.path, place.stamp) for place in places}:
         if stamp is not None and stamp != _stamp(os.fsdecode(path)):
             raise ValueError(
@@ -311,7 +312,7 @@ def _stamp(path: Path | str) -> str:
     return f"{info.st_size} bytes, {info.st_mtime_ns}"
 
 
-# A worker reads the members of a container one after another, so that the archive stays open in between.
+# A worker reads the members of a container one after another, so the archive stays open between them.
 @functools.lru_cache(maxsize=4)
 def _open_zip(path: bytes) -> zipfile.ZipFile:
     return zipfile.ZipFile(os.fsdecode(path))
@@ -323,6 +324,6 @@ def _open_tar(path: bytes) -> BinaryIO:
 
 
 def forget_archives() -> None:
-    """Closes the open archives: by now another archive may have the same name."""
+    """Closes the open archives, since another archive may have the same name now."""
     _open_zip.cache_clear()
     _open_tar.cache_clear()

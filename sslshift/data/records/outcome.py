@@ -7,18 +7,18 @@ from sslshift.data.sources.base import printable
 from sslshift.data.sources.manifest import REFUSED, Summary, read_columns
 from sslshift.data.sources.uri import Uri
 
-# Of many faults or kinds of files, as many are named; `refused.csv` has all.
+# Largest number of faults, or of kinds of files, that are named; `refused.csv` has all faults.
 _NAMED = 5
 
 
 def describe_import(result: Result, job: Import) -> list[str]:
-    """Returns what was imported and what was not, in lines."""
+    """Returns lines about the images that were imported and the files that were not imported."""
     summary = result.summary
     labelled = f", {len(summary.classes)} classes" if summary.classes else ""
-    labelled += ", any number of them to an image" if summary.multi_label else ""
+    labelled += ", any number of classes per image" if summary.multi_label else ""
     lines = [f"{summary.records:,} images in {_shards(summary)}{labelled}, {_licence(summary, job.output)}"]
     if result.earlier:
-        lines.append("It was made by an earlier call; to import changes of the input since then, name another output")
+        lines.append("The source was made by an earlier call; to import later changes of the input, name another output")
     lines += [f"WARNING: {path}: {reason}" for path, reason in result.faults[:_NAMED]]
     if len(result.faults) > _NAMED:
         lines.append(f"WARNING: {len(result.faults) - _NAMED:,} more archives or folders could not be read completely")
@@ -26,7 +26,7 @@ def describe_import(result: Result, job: Import) -> list[str]:
     if not summary.multi_label and not summary.classes:
         lines += _unlabelled(summary, job)
     if job.labels == "multi" and not summary.classes:
-        lines.append("No labels: no image that was stored has one")
+        lines.append("No labels: no stored image has a label")
     lines += summary.notes
     lines += _refused(summary, job.output)
     if result.others:
@@ -37,7 +37,7 @@ def describe_import(result: Result, job: Import) -> list[str]:
 
 
 def describe_generation(summary: Summary, output: Path) -> list[str]:
-    """Returns what was generated and what was refused, in lines."""
+    """Returns lines about the images that were generated and the images that were refused."""
     classes = f"{len(summary.classes or ()):,} classes"
     first = f"{summary.records:,} images of {classes} in {_shards(summary)}, {_licence(summary, output)}"
     return [first, *_refused(summary, output)]
@@ -63,6 +63,6 @@ def _unlabelled(summary: Summary, job: Import) -> list[str]:
     (classes,) = read_columns(job.output, ["class"])
     if job.labels != "folder" and classes.null_count == summary.records:
         return []
-    lack = "are in no class folder" if job.labels == "folder" else "have none"
+    lack = "are in no class folder" if job.labels == "folder" else "have no label"
     share = f"{classes.null_count:,} of {summary.records:,} images"
-    return [f"No labels: {share} {lack}; the manifest's column 'class' is null for those"]
+    return [f"No labels: {share} {lack}; the manifest's column 'class' is null for these images"]

@@ -13,19 +13,19 @@ from PIL import Image
 from sslshift.data.sources.base import printable
 from sslshift.data.sources.labels import class_name
 
-# Returns an image for each prompt and seed (of 63 bits), in their order; a text in place of an image is why there is none.
+# Returns an image for each prompt and seed (of 63 bits), in their order; a text is the reason why there is no image.
 Generate = Callable[[list[str], list[int]], Sequence[Image.Image | str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """A model and its settings. With a prompt and a seed, they decide an image.
+    """A model and its settings, which decide an image together with a prompt and a seed.
 
     Args:
-      model: name or path of the model, @, and a commit or digest that changes when the model does.
+      model: name or path of the model, @, and a commit or digest that changes when the model changes.
       pipeline: class of the model.
-      steps: steps of its sampler; None if it has no such number.
-      guidance: weight of the prompt (classifier-free guidance); None if it has no such number.
+      steps: steps of the model's sampler; None if the model has no such number.
+      guidance: weight of the prompt (classifier-free guidance); None if the model has no such weight.
       height, width: pixels of a generated image; None: the model's default.
       dtype: type of its arithmetic.
     """
@@ -58,9 +58,9 @@ def read_prompts(text: str, templates: Sequence[str] = ("a photo of a {}",)) -> 
 
     Args:
       text: class names separated by ";" (a single name may end in ";"), or the path of a text file (UTF-8) with one name on
-        each line. Empty lines and lines that start with # are ignored. An entry `class|prompt`, or with a tab in place of |,
-        replaces the templates by a prompt of its own; a class may have several such entries.
-      templates: prompts of the classes without prompts of their own, with {} in the place of the class name.
+        each line. Empty lines and lines that start with # are ignored. An entry `class|prompt` (a tab may replace the |) gives
+        the class its own prompt instead of the templates; a class may have several such entries.
+      templates: prompts of the classes without their own prompts, with {} in place of the class name.
 
     Example:
       >>> read_prompts("cat; dog|my dog Rex; dog|a dog asleep", ["a photo of a {}", "a sketch of a {}"])
@@ -77,16 +77,16 @@ def read_prompts(text: str, templates: Sequence[str] = ("a photo of a {}",)) -> 
     place, entries = _entries(text)
     prompts: dict[str, tuple[str, ...]] = {}
     for entry in entries:
-        # Only at the first separator: a prompt may contain others.
+        # The entry is split only at the first separator, since a prompt may contain further separators.
         name, *own = (part.strip() for part in re.split(r"[\t|]", entry, maxsplit=1))
         if not name or own == [""]:
             raise ValueError(f"{place}: {entry!r} lacks its class name or its prompt; write class|prompt.")
         name = class_name(name)
-        # Not `format`, which would fail at any other braces in a template.
+        # `replace` and not `format`, which would fail at any other braces in a template.
         asked = tuple(own) or tuple(template.replace("{}", name) for template in templates)
         # The same prompt twice would make one class with twice the images of one prompt.
         if set(asked) & set(prompts.get(name, ())):
-            raise ValueError(f"{place}: the class {name!r} occurs twice with the same prompt; name it once.")
+            raise ValueError(f"{place}: the class {name!r} occurs twice with the same prompt; remove one of the entries.")
         prompts[name] = prompts.get(name, ()) + asked
     if not prompts:
         raise ValueError(f"{place}: expected class names as in 'cat; dog', or one on each line of a text file, got none.")
@@ -109,12 +109,12 @@ def image_seed(seed: int, name: str, number: int) -> int:
 def _entries(text: str) -> tuple[str, list[str]]:
     """Returns the place of the entries, for messages, and the entries."""
     path = os.path.expanduser(text)
-    # Text with ";" is never a path. A name with such an ending is a file that is missing, not a class.
+    # Text with ";" is never a path. Text with one of these extensions is the name of a missing file, not a class.
     if ";" in text or not (os.path.exists(path) or path.lower().endswith((".txt", ".csv", ".tsv"))):
         return "The prompts", [entry.strip() for entry in text.split(";") if entry.strip()]
     if not os.path.isfile(path):
         raise ValueError(
-            f"There is no text file {printable(path)} to read class names from; write a class of that name with a ';' after it."
+            f"There is no text file {printable(path)} with class names; if this is the name of a class, write a ';' after it."
         )
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")

@@ -1,4 +1,4 @@
-"""Writes lists of well-known datasets, as their authors publish them, for an import."""
+"""Writes lists for the import of well-known datasets in the form that their authors publish."""
 
 import csv
 import functools
@@ -28,7 +28,7 @@ def write_lists(layout: str, folder: Path) -> dict[str, int]:
       The number of images in each split.
 
     Raises:
-      ValueError: the folder does not hold what the authors publish.
+      ValueError: the folder does not hold the files that the authors publish.
     """
     if not folder.is_dir():
         raise ValueError(f"Expected the folder of a published dataset, got {folder}, which does not exist.")
@@ -46,15 +46,15 @@ def write_lists(layout: str, folder: Path) -> dict[str, int]:
         _require_images(folder, rows)
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([("path", "label"), *rows])
-        # In one step: a truncated list would be a smaller dataset.
+        # Each list is written completely or not at all: a truncated list would be a smaller dataset.
         storage.write(folder / f"{split}.csv", text.getvalue())
     return {split: len(rows) for split, rows in splits.items()}
 
 
 def _require_images(folder: Path, rows: Rows) -> None:
-    """Raises ValueError if an image is missing, and FileNotFoundError if a folder of images is."""
+    """Raises ValueError if an image is missing, and FileNotFoundError if a folder of images is missing."""
     names = functools.cache(lambda parent: frozenset(os.listdir(folder / parent)))
-    # Folder by folder: one listing is faster than a million calls that look for single files.
+    # Each folder is listed once, which is faster than a million calls that look for single files.
     missing = [path for path, _ in rows if os.path.basename(path) not in names(os.path.dirname(path))]
     if missing:
         raise ValueError(
@@ -66,7 +66,7 @@ def _require_images(folder: Path, rows: Rows) -> None:
 def _cifar(folder: Path, hundred: bool) -> dict[str, Rows]:
     """Lists CIFAR-10 or CIFAR-100 in the binary version (the python version is pickles), and writes its images below `png/`.
 
-    A record is the label of an image (in CIFAR-100 the coarse label, then the fine one) and its red, green and blue plane.
+    A record is the label of an image (in CIFAR-100 the coarse label and the fine label) and its red, green and blue plane.
     """
     archive = "cifar-100-binary.tar.gz" if hundred else "cifar-10-binary.tar.gz"
     parts = {"train": ["train.bin"], "test": ["test.bin"]}
@@ -88,7 +88,7 @@ def _cifar(folder: Path, hundred: bool) -> dict[str, Rows]:
             if not content.size or content.size % (labels + 3072):
                 raise ValueError(f"{folder / file} is truncated; unpack {archive} again.")
             records = content.reshape(-1, labels + 3072)
-            # The last label is the fine one in CIFAR-100, and the only one in CIFAR-10.
+            # The last label is the fine label in CIFAR-100, and the only label in CIFAR-10.
             for label, image in zip(records[:, labels - 1], records[:, labels:].reshape(-1, 3, 32, 32), strict=True):
                 rows.append((f"png/{split}/{len(rows):05d}.png", names[label]))
                 Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(folder / rows[-1][0])
@@ -123,7 +123,7 @@ def _imagenet(folder: Path) -> dict[str, Rows]:
     test = [image.relative_to(folder).as_posix() for image in _images(folder / "val")]
     if len(test) != len(truth):
         raise ValueError(f"{folder / 'val'} holds {len(test):,} images, but the development kit lists {len(truth):,}.")
-    # Line n of the kit is the class of image n. With one image missing and another added, all between would get wrong classes.
+    # Line n of the kit is the class of image n. If one image is missing and another is added, those between get wrong classes.
     wanted = [f"val/ILSVRC2012_val_{number:08d}" for number in range(1, len(truth) + 1)]
     other = next((pair for pair in zip(test, wanted, strict=True) if os.path.splitext(pair[0])[0] != pair[1]), None)
     if other:
@@ -138,12 +138,12 @@ def _flowers(folder: Path) -> dict[str, Rows]:
     """Lists Oxford Flowers 102: `jpg/`, and files with the class of each image and the images of each split."""
     labels = _matlab(folder / "imagelabels.mat")["labels"].ravel()
     splits = _matlab(folder / "setid.mat")
-    # Classes and splits are given by the number of an image: an image more or less would shift them all.
+    # Classes and splits refer to images by number: an additional or a missing image would shift them all.
     images = len(_images(folder / "jpg"))
     numbers = np.concatenate([splits[name].ravel() for name in ("trnid", "valid", "tstid")])
     if images != len(labels) or not 1 <= numbers.min() <= numbers.max() <= len(labels):
         raise ValueError(
-            f"{folder / 'jpg'} holds {images:,} images, imagelabels.mat lists {len(labels):,}, and setid.mat counts them from "
+            f"{folder / 'jpg'} holds {images:,} images, imagelabels.mat lists {len(labels):,}, and setid.mat numbers them from "
             f"{numbers.min():,} to {numbers.max():,}; unpack all archives again."
         )
     return {
@@ -166,7 +166,7 @@ def _pets(folder: Path) -> dict[str, Rows]:
 
 
 def _cars(folder: Path) -> dict[str, Rows]:
-    """Lists Stanford Cars: `cars_train/`, `cars_test/`, and annotations, those of the test images in or beside `devkit/`."""
+    """Lists Stanford Cars: `cars_train/`, `cars_test/`, and annotations in `devkit/` (for the test images also beside it)."""
     labelled = "cars_test_annos_withlabels.mat"
     beside = folder / labelled
     files = {"train": folder / "devkit" / "cars_train_annos.mat", "test": beside}
@@ -189,7 +189,7 @@ def _food(folder: Path) -> dict[str, Rows]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Returns the lines of a file. Their numbers matter, so that an empty line is refused except at the end."""
+    """Returns the lines of a file. Their numbers matter, so an empty line is refused unless it is at the end."""
     lines = path.read_text(encoding="utf-8").rstrip().split("\n")
     if not all(line.strip() for line in lines):
         raise ValueError(f"Line {next(n for n, line in enumerate(lines, 1) if not line.strip()):,} of {path} is empty.")
@@ -208,7 +208,7 @@ def _matlab(path: Path) -> dict[str, np.ndarray]:
         return scipy.io.loadmat(file)
 
 
-# By the name of a dataset, the function that lists its folder.
+# The function that lists the folder of a dataset, by the name of the dataset.
 LAYOUTS: dict[str, Callable[[Path], dict[str, Rows]]] = {
     "cars": _cars,
     "cifar10": functools.partial(_cifar, hundred=False),

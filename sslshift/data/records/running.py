@@ -1,6 +1,6 @@
-"""Runs an import: in parallel processes on one machine, or as an Apache Beam pipeline on many.
+"""Runs an import in parallel processes on one machine, or as an Apache Beam pipeline on many machines.
 
-Both call the same steps of `importing`, and make the same files.
+Both ways call the same steps of `importing`, and make the same files.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from sslshift.data.records.importing import (
 from sslshift.data.records.listing import Listing, find_containers
 from sslshift.data.records.shards import FinishedShard
 
-# Otherwise each process would use all cores for small matrix products and wait for the others: half the speed on two cores.
+# Otherwise each process would use all cores for small matrix products and wait for the others, at half the speed on two cores.
 _ONE_THREAD = dict.fromkeys(("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -59,14 +59,14 @@ def run_import(
             listings.append(listing)
             if on_listed:
                 on_listed(len(listings), sum(each.images for each in listings))
-        # First without a range: only the values of all images decide it.
+        # The first pass has no pixel range, since the values of all images decide it.
         import_once = functools.partial(import_group, job)
         for shard in run(import_once, tasks_of(listings)):
             if on_shard and shard:
                 on_shard(shard)
         waiting = waiting_tasks(job, listings)
         if waiting:
-            # Images that are transparent everywhere wait for a range too, but have no value that could decide it: any will do.
+            # Images that are completely transparent wait for a range too, but have no visible values: any range is correct.
             import_once = functools.partial(import_once, pixel_range=choose_range(job) or WHOLE)
             for shard in run(import_once, waiting):
                 if on_shard:
@@ -85,7 +85,7 @@ def run_on_beam(job: Import, options: Sequence[str] = ()) -> Result:
       options: options of the pipeline, as on Beam's command line: `["--runner=DirectRunner", "--direct_num_workers=2"]`.
 
     Raises:
-      ValueError: Beam is not installed, or for a reason of `run_import`.
+      ValueError: Beam is not installed, or `run_import` would raise it.
     """
     try:
         import apache_beam as beam
@@ -107,7 +107,7 @@ def run_on_beam(job: Import, options: Sequence[str] = ()) -> Result:
             | "spread groups" >> beam.Reshuffle()
             | "import" >> beam.Map(functools.partial(import_group, job))
         )
-    # A pipeline returns nothing to its caller: the listings are read from the shared folder.
+    # A pipeline returns no values to its caller, so the listings are read from the shared folder.
     listings = [list_task(job, container) for container in find_containers(job.input)]
     waiting = waiting_tasks(job, listings)
     if waiting:
@@ -131,12 +131,12 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
-    """Yields a `map` over processes, whose results come in the order in which they are finished."""
+    """Yields a `map` over processes, which yields results in the order in which they are finished."""
     workers = os.cpu_count() if workers is None else workers
     if not workers:
         yield map
         return
-    # Spawned, since a process with threads cannot be forked safely.
+    # The processes are spawned, since a process with threads cannot be forked safely.
     # The environment is set first, since libraries read these variables when a process loads them.
     with _environment(_ONE_THREAD), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
 
@@ -145,7 +145,7 @@ def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterat
             items = iter(items)
             try:
                 while True:
-                    # Few at a time: a queue of 100,000 tasks would take memory, and would be finished first on an interrupt.
+                    # Few tasks are queued: 100,000 tasks would take memory, and would have to finish after an interrupt.
                     while len(waiting) < 2 * workers and (item := next(items, None)) is not None:
                         waiting.add(pool.submit(function, item))
                     if not waiting:
@@ -154,7 +154,7 @@ def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterat
                     for future in done:
                         yield future.result()
             except BaseException:
-                # On an interrupt too: waiting tasks are dropped, and running ones finish their shards.
+                # After an error or an interrupt, waiting tasks are cancelled, and running tasks finish their shards.
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 

@@ -1,6 +1,6 @@
-"""Writes stored images shard by shard, and joins finished shards to a source.
+"""Writes stored images shard by shard, and joins finished shards into a source.
 
-A process that is killed leaves every shard complete or absent, and no shard is made twice.
+If a process is killed, every shard is complete or absent, and no shard is made twice.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from sslshift.data.sources.manifest import CLASSES, FINGERPRINT, MANIFEST, SCHEM
 
 # One image per group, so that any image can be read alone. Images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-# Rows that are joined to one row group of the manifest: with a group per shard, the index of its groups would be large.
+# Rows in a row group of the manifest. With one row group per shard, the file's index of its row groups would be large.
 _ROW_GROUP = 1 << 17
 
 
@@ -37,9 +37,9 @@ class FinishedShard(NamedTuple):
 
     Attributes:
       name: name of the shard.
-      records: number of its records; 0 if all of its images were refused.
-      bytes: its size.
-      content: digest of its records.
+      records: number of records in the shard; 0 if all of its images were refused.
+      bytes: size of the shard.
+      content: digest of the records.
       refused: the images that were refused.
     """
 
@@ -76,8 +76,8 @@ def write_shard(
       extra: columns of the manifest in addition to `SCHEMA`.
 
     Raises:
-      OSError: the disk is full, or the folder cannot be written; nothing is left under a final name.
-      UnknownRangeError: one of the items raised it; nothing is left under a final name.
+      OSError: the disk is full, or the folder cannot be written; no file with a final name remains.
+      UnknownRangeError: one of the items raised it; no file with a final name remains.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -102,17 +102,17 @@ def write_shard(
             content.update(hashlib.sha256(item.content).digest())
             rows.append(item.row(final.name))
         writer.close()
-        # Before the file gets its final name, and before the rows exist.
+        # This is checked before the file gets its final name, and before the rows are written.
         _require_complete(unfinished, len(rows))
         if rows:
             with storage.whole_file(_rows_file(folder, name)) as file:
                 pq.write_table(pa.Table.from_pylist(rows, pa.schema([*SCHEMA, *extra])), file)
             unfinished.replace(final)
         shard = FinishedShard(name, len(rows), final.stat().st_size if rows else 0, content.hexdigest(), refused)
-        # The marker comes last: if it exists, so does everything else.
+        # The marker is written last: if it exists, everything else exists.
         storage.write(parts / f"{name}.json", json.dumps(shard._asdict()))
     except UnknownRangeError:
-        # A ValueError as well, but the disk is not its cause.
+        # It is also a ValueError, but the disk is not its cause.
         raise
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(
@@ -134,7 +134,7 @@ def _require_complete(shard: Path, records: int) -> None:
     found = reader.num_records()
     reader.close()
     if found != records:
-        raise OSError(f"{found:,} of {records:,} records were kept, as on a full disk")
+        raise OSError(f"only {found:,} of {records:,} records were written; the disk may be full")
 
 
 def finish(
@@ -148,13 +148,13 @@ def finish(
     pixel_range: PixelRange | None = None,
     notes: Sequence[str] = (),
 ) -> Summary:
-    """Joins finished shards to a source: writes the manifest, `refused.csv`, and last `source.json`.
+    """Joins finished shards into a source: writes the manifest and `refused.csv`, and then `source.json`.
 
     Args:
       folder: folder of the source.
       names: names of its shards in order, all of them finished.
-      licence: licence of images whose rows state none.
-      cost_per_image: cost of images whose rows state none.
+      licence: licence of images whose rows state no licence.
+      cost_per_image: cost of images whose rows state no cost.
       made: the settings that made the source, for the summary.
       refused: images that were refused before any shard was written.
       pixel_range: the values of images of more than 8 bits that became 0 and 255.
@@ -166,11 +166,11 @@ def finish(
     shards = [finished_shard(folder, name) for name in names]
     filled = [shard for shard in shards if shard.records]
     tables = [_rows_file(folder, shard.name) for shard in filled]
-    # A multi-label list is the only container of its import, so that one table decides for all.
+    # A multi-label list is the only container of its import, so one table decides for all tables.
     multi_label = bool(tables) and CLASSES.name in pq.read_schema(tables[0]).names
     # Labels can be numbered only now: the classes of all shards must be known.
     classes = _classes(tables, multi_label)
-    # A digest of the digests of the shards: no record is read again.
+    # The fingerprint is a digest of the shards' digests, so no record is read again.
     fingerprint = hashlib.sha256("".join(shard.content for shard in filled).encode()).hexdigest()
     totals = _write_manifest(folder / MANIFEST, tables, classes, fingerprint, Terms(licence, cost_per_image))
     refused = [*refused, *(each for shard in shards for each in shard.refused)]
@@ -195,7 +195,10 @@ def finish(
 
 
 def _classes(tables: Sequence[Path], multi_label: bool) -> tuple[str, ...] | None:
-    """Returns the sorted names of the classes; None unless every image has one, or any image of a multi-label source."""
+    """Returns the sorted names of the classes.
+
+    Returns None if an image has no class; for a multi-label source, only if no image has a class.
+    """
     name = CLASSES.name if multi_label else "class"
     names: set[str | None] = set()
     for table in tables:
@@ -214,7 +217,7 @@ class _Totals(NamedTuple):
 def _write_manifest(
     target: Path, tables: Sequence[Path], classes: Sequence[str] | None, fingerprint: str, default: Terms
 ) -> _Totals:
-    """Joins the rows of the shards to the manifest; `default` are the terms of images whose rows state none."""
+    """Joins the rows of the shards into the manifest; `default` has the terms of images whose rows state none."""
     labels = {name: label for label, name in enumerate(classes or ())}
     licences: Counter[str] = Counter()
     records = 0
@@ -224,7 +227,7 @@ def _write_manifest(
         try:
             for rows in _read(tables):
                 own = rows.column("licence").fill_null(default.licence)
-                # Batch by batch: the rows of millions of images do not fit into memory.
+                # Rows are written in batches: the rows of millions of images do not fit into memory.
                 licences.update(own.to_pylist())
                 costs = rows.column("cost").fill_null(default.cost_per_image)
                 total += float(sum(costs.to_pylist()))

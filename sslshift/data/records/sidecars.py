@@ -1,4 +1,4 @@
-"""Joins each image with the captions, URLs, licences and classes in the files beside it, and never with another image's."""
+"""Joins each image with the captions, URLs, licences and classes in its own sidecars, and never with those of another image."""
 
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from sslshift.data.sources.manifest import ImageDescription
 
 # Files that WebDataset and img2dataset write beside an image of the same name.
 SUFFIXES = (".json", ".txt", ".cls")
-# Larger than any description of one image; a larger file would fill the memory.
+# Largest size of a sidecar in bytes. No description of one image is larger, and a larger file could fill the memory.
 _LARGEST = 1 << 24
 
 # Returns from a name the key that all files of one sample share.
@@ -25,7 +25,7 @@ def whole_stem(name: str) -> str:
 
 
 def first_dot(name: str) -> str:
-    """Returns a path up to the first dot of its file name, WebDataset's key: `a.0.png` and `a.1.png` are one sample."""
+    """Returns a path up to the first dot of its file name, as in WebDataset: `a.0.png` and `a.1.png` are one sample."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
 
@@ -52,7 +52,7 @@ def join(images: Iterable[Member], sidecars: Iterable[Member], twice: Container[
     images = list(images)
     by_stem = _grouped(images, whole_stem)
     by_key = _grouped(images, key)
-    # The order of the members does not matter, so that all are gathered before the first is joined.
+    # The order of the members does not matter, since all members are gathered before the first image is joined.
     beside = _grouped(sidecars, whole_stem)
     for image in images:
         stem = whole_stem(image.name)
@@ -63,16 +63,16 @@ def join(images: Iterable[Member], sidecars: Iterable[Member], twice: Container[
         found = [*own, *(of_sample if alone else ())]
         fault = ""
         if found and any(each.name in twice for each in (image, *found)):
-            fault = f"{_names([image, *found])}: one of these names occurs twice, and it is unknown which belong together"
+            fault = f"{_names([image, *found])}: one of these names occurs twice, and it is unknown which files belong together"
         elif own and len(by_stem[stem]) > 1:
-            fault = f"{_names(own)} could describe any of {_names(by_stem[stem])}; give every image a name of its own"
+            fault = f"{_names(own)} could describe any of {_names(by_stem[stem])}; give every image its own name"
         elif of_sample and not alone and not (own and sample in by_stem):
             fault = (
                 f"{_names(of_sample)} could describe any image of its WebDataset sample ({_names(by_key[sample])}); give every "
-                "image a name of its own, without further dots"
+                "image its own name, without further dots"
             )
         suffixes = ["." + each.name.rpartition(".")[2].lower() for each in found]
-        # Such as a.cls and a.CLS: either could be meant.
+        # Two sidecars such as a.cls and a.CLS contradict each other: either could be correct.
         if not fault and len(set(suffixes)) < len(suffixes):
             fault = f"{_names(found)} are several sidecars of one kind; keep one of them"
         yield Joined(image, {} if fault else dict(zip(suffixes, found, strict=True)), fault)
@@ -116,7 +116,7 @@ def describe(origin: str, sidecars: Mapping[str, Member], *, classes: bool) -> I
 def _stated(name: str, text: str) -> dict[str, list[Any]]:
     """Returns the texts and numbers of a JSON file by keys in lower case, without missing values such as null."""
     try:
-        # Tuples of pairs: a dict would keep the last of two equal keys silently.
+        # Objects are read as tuples of pairs: a dict would silently keep the last of two equal keys.
         content = json.loads(text, object_pairs_hook=tuple)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} cannot be read as JSON: {error}") from error
@@ -128,7 +128,11 @@ def _stated(name: str, text: str) -> dict[str, list[Any]]:
 
 
 def _only(values: Sequence[tuple[str, Any]], read: Callable[[Any], str]) -> str | None:
-    """Returns the one text that all pairs (file, value) agree on; None if there is no value, or all are missing."""
+    """Returns the one text of all pairs (file, value); None if there is no value, or if all values are missing.
+
+    Raises:
+      ValueError: the values differ, or a value cannot be read.
+    """
     found: dict[str, str] = {}
     for file, value in values:
         if is_missing(value):
@@ -149,7 +153,7 @@ def _text(member: Member) -> str:
     if size > _LARGEST:
         raise ValueError(f"{member.name} has {size:,} bytes, too many for the description of one image")
     try:
-        # An empty file is no error here, as it would be for an image.
+        # An empty sidecar is not an error, but an empty image is.
         content = read_place(member.place) if size else b""
         return content.decode("utf-8-sig", "replace" if member.name.lower().endswith(".txt") else "strict").strip()
     except BrokenImageError as error:
