@@ -50,7 +50,7 @@ def test_a_blur_keeps_what_is_flat_and_does_not_mix_channels_or_images():
 
 def test_unknown_corruptions_are_refused(images):
     for kind, severity in (("fog", 1), ("blur", 6)):
-        with pytest.raises(ValueError, match="Expected one of blur, noise, contrast of a severity from 0 to 5"):
+        with pytest.raises(ValueError, match="Expected one of blur, noise, contrast and a severity from 0 to 5"):
             corrupted(images, kind, severity, key=KEY)
 
 

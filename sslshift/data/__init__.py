@@ -1,17 +1,17 @@
 """Sources, subsets, mixtures, the sample plan, the pipeline and the views: from a URI to the views of a training step.
 
-An image takes this way: `sources` open a URI as random access to its images, possibly after `records` imported a large
-collection. A `mixture`, possibly written as text (`mixture_text`) and resolved for a budget (`mixture_resolve`), says how many
-different images of which source are seen in which stage. The `plan` gives the sample at every position of the budget. The
-`pipeline` reads the batch of a step as uint8. The `views` are made on the device.
+An image passes through these steps. `sources` opens a URI for random access to its images, possibly after `records` has
+imported a large collection. A `mixture`, possibly written as text (`mixture_text`) and resolved for a budget
+(`mixture_resolve`), defines the number of different images of each source in each stage. The `plan` returns the sample at every
+position of the budget. The `pipeline` reads the batch of a step as uint8. The `views` are made on the device.
 
     source -> mixture -> plan -> pipeline -> views
 
-Beside this way: `curation` finds duplicates, and leaks to test images. `preview` shows a plan before anything is trained.
-`split` holds out labelled images. `corruptions`, `noise`, `signals` and `synthetic` generate images.
+The other files: `curation` finds duplicates and leaks to test images. `preview` shows a plan before training. `split` holds out
+labelled images. `corruptions`, `noise`, `signals` and `synthetic` generate images.
 
-Files, from the ground up:
-  `ranges`, `metadata`, `deep`, `decode`: bytes of a file to uint8, with one exception for all that is wrong with files.
+Files, from the lowest layer up:
+  `ranges`, `metadata`, `deep`, `decode`: bytes of a file to uint8, with one exception for all faults of files.
   `perceptual_hash`, `likeness`: comparisons of pictures as arrays, which imports and curation share.
   `permutation`: seeded orders that need no memory; `subset` and `split` are built on it.
 
@@ -22,8 +22,8 @@ To change:
   a way to draw subsets: `class_order` in `subset.py`, and one name in `SUBSETS` of `mixture.py`.
 
 Tests have the name of the file that they test (`test_plan`, `test_mixture`, `test_decode`, `test_metadata`, `test_pipeline`,
-`test_views`, ...). `test_pixel_range` covers images of more than 8 bits from the file to the source. Those of sources, records
-and curation are listed in their package's docstring where their names differ.
+`test_views`, ...). `test_pixel_range` covers images of more than 8 bits from the file to the source. The docstrings of
+`sources`, `records` and `curation` list tests with other names.
 """
 
 from typing import TYPE_CHECKING
@@ -51,7 +51,7 @@ __all__ = [
     "resolve",
 ]
 
-# The methods need the views alone, and these nothing beyond JAX.
+# Methods import only the views, and the views import only JAX. The other names are therefore loaded at first use.
 __getattr__ = lazy_names(
     __name__,
     {

@@ -1,4 +1,4 @@
-"""Corruptions of images in five severities, which show whether a distance responds: blur, noise, loss of contrast."""
+"""Corruptions of images in five severities, which test whether a distance responds: blur, noise, loss of contrast."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 SEVERITIES = (1, 2, 3, 4, 5)
-# By severity: the blur's standard deviation as a share of the side, the noise's as a share of 255, and the remaining contrast.
+# By severity: standard deviation of the blur as a share of the side, of the noise as a share of 255, and remaining contrast.
 _BLUR = (0.015, 0.03, 0.045, 0.07, 0.1)
 _NOISE = (0.05, 0.1, 0.18, 0.28, 0.4)
 _CONTRAST = (0.75, 0.55, 0.38, 0.24, 0.12)
@@ -16,7 +16,7 @@ _CONTRAST = (0.75, 0.55, 0.38, 0.24, 0.12)
 def blur(images: np.ndarray, severity: int, key: jax.Array) -> np.ndarray:
     """Returns images blurred by a Gaussian, which removes fine structure and keeps mean values."""
     del key
-    # Relative to the side, so that a severity looks alike at every size; not across images or channels.
+    # The blur is relative to the side, so that a severity looks alike at every size. It does not mix images or channels.
     sides = np.array(images.shape[1:3]) * _BLUR[severity - 1]
     return _pixels(ndimage.gaussian_filter(images.astype(np.float32), (0, *sides, 0), mode="nearest"))
 
@@ -59,11 +59,11 @@ def corrupted(images: np.ndarray, kind: str, severity: int, *, key: jax.Array) -
 
     References:
       Hendrycks & Dietterich, `Benchmarking Neural Network Robustness to Common Corruptions <https://arxiv.org/abs/1903.12261>`_,
-      2019 (the idea of severities; their values here are our own, in proportion to the side)
+      2019 (the idea of severities; the values here are different, and in proportion to the side)
     """
     if kind not in CORRUPTIONS or severity not in (0, *SEVERITIES):
         raise ValueError(
-            f"Expected one of {', '.join(CORRUPTIONS)} of a severity from 0 to {SEVERITIES[-1]}, got {kind} of {severity}."
+            f"Expected one of {', '.join(CORRUPTIONS)} and a severity from 0 to {SEVERITIES[-1]}, got {kind}, {severity}."
         )
     return CORRUPTIONS[kind](images, severity, key) if severity else images
 

@@ -1,4 +1,4 @@
-"""Likeness of pictures: decides on pixels whether two pictures with near perceptual hashes are the same picture.
+"""Likeness of pictures: decides by their pixels whether two pictures with near perceptual hashes are the same picture.
 
 Pictures of one kind share their outlines and shading, but only copies of one picture share their detail. Thumbnails are
 therefore compared in a band of frequencies, the difference of two Gaussian blurs. The measure is the correlation of that band:
@@ -6,14 +6,14 @@ therefore compared in a band of frequencies, the difference of two Gaussian blur
 
 Detail measures brightness alone, and its correlation does not depend on its strength, so that a red, a grey and a black heart
 have the same detail. Brightness, contrast and colours must therefore agree too (`colour_differences`). Colours are compared
-place by place, so that a small coloured thing on a white or transparent ground counts as much as a large one. A grey copy of a
-colourful picture is a different picture; a grey copy of a nearly grey picture is the same.
+place by place, so that a small coloured object on a white or transparent background counts like a large object. A grey copy of
+a colourful picture is a different picture; a grey copy of a nearly grey picture is the same picture.
 
 `python -m tools.bench --what=curation` measures this on 60 icons on white, five shapes in twelve colours
 (`tools.bench_pictures`), with hashes within 7 bits and a correlation of at least 0.996. All 60 icons are found to be different
-at 28, 64 and 256 pixels; detail alone would take the twelve colours of every shape for one picture. The table has the changed
-copies that are found, and the pairs of different icons that are taken for one, of 60 (with raised contrast, grey and dark grey
-become equal):
+at 28, 64 and 256 pixels; by detail alone, the twelve colours of every shape would count as one picture. The table has the share
+of changed copies that are found, and the number of pairs of different icons (of 60) that count as one picture. With raised
+contrast, grey and dark grey become equal.
 
 | change | found at 28, 64, 256 pixels | wrong pairs |
 |---|---|---|
@@ -25,11 +25,11 @@ become equal):
 | red 5% up and blue 5% down | 100%, 100%, 100% | 0, 0, 0 |
 | red 10% up and blue 10% down | 0%, 0%, 0% | 0, 0, 0 |
 
-At 28 pixels JPEG changes the detail and the hash. On pieces of photographs, 90 pixels wide, the comparison of colours loses no
-copy that detail finds, except for half of those whose white balance was changed by 10% and a tenth of those with 1.2 times the
-saturation. Things narrower than a tenth of the picture are distinguished by strong colours only: a grey and a brown dot are
-taken for one. Pictures without detail of brightness, such as red things on a green ground of the same luma, are never near, and
-are duplicates only if their pixels are equal.
+At 28 pixels JPEG changes the detail and the hash. On pieces of photographs, 90 pixels wide, the comparison of colours rejects
+half of the copies with a white balance changed by 10%, a tenth of the copies with 1.2 times the saturation, and no other copy
+that detail finds. Objects narrower than a tenth of the picture are distinguished by strong colours only: pictures of a grey dot
+and of a brown dot count as one. Pictures without detail of brightness, such as red objects on a green background of the same
+luma, are never near-duplicates, and are duplicates only if their pixels are equal.
 """
 
 import functools
@@ -47,30 +47,30 @@ from sslshift.data.perceptual_hash import SIDE, drawing
 # is the outline that pictures of one kind share.
 FINE = 1.5
 COARSE = 3.0
-# Numbers of a picture's detail: every second pixel in both directions, since the band holds no finer frequencies.
+# Number of values of a picture's detail: every second pixel in both directions, since the band holds no finer frequencies.
 DETAILS = (SIDE // 2) ** 2
-# Tolerances between two copies of one picture, in grey levels: for mean brightness; for the contrast of detail, a factor and
-# levels; for chroma, levels and a fourth of its range around a place, since compression at small sizes blurs colours.
+# Tolerances between two copies of one picture. Brightness: a number of grey levels. Contrast of detail: a factor, and a number
+# of grey levels. Chroma: a number of levels, and a fourth of its range around a place, since compression blurs colours.
 BRIGHTNESS = 40
 CONTRAST = 1.2
 CONTRAST_LEVELS = 3
 CHROMA = 10
 CHROMA_AROUND = 4
-# Pairs whose colours are compared at a time: they fit into a core's cache.
+# Number of pairs whose colours are compared at a time: they fit into a core's cache.
 _BLOCK = 1024
-# A reframed picture has this part of its sides more or less: one pixel of 28.
+# Part of a side that a reframed picture gains or loses: one pixel of 28.
 FRAME = 1 / 28
 # Sides of reduced pictures in pixels: halves of 28 and 32, and one size between these and the whole.
 REDUCED = (14, 16, 20)
 
 
 class Colours(NamedTuple):
-    """Colours of pictures, which are compared besides the correlation of their detail.
+    """Colours of pictures, which are compared in addition to the correlation of their detail.
 
     Attributes:
       brightness: mean grey level, float `[n]`.
       contrast: largest deviation of the detail in grey levels, float `[n]`.
-      chroma: blue and red less luma, int8 `[n, 2, 16, 16]`, at every second pixel of thumbnails; zeros for grey pictures.
+      chroma: blue less luma and red less luma, int8 `[n, 2, 16, 16]`, at every second pixel of thumbnails; 0 for grey pictures.
     """
 
     brightness: np.ndarray
@@ -89,7 +89,7 @@ def details_and_contrast(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     band = (fine @ gray @ fine.T - coarse @ gray @ coarse.T).reshape(len(gray), DETAILS)
     band -= band.mean(1, keepdims=True)
     norm = np.linalg.norm(band, axis=1, keepdims=True)
-    # In a band this weak only rounding remains, and its direction would be arbitrary.
+    # A band this weak holds only rounding errors, and its direction would be arbitrary.
     unit = np.where(norm > 0.1 * SIDE, band / np.maximum(norm, 1e-9), 0).astype(np.float32)
     return unit, np.maximum(band.max(1), -band.min(1))
 
@@ -124,10 +124,10 @@ def colour_differences(a: Colours, b: Colours, *, chroma: bool = True) -> np.nda
 
 
 def variants(gray: np.ndarray) -> np.ndarray:
-    """Returns the thumbnails `[n, 32, 32]` that the pictures would have if they were cut or reduced: `[n, 34, 32, 32]`.
+    """Returns the thumbnails `[n, 34, 32, 32]` that pictures with thumbnails `[n, 32, 32]` would have if cut or reduced.
 
-    The first variant is the picture itself. The next have one pixel of 28 less, or more, on some of its sides (more repeats the
-    edge). The last were stored with 20 pixels a side or less.
+    The first variant is the picture itself. In the next variants, one pixel of 28 is removed or added on some sides (an added
+    pixel repeats the edge). The last variants are reduced to 20, 16 or 14 pixels a side.
     """
     drawings = _drawings()
     rows = np.stack([down @ gray for down, _ in drawings], 1)
@@ -165,10 +165,10 @@ def unlikeness(
 
 
 def _chroma_differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Returns by how much chroma `[n, 2, 16, 16]` exceeds the other's range around the same place; 0 if it is tolerated."""
+    """Returns how far chroma `[n, 2, 16, 16]` exceeds the other picture's range around the same place; 0 if tolerated."""
     if not a.any() and not b.any():
         return np.zeros(len(a))
-    # With the pictures as the last axis, neighbours are rows of long arrays, which is seven times as fast.
+    # The pictures become the last axis, so that neighbours are rows of long arrays, which is seven times as fast.
     a, b = (np.ascontiguousarray(np.moveaxis(side, 0, -1)).astype(np.int16) for side in (a, b))
     (low_a, high_a), (low_b, high_b) = ([_around(side, extreme) for extreme in (np.minimum, np.maximum)] for side in (a, b))
     outside = functools.reduce(np.maximum, (low_b - a, a - high_b, low_a - b, b - high_a))
@@ -195,7 +195,7 @@ def _blur(sigma: float) -> np.ndarray:
 
 @functools.lru_cache
 def _drawings() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns row and column matrices `[32, 32]` of 34 variants of a picture: 16 cropped or whole, 15 extended, 3 reduced."""
+    """Returns row and column matrices `[32, 32]` of a picture's 34 variants: 16 cropped or whole, 15 extended, 3 reduced."""
     edge = FRAME * SIDE
     ends = list(itertools.product((0, edge), repeat=2))
     less, more = ([_stretch(sign * start, SIDE - sign * end) for start, end in ends] for sign in (1, -1))

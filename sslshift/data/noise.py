@@ -1,4 +1,4 @@
-"""Noise with the pixel values of a target's images, as a source, so that its images are encoded and cached like any others."""
+"""Noise with the pixel values of a target's images, as a source, so that its images are encoded and cached like others."""
 
 import functools
 
@@ -8,19 +8,19 @@ import numpy as np
 from sslshift.data.decode import Canvas
 from sslshift.data.sources import Source
 
-# Pixels that represent the target's pixels: enough for their distribution, in 3 MB.
+# Number of pixels that represent the target's pixels: enough for their distribution, in 3 MB.
 _POOL = 1 << 20
-# Target images that are read at a time.
+# Number of target images that are read at a time.
 _AT_ONCE = 256
 
 
 class NoiseSource(Source):
-    """Images of unstructured noise, as many as the target has.
+    """Images of unstructured noise, in the same number as the target's images.
 
-    Every pixel is drawn independently from a pool of the target's pixels, which holds equally many of each image. All channels
-    of a pixel are drawn together, so that colours are those of the target; `noise_like`, for arrays, draws each channel
-    separately. Image i is a function of the target, the canvas, the seed and i. Memory holds only the pool, which is drawn when
-    an image is first read.
+    Every pixel is drawn independently from a pool of the target's pixels, which holds the same number of pixels of each image.
+    All channels of a pixel are drawn together, so that the noise has the target's colours; `noise_like`, for arrays, draws each
+    channel separately. Image i is a function of the target, the canvas, the seed and i. Memory holds only the pool, which is
+    drawn when an image is first read.
 
     Args:
       target: source of the target's images.
@@ -31,7 +31,7 @@ class NoiseSource(Source):
 
     def __init__(self, target: Source, indices: np.ndarray, canvas: Canvas, seed: int):
         indices = np.asarray(indices, np.int64)
-        # The chosen images are part of the fingerprint, since their pixels are drawn from.
+        # The chosen images are part of the fingerprint, since the noise is drawn from their pixels.
         chosen = ",".join(map(str, indices.tolist()))
         super().__init__(
             f"noise like {target.name}",

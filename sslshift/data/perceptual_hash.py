@@ -1,14 +1,15 @@
 """Perceptual hash of an image: 64 bits, few of which change when the picture is stored again, resized or brightened.
 
-The whole picture is converted to grey, drawn to 32 x 32, and transformed by a discrete cosine transform. Each of the 8 x 8
-lowest frequencies that is above their median becomes a 1. Drawing and transform are linear, so both are matrix products, and
-many images of one size are hashed at once: 28 x 28 pixels in grey take 4 microseconds, and 256 x 256 pixels in colour 0.2
-milliseconds (one core).
+The whole picture is converted to grey, resized to 32 x 32 pixels, and transformed by a discrete cosine transform. Each of the
+8 x 8 lowest frequencies that is above their median becomes a 1. Resizing and transform are linear, so both are matrix products,
+and many images of one size are hashed at once: an image of 28 x 28 grey pixels takes 4 microseconds, and an image of 256 x 256
+colour pixels takes 0.2 milliseconds (one core).
 
-The number of different bits measures how different two pictures are. Over 120 crops of photographs, 256 pixels wide, a JPEG of
-quality 50, half the size, 12 grey levels more or one pixel less on a side change at most 7 bits and mostly none; the median
-over pairs of different crops is 31. Pictures of the same composition have similar hashes: every second one of 20,000 clothes of
-28 x 28 pixels has another one within 8 bits. For such pictures the hash finds candidates and `likeness` decides.
+The number of different bits measures how different two pictures are. For 120 crops of photographs, 256 pixels wide, each of
+these changes alters at most 7 bits, and usually none: JPEG of quality 50, half the size, 12 grey levels brighter, or one pixel
+cut off at a side. The median over pairs of different crops is 31 bits. Pictures of the same composition have similar hashes:
+for half of 20,000 clothes of 28 x 28 pixels there is another image within 8 bits. For such pictures the hash finds candidates
+and `likeness` decides.
 
 References:
   Zauner, `Implementation and Benchmarking of Perceptual Image Hash Functions
@@ -28,7 +29,7 @@ from sslshift.data.decode import from_image, to_image
 VERSION = 1
 SIDE = 32
 FREQUENCIES = 8
-# Hash of flat images, which no other image has, see `perceptual_hashes`.
+# Hash of flat images; no other image has this hash, see `perceptual_hashes`.
 FLAT = np.uint64(0)
 # Standard deviation in grey levels, over the low frequencies, below which an image is flat.
 FLAT_CONTRAST = 0.5
@@ -37,7 +38,7 @@ FLAT_CONTRAST = 0.5
 TIE = 1.0
 # Larger images are first averaged down to this shorter side, in uint8: float products of the whole image would cost more.
 LARGE = 256
-# Weights of Rec. 601, as in JPEG: luma, and the two chroma components, blue and red less luma.
+# Weights of Rec. 601, as in JPEG: luma, and the two chroma components (blue less luma, and red less luma).
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _CHROMA = np.array([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
 
@@ -45,7 +46,7 @@ _CHROMA = np.array([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], n
 def thumbnails(images: np.ndarray) -> np.ndarray:
     """Returns grey thumbnails, float32 `[n, 32, 32]`, 0 to 255, of images of one size, uint8 `[n, height, width, 1 or 3]`.
 
-    The whole picture is drawn to the square, whatever its proportions are.
+    The whole picture is resized to the square, for any proportions.
     """
     return colour_thumbnails(images)[0]
 
@@ -77,8 +78,9 @@ def hash_thumbnails(gray: np.ndarray) -> np.ndarray:
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
     """Returns perceptual hashes, uint64 `[n]`, of images of one size, uint8 `[n, height, width, 1 or 3]`.
 
-    The bits of a flat image (one colour, or so little contrast that rounding decides) carry no information. It gets the hash
-    `FLAT`, which every comparison of hashes excludes: flat images are duplicates if their pixels are equal, and never near.
+    The bits of a flat image (one colour, or so little contrast that rounding decides) carry no information. A flat image gets
+    the hash `FLAT`, which every comparison of hashes excludes: flat images are duplicates if their pixels are equal, and are
+    never near-duplicates.
     """
     return hash_thumbnails(thumbnails(images))
 
@@ -99,7 +101,7 @@ def perceptual_hash(image: np.ndarray) -> np.uint64:
 
 @functools.lru_cache(maxsize=1024)
 def drawing(size: int) -> np.ndarray:
-    """Returns the matrix `[32, size]` with which Pillow resizes a line of pixels: its result for the unit vectors."""
+    """Returns the matrix `[32, size]` with which Pillow resizes a line of pixels; its columns are the resized unit vectors."""
     unit = Image.fromarray(np.eye(size, dtype=np.float32))
     return np.asarray(unit.resize((size, SIDE), Image.Resampling.LANCZOS))
 

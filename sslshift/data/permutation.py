@@ -1,7 +1,7 @@
-"""Seeded order of any number of elements that is not held in memory: a keyed bijection.
+"""Seeded order of any number of elements, computed by a keyed bijection and not held in memory.
 
-A balanced Feistel network permutes the smallest domain of 4^b elements that covers the size. Values beyond the size are sent
-through the network again until they are below it ("cycle walking", at most 4 rounds on average).
+A balanced Feistel network permutes the smallest domain of 4^b elements that covers the size. Values beyond the size pass
+through the network again until they are below the size ("cycle walking", at most 4 passes on average).
 
 References:
   Black & Rogaway, `Ciphers with Arbitrary Finite Domains <https://web.cs.ucdavis.edu/~rogaway/papers/subset.pdf>`_, 2002
@@ -15,8 +15,8 @@ import numpy as np
 # Six rounds of a mixing function of this strength leave no visible structure even in domains of a few elements.
 ROUNDS = 6
 
-# Constants of `_mix` as zero-dimensional arrays. With these and with reused buffers, NumPy calls on the few hundred values of a
-# batch take half the time.
+# Constants of `_mix` as zero-dimensional arrays. With these arrays and with reused buffers, NumPy calls on the few hundred
+# values of a batch take half the time.
 _SHIFT_1, _SHIFT_2, _SHIFT_3 = (np.array(bits, np.uint64) for bits in (30, 27, 31))
 _FACTOR_1, _FACTOR_2 = (np.array(factor, np.uint64) for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 # Number of values that fit into a core's cache while they are mixed.
@@ -48,7 +48,7 @@ def permute(position: np.ndarray, size: int, *key: int, tweak: np.ndarray | int 
 def permute_each(
     position: np.ndarray, which: np.ndarray | int, orders: tuple[Order, ...], tweak: np.ndarray | int = 0
 ) -> np.ndarray:
-    """Returns what `permute` does, with a separate order for each position, at the cost of one call.
+    """Returns the result of `permute` with a separate order for each position, at the cost of one call.
 
     Args:
       position: int64 array of any shape, each value below the size of its order.

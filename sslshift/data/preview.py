@@ -15,14 +15,14 @@ from sslshift.data.plan import SamplePlan, Seen
 from sslshift.data.sources import Source
 from sslshift.reporting import csv_text
 
-# Most samples that are recounted completely, which takes seconds. Of a larger budget only random stretches are recounted.
+# Largest budget that is recounted completely, which takes seconds. Only random stretches of a larger budget are recounted.
 FULL_AUDIT = 20_000_000
 STRETCHES = 16
 STRETCH = 500_000
 
 
 class PlanLine(NamedTuple):
-    """Line of the table: one source in one stage, or in "all" stages, or the "total" of all sources.
+    """Line of the table: one source in one stage, one source in "all" stages, or the "total" of all sources.
 
     Attributes:
       stage: number of the stage, "all" or "total".
@@ -77,7 +77,7 @@ def plan_lines(plan: SamplePlan, sources: Mapping[str, Source]) -> list[PlanLine
         name: line("all", name, plan.mixture.largest[name], samples, (samples / total,) * 2)
         for name, samples in samples_of.items()
     }
-    # Subsets of one source are nested, so its images are paid for once and not once a stage.
+    # Subsets of one source are nested, so the cost of an image counts once and not once per stage.
     cost = sum(one.cost for one in whole.values())
     unique = plan.mixture.unique
     figures = plan.budget.diversity(unique), plan.budget.epochs(unique)
@@ -132,7 +132,7 @@ def stretches_to_recount(plan: SamplePlan, audit: str) -> list[tuple[int, int]]:
 
 
 class Recounted(NamedTuple):
-    """Counts of one source in one stage over all stretches; `agrees` if each stretch holds what the mixture specifies."""
+    """Counts of one source in one stage over all stretches; `agrees` is True if every stretch agrees with the mixture."""
 
     seen: Seen
     agrees: bool
@@ -141,7 +141,7 @@ class Recounted(NamedTuple):
 def recount(
     plan: SamplePlan, stretches: Sequence[tuple[int, int]], on_progress: Callable[[int], object] = lambda samples: None
 ) -> list[Recounted]:
-    """Recounts the plan's rows, whatever way they were made in, and compares them with the mixture.
+    """Recounts the plan's rows, independently of how the plan made them, and compares the counts with the mixture.
 
     Args:
       plan: the sample plan.
@@ -149,7 +149,7 @@ def recount(
       on_progress: called with the number of samples counted since the last call.
 
     Returns:
-      Counts by stage and source. Samples are those of all stretches; the other counts are the extremes of a single one.
+      Counts by stage and source. `samples` is the sum over all stretches; the other counts are extremes over stretches.
     """
     found: dict[tuple[int, str], Recounted] = {}
     for start, stop in stretches:

@@ -1,4 +1,4 @@
-"""One-dimensional signals as log-spectrograms, so that studies can ask their question of data other than photographs.
+"""One-dimensional signals as log-spectrograms, so that studies can also use data other than photographs.
 
 Each signal is a pure function of (seed, index) with 2,112 samples. Its power in decibels becomes an image of 32 frequencies by
 32 times with values of 0 to 255, which is the usual input of networks for microphones and vibration sensors.
@@ -11,7 +11,7 @@ _WINDOW = 64
 _HOP = 64
 _SAMPLES = _WINDOW + _HOP * SIDE
 _TIME = np.arange(_SAMPLES)
-# Power in decibels that becomes 0, and power that becomes 255.
+# Powers in decibels that become 0 and 255.
 _QUIET = -25.0
 _LOUD = 30.0
 
@@ -22,7 +22,7 @@ EVENTS = ("tone", "rising", "falling", "vibrato", "tremolo", "clicks", "burst", 
 def spectrogram(signal: np.ndarray) -> np.ndarray:
     """Returns the power of a signal of 2,112 samples by frequency (the lowest at the bottom) and time, uint8 `[32, 32, 1]`."""
     frames = np.lib.stride_tricks.sliding_window_view(signal, _WINDOW)[: SIDE * _HOP : _HOP] * np.hanning(_WINDOW)
-    # A window of 64 samples has 33 frequencies; without the constant one, 32 are left for the image.
+    # A window of 64 samples has 33 frequencies; without the frequency 0, 32 frequencies remain for the image.
     power = np.square(np.abs(np.fft.rfft(frames, axis=1)))[:, 1 : SIDE + 1]
     decibels = 10 * np.log10(power + 1e-9)
     scaled = np.clip((decibels - _QUIET) / (_LOUD - _QUIET), 0, 1) * 255
@@ -30,7 +30,7 @@ def spectrogram(signal: np.ndarray) -> np.ndarray:
 
 
 def events(random: np.random.Generator, index: int) -> np.ndarray:
-    """Returns a sound with a beginning and an end in noise, of class `index` modulo the number of `EVENTS`."""
+    """Returns noise that contains a sound with a beginning and an end; its class is `index` modulo the number of `EVENTS`."""
     kind = EVENTS[index % len(EVENTS)]
     length = int(random.integers(_SAMPLES // 3, 2 * _SAMPLES // 3))
     start = int(random.integers(0, _SAMPLES - length))
@@ -64,7 +64,7 @@ def hum(random: np.random.Generator, index: int) -> np.ndarray:
     voices = sum(random.uniform(0, 1) / k**0.5 * _tone(base * k * sway) for k in range(1, 9) if base * k < 0.5)
     white = np.fft.rfft(random.normal(size=_SAMPLES))
     colour = (np.arange(len(white)) + 1.0) ** -random.uniform(0, 1)
-    # Divided by the root mean square of its colour, so that noise of any colour is equally strong.
+    # The noise is divided by the root mean square of its colour, so that noise of any colour is equally strong.
     noise = np.fft.irfft(white * colour / np.sqrt(np.mean(colour**2)), _SAMPLES)
     return 0.5 * voices + random.uniform(0.1, 0.6) * noise
 

@@ -10,7 +10,7 @@ from sslshift.data.sources import SCHEMES
 from sslshift.data.sources.base import printable
 from sslshift.data.sources.uri import parse_uri, spelled
 
-# The longest name that is made from a URI: what a column of a table can hold.
+# Length of the longest name that is made from a URI, so that it fits into a column of a table.
 _LONGEST_NAME = 40
 
 
@@ -76,7 +76,7 @@ def _parts(text: str, flag: str = "--source") -> tuple[str, str]:
 
 
 def _hint(text: str) -> str:
-    """Returns a sentence about what was probably meant, or an empty text."""
+    """Returns a sentence with the text that was probably meant, or an empty text."""
     name, equals, uri = text.rpartition("=")
     uri = uri.strip().strip("'\"")
     scheme, colon, rest = uri.partition(":")
@@ -91,7 +91,7 @@ def _hint(text: str) -> str:
 
 
 def _short(uri: str) -> str:
-    """Returns the last part of a path; of a URI that names no path, everything but its options."""
+    """Returns the last part of a URI's path, or the URI without its options if it names no path."""
     parsed = parse_uri(uri)
     rest = parsed.path
     named = Path(rest).name if SCHEMES[parsed.scheme].files else rest

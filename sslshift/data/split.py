@@ -4,7 +4,7 @@ import numpy as np
 
 from sslshift.data.permutation import Order, permute, permute_each
 
-# First number of a key, which says what the key is for; 1 to 4 are the sample plan's and the subsets'.
+# First number of a key, which separates orders for different purposes; the sample plan and the subsets use 1 to 4.
 _MEMBERS = 5
 _CLASSES = 6
 _IMAGES = 7
@@ -13,20 +13,21 @@ _IMAGES = 7
 def stratified_split(labels: np.ndarray, share: float, *key: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits labelled images into a held-out part and the rest; the result depends on the arguments alone.
 
-    With one label per image the split is proportional: each class contributes its share, rounded down or up. A class of two or
-    more images has at least one on each side, and the image of a class of one stays in the rest. The number of held-out images
-    is the nearest to `share` of all; if small classes contribute more or less than their share, the others compensate for it in
-    proportion to their sizes.
+    With one label per image the split is proportional: each class contributes its share, rounded down or up. A class with two
+    or more images has at least one image on each side, and the only image of a class stays in the rest. The number of held-out
+    images is the nearest to `share` of all; if small classes contribute more or less than their share, the other classes
+    compensate for it in proportion to their sizes.
 
-    Multi-label images are first held out in a seeded order, without regard to their labels. Then, from the rarest class on, an
-    image is moved to a side that lacks the class, unless the move would take the last image of a class from a side that needs
-    one: the rest needs one image of every class, the held-out part one of every class of two or more. Finally, images whose
-    move does no harm go back until the share is met again. The repair is greedy: if classes have few images, which they share
-    with other classes, a class may remain without an image on one side, or the share may be missed.
+    Multi-label images are first held out in a seeded order, without regard to their labels. Then, beginning with the rarest
+    class, an image is moved to a side that lacks the class, unless the move would take the last image of a class from a side
+    that needs one. The rest needs one image of every class; the held-out part needs one image of every class with two or more
+    images. Finally, images that no side needs are moved back until the share is met again. The repair is greedy: if classes
+    have few images, which they share with other classes, a class may remain without an image on one side, or the share may not
+    be met.
 
     Args:
-      labels: whole numbers `[n]`; or 0/1 `[n, classes]`, multi-label. They are the labels of the images to split, which may be
-        a part of a source: the returned indices are positions in this array.
+      labels: whole numbers `[n]`; or 0/1 `[n, classes]` if the labels are multi-label. They belong to the images to split,
+        which may be a part of a source: the returned indices are positions in this array.
       share: share of the images to hold out, between 0 and 1.
       *key: non-negative whole numbers that determine the draw, such as a purpose and a seed.
 
@@ -62,7 +63,7 @@ def stratified_split(labels: np.ndarray, share: float, *key: int) -> tuple[np.nd
 
 
 def _proportional(labels: np.ndarray, share: float, key: tuple[int, ...]) -> np.ndarray:
-    """Returns the held-out images, bool `[n]`: the first of each class in the class's own seeded order."""
+    """Returns the held-out images, bool `[n]`: the first images of each class in the class's own seeded order."""
     _, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     counts = _counts(sizes, share, permute(np.arange(len(sizes)), len(sizes), _CLASSES, 0, *key))
     orders = tuple(Order(size, (_MEMBERS, k, *key)) for k, size in enumerate(sizes.tolist()))
@@ -75,7 +76,10 @@ def _proportional(labels: np.ndarray, share: float, key: tuple[int, ...]) -> np.
 
 
 def _counts(sizes: np.ndarray, share: float, turn: np.ndarray) -> np.ndarray:
-    """Returns the number to hold out of each class: shares between bounds, rounded by largest remainders; ties by `turn`."""
+    """Returns the number of images to hold out of each class: bounded shares, rounded by largest remainders.
+
+    Ties are decided by `turn`, the position of each class in a seeded order.
+    """
     least = (sizes > 1).astype(np.int64)
     most = sizes - 1
     wanted = float(np.clip(share * sizes.sum(), least.sum(), most.sum()))
@@ -125,7 +129,7 @@ def _multi_label(labels: np.ndarray, share: float, key: tuple[int, ...]) -> np.n
 
 
 class _Sides:
-    """Numbers of images of each class on each side, updated while images are moved; `needs` says where one must remain."""
+    """Numbers of images of each class on each side, updated while images are moved; `needs` marks where one must remain."""
 
     def __init__(self, labels: np.ndarray, side: np.ndarray):
         self._columns = [np.flatnonzero(row) for row in labels]

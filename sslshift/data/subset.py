@@ -1,6 +1,6 @@
 """Subsets that respect classes: a seeded order of a labelled source, whose first N images are the subset of N.
 
-An ordinary subset needs no order in memory (see `permutation`). These subsets hold N numbers, besides the labels of the source.
+An ordinary subset needs no order in memory (see `permutation`). These subsets hold N numbers and the labels of the source.
 """
 
 import heapq
@@ -10,7 +10,7 @@ import numpy as np
 from sslshift.data.mixture import Component
 from sslshift.data.permutation import Order, permute, permute_each
 
-# First number of a key, which says what the key is for, so that no two orders are the same; 1 and 2 are the sample plan's.
+# First number of a key, which separates orders for different purposes; the sample plan uses 1 and 2.
 _IMAGES = 3
 _CLASSES = 4
 
@@ -21,15 +21,15 @@ def class_order(labels: np.ndarray, unique: int, subset: str, seed: int) -> np.n
     Args:
       labels: integers `[size]`; every different value is a class.
       unique: N, at most `size`.
-      subset: "proportional": every prefix holds floor or ceil of each class's proportion of it. "balanced": in every prefix
-        two classes differ by at most one image, unless all images of the smaller one are used.
+      subset: "proportional": the images of each class in every prefix are floor or ceil of the class's proportion of it.
+        "balanced": in every prefix two classes differ by at most one image, unless all images of the smaller class are used.
       seed: seed of the order of images within classes, and of the order of classes that are equally due.
 
     Returns:
       Different indices into `labels`, int64 `[unique]`.
     """
     _, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    # Classes get new numbers in a seeded order, since the lowest number comes first where several are due.
+    # Classes get new numbers in a seeded order, since the lowest number comes first if several classes are due.
     number = permute(np.arange(len(sizes)), len(sizes), _CLASSES, seed)
     by_class = np.argsort(number[class_of], kind="stable")
     sizes = sizes[np.argsort(number)]
@@ -43,18 +43,18 @@ def checked_labels(component: Component, labels: np.ndarray | None) -> np.ndarra
     """Returns the labels of a component's source.
 
     Raises:
-      ValueError: they are missing, are multi-label, or are not one whole number for each image.
+      ValueError: the labels are missing, are multi-label, or are not one whole number for each image.
     """
     if labels is None:
         raise ValueError(
-            f"{component.source}: a {component.subset} subset needs labels, and this source has none; "
-            "name a source with labels (?labels=folder reads those of a folder), or ask for an ordinary subset."
+            f"{component.source}: a {component.subset} subset needs labels, and this source has none; name a source with "
+            "labels (?labels=folder takes the labels from folders), or use an ordinary subset."
         )
     labels = np.asarray(labels)
     if labels.ndim == 2:
         raise ValueError(
             f"{component.source}: a {component.subset} subset needs one label for each image, and images of this source may "
-            "have several (multi-label); ask for an ordinary subset."
+            "have several labels (multi-label); use an ordinary subset."
         )
     if labels.shape != (component.size,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
@@ -74,7 +74,7 @@ def _earlier_equals(values: np.ndarray) -> np.ndarray:
 
 
 def _balanced(sizes: np.ndarray, unique: int) -> np.ndarray:
-    """Returns the classes in turn, each until it is exhausted."""
+    """Returns the classes in turn, and each class until its images are exhausted."""
     classes = np.repeat(np.arange(len(sizes)), sizes)
     return classes[np.argsort(_earlier_equals(classes), kind="stable")[:unique]]
 
@@ -82,11 +82,11 @@ def _balanced(sizes: np.ndarray, unique: int) -> np.ndarray:
 def _proportional(sizes: np.ndarray, unique: int) -> np.ndarray:
     """Returns the classes in an order whose every prefix keeps their proportions: earliest deadline first.
 
-    The k-th image of a class of n_c in n may not come before position floor(k n / n_c), nor after ceil((k + 1) n / n_c) - 1;
-    `mixture.staircase` explains why this always succeeds. It takes about a microsecond per image.
+    If a class has n_c of n images, its k-th image may not come before position floor(k n / n_c), and not after
+    ceil((k + 1) n / n_c) - 1; `mixture.staircase` explains why this always succeeds. The time is a microsecond per image.
     """
     size = int(sizes.sum())
-    # No class has more images among the first N than its proportion, rounded up.
+    # The number of a class's images among the first N is at most its proportion, rounded up.
     classes = np.repeat(np.arange(len(sizes)), -(-unique * sizes // size))
     k = _earlier_equals(classes)
     release = k * size // sizes[classes]

@@ -14,12 +14,12 @@ from sslshift.data import signals
 # Part of a source's fingerprint: raise it when any pixel of a generated image changes.
 VERSION = 1
 SIDE = 28
-# Discs of a scene.
+# Number of discs in a scene.
 LEAVES = 64
 
 
 def _generator(seed: int, index: int) -> np.random.Generator:
-    # A generator with a key and a counter: an image needs no numbers of the images before it.
+    # The generator has a key and a counter, so an image does not depend on random numbers of earlier images.
     return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
 
 
@@ -40,7 +40,7 @@ def dead_leaves(seed: int, index: int) -> np.ndarray:
     radius = (smallest - random.random(LEAVES) * (smallest - largest)) ** -0.5
     # Centres may be outside of the image by a radius: otherwise discs would be rarer along its edges.
     centre = random.random((2, LEAVES)) * (SIDE + 2 * radius) - radius
-    # One more than discs, for the background.
+    # One grey value per disc, and one for the background.
     gray = random.random(LEAVES + 1, np.float32) * np.float32(255)
     squared = np.square(np.arange(SIDE) - centre[..., None]).astype(np.float32)
     distance = np.sqrt(squared[0][:, :, None] + squared[1][:, None, :])
@@ -63,5 +63,5 @@ def hum(seed: int, index: int) -> np.ndarray:
 
 
 GENERATORS = {"dead_leaves": dead_leaves, "noise": noise, "events": events, "hum": hum}
-# Names of the classes of generators with labels: image i has class i modulo their number.
+# Names of the classes of generators with labels: image i has class i modulo the number of classes.
 CLASSES = {"events": signals.EVENTS}

@@ -1,4 +1,4 @@
-"""Work in threads, in order and a few parts ahead, with a progress bar on a terminal."""
+"""Computation of parts in threads, in order and a few parts ahead, with a progress bar on a terminal."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 def in_threads(function: Callable[[Part], Result], parts: Iterable[Part]) -> Iterator[Result]:
     """Yields `map(function, parts)`, computed in one thread per core.
 
-    At most one result per thread waits to be taken, so that a slow consumer does not fill the memory.
+    At most one result per thread waits for the consumer, so that a slow consumer does not fill the memory.
     """
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
@@ -31,6 +31,6 @@ def in_threads(function: Callable[[Part], Result], parts: Iterable[Part]) -> Ite
 
 
 def watched(parts: Sequence[Part], what: str, *, long: bool) -> Iterable[Part]:
-    """Returns the parts; if the work is long and standard error is a terminal, a bar shows how many are done."""
+    """Returns the parts; if the work is long and standard error is a terminal, a progress bar is shown."""
     shown = long and sys.stderr.isatty()
     return track(parts, what, console=Console(stderr=True), transient=True) if shown else parts
