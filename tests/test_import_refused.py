@@ -31,7 +31,7 @@ HOSTILE = {
     "cut.jpg": (picture(7, 200, 200, "JPEG")[:700], "truncated"),
     "cut.png": (picture(7, 200, 200)[:700], ""),
     "bomb.png": (png_header(60_000, 60_000), "[bB]omb"),
-    "sliver.png": (picture(1, 30_000, 1), "sliver"),
+    "sliver.png": (picture(1, 30_000, 1), "expected a longer side of at most 64 times the shorter side"),
     "phone.heic": (b"\0\0\0\x18ftypheic", "an HEIC file"),
     "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
 }

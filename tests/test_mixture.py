@@ -54,11 +54,11 @@ def test_n_over_all_stages_counts_nested_subsets_once():
         (lambda: Mixture((Stage((Component("a", 9, 5),)),), caps=(("a", 0.0),)), "a cap that is a share of the budget above 0"),
         (
             lambda: Mixture((Stage((Component("a", 9, 5),), 0.5), Stage((Component("a", 8, 5),), 0.5))),
-            "9 images, random, in one and 8, random, in another",
+            "9 images, random, in one stage and 8 images, random, in another",
         ),
         (
             lambda: Mixture((Stage((Component("a", 9, 5),), 0.5), Stage((Component("a", 9, 5, subset="balanced"),), 0.5))),
-            "9 images, random, in one and 9, balanced, in another",
+            "9 images, random, in one stage and 9 images, balanced, in another",
         ),
     ],
 )
@@ -147,7 +147,7 @@ def test_n_is_limited_by_the_source_where_it_is_left_open():
             f"{A} + {B}*0.1<=5%; a + b",
             "b: its given shares use its whole cap of 5%; remove it from the stages where its share is open",
         ),
-        (f"{A}@2_000_000", "a: 2,000,000 unique samples asked for, but the source has 1,000,000 images"),
+        (f"{A}@2_000_000", "a: expected 1 to 1,000,000 unique samples, since the source has 1,000,000 images, got 2,000,000"),
         (f"{A} -> a + {B}*0", r"b: expected a changing share .* got one from 0.0 to 0.0"),
         (f"{A}*0.999999 + {B}", "b: its share is less than one sample of the budget"),
         (f"{A} for 0.999999; {B}", "stage 2: its length is less than one sample; lengthen the stage"),
@@ -159,7 +159,7 @@ def test_what_does_not_add_up_is_refused(text, message):
 
 
 def test_unknown_sizes_are_named():
-    with pytest.raises(ValueError, match="a: expected the number of its images"):
+    with pytest.raises(ValueError, match="a: expected the number of images"):
         resolve(parse_mixture(A), {}, Budget(100))
 
 

@@ -175,7 +175,7 @@ def test_canonical_text():
         ("folder:x*1.5", "a share such as .*, got '1.5'"),
         ("folder:x*-0.5", "a share such as .*, got '-0.5'"),
         ("folder:x*0", "a share must be above 0, except at one end of a ramp"),
-        ("folder:x*0.3@200", r"a component is written NAME:URI@N/SUBSET\*SHARE<=CAP, in this order"),
+        ("folder:x*0.3@200", r"write a component as NAME:URI@N/SUBSET\*SHARE<=CAP, in this order"),
         ("folder:x<=abc", "expected a cap such as <=10%, <=0.1 or <=50_000, got 'abc'"),
         ("folder:x<=", "a cap such as .*, got ''"),
         ("folder:x<=0%", "a cap must be above 0"),

@@ -135,5 +135,5 @@ def test_broken_images_are_replaced_by_one_of_their_own_subset(canvas):
 def test_a_component_without_one_readable_image_ends_the_run(canvas, monkeypatch):
     reader = faulty_reader(canvas, 12)
     monkeypatch.setattr(Faulty, "faults", frozenset(range(20)))
-    with pytest.raises(BrokenImageError, match=r"faulty: none of its images can be read, e\.g\. image \d+ is broken"):
+    with pytest.raises(BrokenImageError, match=r"faulty: no image of this component can be read, e\.g\. image \d+ is broken"):
         reader(0)

@@ -93,7 +93,7 @@ def test_8_bit_files_beside_others_are_taken_by_their_type(scans, random):
     (scans / "z.png").write_bytes(stored(image))
     source = open_source(f"folder:{scans}")
     assert (source[3]["image"][..., 0] == image).all()
-    assert "images that have 8 bits or state their own range (1) are taken by that" in source.notes[0]
+    assert "images that have 8 bits or state their own range (1) keep that range" in source.notes[0]
     only = scans.parent / "only"
     only.mkdir()
     (only / "z.png").write_bytes(stored(image))
@@ -107,14 +107,17 @@ def test_8_bit_files_beside_others_are_taken_by_their_type(scans, random):
 @pytest.mark.parametrize(
     ("values", "seen"),
     [
-        ((RAMP / 16).astype(np.float32), r"floating-point images \(1\) hold values from 0 to 255\.9375 .*must lie in 0\.\.1"),
-        (GRAY.astype(np.int32) - 1000, r"integer images \(1\) hold values from -1000 to 3095 .*must lie in 0\.\.65535"),
-        (GRAY.astype(np.int32) * 50, r"from 0 to 204750 .*must lie in 0\.\.65535"),
+        (
+            (RAMP / 16).astype(np.float32),
+            r"floating-point images \(1\) hold values from 0 to 255\.9375 .*expected values in 0\.\.1",
+        ),
+        (GRAY.astype(np.int32) - 1000, r"integer images \(1\) hold values from -1000 to 3095 .*expected values in 0\.\.65535"),
+        (GRAY.astype(np.int32) * 50, r"from 0 to 204750 .*expected values in 0\.\.65535"),
     ],
 )
 def test_sources_of_unknown_black_and_white_are_refused_with_the_option(tmp_path, values, seen):
     Image.fromarray(values).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=rf"{seen}; say which values are black and white with \?range=LOW\.\.HIGH"):
+    with pytest.raises(ValueError, match=rf"{seen}; state the values of black and white with \?range=LOW\.\.HIGH"):
         open_source(f"folder:{tmp_path}")
     low = int(values.min())
     high = int(values.max()) + 1
@@ -126,7 +129,7 @@ def test_floating_images_in_0_to_1_are_taken_as_they_are(tmp_path):
     Image.fromarray((RAMP / 8190).astype(np.float32)).save(tmp_path / "a.tif")
     source = open_source(f"folder:{tmp_path}")
     assert (source[0]["image"] == eight_bits((RAMP / 8190).astype(np.float32), 0, 1)).all()
-    assert "taken to lie in 0..1" in source.notes[0]
+    assert "the range 0..1 becomes 0 to 255" in source.notes[0]
     # Beside whole numbers as well: each by its own kind.
     (tmp_path / "b.png").write_bytes(stored(GRAY))
     both = open_source(f"folder:{tmp_path}")
@@ -160,7 +163,7 @@ def test_records_of_others_need_a_stated_range(tmp_path):
     assert (stated[0]["image"] == eight_bits(GRAY, 0, 4095)).all()
     assert stated.fingerprint != source.fingerprint
     assert stated.notes == [
-        "in images of more than 8 bits the stated range 0..4095 becomes 0 to 255; what it clips is not counted"
+        "in images of more than 8 bits the stated range 0..4095 becomes 0 to 255; clipped values are not counted"
     ]
 
 

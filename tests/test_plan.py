@@ -363,12 +363,12 @@ def test_class_wise_and_ordinary_components_stand_side_by_side(random):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Component("a", 10, 11), r"a: 11 unique samples asked for, but the source has 10"),
-        (lambda: Component("a", 10, 0), "ask for 1 to 10"),
+        (lambda: Component("a", 10, 11), r"a: expected 1 to 10 unique samples, since the source has 10 images, got 11"),
+        (lambda: Component("a", 10, 0), "expected 1 to 10 unique samples.*got 0"),
         (lambda: Component("a", 10, 5, -0.5), "expected a share above 0"),
         (lambda: Stage((Component("a", 10, 5, 0.5), Component("b", 10, 5, 0.4))), r"that sum to 1, got .* sum to 0.9"),
         (lambda: Stage((Component("a", 10, 5, 0.5), Component("a", 10, 5, 0.5))), "each source once"),
-        (lambda: Stage(()), "at least one of the components"),
+        (lambda: Stage(()), "one or more components"),
         (lambda: SamplePlan(single("a", 100, 100), Budget(99), 10, 0, 0), r"D would be above 1.*at most 99"),
         (lambda: SamplePlan(single("a", 100, 1), Budget(9), 10, 0, 0), "smaller than one batch"),
         (

@@ -50,7 +50,11 @@ def test_command_samples_what_is_too_large_to_recount():
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--mixture=bundled:mnist@5000"], 1, "bundled:mnist: 5,000 unique samples asked for, but the source has 4,000 images"),
+        (
+            ["--mixture=bundled:mnist@5000"],
+            1,
+            "bundled:mnist: expected 1 to 4,000 unique samples, since the source has 4,000 images, got 5,000",
+        ),
         (
             ["--mixture=bundled:mnist*2x"],
             1,

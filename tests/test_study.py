@@ -213,7 +213,7 @@ def within(capsys, out, *flags) -> str:
     ("flags", "message"),
     [
         (["--sources=bundled:cifar"], "expected one of fashion_mnist, mnist"),
-        (["--sources=bundled:mnist@5000"], "5,000 unique samples asked for, but the source has 4,000"),
+        (["--sources=bundled:mnist@5000"], "expected 1 to 4,000 unique samples, since the source has 4,000 images"),
         (["--sources=bundled:mnist@2000"], "at most 1,280"),
         (["--sources=bundled:mnist@9,9"], "repeats a number of unique samples"),
         (["--image_size=30"], "30 x 30 cannot be cut into patches of 4"),

@@ -144,5 +144,5 @@ def test_settings_out_of_range_are_refused():
     with pytest.raises(ValueError, match="view setting brightness in"):
         ViewSettings(brightness=1.5)
     for wrong in ({"min_crop_scale": 0}, {"min_crop_scale": 0.5, "max_crop_scale": 0.4}, {"size": -1}):
-        with pytest.raises(ValueError, match="crop scales above 0, the largest not below the smallest"):
+        with pytest.raises(ValueError, match="crop scales above 0, a largest scale of at least the smallest"):
             ViewSettings(**wrong)

@@ -27,9 +27,9 @@ FORMATS = tuple(
 # Extensions of images in formats that are not decoded. Such files are refused with a reason; other files are ignored.
 _OTHERS = (".arw", ".cr2", ".cr3", ".dcm", ".dicom", ".dng", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".nef", ".psd", ".svg")
 EXTENSIONS = frozenset(Image.registered_extensions()).union(_OTHERS)
-# A file is held in memory as a whole, and no photograph is larger than this.
+# Largest size of a file in bytes. A file is held in memory as a whole, and no photograph is larger.
 LARGEST_FILE = 1 << 28
-# A crop to the canvas shows less than a 64th of an image whose sides differ by a larger factor.
+# Largest ratio of an image's sides. With a larger ratio, a crop to the canvas would show less than a 64th of the image.
 LARGEST_ASPECT = 64
 
 
@@ -73,9 +73,9 @@ def require_size(size: int) -> None:
 def decode(content: bytes, pixel_range: PixelRange | None = WHOLE) -> np.ndarray:
     """Decodes an image file to uint8 `[height, width, channels]`, with 1 channel if it is grey and 3 otherwise.
 
-    Reads JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF and JPEG 2000. The image is turned as its EXIF data say, if they can be
-    read. Transparency is drawn on white, CMYK and palettes become RGB, and of several frames the first is taken. Metadata that
-    are broken or large are ignored.
+    Reads JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF and JPEG 2000. The image is turned by the orientation in its EXIF data, if
+    they can be read. Transparent pixels become white, CMYK and palettes become RGB, and the first of several frames is used.
+    Metadata that are broken or large are ignored.
 
     Args:
       content: the file's bytes.
@@ -84,8 +84,8 @@ def decode(content: bytes, pixel_range: PixelRange | None = WHOLE) -> np.ndarray
         state the value of white themselves.
 
     Raises:
-      BrokenImageError: the file is truncated, is not an image, is a sliver, or is so large that it is a decompression bomb; or
-        it has more than 8 bits and values outside of the pixel range, unless a user stated the range.
+      BrokenImageError: the file is truncated, is not an image, has extremely different sides, or is so large that it is a
+        decompression bomb; or it has more than 8 bits and values outside of the pixel range, unless a user stated the range.
     """
     return from_image(decode_image(content, pixel_range).image)
 
@@ -110,7 +110,7 @@ def decode_image(content: bytes, pixel_range: PixelRange | None = WHOLE) -> Deco
         width, height = image.size
         samples = read_samples(image, bare.content)
         if samples is None:
-            # Before `load`, which empties the list of tiles that states the number of bits.
+            # This comes before `load`, which empties the list of tiles with the number of bits.
             _scale_transparency(image)
             image.load()
             return Decoded(_turned(_as_gray_or_colour(image), image, bare), width, height, None)
@@ -128,15 +128,15 @@ def check(content: bytes, stated: PixelRange | None = None) -> Levels | None:
       stated: the pixel range that the user gave, if any: values outside of it are counted.
 
     Raises:
-      BrokenImageError: `decode` would raise it, for another reason than the pixel range.
+      BrokenImageError: `decode` would raise it for a reason other than the pixel range.
     """
     with _opened(content) as (image, bare):
         samples = read_samples(image, bare.content)
         if samples is not None:
             return samples.levels(stated)
-        # A JPEG is decoded at an eighth of its size, which detects truncation as well. Images are never read in this way: it
-        # averages other pixels than `fit` does, so that an image would differ from the same image in another format (by 57 of
-        # 255 levels at the border of 539 pixels brought to 32 with twice the resolution, by 41 with four times).
+        # A JPEG is decoded at an eighth of its size, which is enough to detect truncation. Images for training are not read in
+        # this way, since it averages other pixels than `fit`: an image of 539 pixels, decoded at twice the final 32 pixels,
+        # differs by 57 of 255 levels at its border from the same image in another format (by 41 at four times the 32 pixels).
         image.draft(None, (1, 1))
         image.load()
         return None
@@ -144,7 +144,7 @@ def check(content: bytes, stated: PixelRange | None = None) -> Levels | None:
 
 @contextlib.contextmanager
 def _opened(content: bytes) -> Iterator[tuple[ImageFile.ImageFile, Bare]]:
-    """Opens an image file without its metadata; every error then or later becomes a `BrokenImageError`."""
+    """Opens an image file without its metadata; every error here or in the block becomes a `BrokenImageError`."""
     try:
         require_size(len(content))
         bare = strip_metadata(content)
@@ -164,10 +164,12 @@ def _require_shape(width: int, height: int) -> None:
     if width * height > Image.MAX_IMAGE_PIXELS:
         raise BrokenImageError(f"decompression bomb: {width:,} x {height:,} pixels")
     if max(width, height) > LARGEST_ASPECT * min(width, height):
-        raise BrokenImageError(f"a sliver: {width:,} x {height:,} pixels, one side more than {LARGEST_ASPECT} times the other")
+        raise BrokenImageError(
+            f"{width:,} x {height:,} pixels: expected a longer side of at most {LARGEST_ASPECT} times the shorter side"
+        )
 
 
-# By EXIF's number. EXIF counts angles clockwise and Pillow anticlockwise.
+# Transpositions by EXIF's number. EXIF counts angles clockwise, and Pillow counts them anticlockwise.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -180,8 +182,8 @@ _TURNS = {
 
 
 def _turned(image: Image.Image, original: ImageFile.ImageFile, bare: Bare) -> Image.Image:
-    """Returns the image turned as its file says."""
-    # Pillow translates the boxes of an AVIF file that say how it is turned to EXIF data.
+    """Returns the image turned by the orientation that its file states."""
+    # Pillow converts the boxes of an AVIF file with its orientation to EXIF data.
     orientation = original.getexif().get(ExifTags.Base.Orientation) if original.format == "AVIF" else bare.orientation
     turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
@@ -196,7 +198,7 @@ def _scale_transparency(image: ImageFile.ImageFile) -> None:
 
 
 def _as_gray_or_colour(image: Image.Image) -> Image.Image:
-    # Modes that hold grey only, perhaps with transparency; all others have colour.
+    # These modes hold grey only, possibly with transparency; all other modes hold colour.
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -218,7 +220,7 @@ def from_image(image: Image.Image) -> np.ndarray:
 
 def fit(image: np.ndarray, canvas: Canvas) -> np.ndarray:
     """Returns uint8 `[height, width, 1 or 3]` scaled to cover the canvas, cropped at the centre, with the canvas's channels."""
-    # Images that fit already are the usual case, and need no pass through Pillow.
+    # Most images have the right shape already, and need no conversion by Pillow.
     return image if image.shape == canvas else _fitted(to_image(image), canvas)
 
 
@@ -253,7 +255,7 @@ def _describe_unknown(content: bytes) -> str:
     """Returns the reason why a file cannot be decoded, so that its owner knows what to do."""
     for start, signature, name in _SIGNATURES:
         if content[start : start + len(signature)] == signature:
-            return f"it is {name}, which is not read; write it as PNG or TIFF"
+            return f"it is {name}, which cannot be read; write it as PNG or TIFF"
     if content.startswith(_TIFF):
         return _describe_tiff(content)
     return "it is not an image of a known format, or it is cut short at its start"
@@ -269,8 +271,8 @@ def _describe_tiff(content: bytes) -> str:
         directory.load(file)
         bits = directory.get(258, (1,))
         kind = _SAMPLE_FORMATS.get(directory.get(339, (1,))[0], "undefined")
-    except Exception:  # Those bytes can be anything, so reading them can fail in any way.
+    except Exception:  # The bytes are arbitrary, so reading them can raise any exception.
         return "a TIFF file whose directory cannot be read"
     values = f"{len(bits)} {kind} value{'s' * (len(bits) > 1)} of {bits[0]} bits to a pixel"
     remedy = "write 8 or 16 bits unsigned, or grey of 32 bits floating-point"
-    return f"it is a TIFF file of {values}, in a form that is not read; {remedy}"
+    return f"it is a TIFF file of {values}, in a form that cannot be read; {remedy}"

@@ -1,7 +1,7 @@
-"""Images of more than 8 bits: reading of their values in full, and their reduction to 8 bits within a pixel range.
+"""Images of more than 8 bits: reads their full values, and reduces them to 8 bits within a pixel range.
 
-Pillow keeps 16 bits of grey images only. For other images it unpacks the more significant byte of each value. The name of a raw
-mode selects that byte; under another name Pillow unpacks the less significant byte, and the two together are the values.
+Pillow keeps 16 bits of grey images only. For other images it unpacks the more significant byte of each value, which the name of
+a raw mode selects. With another raw mode, Pillow unpacks the less significant byte. The two bytes together are the value.
 """
 
 import io
@@ -20,7 +20,7 @@ _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
 _PLANAR = 284
 _WIDE = (";16B", ";16L", ";16N")
-# libtiff returns values in the machine's byte order, but Pillow would unpack them in the file's.
+# libtiff returns values in the machine's byte order, but Pillow would unpack them in the file's byte order.
 _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 _SIGNED = BrokenImageError("its colours are signed numbers, whose value of black is not known; write unsigned numbers")
 
@@ -44,11 +44,11 @@ class Samples(NamedTuple):
 
     @property
     def _visible(self) -> np.ndarray:
-        # Values of transparent pixels are never seen, and must not decide the range.
+        # The values of transparent pixels are not visible, and must not decide the range.
         return self.values if self.alpha is None else self.values[self.alpha > 0]
 
     def levels(self, stated: PixelRange | None) -> Levels | None:
-        """Returns the range of values, from which a pixel range is decided; None if the file states its own or is invisible."""
+        """Returns the range of values, which decides a pixel range; None if the file states its own range or is transparent."""
         values = self._visible
         if (self.top and not stated) or not values.size:
             return None
@@ -94,7 +94,7 @@ def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
         # A table of all values is faster than arithmetic on every pixel.
         return _to_bytes(np.arange(65536)[:, None], low, high)[values, 0]
     image = np.empty(values.shape, np.uint8)
-    # A few rows at a time: integers of 32 bits need float64, which takes eight times the memory of the result.
+    # Computed a few rows at a time: integers of 32 bits need float64, which takes eight times the memory of the result.
     for start in range(0, len(values), 256):
         rows = values[start : start + 256].astype(np.float64)
         image[start : start + 256] = np.clip((rows - low) * (255.0 / (high - low)) + 0.5, 0, 255)
@@ -129,7 +129,7 @@ def _reader(image: ImageFile.ImageFile, content: bytes) -> Callable[[ImageFile.I
     if image.format == "JPEG2000":
         deep = max(_jpeg2000_depths(content), default=0) > 8
         if deep and image.mode != "I;16":
-            # Pillow would round them to 8 bits, and white to 0.
+            # Pillow would round them to 8 bits, and would turn white into 0.
             raise BrokenImageError("its colours have more than 8 bits, which is not supported for JPEG 2000; write PNG or TIFF")
         return _read_jpeg2000 if deep else None
     if image.mode.startswith("I") or image.mode == "F":
@@ -228,7 +228,7 @@ def _significant_bits(image: ImageFile.ImageFile, content: bytes) -> int:
     if image.format != "PNG":
         return 0
     stated = next((chunk.data for chunk in png_chunks(content) if chunk.kind == b"sBIT"), b"")
-    # Of two or four entries, the last one is that of the opacity.
+    # If there are two or four entries, the last entry is the opacity.
     colours = stated[: 1 if len(stated) in (1, 2) else 3]
     return max(colours) if colours and 1 <= max(colours) <= 16 else 0
 

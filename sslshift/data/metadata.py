@@ -1,8 +1,9 @@
-"""Removal of metadata from image files before they are decoded, so that only what determines the pixels remains.
+"""Removal of metadata from image files before they are decoded, so that only the data that determine the pixels remain.
 
-Metadata are large, compressed, broken or hostile more often than pixels are. Because of them Pillow refuses an image, or takes
-minutes and gigabytes to open it. Image data, palettes, transparency and colour transforms stay. The orientation is read before
-it is removed, and by hand: libraries read everything that EXIF data point to, and hostile data point to one place 65,535 times.
+Metadata are more often large, compressed, broken or hostile than pixels. Because of them Pillow may refuse an image, or take
+minutes and gigabytes to open it. Image data, palettes, transparency and colour transforms are kept. The orientation is read by
+this file before it is removed: libraries read everything that EXIF data point to, and hostile data point to one place 65,535
+times.
 """
 
 import re
@@ -16,14 +17,14 @@ _TAG = 0x0112
 # Formats of `struct` by type of whole number in EXIF data.
 _NUMBERS = {1: "B", 3: "H", 4: "I", 8: "h", 9: "i"}
 _XMP = re.compile(rb"tiff:Orientation(?:=[\"']|>)\s*([1-8])")
-# Bytes that are read of a text with EXIF data in hexadecimal digits. The orientation is near the start.
+# Number of bytes that are read from a text with EXIF data in hexadecimal digits. The orientation is near the start.
 _LARGEST_TEXT = 1 << 20
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class BrokenImageError(ValueError):
-    """Raised for a file that is not a usable image; the message says why."""
+    """Raised for a file that is not a usable image; the message states the reason."""
 
 
 class Bare(NamedTuple):
@@ -135,7 +136,7 @@ def _strip_jpeg(content: bytes) -> Bare:
 
 
 def _decides_colours(marker: int, data: bytes) -> bool:
-    # The JFIF and the Adobe segment say whether the colours are YCbCr.
+    # The JFIF and the Adobe segment state whether the colours are YCbCr.
     if marker == 0xE0:
         return data.startswith(b"JFIF\0") and len(data) >= 14
     if marker == 0xEE:
@@ -195,13 +196,13 @@ def _strip_tiff(content: bytes) -> Bare:
     for entry in entries:
         kept.setdefault(struct.unpack_from(f"{order}H", entry)[0], entry)
     kept = {tag: entry for tag, entry in kept.items() if tag in _PIXEL_TAGS}
-    # In the old one's place, since tags hold positions in the file, which must not move.
+    # The new directory replaces the old one in place, since tags hold positions in the file, which must not move.
     directory = struct.pack(f"{order}{count_format}", len(kept)) + b"".join(kept.values()) + bytes(8 if big else 4)
     return Bare(content[:first] + directory + content[first + len(directory) :])
 
 
 def _strip_gif(content: bytes) -> Bare:
-    """Removes the blocks before a GIF's first image, except the one that says which of its colours is transparent."""
+    """Removes the blocks before a GIF's first image, except the block that states the transparent colour."""
     flags = content[10]
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     kept = [content[:position]]
@@ -219,8 +220,8 @@ def _strip_gif(content: bytes) -> Bare:
 
 
 def _strip_avif(content: bytes) -> Bare:
-    """Renames the item of an AVIF file that holds EXIF data; the file has boxes of its own for the orientation."""
-    # A name of the same length, so that no position in the file moves.
+    """Renames the item of an AVIF file that holds EXIF data; the file has separate boxes for the orientation."""
+    # The new name has the same length, so that no position in the file moves.
     return Bare(re.sub(rb"(infe.{8}(?:.{2})?)Exif", rb"\1free", content, flags=re.DOTALL))
 
 
@@ -238,7 +239,7 @@ def _find_orientation(exif: Iterable[bytes], xmp: Iterable[bytes]) -> int:
     """Returns the EXIF orientation of an image, 1 to 8; 1, which means upright, if none can be read.
 
     Args:
-      exif: blocks of EXIF data, with or without their header; the first one that has an orientation counts.
+      exif: blocks of EXIF data, with or without their header; the first block with an orientation counts.
       xmp: blocks of XMP, which count if no EXIF block has an orientation.
     """
     found = (_in_exif(block) for block in exif)

@@ -1,4 +1,4 @@
-"""Mixtures: the sources that a run sees, the number of different images of each, and the stage of the budget for each."""
+"""Mixtures: the sources that a run sees, the number of different images of each source, and the stages of the budget."""
 
 import bisect
 import dataclasses
@@ -27,7 +27,8 @@ class Component:
       end_share: the share at the end of the stage, to which `share` changes linearly; None: the share is constant. One of the
         two may be 0.
       subset: way to draw the N images: "random"; "proportional", where every prefix of the order keeps the classes' proportions
-        to within one image; or "balanced", with equally many of each class while it has more. The last two need labels.
+        to within one image; or "balanced", with the same number of images of each class until a class is exhausted. The last
+        two need labels.
     """
 
     source: str
@@ -40,8 +41,8 @@ class Component:
     def __post_init__(self):
         if not 1 <= self.unique <= self.size:
             raise ValueError(
-                f"{self.source}: {self.unique:,} unique samples asked for, but the source has {self.size:,} images; "
-                f"ask for 1 to {self.size:,}."
+                f"{self.source}: expected 1 to {self.size:,} unique samples, since the source has {self.size:,} images, "
+                f"got {self.unique:,}."
             )
         if self.end_share is None:
             if not 0 < self.share <= 1:
@@ -49,7 +50,7 @@ class Component:
         elif min(self.ends) < 0 or not 0 < max(self.ends) <= 1:
             raise ValueError(
                 f"{self.source}: expected a changing share between 0 and 1 that is above 0 at one end, "
-                f"got one from {self.share} to {self.end_share}."
+                f"got a share from {self.share} to {self.end_share}."
             )
         if self.subset not in SUBSETS:
             raise ValueError(f"{self.source}: expected one of {', '.join(SUBSETS)} as the subset, got {self.subset!r}.")
@@ -112,7 +113,7 @@ class Stage:
         return any(start != end for start, end in (component.ends for component in self.components))
 
     def segments(self, samples: int) -> list[Segment]:
-        """Returns the stage's `samples` as stretches of constant shares: a single one, or the steps of a ramp."""
+        """Returns the stage's `samples` as stretches of constant shares: a single stretch, or the steps of a ramp."""
         start, end = self._ends
         totals = staircase(samples, start, end) if self.ramped and samples else [apportion(samples, start)]
         return [
@@ -123,10 +124,10 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Stages in the order in which they are trained on.
+    """Stages in the order of training.
 
     Args:
-      stages: at least one; their shares of the budget sum to 1.
+      stages: one or more stages; their shares of the budget sum to 1.
       caps: (source, share) pairs: the largest part of the whole budget that a source may take, because of its licence or for
         privacy. Shares obey the cap exactly. Samples are whole, so a source may exceed it by less than one sample per stage.
     """
@@ -136,15 +137,15 @@ class Mixture:
 
     def __post_init__(self):
         _check_sum([stage.share for stage in self.stages], "stages of a mixture")
-        # Another size or way to draw would make another order, of which the smaller subset is not a prefix.
+        # Another size or way to draw would make another order, in which the smaller subset is not a prefix.
         first: dict[str, Component] = {}
         for component in self._components():
             other = first.setdefault(component.source, component)
             if (component.size, component.subset) != (other.size, other.subset):
                 raise ValueError(
                     f"{component.source}: expected the same size and subset in every stage, so that the subsets of one source "
-                    f"are nested; got {other.size:,} images, {other.subset}, in one and {component.size:,}, "
-                    f"{component.subset}, in another."
+                    f"are nested; got {other.size:,} images, {other.subset}, in one stage and {component.size:,} images, "
+                    f"{component.subset}, in another stage."
                 )
         for source, cap in self.caps:
             self._check_cap(source, cap)
@@ -192,7 +193,7 @@ def single(source: str, size: int, unique: int) -> Mixture:
 
 
 def apportion(total: int, shares: Sequence[float]) -> list[int]:
-    """Returns whole numbers that sum to `total`, each within one of `total * share` (largest remainders first)."""
+    """Returns whole numbers that sum to `total` and differ from `total * share` by less than 1 (largest remainders first)."""
     exact = [total * share for share in _exact(shares)]
     counts = [int(value) for value in exact]
     # Ties go to the first, so that equal shares always get the same counts.
@@ -203,7 +204,7 @@ def apportion(total: int, shares: Sequence[float]) -> list[int]:
 
 
 def staircase(total: int, start: Sequence[float], end: Sequence[float], steps: int = RAMP_STEPS) -> list[list[int]]:
-    """Returns the samples of each component up to the end of each step of a ramp, within one of its share's exact integral.
+    """Returns the samples of each component up to the end of each step of a ramp, within 1 of the exact integral of its share.
 
     This is a scheduling problem. A component's k-th sample may not occur before the step in which its integral exceeds k - 1,
     and must have occurred by the step in which the integral reaches k. Earliest deadline first solves such a problem whenever a
@@ -213,7 +214,7 @@ def staircase(total: int, start: Sequence[float], end: Sequence[float], steps: i
       total: samples of the stage.
       start: shares at the start of the stage.
       end: shares at the end of the stage.
-      steps: largest number of steps; no step is empty, so there are fewer if the stage has fewer samples.
+      steps: largest number of steps; no step is empty, so there are fewer steps if the stage has fewer samples.
 
     Returns:
       For each step, the samples of each component so far. They never decrease, and they sum to the samples of the stage so far.
@@ -258,7 +259,7 @@ def _exact(shares: Sequence[float]) -> list[Fraction]:
 
 def _check_sum(shares: list[float], what: str) -> None:
     if not shares:
-        raise ValueError(f"Expected at least one of the {what}, got none.")
+        raise ValueError(f"Expected one or more {what}, got none.")
     # A person may write 0.333333 for 1/3, so the sum may differ from 1 by a little.
     if abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"Expected shares of the {what} that sum to 1, got {shares}, which sum to {sum(shares):g}.")

@@ -1,4 +1,4 @@
-"""Resolution of a declared mixture for given sources and a budget: open shares are filled, caps are obeyed, and N is fixed."""
+"""Resolution of a declared mixture for given sources and a budget: fills open shares, obeys caps, and determines N."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from sslshift.data.mixture_text import Amount, Declaration, DeclaredStage, Part
 
 
 def resolve(declaration: Declaration, sizes: Mapping[str, int], budget: Budget) -> Mixture:
-    """Returns the mixture that a declaration means for sources of these sizes and this budget.
+    """Returns the mixture that a declaration describes for sources of these sizes and this budget.
 
-    Open shares get equal parts of what the given shares leave. If a source would exceed its cap, its open shares are lowered in
-    proportion until it obeys the cap exactly, and the other open shares of those stages get the rest.
+    Open shares get equal parts of the rest that the given shares leave. If a source would exceed its cap, its open shares are
+    lowered in proportion until it obeys the cap exactly, and the other open shares of those stages get the rest.
 
     Args:
       declaration: result of `parse_mixture`.
@@ -25,7 +25,7 @@ def resolve(declaration: Declaration, sizes: Mapping[str, int], budget: Budget) 
       ValueError: shares or lengths do not sum to 1, exceed a cap, or leave a component without a sample; or N is above a
         source's size.
     """
-    # Lengths first: the shares of a stage may be given as samples, which only its length turns into fractions.
+    # Lengths come first: the shares of a stage may be given as samples, and its length is needed to convert them to fractions.
     lengths = _lengths(declaration, budget)
     totals = apportion(budget.samples, [float(length) for length in lengths])
     slots = []
@@ -35,7 +35,7 @@ def resolve(declaration: Declaration, sizes: Mapping[str, int], budget: Budget) 
                 f"Mixture, stage {number}: its length is less than one sample; lengthen the stage, or raise the budget of "
                 f"{budget.samples:,}."
             )
-        # Each end of a ramp is a whole of its own, with half of the stage's weight in the budget.
+        # The shares at each end of a ramp sum to 1, and each end has half of the stage's weight in the budget.
         lists = [stage.parts, stage.end] if stage.end else [stage.parts]
         slots += [
             _Slot(
@@ -56,7 +56,7 @@ def resolve(declaration: Declaration, sizes: Mapping[str, int], budget: Budget) 
 
 
 def plain_shares(declaration: Declaration) -> dict[str, float]:
-    """Returns the share of each source of a mixture that says nothing else; open shares get equal parts of what is left.
+    """Returns the share of each source of a mixture of shares alone; open shares get equal parts of the rest.
 
     Example:
       >>> from sslshift.data.mixture_text import parse_mixture
@@ -100,13 +100,13 @@ def _resolved_stage(
     start: dict[str, Fraction],
     end: dict[str, Fraction] | None,
 ) -> Stage:
-    # N may be given in either of the two lists of a ramp. Sorted, the part that gives it is last and stays in the dictionary.
+    # N may be given in either of the two lists of a ramp. The sort puts the part with N last, so that the dictionary keeps it.
     parts = {part.source: part for part in sorted(stage.parts + stage.end, key=lambda part: part.unique is not None)}
     names = list(dict.fromkeys(part.source for part in stage.parts + stage.end))
     components = []
     for name in names:
         if name not in sizes:
-            raise ValueError(f"{name}: expected the number of its images in `sizes`, which has none for it.")
+            raise ValueError(f"{name}: expected the number of images of this source in `sizes`, got no entry for it.")
         at_end = None if end is None else float(end.get(name, 0))
         components.append(Component(name, sizes[name], 1, float(start.get(name, 0)), at_end, parts[name].subset))
     # N depends on the samples, and those on the shares alone, so the components have N = 1 until here.
@@ -129,18 +129,18 @@ def _unique(part: Part, size: int, samples: int) -> int:
 
 
 def _fraction(amount: Amount, whole: int) -> Fraction:
-    # Exact fractions, since a source that is lowered to its cap must not exceed it by rounding.
+    # Fractions are exact, since a source that is lowered to its cap must not exceed the cap by rounding.
     return Fraction(amount, whole) if isinstance(amount, int) else Fraction(amount)
 
 
 class _Slot(NamedTuple):
-    """Parts of one whole, some given and some open: the components of a stage or of one end of a ramp, or all stages.
+    """Parts that sum to 1, some given and some open: the components of a stage or of one end of a ramp, or all stages.
 
     Attributes:
-      where: name of the whole in errors.
-      weight: part of the budget that the whole covers.
+      where: name of the slot in errors.
+      weight: part of the budget that the slot covers.
       given: shares that the declaration gives.
-      open: names of the parts whose shares it leaves open.
+      open: names of the parts whose shares the declaration leaves open.
     """
 
     where: str
@@ -171,21 +171,21 @@ def _fill(slots: list[_Slot], caps: Mapping[str, Fraction]) -> list[dict[str, Fr
         given = sum(slot.weight * slot.given.get(name, 0) for slot in slots)
         if given > cap:
             raise ValueError(over_cap(name, given, cap))
-    # Lowering one source raises others, which may then exceed their own caps. A lowered source is no longer open, so this ends.
+    # Lowering one source raises others, which may then exceed their caps. A lowered source is no longer open, so the loop ends.
     while over := next((name for name, cap in caps.items() if _used(slots, name) > cap), None):
         slots = _lowered(slots, over, caps[over])
     return [slot.given | dict.fromkeys(slot.open, slot.each()) for slot in slots]
 
 
 def _used(slots: list[_Slot], name: str) -> Fraction:
-    """Returns the part of the budget that a source with open shares takes; 0 if none of its shares is open any more."""
+    """Returns the part of the budget that a source with open shares takes; 0 if none of its shares is open."""
     return sum(slot.weight * slot.share(name) for slot in slots) if any(name in slot.open for slot in slots) else Fraction(0)
 
 
 def _lowered(slots: list[_Slot], name: str, cap: Fraction) -> list[_Slot]:
     """Returns the slots with a source's open shares lowered to its cap.
 
-    A share cannot be lowered where no other share is open, since nothing could fill the rest.
+    A share cannot be lowered in a slot without another open share, since no other share could fill the rest.
     """
     flexible = sum(slot.weight * slot.each() for slot in slots if name in slot.open and len(slot.open) > 1)
     excess = _used(slots, name) - cap
@@ -195,7 +195,7 @@ def _lowered(slots: list[_Slot], name: str, cap: Fraction) -> list[_Slot]:
             f"{over_cap(name, cap + excess - flexible, cap)[:-1]} "
             f"(no other share is open in {stuck}: name another source there without a share)."
         )
-    # Shares that are alone in their slot stay: a stage of one source is that source's completely.
+    # A share that is the only open share of its slot is not lowered, since no other share could fill the rest.
     factor = 1 - excess / flexible
     if not factor:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The one text of mixtures, short enough for a flag: sources, unique samples, shares, stages and caps.
+"""The text form of mixtures, short enough for a flag: sources, unique samples, shares, stages and caps.
 
     near:folder:/data/parts?labels=folder@2000*0.7 + web:arrayrecord:/data/web@500_000*0.3
     near_first = near:folder:/data/parts@all for 30%; web:arrayrecord:/data/web@500_000
@@ -7,28 +7,28 @@
 
 | piece | form |
 |---|---|
-| mixture | `STAGE; STAGE; ...`, with `NAME = ` in front if it is to have a name |
-| stage | `LIST for LENGTH`; or `LIST -> LIST for LENGTH`, a ramp: shares move from one list's to the other's in a line |
+| mixture | `STAGE; STAGE; ...`, with an optional `NAME = ` in front |
+| stage | `LIST for LENGTH`; or `LIST -> LIST for LENGTH`, a ramp: shares change linearly from the first to the second list |
 | list | `COMPONENT + COMPONENT + ...` |
-| component | `NAME:URI@N/SUBSET*SHARE<=CAP`, all but the URI optional; `NAME@N...` where the name is known already |
-| N, unique samples | `@2000`, `@10%` or `@all` of the source; without: all, or its samples of the budget if they are fewer |
-| subset | `/proportional` or `/balanced` after N: drawn by class (see `sslshift.data.subset`); without: at random |
-| share | `*0.7` or `*70%` of the stage, or `*140_000` samples; without: an equal part of what the others leave |
+| component | `NAME:URI@N/SUBSET*SHARE<=CAP`, all optional except the URI; `NAME@N...` if the name is known already |
+| N, unique samples | `@2000`, `@10%` or `@all` of the source; default: all, or its samples of the budget if they are fewer |
+| subset | `/proportional` or `/balanced` after N: drawn by class (see `sslshift.data.subset`); default: drawn at random |
+| share | `*0.7` or `*70%` of the stage, or `*140_000` samples; default: an equal part of the rest of the stage |
 | cap | `<=10%`, `<=0.1` or `<=50_000` samples of the whole budget, over all stages |
-| length | `for 0.3`, `for 30%` or `for 30_000` samples; without: an equal part of what the other stages leave |
+| length | `for 0.3`, `for 30%` or `for 30_000` samples; default: an equal part of the rest of the budget |
 
 A share can also be in front of its component: `0.7*near`, `70%*near:folder:/data/parts@2000`.
 
-A number up to 1 is a part, a whole number above it counts samples. Spaces are required around `+`, `->`, `for`, and the `=`
-after a mixture's name, and allowed around everything else, so that paths with a `+` or `@` need no encoding. `;` always
-separates. In a path that looks like one of these pieces, characters are encoded as `sslshift.data.sources.uri` says: `%3B` for
-`;`, `%40` for `@` (`folder:icons%402`), and so on. The URIs that commands print are encoded in this way.
+A number up to 1 is a part, and a whole number above 1 counts samples. Spaces are required around `+`, `->`, `for`, and the `=`
+after a mixture's name, and are allowed around all other signs, so that paths with a `+` or `@` need no encoding. `;` always
+separates stages. In a path that looks like one of these pieces, characters are encoded as in `sslshift.data.sources.uri`: `%3B`
+for `;`, `%40` for `@` (`folder:icons%402`), and so on. The URIs that commands print are encoded in this way.
 
-A source's name is one word, the same wherever its URI appears; without a name, the URI is the name. N may differ between
-stages, the subset may not. In a ramp either list may give a source's N; a source that only one list names starts or ends at 0.
+A source's name is one word, and must be the same at every place; without a name, the URI is the name. N may differ between
+stages, but the subset may not. In a ramp either list may give a source's N; a source in only one list starts or ends at 0.
 
-Where sources are declared elsewhere, as those of `python -m tools.shift` are, a mixture names them as they are declared. Names
-of several words are allowed then, and the spaces around `=` and around a `+` in front of a share are optional.
+If sources are declared elsewhere, as for `python -m tools.shift`, a mixture uses their declared names. Names of several words
+are then allowed, and the spaces around `=` and around a `+` in front of a share are optional.
 """
 
 import dataclasses
@@ -55,10 +55,10 @@ class NamedSource:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A component as it is written; None for what was left open.
+    """A component as it is written; None for a value that is not given.
 
     Args:
-      source: name of its source.
+      source: name of the source.
       unique: N, as a part of the source or a number of images.
       subset: "random", "proportional" or "balanced".
       share: share of the stage, as a part or a number of samples.
@@ -72,7 +72,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class DeclaredStage:
-    """A stage as it is written; with an `end`, shares move from those of `parts` to those of `end`."""
+    """A stage as it is written; with an `end`, shares change from the shares of `parts` to the shares of `end`."""
 
     parts: tuple[Part, ...]
     end: tuple[Part, ...] = ()
@@ -223,7 +223,7 @@ def _stage(piece: str, sources: "_Sources") -> DeclaredStage:
     lists = [_list(part, piece, sources) for part in re.split(r"\s+->\s+", body)]
     if len(lists) > 2:
         raise _wrong(piece, "a stage has at most one '->'; write 'A -> B; B -> C' for a ramp over several lists")
-    # A count of samples cannot move along a line: only parts of what is shown at a time can.
+    # A count of samples cannot change linearly; only a share of the samples at each moment can.
     for part in lists[0] + lists[-1] if len(lists) == 2 else []:
         if isinstance(part.share, int):
             raise _wrong(piece, f"shares that move are parts of the samples, not counts: write *0.7 or *70%, not *{part.share}")
@@ -255,20 +255,20 @@ _NAME = r"[A-Za-z_][\w.-]*"
 
 
 def _part(piece: str, stage: str, sources: "_Sources") -> Part:
-    # A `+` without spaces may be part of a path; it is a joint that was mistyped if a source begins after it.
+    # A `+` without spaces may be part of a path; if a source begins after it, a space is missing.
     joints = re.finditer(r"(\s?)(?:\+|->)(\s?)", piece)
     joined = any(sources.begins(piece[joint.end() :], spaced=any(joint.groups())) for joint in joints)
     if not piece or re.search(r"^(\+|->)|\s(\+|->)$", piece) or joined:
         raise _wrong(
             piece or stage, "a component is missing, or a space beside '+' or '->': write 'A + B' for two, 'A -> B' for a ramp"
         )
-    # From the outside in: the cap ends a component, then the share, then N; what is left is the source.
+    # The component is read from its end: first the cap, then the share, then N; the rest is the source.
     head, comparison, cap = piece.partition("<=")
     head, factor = _cut_factor(head)
     head, share = _cut_share(head)
     head, unique, subset = _cut_unique(head, piece)
     if _cut_share(head)[1] is not None:
-        raise _wrong(piece, "a component is written NAME:URI@N/SUBSET*SHARE<=CAP, in this order")
+        raise _wrong(piece, "write a component as NAME:URI@N/SUBSET*SHARE<=CAP, in this order")
     if factor is not None and share is not None:
         raise _wrong(piece, "the component has two shares, one on each side; give one of them")
     share = factor if share is None else share
@@ -327,7 +327,7 @@ def _amount(text: str, piece: str, what: str, form: str) -> Amount:
 
 
 class _Sources:
-    """Sources that a text has named so far, beside those that are declared elsewhere."""
+    """Sources that a text has named so far, and sources that are declared elsewhere."""
 
     def __init__(self, schemes: Collection[str] | None, known: Mapping[str, str] | None = None):
         self._schemes = schemes

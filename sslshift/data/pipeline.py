@@ -1,11 +1,11 @@
 """Input pipeline: grain reads the sample plan's rows and yields uint8 batches. This is the only file that uses grain.
 
-An element of the grain dataset is a whole batch, read by its step number. The order is therefore the plan's for any number of
-workers, and sources that hold their images in arrays serve a batch with one indexing operation.
+An element of the grain dataset is a whole batch, read by its step number. The order is therefore the plan's order for any
+number of workers, and sources that hold their images in arrays return a batch with one indexing operation.
 
-An image that cannot be read does not stop a run. Another image of its component replaces it, always the same one, and the
-batch reports it. The training loop counts these images and stops if there are too many; `sslshift.study.runner.train_run`
-subtracts them from N.
+An image that cannot be read does not stop a run. Another image of its component, always the same one, replaces it, and the
+batch reports the unreadable image. The training loop counts unreadable images and stops if there are too many;
+`sslshift.study.runner.train_run` subtracts them from N.
 """
 
 import dataclasses
@@ -74,13 +74,13 @@ class BatchReader:
         which = rows.source[first : first + local]
         index = rows.index[first : first + local]
         images = np.empty((local, *self.canvas), np.uint8)
-        # By image, so that one that occurs several times in a batch is reported once.
+        # The dictionary is keyed by image, so that an image that occurs several times in a batch is reported once.
         broken: dict[tuple[str, int], Broken] = {}
         for number in np.unique(which):
             places = np.flatnonzero(which == number)
             name = self.plan.sources[number]
             try:
-                # All at once, which is fast. Only after a failure are images read one by one, to find the unreadable ones.
+                # Reading all images at once is fast. After a failure they are read one by one, to find the unreadable ones.
                 read = self.sources[name].read(index[places], self.canvas)
                 # With a single source there is nothing to merge, so its array is the batch.
                 if len(places) == local:
@@ -99,7 +99,7 @@ class BatchReader:
                 return self.sources[name].read(np.array([candidate]), self.canvas)[0]
             except BrokenImageError as error:
                 broken[name, candidate] = Broken(name, candidate, str(error))
-        raise BrokenImageError(f"{name}: none of its images can be read, e.g. {broken[name, index].reason}")
+        raise BrokenImageError(f"{name}: no image of this component can be read, e.g. {broken[name, index].reason}")
 
 
 def open_reader(
@@ -127,7 +127,7 @@ def open_reader(
       subset_seed: seed of the draw of the N unique samples of each source.
 
     Raises:
-      ValueError: the text is not a mixture, a source cannot be opened, or numbers do not fit each other.
+      ValueError: the text is not a mixture, a source cannot be opened, or the numbers contradict each other.
     """
     declaration = parse_mixture(mixture)
     sources = {name: open_source(uri) for name, uri in declaration.uris.items()}
@@ -145,10 +145,10 @@ def batches(reader: BatchReader, start: int, stop: int, *, workers: int = 0, pre
       reader: reads one batch.
       start: first step.
       stop: step after the last.
-      workers: number of processes that read; 0: threads of this process read.
+      workers: number of reading processes; 0: threads of this process read.
       prefetch: number of batches read ahead.
     """
-    # Elements are steps and not images: grain must neither shuffle nor batch, which the plan has done already.
+    # Elements are steps and not images: grain must neither shuffle nor batch, since the plan has done both already.
     dataset = grain.MapDataset.range(start, stop).map(reader)
     # Workers read ahead themselves, so threads of this process would only hold further batches.
     threads = 0 if workers else 2

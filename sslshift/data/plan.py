@@ -1,12 +1,12 @@
 """Sample plan: the pure function (mixture, budget, seed, step) -> the samples of that step's global batch.
 
-Nothing is iterated and nothing grows with N, except for class-wise subsets, which hold their N numbers. Each step is computed
-independently of the others, so a resumed run, a second host or one more reading worker sees the same stream by construction.
+No sample needs the samples before it, and memory does not grow with N, except for class-wise subsets, which hold N numbers.
+Each step is computed independently, so a resumed run, a second host or another reading worker sees the same stream.
 
 A position becomes a sample as follows. Its stage is looked up, and in the stage its segment, which is a stretch of constant
 shares (a stage whose shares do not change is one segment). The segment's components are interleaved evenly, so that every batch
-holds their shares to within a few samples. The component's k-th sample in the stage is element k mod N of epoch k div N, and
-each epoch has its own order. Hence every unique sample is seen floor or ceil of its fair number of times in each stage.
+holds their shares to within a few samples. A component's k-th sample in the stage is element k mod N of epoch k div N, and each
+epoch has its own order. In each stage every unique sample is therefore seen floor or ceil of its fair number of times.
 """
 
 import bisect
@@ -23,7 +23,7 @@ from sslshift.data.mixture import RAMP_STEPS, Component, Mixture, Segment
 from sslshift.data.permutation import Order, permute_each
 from sslshift.data.subset import checked_labels, class_order
 
-# First number of a key, which says what the key is for, so that a subset's draw and an epoch's order are never the same order.
+# First number of a key, which separates orders for different purposes, so that no subset's draw equals an epoch's order.
 _SUBSET = 1
 _EPOCH = 2
 
@@ -32,8 +32,8 @@ class Rows(NamedTuple):
     """Samples of a stretch of positions, in order.
 
     Attributes:
-      source: int32 `[n]`, an index into `SamplePlan.sources`.
-      index: int64 `[n]`, the image's index in that source.
+      source: index into `SamplePlan.sources`, int32 `[n]`.
+      index: index of the image in that source, int64 `[n]`.
     """
 
     source: np.ndarray
@@ -48,8 +48,8 @@ class Seen(NamedTuple):
       source: name of the source.
       samples: samples seen.
       unique: different images seen.
-      fewest: fewest times that one of these was seen.
-      most: most times that one of these was seen.
+      fewest: smallest number of times that one of these images was seen.
+      most: largest number of times that one of these images was seen.
     """
 
     stage: int
@@ -96,8 +96,8 @@ class SamplePlan:
       budget: C. The last batch is smaller if the batch size does not divide it.
       batch_size: global batch size.
       seed: seed of the order in which samples are seen.
-      subset_seed: seed of the draw of the N unique samples of each source; the subset of 1,000 is part of that of 10,000.
-      labels: int `[size]` by source name, for the sources whose subset is proportional or balanced.
+      subset_seed: seed of the draw of the N unique samples of each source; the subset of 1,000 is part of the subset of 10,000.
+      labels: labels by source name, int `[size]`, for the sources whose subset is proportional or balanced.
 
     Raises:
       ValueError: the budget is smaller than a batch, a component's part of it is smaller than its unique samples, or labels
@@ -178,7 +178,7 @@ class SamplePlan:
 
     @functools.cached_property
     def _class_orders(self) -> dict[str, np.ndarray]:
-        """First N images of the order of each source whose subset respects classes, where N is its largest."""
+        """First N images of the order of each source whose subset respects classes; N is the source's largest N."""
         orders = {}
         for component in (part.component for part in self._parts if part.component.subset != "random"):
             if component.source not in orders:
@@ -202,10 +202,10 @@ class SamplePlan:
         return Rows(self._tables.source[part], self._images(part, member))
 
     def substitutes(self, position: int) -> Iterator[int]:
-        """Yields the indices of the images that replace the one at a position, in this order, if it cannot be read.
+        """Yields the indices of the images that replace the image at a position, in this order, if it cannot be read.
 
-        They are the other N - 1 images of the component's subset, each once: first those after the unreadable image in the
-        subset's order, then those from the beginning. An image thus has the same substitutes wherever it occurs in the stage.
+        They are the other N - 1 images of the component's subset, each once: first the images after the unreadable image in the
+        subset's order, then the images from the beginning. An image thus has the same substitutes at all its positions.
 
         Raises:
           IndexError: the position is not within the budget.
@@ -260,7 +260,7 @@ class SamplePlan:
     ) -> list[Seen]:
         """Counts, from the rows alone, how often each image is seen in each stage.
 
-        It takes about 0.2 microseconds per sample, and about 50 bytes per image seen.
+        The count takes about 0.2 microseconds per sample, and about 50 bytes per different image.
 
         Args:
           start: first position to count.
@@ -274,7 +274,7 @@ class SamplePlan:
         ends = list(itertools.accumulate(map(sum, self.counts)))
         result = []
         for stage, (first, end) in enumerate(itertools.pairwise([0, *ends])):
-            # Per stage, since fair numbers are those of a stage, and so that memory holds the counts of one stage only.
+            # Counted per stage, since fair numbers apply to a stage, and so that memory holds the counts of one stage only.
             tallies = [_Tally() for _ in self.sources]
             for rows in self._blocks(max(start, first), min(stop, end)):
                 for source in np.unique(rows.source).tolist():
@@ -287,11 +287,11 @@ class SamplePlan:
         return result
 
     def agrees(self, seen: Seen, start: int = 0, stop: int | None = None) -> bool:
-        """Returns True if the counts of positions `start` to `stop` are those that the mixture specifies.
+        """Returns True if the counts of positions `start` to `stop` agree with the mixture.
 
-        For a whole stage these are the planned samples and all N unique ones, each seen floor or ceil of its fair number of
-        times. For a part of a stage the samples are in proportion, within the tolerance of the interleaving and of a ramp's
-        steps, and each image is seen at most once more or less often than floor or ceil.
+        For a whole stage, all planned samples and all N unique samples must occur, and each unique sample must be seen floor or
+        ceil of its fair number of times. For a part of a stage, the samples must be in proportion, within the tolerance of the
+        interleaving and of a ramp's steps, and each image must be seen at most once more or less often than floor or ceil.
         """
         stop = self.budget.samples if stop is None else stop
         stage = self.mixture.stages[seen.stage]
@@ -312,7 +312,7 @@ class SamplePlan:
         due = (last - first) * (share + (end_share - share) * (first + last) / (2 * length))
         # Nested floors deviate by at most one per component, and a step of a ramp by half of the share's change within it.
         slack = len(stage.components) + 2 + (last - first) * abs(end_share - share) / (2 * RAMP_STEPS)
-        # A part may cover the end of one epoch and the start of the next. Two whole epochs less one sample hold a whole one.
+        # A part may cover the end of one epoch and the start of the next. Two epochs less one sample hold a whole epoch.
         complete = seen.unique == component.unique or seen.samples < 2 * component.unique - 1
         bounded = seen.unique <= component.unique and seen.most <= most + 1
         return abs(seen.samples - due) <= slack and complete and bounded and seen.fewest >= fewest - 1
@@ -325,8 +325,8 @@ class SamplePlan:
 class _Tally:
     """Counts the occurrences of each number.
 
-    Numbers are collected until there are twice as many as different ones so far. Each is then sorted a few times at most, and
-    memory grows with the different numbers only, not with all that were added.
+    Numbers are collected until their count is twice the count of different numbers. Each number is then sorted at most a few
+    times, and memory grows with the different numbers only, not with all added numbers.
     """
 
     def __init__(self):
@@ -356,8 +356,8 @@ class _Tally:
 def interleave(counts: tuple[int, ...] | list[int], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the component, and the rank within it, of positions `start` to `stop` of an even interleaving.
 
-    Among the first p positions, the first j of J components together hold floor(p * F_j / F_{j+1}) of those that the first
-    j + 1 components hold, where F is the running sum of `counts`. The counts are exact at the end and even on the way there.
+    Among the p positions that the first j + 1 of J components hold so far, the first j components together hold
+    floor(p * F_j / F_{j+1}), where F is the running sum of `counts`. The counts are exact at the end and even before it.
 
     Args:
       counts: samples of each component; they sum to the stretch's length.
@@ -370,7 +370,7 @@ def interleave(counts: tuple[int, ...] | list[int], start: int, stop: int) -> tu
     rank = np.arange(start, stop, dtype=np.int64)
     which = np.zeros_like(rank)
     undecided = np.arange(len(rank))
-    # From the last component down: each either takes a position or leaves it to the components before it.
+    # From the last component down, each component either takes a position or leaves it to the components before it.
     for j in range(len(counts) - 1, 0, -1):
         if not undecided.size:
             break
@@ -385,7 +385,7 @@ def interleave(counts: tuple[int, ...] | list[int], start: int, stop: int) -> tu
 
 
 def _floor_share(position: np.ndarray, part: int, total: int) -> np.ndarray:
-    """Returns floor(position * part / total), exact although the product may exceed 2^63.
+    """Returns floor(position * part / total), which is exact even if the product exceeds 2^63.
 
     `position` is a short increasing stretch, so only the product for its first element needs arbitrary precision.
     """

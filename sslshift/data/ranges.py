@@ -1,7 +1,7 @@
 """Pixel range of a source: the values in its images of more than 8 bits that become black and white, the same for all files.
 
-A file of 16 bits may hold values of 12 bits, and a floating-point file any values. The range is therefore not a property of a
-file: it is decided once for a source, from the values of all its files or by its user, and reported.
+A file of 16 bits may hold values of 12 bits, and a floating-point file may hold any values. The range is therefore not a
+property of a file: it is decided once for a source, by the values of all its files or by the user, and is reported.
 """
 
 import math
@@ -16,7 +16,7 @@ _BITS = (8, 10, 12, 14, 16)
 class PixelRange(NamedTuple):
     """The values that become 0 and 255.
 
-    A range `stated` by the user also applies to floating-point images, whose range is [0, 1] otherwise.
+    A range that the user stated (`stated`) also applies to floating-point images. Otherwise their range is [0, 1].
     """
 
     low: float
@@ -28,7 +28,7 @@ class PixelRange(NamedTuple):
         return f"{_plain(self.low)}..{_plain(self.high)}"
 
 
-# Range of a single file of whole numbers about which nothing is known.
+# Range of a single file of whole numbers if nothing else is known.
 WHOLE = PixelRange(0, 65535)
 
 
@@ -43,13 +43,13 @@ def parse_range(text: str, name: str) -> PixelRange:
       ValueError: the text has another form, or LOW is not below HIGH.
     """
     low, dots, high = text.partition("..")
-    # A pattern in place of float(), which would also accept inf, nan, underscores and digits of other scripts.
+    # A pattern is used, since float() would also accept inf, nan, underscores and digits of other scripts.
     number = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
     if not (dots and number.fullmatch(low) and number.fullmatch(high)):
         raise ValueError(f"Expected two numbers LOW..HIGH for {name}, as in 0..4095, got {text!r}.")
     stated = PixelRange(float(low), float(high), stated=True)
     if not (stated.low < stated.high and math.isfinite(stated.low) and math.isfinite(stated.high)):
-        raise ValueError(f"Expected finite numbers LOW..HIGH for {name}, of which LOW is the smaller, got {text!r}.")
+        raise ValueError(f"Expected finite numbers LOW..HIGH for {name}, with LOW below HIGH, got {text!r}.")
     return stated
 
 
@@ -87,7 +87,7 @@ class Levels(NamedTuple):
 
 
 def merge_levels(levels: Iterable[Levels]) -> list[Levels]:
-    """Returns the levels of many files together: first of whole numbers, then of floating-point numbers, if there are any."""
+    """Returns the merged levels of many files: first for whole numbers, then for floating-point numbers, if there are any."""
     merged: dict[bool, Levels] = {}
     for each in levels:
         before = merged.get(each.floating)
@@ -119,8 +119,8 @@ def decide_range(levels: Sequence[Levels], stated: PixelRange | None, name: str,
     [0, 1].
 
     Args:
-      levels: from `merge_levels`.
-      stated: the range that the user gave, if any.
+      levels: result of `merge_levels`.
+      stated: the range that the user stated, if any.
       name: name of the source.
       option: option that states the range, such as "--range".
 
@@ -133,15 +133,15 @@ def decide_range(levels: Sequence[Levels], stated: PixelRange | None, name: str,
     if stated:
         return stated
     for each in levels:
-        # Without a statement nothing outside of the usual ranges is guessed: a wrong white would change every image.
+        # Without a stated range, no unusual range is guessed: a wrong value of white would change every image.
         top = 1 if each.floating else 65535
         if each.low < 0 or each.high > top:
             kind = "floating-point" if each.floating else "integer"
             worst = each.lowest if each.low < 0 else each.highest
             raise ValueError(
                 f"{name}: {kind} images ({each.images:,}) hold values from {_plain(each.low)} to {_plain(each.high)} "
-                f"(e.g. {worst}), and without a stated range they must lie in 0..{top}; say which values are black and white "
-                f"with {option}=LOW..HIGH, or take these images away."
+                f"(e.g. {worst}), but expected values in 0..{top} without a stated range; state the values of black and white "
+                f"with {option}=LOW..HIGH, or remove these images."
             )
     whole = next((each for each in levels if not each.floating), None)
     if whole is None:
@@ -152,10 +152,10 @@ def decide_range(levels: Sequence[Levels], stated: PixelRange | None, name: str,
 
 
 def describe_range(levels: Sequence[Levels], chosen: PixelRange | None, images: int, option: str) -> list[str]:
-    """Returns sentences, without full stops, that tell a reader which pixel range a source has and why.
+    """Returns sentences, without full stops, about the pixel range of a source and the reason for it.
 
     Args:
-      levels: from `merge_levels`.
+      levels: result of `merge_levels`.
       chosen: the range that was stated or decided, if any.
       images: number of images of the source, including those of 8 bits.
       option: option that states the range, such as "--range".
@@ -165,9 +165,7 @@ def describe_range(levels: Sequence[Levels], chosen: PixelRange | None, images: 
     if not levels:
         return [f"the stated range {chosen.text} is not used, since no image has more than 8 bits"]
     deep = sum(each.images for each in levels)
-    others = (
-        f"; images that have 8 bits or state their own range ({images - deep:,}) are taken by that" if deep < images else ""
-    )
+    others = f"; images that have 8 bits or state their own range ({images - deep:,}) keep that range" if deep < images else ""
     said = []
     for each in levels:
         kind = "floating-point values" if each.floating else "integers of more than 8 bits"
@@ -177,7 +175,7 @@ def describe_range(levels: Sequence[Levels], chosen: PixelRange | None, images: 
             outside = f"values outside of it are clipped: {clipped}" if each.clipped_images else "no value is outside of it"
             said.append(f"{held}; the stated range {chosen.text} becomes 0 to 255, and {outside}{others}")
         elif each.floating:
-            said.append(f"{held}; they are taken to lie in 0..1, which becomes 0 to 255{others}")
+            said.append(f"{held}; the range 0..1 becomes 0 to 255 in all of them{others}")
         else:
             said.append(
                 f"{held}; the range {chosen.text} becomes 0 to 255 in all of them ({option}=LOW..HIGH sets another){others}"
@@ -189,7 +187,7 @@ def describe_unread(stated: PixelRange | None) -> list[str]:
     """Returns the same sentences for a source whose images are not read when it is opened."""
     if not stated:
         return []
-    return [f"in images of more than 8 bits the stated range {stated.text} becomes 0 to 255; what it clips is not counted"]
+    return [f"in images of more than 8 bits the stated range {stated.text} becomes 0 to 255; clipped values are not counted"]
 
 
 def compare_ranges(ranges: Mapping[str, PixelRange | None]) -> list[str]:
@@ -199,8 +197,8 @@ def compare_ranges(ranges: Mapping[str, PixelRange | None]) -> list[str]:
         return []
     found = ", ".join(f"{text} in {name}" for name, text in texts.items())
     return [
-        f"Pixel ranges differ ({found}), so that equal values are seen differently and copies may go unnoticed; if the images "
-        "come from one kind of camera, state one range for all of them with ?range=LOW..HIGH (--range, of an import)"
+        f"Pixel ranges differ ({found}), so that equal values become different pixels and copies may not be found; if the "
+        "images come from one kind of camera, state one range for all of them with ?range=LOW..HIGH (--range for an import)"
     ]
 
 

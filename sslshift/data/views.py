@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from sslshift.arrays import on_any_mesh
 
-# One fixed normalisation for every source. With statistics of the source, runs would differ in more than their data.
+# One fixed normalisation for every source. With statistics of each source, runs would differ in more than their data.
 MEAN = 0.5
 STD = 0.25
 
@@ -20,9 +20,9 @@ _LUMA = (0.299, 0.587, 0.114)
 class ViewSettings:
     """Settings of one view, which is made in this order: crop, jitter, greyscale, blur, solarise, flip.
 
-    Strengths are the half-widths of uniform factors around 1 (hue: of a rotation around 0). Saturation, hue and greyscale have
-    no effect on grey images. A crop shows a share of the image's area between the two scales and is resized to `size` x `size`
-    pixels; 0 keeps the image's own shape.
+    Strengths are half-widths of uniform factors around 1; the hue's strength is the half-width of a rotation around 0.
+    Saturation, hue and greyscale have no effect on grey images. A crop shows a share of the image's area between the two scales
+    and is resized to `size` x `size` pixels; a size of 0 keeps the image's own shape.
     """
 
     min_crop_scale: float = 0.08
@@ -44,7 +44,7 @@ class ViewSettings:
                 raise ValueError(f"Expected the view setting {name} in [0, 1], got {value}.")
         if not 0 < self.min_crop_scale <= self.max_crop_scale or self.size < 0:
             raise ValueError(
-                "Expected crop scales above 0, the largest not below the smallest, and a size of at least 0, got "
+                "Expected crop scales above 0, a largest scale of at least the smallest, and a size of at least 0, got "
                 f"{self.min_crop_scale}, {self.max_crop_scale} and {self.size}."
             )
 
@@ -70,7 +70,7 @@ def make_view(key: jax.Array, images: jax.Array, settings: ViewSettings, *, firs
       first: number of the first image in the global batch, if `images` are a part of it.
 
     Returns:
-      Normalised float32 views, of the same shape or of `settings.size`.
+      Normalised float32 views, with the shape of the images or with sides of `settings.size`.
     """
     return _views(images, image_keys(key, len(images), first), settings)
 
@@ -81,7 +81,7 @@ def _views(images: jax.Array, keys: jax.Array, settings: ViewSettings) -> jax.Ar
 
 
 def _view(key: jax.Array, image: jax.Array, settings: ViewSettings) -> jax.Array:
-    # A key for every step, used or not, so that switching one off does not change the others.
+    # Every step gets a key, used or not, so that switching off one step does not change the others.
     keys = dict(zip(("crop", "jitter", "gray", "blur", "solarise", "flip"), jax.random.split(key, 6), strict=True))
     x = _random_resized_crop(keys["crop"], image.astype(jnp.float32) / 255, settings)
     # Probabilities of 0 are known at compile time, so such a step costs nothing.
@@ -100,7 +100,7 @@ def _view(key: jax.Array, image: jax.Array, settings: ViewSettings) -> jax.Array
 
 def _sometimes(key, probability, transform, x):
     choice, inner = jax.random.split(key)
-    # Both branches are computed: under vmap a condition would be too.
+    # Both branches are computed, which a condition under vmap would do as well.
     return jnp.where(jax.random.bernoulli(choice, probability), transform(inner, x), x)
 
 
@@ -110,7 +110,7 @@ def _random_resized_crop(key, x, settings):
     shape = (settings.size, settings.size, x.shape[2]) if settings.size else x.shape
     area, ratio, place = jax.random.split(key, 3)
     side = jnp.sqrt(jax.random.uniform(area, minval=settings.min_crop_scale, maxval=settings.max_crop_scale))
-    # Half of the logarithm, since the two sides change in opposite directions.
+    # The logarithm is halved, since the two sides change in opposite directions.
     stretch = jnp.exp(jax.random.uniform(ratio, minval=-1.0, maxval=1.0) * jnp.log(4 / 3) / 2)
     # A side longer than the image is cut to it.
     crop = jnp.minimum(side * jnp.stack([1 / stretch, stretch]), 1.0) * size
@@ -147,7 +147,7 @@ def _turn_hue(x, turn):
     top = x.max(axis=-1)
     bottom = x.min(axis=-1)
     spread = top - bottom
-    # Grey pixels have no hue. Any divisor serves them, as long as it is not zero.
+    # Grey pixels have no hue, so any divisor other than zero is correct for them.
     safe = jnp.where(spread > 0, spread, 1.0)
     red = x[..., 0]
     green = x[..., 1]
@@ -158,7 +158,7 @@ def _turn_hue(x, turn):
         jnp.where(top == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     hue = sixth / 6 + turn
-    # Each channel is a trapezoid over the colour circle: full within a sixth of its own hue, none beyond two sixths.
+    # Each channel is a trapezoid over the colour circle: 1 within a sixth of its own hue, and 0 beyond two sixths.
     offsets = jnp.array([0.0, 1 / 3, 2 / 3])
     distance = jnp.abs((hue[..., None] - offsets + 0.5) % 1.0 - 0.5)
     weight = jnp.clip(2 - 6 * distance, 0.0, 1.0)

@@ -1,6 +1,6 @@
 """Image sets that ship with the package: one PNG sheet and one label file per split, described in `manifest.json`.
 
-`python -m tools.make_bundled_images` makes them and names their origin.
+`python -m tools.make_bundled_images` makes these files, and its docstring names their origin.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 FOLDER = Path(__file__).parent
-# Images in a row of a sheet.
+# Number of images in a row of a sheet.
 _COLUMNS = 100
 
 
@@ -19,7 +19,7 @@ def read_sheet(path: Path, entry: dict) -> tuple[np.ndarray, np.ndarray]:
     """Returns images `[count, height, width, 1]` and labels `[count]`, both uint8, of one sheet.
 
     Raises:
-      ValueError: the content does not have the digest that the manifest's entry has.
+      ValueError: the digest of the content differs from the digest in the manifest's entry.
     """
     height, width, _ = entry["shape"]
     sheet = np.asarray(Image.open(path))
