@@ -40,7 +40,7 @@ def test_n_over_all_stages_counts_nested_subsets_once():
     ("make", "message"),
     [
         (lambda: Component("a", 10, 5, 0.0), "a: expected a share above 0"),
-        (lambda: Component("a", 10, 5, 0.0, 0.0), "above 0 at one end, got one from 0.0 to 0.0"),
+        (lambda: Component("a", 10, 5, 0.0, 0.0), "above 0 at one end, got a share from 0.0 to 0.0"),
         (lambda: Component("a", 10, 5, 0.5, 1.5), "changing share between 0 and 1"),
         (lambda: Component("a", 10, 5, subset="even"), "random, proportional, balanced as the subset, got 'even'"),
         (
@@ -148,7 +148,7 @@ def test_n_is_limited_by_the_source_where_it_is_left_open():
             "b: its given shares use its whole cap of 5%; remove it from the stages where its share is open",
         ),
         (f"{A}@2_000_000", "a: expected 1 to 1,000,000 unique samples, since the source has 1,000,000 images, got 2,000,000"),
-        (f"{A} -> a + {B}*0", r"b: expected a changing share .* got one from 0.0 to 0.0"),
+        (f"{A} -> a + {B}*0", r"b: expected a changing share .* got a share from 0.0 to 0.0"),
         (f"{A}*0.999999 + {B}", "b: its share is less than one sample of the budget"),
         (f"{A} for 0.999999; {B}", "stage 2: its length is less than one sample; lengthen the stage"),
     ],

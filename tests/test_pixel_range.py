@@ -109,10 +109,10 @@ def test_8_bit_files_beside_others_are_taken_by_their_type(scans, random):
     [
         (
             (RAMP / 16).astype(np.float32),
-            r"floating-point images \(1\) hold values from 0 to 255\.9375 .*expected values in 0\.\.1",
+            r"floating-point images \(1\) hold values from 0 to 255\.9375 .*must be in 0\.\.1",
         ),
-        (GRAY.astype(np.int32) - 1000, r"integer images \(1\) hold values from -1000 to 3095 .*expected values in 0\.\.65535"),
-        (GRAY.astype(np.int32) * 50, r"from 0 to 204750 .*expected values in 0\.\.65535"),
+        (GRAY.astype(np.int32) - 1000, r"integer images \(1\) hold values from -1000 to 3095 .*must be in 0\.\.65535"),
+        (GRAY.astype(np.int32) * 50, r"from 0 to 204750 .*must be in 0\.\.65535"),
     ],
 )
 def test_sources_of_unknown_black_and_white_are_refused_with_the_option(tmp_path, values, seen):

@@ -140,7 +140,7 @@ def decide_range(levels: Sequence[Levels], stated: PixelRange | None, name: str,
             worst = each.lowest if each.low < 0 else each.highest
             raise ValueError(
                 f"{name}: {kind} images ({each.images:,}) hold values from {_plain(each.low)} to {_plain(each.high)} "
-                f"(e.g. {worst}), but expected values in 0..{top} without a stated range; state the values of black and white "
+                f"(e.g. {worst}), but without a stated range they must be in 0..{top}; state the values of black and white "
                 f"with {option}=LOW..HIGH, or remove these images."
             )
     whole = next((each for each in levels if not each.floating), None)
