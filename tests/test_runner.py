@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import importlib
 import json
 import os
 import re
@@ -15,16 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sslshift.data.sources import SCHEMES
 from sslshift.models import ENCODERS, ResNet
 from sslshift.storage import NotStoredError, Store
 from sslshift.study import cli, evaluate, runner
 from sslshift.study import ledger as ledger_module
 from sslshift.study.analysis import Analysis
 from sslshift.study.declare import Study
-from sslshift.study.design import parse_study
-from sslshift.study.learners import parse_learners, parse_own, without_given
-from sslshift.study.ledger import LedgerError, append, fingerprint, read_ledger, require_budget
+from sslshift.study.ledger import LedgerError, read_ledger
 from sslshift.study.opened import open_study
 from sslshift.study.progress import Progress, TimeLeft
 from sslshift.study.report.sentences import baseline_notes
@@ -82,60 +78,6 @@ def copied(done, tmp_path):
     shutil.copytree(out, tmp_path / "out")
     (folder,) = (tmp_path / "out/runs").glob("mnist-*-simclr-*n40-d0-s0")
     return dataclasses.replace(study, out=str(tmp_path / "out")), folder
-
-
-def test_settings_of_one_method_make_a_study_of_its_own():
-    study = Study(
-        method="simclr, mae",
-        encoder="patch_mlp,resnet18_cifar",
-        method_options="",
-        for_method=("mae: encoder=vit_nano4; learning_rate=2e-3; decoder_depth=1", "byol: predictor=64"),
-    )
-    found = parse_learners(study)
-    assert [(each.method, each.encoder) for each in found] == [
-        ("simclr", "patch_mlp"),
-        ("simclr", "resnet18_cifar"),
-        ("mae", "vit_nano4"),
-    ]
-    assert (found[2].optimiser.learning_rate, found[2].options["decoder_depth"]) == (2e-3, 1)
-    both = Study(method="dino", method_options="momentum=0.5; local_views=2", for_method=("dino: momentum=0.9",))
-    (learner,) = parse_learners(both)
-    assert (learner.options["momentum"], learner.options["local_views"]) == (0.9, 2)
-    assert without_given(("mae: encoder=vit_nano4; decoder_depth=1", "byol: blur=0.1"), {"encoder", "blur"}) == (
-        "mae: decoder_depth=1",
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("byol", "Expected --for_method as 'METHOD: NAME=VALUE; NAME=VALUE'"),
-        ("bool: blur=1", "with METHOD one of simclr"),
-        ("byol: blur", "Expected --for_method as 'name=value; name=value', got 'blur'"),
-        ("byol: budget=5", "--for_method: budget is not a setting of one method. Expected one of encoder"),
-        ("byol: blur=much", "Expected a number for --for_method: blur, got 'much'"),
-    ],
-)
-def test_settings_of_one_method_that_cannot_be_read(text, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        parse_own(text)
-
-
-def test_a_method_named_twice_or_unknown_is_refused():
-    for names, message in (
-        ("simclr,simclr", "names one of them twice"),
-        ("simclr,sim", "Expected one of simclr, .* for --method, got 'sim'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            parse_learners(Study(method=names))
-
-
-def test_a_flag_given_by_hand_wins_over_the_settings_of_one_method(tmp_path):
-    flags = ("--method=mae", "--encoder=resnet18", "--image_size=32", f"--out={tmp_path}", "--dry_run")
-    done = subprocess.run([sys.executable, "-m", "experiments.methods", *flags], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert re.search(r"Expected a ViT .* got ResNet", done.stderr)
-    assert not list(tmp_path.iterdir())
 
 
 def test_every_kind_comes_once_before_the_second_seed_the_cheapest_first():
@@ -216,43 +158,6 @@ def test_an_edited_row_is_named_and_neither_used_nor_overwritten(done, unreporte
     assert len(pq.read_table(out / "results.parquet")) == len(lines) - 1
 
 
-def test_a_table_that_a_spreadsheet_saved_is_read_or_refused_whole(tmp_path):
-    names = ("a", "b", "c")
-    rows = [{"source": name, "seed": 0, "linear": 0.5, "fingerprint": fingerprint({"a": name})} for name in names]
-    rows = append([], rows, tmp_path)
-    (tmp_path / "results.parquet").unlink()
-    saved = (tmp_path / "results.csv").read_bytes()
-    (tmp_path / "results.csv").write_bytes(b"\xef\xbb\xbf" + saved.replace(b"\n", b"\r\n"))
-    assert [row["source"] for row in read_ledger(tmp_path)] == list(names)
-    (tmp_path / "results.csv").write_bytes(saved.replace(b"0.5", b"0,50"))
-    with pytest.raises(LedgerError, match=r"line 2 \(a, .* and 2 more rows were edited: .* Delete that file"):
-        read_ledger(tmp_path)
-
-
-def test_a_table_adds_rows_and_changes_none(tmp_path):
-    first = {"kind": "run", "source": "a", "budget": 10, "seed": 0, "linear": 0.5, "fingerprint": fingerprint({"a": 1})}
-    rows = append([], [first], tmp_path)
-    assert append(rows, [first | {"linear": 0.5}], tmp_path) == rows
-    with pytest.raises(LedgerError, match=r"The row of a, seed 0, .* differs from its run folder \(linear\)"):
-        append(rows, [first | {"linear": 0.6}], tmp_path)
-    # A column that was whole becomes floating, and one is new; nan is a value.
-    second = first | {"seed": 1, "linear": 1, "budget": 10.5, "knn": float("nan"), "fingerprint": fingerprint({"a": 2})}
-    rows = append(rows, [second], tmp_path)
-    assert len(read_ledger(tmp_path)) == 2
-    with pytest.raises(LedgerError, match=r"C = 10 samples, and this study has C = 12"):
-        require_budget(rows, 12, tmp_path)
-    (tmp_path / "results.parquet").write_bytes(b"no parquet")
-    with pytest.raises(LedgerError, match="cannot be read"):
-        read_ledger(tmp_path)
-    (tmp_path / "results.parquet").unlink()
-    (tmp_path / "results.csv").write_bytes("source,licence\na,é\n".encode("latin-1"))
-    with pytest.raises(LedgerError, match="cannot be read"):
-        read_ledger(tmp_path)
-    (tmp_path / "results.csv").write_text("source,linear\na,0.5\n")
-    with pytest.raises(LedgerError, match="no results table of this version"):
-        read_ledger(tmp_path)
-
-
 def test_runs_of_another_budget_are_refused(done):
     study, _ = done
     other = dataclasses.replace(study, budget=96)
@@ -306,16 +211,6 @@ def test_a_full_disk_and_an_interrupt_stop_the_study(tmp_path, monkeypatch):
         with pytest.raises(type(error)):
             cli.run(dataclasses.replace(TINY, out=str(tmp_path)))
         assert not list(tmp_path.glob("runs/*/failed.json"))
-
-
-def test_an_index_drawn_in_another_way_gets_a_further_row(done, monkeypatch):
-    study, _ = done
-    opened = open_study(dataclasses.replace(study, shift_images=50))
-    before = ledger_module._shift_record(opened)
-    monkeypatch.setattr(ledger_module, "DRAWN", "otherwise")
-    assert ledger_module._shift_record(opened) != before
-    without = ledger_module._shift_record(open_study(study))
-    assert "drawn" not in without
 
 
 def test_a_full_disk_is_told_with_its_folder(tmp_path, monkeypatch):
@@ -471,16 +366,19 @@ def test_progress_without_a_terminal_is_plain_lines(capsys):
     assert capsys.readouterr().out.startswith("run: linear 50.0%   [1/1, 0 s]")
 
 
-@pytest.mark.parametrize("name", ["in_distribution", "raise_diversity", "out_of_distribution", "near_then_external"])
-def test_full_scale_is_declared_so_that_it_can_be_built(name):
-    design = parse_study(importlib.import_module(f"experiments.{name}").FULL)
-    assert design.learners
-    assert {each.source.split(":")[0] for each in design.tasks} <= set(SCHEMES)
-
-
 def test_scale_chooses_another_study_and_flags_still_win(tmp_path):
     flags = ("--scale=full", "--downstream=bundled:mist", f"--out={tmp_path / 'out'}")
     done = subprocess.run([sys.executable, "-m", "experiments.near_then_external", *flags], capture_output=True, text=True)
     assert done.returncode == 1
     assert "expected one of fashion_mnist, mnist" in done.stderr
     assert (tmp_path / "out/error.log").exists()
+
+
+def test_an_index_drawn_in_another_way_gets_a_further_row(done, monkeypatch):
+    study, _ = done
+    opened = open_study(dataclasses.replace(study, shift_images=50))
+    before = ledger_module._shift_record(opened)
+    monkeypatch.setattr(ledger_module, "DRAWN", "otherwise")
+    assert ledger_module._shift_record(opened) != before
+    without = ledger_module._shift_record(open_study(study))
+    assert "drawn" not in without

@@ -6,7 +6,6 @@ import html.parser
 import io
 import json
 import os
-import re
 import resource
 import signal
 import subprocess
@@ -18,32 +17,14 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
+from tiny_studies import TINY, learner, tiny
 
 from sslshift.data import open_source
-from sslshift.methods import METHODS
 from sslshift.reporting import environment
 from sslshift.reporting.numbers import points
 from sslshift.study import cli
 from sslshift.study.declare import Study
-from sslshift.study.design import SourceLevels, parse_sources
-from sslshift.study.learners import parse_learners
-from sslshift.study.opened import open_study
 from sslshift.training.journal import BrokenDataError
-from sslshift.training.optimiser import Optimiser
-
-TINY = (
-    "--sources=bundled:mnist@40,400; synthetic:noise?size=300@300",
-    "--downstream=bundled:mnist",
-    "--downstream_test=bundled:mnist/test",
-    "--budget=1290",
-    "--batch_size=64",
-    "--seeds=2",
-    "--labelled=300",
-    "--shift_images=200",
-    "--checkpoint_every=5",
-    "--encoder=patch_mlp",
-    "--head=32,16",
-)
 
 
 def command(out, *flags):
@@ -192,67 +173,11 @@ def test_misuse_gets_one_sentence(tmp_path, flags, code, message):
     assert "Traceback" not in done.stderr
 
 
-def tiny(*flags) -> Study:
-    """The study that these flags declare."""
-    kinds = {field.name: field.type for field in dataclasses.fields(Study)}
-    values = {}
-    for flag in (*TINY, *flags):
-        name, _, text = flag.removeprefix("--").partition("=")
-        values[name] = (*values.get(name, ()), text) if kinds[name] == tuple[str, ...] else kinds[name](text)
-    return Study(**values)
-
-
 def within(capsys, out, *flags) -> str:
     """What a study says that runs in this process, which has its libraries loaded and some of its programs compiled."""
     capsys.readouterr()
     cli.run(tiny(*flags, f"--out={out}"))
     return capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--sources=bundled:cifar"], "expected one of fashion_mnist, mnist"),
-        (["--sources=bundled:mnist@5000"], "expected 1 to 4,000 unique samples, since the source has 4,000 images"),
-        (["--sources=bundled:mnist@2000"], "at most 1,280"),
-        (["--sources=bundled:mnist@9,9"], "repeats a number of unique samples"),
-        (["--image_size=30"], "30 x 30 cannot be cut into patches of 4"),
-        (["--head=32,0"], "whole numbers above 0"),
-        (["--downstream_test=bundled:mnist"], "expected different images in the test split"),
-        (["--downstream=bundled:mnist; test=bundled:mnist/test"], "both name a test split; give one of them"),
-        (["--sources=synthetic:noise?size=99999999999999999999"], "expected a size from 1 to 2^62"),
-        (["--budget=63"], "smaller than one batch of 64"),
-        (["--method=simclear"], "Expected one of simclr, moco_v3, byol"),
-        (["--method=mae"], "Expected a ViT (vit_*) as encoder of mae"),
-        (["--method_options=local_views=4"], "local_views is an option of dino, swav"),
-        (["--method_options=temperature=warm"], "Expected a number for --method_options: temperature, got 'warm'"),
-        (["--method_options=temperature=0"], "Expected temperature above 0, got 0.0"),
-        (["--method_options=temperature"], "Expected --method_options as 'name=value; name=value', got 'temperature'"),
-        (["--dtype=float16"], "Expected one of float32, bfloat16 for --dtype, got 'float16'"),
-        (["--downstream=synthetic:noise", "--downstream_test="], "has no labels"),
-        (["--min_crop_scale=0"], "Expected crop scales above 0"),
-        (["--seeds=0"], "--seeds must be at least 1"),
-        (["--mixture=bundled:mnist@40*0.7 + synthetic:noise*0.7"], "sum to 100%, got 140%"),
-        (["--mixture=bundled:minst"], "expected one of fashion_mnist, mnist"),
-        (
-            ["--sources=synthetic:noise@40", "--mixture=synthetic:nois%65@40"],
-            "are the same source; write it the same way everywhere",
-        ),
-        (["--mixture=synthetic:noise@40/balanced"], "has no labels to draw a subset by"),
-        (["--mixture=a = bundled:mnist@40", "--mixture=a = bundled:mnist@50"], "each mixture needs a name of its own"),
-        (["--max_broken=-1"], "--max_broken must not be negative"),
-        (["--evaluations=knn"], "--evaluations=knn must include linear"),
-        (["--evaluations=linear,kn"], "Did you mean knn?"),
-        (["--evaluation_options=linear.strength=1"], "--evaluation_options: expected one of"),
-        (["--features=cls"], "for --features, got 'cls'"),
-        (["--task=bundled:mnist; test=bundled:mnist/test"], "two tasks are called bundled:mnist"),
-        (["--task=bundled:mnist; tset=bundled:mnist/test"], "expected one of validation, test, metric, labelled, got 'tset'"),
-        (["--online_every=-1"], "--online_every must not be negative"),
-    ],
-)
-def test_studies_that_cannot_be_are_refused_before_anything_is_trained(flags, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        open_study(tiny(*flags))
 
 
 def test_a_package_that_is_not_installed_costs_no_finished_run(monkeypatch):
@@ -279,55 +204,6 @@ def test_help_lists_every_flag_with_its_default(tmp_path):
     for name in Study.__dataclass_fields__:
         assert f"--{name}:" in done.stdout or f"--[no]{name}:" in done.stdout
     assert "default: 'results/quickstart'" in done.stdout
-
-
-def learner(**fields):
-    """The only learner of a study."""
-    (found,) = parse_learners(Study(**fields))
-    return found
-
-
-def test_flags_change_the_recipe_and_nothing_else():
-    recipe = learner(method="dino", encoder="resnet18_cifar").training()
-    assert recipe.optimiser == Optimiser("lars", 0.3, 1e-6, 0.01)
-    assert [view.solarise_probability for view in recipe.method.views] == [0.0, 0.2]
-    assert learner(method="dino").options["momentum"] == 0.9995
-    assert learner(method="dino", encoder="vit_s8").options["momentum"] == 0.996
-    assert learner(method="simclr", encoder="vit_s8").optimiser == Optimiser("adamw", 1.5e-4, 0.1, 0.1)
-    changed = learner(
-        method="dino",
-        head="64,8",
-        method_options="local_views=2; momentum=0.9;",
-        blur=0.25,
-        min_crop_scale=0.2,
-        weight_decay=0.0,
-    )
-    options = changed.options
-    assert (options["projector"], options["local_views"], options["momentum"]) == ((64, 8), 2, 0.9)
-    training = changed.training()
-    assert [view.blur_probability for view in training.method.views] == [0.25] * 4
-    assert [view.min_crop_scale for view in training.method.views] == [0.4, 0.4, 0.05, 0.05]
-    assert training.optimiser == Optimiser("lars", 0.3, 0.0, 0.01)
-    # Of another optimiser than the recipe's the learning rate must be given.
-    assert learner(method="dino", optimiser="adamw", learning_rate=1e-3).optimiser == Optimiser("adamw", 1e-3)
-    with pytest.raises(ValueError, match="dino on patch_mlp has a learning rate for lars, not for adamw: give --learning_rate"):
-        learner(method="dino", optimiser="adamw")
-    # Images to be reconstructed keep their colours.
-    mae = learner(method="mae", encoder="vit_nano4", jitter=0.8, blur=0.5, min_crop_scale=0.5).training()
-    assert mae.method.views == (dataclasses.replace(METHODS["mae"].views[0], min_crop_scale=0.5),)
-
-
-def test_what_differs_from_the_recipe_is_said():
-    byol = learner(method="byol", optimiser="adamw", learning_rate=5e-3, head="64,8", method_options="momentum=0.9")
-    assert str(byol) == (
-        "optimiser adamw (recipe: lars), learning rate 0.005 (recipe: 1), weight decay 0.0001 (recipe: 1e-05), "
-        "projector 64-8 (recipe: 4096-256), momentum 0.9 (recipe: 0.99)"
-    )
-    assert str(learner(method="simclr")) == "optimiser lars, learning rate 0.4, weight decay 0.0001, projector 2048-256"
-
-
-def test_booleans_are_words():
-    assert learner(method="moco_v3", method_options="prediction_norm=true").options["prediction_norm"] is True
 
 
 @pytest.mark.slow
@@ -395,29 +271,6 @@ def test_study_of_the_users_own_folders(tmp_path, random, capsys):
     assert {row["unique"] for row in rows if row["source"] == parts} == {"96"}
     assert "96 remain" in done
     assert "broken.jpg" in (tmp_path / "out/report.html").read_text()
-
-
-def test_sources_as_text():
-    assert parse_sources("bundled:mnist@5, 10;folder:/a b@c@3; folder:/a@b") == [
-        SourceLevels("bundled:mnist", (5, 10)),
-        SourceLevels("folder:/a b@c", (3,)),
-        SourceLevels("folder:/a@b"),
-    ]
-    assert parse_sources("csv:/me@home/list.csv@9; bundled:mnist?keep=/a@b/kept.parquet@3") == [
-        SourceLevels("csv:/me@home/list.csv", (9,)),
-        SourceLevels("bundled:mnist?keep=/a@b/kept.parquet", (3,)),
-    ]
-    with pytest.raises(ValueError, match="each source once"):
-        parse_sources("folder:/a b; folder:/a%20b@3")
-    with pytest.raises(ValueError, match="at least one"):
-        parse_sources(" ; ")
-    for text in ("bundled:mnist@1k", "bundled:mnist@40, bundled:fashion_mnist@40", "bundled:mnist@_", "bundled:mnist@-5"):
-        with pytest.raises(
-            ValueError, match=f"expected a URI with '@' and whole numbers separated by ',', got '{text}'; sources are separated"
-        ):
-            parse_sources(text)
-    with pytest.raises(ValueError, match="each source once"):
-        parse_sources("a@1; a@2")
 
 
 def test_differences_have_a_sign_and_no_negative_nothing():
