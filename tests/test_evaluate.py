@@ -156,7 +156,7 @@ def test_one_encoder_file_without_baselines(study, parts, tmp_path):
         (["--task=bundled:mnist"], 2, "run"),
         (["--run={run}", "--task=folder:{parts}/class 0"], 1, "labels=folder expects each image in a class folder"),
         (["--run={run}", "--task=bundled:mnist", "--task=bundled:mnist"], 1, "two tasks are called bundled:mnist"),
-        (["--run={run}", "--task=bundled:mnist", "--image_size=32", "--nofloors"], 1, "takes images of 28 x 28"),
+        (["--run={run}", "--task=bundled:mnist", "--image_size=32", "--nofloors"], 1, "Expected images of 28 x 28"),
         (["--run={run}", "--task=bundled:mnist", "--features=token", "--nofloors"], 1, "has no features 'token'"),
     ],
 )

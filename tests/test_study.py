@@ -195,7 +195,7 @@ def test_out_that_is_a_file_is_left_alone(tmp_path):
     (tmp_path / "out").write_text("mine")
     done = quickstart(tmp_path / "out")
     assert done.returncode == 1
-    assert "is a file; name a folder" in done.stderr
+    assert "is a file; name a new folder" in done.stderr
     assert (tmp_path / "out").read_text() == "mine"
 
 
