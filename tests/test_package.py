@@ -136,11 +136,20 @@ def test_an_unpacked_wheel_runs_its_commands_from_any_folder(wheel, tmp_path):
         assert "--out" in shown.stdout, shown.stderr
 
 
+def test_commands_import_each_other_relatively():
+    """An installed package has them as `sslshift.tools` and `sslshift.experiments`."""
+    files = [path for folder in ("tools", "experiments") for path in (ROOT / folder).glob("*.py")]
+    absolute = [
+        path.name for path in files if re.search(r"^\s*(from|import) (tools|experiments)\b", path.read_text(), re.MULTILINE)
+    ]
+    assert absolute == []
+
+
 def test_every_tool_and_experiment_is_a_subcommand_with_a_line_of_its_own():
     known = commands()
     assert {"quickstart", "signals", "shift", "evaluate", "import_images", "bench"} <= set(known)
     # Parts of commands are none.
-    assert not {"large", "progress", "bench_shift"} & set(known)
+    assert not {"large", "bench_shift", "bench_decoding"} & set(known)
     assert all(command.about for command in known.values())
     names = [module.name for folder in ("tools", "experiments") for module in pkgutil.iter_modules([str(ROOT / folder)])]
     assert len(names) == len(set(names))

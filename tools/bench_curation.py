@@ -14,7 +14,8 @@ from sslshift.data.curation import (
 from sslshift.data.curation.identities import Identities
 from sslshift.data.decode import from_image, to_image
 from sslshift.data.sources import open_source
-from tools.bench_pictures import CHANGES, COLOUR_CHANGES, COLOURS, SHAPES, Pictures, icon
+
+from .bench_pictures import CHANGES, COLOUR_CHANGES, COLOURS, SHAPES, Pictures, icon
 
 # Test images that are changed and planted among the training images.
 PLANTED = 1000

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sslshift.budget import Budget
-from sslshift.data.decode import Canvas, decode_onto
 from sslshift.data.mixture import single
 from sslshift.data.pipeline import BatchReader, batches
 from sslshift.data.plan import SamplePlan
@@ -19,25 +18,10 @@ from sslshift.data.records.importing import Import
 from sslshift.data.records.running import run_import
 from sslshift.data.sources import open_source
 from sslshift.data.sources.manifest import ImageDescription
-from tools import bench_baselines as baselines
-from tools.bench_baselines import BATCH, CANVAS, SIDE
 
-
-def decoding(show: Callable[..., None], repeats: int) -> None:
-    """Prints the times of decoding photographs of several sizes onto a canvas, alternately in full and at reduced size."""
-    for pixels in (256, 512, 1024, 2048):
-        content = baselines.photograph(pixels)
-        for side in (32, 64, 224):
-            canvas = Canvas(side, side, 3)
-            times = []
-            for _ in range(5 * repeats):
-                started = time.perf_counter()
-                decode_onto(canvas, content)
-                between = time.perf_counter()
-                baselines.reduced(content, side)
-                times.append((between - started, time.perf_counter() - between))
-            full, less = (statistics.median(each) for each in zip(*times, strict=True))
-            show("data", decodes=pixels, onto=side, full_ms=full * 1e3, reduced_ms=less * 1e3, full_over_reduced=full / less)
+from . import bench_baselines as baselines
+from . import bench_decoding
+from .bench_baselines import BATCH, CANVAS, SIDE
 
 
 def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]], float], count: int, repeats: int) -> None:
@@ -49,7 +33,7 @@ def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]],
       count: number of files to read, a multiple of the batch size.
       repeats: number of timings for work that starts processes; the result is their median.
     """
-    decoding(show, repeats)
+    bench_decoding.measure(show, repeats)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "files").mkdir()

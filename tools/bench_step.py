@@ -14,19 +14,8 @@ from sslshift.methods import METHODS, Method
 from sslshift.models import ENCODERS
 from sslshift.training.loop import Training
 from sslshift.training.optimiser import Optimiser
-from sslshift.training.programs import step_flops
+from sslshift.training.programs import peak_flops, step_flops
 from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch
-
-# Dense peaks in FLOP/s by device and dtype, from the vendors' data sheets; float32 products run as TF32 on these GPUs.
-_PEAKS = {
-    "H200": {"bfloat16": 989e12, "float32": 494e12},
-    "H100": {"bfloat16": 989e12, "float32": 494e12},
-    "A100": {"bfloat16": 312e12, "float32": 156e12},
-    "TPU v4": {"bfloat16": 275e12},
-    "TPU v5 lite": {"bfloat16": 197e12},
-    "TPU v5p": {"bfloat16": 459e12},
-    "TPU v6 lite": {"bfloat16": 918e12},
-}
 
 
 def seconds_per_step(
@@ -38,9 +27,8 @@ def seconds_per_step(
     step = compiled_step(method, built, most, mesh)
     batch = shard_batch(mesh, images)
     key = replicate(mesh, jax.random.key(0))
-    image = jnp.zeros(images.shape[1:], jnp.uint8)
     # A list, because a step donates the buffers of its state.
-    states = [replicate(mesh, compiled_init(method, built)(jax.random.key(0), image))]
+    states = [replicate(mesh, compiled_init(method, built)(jax.random.key(0), jnp.zeros(images.shape[1:], jnp.uint8)))]
 
     def train(steps):
         for _ in range(steps):
@@ -62,10 +50,8 @@ class StepBenchmark:
     Attributes:
       show: function that prints one line of figures.
       seconds: function that returns the median time of a call.
-      encoder: name of the encoder.
-      dtype: dtype of the networks' arithmetic.
-      image_size: side of the colour images in pixels.
-      batch_size: number of images in a batch.
+      encoder, dtype: name of the encoder, and dtype of its arithmetic.
+      image_size, batch_size: side of the colour images in pixels, and number of images in a batch.
       steps: largest number of batches in one timing.
     """
 
@@ -96,8 +82,7 @@ class StepBenchmark:
         # XLA does not count the iterations of the remedy's loop, so the FLOPs are those of the standard convolution.
         plain = recipe.build(encoder.clone(convolution=lax.conv_general_dilated)) if has_convolutions else method
         flops = step_flops(Training(plain, optimiser), Canvas(*shape[1:]), shape[0])
-        device = jax.devices()[0].device_kind
-        peak = next((by_dtype.get(self.dtype) for name, by_dtype in _PEAKS.items() if name in device), None)
+        peak = peak_flops(jax.devices()[0].device_kind, self.dtype)
         figures = {"share_of_peak": flops / time_of_step / jax.device_count() / peak} if peak else {}
         if jax.default_backend() == "cpu" and has_convolutions:
             figures["conv_remedy_speedup"] = seconds_per_step(self.seconds, plain, optimiser, images, self.steps) / time_of_step

@@ -18,6 +18,28 @@ from sslshift.training.step import compiled_init, compiled_step, init_state, mak
 _WARM_UP = 2
 
 
+# Dense peaks in FLOP/s by device and dtype, from the vendors' data sheets; float32 products run as TF32 on these GPUs.
+_PEAKS = {
+    "H200": {"bfloat16": 989e12, "float32": 494e12},
+    "H100": {"bfloat16": 989e12, "float32": 494e12},
+    "A100": {"bfloat16": 312e12, "float32": 156e12},
+    "TPU v4": {"bfloat16": 275e12},
+    "TPU v5 lite": {"bfloat16": 197e12},
+    "TPU v5p": {"bfloat16": 459e12},
+    "TPU v6 lite": {"bfloat16": 918e12},
+}
+
+
+def peak_flops(device: str, dtype: str) -> float | None:
+    """Returns the peak FLOP/s of one device for dense products; None for an unknown device or dtype.
+
+    Example:
+      >>> peak_flops("NVIDIA H100 80GB HBM3", "bfloat16")
+      989000000000000.0
+    """
+    return next((by_dtype.get(dtype) for name, by_dtype in _PEAKS.items() if name in device), None)
+
+
 def step_flops(training: Training, canvas: Canvas, batch_size: int) -> float:
     """Returns the FLOPs of one training step, views included, as XLA counts them before it optimises; computes nothing.
 
