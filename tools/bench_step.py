@@ -12,8 +12,7 @@ from jax import lax
 from sslshift.data.decode import Canvas
 from sslshift.methods import METHODS, Method
 from sslshift.models import ENCODERS
-from sslshift.training.loop import Training
-from sslshift.training.optimiser import Optimiser
+from sslshift.training import Optimiser, Training
 from sslshift.training.programs import peak_flops, step_flops
 from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch
 
