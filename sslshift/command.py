@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import re
 import sys
 import traceback
@@ -69,6 +70,10 @@ def _parse(argv: list[str]) -> None:
     app.define_help_flags()
     try:
         rest = flags.FLAGS(argv)
+    except BrokenPipeError:
+        # The reader of --help, such as `head`, has read enough. Python would report the closed pipe once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except flags.Error as error:
         print(f"{error}\n(--help lists the flags and their defaults.)", file=sys.stderr)
         sys.exit(2)

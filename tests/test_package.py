@@ -136,6 +136,13 @@ def test_an_unpacked_wheel_runs_its_commands_from_any_folder(wheel, tmp_path):
         assert "--out" in shown.stdout, shown.stderr
 
 
+def test_help_that_is_read_in_part_ends_without_a_word():
+    help_ = f"{sys.executable} -m experiments.quickstart --help | head -n 1"
+    done = subprocess.run(help_, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("Diversity and distance")
+    assert done.stderr == ""
+
+
 def test_commands_import_each_other_relatively():
     """An installed package has them as `sslshift.tools` and `sslshift.experiments`."""
     files = [path for folder in ("tools", "experiments") for path in (ROOT / folder).glob("*.py")]
