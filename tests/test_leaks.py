@@ -3,12 +3,19 @@
 import numpy as np
 import pytest
 from pictures import CHANGES, Pictures, jpeg
+from rich.console import Console
+from tiny_studies import tiny
 
 from sslshift.data import open_source
 from sslshift.data.curation import (
     find_leaks,
 )
-from sslshift.data.sources import PartialSource
+from sslshift.data.noise import NoiseSource
+from sslshift.data.sources import CachedSource, PartialSource
+from sslshift.storage import Store
+from sslshift.study import leaks as leaks_of_study
+from sslshift.study.opened import open_study
+from sslshift.study.progress import Progress
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +73,38 @@ def test_flat_images_leak_where_their_pixels_are_the_same():
 def test_generated_images_are_in_no_test_split(clothes):
     leaks = find_leaks(open_source("synthetic:dead_leaves?size=300"), clothes[1], np.arange(300))
     assert (leaks.count, leaks.pairs.count, leaks.how) == (0, 0, ())
+
+
+def test_generated_images_are_known_to_be_no_copies_in_any_wrapper(gray_source, canvas):
+    noise = open_source("synthetic:noise?size=30&seed=1")
+    others = [open_source("synthetic:noise?size=30&seed=2"), open_source("synthetic:dead_leaves?size=30&seed=1"), gray_source]
+    like = NoiseSource(gray_source, np.arange(5), canvas, 0)
+    for source in (noise, PartialSource(noise, np.arange(4)), CachedSource(noise, canvas), like):
+        assert all(source.shares_none_with(other) for other in others)
+    # Two sources of one generator and seed begin with the same images.
+    assert not CachedSource(noise, canvas).shares_none_with(open_source("synthetic:noise?size=10&seed=1"))
+    assert not gray_source.shares_none_with(noise)
+
+
+def test_a_study_hashes_no_generated_image_and_says_so(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        leaks_of_study, "find_leaks", lambda source, *args, **how: seen.append(source.name) or find_leaks(source, *args, **how)
+    )
+    opened = open_study(tiny(f"--out={tmp_path}", "--shift_images=0"))
+    found = leaks_of_study.search_leaks(opened, Store(), Progress(Console(quiet=True)))
+    assert seen == ["bundled:mnist"]
+    assert found["synthetic:noise?size=300"].why == "generated images are functions of a seed and cannot be copies"
+    # Test images of the same generator and seed are found nevertheless.
+    same = "synthetic:events?size=60"
+    opened = open_study(
+        tiny(
+            f"--out={tmp_path / 'same'}",
+            f"--sources={same}@60",
+            f"--downstream={same}&seed=1",
+            f"--downstream_test={same}",
+            "--labelled=40",
+        )
+    )
+    found = leaks_of_study.search_leaks(opened, Store(), Progress(Console(quiet=True)))
+    assert found[same].equal == 60

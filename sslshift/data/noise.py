@@ -38,6 +38,7 @@ class NoiseSource(Source):
             licence="CC0-1.0 (generated)",
             fingerprint=f"noise 1 like {target.fingerprint}, {tuple(canvas)}, seed {seed}, images {chosen}",
         )
+        self.generator = self.fingerprint
         self._target = target
         self._indices = indices
         self._canvas = canvas

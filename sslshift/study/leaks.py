@@ -11,7 +11,7 @@ import numpy as np
 from sslshift.data.curation import find_leaks
 from sslshift.data.curation.leaks import NEAR, differently_labelled
 from sslshift.data.decode import BrokenImageError
-from sslshift.data.sources import Source, SyntheticSource
+from sslshift.data.sources import Source
 from sslshift.storage import NotStoredError, Store, slug, write
 from sslshift.study.opened import Opened
 from sslshift.study.progress import Progress
@@ -115,8 +115,8 @@ def search_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, 
     found = {}
     test, indices = opened.task.test
     for uri, source in opened.sources.items():
-        # Generated images cannot be copies of test images.
-        if isinstance(source, SyntheticSource):
+        if source.shares_none_with(test):
+            found[uri] = SourceLeaks(why="generated images are functions of a seed and cannot be copies")
             continue
         if len(source) > _SEARCHED and source.stored_identities() is None:
             why = f"it has more than {_SEARCHED:,} images and no stored hashes; python -m tools.import_images stores them"

@@ -57,6 +57,7 @@ class Source:
       refused: files that look like images but cannot be used; `len` does not count them.
       pixel_range: the values of images of more than 8 bits that become 0 and 255; None if there is no such image.
       notes: decisions that the files left open, and other facts that a reader must know; sentences without a full stop.
+      generator: generator and seed of images that are functions of a seed; None for all other images.
     """
 
     def __init__(self, name: str, *, licence: str | None = None, cost_per_image: float | None = None, fingerprint: str):
@@ -68,6 +69,7 @@ class Source:
         self.refused: Sequence[Refused] = []
         self.pixel_range: PixelRange | None = None
         self.notes: Sequence[str] = ()
+        self.generator: str | None = None
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -104,6 +106,10 @@ class Source:
             images[place] = self.image(index, canvas)
         return images
 
+    def shares_none_with(self, other: "Source") -> bool:
+        """Returns True if no image can be in both: this source generates its images, and the other has another origin."""
+        return self.generator is not None and self.generator != other.generator
+
     def origin(self, index: int) -> str:
         """Returns the path or address of an image, for people, or its number in the source if it has no path or address."""
         return f"{self.name}, image {index}"
@@ -130,6 +136,7 @@ class PartialSource(Source):
         self.classes = source.classes
         self.pixel_range = source.pixel_range
         self.notes = source.notes
+        self.generator = source.generator
         self.whole = source
         self.indices = indices
 

@@ -77,6 +77,7 @@ class SyntheticSource(Source):
     ):
         # The version of the generators is part of the fingerprint: a change of their code makes another source.
         super().__init__(name, licence="CC0-1.0 (generated)", fingerprint=f"{name}, generator {synthetic.VERSION}")
+        self.generator = f"{make.__module__}.{make.__qualname__}, seed {seed}"
         self._make = make
         self._size = size
         self._seed = seed
@@ -104,6 +105,7 @@ class CachedSource(Source):
         self.refused = source.refused
         self.pixel_range = source.pixel_range
         self.notes = source.notes
+        self.generator = source.generator
         self._source = source
         self._canvas = canvas
         self._allocate()
