@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from sslshift.shift import kernel_distance
-from sslshift.shift.distances.kernel import KernelBlocks, kernel_distance_estimate
+from sslshift.shift import ShiftScale, distance_of, kernel_distance
+from sslshift.shift.distances.kernel import KernelBlocks, kernel_distance_estimate, kernel_distances_of_parts
 
 KEY = jax.random.key(0)
 OTHER_KEY = jax.random.key(1)
@@ -128,3 +128,23 @@ def test_kernel_blocks_by_hand_and_merged(random):
         KernelBlocks.of(x, y, key=KEY)
     with pytest.raises(ValueError, match="at least 2 images a side, not 1"):
         KernelBlocks.of(x, y, key=KEY, size=1)
+
+
+@pytest.mark.parametrize("offset", [0, 1000])
+def test_distances_of_parts_are_those_of_one_after_the_other_over_many_tiles(offset, random):
+    x = random.normal(size=(1300, 5)) + offset + 0.3
+    y = random.normal(size=(1100, 5)) + offset
+    parts_x = np.stack([random.permutation(1300)[:600] for _ in range(4)])
+    parts_y = np.stack([random.permutation(1100)[:3] for _ in range(4)])
+    expected = [kernel_distance(x[a], y[b]) for a, b in zip(parts_x, parts_y, strict=True)]
+    np.testing.assert_allclose(kernel_distances_of_parts(x, y, parts_x, parts_y), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["kernel", "kernel_root"])
+def test_an_index_by_parts_is_the_index_by_single_distances(name, random):
+    sides = [random.normal(size=(count, 6)) + shift for count, shift in ((90, 0.0), (70, 3.0), (50, 0.5))]
+    by_parts, one_by_one = (
+        ShiftScale(*sides[:2], KEY, distance).index(sides[2]) for distance in (name, distance_of(name).on(KEY, *sides[:2]))
+    )
+    np.testing.assert_allclose(by_parts.draws, one_by_one.draws, rtol=1e-9)
+    np.testing.assert_allclose(by_parts[:6], one_by_one[:6], rtol=1e-9)

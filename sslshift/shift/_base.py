@@ -183,6 +183,8 @@ class Distance(NamedTuple):
       of_covariances: whether it compares covariances, which need more images than features.
       bind: function that takes a PRNG key and a pool of feature arrays, and returns a function of two sets of features. The key
         fixes random draws and the pool fixes ranges, so that values for different pairs of sets can be compared.
+      of_parts: function of two sets and of the rows of several parts of each, int64 `[parts, n]`, which returns the distance of
+        each pair of parts, if this is faster than one after the other. None: it is not.
     """
 
     title: str
@@ -191,6 +193,7 @@ class Distance(NamedTuple):
     bind: Callable[[jax.Array, Sequence[np.ndarray]], Function]
     beside: bool = True
     of_covariances: bool = False
+    of_parts: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
 
     def on(self, key: jax.Array, *pool: np.ndarray) -> Function:
         """Returns the distance as a function of two sets of features alone.

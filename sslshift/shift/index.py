@@ -133,8 +133,7 @@ class ShiftScale:
         size = self._size(len(source), sample_size)
         # Streams 0, 1 and 2 of the key draw target, source and noise: another source does not change the draws of the target.
         floors, ceilings = self._ends(size)
-        halves = zip(_halves(self.key, 0, len(self.target), size, self.repeats), self._some(1, source, size), strict=True)
-        distances = np.array([self._distance(some, self.target[half]) for (half, _), some in halves])
+        distances = self._distances(source, self._halves(1, source, size), self._halves(0, self.target, size))
         span = ceilings - floors
         values = (distances - floors) / span
         low, high = _interval(values)
@@ -161,18 +160,25 @@ class ShiftScale:
         # Bound once, so that all sources are compared with the same ranges and random directions.
         return self.distance if callable(self.distance) else distance_of(self.distance).on(self.key, self.target, self.noise)
 
-    def _some(self, stream: int, features: np.ndarray, size: int):
-        return (features[half] for half, _ in _halves(self.key, stream, len(features), size, self.repeats))
+    def _distances(self, x: np.ndarray, parts: np.ndarray, halves: np.ndarray) -> np.ndarray:
+        """Returns the distance of each part of x `[draws, n]` from the same draw's half of the target `[draws, n]`."""
+        of_parts = None if callable(self.distance) else distance_of(self.distance).of_parts
+        if of_parts:
+            return of_parts(x, self.target, parts, halves)
+        return np.array([self._distance(x[part], self.target[half]) for part, half in zip(parts, halves, strict=True)])
+
+    def _halves(self, stream: int, features: np.ndarray, size: int) -> np.ndarray:
+        """Returns the rows of each draw `[repeats, size]`; those of draws 2k and 2k + 1 are two halves of the same rows."""
+        return _halves(self.key, stream, len(features), size, self.repeats)
 
     def _ends(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns floors and ceilings of every draw at a sample size."""
         # Floors and ceilings depend on the sample size, and a target with small sources has several.
         if size not in self._known:
-            halves = list(_halves(self.key, 0, len(self.target), size, self.repeats))
+            halves = self._halves(0, self.target, size)
             # A pair of draws swaps the two halves: their distance is the same.
-            floors = np.repeat([self._distance(self.target[other], self.target[half]) for half, other in halves[::2]], 2)
-            noise = zip(halves, self._some(2, self.noise, size), strict=True)
-            ceilings = np.array([self._distance(some, self.target[half]) for (half, _), some in noise])
+            floors = np.repeat(self._distances(self.target, halves[1::2], halves[::2]), 2)
+            ceilings = self._distances(self.noise, self._halves(2, self.noise, size), halves)
             span = ceilings - floors
             # With a span that is not clearly above 0, the index would divide by noise.
             if not span.mean() > 2 * span.std():
@@ -189,15 +195,16 @@ class ShiftScale:
         return {}
 
 
-def _halves(key: jax.Array, stream: int, count: int, size: int, repeats: int):
-    """Yields for each draw the rows of two disjoint halves of the same `2 * size` images, drawn once out of `count`."""
+def _halves(key: jax.Array, stream: int, count: int, size: int, repeats: int) -> np.ndarray:
+    """Returns the rows of each draw; two draws in turn are disjoint halves of `2 * size` images that all draws share."""
     random = generator(jax.random.fold_in(key, stream))
     # Sources, target and noise are drawn once; the draws differ in how the same images are halved.
     rows = random.permutation(count)[: 2 * size]
+    pairs = []
     for _ in range(repeats // 2):
         rows = random.permutation(rows)
-        yield rows[:size], rows[size:]
-        yield rows[size:], rows[:size]
+        pairs.append(rows)
+    return np.concatenate(pairs).reshape(repeats, size)
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:

@@ -249,12 +249,72 @@ class Cubic:
         of_x = x @ direction
         of_y = y @ direction
         # A few rows at a time stay in the processor's cache.
-        for rows in tiles(len(x), 64):
+        for rows in tiles(len(x), 8):
             w = values[rows] + of_x[rows, None]
             w += of_y
             values[rows] *= 3 * s**2
             values[rows] += w * w * (w + 3 * s)
         return values
+
+
+def kernel_distances_of_parts(x: np.ndarray, y: np.ndarray, parts_x: np.ndarray, parts_y: np.ndarray) -> np.ndarray:
+    """Returns `kernel_distance` of parts of two sets, x[parts_x[k]] and y[parts_y[k]] for each k, up to rounding.
+
+    Parts that share images share the values of the kernel. The twenty draws of a shift index take a fifth of their time.
+
+    Example:
+      >>> import numpy as np
+      >>> x, y = np.random.default_rng(0).normal(size=(2, 6, 4))
+      >>> parts = np.array([[0, 1, 2], [3, 4, 5], [0, 2, 4]])
+      >>> values = kernel_distances_of_parts(x, y, parts, parts[::-1])
+      >>> bool(np.allclose(values, [kernel_distance(x[a], y[b]) for a, b in zip(parts, parts[::-1])]))
+      True
+
+    Args:
+      x, y: features `[n, dim]` and `[m, dim]`.
+      parts_x, parts_y: rows of each part, int64 `[parts, size]`, different rows in one part, and at least 2.
+    """
+    x, of_x = _used(x, parts_x)
+    y, of_y = _used(y, parts_y)
+    # One centre for all sums, as in `_sums`.
+    kernel = Cubic.near(x)
+    n = parts_x.shape[1]
+    m = parts_y.shape[1]
+    within = _within_parts(x, of_x, kernel) / (n * (n - 1)) + _within_parts(y, of_y, kernel) / (m * (m - 1))
+    between = np.zeros(len(parts_x))
+    for rows in tiles(len(x)):
+        left = kernel.prepare(float64(x, rows))
+        for columns in tiles(len(y)):
+            between += _sums_of_parts(of_x[rows], kernel(left, kernel.prepare(float64(y, columns))), of_y[columns])
+    return within - 2 * between / (n * m)
+
+
+def _used(x: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows that occur in a part, and whether each is in each part, 0 or 1 in float64 `[rows, parts]`."""
+    members = np.zeros((len(x), len(parts)))
+    members[parts, np.arange(len(parts))[:, None]] = 1.0
+    used = np.flatnonzero(members.any(axis=1))
+    return x[used], members[used]
+
+
+def _within_parts(x: np.ndarray, members: np.ndarray, kernel: Kernel) -> np.ndarray:
+    """Returns the sum of the kernel over all pairs of different rows of each part `[parts]`."""
+    sums = np.zeros(members.shape[1])
+    places = tiles(len(x))
+    for place, rows in enumerate(places):
+        left = kernel.prepare(float64(x, rows))
+        values = kernel(left, left)
+        np.fill_diagonal(values, 0.0)
+        sums += _sums_of_parts(members[rows], values, members[rows])
+        for columns in places[place + 1 :]:
+            values = kernel(left, kernel.prepare(float64(x, columns)))
+            sums += 2 * _sums_of_parts(members[rows], values, members[columns])
+    return sums
+
+
+def _sums_of_parts(rows: np.ndarray, values: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Returns the sum of a tile's values over the rows and columns that belong to each part `[parts]`."""
+    return np.einsum("ip,ip->p", rows, values @ columns)
 
 
 def kernel_root(x: np.ndarray, y: np.ndarray) -> float:
@@ -269,9 +329,12 @@ def kernel_root(x: np.ndarray, y: np.ndarray) -> float:
     References:
       Gretton et al., `A Kernel Two-Sample Test <https://jmlr.org/papers/v13/gretton12a.html>`_, 2012
     """
-    squared = kernel_distance(x, y)
+    return float(_signed_root(kernel_distance(x, y)))
+
+
+def _signed_root(squared: np.ndarray | float) -> np.ndarray:
     # An unbiased estimate of a squared distance can be negative; its sign is kept, or near sources would be biased upwards.
-    return float(np.sign(squared) * np.sqrt(abs(squared)))
+    return np.sign(squared) * np.sqrt(np.abs(squared))
 
 
 KERNEL = Distance(
@@ -279,6 +342,7 @@ KERNEL = Distance(
     2,
     "unbiased at any number of images, and so below 0 at times where two sets are alike; squared: halfway is a quarter",
     lambda key, pool: kernel_distance,
+    of_parts=kernel_distances_of_parts,
 )
 KERNEL_ROOT = Distance(
     "root of kernel (MMD)",
@@ -287,4 +351,5 @@ KERNEL_ROOT = Distance(
     lambda key, pool: kernel_root,
     # Tables do not repeat it, since it is the distance of the index.
     beside=False,
+    of_parts=lambda x, y, parts_x, parts_y: _signed_root(kernel_distances_of_parts(x, y, parts_x, parts_y)),
 )
