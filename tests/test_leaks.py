@@ -10,6 +10,8 @@ from sslshift.data import open_source
 from sslshift.data.curation import (
     find_leaks,
 )
+from sslshift.data.curation.leaks import LeakSearch
+from sslshift.data.likeness import may_correlate, sketches
 from sslshift.data.noise import NoiseSource
 from sslshift.data.sources import CachedSource, PartialSource
 from sslshift.storage import Store
@@ -88,9 +90,8 @@ def test_generated_images_are_known_to_be_no_copies_in_any_wrapper(gray_source, 
 
 def test_a_study_hashes_no_generated_image_and_says_so(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        leaks_of_study, "find_leaks", lambda source, *args, **how: seen.append(source.name) or find_leaks(source, *args, **how)
-    )
+    among = LeakSearch.among
+    monkeypatch.setattr(LeakSearch, "among", lambda self, source: seen.append(source.name) or among(self, source))
     opened = open_study(tiny(f"--out={tmp_path}", "--shift_images=0"))
     found = leaks_of_study.search_leaks(opened, Store(), Progress(Console(quiet=True)))
     assert seen == ["bundled:mnist"]
@@ -108,3 +109,27 @@ def test_a_study_hashes_no_generated_image_and_says_so(tmp_path, monkeypatch):
     )
     found = leaks_of_study.search_leaks(opened, Store(), Progress(Console(quiet=True)))
     assert found[same].equal == 60
+
+
+@pytest.mark.parametrize("missed", [True, False])
+def test_one_search_in_several_sources_finds_what_separate_searches_find(photographs, missed):
+    search = LeakSearch(Pictures(list(photographs)), np.arange(1, 40), missed=missed)
+    sources = [Pictures([CHANGES[change](image) for image in photographs[:20]]) for change in ("half", "jpeg 75", "none")]
+    for source in (*sources, Pictures([255 - image for image in photographs[:5]])):
+        found = search.among(source)
+        alone = find_leaks(source, Pictures(list(photographs)), np.arange(1, 40))
+        for side, expected in zip(found.pairs, alone.pairs, strict=True):
+            np.testing.assert_array_equal(side, expected)
+        assert found.how == alone.how
+        assert found.missed.count == alone.missed.count if missed else found.missed.count <= alone.missed.count
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.09, 0.3, 3.0])
+def test_sketches_reject_no_detail_that_correlates(random, noise):
+    a = random.normal(size=(400, 256)) * random.exponential(size=256)
+    b = a + noise * random.normal(size=(400, 256)) * random.exponential(size=256)
+    a, b = ((each / np.linalg.norm(each, axis=1, keepdims=True)).astype(np.float32) for each in (a, b))
+    kept = may_correlate(sketches(a), sketches(b), 0.996)
+    correlated = np.einsum("nd,nd->n", a, b) >= 0.996
+    assert not (correlated & ~kept).any()
+    assert kept.all() if not noise else noise < 3 or not kept.any()

@@ -49,6 +49,10 @@ FINE = 1.5
 COARSE = 3.0
 # Number of values of a picture's detail: every second pixel in both directions, since the band holds no finer frequencies.
 DETAILS = (SIDE // 2) ** 2
+# Every seventh value of a detail begins in another column each row, and decides most pairs in a seventh of the time.
+_SKETCHED = slice(None, None, 7)
+# Rounding of details in float16, and of products in float32.
+_ROUNDING = 1e-3
 # Tolerances between two copies of one picture. Brightness: a number of grey levels. Contrast of detail: a factor, and a number
 # of grey levels. Chroma: a number of levels, and a fourth of its range around a place, since compression blurs colours.
 BRIGHTNESS = 40
@@ -62,6 +66,8 @@ _BLOCK = 1024
 FRAME = 1 / 28
 # Sides of reduced pictures in pixels: halves of 28 and 32, and one size between these and the whole.
 REDUCED = (14, 16, 20)
+# Number of variants of a picture: 16 cropped or whole, 15 extended, and the reduced ones.
+VARIANTS = 31 + len(REDUCED)
 
 
 class Colours(NamedTuple):
@@ -132,6 +138,19 @@ def variants(gray: np.ndarray) -> np.ndarray:
     drawings = _drawings()
     rows = np.stack([down @ gray for down, _ in drawings], 1)
     return rows @ np.stack([across.T for _, across in drawings])
+
+
+def sketches(details: np.ndarray) -> np.ndarray:
+    """Returns some values of details `[n, 256]` and the length of the others, float32 `[n, 38]`; see `may_correlate`."""
+    some = details[:, _SKETCHED].astype(np.float32)
+    rest = np.square(details, dtype=np.float32).sum(1) - np.square(some).sum(1)
+    return np.concatenate([some, np.sqrt(np.maximum(rest, 0))[:, None]], 1)
+
+
+def may_correlate(a: np.ndarray, b: np.ndarray, least: float) -> np.ndarray:
+    """Returns, row by row, False if the details behind two arrays of sketches correlate by less than `least`, bool `[n]`."""
+    # By the inequality of Cauchy and Schwarz the other values add at most the product of their lengths.
+    return correlations(a, b) >= least - _ROUNDING
 
 
 def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:

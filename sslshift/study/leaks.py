@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sslshift.data.curation import find_leaks
-from sslshift.data.curation.leaks import NEAR, differently_labelled
+from sslshift.data.curation.leaks import NEAR, LeakSearch, differently_labelled
 from sslshift.data.decode import BrokenImageError
 from sslshift.data.sources import Source
 from sslshift.storage import NotStoredError, Store, slug, write
@@ -114,6 +113,7 @@ def search_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, 
     """
     found = {}
     test, indices = opened.task.test
+    search = LeakSearch(test, indices, colour=opened.canvas.channels > 1, missed=False)
     for uri, source in opened.sources.items():
         if source.shares_none_with(test):
             found[uri] = SourceLeaks(why="generated images are functions of a seed and cannot be copies")
@@ -130,7 +130,7 @@ def search_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, 
             "colour": opened.canvas.channels > 1,
         }
         folder = opened.design.out / "leaks" / slug(uri)
-        result = store.remembered(folder, record, lambda source=source: _searched(source, opened).as_result())
+        result = store.remembered(folder, record, lambda source=source: _searched(source, opened, search).as_result())
         leaks = found[uri] = SourceLeaks.of_result(result)
         if leaks.count:
             progress.note(f"WARNING: {leaks.sentence(uri, len(indices))} (leaks.csv lists the pairs)")
@@ -146,10 +146,10 @@ def read_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, So
         return {uri: SourceLeaks(why="the study is not finished") for uri in opened.sources}
 
 
-def _searched(source: Source, opened: Opened) -> SourceLeaks:
-    test, indices = opened.task.test
+def _searched(source: Source, opened: Opened, search: LeakSearch) -> SourceLeaks:
+    test, _ = opened.task.test
     try:
-        leaks = find_leaks(source, test, indices, colour=opened.canvas.channels > 1)
+        leaks = search.among(source)
     except BrokenImageError as error:
         return SourceLeaks(why=f"an image cannot be read: {error}")
     columns = zip(

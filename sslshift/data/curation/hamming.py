@@ -104,12 +104,19 @@ def by_comparison(
 
     def compare(start: int) -> Block:
         found = []
+        # Both tables are reused: mapping new memory for each tile would take as long as the comparison.
+        changes = np.empty(_TILE, np.uint64)
+        counts = np.empty(_TILE, np.uint8)
         for left in range(start if within else 0, len(hashes), columns):
             right = np.arange(left, min(left + columns, len(hashes)))
             for top in range(start, min(start + stripe, len(queries)), rows):
                 down = np.arange(top, min(top + rows, len(queries)))
-                bits = np.bitwise_count(queries[top : top + rows, None] ^ hashes[left : left + columns])
-                found.append(near_block(bits, max_distance, down, right, wanted))
+                tile = np.s_[: len(down), : len(right)]
+                change = np.bitwise_xor(queries[down, None], hashes[left : left + columns], out=changes[tile])
+                bits = np.bitwise_count(change, out=counts[tile])
+                # Most tiles hold no near pair, and their minimum is found faster than their near pairs.
+                if bits.min() <= max_distance:
+                    found.append(near_block(bits, max_distance, down, right, wanted))
         first, second, bits = joined(found)
         later = second > first if within else slice(None)
         return first[later], second[later], bits[later]

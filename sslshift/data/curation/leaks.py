@@ -24,6 +24,7 @@ changed instead of the training image: then only some of the clothes with cut si
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +33,16 @@ from sslshift.data.curation.duplicates import MAX_DISTANCE, MIN_CORRELATION, req
 from sslshift.data.curation.hamming import HashIndex
 from sslshift.data.curation.identities import CHROMA, Identities, looks
 from sslshift.data.curation.pairs import Matches, Pairs, chunks, exact_pairs_between
-from sslshift.data.likeness import Colours, details_and_contrast, unlikeness, variants
+from sslshift.data.likeness import (
+    DETAILS,
+    VARIANTS,
+    Colours,
+    details_and_contrast,
+    may_correlate,
+    sketches,
+    unlikeness,
+    variants,
+)
 from sslshift.data.perceptual_hash import SIDE, hash_thumbnails
 from sslshift.data.sources import Source
 from sslshift.data.threads import watched
@@ -116,25 +126,98 @@ def find_leaks(
       ValueError: an argument is out of its range.
       BrokenImageError: an image cannot be read.
     """
-    require_correlation(min_correlation)
-    asked = np.arange(len(test_source)) if test_indices is None else np.unique(test_indices)
-    # The source is indexed and the test images, with all their variants, are the queries: the source is usually larger.
-    own = Identities(source)
-    index = HashIndex(own.hashes)
-    tests = _read(test_source, asked)
-    same = _same_pixels(own, tests)
-    limit = 1 - min_correlation
-    matches = Matches((len(own), len(asked)), limit)
-    # Equal pixels come first: a pair whose images both have a match is not compared again.
-    matches.add(*same)
-    for start in watched(range(0, len(asked), _STEP), "comparing with the test images", long=len(asked) > 5000):
-        _compare(own, index, tests, start, max_distance, limit, colour, matches)
-    found, missed = matches.found()
-    # A hash that was stored with an image can differ from the hash of the image as it is read now. `_same_pixels` misses such
-    # images, so the pixels of all pairs are compared here.
-    equal = [a == tests.digests[j] for a, j in zip(own.pixels(found.first), found.second.tolist(), strict=True)]
-    pairs, missed = (each._replace(second=asked[each.second]) for each in (found, missed))
-    return Leaks(pairs, np.array(equal, bool), missed)
+    return LeakSearch(
+        test_source, test_indices, max_distance=max_distance, min_correlation=min_correlation, colour=colour
+    ).among(source)
+
+
+class LeakSearch:
+    """Search for the same test images in several sources; see `find_leaks`. The test images are read and hashed once.
+
+    Args:
+      test_source, test_indices, max_distance, min_correlation, colour: as `find_leaks` takes them.
+      missed: False if `Leaks.missed` is not needed and may stay empty; pairs of different pictures are then rejected sooner.
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        test_source: Source,
+        test_indices: np.ndarray | None = None,
+        *,
+        max_distance: int = MAX_DISTANCE,
+        min_correlation: float = MIN_CORRELATION,
+        colour: bool = True,
+        missed: bool = True,
+    ):
+        require_correlation(min_correlation)
+        self._source = test_source
+        self._asked = np.arange(len(test_source)) if test_indices is None else np.unique(test_indices)
+        self._max_distance = max_distance
+        self._limit = 1 - min_correlation
+        self._colour = colour
+        self._missed = missed
+        # Hashes of all variants of `_STEP` test images, by the first of these images.
+        self._hashes: dict[int, np.ndarray] = {}
+
+    @functools.cached_property
+    def _tests(self) -> "_Tests":
+        return _read(self._source, self._asked)
+
+    def among(self, source: Source) -> Leaks:
+        """Returns the test images that a source holds.
+
+        Raises:
+          BrokenImageError: an image cannot be read.
+        """
+        # The source is indexed and the test images, with all their variants, are the queries: the source is usually larger.
+        own = Identities(source)
+        index = HashIndex(own.hashes)
+        tests = self._tests
+        matches = Matches((len(own), len(self._asked)), self._limit)
+        # Equal pixels come first: a pair whose images both have a match is not compared again.
+        matches.add(*_same_pixels(own, tests))
+        for start in watched(range(0, len(self._asked), _STEP), "comparing with the test images", long=len(self._asked) > 5000):
+            self._compare(own, index, start, matches)
+        found, missed = matches.found()
+        # A hash that was stored with an image can differ from the hash of the image as it is read now. `_same_pixels` misses
+        # such images, so the pixels of all pairs are compared here.
+        equal = [a == tests.digests[j] for a, j in zip(own.pixels(found.first), found.second.tolist(), strict=True)]
+        pairs, missed = (each._replace(second=self._asked[each.second]) for each in (found, missed))
+        return Leaks(pairs, np.array(equal, bool), missed)
+
+    def _compare(self, own: Identities, index: HashIndex, start: int, matches: Matches) -> None:
+        """Adds the matches of `_STEP` test images, beginning with image `start` of the split."""
+        pictures = _Variants(self._tests.gray[start : start + _STEP])
+        if start not in self._hashes:
+            self._hashes[start] = hash_thumbnails(pictures.thumbnails)
+        hashes = self._hashes[start]
+
+        def wanted(rows: np.ndarray, columns: np.ndarray, bits: np.ndarray) -> np.ndarray:
+            return matches.open(columns, start + rows[:, None] % pictures.count)
+
+        for picture, first, _ in chunks(index.near(hashes, self._max_distance, wanted)):
+            # Earlier chunks may have matched these images already.
+            chosen = matches.open(first, start + picture % pictures.count)
+            picture = picture[chosen]
+            first = first[chosen]
+            pictures.compute(picture)
+            if not self._missed:
+                near = may_correlate(own.sketches(first), pictures.sketches[picture], 1 - self._limit)
+                picture = picture[near]
+                first = first[near]
+            place = picture % pictures.count
+
+            # Defaults bind the arrays of this chunk, since the loop gives their names to those of the next one.
+            def colours(rows: np.ndarray, picture=picture, first=first, place=place) -> tuple[Colours, Colours]:
+                chroma = self._tests.chroma[start + place[rows]]
+                own_colours = own.colours(first[rows])
+                return own_colours, Colours(pictures.brightness[place[rows]], pictures.contrast[picture[rows]], chroma)
+
+            distance = unlikeness(own.details(first), pictures.details[picture], self._limit, colours, chroma=self._colour)
+            matches.add(first, start + place, distance)
 
 
 def differently_labelled(source: Source, first: np.ndarray, other: Source, second: np.ndarray) -> np.ndarray:
@@ -203,37 +286,40 @@ def _same_pixels(own: Identities, tests: _Tests) -> Pairs:
     return pairs._replace(first=places[pairs.first])
 
 
-def _compare(
-    own: Identities,
-    index: HashIndex,
-    tests: _Tests,
-    start: int,
-    max_distance: int,
-    limit: float,
-    colour: bool,
-    matches: Matches,
-) -> None:
-    """Adds the matches of `_STEP` test images, beginning with image `start` of the split."""
-    gray = tests.gray[start : start + _STEP]
-    # The unchanged images come first, then one variant after another: most images match early, and later variants are skipped.
-    pictures = variants(gray).swapaxes(0, 1).reshape(-1, SIDE, SIDE)
-    detail, contrast = details_and_contrast(pictures)
-    brightness = gray.mean((1, 2))
+class _Variants:
+    """Details of all variants of some test images, computed for images with candidates only.
 
-    def wanted(rows: np.ndarray, columns: np.ndarray, bits: np.ndarray) -> np.ndarray:
-        return matches.open(columns, start + rows[:, None] % len(gray))
+    Variant v of image i has place `v * count + i`: the unchanged images come first. Most leaked images match early, and their
+    later variants are skipped.
 
-    for picture, first, _ in chunks(index.near(hash_thumbnails(pictures), max_distance, wanted)):
-        # Earlier chunks may have matched these images already.
-        chosen = matches.open(first, start + picture % len(gray))
-        picture = picture[chosen]
-        first = first[chosen]
-        place = picture % len(gray)
+    Attributes:
+      count: number of test images.
+      brightness: of every image, float32 `[count]`.
+      details, sketches, contrast: of every variant, float32 `[places, ...]`, after `compute`.
+    """
 
-        # Defaults bind the arrays of this chunk, since the loop gives their names to those of the next one.
-        def colours(rows: np.ndarray, picture=picture, first=first, place=place) -> tuple[Colours, Colours]:
-            chroma = tests.chroma[start + place[rows]]
-            return own.colours(first[rows]), Colours(brightness[place[rows]], contrast[picture[rows]], chroma)
+    def __init__(self, gray: np.ndarray):
+        self.count = len(gray)
+        self.brightness = gray.mean((1, 2))
+        self._gray = gray
+        self._have = np.zeros(self.count, bool)
+        self.details = np.zeros((VARIANTS * self.count, DETAILS), np.float32)
+        self.sketches = sketches(self.details)
+        self.contrast = np.zeros(VARIANTS * self.count, np.float32)
 
-        distance = unlikeness(own.details(first), detail[picture], limit, colours, chroma=colour)
-        matches.add(first, start + place, distance)
+    @functools.cached_property
+    def thumbnails(self) -> np.ndarray:
+        """Thumbnails of all variants, float32 `[places, 32, 32]`."""
+        return variants(self._gray).swapaxes(0, 1).reshape(-1, SIDE, SIDE)
+
+    def compute(self, places: np.ndarray) -> None:
+        """Computes the variants of the images at these places that are not there yet."""
+        images = np.unique(places % self.count)
+        images = images[~self._have[images]]
+        every = (np.arange(VARIANTS)[:, None] * self.count + images).ravel()
+        # Thumbnails are there if the hashes were just computed from them, for the first source of a search.
+        made = self.thumbnails[every] if "thumbnails" in vars(self) else _Variants(self._gray[images]).thumbnails
+        details, self.contrast[every] = details_and_contrast(made)
+        self.details[every] = details
+        self.sketches[every] = sketches(details)
+        self._have[images] = True
