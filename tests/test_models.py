@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 from scipy import special
 
+from sslshift.data.decode import Canvas
 from sslshift.models import (
     ENCODERS,
     Bottleneck,
@@ -20,7 +21,10 @@ from sslshift.models import (
     sincos_positions,
 )
 from sslshift.models.convolution import convolve
+from sslshift.training import Training
 from sslshift.training.optimiser import layer_numbers
+from sslshift.training.programs import step_flops
+from tools.bench_convolution import without_remedy
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -64,6 +68,25 @@ def test_other_convolutions_pass_through(options, random):
         f(images, weights, (1, 1), "SAME", dimension_numbers=LAYOUT, **options) for f in (convolve, lax.conv_general_dilated)
     )
     np.testing.assert_array_equal(ours, theirs)
+
+
+def test_only_a_cpu_sees_the_loop_of_the_kernel_gradient():
+    encoder = ResNet((1,), width=8, small_images=True)
+    images = jnp.zeros((4, 40, 40, 3))
+    variables = encoder.init(jax.random.key(0), images, train=False)
+
+    def loops(platform):
+        traced = jax.jit(jax.grad(lambda v: encoder.apply(v, images, train=False).sum())).trace(variables)
+        return traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.while")
+
+    # One for each of the three convolutions.
+    assert (loops("cpu"), loops("tpu")) == (3, 0)
+    training = Training.from_recipe("simclr", encoder, projector=(8,))
+    flops = step_flops(training, Canvas(40, 40, 3), 4)
+    with without_remedy():
+        assert loops("cpu") == 0
+        # XLA would count the body of a loop once.
+        assert step_flops(training, Canvas(40, 40, 3), 4) == flops
 
 
 SMALL_ENCODERS = {

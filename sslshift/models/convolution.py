@@ -2,8 +2,9 @@
 
 XLA computes that gradient as a convolution with an image-sized kernel, at a speed that varies tenfold between CPUs. The
 gradient also equals (patches)^T (output gradient), a matrix product, which is fast everywhere once it is summed over blocks
-that fit into the cache. On other devices XLA's own gradient is used. `flax.linen.Conv(..., conv_general_dilated=convolve)`
-uses it; `tools/README.md` lists the measured speed-ups.
+that fit into the cache. On other devices XLA's own gradient is used: the choice is made when a program is compiled, and the
+models do not know of it. Every encoder uses it, as `flax.linen.Conv(..., conv_general_dilated=convolve)`; `tools/README.md`
+lists the measured speed-ups.
 """
 
 import functools

@@ -1,7 +1,6 @@
 """A small encoder that a CPU trains at thousands of images a second."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +21,6 @@ class PatchMLP(nn.Module):
       features: number of features of an image.
       dtype: dtype of the computation, e.g. `jax.numpy.bfloat16`; parameters stay in float32.
       axis_name: the mapped axis over which the batch is split, inside `shard_map`.
-      convolution: a function like `lax.conv_general_dilated`; the gradient of the default is fast on a CPU.
     """
 
     patch: int = 4
@@ -30,7 +28,6 @@ class PatchMLP(nn.Module):
     features: int = 256
     dtype: Any = None
     axis_name: str | None = None
-    convolution: Callable = convolve
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -38,7 +35,7 @@ class PatchMLP(nn.Module):
         # PyTorch's momentum of running statistics, as in the other encoders; Flax's default is 0.99.
         norm = functools.partial(nn.BatchNorm, not train, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name)
         size = (self.patch, self.patch)
-        x = nn.Conv(self.width, size, size, use_bias=False, dtype=self.dtype, conv_general_dilated=self.convolution)(x)
+        x = nn.Conv(self.width, size, size, use_bias=False, dtype=self.dtype, conv_general_dilated=convolve)(x)
         x = nn.relu(norm()(x))
         self.sow("intermediates", "map", x)
         # A batch norm subtracts any bias in front of it.

@@ -16,14 +16,13 @@ class _Settings(NamedTuple):
 
     dtype: Any = None
     axis_name: str | None = None
-    convolution: Callable = convolve
 
     @property
     def conv(self) -> Callable[..., nn.Module]:
         # He's initialisation with the number of outputs (fan_out), as in torchvision.
         initial = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         # The batch norm behind every convolution subtracts any bias.
-        shared = {"use_bias": False, "dtype": self.dtype, "conv_general_dilated": self.convolution, "kernel_init": initial}
+        shared = {"use_bias": False, "dtype": self.dtype, "conv_general_dilated": convolve, "kernel_init": initial}
         return functools.partial(nn.Conv, **shared)
 
     def norm(self, train: bool, **options) -> nn.Module:
@@ -83,7 +82,6 @@ class ResNet(nn.Module):
       small_images: the CIFAR stem (3x3, stride 1, no pooling) in place of ImageNet's (7x7, stride 2, max-pool).
       dtype: dtype of the computation, e.g. `jax.numpy.bfloat16`; parameters and batch statistics stay in float32.
       axis_name: the mapped axis over which the batch is split, inside `shard_map`.
-      convolution: a function like `lax.conv_general_dilated`; the gradient of the default is fast on a CPU.
 
     References:
       He et al., `Deep Residual Learning for Image Recognition <https://arxiv.org/abs/1512.03385>`_, 2016
@@ -95,11 +93,10 @@ class ResNet(nn.Module):
     small_images: bool = False
     dtype: Any = None
     axis_name: str | None = None
-    convolution: Callable = convolve
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        settings = _Settings(self.dtype, self.axis_name, self.convolution)
+        settings = _Settings(self.dtype, self.axis_name)
         side, stride, padding = (3, 1, 1) if self.small_images else (7, 2, 3)
         x = settings.conv(self.width, (side, side), stride, padding=padding, name="stem")(x)
         x = nn.relu(settings.norm(train, name="stem_norm")(x))

@@ -2,12 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from clu.parameter_overview import count_parameters
-from jax import lax
 
 from sslshift.budget import Budget
 from sslshift.command import parsed, settings
@@ -61,11 +60,8 @@ class LearnerSettings:
     workers: int
     max_broken: float
 
-    def build(self, convolution: Callable | None = None) -> Method:
+    def build(self) -> Method:
         """Returns the method on its encoder.
-
-        Args:
-          convolution: replaces the convolution of encoders that have one.
 
         Raises:
           ValueError: the method has no such option, or an option is out of range.
@@ -74,13 +70,11 @@ class LearnerSettings:
         # This sets only the arithmetic: parameters, statistics and losses stay in float32.
         if self.dtype == "bfloat16":
             encoder = encoder.clone(dtype=jnp.bfloat16)
-        if convolution and hasattr(encoder, "convolution"):
-            encoder = encoder.clone(convolution=convolution)
         return METHODS[self.method].build(encoder, self.views, **self.options)
 
-    def training(self, convolution: Callable | None = None) -> Training:
+    def training(self) -> Training:
         """Returns the built method with all other settings of its training; see `build`."""
-        return Training(self.build(convolution), self.optimiser, self.checkpoint_every, self.workers, self.max_broken)
+        return Training(self.build(), self.optimiser, self.checkpoint_every, self.workers, self.max_broken)
 
     def __str__(self) -> str:
         """Returns optimiser and head in one line for users, with the differences from the recipe."""
@@ -300,8 +294,7 @@ class Learner:
     @functools.cached_property
     def flops(self) -> float:
         """FLOPs of one training step; the step is traced but not computed."""
-        # XLA counts the loop of our own convolution only once, so the standard convolution is used here.
-        return step_flops(self.settings.training(lax.conv_general_dilated), self.canvas, self.batch_size)
+        return step_flops(self.training, self.canvas, self.batch_size)
 
     @functools.cached_property
     def parameters(self) -> int:

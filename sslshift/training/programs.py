@@ -43,17 +43,28 @@ def peak_flops(device: str, dtype: str) -> float | None:
 def step_flops(training: Training, canvas: Canvas, batch_size: int) -> float:
     """Returns the FLOPs of one training step, views included, as XLA counts them before it optimises; computes nothing.
 
-    The encoder should use XLA's own convolutions: others contain a loop, and XLA counts the body of a loop only once.
+    The number is the same on every machine. It is nan if JAX cannot use the CPU beside an accelerator (`JAX_PLATFORMS=cuda`).
     """
     method = training.method
     # The length of the schedule does not change the cost of a step.
     optimiser = built(training.optimiser, 1, batch_size, method.constant_rate)
-    key = jax.random.key(0)
     image = jax.ShapeDtypeStruct(tuple(canvas), jnp.uint8)
-    state = jax.eval_shape(functools.partial(init_state, method, optimiser), key, image)
+    images = jax.ShapeDtypeStruct((batch_size, *canvas), jnp.uint8)
     step = functools.partial(train_step, method=method, optimiser=optimiser, steps=1)
-    lowered = jax.jit(step).lower(state, jax.ShapeDtypeStruct((batch_size, *canvas), jnp.uint8), key)
-    return float((lowered.cost_analysis() or {}).get("flops", float("nan")))
+    # On GPUs and TPUs, XLA counts only what it has compiled.
+    with jax.default_device(_host()):
+        key = jax.random.key(0)
+        state = jax.eval_shape(functools.partial(init_state, method, optimiser), key, image)
+        # XLA counts the body of a loop once. A CPU's random numbers and gradients of convolutions have loops, a TPU's do not.
+        lowered = jax.jit(step).trace(state, images, key).lower(lowering_platforms=("tpu",))
+        return float((lowered.cost_analysis() or {}).get("flops", float("nan")))
+
+
+def _host() -> jax.Device | None:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def seconds_per_step(training: Training, reader: BatchReader, seconds: float = 1.0) -> float:
