@@ -12,6 +12,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from sslshift.cache import kept_programs
+from sslshift.clock import Clock, process_age
+
 # Without this line, the --help of a command would also list the flags of this module.
 flags.disclaim_key_flags()
 
@@ -24,15 +27,16 @@ def run_command(main: Callable[[], None], folder: Callable[[], str] | None = Non
       folder: see `command_line`.
       positional: see `command_line`.
     """
-    with command_line(folder, positional=positional):
+    with command_line(folder, positional=positional) as clock, clock.part("work"):
         main()
 
 
 @contextlib.contextmanager
-def command_line(folder: Callable[[], str] | None = None, *, positional: str = "") -> Iterator[None]:
-    """Parses the flags, and reports an error of the block in one sentence on stderr.
+def command_line(folder: Callable[[], str] | None = None, *, positional: str = "") -> Iterator[Clock]:
+    """Parses the flags, yields a clock, and reports an error of the block in one sentence on stderr.
 
-    The process ends with code 1 after an error, 2 after a mistake in the flags, and 130 after an interruption.
+    The last line on stderr gives the seconds of the command by part. The process ends with code 1 after an error, 2 after a
+    mistake in the flags, and 130 after an interruption.
 
     Args:
       folder: function that returns the folder for `error.log`, which keeps the traceback of an error. Without a folder, or with
@@ -43,8 +47,14 @@ def command_line(folder: Callable[[], str] | None = None, *, positional: str = "
     logging.use_absl_handler()
     # Without this line, JAX and matplotlib report every backend and font that they do not find.
     logging.set_verbosity(logging.WARNING)
+    clock = Clock()
     try:
-        yield
+        _set_autotuning(flags.FLAGS.autotune_level)
+        with kept_programs(flags.FLAGS.compilation_cache, _note):
+            clock = Clock(process_age())
+            with clock.running():
+                yield clock
+        _show_timing(clock)
     except KeyboardInterrupt:
         print("Stopped. Commands that keep their results continue when they are given again.", file=sys.stderr)
         sys.exit(130)
@@ -52,10 +62,51 @@ def command_line(folder: Callable[[], str] | None = None, *, positional: str = "
         # Errors that the package raises on purpose are whole sentences; other errors need their type to be understood.
         known = isinstance(error, ValueError | RuntimeError | OSError)
         details = _keep_traceback(Path(folder())) if folder and folder() else ""
+        # After a mistake in the input, only the error is of interest.
+        if clock.samples:
+            _show_timing(clock)
         print(f"\nError: {error if known else repr(error)}{details}", file=sys.stderr)
         if not known and not details:
             traceback.print_exc()
         sys.exit(1)
+
+
+def define_flags() -> None:
+    """Defines the flags that every command has, unless they are defined."""
+    if "compilation_cache" in flags.FLAGS:
+        return
+    flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "Folder that keeps compiled programs for later commands, up to 2 GiB; default: sslshift/compilation in the user's "
+        "cache folder, or JAX_COMPILATION_CACHE_DIR; empty: programs are not kept.",
+    )
+    flags.DEFINE_integer(
+        "autotune_level",
+        None,
+        "On GPUs, the effort with which XLA searches for the fastest kernels, from 0 (none, which compiles faster but may "
+        "train slower) to 4; default: XLA's own. The effect on this package has not been measured.",
+        lower_bound=0,
+        upper_bound=4,
+    )
+    for name in ("compilation_cache", "autotune_level"):
+        # --help shows the flags of the program, not those of this module.
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+def _set_autotuning(level: int | None) -> None:
+    if level is not None:
+        # XLA reads the variable when the first array is made.
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level={level}".strip()
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _show_timing(clock: Clock) -> None:
+    # On stderr, because programs read the output of some tools.
+    _note(clock.timing().sentence())
 
 
 def _named(argv: list[str], positional: str) -> list[str]:
@@ -68,6 +119,7 @@ def _named(argv: list[str], positional: str) -> list[str]:
 def _parse(argv: list[str]) -> None:
     """Parses the flags; ends the process if one is wrong, or after --help."""
     app.define_help_flags()
+    define_flags()
     try:
         rest = flags.FLAGS(argv)
     except BrokenPipeError:

@@ -19,6 +19,7 @@ STUDY = (
     "jinja2",
     "matplotlib",
     "PIL",
+    "platformdirs",
     "pyarrow",
     "safetensors",
     "tensorflow_datasets",

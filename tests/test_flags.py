@@ -7,6 +7,7 @@ import absl.flags
 import pytest
 
 from experiments import methods, near_then_external, out_of_distribution, quickstart
+from sslshift.clock import Clock
 from sslshift.study import cli
 from sslshift.study.declare import Study
 
@@ -30,10 +31,10 @@ def study_of(monkeypatch, capsys):
         @contextlib.contextmanager
         def command_line(folder):
             defined(["command", *arguments])
-            yield
+            yield Clock()
 
         monkeypatch.setattr(cli, "command_line", command_line)
-        cli.run_experiment(declared, lambda study, command: studies.append(study), scales)
+        cli.run_experiment(declared, lambda study, command, clock: studies.append(study), scales)
         return studies[0], capsys.readouterr().out
 
     return run

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from sslshift.clock import Clock
 from sslshift.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from sslshift.data.permutation import permute
 from sslshift.data.sources import readable
@@ -89,7 +90,7 @@ class Calibrated:
         return [each for each in self.cases if each.part == name and case in (None, each.case)]
 
 
-def run_calibration(study: Study, *, command: str = "") -> None:
+def run_calibration(study: Study, *, command: str = "", clock: Clock | None = None) -> None:
     """Runs a study, then measures every distance on cases with a known answer; writes OUT/calibration.csv and .md.
 
     The target is the test split of the study's first task. The study's sources (not its mixtures) are blended and counted. The
@@ -97,10 +98,10 @@ def run_calibration(study: Study, *, command: str = "") -> None:
 
     Args:
       study: the declaration.
-      command: see `sslshift.study.cli.run`.
+      command, clock: see `sslshift.study.cli.run`.
     """
-    run(study, command=command)
-    progress = Progress()
+    run(study, command=command, clock=clock)
+    progress = Progress(clock=clock)
     opened = open_study(study)
     results = read_results(opened)
     store = Store()

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 from absl import flags
 from rich.console import Console
 
+from sslshift.clock import Clock
 from sslshift.command import command_line, remedy
 from sslshift.storage import ERROR_LOG, LockedError, lock
 from sslshift.study.analysis import Analysis
-from sslshift.study.cost import show_cost
+from sslshift.study.cost import keep_timing, read_timings, show_cost
 from sslshift.study.declare import Study
 from sslshift.study.design import parse_study
 from sslshift.study.learners import options_given, without_given
@@ -51,28 +52,32 @@ _DEFINE = {
 class RunFunction(Protocol):
     """A function that an experiment runs on its study, such as `run`."""
 
-    def __call__(self, study: Study, *, command: str = "") -> None: ...
+    def __call__(self, study: Study, *, command: str = "", clock: Clock | None = None) -> None: ...
 
 
-def run(study: Study, *, command: str = "") -> None:
+def run(study: Study, *, command: str = "", clock: Clock | None = None) -> None:
     """Runs a study to its end and shows its results; continues where an earlier call stopped.
+
+    `timing.json` in its folder keeps the seconds of each call by part.
 
     Args:
       study: the declaration.
       command: command line that repeats the study, for the report; if empty, the report shows this call.
+      clock: running clock of the command; None: a clock that starts now.
 
     Raises:
       RuntimeError: some runs failed (raised after all others are done and reported), or another process uses the folder.
       ValueError: the declaration is wrong, or the folder holds another study.
     """
-    console = _console()
-    progress = Progress(console)
-    opened = _open(study, progress)
-    # The lock is taken after the study is opened: opening may take minutes and writes nothing.
-    with _disk_errors(opened.design.out), _locked(opened.design.out):
-        results = run_study(opened, progress)
-        if results.runs:
-            _report(results, console, command)
+    with contextlib.nullcontext(clock) if clock else Clock().running() as clock:
+        progress = Progress(_console(), clock)
+        opened = _open(study, progress)
+        out = opened.design.out
+        # The lock is taken after the study is opened: opening may take minutes and writes nothing.
+        with _disk_errors(out), _locked(out), keep_timing(out, clock):
+            results = run_study(opened, progress)
+            if results.runs:
+                _report(results, progress, command)
     # Raised after the report, so that a failed run does not hide the results of the others.
     if results.failed:
         raise RuntimeError(_failures(results))
@@ -104,18 +109,18 @@ def run_experiment(
         # A dry run writes nothing, not even the traceback of its error.
         return "" if flags.FLAGS.dry_run else flags.FLAGS.out if flags.FLAGS["out"].present else scales[flags.FLAGS.scale].out
 
-    with command_line(folder):
+    with command_line(folder) as clock:
         study, notes = _overridden(scales[flags.FLAGS.scale])
         for note in notes:
             print(note)
         # `__spec__` is None after `python FILE`; the command then names the file.
         program = f"python -m {spec.name}" if spec else f"python {shlex.quote(sys.argv[0])}"
         if flags.FLAGS.dry_run:
-            dry_run(study)
+            dry_run(study, clock=clock)
         elif flags.FLAGS.report_only:
-            report_only(study, command=_command(program, study))
+            report_only(study, command=_command(program, study), clock=clock)
         else:
-            run(study, command=_command(program, study))
+            run(study, command=_command(program, study), clock=clock)
 
 
 def _command(program: str, study: Study) -> str:
@@ -184,33 +189,35 @@ def _kept_notes(study: Study, given: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def dry_run(study: Study) -> None:
+def dry_run(study: Study, *, clock: Clock | None = None) -> None:
     """Prints the cost of a study; trains nothing and writes nothing."""
     console = _console()
-    show_cost(_open(study, Progress(console)), console)
+    show_cost(_open(study, Progress(console, clock)), console)
 
 
-def report_only(study: Study, *, command: str = "") -> None:
+def report_only(study: Study, *, command: str = "", clock: Clock | None = None) -> None:
     """Reports the results in a study's folder, finished or not; trains and evaluates nothing.
 
     Raises:
       NotStoredError: no run is finished.
     """
-    console = _console()
-    progress = Progress(console)
+    progress = Progress(_console(), clock)
     results = read_results(_open(study, progress))
-    _report(results, console, command)
+    _report(results, progress, command)
     for state, runs in (("failed", [run for run, _ in results.failed]), ("not there yet", results.missing)):
         if runs:
             progress.note(f"{len(runs)} of {len(results.opened.runs)} runs {state}: {_some(results.opened, runs)}")
 
 
-def _report(results: Results, console: Console, command: str) -> None:
-    analysis = Analysis(results)
-    written = write_report(analysis, command)
-    print_report(analysis, console)
-    for path in written:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
+def _report(results: Results, progress: Progress, command: str) -> None:
+    # The file gets the time of this call when the call ends.
+    timings = [*read_timings(results.opened.design.out), progress.clock.timing()]
+    with progress.clock.part("reporting"):
+        analysis = Analysis(results)
+        written = write_report(analysis, command, timings)
+        print_report(analysis, progress.console)
+        for path in written:
+            progress.note(f"wrote {path}")
 
 
 def _failures(results: Results) -> str:
@@ -269,7 +276,8 @@ def _open(study: Study, progress: Progress) -> Opened:
     """Opens a study, and prints its size and the notes of its sources and tasks."""
     if Path(study.out).exists() and not Path(study.out).is_dir():
         raise ValueError(f"--out={study.out} is a file; name a new folder or the folder of an earlier call.")
-    opened = open_study(parse_study(study))
+    with progress.clock.part("opening"):
+        opened = open_study(parse_study(study))
     design = opened.design
     learners = ", ".join(f"{learner} of {learner.parameters / 1e6:.2g} M parameters" for learner in opened.learners)
     progress.note(

@@ -1,17 +1,28 @@
-"""Cost of a study: runs, samples, FLOPs, hours and money, before anything is trained."""
+"""Cost of a study: runs, samples, FLOPs, hours and money before it runs, and seconds by part afterwards."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import datetime
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from sslshift.reporting import Table, print_table
-from sslshift.storage import Store
+from sslshift.clock import Clock, Timing
+from sslshift.reporting import Table, environment, print_table
+from sslshift.storage import Store, read_json, write_json
 from sslshift.study.learners import Learner
 from sslshift.study.opened import Opened
 from sslshift.study.progress import duration
 from sslshift.study.results import run_folder, run_record
 from sslshift.training.programs import seconds_per_step
+
+# File of a study's folder with the seconds of each call by part, the latest call last.
+TIMING = "timing.json"
+# Number of calls that the file keeps.
+_CALLS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,3 +125,78 @@ def _image_notes(opened: Opened) -> list[str]:
     parts = ", ".join(f"{unique:,} of {uri} at {cost:,.2f}" for uri, (unique, cost) in costs.items())
     total = sum(cost for _, cost in costs.values())
     return [f"Images cost {total:,.2f}, for the largest subset of each source: {parts}."]
+
+
+@contextlib.contextmanager
+def keep_timing(out: Path, clock: Clock) -> Iterator[None]:
+    """Adds the seconds of a call by part to `timing.json` when the block ends, with or without an error."""
+    try:
+        yield
+    finally:
+        # Seconds are not worth hiding the error of the block, such as a full disk.
+        with contextlib.suppress(OSError):
+            calls = [*_calls(out), _as_json(clock.timing())][-_CALLS:]
+            write_json(out / TIMING, {"calls": calls})
+
+
+def read_timings(out: Path) -> list[Timing]:
+    """Returns the timing of each call that a study's folder keeps; damaged entries are ignored."""
+    return [timing for timing in map(_of_json, _calls(out)) if timing]
+
+
+def timing_table(timings: Sequence[Timing]) -> Table:
+    """Returns the seconds by part of all calls that trained runs; of the latest call if none did. No rows without calls."""
+    # A call that finds everything finished says nothing about the cost of the study.
+    counted = [each for each in timings if each.samples] or timings[-1:]
+    both = [sum((Counter(getattr(each, name)) for each in counted), Counter()) for name in ("parts", "overlapped")]
+    total = Timing(*both, *(sum(getattr(each, name) for each in counted) for name in Timing._fields[2:]))
+    rows = [(name, seconds) for name, seconds in total.ordered()]
+    rows += [("all", total.seconds)] if rows else []
+    lines = [(name, f"{seconds:,.1f}", f"{seconds / total.seconds * 100:.1f}") for name, seconds in rows]
+    notes = ["Seconds up to the writing of this report, of the calls that trained runs" if len(counted) > 1 else ""]
+    notes += [f"Beside these parts, on other threads: {name} {seconds:,.1f} s" for name, seconds in total.overlapped.items()]
+    notes.append(f"{total.compiled:,} programs were compiled and {total.from_cache:,} were read from the compilation cache")
+    if total.samples_per_second:
+        peak = f", {total.share_of_peak:.0%} of the peak of {environment.devices()}" if total.share_of_peak else ""
+        notes.append(f"Training: {total.samples_per_second:,.0f} samples/s{peak}, {total.efficiency:.0%} of all seconds")
+    note = "".join(f"{each}. " for each in notes if each)
+    return Table("timing", "Where the time went", ("part", "seconds", "%"), lines, note.rstrip())
+
+
+def _calls(out: Path) -> list[dict[str, Any]]:
+    try:
+        return list(read_json(out / TIMING)["calls"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # The file is a by-product: a damaged one must not stop a study.
+        return []
+
+
+def _as_json(timing: Timing) -> dict[str, Any]:
+    rounded = {
+        "seconds": timing.seconds,
+        "efficiency": timing.efficiency,
+        "samples_per_second": timing.samples_per_second,
+        "share_of_peak": timing.share_of_peak,
+        "parts": dict(timing.ordered()),
+        "overlapped": timing.overlapped,
+    }
+    exact = {"compiled": timing.compiled, "from_cache": timing.from_cache, "samples": timing.samples}
+    now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+    about = {"ended": now, "devices": environment.devices()}
+    return about | _rounded(rounded) | exact | {"at_peak": timing.at_peak}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    return None if value is None else round(value, 3)
+
+
+def _of_json(call: dict[str, Any]) -> Timing | None:
+    try:
+        parts = {name: float(seconds) for name, seconds in call["parts"].items()}
+        overlapped = {name: float(seconds) for name, seconds in call["overlapped"].items()}
+        counts = (int(call[name]) for name in ("compiled", "from_cache", "samples"))
+        return Timing(parts, overlapped, *counts, float(call["at_peak"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None

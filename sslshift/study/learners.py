@@ -5,6 +5,7 @@ import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from clu.parameter_overview import count_parameters
 
@@ -17,7 +18,7 @@ from sslshift.models import ENCODERS
 from sslshift.study.declare import Study
 from sslshift.training import Optimiser, Training
 from sslshift.training.loop import traced_step
-from sslshift.training.programs import step_flops
+from sslshift.training.programs import peak_flops, step_flops
 
 # Flags of a study that --for_method may set for one method; every other name in --for_method is an option of the method.
 OWN_FLAGS = (
@@ -295,6 +296,13 @@ class Learner:
     def flops(self) -> float:
         """FLOPs of one training step; the step is traced but not computed."""
         return step_flops(self.training, self.canvas, self.batch_size)
+
+    @functools.cached_property
+    def step_at_peak(self) -> float:
+        """Seconds of a training step at the peak of all devices; 0 if their peak is unknown."""
+        peak = peak_flops(jax.devices()[0].device_kind, self.settings.dtype)
+        # Counting FLOPs takes seconds, and is done only where the result is used.
+        return self.flops / (peak * jax.device_count()) if peak else 0.0
 
     @functools.cached_property
     def parameters(self) -> int:

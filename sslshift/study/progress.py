@@ -11,6 +11,7 @@ from rich.progress import Task as Bar
 from rich.table import Column
 from rich.text import Text
 
+from sslshift.clock import Clock
 from sslshift.reporting.numbers import two_digits
 from sslshift.transfer.scores import TaskScores
 
@@ -50,10 +51,16 @@ class TimeLeft:
 
 
 class Progress:
-    """Progress of one study on a console."""
+    """Progress of one study on a console.
 
-    def __init__(self, console: Console | None = None):
-        self._console = console or Console(emoji=False)
+    Attributes:
+      console: console to print on.
+      clock: seconds of the study by part.
+    """
+
+    def __init__(self, console: Console | None = None, clock: Clock | None = None):
+        self.clock = clock or Clock()
+        self.console = console or Console(emoji=False)
         self._left = ""
         self._bars: Bars | None = None
         self._whole: TaskID | None = None
@@ -69,11 +76,11 @@ class Progress:
         self._say(f"{what}: {two_digits(index)}")
 
     def _say(self, text: str) -> None:
-        self._console.print(text + self._left, highlight=False, soft_wrap=True, markup=False)
+        self.console.print(text + self._left, highlight=False, soft_wrap=True, markup=False)
         self._left = ""
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     @contextlib.contextmanager
     def study(self, count: int, kinds: Sequence[Hashable], weights: Mapping[Hashable, float]) -> Iterator[None]:
@@ -121,7 +128,7 @@ class Progress:
         # On a narrow terminal, long names are cut, so that numbers and time remain visible.
         name = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
         columns = (SpinnerColumn(), name, BarColumn(_BAR_WIDTH), MofNCompleteColumn(table_column=Column(no_wrap=True)), _Left())
-        return Bars(*columns, console=self._console, transient=True, expand=True, disable=not self._console.is_terminal)
+        return Bars(*columns, console=self.console, transient=True, expand=True, disable=not self.console.is_terminal)
 
     @contextlib.contextmanager
     def _bar(self, what: str, total: int | None) -> Iterator["Work"]:

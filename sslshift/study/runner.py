@@ -9,12 +9,13 @@ import datetime
 import errno
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from sslshift.clock import TRAINING, Clock
 from sslshift.models import ENCODER, save_encoder
 from sslshift.reporting.environment import versions
 from sslshift.storage import ERROR_LOG, FAILED, NotStoredError, OtherRecordError, Store, read_json, write, write_json
@@ -35,7 +36,7 @@ from sslshift.study.results import FinishedRun, Results, Trained, describe_run, 
 from sslshift.study.shifts import MeasuredShift, measure_shifts, name_of_features, read_shifts
 from sslshift.training.checkpoints import NotWrittenError
 from sslshift.training.journal import BROKEN, loss_trend, read_broken
-from sslshift.training.loop import train
+from sslshift.training.loop import OnStep, train
 from sslshift.training.programs import bound_programs
 from sslshift.transfer.features import encoder_of
 from sslshift.transfer.scores import EvaluatedEncoder
@@ -62,10 +63,14 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     ledger = Ledger(opened.design.out, opened.design.budget.samples)
     # The table is checked first, so that a folder of another study is refused before hours of work.
     unfinished = [run for run in opened.runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
-    leaks = search_leaks(opened, store, progress)
-    pixels = evaluate_pixels(opened, store, progress)
+    clock = progress.clock
+    with clock.part("leaks"):
+        leaks = search_leaks(opened, store, progress)
+    with clock.part("baselines"):
+        pixels = evaluate_pixels(opened, store, progress)
     ledger.add(baseline_rows(opened, pixels, PIXELS, {}))
-    task_shifts = measure_shifts(opened, store, progress)
+    with clock.part("shift"):
+        task_shifts = measure_shifts(opened, store, progress)
     untrained: dict[tuple[str, str, int], EvaluatedEncoder] = {}
     finished: list[FinishedRun] = []
     failed: list[tuple[Run, str]] = []
@@ -80,7 +85,8 @@ def run_study(opened: Opened, progress: Progress) -> Results:
             record = run_record(opened, run)
             with _failing(opened, run, progress) as failures:
                 if key not in untrained:
-                    untrained[key] = evaluate_untrained(opened, store, learner, run.seed, progress)
+                    with clock.part("baselines"):
+                        untrained[key] = evaluate_untrained(opened, store, learner, run.seed, progress)
                     start = untrained_record(learner, run.seed)
                     ledger.add(baseline_rows(opened, untrained[key], UNTRAINED, start))
                 with progress.run(name, number, len(opened.runs), learner.steps, learner.key) as work:
@@ -89,8 +95,9 @@ def run_study(opened: Opened, progress: Progress) -> Results:
                     if result is None:
                         store.begin(folder, record)
                         shift = task_shifts[opened.task.name][run.source]
-                        result = store.finish(folder, train_run(opened, run, shift, work.on_step))
-                    evaluated = evaluate_run(opened, store, folder, work.on_progress)
+                        result = store.finish(folder, train_run(opened, run, shift, work.on_step, clock))
+                    with clock.part("evaluating"):
+                        evaluated = evaluate_run(opened, store, folder, work.on_progress)
                 finished.append(FinishedRun(run, Trained(**result), evaluated))
                 progress.say_scores(name, evaluated.scores[opened.task.name])
                 ledger.add(run_rows(opened, finished[-1], untrained[key], task_shifts))
@@ -152,7 +159,7 @@ def _failure(folder: Path) -> str:
     return f"{failure['error']}: {failure['message']}"
 
 
-def train_run(opened: Opened, run: Run, shift: MeasuredShift, on_step: Callable[[int, dict], None]) -> dict[str, Any]:
+def train_run(opened: Opened, run: Run, shift: MeasuredShift, on_step: OnStep, clock: Clock) -> dict[str, Any]:
     """Trains a run from its latest checkpoint, if it has one, and saves its encoder with a card.
 
     Args:
@@ -160,6 +167,7 @@ def train_run(opened: Opened, run: Run, shift: MeasuredShift, on_step: Callable[
       run: run of the study.
       shift: shift of the run's candidate to the first task, for the card.
       on_step: see `sslshift.training.loop.train`.
+      clock: clock of the command; it counts the samples.
 
     Returns:
       The fields of `Trained`, for `result.json`.
@@ -167,9 +175,19 @@ def train_run(opened: Opened, run: Run, shift: MeasuredShift, on_step: Callable[
     started = time.monotonic()
     folder = run_folder(opened, run)
     candidate = opened.candidate(run)
-    training = opened.learner(run).training
-    reader = opened.reader(candidate.mixture, run.seed, run.draw)
-    state = train(training, reader, run.seed, folder, on_step, online=opened.online)
+    learner = opened.learner(run)
+    training = learner.training
+    at_peak = learner.step_at_peak
+
+    def on_counted_step(step: int, scalars: dict[str, float]) -> None:
+        clock.samples += learner.batch_size
+        clock.at_peak += at_peak
+        on_step(step, scalars)
+
+    # Reading batches and writing checkpoints are part of training.
+    with clock.part(TRAINING):
+        reader = opened.reader(candidate.mixture, run.seed, run.draw)
+        state = train(training, reader, run.seed, folder, on_counted_step, online=opened.online)
     first, last = loss_trend(folder / "metrics.jsonl")
     broken = len(read_broken(folder / BROKEN))
     trained = {"loss_first": first, "loss_last": last, "broken": broken, "unique_read": candidate.mixture.unique - broken}

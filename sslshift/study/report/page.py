@@ -37,13 +37,14 @@ class LeakSection(NamedTuple):
     table: Table
 
 
-def page(analysis: Analysis, figures: Sequence[DrawnFigure], files: Mapping[str, str], command: str = "") -> str:
+def page(analysis: Analysis, figures: Sequence[DrawnFigure], files: Mapping[str, str], timing: Table, command: str = "") -> str:
     """Returns the page.
 
     Args:
       analysis: analysis of the study's results, finished or not.
       figures: figures that `draw_all` returned.
       files: texts of CSV files that the page offers for download, by name.
+      timing: seconds of the study by part, see `timing_table`; without rows, the page does not show it.
       command: command line that repeats the study; if empty, the page shows the call from Python.
     """
     opened = analysis.opened
@@ -63,6 +64,7 @@ def page(analysis: Analysis, figures: Sequence[DrawnFigure], files: Mapping[str,
         leaks=_leaks(analysis),
         notes=notes(analysis),
         files=files,
+        timing=timing,
         command=command or f"from sslshift.study import Study, run\n\nrun({opened.design.declared!r})",
         environment=_environment(analysis),
         settings=_settings(opened),

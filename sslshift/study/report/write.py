@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +11,10 @@ from typing import NamedTuple
 from rich.console import Console
 
 from sslshift import storage
+from sslshift.clock import Timing
 from sslshift.reporting import csv_text, print_table
 from sslshift.study.analysis import Analysis
+from sslshift.study.cost import timing_table
 from sslshift.study.evaluate import PIXELS, UNTRAINED
 from sslshift.study.ledger import CSV
 from sslshift.study.report.figures import draw_all
@@ -25,7 +27,7 @@ from sslshift.transfer.scores import EvaluatedEncoder
 SCORES = "scores.csv"
 
 
-def write_report(analysis: Analysis, command: str = "") -> list[Path]:
+def write_report(analysis: Analysis, command: str = "", timings: Sequence[Timing] = ()) -> list[Path]:
     """Writes `scores.csv`, `report.html`, and all tables and figures into the folders `tables` and `figures`.
 
     The results table, `results.csv`, is written while the study runs; the page offers it for download as well.
@@ -33,6 +35,7 @@ def write_report(analysis: Analysis, command: str = "") -> list[Path]:
     Args:
       analysis: analysis of the study's results, finished or not.
       command: command line that repeats the study; if empty, the page shows the call from Python.
+      timings: seconds by part of each call of the study, the latest call last; if empty, the report has no such table.
 
     Returns:
       Paths of the main files and of the two folders.
@@ -42,11 +45,12 @@ def write_report(analysis: Analysis, command: str = "") -> list[Path]:
     # The page contains both files, so that it can be sent without them.
     files = {name: (out / name).read_text(encoding="utf-8") for name in (CSV, SCORES) if (out / name).exists()}
     (out / "tables").mkdir(parents=True, exist_ok=True)
-    for table in all_tables(analysis):
+    spent = timing_table(timings)
+    for table in [*all_tables(analysis), *([spent] if spent.lines else [])]:
         for ending, text in {"md": table.markdown, "tex": table.latex, "csv": table.csv}.items():
             storage.write(out / "tables" / f"{table.name}.{ending}", text)
     figures = draw_all(analysis, out / "figures")
-    storage.write(out / "report.html", page(analysis, figures, files, command))
+    storage.write(out / "report.html", page(analysis, figures, files, spent, command))
     return [out / name for name in (CSV, SCORES, "tables", "figures", "report.html")]
 
 
