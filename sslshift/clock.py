@@ -16,6 +16,7 @@ from typing import NamedTuple
 START = "start"
 COMPILING = "compiling"
 TRAINING = "training"
+REPORTING = "reporting"
 # Seconds of the main thread outside of every part.
 OTHER = "other"
 

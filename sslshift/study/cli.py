@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from absl import flags
 from rich.console import Console
 
-from sslshift.clock import Clock
+from sslshift.clock import REPORTING, Clock, Timing
 from sslshift.command import command_line, remedy
 from sslshift.storage import ERROR_LOG, LockedError, lock
 from sslshift.study.analysis import Analysis
@@ -74,10 +74,11 @@ def run(study: Study, *, command: str = "", clock: Clock | None = None) -> None:
         opened = _open(study, progress)
         out = opened.design.out
         # The lock is taken after the study is opened: opening may take minutes and writes nothing.
-        with _disk_errors(out), _locked(out), keep_timing(out, clock):
+        with _disk_errors(out), _locked(out), keep_timing(out, clock) as keep:
             results = run_study(opened, progress)
             if results.runs:
-                _report(results, progress, command)
+                with clock.part(REPORTING):
+                    _report(results, progress, command, keep())
     # Raised after the report, so that a failed run does not hide the results of the others.
     if results.failed:
         raise RuntimeError(_failures(results))
@@ -203,21 +204,18 @@ def report_only(study: Study, *, command: str = "", clock: Clock | None = None) 
     """
     progress = Progress(_console(), clock)
     results = read_results(_open(study, progress))
-    _report(results, progress, command)
+    _report(results, progress, command, read_timings(results.opened.design.out))
     for state, runs in (("failed", [run for run, _ in results.failed]), ("not there yet", results.missing)):
         if runs:
             progress.note(f"{len(runs)} of {len(results.opened.runs)} runs {state}: {_some(results.opened, runs)}")
 
 
-def _report(results: Results, progress: Progress, command: str) -> None:
-    # The file gets the time of this call when the call ends.
-    timings = [*read_timings(results.opened.design.out), progress.clock.timing()]
-    with progress.clock.part("reporting"):
-        analysis = Analysis(results)
-        written = write_report(analysis, command, timings)
-        print_report(analysis, progress.console)
-        for path in written:
-            progress.note(f"wrote {path}")
+def _report(results: Results, progress: Progress, command: str, timings: Sequence[Timing]) -> None:
+    analysis = Analysis(results)
+    written = write_report(analysis, command, timings)
+    print_report(analysis, progress.console)
+    for path in written:
+        progress.note(f"wrote {path}")
 
 
 def _failures(results: Results) -> str:

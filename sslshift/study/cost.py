@@ -4,13 +4,13 @@ import contextlib
 import dataclasses
 import datetime
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from sslshift.clock import Clock, Timing
+from sslshift.clock import REPORTING, Clock, Timing
 from sslshift.reporting import Table, environment, print_table
 from sslshift.storage import Store, read_json, write_json
 from sslshift.study.learners import Learner
@@ -128,15 +128,33 @@ def _image_notes(opened: Opened) -> list[str]:
 
 
 @contextlib.contextmanager
-def keep_timing(out: Path, clock: Clock) -> Iterator[None]:
-    """Adds the seconds of a call by part to `timing.json` when the block ends, with or without an error."""
-    try:
-        yield
-    finally:
-        # Seconds are not worth hiding the error of the block, such as a full disk.
+def keep_timing(out: Path, clock: Clock) -> Iterator[Callable[[], list[Timing]]]:
+    """Adds the seconds of a call by part to `timing.json` when the block ends, with or without an error.
+
+    Yields:
+      A function for the report. It keeps the seconds up to now, and returns the timings of all calls that the folder keeps.
+      What follows in this call counts as `reporting`.
+    """
+    earlier = _calls(out)[1 - _CALLS :]
+    reported: list[Timing] = []
+
+    def keep(timing: Timing) -> None:
+        # Seconds are not worth hiding an error of the block, such as a full disk.
         with contextlib.suppress(OSError):
-            calls = [*_calls(out), _as_json(clock.timing())][-_CALLS:]
-            write_json(out / TIMING, {"calls": calls})
+            write_json(out / TIMING, {"calls": [*earlier, _as_json(timing)]})
+
+    def report() -> list[Timing]:
+        reported.append(clock.timing())
+        keep(reported[-1])
+        return read_timings(out)
+
+    try:
+        yield report
+    finally:
+        whole = clock.timing()
+        # The parts that the report shows stay as they are, so that the same command later writes the same report.
+        last = reported[-1] if reported else whole
+        keep(last._replace(parts=last.parts | {REPORTING: whole.seconds - last.seconds}))
 
 
 def read_timings(out: Path) -> list[Timing]:
@@ -149,17 +167,20 @@ def timing_table(timings: Sequence[Timing]) -> Table:
     # A call that finds everything finished says nothing about the cost of the study.
     counted = [each for each in timings if each.samples] or timings[-1:]
     both = [sum((Counter(getattr(each, name)) for each in counted), Counter()) for name in ("parts", "overlapped")]
+    # The report is not written yet when it states the seconds.
+    del both[0][REPORTING]
     total = Timing(*both, *(sum(getattr(each, name) for each in counted) for name in Timing._fields[2:]))
     rows = [(name, seconds) for name, seconds in total.ordered()]
     rows += [("all", total.seconds)] if rows else []
     lines = [(name, f"{seconds:,.1f}", f"{seconds / total.seconds * 100:.1f}") for name, seconds in rows]
-    notes = ["Seconds up to the writing of this report, of the calls that trained runs" if len(counted) > 1 else ""]
+    calls = f"of the {len(counted)} calls that trained runs" if len(counted) > 1 else "of the call that did the work"
+    notes = [f"Seconds {calls}, without those of writing reports"]
     notes += [f"Beside these parts, on other threads: {name} {seconds:,.1f} s" for name, seconds in total.overlapped.items()]
     notes.append(f"{total.compiled:,} programs were compiled and {total.from_cache:,} were read from the compilation cache")
     if total.samples_per_second:
         peak = f", {total.share_of_peak:.0%} of the peak of {environment.devices()}" if total.share_of_peak else ""
         notes.append(f"Training: {total.samples_per_second:,.0f} samples/s{peak}, {total.efficiency:.0%} of all seconds")
-    note = "".join(f"{each}. " for each in notes if each)
+    note = "".join(f"{each}. " for each in notes)
     return Table("timing", "Where the time went", ("part", "seconds", "%"), lines, note.rstrip())
 
 
