@@ -1,0 +1,84 @@
+r"""Checks this machine: whether every method, evaluation and distance works and is right here, and how fast a step is.
+
+    python -m tools.doctor
+    python -m tools.doctor --only="train/simclr,evaluate/*"
+    python -m tools.doctor --json=doctor.json
+
+Run it first on a new machine, after a new driver, and after another version of jax. It trains every method for 20 steps on
+bundled images, stops and resumes each run, compares evaluations and distances with NumPy in float64, and times a training step
+and the input pipeline. Prints a table of findings: pass, slow or failed, a figure, and what to do. The exit code is 1 if a
+check failed. `slow` is no failure: results are right, but take longer than they should. Files are written to a temporary
+folder in the folder --out, so that this file system is checked too, and are deleted afterwards.
+"""
+
+import fnmatch
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from sslshift.command import run_command
+from sslshift.reporting import print_table
+from sslshift.storage import write_json
+
+from . import (
+    doctor_arithmetic,
+    doctor_distances,
+    doctor_evaluations,
+    doctor_finetuning,
+    doctor_machine,
+    doctor_speed,
+    doctor_training,
+)
+from .doctor_findings import FAILED, PASS, SLOW, Check, examined, table_of
+
+CHECKS: dict[str, Check] = {
+    **doctor_machine.CHECKS,
+    **doctor_arithmetic.CHECKS,
+    **doctor_distances.CHECKS,
+    **doctor_evaluations.CHECKS,
+    **doctor_finetuning.CHECKS,
+    **doctor_training.CHECKS,
+    **doctor_speed.CHECKS,
+}
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("only", ["*"], f"Checks to make, separated by commas; * stands for any text. {', '.join(CHECKS)}.")
+flags.DEFINE_string("out", "results", "Folder of the file system to check; it need not exist, and nothing stays there.")
+flags.DEFINE_string("json", "", "File for the findings as JSON, with the tracebacks of errors; empty: none.")
+
+
+def chosen(patterns: list[str]) -> dict[str, Check]:
+    """Returns the checks whose names match a pattern; raises ValueError if a pattern matches none."""
+    for pattern in patterns:
+        if not fnmatch.filter(CHECKS, pattern):
+            raise ValueError(
+                f"--only: expected names or patterns of checks such as train/*, got {pattern!r}; --help lists them."
+            )
+    return {name: check for name, check in CHECKS.items() if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)}
+
+
+def _existing(folder: Path) -> Path:
+    """Returns the folder itself, or the nearest one above it that exists."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def main() -> None:
+    checks = chosen(FLAGS.only)
+    # Progress goes to stderr, so that stdout has the table alone.
+    progress = Console(stderr=True, emoji=False, highlight=False)
+    findings = {}
+    for name, finding in examined(checks, _existing(Path(FLAGS.out).absolute())):
+        findings[name] = finding
+        progress.print(f"{len(findings)} of {len(checks)}: {name} {finding.verdict}, {finding.seconds:.1f} s", markup=False)
+    print_table(table_of(findings), Console(emoji=False, width=None if Console().is_terminal else 140))
+    if FLAGS.json:
+        write_json(FLAGS.json, {name: finding._asdict() for name, finding in findings.items()})
+    counts = {verdict: sum(each.verdict == verdict for each in findings.values()) for verdict in (PASS, SLOW, FAILED)}
+    print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    if counts[FAILED]:
+        raise RuntimeError(f"{counts[FAILED]} of {len(findings)} checks failed.")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,91 @@
+"""Findings of the checks of `tools.doctor`: a verdict, a figure, and what to do."""
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sslshift.command import remedy
+from sslshift.reporting import Table
+
+PASS = "pass"
+SLOW = "slow"
+FAILED = "failed"
+
+
+class Finding(NamedTuple):
+    """Result of a check.
+
+    Attributes:
+      verdict: `pass`, `slow` or `failed`.
+      figure: what was measured.
+      advice: what to do; empty if there is nothing to do.
+      seconds: duration of the check, compilation included.
+      details: traceback of an error.
+    """
+
+    verdict: str
+    figure: str
+    advice: str = ""
+    seconds: float = 0.0
+    details: str = ""
+
+
+# A check takes the folder in which it makes temporary files.
+Check = Callable[[Path], Finding]
+
+
+def examined(checks: Mapping[str, Check], folder: Path) -> Iterator[tuple[str, Finding]]:
+    """Yields the name and the finding of each check; an error fails its own check, and the others go on."""
+    for name, check in checks.items():
+        started = time.perf_counter()
+        try:
+            finding = check(folder)
+        except Exception as error:
+            finding = _failed(error)
+        yield name, finding._replace(seconds=time.perf_counter() - started)
+
+
+def _failed(error: Exception) -> Finding:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    # Libraries raise errors of many lines; `details` has the whole text.
+    short = reason if len(reason) <= 300 else f"{reason[:300]}..."
+    advice = remedy(error) or "Write the findings with --json=FILE, which includes the traceback, and report them."
+    return Finding(FAILED, short, advice, details="".join(traceback.format_exception(error)))
+
+
+def agreement(found: np.ndarray, expected: np.ndarray, tolerance: float, advice: str = "") -> Finding:
+    """Returns whether values agree with those of NumPy in float64: the largest difference, relative to the largest value.
+
+    Example:
+      >>> agreement([1.0, 2.02], [1.0, 2.0], 0.1).figure
+      'error 1e-02, allowed 1e-01'
+
+    Args:
+      found: values of this machine.
+      expected: values of NumPy in float64, of the same shape.
+      tolerance: largest relative difference that passes.
+      advice: what to do if the difference is larger; empty: the advice for wrong results.
+    """
+    found = np.asarray(found, np.float64)
+    expected = np.asarray(expected, np.float64)
+    if found.shape != expected.shape:
+        raise ValueError(f"Expected values of shape {expected.shape} as from NumPy, got shape {found.shape}.")
+    error = float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(np.float64).tiny))
+    figure = f"error {error:.0e}, allowed {tolerance:.0e}"
+    # A comparison with nan is false, so a result that is not finite fails.
+    if math.isfinite(error) and error <= tolerance:
+        return Finding(PASS, figure)
+    wrong = "Results on this machine are wrong: try another version of jax and its driver, and report this."
+    return Finding(FAILED, figure, advice or wrong)
+
+
+def table_of(findings: Mapping[str, Finding]) -> Table:
+    """Returns the table of all findings."""
+    lines = [(name, each.verdict, each.figure, f"{each.seconds:.1f}", each.advice) for name, each in findings.items()]
+    head = ("check", "verdict", "figure", "s", "what to do")
+    return Table("doctor", "", head, lines, text_columns=3, more_text=("what to do",))
