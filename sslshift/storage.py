@@ -5,6 +5,7 @@ The package writes all its results with this module, so that a process can be st
 - `write` and `whole_file` replace a file in one step. A process that is killed, or a disk that is full, leaves the old file; a
   kill also leaves `NAME.part`, which the next write replaces.
 - `lock` keeps a second process out of a folder. The operating system releases the lock when the process ends or crashes.
+- `ArrayCache` keeps arrays that take long to compute, up to a number of bytes, for all later commands of the user.
 - `Store` keeps results in folders. Each folder holds the request in `record.json` and the answer in `result.json`. A
   folder without `result.json` is work in progress: the next process that asks for the same record continues it.
 
@@ -14,11 +15,14 @@ A path is local or belongs to an object store (`gs://...`), as in `etils.epath`.
 import contextlib
 import datetime
 import hashlib
+import io
 import json
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from etils import epath
@@ -161,6 +165,89 @@ def lock(file: epath.PathLike) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+class ArrayCache:
+    """Files with arrays that take long to compute. The cache never stops a command: what it does not hold is computed.
+
+    A damaged file is written anew, and a folder that cannot be written is reported once. The files are NumPy's npz without
+    pickle, so that none of them can run code.
+
+    Example:
+      >>> import tempfile, numpy as np
+      >>> cache = ArrayCache(epath.Path(tempfile.mkdtemp()) / "sums", 1 << 20, print)
+      >>> cache.remembered(["a", 1], lambda: {"sum": np.array(3)})["sum"].item()
+      3
+      >>> cache.remembered(["a", 1], lambda: 1 / 0)["sum"].item()
+      3
+
+    Args:
+      folder: folder of the files; it is made when the first file is written.
+      most_bytes: size of all files; beyond it, the files that were written first are deleted.
+      note: called at most once, with a sentence about a folder that cannot be written.
+    """
+
+    def __init__(self, folder: epath.PathLike, most_bytes: int, note: Callable[[str], None]):
+        self._folder = epath.Path(folder)
+        self._most_bytes = most_bytes
+        self._note: Callable[[str], None] | None = note
+
+    def remembered(self, key: Sequence[Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Returns the arrays kept by a key, by name; computes and keeps them if there are none.
+
+        Args:
+          key: everything that the arrays depend on, as JSON values.
+          compute: function that returns the arrays.
+        """
+        path = self._folder / f"{digest(key, 32)}.npz"
+        known = _read_arrays(path)
+        if known is not None:
+            return known
+        arrays = compute()
+        try:
+            self._write(path, arrays)
+        except OSError as error:
+            if self._note:
+                self._note(
+                    f"{self._folder} cannot be written ({error.strerror or error}): later commands compute its content anew."
+                )
+            self._note = None
+        return arrays
+
+    def _write(self, path: epath.Path, arrays: Mapping[str, Any]) -> None:
+        import numpy as np
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        # An array that would displace all others is not kept.
+        if content.tell() > self._most_bytes:
+            return
+        write(path, content.getvalue())
+        files = []
+        for each in self._folder.glob("*.npz"):
+            # Another process may delete the same files.
+            with contextlib.suppress(OSError):
+                about = each.stat()
+                files.append((about.mtime, about.length, each))
+        excess = sum(length for _, length, _ in files) - self._most_bytes
+        for _, length, each in sorted(files):
+            if excess <= 0:
+                break
+            with contextlib.suppress(OSError):
+                each.unlink()
+            excess -= length
+
+
+def _read_arrays(path: epath.Path) -> dict[str, Any] | None:
+    """Returns the arrays in an npz file; None if there is no file or it is damaged."""
+    import numpy as np
+
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 class Store:

@@ -15,6 +15,9 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "sslshift-test-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+# No test reads or writes the cache of the user who runs it.
+os.environ["SSLSHIFT_IDENTITIES"] = ""
+
 import jax
 import numpy as np
 import pytest

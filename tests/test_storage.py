@@ -8,9 +8,20 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from sslshift.storage import LockedError, NotStoredError, OtherRecordError, Store, lock, read_json, whole_file, write
+from sslshift.storage import (
+    ArrayCache,
+    LockedError,
+    NotStoredError,
+    OtherRecordError,
+    Store,
+    lock,
+    read_json,
+    whole_file,
+    write,
+)
 
 
 def test_a_file_is_replaced_when_it_is_whole(tmp_path):
@@ -141,3 +152,51 @@ def test_a_damaged_file_is_named(tmp_path):
 def test_paths_may_be_text(tmp_path):
     write(str(tmp_path / "a.txt"), b"bytes")
     assert Path(tmp_path / "a.txt").read_bytes() == b"bytes"
+
+
+def test_arrays_are_kept_for_the_next_command_and_damaged_ones_are_made_again(tmp_path):
+    made = []
+
+    def compute(value):
+        made.append(value)
+        return {"a": np.full(5, value), "b": np.array(["x", "é"])}
+
+    cache = ArrayCache(tmp_path / "cache", 1 << 20, pytest.fail)
+    first = cache.remembered(["k", 1, None], lambda: compute(1))
+    again = ArrayCache(tmp_path / "cache", 1 << 20, pytest.fail).remembered(["k", 1, None], lambda: compute(2))
+    for name in ("a", "b"):
+        np.testing.assert_array_equal(first[name], again[name])
+    assert cache.remembered(["k", 2, None], lambda: compute(3))["a"][0] == 3
+    (path, _) = sorted((tmp_path / "cache").iterdir(), key=lambda each: each.stat().st_mtime_ns)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:-20], whole[:60] + b"\0" * 9 + whole[69:], b"PK nothing"):
+        path.write_bytes(damaged)
+        assert cache.remembered(["k", 1, None], lambda: compute(4))["a"][0] == 4
+        assert cache.remembered(["k", 1, None], lambda: compute(5))["a"][0] == 4
+    assert made == [1, 3, 4, 4, 4, 4]
+    # A pickle could run code when it is loaded.
+    np.savez(path, a=np.array([Path()], object))
+    assert cache.remembered(["k", 1, None], lambda: compute(6))["a"][0] == 6
+
+
+def test_the_first_written_arrays_go_when_there_are_too_many_bytes(tmp_path):
+    cache = ArrayCache(tmp_path, 3500, pytest.fail)
+    for number in range(4):
+        cache.remembered([number], lambda: {"a": np.zeros(1000, np.uint8)})
+        os.utime(max(tmp_path.iterdir(), key=lambda each: each.stat().st_mtime_ns), ns=(number, number))
+    assert len(list(tmp_path.iterdir())) == 2
+    assert ArrayCache(tmp_path, 3500, pytest.fail).remembered([3], lambda: pytest.fail("made again"))["a"].size == 1000
+    # One that is larger than all may be is not kept, and displaces none.
+    assert cache.remembered([9], lambda: {"a": np.zeros(9000, np.uint8)})["a"].size == 9000
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_reported_once(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    notes = []
+    cache = ArrayCache(tmp_path / "file/cache", 1 << 20, notes.append)
+    assert [cache.remembered([number], lambda number=number: {"a": np.array(number)})["a"].item() for number in (1, 2)] == [
+        1,
+        2,
+    ]
+    assert notes == [f"{tmp_path}/file/cache cannot be written (Not a directory): later commands compute its content anew."]

@@ -1,26 +1,36 @@
-"""Leaks: test images that equal or resemble images of a source. Every source is searched for leaks."""
+"""Leaks: test images that equal or resemble images of a source. Every source is searched for leaks.
+
+Digests and hashes of a source, and the leaks that were found, are kept by the content of both sources in the folder
+`identities` of the user's cache, so that a second study on the same images reads and compares none of them. The environment
+variable SSLSHIFT_IDENTITIES names another folder; an empty value keeps nothing.
+"""
 
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sslshift.data.curation.leaks import NEAR, LeakSearch, differently_labelled
+from sslshift.cache import cache_folder
+from sslshift.data.curation.leaks import NEAR, VERSION, LeakSearch, differently_labelled
 from sslshift.data.decode import BrokenImageError
 from sslshift.data.sources import Source
-from sslshift.storage import NotStoredError, Store, slug, write
+from sslshift.storage import ArrayCache, NotStoredError, Store, slug, write
 from sslshift.study.opened import Opened
 from sslshift.study.progress import Progress
 
+# Environment variable with the folder of kept identities.
+CACHE = "SSLSHIFT_IDENTITIES"
 # Largest number of pairs that a folder keeps and the report can show.
 _KEPT = 10_000
 # A larger source without stored hashes is not searched, because the search would have to read all its images.
 _SEARCHED = 200_000
-# Version of the search: results of earlier versions are computed again.
-_SEARCH = 2
+# Bytes of the kept facts about sources: 24 for each image.
+_KEPT_BYTES = 1 << 28
 
 
 class LeakedPair(NamedTuple):
@@ -113,7 +123,7 @@ def search_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, 
     """
     found = {}
     test, indices = opened.task.test
-    search = LeakSearch(test, indices, colour=opened.canvas.channels > 1, missed=False)
+    search = LeakSearch(test, indices, colour=opened.canvas.channels > 1, missed=False, cache=_cache(progress.note))
     for uri, source in opened.sources.items():
         if source.shares_none_with(test):
             found[uri] = SourceLeaks(why="generated images are functions of a seed and cannot be copies")
@@ -126,7 +136,7 @@ def search_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, 
             "source": source.fingerprint,
             "test": test.fingerprint,
             "test_images": len(indices),
-            "search": _SEARCH,
+            "search": VERSION,
             "colour": opened.canvas.channels > 1,
         }
         folder = opened.design.out / "leaks" / slug(uri)
@@ -144,6 +154,11 @@ def read_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, So
         return search_leaks(opened, store, progress)
     except NotStoredError:
         return {uri: SourceLeaks(why="the study is not finished") for uri in opened.sources}
+
+
+def _cache(note: Callable[[str], None]) -> ArrayCache | None:
+    folder = os.environ.get(CACHE, str(cache_folder("identities")))
+    return ArrayCache(Path(folder).expanduser(), _KEPT_BYTES, note) if folder else None
 
 
 def _searched(source: Source, opened: Opened, search: LeakSearch) -> SourceLeaks:

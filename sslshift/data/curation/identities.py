@@ -1,10 +1,11 @@
 """Identities of a source's images: digest, perceptual hash, and the detail and colours that decide if hashes are near."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 
 from sslshift.data.likeness import (
     DETAILS,
@@ -16,9 +17,13 @@ from sslshift.data.likeness import (
     unlikeness,
 )
 from sslshift.data.perceptual_hash import SIDE, colour_thumbnails, hash_thumbnails
+from sslshift.data.perceptual_hash import VERSION as HASH_VERSION
 from sslshift.data.sources import Source
 from sslshift.data.threads import in_threads, watched
+from sslshift.storage import ArrayCache
 
+# Part of the key of kept identities: raise it when the pixels change to which any image is decoded, or its digest.
+VERSION = 1
 # Bytes of a digest: at 16, no two of 10^9 different images are expected to share one.
 _DIGEST = 16
 # Images of a block, which one thread reads.
@@ -80,18 +85,36 @@ def looks(source: Source, indices: np.ndarray, *, shown: bool = False) -> Iterat
     yield from in_threads(look, watched(starts, f"reading {source.name}", long=shown and len(indices) > 5000))
 
 
+def kept_by_content(
+    cache: ArrayCache | None, key: list, sources: Sequence[Source], compute: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Returns arrays about the images of sources from the cache, or computes them; see `ArrayCache.remembered`.
+
+    Args:
+      cache: the cache; None: nothing is kept.
+      key: everything else that the arrays depend on, as JSON values.
+      sources: the sources. Nothing is kept if the content of one of them is not known, see `Source.content_key`.
+      compute: function that returns the arrays.
+    """
+    contents = [source.content_key() for source in sources]
+    if cache is None or None in contents:
+        return compute()
+    # Another version of Pillow may decode the same file to other pixels.
+    return cache.remembered([*key, PIL.__version__, [len(source) for source in sources], contents], compute)
+
+
 class Identities:
     """Digests, perceptual hashes, details and colours of a source's images.
 
-    If the source has stored digests and hashes, an image is read only when its detail is needed. Otherwise every image is read
-    once. The memory is 750 bytes per grey image, and 1,250 bytes per colour image.
+    If digests and hashes are stored with the source, or were kept by an earlier command, an image is read only when its detail
+    is needed. Otherwise every image is read once. The memory is 750 bytes per grey image, and 1,250 bytes per colour image.
 
     Attributes:
       hashes: perceptual hashes, uint64 `[n]`.
       digests: digests of the files if these were stored, otherwise digests of the pixels; equal images have equal digests.
     """
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Source, cache: ArrayCache | None = None):
         self._source = source
         self._details = np.zeros((len(source), DETAILS), np.float16)
         self._sketches = sketches(self._details)
@@ -99,10 +122,14 @@ class Identities:
         self._chroma = np.zeros((len(source), *CHROMA), np.int8)
         self._pixels = np.zeros((len(source), _DIGEST), np.uint8)
         self._have = np.zeros(len(source), bool)
+        # Whether the digests of the pixels of all images are known, although not all were read.
+        self._hashed = False
         stored = source.stored_identities()
         if stored is None:
-            self.hashes = np.zeros(len(source), np.uint64)
-            self._read(np.arange(len(source)), hashed=True)
+            kept = kept_by_content(cache, [VERSION, HASH_VERSION, "identities"], [source], self._hash)
+            self.hashes: np.ndarray = kept["hashes"]
+            self._pixels = kept["pixels"]
+            self._hashed = True
             self.digests: list = self.pixels(np.arange(len(source)))
         else:
             self.digests, self.hashes = stored
@@ -112,7 +139,8 @@ class Identities:
 
     def pixels(self, indices: np.ndarray) -> list[bytes]:
         """Returns digests of the pixels of these images, as `looks` computes them."""
-        self._read(indices)
+        if not self._hashed:
+            self._read(indices)
         return [digest.tobytes() for digest in self._pixels[indices]]
 
     def details(self, indices: np.ndarray) -> np.ndarray:
@@ -148,9 +176,15 @@ class Identities:
         ]
         return np.concatenate([np.zeros(0), *parts])
 
-    def _read(self, indices: np.ndarray, hashed: bool = False) -> None:
+    def _hash(self) -> dict[str, np.ndarray]:
+        """Reads all images; returns their perceptual hashes and the digests of their pixels."""
+        hashes = np.zeros(len(self), np.uint64)
+        self._read(np.arange(len(self)), hashes)
+        return {"hashes": hashes, "pixels": self._pixels}
+
+    def _read(self, indices: np.ndarray, hashes: np.ndarray | None = None) -> None:
         missing = np.unique(indices[~self._have[indices]])
-        for chunk, gray, chroma, digests in looks(self._source, missing, shown=hashed):
+        for chunk, gray, chroma, digests in looks(self._source, missing, shown=hashes is not None):
             details, self._contrast[chunk] = details_and_contrast(gray)
             self._details[chunk] = details
             self._sketches[chunk] = sketches(details)
@@ -159,5 +193,5 @@ class Identities:
                 self._chroma[chunk] = chroma
             self._pixels[chunk] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST)
             self._have[chunk] = True
-            if hashed:
-                self.hashes[chunk] = hash_thumbnails(gray)
+            if hashes is not None:
+                hashes[chunk] = hash_thumbnails(gray)

@@ -25,14 +25,15 @@ changed instead of the training image: then only some of the clothes with cut si
 
 import dataclasses
 import functools
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
 
 from sslshift.data.curation.duplicates import MAX_DISTANCE, MIN_CORRELATION, require_correlation
 from sslshift.data.curation.hamming import HashIndex
-from sslshift.data.curation.identities import CHROMA, Identities, looks
-from sslshift.data.curation.pairs import Matches, Pairs, chunks, exact_pairs_between
+from sslshift.data.curation.identities import CHROMA, Identities, kept_by_content, looks
+from sslshift.data.curation.pairs import NONE, Matches, Pairs, chunks, exact_pairs_between
 from sslshift.data.likeness import (
     DETAILS,
     VARIANTS,
@@ -44,9 +45,13 @@ from sslshift.data.likeness import (
     variants,
 )
 from sslshift.data.perceptual_hash import SIDE, hash_thumbnails
+from sslshift.data.perceptual_hash import VERSION as HASH_VERSION
 from sslshift.data.sources import Source
 from sslshift.data.threads import watched
+from sslshift.storage import ArrayCache
 
+# Version of the search: results of earlier versions are computed again.
+VERSION = 2
 SAME = "same pixels"
 NEAR = "near"
 # Number of test images whose variants are compared in one step: 256 images have 8,704 variants, 36 MB of thumbnails.
@@ -136,7 +141,8 @@ class LeakSearch:
 
     Args:
       test_source, test_indices, max_distance, min_correlation, colour: as `find_leaks` takes them.
-      missed: False if `Leaks.missed` is not needed and may stay empty; pairs of different pictures are then rejected sooner.
+      missed: False if `Leaks.missed` is not needed and may be empty; pairs of different pictures are then rejected sooner.
+      cache: cache of identities, and of the leaks of searches without `missed`; None: everything is searched anew.
 
     Raises:
       ValueError: an argument is out of its range.
@@ -151,6 +157,7 @@ class LeakSearch:
         min_correlation: float = MIN_CORRELATION,
         colour: bool = True,
         missed: bool = True,
+        cache: ArrayCache | None = None,
     ):
         require_correlation(min_correlation)
         self._source = test_source
@@ -159,6 +166,7 @@ class LeakSearch:
         self._limit = 1 - min_correlation
         self._colour = colour
         self._missed = missed
+        self._cache = cache
         # Hashes of all variants of `_STEP` test images, by the first of these images.
         self._hashes: dict[int, np.ndarray] = {}
 
@@ -172,8 +180,21 @@ class LeakSearch:
         Raises:
           BrokenImageError: an image cannot be read.
         """
+        if self._missed:
+            return self._among(source)
+        asked = hashlib.sha256(self._asked.astype(np.int64).tobytes()).hexdigest()
+        key = [VERSION, HASH_VERSION, "leaks", asked, self._max_distance, self._limit, self._colour]
+
+        def search() -> dict[str, np.ndarray]:
+            leaks = self._among(source)
+            return {**leaks.pairs._asdict(), "equal": leaks.equal}
+
+        found = kept_by_content(self._cache, key, [source, self._source], search)
+        return Leaks(Pairs(*(found[side] for side in Pairs._fields)), found["equal"], NONE)
+
+    def _among(self, source: Source) -> Leaks:
         # The source is indexed and the test images, with all their variants, are the queries: the source is usually larger.
-        own = Identities(source)
+        own = Identities(source, self._cache)
         index = HashIndex(own.hashes)
         tests = self._tests
         matches = Matches((len(own), len(self._asked)), self._limit)

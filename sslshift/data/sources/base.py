@@ -118,6 +118,13 @@ class Source:
         """Returns the identities that were stored with the images, or None if they must be computed."""
         return None
 
+    def content_key(self) -> str | None:
+        """Returns text by which facts about all images can be kept for later commands, or None if the content is not known.
+
+        A fingerprint alone is not enough where it does not hash every byte: shards may be edited in their middle.
+        """
+        return None
+
 
 class PartialSource(Source):
     """The images of the source `whole` at `indices`, in that order."""
@@ -162,6 +169,10 @@ class PartialSource(Source):
             return None
         return StoredIdentities([stored.digests[index] for index in self.indices.tolist()], stored.hashes[self.indices])
 
+    def content_key(self) -> str | None:
+        whole = self.whole.content_key()
+        return whole and f"{whole} {hashlib.sha256(self.indices.tobytes()).hexdigest()}"
+
 
 def digests(source: Source, indices: np.ndarray, canvas: Canvas) -> list[bytes]:
     """Returns a digest of each image on the canvas: equal images have equal digests, even if their file names differ.
@@ -186,6 +197,12 @@ def readable(source: Source, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
     return np.array(
         [index for index, digest in zip(indices, digests(source, indices, canvas), strict=True) if digest], np.int64
     )
+
+
+def written_at(files: Sequence[Path]) -> str:
+    """Returns a digest of the sizes and the times of the last change of files, in nanoseconds."""
+    about = [file.stat() for file in files]
+    return hashlib.sha256(repr([(each.st_size, each.st_mtime_ns) for each in about]).encode()).hexdigest()
 
 
 def printable(path: str | bytes | Path) -> str:

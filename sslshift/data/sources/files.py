@@ -84,6 +84,10 @@ class FileSource(Source):
     def origin(self, index: int) -> str:
         return printable(self._paths[index])
 
+    def content_key(self) -> str | None:
+        # The fingerprint hashes all bytes of all files, and the range with which they are read.
+        return self.fingerprint
+
 
 class FolderSource(FileSource):
     """The image files below a folder, in the order of their paths."""

@@ -39,6 +39,10 @@ class ArraySource(Source):
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         return fit(self._images[index], canvas) if canvas else self._images[index]
 
+    def content_key(self) -> str | None:
+        # The fingerprint hashes the pixels, but not the shape of the array.
+        return f"{self.fingerprint} {self._images.shape}"
+
     def read(self, indices: np.ndarray, canvas: Canvas) -> np.ndarray:
         # No Python loop is needed here, which makes small sources fast.
         if self._images.shape[1:] == canvas:
@@ -147,6 +151,9 @@ class CachedSource(Source):
 
     def stored_identities(self) -> StoredIdentities | None:
         return self._source.stored_identities()
+
+    def content_key(self) -> str | None:
+        return self._source.content_key()
 
 
 def cached(source: Source, canvas: Canvas, limit: int = 1 << 29) -> Source:

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from sslshift.data.decode import BrokenImageError, Canvas, UnknownRangeError, decode, decode_onto, fit
 from sslshift.data.ranges import PixelRange, describe_unread, with_range
-from sslshift.data.sources.base import Source, Terms
+from sslshift.data.sources.base import Source, Terms, written_at
 from sslshift.data.sources.labels import indicators
 
 
@@ -65,6 +66,7 @@ class PreparedSource(Source):
         # The encoded image is read, and decoded as the images of every other source are.
         data.decoders = {"image": tfds.decode.SkipDecoding()}
         self._data = data
+        self._files = _files(builder.info, split)
         licence = getattr(builder.info.redistribution_info, "license", "")
         if licence:
             terms = terms.over(Terms(" ".join(licence.split())))
@@ -121,6 +123,11 @@ class PreparedSource(Source):
         except Exception as error:  # TFDS raises errors of many types.
             raise BrokenImageError(f"{self.origin(index)}: {_first_line(error)}") from error
 
+    def content_key(self) -> str | None:
+        # TFDS records the sizes of the shards only; a dataset that was prepared again may hold other images.
+        local = bool(self._files) and all(file.exists() for file in self._files)
+        return f"{self.fingerprint} {written_at(self._files)}" if local else None
+
 
 class LabelFeature(NamedTuple):
     """The feature of a dataset that holds labels: its name, whether an image may have several labels, and the class names."""
@@ -162,6 +169,11 @@ def _fingerprint(info, split: str, size: int) -> str:
     base = info.splits.get(split.partition("[")[0]) if info.splits else None
     shards = f"{base.num_bytes}, {base.shard_lengths}" if base else ""
     return hashlib.sha256(f"{info.full_name}/{split}: {size}, {shards}".encode()).hexdigest()
+
+
+def _files(info, split: str) -> list[Path]:
+    base = info.splits.get(split.partition("[")[0]) if info.splits else None
+    return [Path(os.fspath(path)) for path in base.filepaths] if base else []
 
 
 def _first_line(error: Exception) -> str:
