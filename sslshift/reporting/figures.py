@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 import matplotlib
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -26,6 +29,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = "osD^vPX*"
 # Colour of baselines and of lines at zero.
 MUTED = "#5a6270"
+_CANVASES = {"png": FigureCanvasAgg, "pdf": FigureCanvasPdf, "svg": FigureCanvasSVG}
 # Classes of the page's style sheet, which shows one form on a phone and the other on a large screen.
 _CLASSES = {"narrow": "narrow", "wide": "wide-form"}
 _STYLE = {
@@ -171,12 +175,15 @@ def save(drawing: Figure, folder: Path, name: str) -> list[Path]:
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     # Ids in an SVG file are random unless they are derived from a salt.
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
-        drawing.draw_without_rendering()
         # The layout is computed once for all three files: it takes longer than writing them.
+        drawing.get_layout_engine().execute(drawing)
         drawing.set_layout_engine("none")
+        drawing.set_dpi(300)
         for kind, about in metadata.items():
+            # `savefig` would draw twice for each file: once more for a layout engine.
+            write = getattr(_CANVASES[kind](drawing), f"print_{kind}")
             with storage.whole_file(folder / f"{name}.{kind}") as file:
-                drawing.savefig(file, format=kind, dpi=300, metadata=about)
+                write(file, metadata=about)
     return [folder / f"{name}.{kind}" for kind in metadata]
 
 
