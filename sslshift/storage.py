@@ -23,9 +23,12 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from etils import epath
+
+from sslshift.cache import prune
 
 RECORD = "record.json"
 RESULT = "result.json"
@@ -175,7 +178,7 @@ class ArrayCache:
 
     Example:
       >>> import tempfile, numpy as np
-      >>> cache = ArrayCache(epath.Path(tempfile.mkdtemp()) / "sums", 1 << 20, print)
+      >>> cache = ArrayCache(Path(tempfile.mkdtemp()) / "sums", 1 << 20, print)
       >>> cache.remembered(["a", 1], lambda: {"sum": np.array(3)})["sum"].item()
       3
       >>> cache.remembered(["a", 1], lambda: 1 / 0)["sum"].item()
@@ -183,12 +186,12 @@ class ArrayCache:
 
     Args:
       folder: folder of the files; it is made when the first file is written.
-      most_bytes: size of all files; beyond it, the files that were written first are deleted.
+      most_bytes: size of all files; beyond it, the files that were not used for longest are deleted.
       note: called at most once, with a sentence about a folder that cannot be written.
     """
 
-    def __init__(self, folder: epath.PathLike, most_bytes: int, note: Callable[[str], None]):
-        self._folder = epath.Path(folder)
+    def __init__(self, folder: Path, most_bytes: int, note: Callable[[str], None]):
+        self._folder = folder
         self._most_bytes = most_bytes
         self._note: Callable[[str], None] | None = note
 
@@ -214,7 +217,7 @@ class ArrayCache:
             self._note = None
         return arrays
 
-    def _write(self, path: epath.Path, arrays: Mapping[str, Any]) -> None:
+    def _write(self, path: Path, arrays: Mapping[str, Any]) -> None:
         import numpy as np
 
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -224,22 +227,10 @@ class ArrayCache:
         if content.tell() > self._most_bytes:
             return
         write(path, content.getvalue())
-        files = []
-        for each in self._folder.glob("*.npz"):
-            # Another process may delete the same files.
-            with contextlib.suppress(OSError):
-                about = each.stat()
-                files.append((about.mtime, about.length, each))
-        excess = sum(length for _, length, _ in files) - self._most_bytes
-        for _, length, each in sorted(files):
-            if excess <= 0:
-                break
-            with contextlib.suppress(OSError):
-                each.unlink()
-            excess -= length
+        prune(self._folder, self._most_bytes)
 
 
-def _read_arrays(path: epath.Path) -> dict[str, Any] | None:
+def _read_arrays(path: Path) -> dict[str, Any] | None:
     """Returns the arrays in an npz file; None if there is no file or it is damaged."""
     import numpy as np
 

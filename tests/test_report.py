@@ -88,7 +88,7 @@ def test_drawing_leaves_matplotlib_as_it_was(folder):
 @pytest.fixture
 def undrawn(monkeypatch):
     """No figures, which take longer than all the rest."""
-    monkeypatch.setattr("sslshift.study.report.write.draw_all", lambda analysis, folder: [])
+    monkeypatch.setattr("sslshift.study.report.figures.draw_all", lambda analysis, folder: [])
 
 
 def test_page_of_an_unfinished_study_says_what_is_missing(opened, tmp_path, undrawn):

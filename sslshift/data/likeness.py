@@ -39,7 +39,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter1d
 
 from sslshift.data.perceptual_hash import SIDE, drawing
 
@@ -209,6 +208,9 @@ def _around(chroma: np.ndarray, extreme: np.ufunc) -> np.ndarray:
 
 @functools.lru_cache
 def _blur(sigma: float) -> np.ndarray:
+    # Imported here, since commands that compare no pictures need not wait for it.
+    from scipy.ndimage import gaussian_filter1d
+
     return gaussian_filter1d(np.eye(SIDE, dtype=np.float32), sigma, axis=0, mode="nearest")[1::2]
 
 

@@ -21,7 +21,6 @@ import functools
 
 import numpy as np
 from PIL import Image
-from scipy.fft import dct
 
 from sslshift.data.decode import from_image, to_image
 
@@ -67,7 +66,8 @@ def colour_thumbnails(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None
 
 def hash_thumbnails(gray: np.ndarray) -> np.ndarray:
     """Returns perceptual hashes, uint64 `[n]`, of thumbnails `[n, 32, 32]`."""
-    frequencies = (_COSINES @ gray @ _COSINES.T).reshape(len(gray), FREQUENCIES**2)
+    cosines = _cosines()
+    frequencies = (cosines @ gray @ cosines.T).reshape(len(gray), FREQUENCIES**2)
     above = frequencies > np.median(frequencies, axis=1, keepdims=True) + TIE
     hashes = np.packbits(above, axis=1).view(">u8")[:, 0].astype(np.uint64)
     # By Parseval's theorem this norm is the contrast. The first frequency is the mean, which is not part of it.
@@ -106,5 +106,10 @@ def drawing(size: int) -> np.ndarray:
     return np.asarray(unit.resize((size, SIDE), Image.Resampling.LANCZOS))
 
 
-# [8, 32]: the lowest frequencies of an orthonormal cosine transform.
-_COSINES = dct(np.eye(SIDE), axis=0, norm="ortho")[:FREQUENCIES].astype(np.float32)
+@functools.lru_cache
+def _cosines() -> np.ndarray:
+    """Returns the lowest frequencies of an orthonormal cosine transform, `[8, 32]`."""
+    # Imported here, since commands that hash nothing need not wait for it.
+    from scipy.fft import dct
+
+    return dct(np.eye(SIDE), axis=0, norm="ortho")[:FREQUENCIES].astype(np.float32)

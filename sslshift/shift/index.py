@@ -13,7 +13,7 @@ from typing import NamedTuple
 import chex
 import jax
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from sslshift.shift._base import generator, matrix, require_one_dimension, shape_error
 from sslshift.shift.distances import Function, distance_of
@@ -209,7 +209,7 @@ def _halves(key: jax.Array, stream: int, count: int, size: int, repeats: int) ->
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
     """Returns the 95% interval of the mean over other samples of images. Draws of a pair count as one degree of freedom."""
-    half = stats.t.ppf(0.975, len(values) / 2) * values.std(ddof=1)
+    half = special.stdtrit(len(values) / 2, 0.975) * values.std(ddof=1)
     return float(values.mean() - half), float(values.mean() + half)
 
 
@@ -357,6 +357,9 @@ def rank_correlation(index: np.ndarray, losses: np.ndarray, *, seed: int = 0) ->
     Raises:
       ValueError: fewer than four sources, too few for an order to mean anything.
     """
+    # Imported here: it takes half a second, which only a calibration needs.
+    from scipy import stats
+
     index = np.asarray(index, float)
     losses = np.asarray(losses, float)
     with shape_error(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from orbax.checkpoint import v1 as ocp
 
 from sslshift.command import causes, remedy
 from sslshift.training.step import TrainState
@@ -27,6 +26,9 @@ class Checkpoints:
     """The two latest checkpoints in a folder. A checkpoint appears under its name only when it is complete."""
 
     def __init__(self, folder: Path):
+        # Imported here, since it takes a tenth of a command's start.
+        from orbax.checkpoint import v1 as ocp
+
         self._folder = folder
         self._failed = False
         with _quiet():

@@ -4,8 +4,6 @@ import dataclasses
 import functools
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from sslshift.data.curation.cosine import ROUNDING, Vectors, near_features
 from sslshift.data.curation.hamming import HashIndex
@@ -37,6 +35,10 @@ def groups_of(count: int, *pairs: Pairs) -> np.ndarray:
       >>> groups_of(5, Pairs(np.array([1, 2]), np.array([2, 4]), np.zeros(2))).tolist()
       [0, 1, 1, 3, 1]
     """
+    # Imported here, since a study finds leaks without groups.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     first, second = (np.concatenate([np.zeros(0, np.int64), *(pair[side] for pair in pairs)]) for side in (0, 1))
     graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(count, count))
     _, label = connected_components(graph, directed=False)

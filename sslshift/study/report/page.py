@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,9 +12,11 @@ from sslshift.data.sources import readable
 from sslshift.reporting import Picture, Table, environment, png_uri, render_page
 from sslshift.study.analysis import Analysis
 from sslshift.study.opened import Opened, Run
-from sslshift.study.report.figures import DrawnFigure
 from sslshift.study.report.sentences import answer, caption, findings, notes
 from sslshift.study.report.tables import all_tables
+
+if TYPE_CHECKING:
+    from sslshift.study.report.figures import DrawnFigure
 
 # Number of images shown of a source, and of pairs of similar images.
 _SHOWN = 12
@@ -37,7 +39,9 @@ class LeakSection(NamedTuple):
     table: Table
 
 
-def page(analysis: Analysis, figures: Sequence[DrawnFigure], files: Mapping[str, str], timing: Table, command: str = "") -> str:
+def page(
+    analysis: Analysis, figures: "Sequence[DrawnFigure]", files: Mapping[str, str], timing: Table, command: str = ""
+) -> str:
     """Returns the page.
 
     Args:

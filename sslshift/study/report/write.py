@@ -17,7 +17,6 @@ from sslshift.study.analysis import Analysis
 from sslshift.study.cost import timing_table
 from sslshift.study.evaluate import PIXELS, UNTRAINED
 from sslshift.study.ledger import CSV
-from sslshift.study.report.figures import draw_all
 from sslshift.study.report.page import page
 from sslshift.study.report.sentences import answer, caption, findings
 from sslshift.study.report.tables import all_tables, main_table, task_table
@@ -40,6 +39,9 @@ def write_report(analysis: Analysis, command: str = "", timings: Sequence[Timing
     Returns:
       Paths of the main files and of the two folders.
     """
+    # Imported here with matplotlib, so that a command does not wait for it at its start.
+    from sslshift.study.report.figures import draw_all
+
     out = analysis.opened.design.out
     storage.write(out / SCORES, scores_csv(analysis.results))
     # The page contains both files, so that it can be sent without them.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from sslshift.transfer.metrics import Metric, columns_at_once
 
@@ -108,7 +108,7 @@ def estimate(
         raise ValueError(f"Expected a level between 0 and 1, such as 0.95, got {level}.")
     if components:
         candidates = _candidate_variances(float(replicates.var(ddof=1)), components, images)
-        half = max(float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)) for variance, freedom in candidates)
+        half = max(float(special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)) for variance, freedom in candidates)
         # The largest p-value belongs to the widest interval, so that p-value and interval agree.
         p_value = max(_p_value(value, *each) for each in candidates)
         return Estimate(float(value), float(value - half), float(value + half), p_value)
@@ -151,7 +151,7 @@ def _p_value(value: float, variance: float, degrees_of_freedom: float) -> float:
     # Equal runs have no variance; their difference is 0 up to rounding, and the t statistic would divide by 0.
     if abs(value) <= ROUNDING or variance <= 0:
         return float(abs(value) <= ROUNDING)
-    return float(2 * stats.t.sf(abs(value) / np.sqrt(variance), degrees_of_freedom))
+    return float(2 * special.stdtr(degrees_of_freedom, -abs(value) / np.sqrt(variance)))
 
 
 def bootstrap(

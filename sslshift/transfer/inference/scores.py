@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from sslshift.transfer.inference.estimation import ROUNDING, bootstrap, estimate, estimate_mean, variance_components
 from sslshift.transfer.metrics import Metric
@@ -205,6 +204,9 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
         )
     only_a = int(np.sum(a & ~b))
     only_b = int(np.sum(b & ~a))
+    # Imported here: it takes half a second, and a command only needs it at its end.
+    from scipy import stats
+
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
