@@ -359,8 +359,9 @@ def test_time_left_is_scaled_to_kinds_that_were_not_timed():
 
 def test_progress_without_a_terminal_is_plain_lines(capsys):
     progress = Progress()
-    with progress.study(1, ["a"], {"a": 1.0}), progress.run("run", 1, 1, 10, "a") as work:
+    with progress.study(1, ["a"], {"a": 1.0}), progress.training("1/1 run", 10) as work:
         work.on_step(1, {"loss": 0.5})
+        progress.ended(1, 1, "a", 0.0)
     score = EvaluationScore(0.5, 0.4, 0.6, 0.5, {})
     progress.say_scores("run", TaskScores("accuracy", 10, 1.0, {"linear": score}, ()))
     assert capsys.readouterr().out.startswith("run: linear 50.0%   [1/1, 0 s]")

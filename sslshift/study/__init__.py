@@ -33,6 +33,7 @@ step, and repeats at most `--checkpoint_every` steps, which give the same number
 starts again.
 
 The tests: `test_study` (commands in processes of their own), `test_runner` (resumption, failures, the results table),
+`test_overlap` (evaluation beside training),
 `test_analysis`, `test_report*`, `test_study_shifts`, `test_flags`, `test_calibration`.
 """
 

@@ -1,7 +1,7 @@
 """Progress of a study: bars on a terminal, and one line for each finished part on terminals and in logs."""
 
 import contextlib
-import time
+import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from rich.console import Console
@@ -16,6 +16,11 @@ from sslshift.reporting.numbers import two_digits
 from sslshift.transfer.scores import TaskScores
 
 _BAR_WIDTH = 16
+
+
+# Not an Exception, because it must not be recorded as the failure of a run.
+class CancelledWorkError(BaseException):
+    """Work on another thread must end, because the command was interrupted."""
 
 
 class TimeLeft:
@@ -33,7 +38,7 @@ class TimeLeft:
 
     def done(self, kind: Hashable, seconds: float | None) -> None:
         """Counts a run that ended; `seconds` is None if it failed or had no work, so that its time predicts nothing."""
-        # The reference encoder and finished runs are not among the remaining runs.
+        # Finished runs are not among the remaining runs.
         if kind in self._open:
             self._open.remove(kind)
         if seconds is not None:
@@ -65,6 +70,7 @@ class Progress:
         self._bars: Bars | None = None
         self._whole: TaskID | None = None
         self._time = TimeLeft((), {})
+        self._cancelled = threading.Event()
 
     def say_scores(self, what: str, scores: TaskScores) -> None:
         """Prints the main scores and the remaining time in one line."""
@@ -100,29 +106,32 @@ class Progress:
             finally:
                 self._bars = self._whole = None
 
-    @contextlib.contextmanager
-    def run(self, what: str, number: int, count: int, steps: int, kind: Hashable = None) -> Iterator["Work"]:
-        """Shows a bar of one run. Its time improves the estimate unless the run failed or had no work to do."""
-        started = time.monotonic()
-        done = False
-        try:
-            with self._bar(f"{number}/{count} {what}", steps) as work:
-                yield work
-            done = work.done
-        finally:
-            took = time.monotonic() - started
-            # The reference encoder has no kind, because its time does not predict the time of a run.
-            if kind is not None:
-                self._time.done(kind, took if done else None)
-            if self._whole is not None and kind is not None:
-                self._bars.update(self._whole, completed=number)
-        if done:
-            left = self._time.seconds
-            self._left = f"   [{number}/{count}, {took:.0f} s" + (f", about {duration(left)} left]" if left else "]")
+    def training(self, what: str, steps: int) -> contextlib.AbstractContextManager["Work"]:
+        """Returns a bar for the training of an encoder."""
+        return self._bar(what, steps)
 
     def evaluating(self, what: str) -> contextlib.AbstractContextManager["Work"]:
-        """Returns a bar for a baseline, which is evaluated without being trained."""
+        """Returns a bar for the evaluation of an encoder."""
         return self._bar(what, None)
+
+    def ended(self, number: int, count: int, kind: Hashable, seconds: float | None) -> None:
+        """Counts a run that ended, in the bar of the study and in the estimate, which the next line of scores shows.
+
+        Args:
+          number, count: number of the run, and number of all runs.
+          kind: kind of the run.
+          seconds: time of the run; None if it failed or had no work to do, so that its time predicts nothing.
+        """
+        self._time.done(kind, seconds)
+        if self._whole is not None:
+            self._bars.update(self._whole, completed=number)
+        if seconds is not None:
+            left = self._time.seconds
+            self._left = f"   [{number}/{count}, {seconds:.0f} s" + (f", about {duration(left)} left]" if left else "]")
+
+    def cancel(self) -> None:
+        """Ends all work on other threads: it raises `CancelledWorkError` as soon as it reports progress."""
+        self._cancelled.set()
 
     def _new_bars(self) -> Bars:
         # On a narrow terminal, long names are cut, so that numbers and time remain visible.
@@ -135,7 +144,7 @@ class Progress:
         with contextlib.nullcontext(self._bars) if self._bars else self._new_bars() as bars:
             bar = bars.add_task(what, total=total)
             try:
-                yield Work(bars, bar, what)
+                yield Work(bars, bar, what, self._cancelled)
             finally:
                 bars.remove_task(bar)
 
@@ -161,10 +170,11 @@ class Work:
       done: whether there was anything to do.
     """
 
-    def __init__(self, bars: Bars, bar: TaskID, what: str):
+    def __init__(self, bars: Bars, bar: TaskID, what: str, cancelled: threading.Event):
         self._bars = bars
         self._bar = bar
         self._what = what
+        self._cancelled = cancelled
         self.done = False
 
     def on_step(self, step: int, scalars: dict[str, float]) -> None:
@@ -176,6 +186,8 @@ class Work:
         self._show(done, total, part)
 
     def _show(self, done: int, total: int | None, text: str) -> None:
+        if self._cancelled.is_set():
+            raise CancelledWorkError
         self.done = True
         self._bars.update(self._bar, completed=done, total=total, description=f"{self._what}, {text}")
 

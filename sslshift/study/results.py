@@ -1,13 +1,14 @@
-"""Results of a study, and the folder, record and name of each of its runs."""
+"""Results of a study, and the folder, record, name and card of each of its runs."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sslshift.reporting.environment import versions
 from sslshift.storage import slug
 from sslshift.study.leaks import SourceLeaks
 from sslshift.study.opened import Opened, Run
-from sslshift.study.shifts import MeasuredShift, TaskShifts
+from sslshift.study.shifts import MeasuredShift, TaskShifts, name_of_features
 from sslshift.transfer.scores import EvaluatedEncoder
 
 
@@ -94,3 +95,48 @@ def describe_run(opened: Opened, run: Run) -> str:
     """Returns a short description that distinguishes a run from the other runs of its study."""
     learner = f"{opened.learner(run)}: " if len(opened.learners) > 1 else ""
     return f"{learner}{run.source} N={run.unique:,} seed {run.seed}" + (f" draw {run.draw}" if opened.design.draws else "")
+
+
+def encoder_card(opened: Opened, run: Run, shift: MeasuredShift, trained: dict[str, Any]) -> dict[str, Any]:
+    """Returns the card in the file of a run's encoder: the training, the data with their licences, and the shift."""
+    candidate = opened.candidate(run)
+    sources = {
+        uri: {
+            "licence": source.licence,
+            "cost_per_image": source.cost_per_image,
+            "unique": candidate.mixture.largest[uri],
+            "images": len(source),
+            "fingerprint": source.fingerprint,
+        }
+        for uri, source in opened.sources.items()
+        if uri in candidate.mixture.largest
+    }
+    budget = opened.design.budget
+    settings = opened.design.shift
+    learner = opened.learner(run)
+    record = learner.record
+    unique = trained["unique_read"]
+    measured = {"by": settings.distance, "features": name_of_features(settings)} if settings.images else {}
+    return {
+        "method": {"name": record["method"], "options": record["method_options"]},
+        "encoder": {"name": record["encoder"], "parameters": learner.parameters, "dtype": record["dtype"]},
+        "optimiser": record["optimiser"],
+        "views": record["views"],
+        "mixture": candidate.text or candidate.name,
+        "budget": budget.samples,
+        "batch_size": record["batch_size"],
+        "unique": unique,
+        "diversity": budget.diversity(unique),
+        "epochs": budget.epochs(unique),
+        "seed": run.seed,
+        "draw": run.draw,
+        "sources": sources,
+        "shift": {"to": opened.task.name, **_finite(measured | shift.as_result())},
+        "training": _finite(trained),
+        "versions": versions(),
+    }
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values without those that are nan, which JSON cannot represent."""
+    return {name: value for name, value in values.items() if value == value}

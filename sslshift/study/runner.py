@@ -2,24 +2,28 @@
 
 After `kill -9` at any moment the same command continues: a checkpoint is whole or absent (`sslshift.training.checkpoints`), a
 result is written after its work has ended (`sslshift.storage.Store`), and a row is added after its run has finished.
+
+On an accelerator, the encoder of a run is kept and evaluated on another thread while the next run trains. Rows, lines and
+failures come in the order of the runs as they do without it.
 """
 
 import contextlib
 import datetime
 import errno
+import functools
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import jax
 from rich.console import Console
 
 from sslshift.clock import TRAINING, Clock
 from sslshift.models import ENCODER, save_encoder
-from sslshift.reporting.environment import versions
 from sslshift.storage import ERROR_LOG, FAILED, NotStoredError, OtherRecordError, Store, read_json, write, write_json
-from sslshift.study.candidates import Candidate
 from sslshift.study.evaluate import (
     PIXELS,
     UNTRAINED,
@@ -29,11 +33,12 @@ from sslshift.study.evaluate import (
     untrained_record,
 )
 from sslshift.study.leaks import read_leaks, search_leaks
+from sslshift.study.learners import Learner
 from sslshift.study.ledger import Ledger, LedgerError, baseline_rows, read_ledger, require_budget, run_rows
 from sslshift.study.opened import Opened, Run
 from sslshift.study.progress import Progress
-from sslshift.study.results import FinishedRun, Results, Trained, describe_run, run_folder, run_record
-from sslshift.study.shifts import MeasuredShift, measure_shifts, name_of_features, read_shifts
+from sslshift.study.results import FinishedRun, Results, Trained, describe_run, encoder_card, run_folder, run_record
+from sslshift.study.shifts import MeasuredShift, TaskShifts, measure_shifts, read_shifts
 from sslshift.training.checkpoints import NotWrittenError
 from sslshift.training.journal import BROKEN, loss_trend, read_broken
 from sslshift.training.loop import OnStep, train
@@ -41,9 +46,11 @@ from sslshift.training.programs import bound_programs
 from sslshift.transfer.features import encoder_of
 from sslshift.transfer.scores import EvaluatedEncoder
 
-# After these errors no run can continue. Any other error concerns one run, and the study continues.
+# After these errors no run can continue, see `_stops`.
 _STOPS = (NotWrittenError, OtherRecordError, LedgerError)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# Part of the clock: evaluating runs, or waiting for their evaluation on the other thread.
+EVALUATING = "evaluating"
 # Largest number of characters of an error in a report.
 _LONGEST_REASON = 300
 
@@ -71,38 +78,138 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     ledger.add(baseline_rows(opened, pixels, PIXELS, {}))
     with clock.part("shift"):
         task_shifts = measure_shifts(opened, store, progress)
-    untrained: dict[tuple[str, str, int], EvaluatedEncoder] = {}
-    finished: list[FinishedRun] = []
-    failed: list[tuple[Run, str]] = []
-    with progress.study(len(opened.runs), [run.learner for run in unfinished], opened.weights):
+    ended = _EndedRuns(opened, store, progress, ledger, task_shifts)
+    with (
+        progress.study(len(opened.runs), [run.learner for run in unfinished], opened.weights),
+        _following(progress) as following,
+    ):
         for number, run in enumerate(opened.runs, 1):
-            # Each run compiles its own programs, and the number of programs in a process is limited.
-            bound_programs()
-            learner = opened.learner(run)
-            name = describe_run(opened, run)
-            key = (*learner.key, run.seed)
-            folder = run_folder(opened, run)
-            record = run_record(opened, run)
-            with _failing(opened, run, progress) as failures:
-                if key not in untrained:
-                    with clock.part("baselines"):
-                        untrained[key] = evaluate_untrained(opened, store, learner, run.seed, progress)
-                    start = untrained_record(learner, run.seed)
-                    ledger.add(baseline_rows(opened, untrained[key], UNTRAINED, start))
-                with progress.run(name, number, len(opened.runs), learner.steps, learner.key) as work:
-                    # `store.remembered` would work too, but a direct call keeps the path from here to the training step short.
-                    result = store.recalled(folder, record)
-                    if result is None:
-                        store.begin(folder, record)
-                        shift = task_shifts[opened.task.name][run.source]
-                        result = store.finish(folder, train_run(opened, run, shift, work.on_step, clock))
-                    with clock.part("evaluating"):
-                        evaluated = evaluate_run(opened, store, folder, work.on_progress)
-                finished.append(FinishedRun(run, Trained(**result), evaluated))
-                progress.say_scores(name, evaluated.scores[opened.task.name])
-                ledger.add(run_rows(opened, finished[-1], untrained[key], task_shifts))
-            failed += [(run, reason) for reason in failures]
-    return Results(opened, tuple(finished), untrained, pixels, task_shifts, leaks, tuple(failed))
+            started = time.monotonic()
+            shift = task_shifts[opened.task.name][run.source]
+            outcome = train_run(opened, store, run, shift, f"{number}/{len(opened.runs)}", progress)
+            following.start(functools.partial(ended.add, run, number, started, outcome))
+            # The next run needs the memory.
+            del outcome
+    return Results(opened, tuple(ended.finished), ended.untrained, pixels, task_shifts, leaks, tuple(ended.failed))
+
+
+class _Following:
+    """The work that follows the training of a run, one run at a time: beside the training of the next run, or at once.
+
+    Args:
+      clock: clock of the command.
+      beside: whether the work is done on another thread.
+    """
+
+    def __init__(self, clock: Clock, beside: bool):
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(1, "evaluation") if beside else None
+        self._work: Future | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Starts the work of a run after that of the previous run, so that memory holds two runs at most."""
+        self.wait()
+        # Each run compiles its own programs, and the number of programs in a process is limited. None runs at this point.
+        bound_programs()
+        if self._thread is None:
+            work()
+        else:
+            self._work = self._thread.submit(work)
+
+    def wait(self) -> None:
+        """Waits for the work that was started; raises its error."""
+        if self._work is not None:
+            with self._clock.part(EVALUATING):
+                self._work.result()
+            self._work = None
+
+    def close(self) -> None:
+        """Waits for the work that was started; does not raise its error."""
+        if self._thread is not None:
+            self._thread.shutdown()
+
+
+@contextlib.contextmanager
+def _following(progress: Progress) -> Iterator[_Following]:
+    """Yields where to start the work that follows training. It is completed after any error, but cancelled by an interrupt."""
+    following = _Following(progress.clock, _is_free())
+    try:
+        yield following
+        following.wait()
+    except (KeyboardInterrupt, SystemExit):
+        progress.cancel()
+        raise
+    finally:
+        following.close()
+
+
+def _is_free() -> bool:
+    """Returns whether the device has time to evaluate a run while it trains another one."""
+    # A CPU trains on all of its cores. With several devices, two threads may start programs in another order on each of them,
+    # and programs that wait for each other would never end.
+    return jax.default_backend() != "cpu" and jax.device_count() == 1
+
+
+class _EndedRuns:
+    """Runs whose training has ended, in the order of the study: their encoders, scores, rows of the table, and failures.
+
+    Attributes:
+      finished: evaluated runs with their scores.
+      failed: runs that raised an error, with the reason.
+      untrained: scores of untrained encoders, by method, encoder and seed.
+    """
+
+    def __init__(self, opened: Opened, store: Store, progress: Progress, ledger: Ledger, task_shifts: TaskShifts):
+        self._opened = opened
+        self._store = store
+        self._progress = progress
+        self._ledger = ledger
+        self._task_shifts = task_shifts
+        self._last = 0.0
+        self.finished: list[FinishedRun] = []
+        self.failed: list[tuple[Run, str]] = []
+        self.untrained: dict[tuple[str, str, int], EvaluatedEncoder] = {}
+
+    def add(self, run: Run, number: int, started: float, outcome: Callable[[], dict[str, Any]]) -> None:
+        """Evaluates a run and adds its rows to the table.
+
+        Args:
+          run: run of the study.
+          number: number of the run in the study.
+          started: time at which the run started.
+          outcome: function that keeps the trained encoder and returns the fields of `Trained`, or raises the error of the
+            training.
+        """
+        opened = self._opened
+        count = len(opened.runs)
+        seconds = None
+        with _failing(opened, run, self._progress) as failures:
+            untrained = self._untrained_of(run)
+            with self._progress.evaluating(f"{number}/{count} {describe_run(opened, run)}") as work:
+                trained = Trained(**outcome())
+                with self._progress.clock.part(EVALUATING):
+                    evaluated = evaluate_run(opened, self._store, run_folder(opened, run), work.on_progress)
+            finished = FinishedRun(run, trained, evaluated)
+            self._ledger.add(run_rows(opened, finished, untrained, self._task_shifts))
+            self.finished.append(finished)
+            # The time between the ends of two runs is what another run adds to the study.
+            seconds = time.monotonic() - max(started, self._last) if work.done else None
+        self.failed += [(run, reason) for reason in failures]
+        self._last = time.monotonic()
+        self._progress.ended(number, count, run.learner, seconds)
+        if not failures:
+            self._progress.say_scores(describe_run(opened, run), evaluated.scores[opened.task.name])
+
+    def _untrained_of(self, run: Run) -> EvaluatedEncoder:
+        """Returns the scores of the encoder that a run starts from; adds their rows to the table."""
+        learner = self._opened.learner(run)
+        key = (*learner.key, run.seed)
+        if key not in self.untrained:
+            with self._progress.clock.part("baselines"):
+                self.untrained[key] = evaluate_untrained(self._opened, self._store, learner, run.seed, self._progress)
+            start = untrained_record(learner, run.seed)
+            self._ledger.add(baseline_rows(self._opened, self.untrained[key], UNTRAINED, start))
+        return self.untrained[key]
 
 
 def read_results(opened: Opened) -> Results:
@@ -159,24 +266,50 @@ def _failure(folder: Path) -> str:
     return f"{failure['error']}: {failure['message']}"
 
 
-def train_run(opened: Opened, run: Run, shift: MeasuredShift, on_step: OnStep, clock: Clock) -> dict[str, Any]:
-    """Trains a run from its latest checkpoint, if it has one, and saves its encoder with a card.
+def train_run(
+    opened: Opened, store: Store, run: Run, shift: MeasuredShift, number: str, progress: Progress
+) -> Callable[[], dict[str, Any]]:
+    """Trains a run from its latest checkpoint, if it has one; does nothing if the run is finished.
 
     Args:
       opened: the study.
+      store: store that keeps the run.
       run: run of the study.
       shift: shift of the run's candidate to the first task, for the card.
-      on_step: see `sslshift.training.loop.train`.
-      clock: clock of the command; it counts the samples.
+      number: number of the run in the study, for the progress.
+      progress: progress of the study.
 
     Returns:
-      The fields of `Trained`, for `result.json`.
+      A function that keeps the encoder with a card, and returns the fields of `Trained`; if the training raised an error that
+      does not stop the study, the function raises it.
     """
     started = time.monotonic()
     folder = run_folder(opened, run)
-    candidate = opened.candidate(run)
     learner = opened.learner(run)
-    training = learner.training
+    try:
+        # `store.remembered` would work too, but a direct call keeps the path from here to the training step short.
+        result = store.recalled(folder, run_record(opened, run))
+        if result is not None:
+            return functools.partial(dict, result)
+        store.begin(folder, run_record(opened, run))
+        # Reading batches and writing checkpoints are part of training.
+        with (
+            progress.training(f"{number} {describe_run(opened, run)}", learner.steps) as work,
+            progress.clock.part(TRAINING),
+        ):
+            reader = opened.reader(opened.candidate(run).mixture, run.seed, run.draw)
+            counted = _counted(learner, progress.clock, work.on_step)
+            state = train(learner.training, reader, run.seed, folder, counted, online=opened.online)
+    except Exception as error:
+        if _stops(error):
+            raise
+        return functools.partial(_raise, error)
+    # The state of the optimiser is not kept, since the next run needs the memory.
+    return functools.partial(_keep, opened, store, run, shift, state.variables, round(time.monotonic() - started, 2))
+
+
+def _counted(learner: Learner, clock: Clock, on_step: OnStep) -> OnStep:
+    """Returns the callback of a step, which also counts its samples."""
     at_peak = learner.step_at_peak
 
     def on_counted_step(step: int, scalars: dict[str, float]) -> None:
@@ -184,63 +317,27 @@ def train_run(opened: Opened, run: Run, shift: MeasuredShift, on_step: OnStep, c
         clock.at_peak += at_peak
         on_step(step, scalars)
 
-    # Reading batches and writing checkpoints are part of training.
-    with clock.part(TRAINING):
-        reader = opened.reader(candidate.mixture, run.seed, run.draw)
-        state = train(training, reader, run.seed, folder, on_counted_step, online=opened.online)
+    return on_counted_step
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
+def _keep(opened: Opened, store: Store, run: Run, shift: MeasuredShift, variables: Any, seconds: float) -> dict[str, Any]:
+    folder = run_folder(opened, run)
     first, last = loss_trend(folder / "metrics.jsonl")
     broken = len(read_broken(folder / BROKEN))
-    trained = {"loss_first": first, "loss_last": last, "broken": broken, "unique_read": candidate.mixture.unique - broken}
-    card = _encoder_card(opened, candidate, run, shift, trained)
-    save_encoder(encoder_of(training.method, state.variables, opened.canvas, card), folder / ENCODER)
+    trained = {
+        "loss_first": first,
+        "loss_last": last,
+        "broken": broken,
+        "unique_read": opened.candidate(run).mixture.unique - broken,
+    }
+    card = encoder_card(opened, run, shift, trained)
+    save_encoder(encoder_of(opened.learner(run).training.method, variables, opened.canvas, card), folder / ENCODER)
     # The card does not contain the time, so that equal runs give equal files.
-    return trained | {"seconds": round(time.monotonic() - started, 2)}
-
-
-def _encoder_card(
-    opened: Opened, candidate: Candidate, run: Run, shift: MeasuredShift, trained: dict[str, Any]
-) -> dict[str, Any]:
-    """Returns the card in the file of a run's encoder: the training, the data with their licences, and the shift."""
-    sources = {
-        uri: {
-            "licence": source.licence,
-            "cost_per_image": source.cost_per_image,
-            "unique": candidate.mixture.largest[uri],
-            "images": len(source),
-            "fingerprint": source.fingerprint,
-        }
-        for uri, source in opened.sources.items()
-        if uri in candidate.mixture.largest
-    }
-    budget = opened.design.budget
-    settings = opened.design.shift
-    learner = opened.learner(run)
-    record = learner.record
-    unique = trained["unique_read"]
-    measured = {"by": settings.distance, "features": name_of_features(settings)} if settings.images else {}
-    return {
-        "method": {"name": record["method"], "options": record["method_options"]},
-        "encoder": {"name": record["encoder"], "parameters": learner.parameters, "dtype": record["dtype"]},
-        "optimiser": record["optimiser"],
-        "views": record["views"],
-        "mixture": candidate.text or candidate.name,
-        "budget": budget.samples,
-        "batch_size": record["batch_size"],
-        "unique": unique,
-        "diversity": budget.diversity(unique),
-        "epochs": budget.epochs(unique),
-        "seed": run.seed,
-        "draw": run.draw,
-        "sources": sources,
-        "shift": {"to": opened.task.name, **_finite(measured | shift.as_result())},
-        "training": _finite(trained),
-        "versions": versions(),
-    }
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the values without those that are nan, which JSON cannot represent."""
-    return {name: value for name, value in values.items() if value == value}
+    return store.finish(folder, trained | {"seconds": seconds})
 
 
 @contextlib.contextmanager
@@ -252,13 +349,16 @@ def _failing(opened: Opened, run: Run, progress: Progress) -> Iterator[list[str]
         yield reasons
         for name in (FAILED, ERROR_LOG):
             (folder / name).unlink(missing_ok=True)
-    except _STOPS:
-        raise
     except Exception as error:
-        # The next run would fail too, and the failure could not be written.
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
+        if _stops(error):
             raise
         reasons.append(_record_failure(opened, run, folder, error, progress))
+
+
+def _stops(error: Exception) -> bool:
+    """Returns whether no run can continue after an error; any other error concerns one run."""
+    # On a full disk the next run would fail too, and the failure could not be written.
+    return isinstance(error, _STOPS) or (isinstance(error, OSError) and error.errno in DISK_FULL)
 
 
 def _record_failure(opened: Opened, run: Run, folder: Path, error: Exception, progress: Progress) -> str:

@@ -125,7 +125,7 @@ def reference_encoder(opened: Opened, store: Store, progress: Progress) -> tuple
     if store.recalled(folder, record) is None:
         store.begin(folder, record)
         training = opened.reference.training
-        with progress.run("reference encoder of the shift index", 1, 1, opened.reference.steps) as work:
+        with progress.training("reference encoder of the shift index", opened.reference.steps) as work:
             state = train(training, opened.reader(opened.equal_shares, 0, 0), 0, folder, work.on_step)
         card = {"name": REFERENCE, "sources": list(sources)}
         save_encoder(encoder_of(training.method, state.variables, opened.canvas, card), folder / ENCODER)
