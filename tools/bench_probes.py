@@ -60,7 +60,7 @@ def probe(show: Callable[..., None], repeats: int) -> None:
         jax.clear_caches()
         cold = seconds_of(fit)
         fitted = fit()
-        standardised = fit_standardiser(features)(features)
+        standardised = np.asarray(fit_standardiser(features)(features))
         losses = [
             loss(standardised @ w + b, labels, w, s) for w, b, s in zip(fitted.weights, fitted.bias, penalties, strict=True)
         ]

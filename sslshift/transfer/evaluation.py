@@ -9,18 +9,20 @@ labels, and compares choices on the validation split.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sslshift.transfer.metrics import Metric
 
-# Number of images that are standardised at a time: a float64 block of 512 features (2 MiB) fits into the cache of a processor.
-_BLOCK = 512
-
 
 class Split(NamedTuple):
-    """Features float32 `[n, dim]`, and labels: int `[n]`, or 0/1 `[n, classes]` where an image may have several."""
+    """Features float32 `[n, dim]`, on the device or the host, and labels.
 
-    features: np.ndarray
+    Labels are int `[n]`, or 0/1 `[n, classes]` where an image may have several.
+    """
+
+    features: np.ndarray | jax.Array
     labels: np.ndarray
 
 
@@ -57,55 +59,56 @@ class Outcome(NamedTuple):
 
 
 class Standardiser(NamedTuple):
-    """Mean and standard deviation (1 if constant) of features, float64 `[dim]`; a call standardises features."""
+    """Mean and standard deviation (1 if constant) of features, float32 `[dim]` on the device; a call standardises features.
 
-    mean: np.ndarray
-    scale: np.ndarray
+    One float32 number is too inexact for the mean, so it is the sum of two: the first image and the mean difference from it.
+    """
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Returns standardised features, float32 `[n, dim]`, without a copy of all features in float64."""
-        out = np.empty(features.shape, np.float32)
-        # One float32 number is too inexact for the mean, so it is split into two. The first difference has no rounding error
-        # if features are close to the mean.
-        near = self.mean.astype(np.float32)
-        parts = (near, (self.mean - near).astype(np.float32)) if features.dtype == np.float32 else (self.mean,)
-        scale = self.scale.astype(parts[0].dtype)
-        for start in range(0, len(features), _BLOCK):
-            block = features[start : start + _BLOCK]
-            for part in parts:
-                block = block - part
-            # Other dtypes are computed in float64, and NumPy must be told to cast the result to float32.
-            np.divide(block, scale, out=out[start : start + _BLOCK], casting="same_kind")
-        return out
+    first: jax.Array
+    rest: jax.Array
+    scale: jax.Array
+
+    def __call__(self, features: np.ndarray | jax.Array) -> jax.Array:
+        """Returns standardised features, float32 `[n, dim]` on the device."""
+        return _standardised(jnp.asarray(features, jnp.float32), self)
 
 
-def fit_standardiser(features: np.ndarray) -> Standardiser:
+def fit_standardiser(features: np.ndarray | jax.Array) -> Standardiser:
     """Returns mean and standard deviation of features `[n, dim]`.
 
     Raises:
       ValueError: the shape is not `[n, dim]`, there is no image, or a feature is not finite.
     """
-    features = np.asarray(features)
-    if features.ndim != 2 or not features.size:
-        raise ValueError(f"Expected training features [images, dim] of at least one image, got shape {list(features.shape)}.")
-    count = 0
-    mean = np.zeros(features.shape[1])
-    squares = np.zeros(features.shape[1])
-    for start in range(0, len(features), _BLOCK):
-        block = features[start : start + _BLOCK].astype(np.float64)
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            raise ValueError(f"The features of training image {start + int(np.argmin(finite)):,} are not finite.")
-        # Deviations from each block's mean are combined (Chan et al., 1979), which avoids cancellation if the mean is large.
-        centre = block.mean(axis=0)
-        block -= centre
-        squares += np.einsum("nd,nd->d", block, block) + np.square(centre - mean) * (count * len(block) / (count + len(block)))
-        count += len(block)
-        mean += (centre - mean) * (len(block) / count)
-    deviation = np.sqrt(squares / count)
+    if np.ndim(features) != 2 or not np.size(features):
+        raise ValueError(
+            f"Expected training features [images, dim] of at least one image, got shape {list(np.shape(features))}."
+        )
+    standardiser, finite = _fitted(jnp.asarray(features, jnp.float32))
+    finite = jax.device_get(finite)
+    if not finite.all():
+        raise ValueError(f"The features of training image {int(np.argmin(finite)):,} are not finite.")
+    return standardiser
+
+
+@jax.jit
+def _standardised(features, standardiser):
+    first, rest, scale = standardiser
+    return (features - first - rest) / scale
+
+
+@jax.jit
+def _fitted(features):
+    first = features[0]
+    # The difference has no rounding error if features are close to the first image, so a large mean cancels.
+    rest = jnp.mean(features - first, axis=0)
+    away = features - first - rest
+    # Squares of huge or tiny numbers exceed the range of float32.
+    peak = jnp.max(jnp.abs(away), axis=0)
+    peak = jnp.where(peak > 0, peak, 1)
+    deviation = peak * jnp.sqrt(jnp.mean(jnp.square(away / peak), axis=0))
     # A feature that varies less than rounding error is constant; dividing by its deviation would amplify noise.
-    smallest = np.maximum(1e-6 * np.abs(mean), np.finfo(np.float32).tiny)
-    return Standardiser(mean, np.where(deviation > smallest, deviation, 1.0))
+    smallest = jnp.maximum(1e-6 * jnp.abs(first + rest), jnp.finfo(jnp.float32).tiny)
+    return Standardiser(first, rest, jnp.where(deviation > smallest, deviation, 1)), jnp.isfinite(features).all(axis=1)
 
 
 def require_labels(labels: np.ndarray, images: int, classes: int) -> None:

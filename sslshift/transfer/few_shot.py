@@ -1,14 +1,14 @@
 """Few-shot classification: logistic regression on a few labelled images of each class, which are drawn several times."""
 
 import dataclasses
-from collections.abc import Iterator
 
+import jax
 import numpy as np
 
 from sslshift.data.permutation import Order, permute_each
 from sslshift.transfer.evaluation import Outcome, Splits, best_index, fit_standardiser, grid_edge_notes, score
 from sslshift.transfer.linear_probe import ITERATIONS, TOLERANCE, convergence_notes, require_penalties
-from sslshift.transfer.logistic import Regressions, fit_regressions
+from sslshift.transfer.logistic import fit_regressions
 from sslshift.transfer.metrics import Metric
 
 # Seed of the orders that draw the images: the same for every encoder, so that differences of encoders are paired over draws.
@@ -57,27 +57,28 @@ class FewShot:
         standardiser = fit_standardiser(train.features)
         chosen = draw_shots(train.labels, shots, self.draws)
         found = fit_regressions(
-            standardiser(train.features[chosen.ravel()]).reshape(*chosen.shape, -1),
+            _drawn(train.features, chosen, standardiser),
             train.labels[chosen],
             classes=classes,
             l2_penalties=self.strengths,
             iterations=ITERATIONS,
             tolerance=TOLERANCE,
         )
-        features = standardiser(validation.features)
-        values = np.array(
-            [
-                [score(metric, each, validation) for each in _scores(found, features, place)]
-                for place in range(len(self.strengths))
-            ]
-        ).mean(axis=1)
+        grid = found.grid(standardiser(validation.features))
+        values = np.array([[score(metric, each, validation) for each in scores] for scores in grid]).mean(axis=1)
         choice = best_index(values)
         penalty = self.strengths[choice]
         notes = grid_edge_notes("l2 penalty", self.strengths, penalty)
         # The largest excess of all draws is used, because a mean could hide a draw that did not converge.
-        notes += convergence_notes(found.excess[:, choice].max(), ITERATIONS)
-        predictions = np.stack([metric.decide(each) for each in _scores(found, standardiser(test.features), choice)])
+        notes += convergence_notes(jax.device_get(found.excess)[:, choice].max(), ITERATIONS)
+        tested = found.scores(standardiser(test.features), choice)
+        predictions = np.stack([metric.decide(each) for each in tested])
         return Outcome(predictions, float(values[choice]), {"strength": penalty}, notes)
+
+
+@jax.jit
+def _drawn(features, chosen, standardiser):
+    return standardiser(features[chosen])
 
 
 def draw_shots(labels: np.ndarray, shots: int, draws: int) -> np.ndarray:
@@ -105,8 +106,3 @@ def _missing(shots: int, labels: np.ndarray) -> str:
     if counts.min() >= shots:
         return ""
     return f"Excluded: class {there[counts.argmin()]} has {counts.min():,} training images, fewer than {shots:,}."
-
-
-def _scores(found: Regressions, features: np.ndarray, place: int) -> Iterator[np.ndarray]:
-    """Yields the logits `[n, classes]` of each draw with the penalty at this place."""
-    return (features @ weights[place] + bias[place] for weights, bias in zip(found.weights, found.bias, strict=True))
