@@ -71,15 +71,16 @@ def command_line(folder: Callable[[], str] | None = None, *, positional: str = "
         sys.exit(1)
 
 
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags that every command has, unless they are defined."""
-    if "compilation_cache" in flags.FLAGS:
+    if "compilation_cache" in values:
         return
     flags.DEFINE_string(
         "compilation_cache",
         None,
         "Folder that keeps compiled programs for later commands, up to 2 GiB; default: sslshift/compilation in the user's "
         "cache folder, or JAX_COMPILATION_CACHE_DIR; empty: programs are not kept.",
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "autotune_level",
@@ -88,10 +89,11 @@ def define_flags() -> None:
         "train slower) to 4; default: XLA's own. The effect on this package has not been measured.",
         lower_bound=0,
         upper_bound=4,
+        flag_values=values,
     )
     for name in ("compilation_cache", "autotune_level"):
         # --help shows the flags of the program, not those of this module.
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+        values.register_key_flag_for_module(sys.argv[0], values[name])
 
 
 def _set_autotuning(level: int | None) -> None:
@@ -119,7 +121,7 @@ def _named(argv: list[str], positional: str) -> list[str]:
 def _parse(argv: list[str]) -> None:
     """Parses the flags; ends the process if one is wrong, or after --help."""
     app.define_help_flags()
-    define_flags()
+    define_flags(flags.FLAGS)
     try:
         rest = flags.FLAGS(argv)
     except BrokenPipeError:

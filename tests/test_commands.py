@@ -12,6 +12,7 @@ import absl.flags
 import pytest
 
 from experiments import near_then_external
+from sslshift.command import define_flags
 from sslshift.data.mixture_text import parse_mixture
 from sslshift.data.sources import SCHEMES
 from sslshift.study import cli
@@ -77,6 +78,7 @@ def registry(monkeypatch):
             patched.setattr(cli, "command_line", skipped)
             with contextlib.suppress(SkippedError):
                 runpy.run_module(module, run_name="__main__" if module.startswith("experiments") else "documented")
+        define_flags(defined)
         return defined
 
     return of

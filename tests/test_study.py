@@ -6,6 +6,7 @@ import html.parser
 import io
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -96,6 +97,20 @@ def test_report_is_whole_and_asks_for_nothing(finished):
         assert np.asarray(figure.convert("L")).std() > 10
 
 
+def test_the_last_line_the_folder_and_the_report_give_the_seconds_by_part(finished):
+    out, done = finished
+    parts = r"(start|compiling|training|evaluating|baselines|shift|leaks|opening|reporting|other) [\d.]+ s( \(\d+%\))?"
+    assert re.fullmatch(rf"\d+ s: ({parts}(, )?){{6,}}; [\d,]+ samples/s", done.stderr.splitlines()[-1])
+    timing = json.loads((out / "timing.json").read_text())["calls"][0]
+    assert timing["samples"] == 6 * 1280
+    assert timing["compiled"] + timing["from_cache"] > 10
+    assert sum(timing["parts"].values()) == pytest.approx(timing["seconds"], abs=0.01)
+    assert timing["efficiency"] == pytest.approx(timing["parts"]["training"] / timing["seconds"], abs=1e-3)
+    shown = (out / "tables/timing.md").read_text()
+    assert f"| training | {timing['parts']['training']:,.1f} |" in shown
+    assert "Where the time went" in (out / "report.html").read_text()
+
+
 def test_repeated_command_computes_nothing_and_gives_the_same_files(finished):
     out, _ = finished
     before = {name: (out / name).read_bytes() for name in ("results.csv", "report.html")}
@@ -103,6 +118,8 @@ def test_repeated_command_computes_nothing_and_gives_the_same_files(finished):
     again = quickstart(out)
     assert again.returncode == 0, again.stderr
     assert {name: (out / name).read_bytes() for name in before} == before
+    calls = json.loads((out / "timing.json").read_text())["calls"]
+    assert [call["samples"] for call in calls[:2]] == [6 * 1280, 0]
     assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == times
 
 

@@ -127,7 +127,8 @@ def _checked(file: Path, card: Any, tensors: dict[str, np.ndarray], modules: Mod
         raise UnknownModuleError(f"{file}: {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{file}: the card and the weights do not belong to the same encoder: {error}") from error
-    return dataclasses.replace(encoder, variables=jax.tree.map(jnp.asarray, encoder.variables))
+    # `jnp.asarray` would compile a program for each shape.
+    return dataclasses.replace(encoder, variables=jax.device_put(encoder.variables))
 
 
 def _normaliser(value: Any, channels: int) -> float | tuple[float, ...]:

@@ -13,7 +13,7 @@ does the same. Data moves through the files of this package in one direction:
 | `runner` | `run_study` and `read_results`; `results` has their return types, `ledger` writes the table `results.csv` |
 | `analysis` | `Analysis(results)`: gains, comparisons and trends with intervals and verdicts |
 | `report/` | sentences, tables, figures and the page |
-| `cli` | flags, `run`, `--dry_run` and `--report_only`; `cost` and `progress` print for it |
+| `cli` | flags, `run`, `--dry_run` and `--report_only`; `cost` and `progress` print for it; `cost` also keeps `timing.json` |
 | `calibration` | the study of the shift index itself |
 
 `runner.train_run` corrects N for broken images: `unique_read` is N without the images in the run's `broken.csv`.

@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sslshift.data.decode import Canvas
@@ -144,7 +145,7 @@ def train(
 
 def initial_state(training: Training, reader: BatchReader, seed: int) -> TrainState:
     """Returns the untrained state of a run."""
-    image = jnp.zeros(reader.canvas, jnp.uint8)
+    image = np.zeros(reader.canvas, np.uint8)
     state = compiled_init(training.method, _optimiser(training, reader.plan))(jax.random.key(seed), image)
     return replicate(make_mesh(), state)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sslshift.data.decode import Canvas
 from sslshift.data.pipeline import BatchReader, batches
@@ -81,7 +82,7 @@ def seconds_per_step(training: Training, reader: BatchReader, seconds: float = 1
     steps = plan.budget.steps(plan.batch_size)
     optimiser = built(training.optimiser, steps, plan.batch_size, method.constant_rate)
     step = compiled_step(method, optimiser, steps, mesh)
-    image = jnp.zeros(reader.canvas, jnp.uint8)
+    image = np.zeros(reader.canvas, np.uint8)
     state = replicate(mesh, compiled_init(method, optimiser)(jax.random.key(0), image))
     key = replicate(mesh, jax.random.key(1))
     started = time.perf_counter()
