@@ -84,6 +84,29 @@ def test_nearest_in_stretches_and_blocks_is_the_same(random, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize(
+    ("images", "neighbours", "stretch", "block"), [(70, 9, 70, 4), (70, 9, 24, 25), (9, 9, 4, 3), (65, 1, 33, 9)]
+)
+def test_the_search_on_an_accelerator_has_the_same_neighbours(random, images, neighbours, stretch, block):
+    """Signs of four features: there are at most 16 different images, so nearly all neighbours are ties."""
+    train = knn._unit(random.choice([-1, 1], (images, 4)), "training")
+    test = knn._unit(random.choice([-1, 0, 1], (25, 4)), "test")
+    search = (train, test, neighbours, stretch, block)
+    for one, other in zip(knn._nearest_on_host(*search), knn._nearest_on_device(*search), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_accelerator_uses_the_compiled_search(random, monkeypatch):
+    train, test = random.normal(size=(300, 8)), random.normal(size=(40, 8))
+    expected = nearest(train, test, 20)
+    monkeypatch.setattr(knn, "_nearest_on_host", None)
+    monkeypatch.setattr(knn.jax, "default_backend", lambda: "gpu")
+    similarity, index = nearest(train, test, 20)
+    np.testing.assert_array_equal(index, expected[1])
+    np.testing.assert_allclose(similarity, expected[0], atol=1e-6)
+
+
 def test_nearest_agrees_with_scikit_learn(random):
     train = random.normal(size=(2000, 64)).astype(np.float32)
     test = random.normal(size=(100, 64)).astype(np.float32)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax._src.array import ArrayImpl
 from jax._src.lib import guard_lib
+from labelled_features import cluster_splits
 
 from sslshift import Budget
 from sslshift.data import SamplePlan
@@ -25,9 +26,14 @@ from sslshift.training.journal import BrokenImages, MetricsWriter
 from sslshift.training.loop import Training, train
 from sslshift.training.online import Labelled, Online, Watch
 from sslshift.training.optimiser import Optimiser
-from sslshift.transfer import finetune
+from sslshift.transfer import finetune, knn
+from sslshift.transfer.evaluation import Split, Splits
+from sslshift.transfer.few_shot import FewShot
 from sslshift.transfer.finetune import FineTune
+from sslshift.transfer.knn import KNN
+from sslshift.transfer.linear_probe import LinearProbe
 from sslshift.transfer.metrics import METRICS
+from sslshift.transfer.sgd_probe import SGDProbe
 
 LEVELS = ("host_to_device", "device_to_device", "device_to_host")
 
@@ -215,3 +221,77 @@ def test_fine_tuning_makes_no_implicit_transfer(encoder_and_task, implicit_trans
         *encoder_and_task, METRICS["accuracy"], on_step=lambda *_: np.asarray(jnp.ones(3))
     )["finetune"]
     assert len(outcome.predictions) == 12
+
+
+@pytest.fixture
+def transfers(monkeypatch):
+    """Counts what moves arrays to the host: `device_get`, and implicit conversions outside of it."""
+    count = [0]
+    inside = []
+
+    def counted(convert):
+        def converted(x, *args, **options):
+            count[0] += isinstance(x, ArrayImpl) and not inside
+            return convert(x, *args, **options)
+
+        return converted
+
+    device_get = jax.device_get
+
+    def got(x):
+        count[0] += 1
+        inside.append(1)
+        try:
+            return device_get(x)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(ArrayImpl, "_value", property(counted(ArrayImpl._value.fget)))
+    for name in ("asarray", "array"):
+        monkeypatch.setattr(np, name, counted(getattr(np, name)))
+    monkeypatch.setattr(jax, "device_get", got)
+    return count
+
+
+# For the probes: which images are finite, the covariance (or the drawn features), validation, excess, and test.
+EVALUATIONS = {
+    "linear": (5, lambda many: LinearProbe(LinearProbe().strengths[: 10 if many else 3], iterations=400 if many else 5)),
+    "few_shot": (5, lambda many: FewShot((2,), draws=4 if many else 2)),
+    "sgd": (2, lambda many: SGDProbe(epochs=4 if many else 2, batch_size=20)),
+    "knn": (2, lambda many: KNN((5, 20) if many else (5,))),
+}
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_the_transfers_of_an_evaluation_do_not_depend_on_its_settings_or_data(name, random, transfers, monkeypatch):
+    expected, make = EVALUATIONS[name]
+    # The search of an accelerator; NumPy's on a CPU has the similarities in its own memory.
+    monkeypatch.setattr(knn, "_nearest_on_host", knn._nearest_on_device)
+    monkeypatch.setattr(knn, "_TEST_AT_ONCE", 64)
+    for many in (False, True):
+        transfers[0] = 0
+        make(many)(cluster_splits(random), METRICS["accuracy"])
+        assert transfers[0] == expected
+
+
+@pytest.mark.parametrize("name", ["linear", "few_shot", "sgd"])
+def test_the_programs_of_an_evaluation_do_not_depend_on_its_data(name, random):
+    easy = cluster_splits(random)
+    hard = Splits(*(Split(random.normal(size=each.features.shape).astype(np.float32), each.labels) for each in easy[:3]), 4)
+    evaluation = EVALUATIONS[name][1](True)
+    evaluation(easy, METRICS["accuracy"])
+    compiled = []
+
+    def listener(event, *_, **__):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        evaluation(hard, METRICS["accuracy"])
+        assert not compiled
+        jax.clear_caches()
+        evaluation(easy, METRICS["accuracy"])
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert 0 < len(compiled) <= 12
