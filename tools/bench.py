@@ -10,6 +10,7 @@ r"""Benchmarks, whose results are medians as JSON lines; ratios are measured in 
     python -m tools.bench --what=step --method=all
     python -m tools.bench --what=step --method=all --encoder=vit_b16 --image_size=224 --batch_size=256 --dtype=bfloat16
     python -m tools.bench --what=transfer       # kNN and probes, compared with a matrix product and scikit-learn
+    python -m tools.bench --peer=torch          # SimCLR's step and the same step in PyTorch, in turns
 
 tools/README.md has the results, and the machine on which they were measured.
 """
@@ -28,14 +29,12 @@ from sslshift.methods import METHODS
 from sslshift.models import ENCODERS
 
 from . import bench_convolution, bench_curation, bench_data, bench_knn, bench_pipeline, bench_probes, bench_shift, bench_startup
+from .bench_peer import compare_with_peer
 from .bench_step import StepBenchmark
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
-    "what",
-    "all",
-    ["all", "convolution", "curation", "data", "pipeline", "shift", "startup", "step", "transfer"],
-    "What to measure.",
+    "what", "all", ["all", "convolution", "curation", "data", "pipeline", "shift", "startup", "step", "transfer"], "Benchmark."
 )
 flags.DEFINE_string("source", "bundled:fashion_mnist", "Source that the pipeline reads.")
 flags.DEFINE_string("method", "simclr", "Method of the training step; all: every method.")
@@ -46,6 +45,8 @@ flags.DEFINE_integer("batch_size", 256, "Number of images in a batch.")
 flags.DEFINE_integer("steps", 50, "Largest number of batches in one timing.")
 flags.DEFINE_integer("images", 2048, "Number of JPEG files in --what=data.")
 flags.DEFINE_integer("largest", 1_000_000, "Largest number of images in --what=shift.")
+flags.DEFINE_string("peer", "", "Framework to compare SimCLR's step with: torch; nothing else is measured then.")
+flags.DEFINE_enum("attention", "xla", ["xla", "cudnn"], "Implementation of our attention with --peer.")
 flags.DEFINE_integer("repeats", 5, "Number of timings; the result is their median.")
 
 
@@ -87,6 +88,8 @@ def main() -> None:
             lambda: bench_probes.measure(show, seconds, FLAGS.repeats),
         ],
     }
+    if FLAGS.peer:
+        work = {FLAGS.what: [lambda: compare_with_peer(show, FLAGS)]}
     for name, parts in work.items():
         for part in parts if FLAGS.what in ("all", name) else ():
             part()

@@ -14,7 +14,7 @@ from sslshift.methods import METHODS
 from sslshift.models import ENCODERS
 from sslshift.training.optimiser import Optimiser
 
-from .bench_step import seconds_per_step
+from .bench_runner import seconds_per_step
 
 
 def measure(

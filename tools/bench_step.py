@@ -1,7 +1,6 @@
 """Benchmark of a training step: its speed, its FLOPs, and its share of the device's peak."""
 
 import dataclasses
-import time
 from collections.abc import Callable
 
 import jax
@@ -9,38 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from sslshift.data.decode import Canvas
-from sslshift.methods import METHODS, Method
+from sslshift.methods import METHODS
 from sslshift.models import ENCODERS, ViT
 from sslshift.training import Optimiser, Training
 from sslshift.training.programs import peak_flops, step_flops
-from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch
 
 from .bench_convolution import without_remedy
-
-
-def seconds_per_step(
-    seconds: Callable[[Callable[[], object]], float], method: Method, optimiser: Optimiser, images: np.ndarray, most: int
-) -> float:
-    """Returns the median time of a training step on one batch, timed over about a second of steps, at most `most`."""
-    mesh = make_mesh()
-    built = optimiser.build(most, len(images), method.constant_rate)
-    step = compiled_step(method, built, most, mesh)
-    batch = shard_batch(mesh, images)
-    key = replicate(mesh, jax.random.key(0))
-    # A list, because a step donates the buffers of its state.
-    states = [replicate(mesh, compiled_init(method, built)(jax.random.key(0), jnp.zeros(images.shape[1:], jnp.uint8)))]
-
-    def train(steps):
-        for _ in range(steps):
-            state, metrics = step(states.pop(), batch, key)
-            states.append(state)
-        jax.block_until_ready(metrics)
-
-    train(1)
-    started = time.perf_counter()
-    train(1)
-    steps = min(most, 1 + int(1 / (time.perf_counter() - started)))
-    return seconds(lambda: train(steps)) / steps
+from .bench_runner import seconds_per_step
 
 
 @dataclasses.dataclass(frozen=True)
