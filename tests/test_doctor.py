@@ -17,7 +17,7 @@ from sslshift.training.checkpoints import Checkpoints
 from sslshift.transfer.protocol import EVALUATIONS
 from tools import doctor_distances, doctor_evaluations, doctor_finetuning, doctor_machine, doctor_speed, doctor_training
 from tools.doctor_arithmetic import product_finding
-from tools.doctor_findings import agreement, examined
+from tools.doctor_findings import agreement, chosen, examined
 
 
 def doctor(*flags):
@@ -73,10 +73,11 @@ def test_a_folder_that_cannot_be_written_fails_its_check_alone(tmp_path):
     assert "\nError: 1 of 2 checks failed.\n" in done.stderr
 
 
-def test_a_name_that_matches_no_check_is_refused():
-    done = doctor("--only=train/*,shift/fid")
-    assert done.returncode == 1
-    assert "--only: expected names or patterns of checks such as train/*, got 'shift/fid'" in done.stderr
+def test_checks_are_chosen_by_pattern_and_a_name_that_matches_none_is_refused():
+    checks = doctor_distances.CHECKS | doctor_evaluations.CHECKS
+    assert list(chosen(checks, ["evaluate/knn", "shift/kernel*"])) == ["shift/kernel", "shift/kernel_root", "evaluate/knn"]
+    with pytest.raises(ValueError, match="--only: expected names or patterns of checks such as train/\\*, got 'shift/fid'"):
+        chosen(checks, ["shift/*", "shift/fid"])
 
 
 def test_a_loss_that_is_not_finite_fails(monkeypatch, tmp_path):

@@ -11,7 +11,6 @@ check failed. `slow` is no failure: results are right, but take longer than they
 folder in the folder --out, so that this file system is checked too, and are deleted afterwards.
 """
 
-import fnmatch
 from pathlib import Path
 
 from absl import flags
@@ -30,7 +29,7 @@ from . import (
     doctor_speed,
     doctor_training,
 )
-from .doctor_findings import FAILED, PASS, SLOW, Check, examined, table_of
+from .doctor_findings import FAILED, PASS, SLOW, Check, chosen, examined, table_of
 
 CHECKS: dict[str, Check] = {
     **doctor_machine.CHECKS,
@@ -48,23 +47,13 @@ flags.DEFINE_string("out", "results", "Folder of the file system to check; it ne
 flags.DEFINE_string("json", "", "File for the findings as JSON, with the tracebacks of errors; empty: none.")
 
 
-def chosen(patterns: list[str]) -> dict[str, Check]:
-    """Returns the checks whose names match a pattern; raises ValueError if a pattern matches none."""
-    for pattern in patterns:
-        if not fnmatch.filter(CHECKS, pattern):
-            raise ValueError(
-                f"--only: expected names or patterns of checks such as train/*, got {pattern!r}; --help lists them."
-            )
-    return {name: check for name, check in CHECKS.items() if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)}
-
-
 def _existing(folder: Path) -> Path:
     """Returns the folder itself, or the nearest one above it that exists."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def main() -> None:
-    checks = chosen(FLAGS.only)
+    checks = chosen(CHECKS, FLAGS.only)
     # Progress goes to stderr, so that stdout has the table alone.
     progress = Console(stderr=True, emoji=False, highlight=False)
     findings = {}

@@ -1,5 +1,6 @@
 """Findings of the checks of `tools.doctor`: a verdict, a figure, and what to do."""
 
+import fnmatch
 import math
 import time
 import traceback
@@ -37,6 +38,16 @@ class Finding(NamedTuple):
 
 # A check takes the folder in which it makes temporary files.
 Check = Callable[[Path], Finding]
+
+
+def chosen(checks: Mapping[str, Check], patterns: list[str]) -> dict[str, Check]:
+    """Returns the checks whose names match a pattern; raises ValueError if a pattern matches none."""
+    for pattern in patterns:
+        if not fnmatch.filter(checks, pattern):
+            raise ValueError(
+                f"--only: expected names or patterns of checks such as train/*, got {pattern!r}; --help lists them."
+            )
+    return {name: check for name, check in checks.items() if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)}
 
 
 def examined(checks: Mapping[str, Check], folder: Path) -> Iterator[tuple[str, Finding]]:
