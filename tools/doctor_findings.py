@@ -2,6 +2,7 @@
 
 import fnmatch
 import math
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from sslshift.reporting import Table
 PASS = "pass"
 SLOW = "slow"
 FAILED = "failed"
+_ADVICE = "what to do"
 
 
 class Finding(NamedTuple):
@@ -62,11 +64,10 @@ def examined(checks: Mapping[str, Check], folder: Path) -> Iterator[tuple[str, F
 
 
 def _failed(error: Exception) -> Finding:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
     # Libraries raise errors of many lines; `details` has the whole text.
-    short = reason if len(reason) <= 300 else f"{reason[:300]}..."
+    reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder="...")
     advice = remedy(error) or "Write the findings with --json=FILE, which includes the traceback, and report them."
-    return Finding(FAILED, short, advice, details="".join(traceback.format_exception(error)))
+    return Finding(FAILED, reason, advice, details="".join(traceback.format_exception(error)))
 
 
 def agreement(found: np.ndarray, expected: np.ndarray, tolerance: float, advice: str = "") -> Finding:
@@ -98,5 +99,4 @@ def agreement(found: np.ndarray, expected: np.ndarray, tolerance: float, advice:
 def table_of(findings: Mapping[str, Finding]) -> Table:
     """Returns the table of all findings."""
     lines = [(name, each.verdict, each.figure, f"{each.seconds:.1f}", each.advice) for name, each in findings.items()]
-    head = ("check", "verdict", "figure", "s", "what to do")
-    return Table("doctor", "", head, lines, text_columns=3, more_text=("what to do",))
+    return Table("doctor", "", ("check", "verdict", "figure", "s", _ADVICE), lines, text_columns=3, more_text=(_ADVICE,))
