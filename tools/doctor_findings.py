@@ -70,7 +70,7 @@ def _failed(error: Exception) -> Finding:
     return Finding(FAILED, reason, advice, details="".join(traceback.format_exception(error)))
 
 
-def agreement(found: np.ndarray, expected: np.ndarray, tolerance: float, advice: str = "") -> Finding:
+def agreement(found: np.ndarray, expected: np.ndarray, tolerance: float) -> Finding:
     """Returns whether values agree with those of NumPy in float64: the largest difference, relative to the largest value.
 
     Example:
@@ -81,7 +81,6 @@ def agreement(found: np.ndarray, expected: np.ndarray, tolerance: float, advice:
       found: values of this machine.
       expected: values of NumPy in float64, of the same shape.
       tolerance: largest relative difference that passes.
-      advice: what to do if the difference is larger; empty: the advice for wrong results.
     """
     found = np.asarray(found, np.float64)
     expected = np.asarray(expected, np.float64)
@@ -92,8 +91,9 @@ def agreement(found: np.ndarray, expected: np.ndarray, tolerance: float, advice:
     # A comparison with nan is false, so a result that is not finite fails.
     if math.isfinite(error) and error <= tolerance:
         return Finding(PASS, figure)
-    wrong = "Results on this machine are wrong: try another version of jax and its driver, and report this."
-    return Finding(FAILED, figure, advice or wrong)
+    return Finding(
+        FAILED, figure, "Results on this machine are wrong: try another version of jax and its driver, and report this."
+    )
 
 
 def table_of(findings: Mapping[str, Finding]) -> Table:
