@@ -71,16 +71,12 @@ def _failed(error: Exception) -> Finding:
 
 
 def agreement(found: np.ndarray, expected: np.ndarray, tolerance: float) -> Finding:
-    """Returns whether values agree with those of NumPy in float64: the largest difference, relative to the largest value.
+    """Returns whether values agree with those of NumPy in float64: the largest difference, relative to the largest value,
+    is at most `tolerance`.
 
     Example:
       >>> agreement([1.0, 2.02], [1.0, 2.0], 0.1).figure
       'error 1e-02, allowed 1e-01'
-
-    Args:
-      found: values of this machine.
-      expected: values of NumPy in float64, of the same shape.
-      tolerance: largest relative difference that passes.
     """
     found = np.asarray(found, np.float64)
     expected = np.asarray(expected, np.float64)
