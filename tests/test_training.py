@@ -1,4 +1,3 @@
-import errno
 import json
 import resource
 import shutil
@@ -15,7 +14,7 @@ from sslshift.data import SamplePlan
 from sslshift.data.mixture import single
 from sslshift.data.pipeline import BatchReader
 from sslshift.methods import METHODS
-from sslshift.training.checkpoints import CheckpointError, Checkpoints, NotWrittenError
+from sslshift.training.checkpoints import CheckpointError
 from sslshift.training.journal import MetricsWriter
 from sslshift.training.loop import NonFiniteError, Training, train
 from sslshift.training.optimiser import Optimiser
@@ -153,59 +152,6 @@ def test_damaged_checkpoint_is_named(training, reader, tmp_path):
     shutil.rmtree(latest / "state")
     with pytest.raises(CheckpointError, match=r"step 10 .* cannot be read.*delete .*/10: the run then continues from step 8"):
         train(training, reader, 0, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("cause", "advice"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device"), r"\. Free some space and give the same command again\.$"),
-        (ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error_code='28']"), "Free some space"),
-        (PermissionError(errno.EACCES, "Permission denied"), "Change the permissions"),
-        (OSError(errno.EROFS, "Read-only file system"), "mounted read-only"),
-        # What a transfer guard says on an accelerator, and any other fault of a program: the cause, and no advice.
-        (jax.errors.JaxRuntimeError("INVALID_ARGUMENT: Disallowed device-to-host transfer: shape=()"), r"no earlier one\.$"),
-        (TypeError("unhashable type"), r"\(TypeError: unhashable type\); there is no earlier one\.$"),
-    ],
-)
-def test_a_checkpoint_that_is_not_written_says_its_own_cause(cause, advice, tmp_path, monkeypatch):
-    def fail(self, *args, **options):
-        raise RuntimeError("orbax's own words") from cause
-
-    checkpoints = Checkpoints(tmp_path)
-    monkeypatch.setattr(type(checkpoints._orbax), "save_checkpointables", fail)
-    with pytest.raises(NotWrittenError, match=advice) as raised:
-        checkpoints.save({"weights": jnp.ones(3)}, 1)
-    assert type(cause).__name__ in str(raised.value)
-
-
-def test_a_checkpoint_of_other_settings_is_not_called_damaged(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    state = {"weights": jnp.ones((2, 3)), "bias": jnp.ones(3)}
-    checkpoints.save(state, 1)
-    for like, difference in (
-        (
-            {"weights": jnp.ones((2, 4)), "bias": jnp.ones(3)},
-            r"weights has shape \[2, 3\] in the file and shape \[2, 4\]",
-        ),
-        ({"weights": jnp.ones((2, 3))}, r"bias has shape \[3\] in the file and no such array in the run"),
-        (state | {"scale": jnp.ones(3)}, "scale has no such array in the file"),
-    ):
-        with pytest.raises(CheckpointError, match=difference) as raised:
-            checkpoints.restore(like)
-        assert "delete" not in str(raised.value)
-    assert equal(checkpoints.restore(state), state)
-
-
-def test_a_checkpoint_that_may_not_be_read_is_not_to_be_deleted(tmp_path, monkeypatch):
-    def fail(self, *args, **options):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save({"weights": jnp.ones(3)}, 1)
-    monkeypatch.setattr(type(checkpoints._orbax), "load_checkpointables", fail)
-    with pytest.raises(CheckpointError, match=r"cannot be read .*Change the permissions") as raised:
-        checkpoints.restore({"weights": jnp.ones(3)})
-    assert "delete" not in str(raised.value)
 
 
 def test_batches_that_do_not_fit_are_refused(training, reader, tmp_path):

@@ -17,8 +17,9 @@ step, so an interrupted run continues from its checkpoint to the same bits.
 
 To add an optimiser, name it in `optimiser.OPTIMISERS` and return its transformation in `Optimiser._at`.
 
-The tests: `test_training` (steps, resumption to the bit, schedules, checkpoints), `test_transfer_guard` (the loop makes no
-implicit transfer), `test_online` and `test_online_probe` (reports during training), `test_from_python` (the README's example).
+The tests: `test_training` (steps, resumption to the bit, schedules), `test_checkpoints` (written in the background, whole or
+absent), `test_transfer_guard` (the loop makes no implicit transfer), `test_online` and `test_online_probe` (reports during
+training), `test_from_python` (the README's example).
 """
 
 from sslshift.extras import needs_study

@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -23,7 +23,11 @@ class NotWrittenError(CheckpointError):
 
 
 class Checkpoints:
-    """The two latest checkpoints in a folder. A checkpoint appears under its name only when it is complete."""
+    """The two latest checkpoints in a folder. A checkpoint appears under its name only when it is complete.
+
+    Checkpoints are written in the background: `save` returns when the state has been copied, and the next `save`, `wait` or
+    `close` waits until the file is complete.
+    """
 
     def __init__(self, folder: Path):
         # Imported here, since it takes a tenth of a command's start.
@@ -31,36 +35,67 @@ class Checkpoints:
 
         self._folder = folder
         self._failed = False
-        with _quiet():
-            self._orbax = ocp.training.Checkpointer(
-                folder.absolute(),
-                # This empty policy never saves by itself: the training loop decides when, and `save` passes `force=True`.
-                save_decision_policy=ocp.training.save_decision_policies.AnySavePolicy(()),
-                # Two checkpoints are kept, so that a run can continue from the earlier one if the latest is damaged.
-                preservation_policy=ocp.training.preservation_policies.LatestN(2),
-                # A run that is killed while it saves leaves an incomplete folder.
-                cleanup_tmp_directories=True,
-            )
+        self._writing: _Writing | None = None
+        # A background write logs at any time, so that orbax is silent until the folder is closed.
+        _ABSL.addFilter(_not_from_orbax)
+        # The bits of trained weights hardly compress: compression would take a third of the time and save 7% of the space.
+        saving = ocp.options.ArrayOptions.Saving(use_compression=False)
+        self._orbax = ocp.training.Checkpointer(
+            folder.absolute(),
+            context=ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving)),
+            # This empty policy never saves by itself: the training loop decides when, and `save` passes `force=True`.
+            save_decision_policy=ocp.training.save_decision_policies.AnySavePolicy(()),
+            # Two checkpoints are kept, so that a run can continue from the earlier one if the latest is damaged.
+            preservation_policy=ocp.training.preservation_policies.LatestN(2),
+            # A run that is killed while it saves leaves an incomplete folder.
+            cleanup_tmp_directories=True,
+        )
+        self._complete = self._orbax.latest.step if self._orbax.latest else None
 
     @property
     def latest(self) -> int | None:
-        """Returns the number of finished steps at the latest complete checkpoint; None if there is no checkpoint."""
-        return self._orbax.latest.step if self._orbax.latest else None
+        """Returns the number of finished steps at the latest complete checkpoint; None if there is no checkpoint.
+
+        Raises like `wait`.
+        """
+        self.wait()
+        return self._complete
 
     def save(self, state: TrainState, step: int, online: PyTree = None) -> None:
-        """Writes the state after `step` steps, and the state of an online probe if there is one.
+        """Starts to write the state after `step` steps, and the state of an online probe if there is one.
+
+        The arrays may be changed or donated when this function returns.
 
         Raises:
-          NotWrittenError: the checkpoint cannot be written, e.g. if the disk is full; earlier checkpoints stay as they are.
+          NotWrittenError: this checkpoint or the one before it cannot be written, e.g. if the disk is full; earlier
+            checkpoints stay as they are.
         """
-        last = self.latest
+        self.wait()
+        parts = {"state": state} | ({} if online is None else {"online": online})
+        with self._writes(step):
+            self._writing = _Writing(step, self._orbax.save_checkpointables_async(step, parts, force=True))
+
+    def wait(self) -> None:
+        """Waits until the last checkpoint is complete.
+
+        Raises:
+          NotWrittenError: it could not be written; earlier checkpoints stay as they are.
+        """
+        if self._writing is None:
+            return
+        step, response = self._writing
+        self._writing = None
+        with self._writes(step):
+            response.result()
+        self._complete = step
+
+    @contextlib.contextmanager
+    def _writes(self, step: int) -> Iterator[None]:
         try:
-            with _quiet():
-                parts = {"state": state} | ({} if online is None else {"online": online})
-                self._orbax.save_checkpointables(step, parts, force=True)
+            yield
         except Exception as error:  # Orbax and tensorstore raise many kinds of errors; here they all have the same meaning.
             self._failed = True
-            kept = "there is no earlier one" if last is None else f"the last good one is step {last:,}"
+            kept = "there is no earlier one" if self._complete is None else f"the last good one is step {self._complete:,}"
             advice = remedy(error)
             raise NotWrittenError(
                 f"The checkpoint of step {step:,} could not be written to {self._folder} ({_reason(error)}); {kept}."
@@ -110,8 +145,7 @@ class Checkpoints:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
         try:
-            with _quiet():
-                yield
+            yield
         except Exception as error:
             step = self.latest
             # Deleting helps if the files are damaged, but not if the system refuses to read them.
@@ -125,21 +159,29 @@ class Checkpoints:
         return f"the run then continues from step {max(earlier):,}" if earlier else "the run then starts again"
 
     def close(self) -> None:
-        # After a failed save orbax raises the same error again, which would replace the error message above.
-        with _quiet(), contextlib.suppress(Exception) if self._failed else contextlib.nullcontext():
-            self._orbax.close()
+        """Waits until the last checkpoint is complete. Raises like `wait`."""
+        try:
+            self.wait()
+        finally:
+            # After a failed write orbax raises the same error again, which would replace the error message above.
+            with contextlib.suppress(Exception) if self._failed else contextlib.nullcontext():
+                self._orbax.close()
+            _ABSL.removeFilter(_not_from_orbax)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences absl: orbax logs every save, and logs a failure a dozen times with its traceback. Errors are still raised."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+class _Writing(NamedTuple):
+    """A checkpoint that is being written."""
+
+    step: int
+    response: Any
+
+
+_ABSL = logging.getLogger("absl")
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    """Returns False for messages of orbax, which logs every save, and logs a failure a dozen times with its traceback."""
+    return "/orbax/" not in record.pathname
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
