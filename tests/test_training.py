@@ -1,6 +1,7 @@
 import json
 import resource
 import shutil
+import time
 from pathlib import Path
 
 import chex
@@ -133,6 +134,9 @@ def test_disk_that_fills_up_leaves_the_last_good_checkpoint(small_method, reader
 
     def fill(step, scalars):
         if step == 6:
+            # The checkpoint of step 4 is still being written in the background.
+            while not (tmp_path / "full/checkpoints/4").exists():
+                time.sleep(0.01)
             resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
 
     try:

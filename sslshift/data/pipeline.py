@@ -49,6 +49,7 @@ class BatchReader:
       canvas: shape to which every image is brought.
       host: number of this host.
       hosts: number of hosts; each reads an equal, contiguous part of every batch.
+      dtype: dtype of what the sources return.
     """
 
     plan: SamplePlan
@@ -56,6 +57,7 @@ class BatchReader:
     canvas: Canvas
     host: int = 0
     hosts: int = 1
+    dtype: type = np.uint8
 
     def __post_init__(self):
         if self.plan.batch_size % self.hosts:
@@ -72,7 +74,7 @@ class BatchReader:
         first = self.host * local
         which = rows.source[first : first + local]
         index = rows.index[first : first + local]
-        images = np.empty((local, *self.canvas), np.uint8)
+        images = np.empty((local, *self.canvas), self.dtype)
         # The dictionary is keyed by image, so that an image that occurs several times in a batch is reported once.
         broken: dict[tuple[str, int], Broken] = {}
         for number in np.unique(which):

@@ -255,6 +255,14 @@ class SamplePlan:
             index[part == i] = self._class_orders[self._parts[i].component.source][member[part == i]]
         return index
 
+    def images(self) -> dict[str, np.ndarray]:
+        """Returns the indices of the images that a run sees, int64 `[n]`, ascending, by the name of their source."""
+        seen: dict[str, list[np.ndarray]] = {name: [] for name in self.sources}
+        for i, part in enumerate(self._parts):
+            unique = part.component.unique
+            seen[part.component.source].append(self._images(np.full(unique, i), np.arange(unique)))
+        return {name: np.unique(np.concatenate(indices)) for name, indices in seen.items()}
+
     def audit(
         self, start: int = 0, stop: int | None = None, on_progress: Callable[[int], object] = lambda samples: None
     ) -> list[Seen]:
@@ -385,10 +393,8 @@ def interleave(counts: tuple[int, ...] | list[int], start: int, stop: int) -> tu
 
 
 def _floor_share(position: np.ndarray, part: int, total: int) -> np.ndarray:
-    """Returns floor(position * part / total), which is exact even if the product exceeds 2^63.
-
-    `position` is a short increasing stretch, so only the product for its first element needs arbitrary precision.
-    """
+    """Returns floor(position * part / total) of a short increasing stretch; exact even if the product exceeds 2^63."""
+    # Only the product for the first element needs arbitrary precision.
     first = int(position[0])
     quotient, remainder = divmod(first * part, total)
     return quotient + (remainder + (position - first) * part) // total

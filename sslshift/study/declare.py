@@ -123,6 +123,14 @@ class Study:
         "Largest share of a run's unique samples that may be unreadable and are replaced. Above this share, the run stops.",
     )
     workers: int = _field(0, "Number of processes that read images; 0: threads read them.")
+    device_memory: float = _field(
+        0.25,
+        "Largest share of an accelerator's free memory for training images, which are then read only once; if they need more, "
+        "and on CPUs, they are read on the host in every epoch.",
+    )
+    steps_per_dispatch: int = _field(
+        0, "Training steps in one program if the images are in device memory; 0: more than one only if steps are short."
+    )
     price_per_hour: float = _field(
         0.0, "Price of an hour of training on this machine, in the currency of the sources' cost_per_image."
     )
@@ -141,6 +149,9 @@ class Study:
             "max_broken",
             "online_every",
             "price_per_hour",
+            "steps_per_dispatch",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, got {getattr(self, name)}.")
+        if not 0 <= self.device_memory <= 1:
+            raise ValueError(f"--device_memory must be a share in [0, 1], got {self.device_memory}.")

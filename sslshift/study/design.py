@@ -67,6 +67,8 @@ class Design:
       online_every: steps between reports of the online probe; 0: no reports.
       shift: settings of the shift index.
       workers: number of processes that read images.
+      device_memory: largest share of an accelerator's free memory for training images.
+      steps_per_dispatch: training steps in one program; 0: chosen from the FLOPs of a step.
       price_per_hour: price of an hour of training.
       out: folder of the study.
       declared: the declaration, for the report's list of settings.
@@ -86,6 +88,8 @@ class Design:
     online_every: int
     shift: ShiftSettings
     workers: int
+    device_memory: float
+    steps_per_dispatch: int
     price_per_hour: float
     out: Path
     declared: Study
@@ -131,6 +135,8 @@ def parse_study(study: Study) -> Design:
         online_every=study.online_every,
         shift=ShiftSettings(study.shift_images, study.shift_distance, study.shift_encoder),
         workers=study.workers,
+        device_memory=study.device_memory,
+        steps_per_dispatch=study.steps_per_dispatch,
         price_per_hour=study.price_per_hour,
         out=Path(study.out),
         declared=study,

@@ -16,7 +16,11 @@ from sslshift.study.declare import Study
 from sslshift.study.design import Design, parse_study
 from sslshift.study.downstream import canvas_of, open_in_shape, without_test
 from sslshift.study.learners import Learner, open_learners
+from sslshift.training import Training
+from sslshift.training.feed import PlacedImages, images_of, memory_for_images, place
 from sslshift.training.online import Labelled, Online
+from sslshift.training.programs import steps_per_dispatch
+from sslshift.training.step import make_mesh
 from sslshift.transfer.tasks import Task
 
 
@@ -120,6 +124,39 @@ class Opened:
             some = readable(part.source, part.indices[places], self.canvas)
             parts.append(Labelled(part.source.read(some, self.canvas), part.source.labels[some]))
         return Online(self.design.online_every, parts[0].images[:_SIGNAL_IMAGES], *parts, self.task.classes)
+
+    @functools.cached_property
+    def _seen(self) -> dict[str, np.ndarray]:
+        """Indices of the images that the runs see, by URI. The seed of a run only decides their order."""
+        draws = {run.draw for run in self.runs}
+        return images_of(self.reader(each.mixture, 0, draw).plan for draw in sorted(draws) for each in self.candidates)
+
+    @functools.cached_property
+    def memory_note(self) -> str:
+        """Says that the training images do not fit into an accelerator's memory; empty if they do, and on a CPU."""
+        room = memory_for_images(self.design.device_memory)
+        needed = sum(map(len, self._seen.values())) * int(np.prod(self.canvas))
+        if not room or needed <= room:
+            return ""
+        return (
+            f"The training images need {needed / 2**30:.3g} GiB, and a device has {room / 2**30:.3g} GiB for them "
+            f"(--device_memory={self.design.device_memory:g} of its free memory): images are read on the host."
+        )
+
+    @functools.cached_property
+    def placed(self) -> PlacedImages | None:
+        """All training images in the accelerator's memory, read once for all runs; None if they do not fit, and on a CPU."""
+        if self.memory_note or not memory_for_images(self.design.device_memory):
+            return None
+        return place(self._seen, self.sources, self.canvas, make_mesh())
+
+    def training(self, run: Run) -> Training:
+        """Returns the settings of a run's training."""
+        learner = self.learner(run)
+        if self.placed is None:
+            return learner.training
+        most = self.design.steps_per_dispatch or steps_per_dispatch(learner.flops)
+        return dataclasses.replace(learner.training, steps_per_dispatch=most)
 
     def reader(self, mixture: Mixture, seed: int, draw: int) -> BatchReader:
         """Returns the batches of a run on a mixture."""

@@ -78,6 +78,8 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     ledger.add(baseline_rows(opened, pixels, PIXELS, {}))
     with clock.part("shift"):
         task_shifts = measure_shifts(opened, store, progress)
+    if unfinished and opened.memory_note:
+        progress.note(opened.memory_note)
     ended = _EndedRuns(opened, store, progress, ledger, task_shifts)
     with (
         progress.study(len(opened.runs), [run.learner for run in unfinished], opened.weights),
@@ -299,7 +301,7 @@ def train_run(
         ):
             reader = opened.reader(opened.candidate(run).mixture, run.seed, run.draw)
             counted = _counted(learner, progress.clock, work.on_step)
-            state = train(learner.training, reader, run.seed, folder, counted, online=opened.online)
+            state = train(opened.training(run), reader, run.seed, folder, counted, opened.online, opened.placed)
     except Exception as error:
         if _stops(error):
             raise

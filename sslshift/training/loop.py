@@ -16,10 +16,11 @@ import numpy as np
 import optax
 
 from sslshift.data.decode import Canvas
-from sslshift.data.pipeline import BatchReader, batches
+from sslshift.data.pipeline import BatchReader
 from sslshift.data.plan import SamplePlan
 from sslshift.methods import METHODS, Method
 from sslshift.training.checkpoints import Checkpoints
+from sslshift.training.feed import Chunk, PlacedImages, chunks
 from sslshift.training.journal import BROKEN, METRICS, BrokenImages, MetricsWriter
 from sslshift.training.online import Online, OnlineProbe, Watch
 from sslshift.training.optimiser import Optimiser, built
@@ -28,10 +29,10 @@ from sslshift.training.step import (
     TrainState,
     compiled_init,
     compiled_step,
+    compiled_steps,
     init_state,
     make_mesh,
     replicate,
-    shard_batch,
     train_step,
 )
 
@@ -52,6 +53,8 @@ class Training:
       checkpoint_every: number of steps between checkpoints; a checkpoint is always written after the last step.
       workers: number of processes that read batches; 0: batches are read in threads.
       max_broken: share of the run's different images that may be unreadable; if the share is larger, the run stops.
+      steps_per_dispatch: largest number of steps in one program, for steps that are shorter than the host needs to start them;
+        above 1 only if the images are in device memory and nothing is reported during training.
     """
 
     method: Method
@@ -59,6 +62,7 @@ class Training:
     checkpoint_every: int = 1000
     workers: int = 0
     max_broken: float = 0.01
+    steps_per_dispatch: int = 1
 
     @classmethod
     def from_recipe(cls, method: str, encoder: nn.Module, **options: Any) -> "Training":
@@ -89,6 +93,7 @@ def train(
     folder: str | os.PathLike,
     on_step: OnStep = no_progress,
     online: Online | None = None,
+    placed: PlacedImages | None = None,
 ) -> TrainState:
     """Trains a run to the end of its budget, from its latest checkpoint if it has one.
 
@@ -98,12 +103,13 @@ def train(
       seed: seed of the initial weights and of all views.
       folder: folder of the run; `checkpoints/` and `metrics.jsonl` are written there, and `broken.csv` if an image could not be
         read and another image replaced it.
-      on_step: called with the number of a finished step and its metrics, one step late.
+      on_step: called with the number of a finished step and its metrics, one dispatch late.
       online: probe and signals that are reported during training (see `online.py`). The probe is saved in the checkpoints. If
         a run continues from a checkpoint without a probe, or with a probe of other shapes, the probe starts at that step.
+      placed: all images of the plan in device memory; None: the reader reads them on the host.
 
     Returns:
-      The trained state; its bits do not depend on interruptions of the run or on `online`.
+      The trained state; its bits do not depend on interruptions of the run, on `online` or on `placed`.
 
     Raises:
       NonFiniteError: loss or gradient is not finite; no later state is saved.
@@ -116,8 +122,10 @@ def train(
     if online:
         online.require_shape(reader.canvas)
     mesh = make_mesh()
+    # The probe learns after every step, so that a program of several steps would hide their states from it.
+    most = training.steps_per_dispatch if placed and not online else 1
     # The step is compiled when it is first called: nothing runs before the first batch is read.
-    step_fn = compiled_step(training.method, _optimiser(training, reader.plan), steps, mesh)
+    step_fn = (compiled_steps if most > 1 else compiled_step)(training.method, _optimiser(training, reader.plan), steps, mesh)
     # A resumed run needs this state too: the checkpoint is read with its shapes and shardings.
     state = initial_state(training, reader, seed)
     # Folded in, since the initial weights use the key of the seed itself: the two must not share random numbers.
@@ -129,17 +137,18 @@ def train(
         if kept.done and probe is not None:
             probe = kept.checkpoints.restore_online(probe)
         # The step number is the position in the data: a resumed run continues to read at its checkpoint.
-        for step, batch in enumerate(batches(reader, kept.done, steps, workers=training.workers), kept.done + 1):
-            kept.broken.add(batch.broken)
-            images = shard_batch(mesh, batch.images)
+        every = training.checkpoint_every
+        feed = chunks(reader, placed, mesh, kept.done, steps, most=most, every=every, workers=training.workers)
+        for chunk in feed:
+            kept.broken.add(chunk.broken)
             # No part of the step may wait for the host. Saving and reporting wait for it, so they run outside of this guard.
             with jax.transfer_guard("disallow"):
-                state, metrics = step_fn(state, images, key)
+                state, metrics = step_fn(state, *chunk.arrays, key)
             # The probe has a separate program, which runs after the step: the program of the step is the same without a probe.
-            probe, signals = watch.follow(probe, state.variables, step, steps) if watch else (None, {})
-            kept.observe(step, metrics, signals)
-            if step % training.checkpoint_every == 0 or step == steps:
-                kept.save(state, step, probe)
+            probe, signals = watch.follow(probe, state.variables, chunk.stop, steps) if watch else (None, {})
+            kept.observe(chunk, metrics, signals)
+            if chunk.stop % every == 0 or chunk.stop == steps:
+                kept.save(state, chunk.stop, probe)
     return state
 
 
@@ -194,12 +203,12 @@ class _RunFolder:
         self.done = self.checkpoints.latest or 0
         self.broken = BrokenImages(folder / BROKEN, plan.mixture.unique, training.max_broken)
         self._metrics = MetricsWriter(folder / METRICS, keep_steps=self.done)
-        self._pending: tuple[int, Metrics, Metrics] | None = None
+        self._pending: tuple[Chunk, Metrics, Metrics] | None = None
 
-    def observe(self, step: int, metrics: Metrics, signals: Metrics) -> None:
-        """Writes the metrics of the previous step: reading the metrics of this step would leave the device idle."""
+    def observe(self, chunk: Chunk, metrics: Metrics, signals: Metrics) -> None:
+        """Writes the metrics of the previous steps: reading the metrics of these steps would leave the device idle."""
         self._flush()
-        self._pending = (step, metrics, signals)
+        self._pending = (chunk, metrics, signals)
 
     def save(self, state: TrainState, step: int, probe: OnlineProbe | None) -> None:
         """Writes the metrics of all steps so far, then a checkpoint: a state that is not finite is never saved."""
@@ -213,19 +222,27 @@ class _RunFolder:
     def _flush(self) -> None:
         if self._pending is None:
             return
-        step, metrics, signals = self._pending
+        chunk, metrics, signals = self._pending
         self._pending = None
         # `device_get` is an explicit transfer; `float` of an array on an accelerator would be an implicit one.
-        scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not all(math.isfinite(value) for value in scalars.values()):
-            latest = self.checkpoints.latest
-            good = f"step {latest:,} in {self._folder}" if latest else "none yet"
-            raise NonFiniteError(
-                f"Step {step:,} of {self._folder} gave {scalars}, which is not finite: training stopped. "
-                f"The last good checkpoint: {good}. Try a lower learning rate in another folder."
-            )
+        columns = {name: np.atleast_1d(values).tolist() for name, values in jax.device_get(metrics).items()}
         # A signal does not affect training: a signal that is not finite is omitted and does not stop the run.
         signals = {name: float(value) for name, value in jax.device_get(signals).items()}
-        scalars |= {name: value for name, value in signals.items() if math.isfinite(value)}
-        self._metrics.write_scalars(step, scalars)
-        self._on_step(step, scalars)
+        signals = {name: value for name, value in signals.items() if math.isfinite(value)}
+        for i, step in enumerate(range(chunk.stop - chunk.count + 1, chunk.stop + 1)):
+            scalars = {name: values[i] for name, values in columns.items()}
+            self._require_finite(step, scalars)
+            # A chunk with signals has one step.
+            scalars |= signals
+            self._metrics.write_scalars(step, scalars)
+            self._on_step(step, scalars)
+
+    def _require_finite(self, step: int, scalars: dict[str, float]) -> None:
+        if all(math.isfinite(value) for value in scalars.values()):
+            return
+        latest = self.checkpoints.latest
+        good = f"step {latest:,} in {self._folder}" if latest else "none yet"
+        raise NonFiniteError(
+            f"Step {step:,} of {self._folder} gave {scalars}, which is not finite: training stopped. "
+            f"The last good checkpoint: {good}. Try a lower learning rate in another folder."
+        )

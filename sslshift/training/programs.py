@@ -4,6 +4,7 @@ import functools
 import gc
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,10 +42,35 @@ def peak_flops(device: str, dtype: str) -> float | None:
     return next((by_dtype.get(dtype) for name, by_dtype in _PEAKS.items() if name in device), None)
 
 
-def step_flops(training: Training, canvas: Canvas, batch_size: int) -> float:
-    """Returns the FLOPs of one training step, views included, as XLA counts them before it optimises; computes nothing.
+def steps_per_dispatch(flops: float) -> int:
+    """Returns the number of steps in one program, by the FLOPs of a step: about 1e12, but at most 64 steps.
 
-    The number is the same on every machine. It is nan if JAX cannot use the CPU beside an accelerator (`JAX_PLATFORMS=cuda`).
+    An accelerator computes 1e12 FLOPs in a few milliseconds; the host needs up to one to start a program. The number does not
+    depend on measured times: the same settings give the same programs everywhere.
+
+    Example:
+      >>> [steps_per_dispatch(flops) for flops in (3e9, 1e11, 3e12, float("nan"))]
+      [64, 10, 1, 1]
+    """
+    return max(1, min(64, int(1e12 / flops))) if flops > 0 else 1
+
+
+class StepCost(NamedTuple):
+    """Cost of a training step as XLA counts it before it optimises: FLOPs, and bytes read and written by its operations."""
+
+    flops: float
+    bytes_accessed: float
+
+
+def step_flops(training: Training, canvas: Canvas, batch_size: int) -> float:
+    """Returns the FLOPs of one training step; see `step_cost`."""
+    return step_cost(training, canvas, batch_size).flops
+
+
+def step_cost(training: Training, canvas: Canvas, batch_size: int) -> StepCost:
+    """Returns the cost of one training step, views included; computes nothing.
+
+    It is the same on every machine. It is nan if JAX cannot use the CPU beside an accelerator (`JAX_PLATFORMS=cuda`).
     """
     method = training.method
     # The length of the schedule does not change the cost of a step.
@@ -58,7 +84,8 @@ def step_flops(training: Training, canvas: Canvas, batch_size: int) -> float:
         state = jax.eval_shape(functools.partial(init_state, method, optimiser), key, image)
         # XLA counts the body of a loop once. A CPU's random numbers and gradients of convolutions have loops, a TPU's do not.
         lowered = jax.jit(step).trace(state, images, key).lower(lowering_platforms=("tpu",))
-        return float((lowered.cost_analysis() or {}).get("flops", float("nan")))
+        found = lowered.cost_analysis() or {}
+        return StepCost(*(float(found.get(name, float("nan"))) for name in ("flops", "bytes accessed")))
 
 
 def _host() -> jax.Device | None:

@@ -85,6 +85,39 @@ def train_step(
     return new, {"loss": loss, "gradient_norm": optax.global_norm(gradient), **output.metrics}
 
 
+def train_steps(
+    state: TrainState,
+    images: jax.Array,
+    count: jax.Array,
+    key: jax.Array,
+    *,
+    method: Method,
+    optimiser: optax.GradientTransformation,
+    steps: int,
+) -> tuple[TrainState, Metrics]:
+    """Takes several steps in one program.
+
+    Args:
+      state: state before the first step.
+      images: batches, uint8 `[most, batch, height, width, channels]`.
+      count: number of steps, int32 in [1, most]; further batches are ignored.
+      key: see `train_step`, like the other arguments.
+
+    Returns:
+      The state after the last step, and each step's scalars `[most]`, of which the first `count` count.
+    """
+    step = functools.partial(train_step, method=method, optimiser=optimiser, steps=steps)
+    shapes = jax.eval_shape(step, state, images[0], key)[1]
+    table = jax.tree.map(lambda one: jnp.zeros((len(images), *one.shape), one.dtype), shapes)
+
+    def body(i, carry):
+        state, table = carry
+        state, metrics = step(state, lax.dynamic_index_in_dim(images, i, keepdims=False), key)
+        return state, jax.tree.map(lambda rows, row: lax.dynamic_update_index_in_dim(rows, row, i, 0), table, metrics)
+
+    return lax.fori_loop(0, count, body, (state, table))
+
+
 def make_mesh() -> Mesh:
     """Returns all devices along one axis, `data`.
 
@@ -104,6 +137,12 @@ def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+# XLA moves constants out of a loop, fuses what remains in another way than in a single step, and so rounds otherwise.
+_WHOLE_BODY = {
+    "xla_disable_hlo_passes": "while-loop-invariant-code-motion,while-loop-expensive-invariant-code-motion",
+}
+
+
 # Runs of one study with equal method, optimiser and steps share one compiled program. A study alternates between its methods
 # for each seed, so the programs of all methods are kept.
 @functools.lru_cache(maxsize=64)
@@ -116,6 +155,18 @@ def compiled_step(
     step = functools.partial(train_step, method=method, optimiser=optimiser, steps=steps)
     # Without donation, the states before and after a step would both occupy memory.
     return jax.jit(step, in_shardings=(everywhere, split, everywhere), out_shardings=everywhere, donate_argnums=0)
+
+
+@functools.lru_cache(maxsize=64)
+def compiled_steps(
+    method: Method, optimiser: optax.GradientTransformation, steps: int, mesh: Mesh
+) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
+    """Returns `train_steps` jitted over the mesh, like `compiled_step`, whose results it gives to the bit."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(None, "data"))
+    function = functools.partial(train_steps, method=method, optimiser=optimiser, steps=steps)
+    shardings = (everywhere, split, everywhere, everywhere)
+    return jax.jit(function, in_shardings=shardings, out_shardings=everywhere, donate_argnums=0, compiler_options=_WHOLE_BODY)
 
 
 @functools.lru_cache(maxsize=64)
