@@ -26,6 +26,10 @@ fills; a flag that --for_method may set goes into `LearnerSettings` and `OWN_FLA
 training must be part of `Learner.record` or `results.run_record`; otherwise a run with another value would be taken for the
 same run.
 
+On a GPU or TPU, all training images are placed in its memory before the first run if they fit (`--device_memory`): they are
+read once, and a step needs only row numbers. Short steps then share a program (`--steps_per_dispatch`). Neither changes the
+stream of samples, and neither applies on a CPU, where both were measured without gain.
+
 After `kill -9` during a checkpoint, a run's folder holds `record.json`, `metrics.jsonl`, the checkpoints that were complete,
 and an incomplete one under a temporary name. It has no `result.json` and no encoder, and the results table has no row for it.
 The same command reads finished runs, continues this one from its last complete checkpoint, cuts `metrics.jsonl` back to that
