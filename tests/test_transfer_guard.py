@@ -20,7 +20,7 @@ from sslshift.data.mixture import single
 from sslshift.data.pipeline import BatchReader
 from sslshift.data.sources import ArraySource
 from sslshift.models import PatchMLP, PretrainedEncoder
-from sslshift.training import loop
+from sslshift.training import feed, loop
 from sslshift.training.checkpoints import Checkpoints
 from sslshift.training.journal import BrokenImages, MetricsWriter
 from sslshift.training.loop import Training, train
@@ -136,7 +136,8 @@ def test_only_the_dispatch_of_a_step_is_guarded(training, reader, online, tmp_pa
         BrokenImages: ("__post_init__", "add"),
         Watch: ("start", "learn", "report"),
         type(next(iter(reader.sources.values()))): ("read",),
-        loop: ("shard_batch", "initial_state"),
+        loop: ("initial_state",),
+        feed: ("shard_batch",),
     }.items():
         for name in names:
             spied(monkeypatch, seen, owner, name)

@@ -27,8 +27,8 @@ training must be part of `Learner.record` or `results.run_record`; otherwise a r
 same run.
 
 On a GPU or TPU, all training images are placed in its memory before the first run if they fit (`--device_memory`): they are
-read once, and a step needs only row numbers. Short steps then share a program (`--steps_per_dispatch`). Neither changes the
-stream of samples, and neither applies on a CPU, where both were measured without gain.
+read once, and a step needs only row numbers. Short steps share a program (`--steps_per_dispatch`). Neither changes the stream
+of samples, and neither applies on a CPU, where reading takes no longer than looking up rows.
 
 After `kill -9` during a checkpoint, a run's folder holds `record.json`, `metrics.jsonl`, the checkpoints that were complete,
 and an incomplete one under a temporary name. It has no `result.json` and no encoder, and the results table has no row for it.

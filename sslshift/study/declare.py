@@ -129,7 +129,7 @@ class Study:
         "and on CPUs, they are read on the host in every epoch.",
     )
     steps_per_dispatch: int = _field(
-        0, "Training steps in one program if the images are in device memory; 0: more than one only if steps are short."
+        0, "Training steps in one program; 0: one on a CPU, and several on other devices if steps are short."
     )
     price_per_hour: float = _field(
         0.0, "Price of an hour of training on this machine, in the currency of the sources' cost_per_image."

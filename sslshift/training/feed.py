@@ -23,14 +23,14 @@ from sslshift.data.threads import in_threads
 from sslshift.training.step import replicate, shard_batch
 
 # Images that are read and copied to the devices at once.
-_BLOCK = 1024
+_BLOCK = 256
 # Steps whose samples are looked up at once.
 _STEPS = 64
 # Bytes that images may take on a device that does not report its memory.
 _UNREPORTED = 1 << 30
 
 
-class Chunk(NamedTuple):
+class StepChunk(NamedTuple):
     """Batches of consecutive steps, which one dispatch trains on.
 
     Attributes:
@@ -122,7 +122,8 @@ def place(images: Mapping[str, np.ndarray], sources: Mapping[str, Source], canva
       canvas: shape to which every image is brought.
       mesh: the devices.
     """
-    pixels = replicate(mesh, jnp.zeros((sum(map(len, images.values())), int(np.prod(canvas))), jnp.uint8))
+    shape = (sum(map(len, images.values())), int(np.prod(canvas)))
+    pixels = jax.jit(lambda: jnp.zeros(shape, jnp.uint8), out_shardings=NamedSharding(mesh, PartitionSpec()))()
     numbers = {}
     first = 0
     for name, indices in images.items():
@@ -163,8 +164,16 @@ def memory_for_images(share: float) -> int:
 
 
 def chunks(
-    reader: BatchReader, placed: PlacedImages | None, mesh: Mesh, start: int, steps: int, *, most: int, every: int, workers: int
-) -> Iterator[Chunk]:
+    reader: BatchReader,
+    placed: PlacedImages | None,
+    mesh: Mesh,
+    start: int,
+    steps: int,
+    *,
+    most: int | None,
+    every: int,
+    workers: int,
+) -> Iterator[StepChunk]:
     """Yields the batches of steps `start` to `steps`.
 
     Args:
@@ -173,26 +182,23 @@ def chunks(
       mesh: the devices.
       start: number of finished steps.
       steps: number of steps of the run.
-      most: largest number of steps in a chunk; above 1, `arrays` are `most` batches and the number of them that count.
+      most: largest number of steps in a chunk, for `compiled_steps`; None: chunks of one step, for `compiled_step`.
       every: a chunk ends after every step that is a multiple of this number.
       workers: number of processes that read images on the host.
     """
-    if placed is None:
-        for step, batch in enumerate(batches(reader, start, steps, workers=workers), start + 1):
-            yield Chunk(step, 1, (shard_batch(mesh, batch.images),), batch.broken)
-        return
-    stream = _rows(reader, placed, start, steps)
+    stream = _rows(reader, placed, start, steps) if placed else batches(reader, start, steps, workers=workers)
+    put = placed.batches if placed else functools.partial(shard_batch, mesh)
     while start < steps:
         # Chunks end at the same steps in an interrupted and in an uninterrupted run.
-        stop = min(start - start % every + every, start + most, steps)
+        stop = min(start - start % every + every, start + (most or 1), steps)
         some = [next(stream) for _ in range(start, stop)]
         broken = tuple(one for batch in some for one in batch.broken)
-        if most == 1:
-            yield Chunk(stop, 1, (placed.batches(some[0].images),), broken)
+        if most is None:
+            yield StepChunk(stop, 1, (put(some[0].images),), broken)
         else:
-            rows = np.zeros((most, reader.plan.batch_size), np.int32)
-            rows[: len(some)] = [batch.images for batch in some]
-            yield Chunk(stop, len(some), (placed.batches(rows), replicate(mesh, np.int32(len(some)))), broken)
+            # The program has one shape: the last batch fills the places of missing ones.
+            filled = np.stack([batch.images for batch in some] + [some[-1].images] * (most - len(some)))
+            yield StepChunk(stop, len(some), (put(filled), replicate(mesh, np.int32(len(some)))), broken)
         start = stop
 
 

@@ -20,7 +20,7 @@ from sslshift.data.pipeline import BatchReader
 from sslshift.data.plan import SamplePlan
 from sslshift.methods import METHODS, Method
 from sslshift.training.checkpoints import Checkpoints
-from sslshift.training.feed import Chunk, PlacedImages, chunks
+from sslshift.training.feed import PlacedImages, StepChunk, chunks
 from sslshift.training.journal import BROKEN, METRICS, BrokenImages, MetricsWriter
 from sslshift.training.online import Online, OnlineProbe, Watch
 from sslshift.training.optimiser import Optimiser, built
@@ -53,8 +53,8 @@ class Training:
       checkpoint_every: number of steps between checkpoints; a checkpoint is always written after the last step.
       workers: number of processes that read batches; 0: batches are read in threads.
       max_broken: share of the run's different images that may be unreadable; if the share is larger, the run stops.
-      steps_per_dispatch: largest number of steps in one program, for steps that are shorter than the host needs to start them;
-        above 1 only if the images are in device memory and nothing is reported during training.
+      steps_per_dispatch: largest number of steps in one program, for steps that are shorter than the host needs to start them.
+        All numbers above 1 give the same bits.
     """
 
     method: Method
@@ -63,6 +63,23 @@ class Training:
     workers: int = 0
     max_broken: float = 0.01
     steps_per_dispatch: int = 1
+
+    def __post_init__(self):
+        if self.checkpoint_every < 1 or self.steps_per_dispatch < 1:
+            raise ValueError(
+                "Expected checkpoint_every and steps_per_dispatch of at least 1, got "
+                f"{self.checkpoint_every} and {self.steps_per_dispatch}."
+            )
+
+    def steps_per_chunk(self, *, reported: bool) -> int | None:
+        """Returns the largest number of steps in a chunk for `compiled_steps`; None: a single step, for `compiled_step`.
+
+        The program depends on nothing but these settings, since XLA may round differently in another program.
+        """
+        if self.steps_per_dispatch == 1:
+            return None
+        # An online probe learns from the state after every step.
+        return 1 if reported else self.steps_per_dispatch
 
     @classmethod
     def from_recipe(cls, method: str, encoder: nn.Module, **options: Any) -> "Training":
@@ -101,8 +118,7 @@ def train(
       training: settings of the training.
       reader: reads the batches of the plan.
       seed: seed of the initial weights and of all views.
-      folder: folder of the run; `checkpoints/` and `metrics.jsonl` are written there, and `broken.csv` if an image could not be
-        read and another image replaced it.
+      folder: folder of the run, for `checkpoints/`, `metrics.jsonl`, and `broken.csv` if other images replaced unreadable ones.
       on_step: called with the number of a finished step and its metrics, one dispatch late.
       online: probe and signals that are reported during training (see `online.py`). The probe is saved in the checkpoints. If
         a run continues from a checkpoint without a probe, or with a probe of other shapes, the probe starts at that step.
@@ -115,17 +131,15 @@ def train(
       NonFiniteError: loss or gradient is not finite; no later state is saved.
       CheckpointError: a checkpoint cannot be written or read.
       BrokenDataError: more than `max_broken` of the images cannot be read.
-      ValueError: the budget is not a whole number of batches, the devices do not divide the batch, or the images of `online`
-        have another shape than those of the run.
+      ValueError: the budget is not a whole number of batches, or the devices or the images of `online` do not fit the batch.
     """
     steps = _whole_steps(reader.plan)
     if online:
         online.require_shape(reader.canvas)
     mesh = make_mesh()
-    # The probe learns after every step, so that a program of several steps would hide their states from it.
-    most = training.steps_per_dispatch if placed and not online else 1
+    most = training.steps_per_chunk(reported=online is not None)
     # The step is compiled when it is first called: nothing runs before the first batch is read.
-    step_fn = (compiled_steps if most > 1 else compiled_step)(training.method, _optimiser(training, reader.plan), steps, mesh)
+    step_fn = (compiled_steps if most else compiled_step)(training.method, _optimiser(training, reader.plan), steps, mesh)
     # A resumed run needs this state too: the checkpoint is read with its shapes and shardings.
     state = initial_state(training, reader, seed)
     # Folded in, since the initial weights use the key of the seed itself: the two must not share random numbers.
@@ -138,8 +152,7 @@ def train(
             probe = kept.checkpoints.restore_online(probe)
         # The step number is the position in the data: a resumed run continues to read at its checkpoint.
         every = training.checkpoint_every
-        feed = chunks(reader, placed, mesh, kept.done, steps, most=most, every=every, workers=training.workers)
-        for chunk in feed:
+        for chunk in chunks(reader, placed, mesh, kept.done, steps, most=most, every=every, workers=training.workers):
             kept.broken.add(chunk.broken)
             # No part of the step may wait for the host. Saving and reporting wait for it, so they run outside of this guard.
             with jax.transfer_guard("disallow"):
@@ -203,9 +216,9 @@ class _RunFolder:
         self.done = self.checkpoints.latest or 0
         self.broken = BrokenImages(folder / BROKEN, plan.mixture.unique, training.max_broken)
         self._metrics = MetricsWriter(folder / METRICS, keep_steps=self.done)
-        self._pending: tuple[Chunk, Metrics, Metrics] | None = None
+        self._pending: tuple[StepChunk, Metrics, Metrics] | None = None
 
-    def observe(self, chunk: Chunk, metrics: Metrics, signals: Metrics) -> None:
+    def observe(self, chunk: StepChunk, metrics: Metrics, signals: Metrics) -> None:
         """Writes the metrics of the previous steps: reading the metrics of these steps would leave the device idle."""
         self._flush()
         self._pending = (chunk, metrics, signals)
