@@ -28,7 +28,7 @@ same run.
 
 On a GPU or TPU, all training images are placed in its memory before the first run if they fit (`--device_memory`): they are
 read once, and a step needs only row numbers. Short steps share a program (`--steps_per_dispatch`). Neither changes the stream
-of samples, and neither applies on a CPU, where reading takes no longer than looking up rows.
+of samples. On a CPU images stay on the host, which keeps small sources in memory anyway, and each program has one step.
 
 After `kill -9` during a checkpoint, a run's folder holds `record.json`, `metrics.jsonl`, the checkpoints that were complete,
 and an incomplete one under a temporary name. It has no `result.json` and no encoder, and the results table has no row for it.
