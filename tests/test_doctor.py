@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 import types
 
 import jax
@@ -11,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sslshift.doctor import distances, evaluations, finetuning, machine, speed, training
+from sslshift.doctor.arithmetic import product_finding
+from sslshift.doctor.findings import Finding, agreement, chosen, examined
 from sslshift.methods import METHODS
 from sslshift.shift import DISTANCES
 from sslshift.training.checkpoints import Checkpoints
 from sslshift.transfer.protocol import EVALUATIONS
-from tools import doctor_distances, doctor_evaluations, doctor_finetuning, doctor_machine, doctor_speed, doctor_training
-from tools.doctor_arithmetic import product_finding
-from tools.doctor_findings import agreement, chosen, examined
 
 
 def doctor(*flags):
@@ -48,8 +49,8 @@ def test_a_sound_machine_passes_all_that_takes_no_training(tmp_path):
 
 def test_every_method_evaluation_and_distance_has_a_check():
     expected = {f"train/{name}" for name in METHODS} | {f"evaluate/{name}" for name in EVALUATIONS}
-    expected |= {f"shift/{name}" for name in (*DISTANCES, *doctor_distances.SCORES)}
-    rooms = (doctor_training, doctor_evaluations, doctor_finetuning, doctor_distances)
+    expected |= {f"shift/{name}" for name in (*DISTANCES, *distances.SCORES)}
+    rooms = (training, evaluations, finetuning, distances)
     assert expected == {name for room in rooms for name in room.CHECKS}
 
 
@@ -74,23 +75,23 @@ def test_a_folder_that_cannot_be_written_fails_its_check_alone(tmp_path):
 
 
 def test_checks_are_chosen_by_pattern_and_a_name_that_matches_none_is_refused():
-    checks = doctor_distances.CHECKS | doctor_evaluations.CHECKS
+    checks = distances.CHECKS | evaluations.CHECKS
     assert list(chosen(checks, ["evaluate/knn", "shift/kernel*"])) == ["shift/kernel", "shift/kernel_root", "evaluate/knn"]
     with pytest.raises(ValueError, match="--only: expected names or patterns of checks such as train/\\*, got 'shift/fid'"):
         chosen(checks, ["shift/*", "shift/fid"])
 
 
 def test_a_loss_that_is_not_finite_fails(monkeypatch, tmp_path):
-    training = doctor_training.training_of("simclr")
-    method = training.method
+    sound = training.training_of("simclr")
+    method = sound.method
 
     def loss(*given):
         value, output = method.loss(*given)
         return value * jnp.float32(np.nan), output
 
-    faulty = dataclasses.replace(training, method=dataclasses.replace(method, loss=loss))
-    monkeypatch.setattr(doctor_training, "training_of", lambda name: faulty)
-    finding = examine(doctor_training.CHECKS, "train/simclr", tmp_path)
+    faulty = dataclasses.replace(sound, method=dataclasses.replace(method, loss=loss))
+    monkeypatch.setattr(training, "training_of", lambda name: faulty)
+    finding = examine(training.CHECKS, "train/simclr", tmp_path)
     assert finding.verdict == "failed"
     assert finding.figure.startswith("NonFiniteError: Step 1 of ")
     assert "NonFiniteError" in finding.details
@@ -99,15 +100,15 @@ def test_a_loss_that_is_not_finite_fails(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("slope", "verdict"), [(-0.01, "pass"), (0.01, "failed"), (0.0, "failed")])
 def test_a_loss_that_does_not_fall_fails(slope, verdict, monkeypatch, tmp_path):
-    def train(training, reader, seed, folder, on_step):
+    def train(given, reader, seed, folder, on_step):
         first = 11 if folder.exists() else 1
         folder.mkdir(exist_ok=True)
-        for step in range(first, doctor_training.STEPS + 1):
+        for step in range(first, training.STEPS + 1):
             on_step(step, {"loss": 3 + slope * step})
         return np.zeros(2)
 
-    monkeypatch.setattr(doctor_training, "train", train)
-    finding = examine(doctor_training.CHECKS, "train/simclr", tmp_path)
+    monkeypatch.setattr(training, "train", train)
+    finding = examine(training.CHECKS, "train/simclr", tmp_path)
     assert finding.verdict == verdict
     assert ("The loss does not fall" in finding.advice) == (verdict == "failed")
 
@@ -118,9 +119,9 @@ def test_a_checkpoint_that_loses_bits_fails(monkeypatch, tmp_path):
     def damaged(self, like):
         return jax.tree.map(lambda x: x + x.dtype.type(1e-3), restore(self, like))
 
-    assert examine(doctor_training.CHECKS, "train/simclr", tmp_path).figure.endswith("resumed to the same bits")
+    assert examine(training.CHECKS, "train/simclr", tmp_path).figure.endswith("resumed to the same bits")
     monkeypatch.setattr(Checkpoints, "restore", damaged)
-    finding = examine(doctor_training.CHECKS, "train/simclr", tmp_path)
+    finding = examine(training.CHECKS, "train/simclr", tmp_path)
     assert finding.verdict == "failed"
     assert "resumed within" in finding.figure
 
@@ -128,11 +129,11 @@ def test_a_checkpoint_that_loses_bits_fails(monkeypatch, tmp_path):
 def test_on_a_gpu_a_run_resumed_to_other_bits_gets_the_flag_of_xla(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.delenv("XLA_FLAGS")
-    near, far = (doctor_training.inexact_resumption("loss 2 to 1", difference) for difference in (1e-4, 0.2))
+    near, far = (training.inexact_resumption("loss 2 to 1", difference) for difference in (1e-4, 0.2))
     assert (near.verdict, far.verdict) == ("pass", "failed")
     assert "XLA_FLAGS=--xla_gpu_deterministic_ops=true" in near.advice
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
-    assert doctor_training.inexact_resumption("loss 2 to 1", 1e-4).verdict == "failed"
+    assert training.inexact_resumption("loss 2 to 1", 1e-4).verdict == "failed"
 
 
 @pytest.mark.parametrize("name", ["kernel", "rbf_mmd", "proxy_a"])
@@ -140,14 +141,14 @@ def test_a_distance_that_is_wrong_fails(name, monkeypatch, tmp_path):
     right = DISTANCES[name]
     wrong = right._replace(bind=lambda key, pool: lambda x, y: 1.2 * right.bind(key, pool)(x, y))
     monkeypatch.setitem(DISTANCES, name, wrong)
-    assert examine(doctor_distances.CHECKS, f"shift/{name}", tmp_path).verdict == "failed"
+    assert examine(distances.CHECKS, f"shift/{name}", tmp_path).verdict == "failed"
 
 
-@pytest.mark.parametrize("name", list(doctor_distances.SCORES))
+@pytest.mark.parametrize("name", list(distances.SCORES))
 def test_a_score_that_is_wrong_fails(name, monkeypatch, tmp_path):
-    score, expected = doctor_distances.SCORES[name]
-    monkeypatch.setitem(doctor_distances.SCORES, name, (lambda x, y: score(x[1:], y), expected))
-    assert examine(doctor_distances.CHECKS, f"shift/{name}", tmp_path).verdict == "failed"
+    score, expected = distances.SCORES[name]
+    monkeypatch.setitem(distances.SCORES, name, (lambda x, y: score(x[1:], y), expected))
+    assert examine(distances.CHECKS, f"shift/{name}", tmp_path).verdict == "failed"
 
 
 @pytest.mark.parametrize("name", ["knn", "linear", "few_shot", "sgd"])
@@ -160,14 +161,14 @@ def test_features_that_lose_digits_fail_their_evaluation(name, monkeypatch, tmp_
         return right(self, splits._replace(train=train), metric)
 
     monkeypatch.setattr(type(evaluation), "__call__", rounded)
-    assert examine(doctor_evaluations.CHECKS, f"evaluate/{name}", tmp_path).verdict == "failed"
+    assert examine(evaluations.CHECKS, f"evaluate/{name}", tmp_path).verdict == "failed"
 
 
 def test_the_neighbours_of_the_check_are_far_from_ties():
-    train, _, test, _ = doctor_evaluations.clusters()
+    train, _, test, _ = evaluations.clusters()
     x, y = (each.features.astype(np.float64) for each in (train, test))
     cosine = np.sort((y / np.linalg.norm(y, axis=1)[:, None]) @ (x / np.linalg.norm(x, axis=1)[:, None]).T, axis=1)
-    gaps = cosine[:, -doctor_evaluations.NEIGHBOURS] - cosine[:, -doctor_evaluations.NEIGHBOURS - 1]
+    gaps = cosine[:, -evaluations.NEIGHBOURS] - cosine[:, -evaluations.NEIGHBOURS - 1]
     assert gaps.min() > 1e-5
 
 
@@ -193,26 +194,26 @@ def test_agreement_by_hand():
 def test_a_device_that_jax_does_not_use_is_slow(monkeypatch, tmp_path):
     driver = tmp_path / "nvidiactl"
     driver.touch()
-    monkeypatch.setattr(doctor_machine, "_DRIVERS", {str(driver): "an NVIDIA GPU"})
-    finding = doctor_machine.check_devices(tmp_path)
+    monkeypatch.setattr(machine, "_DRIVERS", {str(driver): "an NVIDIA GPU"})
+    finding = machine.check_devices(tmp_path)
     assert (finding.verdict, finding.figure) == ("slow", f"{jax.device_count()} x cpu (cpu)")
     assert "an NVIDIA GPU that JAX does not use" in finding.advice
 
 
 def test_a_machine_without_a_compilation_cache_is_slow(monkeypatch, tmp_path):
-    assert doctor_machine.check_cache(tmp_path).verdict == "pass"
-    monkeypatch.setattr(doctor_machine.jax, "config", types.SimpleNamespace(jax_compilation_cache_dir=None))
-    assert doctor_machine.check_cache(tmp_path).verdict == "slow"
+    assert machine.check_cache(tmp_path).verdict == "pass"
+    monkeypatch.setattr(machine.jax, "config", types.SimpleNamespace(jax_compilation_cache_dir=None))
+    assert machine.check_cache(tmp_path).verdict == "slow"
 
 
 def test_settings_that_find_errors_are_slow(tmp_path):
     with jax.debug_nans(True):
-        assert "jax_debug_nans" in doctor_machine.check_settings(tmp_path).advice
+        assert "jax_debug_nans" in machine.check_settings(tmp_path).advice
 
 
 def test_a_full_disk_fails(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor_machine.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1 << 30}))
-    assert doctor_machine.check_folder(tmp_path).verdict == "failed"
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1 << 30}))
+    assert machine.check_folder(tmp_path).verdict == "failed"
 
 
 @pytest.mark.parametrize(
@@ -220,6 +221,26 @@ def test_a_full_disk_fails(monkeypatch, tmp_path):
     [(0.5, 3.0, "pass", ""), (0.05, 3.0, "slow", "End other work"), (0.5, 0.5, "slow", "The device would wait for images")],
 )
 def test_speed_by_share_and_pipeline(share, pipeline, verdict, advice):
-    finding = doctor_speed.speed_finding("", share, pipeline)
+    finding = speed.speed_finding("", share, pipeline)
     assert finding.verdict == verdict
     assert finding.advice.startswith(advice)
+
+
+def test_checks_beside_each_other_keep_their_order_and_speed_runs_alone(tmp_path):
+    running = []
+
+    def check(name):
+        def run(folder):
+            running.append(name)
+            time.sleep(0.05 if name == "first" else 0.0)
+            beside = len(running) - 1
+            running.remove(name)
+            return Finding("pass", f"{beside} beside")
+
+        return run
+
+    names = ("first", "speed/step", "second", "third")
+    found = dict(examined({name: check(name) for name in names}, tmp_path, threads=2))
+    assert list(found) == ["first", "second", "third", "speed/step"]
+    assert found["second"].figure == "1 beside"
+    assert found["speed/step"].figure == "0 beside"

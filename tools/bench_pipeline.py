@@ -22,9 +22,8 @@ from sslshift.models import ENCODERS
 from sslshift.training.checkpoints import Checkpoints
 from sslshift.training.feed import chunks, images_of, place
 from sslshift.training.optimiser import Optimiser, built
+from sslshift.training.repeated import seconds_per_step
 from sslshift.training.step import compiled_init, make_mesh, replicate
-
-from .bench_runner import seconds_per_step
 
 # Steps between two checkpoints, to which the time of a checkpoint is related.
 _EVERY = 500

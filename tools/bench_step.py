@@ -12,9 +12,9 @@ from sslshift.methods import METHODS
 from sslshift.models import ENCODERS, ViT
 from sslshift.training import Optimiser, Training
 from sslshift.training.programs import peak_flops, step_flops
+from sslshift.training.repeated import seconds_per_step
 
 from .bench_convolution import without_remedy
-from .bench_runner import seconds_per_step
 
 
 @dataclasses.dataclass(frozen=True)

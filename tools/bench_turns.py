@@ -14,8 +14,7 @@ import numpy as np
 from sslshift.methods import METHODS
 from sslshift.models import ENCODERS
 from sslshift.training import Optimiser
-
-from .bench_runner import step_runner
+from sslshift.training.repeated import step_runner
 
 
 class PeerCase(NamedTuple):

@@ -11,35 +11,17 @@ check failed. `slow` is no failure: results are right, but take longer than they
 folder in the folder --out, so that this file system is checked too, and are deleted afterwards.
 """
 
+import os
 from pathlib import Path
 
+import jax
 from absl import flags
 from rich.console import Console
 
 from sslshift.command import run_command
+from sslshift.doctor import CHECKS, FAILED, PASS, SLOW, chosen, examined, table_of
 from sslshift.reporting import print_table
 from sslshift.storage import write_json
-
-from . import (
-    doctor_arithmetic,
-    doctor_distances,
-    doctor_evaluations,
-    doctor_finetuning,
-    doctor_machine,
-    doctor_speed,
-    doctor_training,
-)
-from .doctor_findings import FAILED, PASS, SLOW, Check, chosen, examined, table_of
-
-CHECKS: dict[str, Check] = {
-    **doctor_machine.CHECKS,
-    **doctor_arithmetic.CHECKS,
-    **doctor_distances.CHECKS,
-    **doctor_evaluations.CHECKS,
-    **doctor_finetuning.CHECKS,
-    **doctor_training.CHECKS,
-    **doctor_speed.CHECKS,
-}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("only", ["*"], f"Checks to make, separated by commas; * stands for any text. {', '.join(CHECKS)}.")
@@ -52,12 +34,19 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
+def _threads() -> int:
+    # Most of the time goes into compilation, which on an accelerator is limited by one core for each program. Programs of
+    # several devices must not start at the same time: each device could start them in another order and wait for the rest.
+    alone = jax.default_backend() == "cpu" or jax.device_count() > 1
+    return 1 if alone else max(1, (os.cpu_count() or 1) // 4)
+
+
 def main() -> None:
     checks = chosen(CHECKS, FLAGS.only)
     # Progress goes to stderr, so that stdout has the table alone.
     progress = Console(stderr=True, emoji=False, highlight=False)
     findings = {}
-    for name, finding in examined(checks, _existing(Path(FLAGS.out).absolute())):
+    for name, finding in examined(checks, _existing(Path(FLAGS.out).absolute()), _threads()):
         findings[name] = finding
         progress.print(f"{len(findings)} of {len(checks)}: {name} {finding.verdict}, {finding.seconds:.1f} s", markup=False)
     print_table(table_of(findings), Console(emoji=False, width=None if Console().is_terminal else 140))

@@ -14,6 +14,7 @@ step, so an interrupted run continues from its checkpoint to the same bits.
 | `checkpoints` | checkpoints; the only file that imports orbax |
 | `journal` | other files of a run: metrics, and a list of images that could not be read |
 | `online` | a linear probe and signals without labels, computed during training |
+| `repeated` | steps on one batch, again and again, for benchmarks |
 | `programs` | the cost of a step, the number of steps in a program, and a limit on the compiled programs of a process |
 
 To add an optimiser, name it in `optimiser.OPTIMISERS` and return its transformation in `Optimiser._at`.

@@ -1,4 +1,4 @@
-"""Runner of training steps on one batch, which several benchmarks time."""
+"""Training steps on one batch, again and again, for benchmarks and the doctor."""
 
 import time
 from collections.abc import Callable

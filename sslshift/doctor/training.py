@@ -1,4 +1,4 @@
-"""Checks for `tools.doctor` that every method trains, and that a run continues from its checkpoint to the same bits."""
+"""Checks that every method trains, and that a run continues from its checkpoint to the same bits."""
 
 import contextlib
 import dataclasses
@@ -12,11 +12,10 @@ import jax
 import numpy as np
 
 from sslshift.data.pipeline import BatchReader, open_reader
+from sslshift.doctor.findings import FAILED, PASS, Check, Finding
 from sslshift.methods import METHODS
 from sslshift.models import PatchMLP, ViT
 from sslshift.training import Optimiser, Training, train
-
-from .doctor_findings import FAILED, PASS, Check, Finding
 
 STEPS = 20
 # Relative difference of the loss that rounding in another order explains after ten steps.

@@ -1,4 +1,4 @@
-"""References in NumPy and float64 for the checks of networks and evaluations by `tools.doctor`."""
+"""References in NumPy and float64 for the checks of networks and evaluations."""
 
 import numpy as np
 from scipy import optimize, special

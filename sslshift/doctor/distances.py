@@ -1,4 +1,4 @@
-"""Checks of the distances and diversity scores for `tools.doctor`, on small sets of features against NumPy."""
+"""Checks of the distances and diversity scores, on small sets of features against NumPy."""
 
 import functools
 from collections.abc import Callable
@@ -8,9 +8,8 @@ import jax
 import numpy as np
 
 from sslshift import shift
-
-from . import doctor_numpy_distances as reference
-from .doctor_findings import Check, Finding, agreement
+from sslshift.doctor import distance_references as reference
+from sslshift.doctor.findings import Check, Finding, agreement
 
 KEY = 0
 # Distances in float64 agree to rounding, except for these. The RBF MMD that tables show leaves out a part of at most 0.0007;

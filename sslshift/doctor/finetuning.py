@@ -1,4 +1,4 @@
-"""Checks of fine-tuning for `tools.doctor`, on images that are easy to tell apart."""
+"""Checks of fine-tuning, on images that are easy to tell apart."""
 
 import dataclasses
 import functools
@@ -9,13 +9,12 @@ import numpy as np
 
 from sslshift.data.decode import Canvas
 from sslshift.data.sources import ArraySource
+from sslshift.doctor.findings import FAILED, PASS, Check, Finding
 from sslshift.models import PatchMLP
 from sslshift.transfer.encoders import untrained_encoder
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import EVALUATIONS
 from sslshift.transfer.tasks import make_task
-
-from .doctor_findings import FAILED, PASS, Check, Finding
 
 
 def check_finetuning(name: str, folder: Path) -> Finding:

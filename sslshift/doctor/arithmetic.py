@@ -1,4 +1,4 @@
-"""Checks of the device's arithmetic for `tools.doctor`: a product, and a ResNet forwards and backwards, against NumPy."""
+"""Checks of the device's arithmetic: a product, and a ResNet forwards and backwards, against NumPy."""
 
 from pathlib import Path
 
@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sslshift.doctor.findings import PASS, Check, Finding, agreement
+from sslshift.doctor.references import resnet
 from sslshift.models import ResNet
-
-from .doctor_findings import PASS, Check, Finding, agreement
-from .doctor_numpy import resnet
 
 # Largest relative differences. TF32 and bfloat16 keep 10 and 7 bits of each factor: about 5e-4 and 4e-3 of a product.
 _PRODUCT = 2e-2

@@ -1,18 +1,17 @@
-"""Checks of the evaluations for `tools.doctor`: scores on small clusters against NumPy."""
+"""Checks of the evaluations: scores on small clusters against NumPy."""
 
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 
+from sslshift.doctor.findings import Check, Finding, agreement
+from sslshift.doctor.references import logistic_regression, sgd_classifier, standardised, vote_shares
 from sslshift.transfer.evaluation import Split, Splits
 from sslshift.transfer.few_shot import draw_shots
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import EVALUATIONS
 from sslshift.transfer.sgd_probe import order
-
-from .doctor_findings import Check, Finding, agreement
-from .doctor_numpy import logistic_regression, sgd_classifier, standardised, vote_shares
 
 CLASSES = 4
 NEIGHBOURS = 20

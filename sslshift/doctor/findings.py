@@ -1,4 +1,4 @@
-"""Findings of the checks of `tools.doctor`: a verdict, a figure, and what to do."""
+"""Findings of the checks: a verdict, a figure, and what to do."""
 
 import fnmatch
 import math
@@ -6,6 +6,7 @@ import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,15 +53,27 @@ def chosen(checks: Mapping[str, Check], patterns: list[str]) -> dict[str, Check]
     return {name: check for name, check in checks.items() if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)}
 
 
-def examined(checks: Mapping[str, Check], folder: Path) -> Iterator[tuple[str, Finding]]:
-    """Yields the name and the finding of each check; an error fails its own check, and the others go on."""
-    for name, check in checks.items():
-        started = time.perf_counter()
-        try:
-            finding = check(folder)
-        except Exception as error:
-            finding = _failed(error)
-        yield name, finding._replace(seconds=time.perf_counter() - started)
+def examined(checks: Mapping[str, Check], folder: Path, threads: int = 1) -> Iterator[tuple[str, Finding]]:
+    """Yields the name and the finding of each check, in order; an error fails its own check, and the others go on.
+
+    Args:
+      checks: checks by name.
+      folder: folder for temporary files.
+      threads: number of checks that run at the same time; those of speed run alone.
+    """
+    beside = {name: check for name, check in checks.items() if not name.startswith("speed/")}
+    with ThreadPoolExecutor(threads) as pool:
+        yield from zip(beside, pool.map(lambda check: _examined(check, folder), beside.values()), strict=True)
+    yield from ((name, _examined(check, folder)) for name, check in checks.items() if name not in beside)
+
+
+def _examined(check: Check, folder: Path) -> Finding:
+    started = time.perf_counter()
+    try:
+        finding = check(folder)
+    except Exception as error:
+        finding = _failed(error)
+    return finding._replace(seconds=time.perf_counter() - started)
 
 
 def _failed(error: Exception) -> Finding:

@@ -1,4 +1,4 @@
-"""Checks of speed for `tools.doctor`: the training step against a bare matrix product, and the pipeline against the step."""
+"""Checks of speed: the training step against a bare matrix product, and the pipeline against the step."""
 
 import time
 from collections.abc import Callable
@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from sslshift.data.pipeline import batches, open_reader
+from sslshift.doctor.findings import PASS, SLOW, Check, Finding
 from sslshift.models import ENCODERS
 from sslshift.training import Training
 from sslshift.training.programs import peak_flops, step_flops
-
-from .bench_step import seconds_per_step
-from .doctor_findings import PASS, SLOW, Check, Finding
+from sslshift.training.repeated import seconds_per_step
 
 _REPEATS = 3
 _STEPS = 10
+_TILE = 256
 # A share of a matrix product below this is slow.
 _SHARE = 0.15
 
@@ -67,11 +67,12 @@ def check_training_step(folder: Path) -> Finding:
 
 
 def _product(flops: float, dtype: jnp.dtype) -> float:
-    """Returns the seconds of a square matrix product of this many FLOPs on one device."""
-    side = round((flops / 2) ** (1 / 3))
+    """Returns the seconds of a square matrix product of this many FLOPs on one device, from a product of about that size."""
+    # Matrix units work on tiles, and a side that is no multiple of them makes a product slower than the step's own.
+    side = max(_TILE, round((flops / 2) ** (1 / 3) / _TILE) * _TILE)
     factor = jax.random.normal(jax.random.key(0), (side, side), dtype)
     product = jax.jit(jnp.matmul)
-    return _best(lambda: jax.block_until_ready(product(factor, factor)))
+    return _best(lambda: jax.block_until_ready(product(factor, factor))) * flops / (2 * side**3)
 
 
 def speed_finding(figure: str, share: float, pipeline: float) -> Finding:

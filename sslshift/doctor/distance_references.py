@@ -1,10 +1,10 @@
-"""References in NumPy and float64 for the checks of distances and diversity scores by `tools.doctor`."""
+"""References in NumPy and float64 for the checks of distances and diversity scores."""
 
 import jax
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from .doctor_numpy import logistic_regression, standardised
+from sslshift.doctor.references import logistic_regression, standardised
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:

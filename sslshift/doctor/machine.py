@@ -1,4 +1,4 @@
-"""Checks of the machine for `tools.doctor`: versions, devices, cores, folders and settings."""
+"""Checks of the machine: versions, devices, cores, folders and settings."""
 
 import os
 import shutil
@@ -7,10 +7,9 @@ from pathlib import Path
 
 import jax
 
+from sslshift.doctor.findings import FAILED, PASS, SLOW, Check, Finding
 from sslshift.reporting.environment import versions
 from sslshift.storage import lock, write
-
-from .doctor_findings import FAILED, PASS, SLOW, Check, Finding
 
 _GIB = 1 << 30
 # Files of drivers: an accelerator is in the machine even if JAX does not see it.
