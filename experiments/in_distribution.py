@@ -36,11 +36,9 @@ points of linear accuracy for each factor of ten in diversity), but only that of
 has the table.
 
 The scale `gpu` compares SimCLR, BYOL, VICReg and MAE at 20 and 20,000 images of clothes, with the settings of
-`quickstart.GPU`. It has not run on a GPU yet; it should take about 470 s on an H100 without a compilation cache, by the
-measurements that `experiments/quickstart.py` lists: three methods compile and start in 63 s each, MAE on its ViT in 25 s
-(assumed). If a step takes time in proportion to its pixels, a run takes 9.5 s (SimCLR, VICReg), 13 s (BYOL, with its target)
-or 5 s (MAE, assumed). Leaks and raw pixels took 61 s, and evaluations are assumed to take 2 s for each run and each untrained
-encoder.
+`quickstart.GPU`. It has not run on a GPU yet. By the measurements of quickstart on an H200 (see experiments/README.md), its
+16 runs should take 185 s, if BYOL takes a third longer than SimCLR and MAE half as long, and the rest 40 s. Without kept
+programs, compilation should add 230 to 270 s, since three methods compile a ResNet.
 """
 
 import dataclasses

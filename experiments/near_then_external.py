@@ -25,8 +25,9 @@ followed by near ones (+1.3 ± 0.5 points, the only one of 28 pairs that is sign
 significantly from near images alone. experiments/README.md has the table.
 
 The scale `gpu` adds 20 and 20,000 near images alone, so that a mixture can be compared with the number of near images that it
-replaces. It has the settings of `quickstart.GPU`, and has not run on a GPU yet. By the measurements that
-`experiments/quickstart.py` lists, its 24 runs and the encoder for the shift index take 240 to 310 s, and the rest 170 s.
+replaces. It has the settings of `quickstart.GPU`, and has not run on a GPU yet. By the measurements of quickstart on an H200
+(see experiments/README.md), its 24 runs and the encoder for the shift index should take 310 s, the rest 40 s, and compilation
+120 s without kept programs.
 """
 
 import dataclasses

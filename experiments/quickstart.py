@@ -11,9 +11,9 @@ gains 0.50 points for each factor of ten in diversity (95% interval +0.37 to +0.
 distance of the source. experiments/README.md has the table.
 
 The scale `gpu` uses the same images with a ResNet-18 in bfloat16 and 12 times the budget, at 20 to 20,000 images of clothes.
-Other experiments share its settings. On an H200 it took 238 s with compiled programs of an earlier call, 82% of it training at
-41,700 samples/s; without them, compilation adds about two minutes. With two seeds, no trend is significant (+0.60 points for each
-factor of ten near the task, -1.17 to +2.37): 20 clothes are about 2 points behind 200, which do as well as 20,000.
+Other experiments share its settings. On an H200 it took 238 s with compiled programs of an earlier call, 82% of it training
+at 41,700 samples/s; without them, compilation adds about two minutes. With two seeds, no trend is significant (+0.60 points
+for each factor of ten near the task, -1.17 to +2.37): 20 clothes are about 2 points behind 200, which do as well as 20,000.
 """
 
 import dataclasses
