@@ -93,7 +93,7 @@ def test_a_study_is_calibrated_and_says_so_in_a_table(tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "SIZES", (50, 100, 200))
     monkeypatch.setattr(calibration, "_SERIES_IMAGES", 100)
     monkeypatch.setattr(calibration, "DISTANCES", {"kernel": DISTANCES["kernel"]})
-    monkeypatch.setattr(cli, "_report", lambda results, console, command: None)
+    monkeypatch.setattr(cli, "_report", lambda results, progress, command, timings: None)
     study = Study(
         sources="bundled:mnist@40,400; synthetic:noise?size=300@300",
         mixture=("half = digits:bundled:mnist@150*0.5 + noise:synthetic:noise?size=300@150*0.5",),

@@ -225,7 +225,7 @@ def test_help_lists_every_flag_with_its_default(tmp_path):
 
 @pytest.mark.slow
 def test_methods_are_compared_in_one_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_report", lambda results, console, command: None)
+    monkeypatch.setattr(cli, "_report", lambda results, progress, command, timings: None)
     defaults = dataclasses.replace(
         Study(),
         sources="bundled:mnist@50",
