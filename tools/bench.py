@@ -40,14 +40,14 @@ flags.DEFINE_string("source", "bundled:fashion_mnist", "Source that the pipeline
 flags.DEFINE_string("method", "simclr", "Method of the training step; all: every method.")
 flags.DEFINE_string("encoder", "patch_mlp", "Encoder of the training step.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Arithmetic of the networks in --what=step.")
-flags.DEFINE_integer("image_size", 32, "Side in pixels of the colour images in --what=step.")
-flags.DEFINE_integer("batch_size", 256, "Number of images in a batch.")
-flags.DEFINE_integer("steps", 50, "Largest number of batches in one timing.")
-flags.DEFINE_integer("images", 2048, "Number of JPEG files in --what=data.")
-flags.DEFINE_integer("largest", 1_000_000, "Largest number of images in --what=shift.")
+flags.DEFINE_integer("image_size", 32, "Side in pixels of the colour images in --what=step.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 256, "Number of images in a batch.", lower_bound=1)
+flags.DEFINE_integer("steps", 50, "Largest number of batches in one timing.", lower_bound=1)
+flags.DEFINE_integer("images", 2048, "Number of JPEG files in --what=data.", lower_bound=1)
+flags.DEFINE_integer("largest", 1_000_000, "Largest number of images in --what=shift.", lower_bound=1)
 flags.DEFINE_string("peer", "", "Framework to compare SimCLR's step with: torch; nothing else is measured then.")
 flags.DEFINE_enum("attention", "xla", ["xla", "cudnn"], "Implementation of our attention with --peer.")
-flags.DEFINE_integer("repeats", 5, "Number of timings; the result is their median.")
+flags.DEFINE_integer("repeats", 5, "Number of timings; the result is their median.", lower_bound=1)
 
 
 def seconds(work: Callable[[], object]) -> float:
