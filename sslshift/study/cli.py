@@ -203,8 +203,10 @@ def report_only(study: Study, *, command: str = "", clock: Clock | None = None) 
       NotStoredError: no run is finished.
     """
     progress = Progress(_console(), clock)
-    results = read_results(_open(study, progress))
-    _report(results, progress, command, read_timings(results.opened.design.out))
+    opened = _open(study, progress)
+    with progress.clock.part(REPORTING):
+        results = read_results(opened)
+        _report(results, progress, command, read_timings(opened.design.out))
     for state, runs in (("failed", [run for run, _ in results.failed]), ("not there yet", results.missing)):
         if runs:
             progress.note(f"{len(runs)} of {len(results.opened.runs)} runs {state}: {_some(results.opened, runs)}")
