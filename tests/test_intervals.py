@@ -221,7 +221,7 @@ def test_runs_with_draws_cover_where_draws_averaged_away_do_not():
     for i in range(times):
         correct, truth = simulated(random, images=images, shape=(3, 4), effects=(0.1, 0.4), difficulty=0.8, rest=0.6, mean=0.9)
         labels = nothing_but_zeros(images)
-        both = runs_interval(ACCURACY, list(predicted(correct)), labels, resamples=100, seed=i)
+        both = runs_interval(ACCURACY, list(predicted(correct)[:, :, None]), labels, resamples=100, seed=i)
         assert both.value == pytest.approx(correct.mean())
         # Draws taken away: as if the mean over draws were a value without chance.
         half = expected_half(correct.mean(axis=1))
@@ -361,7 +361,7 @@ def test_resamples_without_any_class_to_find_are_excluded():
         (lambda: compare(ACCURACY, [np.zeros(3, int)], [], np.zeros(3, int)), "predictions of one run or more"),
         (
             lambda: runs_interval(ACCURACY, np.zeros(3, int), np.zeros(3, int)),
-            r"a list with the predictions of each run, \[n\] or .*got shapes \[\[\], \[\], \[\]\]",
+            r"a list with the predictions of each run, \[n\], .*got shapes \[\[\], \[\], \[\]\]",
         ),
         (
             lambda: runs_interval(ACCURACY, [np.zeros((2, 3), int), np.zeros((3, 3), int)], np.zeros(3, int)),

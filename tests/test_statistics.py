@@ -19,13 +19,13 @@ def covered(intervals, truth):
 
 
 def fixed(values):
-    """Numbers `[..., seeds, draws]` without a bootstrap: in every replicate they are what they are."""
-    values = np.asarray(values, float)
+    """Numbers `[..., seeds, draws]`, with one labelled draw and without a bootstrap: all replicates are the numbers."""
+    values = np.asarray(values, float)[..., None]
     return Bootstrapped(values, np.stack([values, values]))
 
 
 def accuracies(correct, *, resamples, seed):
-    """Accuracies `[levels, seeds, 1]` of predictions that are right where `correct[level, seed, image]` says so."""
+    """Accuracies `[levels, seeds, 1, 1]` of predictions that are right where `correct[level, seed, image]` says so."""
     sides = [list(1 - np.asarray(each, int)) for each in correct]
     labels = np.zeros(np.shape(correct)[2], int)
     found = bootstrap(METRICS["accuracy"], sides, labels, resamples=resamples, seed=seed)
@@ -144,7 +144,7 @@ def test_few_seeds_show_nothing_by_chance_more_often_than_said(random, seeds, of
     for _ in range(times):
         values = random.normal(0, of_images) + random.normal(0, of_both, seeds) + random.normal(0, of_seeds, seeds)
         replicates = values + random.normal(0, of_images, (100, 1)) + random.normal(0, of_both, (100, seeds))
-        found.append(mean_trend(Bootstrapped(values[:, None], replicates[..., None]), 1000))
+        found.append(mean_trend(Bootstrapped(values[:, None, None], replicates[..., None, None]), 1000))
     # 0.05, and what 600 tries and 100 resamples leave uncertain.
     assert np.mean([each.p_value < 0.05 for each in found]) < 0.08
     assert covered(found, 0.0) > 0.92

@@ -13,7 +13,7 @@ import numpy as np
 
 from sslshift.transfer.inference import Bootstrapped, Estimate, bootstrap, estimate_mean, holm
 from sslshift.transfer.metrics import METRICS
-from sslshift.transfer.predictions import Predictions, on_common_images
+from sslshift.transfer.predictions import Predictions, on_common_images, with_labelled_draws
 
 # Number of bootstrap replicates. More replicates would change the ends of intervals by less than the printed digits.
 _REPLICATES = 1000
@@ -70,39 +70,36 @@ class PairedScores:
             return cls(scores, 0)
         metric = METRICS[known[0][1].metric]
         labels = known[0][1].labels
-        sides = [[_with_draws(each.predictions[evaluation], metric.axes)] for _, each in known]
+        sides = [[with_labelled_draws(each.predictions[evaluation], metric)] for _, each in known]
         numbers = bootstrap(metric, sides, labels, resamples=_REPLICATES)
         for (member, _), each in zip(known, numbers, strict=True):
-            scores.setdefault(member.kind, {})[member.seed, member.draw] = (each.values[0], each.replicates[:, 0])
+            scores.setdefault(member.kind, {})[member.seed, member.draw] = (each.values[0, 0], each.replicates[:, 0, 0])
         return cls(scores, len(labels))
 
     def grid(self, kinds: Sequence[Hashable]) -> Bootstrapped | None:
-        """Returns scores `[kinds, seeds, draws]` with replicates `[R, kinds, seeds, draws]` on the seeds that all kinds share.
+        """Returns scores `[kinds, seeds, draws, labelled draws]` with replicates `[R, kinds, ...]` of a block of runs.
 
-        In a study that is not finished, seeds that lack a draw are excluded. A kind without draws is repeated for each draw.
+        A kind without draws is repeated for each draw. In a study that is not finished, the block excludes runs, see
+        `_complete_block`.
 
         Returns:
           None if the kinds share no seed.
         """
-        # Kinds with draws define the (seed, draw) pairs; other kinds only need these seeds.
-        trained = [kind for kind in kinds if any(draw is not None for _, draw in self._places(kind))]
-        shared = set.intersection(*(self._places(kind) for kind in trained or kinds))
-        for kind in kinds:
-            shared = {(seed, draw) for seed, draw in shared if self._at(kind, seed, draw) is not None}
-        by_seed: dict[int | None, list[int | None]] = {}
-        # None is mapped to a number, because sorting cannot compare it with numbers.
-        for seed, draw in sorted(shared, key=lambda place: (place[0] or 0, place[1] or 0)):
-            by_seed.setdefault(seed, []).append(draw)
-        most = max(map(len, by_seed.values()), default=0)
-        places = [[(seed, draw) for draw in draws] for seed, draws in by_seed.items() if len(draws) == most]
+        places = self._block(kinds)
         if not places:
             return None
         columns = [[[self._at(kind, *place) for place in row] for row in places] for kind in kinds]
-        values = np.stack([np.stack([np.concatenate([one[0] for one in row]) for row in rows]) for rows in columns])
-        replicates = np.stack(
-            [np.stack([np.concatenate([one[1] for one in row], axis=1) for row in rows], axis=1) for rows in columns], axis=1
+        return Bootstrapped(
+            np.stack([np.stack([np.stack([one[0] for one in row]) for row in rows]) for rows in columns]),
+            np.stack([np.stack([np.stack([one[1] for one in row], 1) for row in rows], 1) for rows in columns], 1),
         )
-        return Bootstrapped(values, replicates)
+
+    def _block(self, kinds: Sequence[Hashable]) -> list[list[_Place]]:
+        """Returns the (seed, draw) pairs, in rows by seed, on which kinds are compared; empty if they share no seed."""
+        # Kinds with draws define the (seed, draw) pairs; other kinds only need these seeds.
+        trained = [kind for kind in kinds if any(draw is not None for _, draw in self._places(kind))]
+        shared = set.intersection(*(self._places(kind) for kind in trained or kinds))
+        return _complete_block({place for place in shared if all(self._at(kind, *place) is not None for kind in kinds)})
 
     def _places(self, kind: Hashable) -> set[_Place]:
         return set(self.scores.get(kind, ()))
@@ -130,14 +127,40 @@ class PairedScores:
         return estimate_mean(Bootstrapped(values, grid.replicates[:, 0] - grid.replicates[:, 1]), self.images)
 
     def single_seed(self, kinds: Sequence[Hashable]) -> bool:
-        """Returns whether the kinds share fewer than two training seeds, so that an interval does not cover other seeds."""
-        trained = [places for places in map(self._places, kinds) if any(draw is not None for _, draw in places)]
-        return len({seed for seed, _ in set.intersection(*trained)}) < 2
+        """Returns whether fewer than two training seeds are compared, so that an interval does not cover other seeds."""
+        return len(self._block(kinds)) < 2
 
 
-def _with_draws(predictions: np.ndarray, axes: int) -> np.ndarray:
-    """Returns predictions with a first axis of draws of labelled images, which is added if it is missing."""
-    return predictions.reshape(-1, *predictions.shape[predictions.ndim - axes :])
+def _complete_block(places: set[_Place]) -> list[list[_Place]]:
+    """Returns (seed, draw) pairs in rows by seed, all with the same draws; empty if there is no pair.
+
+    If each seed has its own draw, these are all seeds. Otherwise they are a block with several seeds and several draws where
+    possible, since an interval needs both, and the largest of such blocks, or the one with more seeds.
+    """
+    # None is mapped to a number, because sorting cannot compare it with numbers.
+    ordered = sorted(places, key=lambda place: (place[0] or 0, place[1] or 0))
+    by_seed: dict[int | None, list[int | None]] = {}
+    for seed, draw in ordered:
+        by_seed.setdefault(seed, []).append(draw)
+    if len(by_seed) == len(ordered) == len({draw for _, draw in ordered}):
+        return [[place] for place in ordered]
+    # The largest block has the draws that some of the seeds have in common.
+    common: dict[frozenset[int | None], None] = {}
+    for draws in by_seed.values():
+        common |= dict.fromkeys([frozenset(draws), *(each.intersection(draws) for each in common)])
+    blocks = [
+        [[(seed, draw) for draw in draws if draw in chosen] for seed, draws in by_seed.items() if chosen <= set(draws)]
+        for chosen in common
+        if chosen
+    ]
+
+    def preference(block):
+        seeds = len(block)
+        draws = len(block[0])
+        return min(seeds, 2), min(draws, 2), seeds * draws, seeds
+
+    # The first of equal blocks is used.
+    return max(blocks, key=preference, default=[])
 
 
 class Difference(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 
 from sslshift.command import remedy
 from sslshift.storage import whole_file
-from sslshift.transfer.metrics import METRICS
+from sslshift.transfer.metrics import METRICS, Metric
 
 if TYPE_CHECKING:
     from sslshift.transfer.protocol import Evaluated
@@ -56,6 +56,11 @@ def on_common_images(several: Sequence[Predictions]) -> list[Predictions]:
     if not len(common) or any(each.metric != first.metric or not np.array_equal(each.labels, first.labels) for each in several):
         raise ValueError("Predictions for different tasks cannot be compared; evaluate the runs on the same task.")
     return several
+
+
+def with_labelled_draws(predictions: np.ndarray, metric: Metric) -> np.ndarray:
+    """Returns predictions with a first axis of draws of labelled images, which is added if it is missing."""
+    return predictions.reshape(-1, *predictions.shape[predictions.ndim - metric.axes :])
 
 
 def save_predictions(evaluated: "Evaluated", folder: Path) -> None:

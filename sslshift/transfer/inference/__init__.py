@@ -5,13 +5,14 @@ labelled images. All runs share their test images, so more seeds do not reduce t
 these sources contributes to the variance of a mean:
 
 - images: the variance of the mean over runs in a bootstrap that resamples the images once for all runs.
-- seeds, draws: the variance of their values divided by their number, minus the part that the images explain, because the
-  bootstrap already counts that part.
+- seeds, draws of the subset, draws of labelled images: each factor contributes the variance of its levels' means divided by
+  their number, minus the part that the images explain, because the bootstrap already counts that part. The factors are
+  crossed, so that a mean over three seeds and 20 labelled draws has three seeds and 20 labelled draws, not 60 of anything.
 
 Half the width of an interval is Student's t with Satterthwaite's degrees of freedom times the root of the sum. If two runs
 differ by far more than the images explain, that approximation covers the true value in 87% of cases instead of 95% (three
-runs: 92%). An interval is therefore never narrower than that of Student's t over the runs. The values of runs are assumed
-to be normally distributed.
+runs: 92%). An interval is therefore never narrower than that of Student's t over the levels of each factor. The values of
+runs are assumed to be normally distributed.
 
 `estimation` has the bootstrap and the variance components, `scores` the intervals and comparisons of metrics, and `trends` the
 slopes of a metric in diversity and in shift. `tests/test_intervals.py` and `tests/test_statistics.py` test coverage by
@@ -19,18 +20,22 @@ simulation; a new interval needs such a test.
 """
 
 from sslshift.transfer.inference.estimation import (
+    FACTORS,
     Bootstrapped,
     CrossedDeviations,
     Estimate,
+    VarianceComponent,
     bootstrap,
     crossed_deviations,
     estimate,
     estimate_mean,
+    variance_components,
 )
 from sslshift.transfer.inference.scores import Comparison, Interval, bootstrap_interval, compare, holm, mcnemar, runs_interval
 from sslshift.transfer.inference.trends import FEWEST_SOURCES, Trend, change_by_shift, mean_trend, slopes
 
 __all__ = [
+    "FACTORS",
     "FEWEST_SOURCES",
     "Bootstrapped",
     "Comparison",
@@ -38,6 +43,7 @@ __all__ = [
     "Estimate",
     "Interval",
     "Trend",
+    "VarianceComponent",
     "bootstrap",
     "bootstrap_interval",
     "change_by_shift",
@@ -50,4 +56,5 @@ __all__ = [
     "mean_trend",
     "runs_interval",
     "slopes",
+    "variance_components",
 ]

@@ -1,10 +1,11 @@
 """Bootstrap over test images, variance components of runs, and intervals that combine both.
 
-A mean, a difference and a slope are linear in the metrics of runs. Each therefore has one value for each run (or pair of runs,
-or seed) and one for each bootstrap replicate of the test images. `bootstrap` returns these for metrics, and `estimate` turns
-them into an interval. The package docstring says how the components are combined.
+A mean, a difference and a slope are linear in the metrics of runs. Each therefore has one value for each seed, draw of the
+subset and draw of labelled images, and one for each bootstrap replicate of the test images. `bootstrap` returns these for
+metrics, and `estimate` turns them into an interval. The package docstring says how the components are combined.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -35,12 +36,20 @@ class Estimate(NamedTuple):
         return (self.high - self.low) / 2
 
 
+# Random factors of a study's numbers, in the order of the axes of `Bootstrapped.values`.
+FACTORS = ("seeds", "draws", "labelled draws")
+
+
 class Bootstrapped(NamedTuple):
-    """A number for each run and draw, and its bootstrap replicates over test images.
+    """A number for each seed, draw and labelled draw, and its bootstrap replicates over test images.
+
+    The factors are crossed: all seeds have the same draws of the subset, and all runs have the same draws of labelled images
+    (few-shot evaluations draw them from the labels alone). More seeds therefore do not reduce the contribution of the labelled
+    draws to the variance of a mean. If each seed draws its own subset, there is one draw, and seeds contribute both.
 
     Attributes:
-      values: numbers `[runs, draws]`.
-      replicates: the same numbers in each resample of the test images, `[R, runs, draws]`.
+      values: numbers `[seeds, draws, labelled draws]`; an axis without several levels has length 1.
+      replicates: the same numbers in each resample of the test images, `[R, seeds, draws, labelled draws]`.
     """
 
     values: np.ndarray
@@ -48,42 +57,47 @@ class Bootstrapped(NamedTuple):
 
 
 class VarianceComponent(NamedTuple):
-    """Contribution of k seeds (or draws, or sources) to the variance of a mean over them.
+    """Contribution of k seeds (or draws, labelled draws, sources) to the variance of a mean over them.
 
     Attributes:
+      factor: one of `FACTORS`, or "sources".
       variance: the sample variance of their values divided by k.
       explained: part of the variance that another component already counts, such as the choice of test images.
       degrees_of_freedom: degrees of freedom of the variance; k - 1 for a mean.
     """
 
+    factor: str
     variance: float
     explained: float
     degrees_of_freedom: int
 
 
 def variance_components(sides: Sequence[Bootstrapped]) -> list[VarianceComponent]:
-    """Returns the components of runs and of draws; a component is missing if there is only one run or draw.
+    """Returns one component for each of `FACTORS` that has several levels.
 
     Args:
       sides: one side, or two whose difference is estimated. Two sides are paired along each axis on which they have equally
         many entries.
     """
     found = []
-    # The mean over draws gives the component of runs, and the mean over runs gives the component of draws.
-    for averaged in (1, 0):
-        margins = [(side.values.mean(axis=averaged), side.replicates.mean(axis=averaged + 1)) for side in sides]
+    for axis, factor in enumerate(FACTORS):
+        # The mean over the other factors gives the component of this one.
+        others = tuple(each for each in range(len(FACTORS)) if each != axis)
+        margins = [
+            (side.values.mean(axis=others), side.replicates.mean(axis=tuple(each + 1 for each in others))) for side in sides
+        ]
         if len(margins) == 2 and len(margins[0][0]) == len(margins[1][0]):
             margins = [tuple(a - b for a, b in zip(*margins, strict=True))]
-        found += [_component(*margin) for margin in margins if len(margin[0]) > 1]
+        found += [_component(factor, *margin) for margin in margins if len(margin[0]) > 1]
     return found
 
 
-def _component(values: np.ndarray, replicates: np.ndarray) -> VarianceComponent:
+def _component(factor: str, values: np.ndarray, replicates: np.ndarray) -> VarianceComponent:
     """Returns the component of values `[k]` with replicates `[R, k]`."""
     count = len(values)
-    # Subtracting the runs' values leaves the part of the spread of runs that the choice of images causes.
+    # Subtracting the levels' values leaves the part of their spread that the choice of images causes.
     explained = np.var(replicates - values, axis=1, ddof=1).mean()
-    return VarianceComponent(float(values.var(ddof=1)) / count, float(explained) / count, count - 1)
+    return VarianceComponent(factor, float(values.var(ddof=1)) / count, float(explained) / count, count - 1)
 
 
 def estimate(
@@ -94,7 +108,8 @@ def estimate(
     Args:
       value: the number.
       replicates: the number in each resample of the test images, `[R]`.
-      components: contributions of runs, draws or sources. Without components, the interval covers only the choice of images.
+      components: contributions of random factors, see `variance_components`. Without components, the interval covers only the
+        choice of images.
       images: number of test images.
       level: confidence level of the interval.
 
@@ -123,10 +138,10 @@ def estimate(
 def estimate_mean(
     numbers: Bootstrapped, images: int, *, level: float = 0.95, extra: Sequence[VarianceComponent] = ()
 ) -> Estimate:
-    """Returns the mean over runs and draws with its interval.
+    """Returns the mean over seeds, draws and labelled draws with its interval.
 
     Args:
-      numbers: numbers for each run and draw.
+      numbers: numbers for each seed, draw and labelled draw.
       images: number of test images.
       level: confidence level of the interval.
       extra: further components of the variance.
@@ -135,7 +150,7 @@ def estimate_mean(
       ValueError: `level` is not between 0 and 1.
     """
     components = [*variance_components([numbers]), *extra]
-    return estimate(float(numbers.values.mean()), numbers.replicates.mean(axis=(1, 2)), components, images, level=level)
+    return estimate(float(numbers.values.mean()), numbers.replicates.mean(axis=(1, 2, 3)), components, images, level=level)
 
 
 def _candidate_variances(over_images: float, components: Sequence[VarianceComponent], images: int) -> list[tuple[float, float]]:
@@ -157,14 +172,14 @@ def _p_value(value: float, variance: float, degrees_of_freedom: float) -> float:
 def bootstrap(
     metric: Metric, sides: Sequence[Sequence[np.ndarray]], labels: np.ndarray, *, resamples: int = 2000, seed: int = 0
 ) -> list[Bootstrapped]:
-    """Returns the metric of every run and draw of each side, with its bootstrap replicates over the test images.
+    """Returns the metric of every seed, draw and labelled draw of each side, with its replicates over the test images.
 
     The images are resampled once for all sides. A resample without images of any class of the metric has no mean and
     is excluded for all sides.
 
     Args:
       metric: one of `sslshift.transfer.metrics.METRICS`.
-      sides: predictions of each run, for each side, in the form of `runs_interval`.
+      sides: predictions of each seed, for each side, in the form of `runs_interval`.
       labels: labels of the test images, `[n]` or `[n, classes]`.
       resamples: number of resamples, R.
       seed: random seed of the resamples.
@@ -175,7 +190,11 @@ def bootstrap(
     if resamples < 2:
         raise ValueError(f"Expected at least 2 resamples (2,000 are usual), got {resamples}.")
     grids = [_grid(metric, side) for side in sides]
-    statistics = [metric.statistic(draw, labels) for grid in grids for run in grid for draw in run]
+    # All axes in front of the predictions of one evaluation are those of `Bootstrapped.values`.
+    shapes = [grid.shape[: len(FACTORS)] for grid in grids]
+    statistics = [
+        metric.statistic(grid[place], labels) for grid, shape in zip(grids, shapes, strict=True) for place in np.ndindex(shape)
+    ]
 
     def all_statistics(weights):
         return np.stack([statistic(weights) for statistic in statistics], axis=1)
@@ -184,26 +203,25 @@ def bootstrap(
     replicates = replicates[np.isfinite(replicates).all(axis=1)]
 
     def by_side(rows):
-        ends = np.cumsum([grid.shape[0] * grid.shape[1] for grid in grids])[:-1]
-        parts = zip(grids, np.split(rows, ends, axis=1), strict=True)
-        return [part.reshape(-1, *grid.shape[:2]) for grid, part in parts]
+        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        return [part.reshape(-1, *shape) for shape, part in zip(shapes, np.split(rows, ends, axis=1), strict=True)]
 
     values = by_side(all_statistics(np.ones((len(labels), 1))))
     return [Bootstrapped(one[0], several) for one, several in zip(values, by_side(replicates), strict=True)]
 
 
 def _grid(metric: Metric, side: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns predictions `[runs, draws, n]` (or `[..., n, classes]`) of runs, and adds the axis of draws if it is missing."""
+    """Returns predictions `[seeds, draws, labelled draws, n]` (or `[..., n, classes]`), with the missing axes added."""
     runs = [np.asarray(run) for run in side]
     shapes = [list(run.shape) for run in runs]
-    if any(run.ndim not in (metric.axes, metric.axes + 1) for run in runs):
+    if any(run.ndim - metric.axes not in (0, 1, 2) for run in runs):
         expected = "[n]" if metric.axes == 1 else "[n, classes]"
         raise ValueError(
-            f"{metric.name}: expected a list with the predictions of each run, {expected} or [draws, ...] of these, got shapes "
-            f"{shapes}."
+            f"{metric.name}: expected a list with the predictions of each run, {expected}, [labelled draws, ...] or "
+            f"[draws, labelled draws, ...] of these, got shapes {shapes}."
         )
-    runs = [run[None] if run.ndim == metric.axes else run for run in runs]
-    if len({run.shape for run in runs}) != 1 or not len(runs[0]):
+    runs = [run.reshape(*[1] * (2 + metric.axes - run.ndim), *run.shape) for run in runs]
+    if len({run.shape for run in runs}) != 1 or not runs[0].shape[0] * runs[0].shape[1]:
         raise ValueError(
             f"{metric.name}: expected predictions of one run or more, with the same number of draws and images in each, got "
             f"shapes {shapes}."

@@ -52,7 +52,7 @@ def bootstrap_interval(
 
     Args:
       metric: one of `sslshift.transfer.metrics.METRICS`.
-      predictions: result of `metric.decide`; several draws have an additional first axis, and contribute to the interval.
+      predictions: result of `metric.decide`; labelled draws have an additional first axis, and contribute to the interval.
       labels: labels of the test images, `[n]` or `[n, classes]`.
       resamples: number of resamples.
       level: confidence level of the interval.
@@ -87,15 +87,16 @@ def runs_interval(
 
     Args:
       metric: one of `sslshift.transfer.metrics.METRICS`.
-      predictions: results of `metric.decide` for each run; several draws have an additional first axis. Draws at the
-        same position are assumed to use the same labelled images. A single run without draws gets the percentile bootstrap.
+      predictions: results of `metric.decide` for each seed, `[...]`, `[labelled draws, ...]` or `[draws, labelled draws, ...]`.
+        Draws at the same position are assumed to be the same for all seeds. A single run without draws gets the percentile
+        bootstrap.
       labels: labels of the test images, `[n]` or `[n, classes]`, the same for all runs.
       resamples: number of bootstrap resamples.
       level: confidence level of the interval.
       seed: random seed of the resamples.
 
     Returns:
-      The mean over draws and runs, and its interval. The joint contribution of runs and draws is counted twice, which makes
+      The mean over seeds and draws, and its interval. The joint contribution of two factors is counted with both, which makes
       the interval too wide rather than too narrow.
 
     Raises:
@@ -154,11 +155,11 @@ def compare(
     sides = bootstrap(metric, [a, b], labels, resamples=resamples, seed=seed)
     first, second = sides
     difference = first.values.mean() - second.values.mean()
-    over_images = first.replicates.mean(axis=(1, 2)) - second.replicates.mean(axis=(1, 2))
+    over_images = first.replicates.mean(axis=(1, 2, 3)) - second.replicates.mean(axis=(1, 2, 3))
     if first.values.shape == second.values.shape:
         # Subtracted before averaging, so that the difference of equal runs is exactly 0.
         difference = (first.values - second.values).mean()
-        over_images = (first.replicates - second.replicates).mean(axis=(1, 2))
+        over_images = (first.replicates - second.replicates).mean(axis=(1, 2, 3))
     found = estimate(difference, over_images, variance_components(sides), len(labels), level=level)
     # McNemar's test covers only test images; for several seeds, it would ignore the variance between seeds.
     single = metric.name == "accuracy" and first.values.size == second.values.size == 1

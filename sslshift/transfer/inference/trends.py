@@ -49,10 +49,10 @@ def slopes(x: Sequence[float], values: np.ndarray, axis: int = 0) -> np.ndarray:
 
 
 def mean_trend(each: Bootstrapped, images: int, level: float = 0.95, extra: Sequence[VarianceComponent] = ()) -> Trend:
-    """Returns the mean slope over seeds and draws with its interval.
+    """Returns the mean slope over seeds, draws and labelled draws with its interval.
 
     Args:
-      each: slope of each seed (instead of each run) and draw.
+      each: slope of each seed (instead of each run), draw and labelled draw.
       images: number of test images; 0 if the replicates do not resample images.
       level: confidence level of the interval.
       extra: further components of the slope's variance.
@@ -77,13 +77,13 @@ def change_by_shift(
     seeds or of sources. The indices are treated as exact; their errors bias the slope towards 0.
 
     Example:
-      >>> trends = np.array([0.2, 0.1, 0.0])[:, None, None]  # of three sources, of one seed and draw
+      >>> trends = np.array([0.2, 0.1, 0.0]).reshape(3, 1, 1, 1)  # of three sources, of one seed and draw
       >>> round(change_by_shift([0.0, 0.5, 1.0], Bootstrapped(trends, np.stack([trends, trends])), 0).slope, 3)
       -0.2
 
     Args:
       shift: index of each source, `[sources]`.
-      trends: slopes `[sources, seeds, draws]` with replicates `[R, sources, seeds, draws]`.
+      trends: slopes `[sources, seeds, draws, labelled draws]` with replicates `[R, sources, ...]`.
       images: number of test images; 0 if the replicates do not resample images.
       level: confidence level of the interval.
       scatter: whether the interval covers the scatter of sources about the line; otherwise it is valid for these sources
@@ -107,16 +107,16 @@ def _source_component(x: np.ndarray, trends: Bootstrapped) -> VarianceComponent:
     # Intercept and slope of the line use two degrees of freedom.
     degrees_of_freedom = len(x) - 2
     spread = ((x - x.mean()) ** 2).sum()
-    mean = trends.values.mean(axis=(1, 2))
+    mean = trends.values.mean(axis=(1, 2, 3))
     # Seeds, draws and resamples change the residuals of a source; this part of the scatter is explained.
-    explained = np.var(_residuals(x, trends.replicates.mean(axis=(2, 3)).T), axis=1, ddof=1).sum() / degrees_of_freedom
-    for axis, other in ((1, 2), (2, 1)):
+    explained = np.var(_residuals(x, trends.replicates.mean(axis=(2, 3, 4)).T), axis=1, ddof=1).sum() / degrees_of_freedom
+    for axis, others in ((1, (2, 3)), (2, (1, 3)), (3, (1, 2))):
         count = trends.values.shape[axis]
         if count > 1:
-            residuals = _residuals(x, trends.values.mean(axis=other))
+            residuals = _residuals(x, trends.values.mean(axis=others))
             explained += np.var(residuals, axis=1, ddof=1).sum() / count / degrees_of_freedom
     variance = (_residuals(x, mean) ** 2).sum() / degrees_of_freedom / spread
-    return VarianceComponent(float(variance), float(explained / spread), degrees_of_freedom)
+    return VarianceComponent("sources", float(variance), float(explained / spread), degrees_of_freedom)
 
 
 def _residuals(x: np.ndarray, values: np.ndarray) -> np.ndarray:
