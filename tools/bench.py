@@ -7,7 +7,7 @@ r"""Benchmarks, whose results are medians as JSON lines; ratios are measured in 
     python -m tools.bench --what=pipeline       # samples per second of the pipeline and of the training step
     python -m tools.bench --what=shift          # time and memory of distances against the number of images
     python -m tools.bench --what=startup        # start of a process to its first step, with and without kept programs
-    python -m tools.bench --what=step --method=all
+    python -m tools.bench --what=statistics     # coverage, false claims and power of reports, in simulated studies
     python -m tools.bench --what=step --method=all --encoder=vit_b16 --image_size=224 --batch_size=256 --dtype=bfloat16
     python -m tools.bench --what=transfer       # kNN and probes, compared with a matrix product and scikit-learn
     python -m tools.bench --peer=torch          # SimCLR's step and the same step in PyTorch, in turns
@@ -30,12 +30,12 @@ from sslshift.models import ENCODERS
 
 from . import bench_convolution, bench_curation, bench_data, bench_knn, bench_pipeline, bench_probes, bench_shift, bench_startup
 from .bench_peer import compare_with_peer
+from .bench_statistics import measure_statistics
 from .bench_step import StepBenchmark
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-    "what", "all", ["all", "convolution", "curation", "data", "pipeline", "shift", "startup", "step", "transfer"], "Benchmark."
-)
+BENCHMARKS = ["convolution", "curation", "data", "pipeline", "shift", "startup", "statistics", "step", "transfer"]
+flags.DEFINE_enum("what", "all", ["all", *BENCHMARKS], "Benchmark.")
 flags.DEFINE_string("source", "bundled:fashion_mnist", "Source that the pipeline reads.")
 flags.DEFINE_string("method", "simclr", "Method of the training step; all: every method.")
 flags.DEFINE_string("encoder", "patch_mlp", "Encoder of the training step.")
@@ -83,6 +83,7 @@ def main() -> None:
         "pipeline": [lambda: bench_pipeline.measure(show, seconds, **shared)],
         "shift": [lambda: bench_shift.measure(show, seconds, FLAGS.largest)],
         "step": [functools.partial(step.measure, name) for name in (METHODS if FLAGS.method == "all" else [FLAGS.method])],
+        "statistics": [lambda: measure_statistics(show, FLAGS.studies, FLAGS.workers, FLAGS.world)],
         "transfer": [
             lambda: bench_knn.measure(show, FLAGS.repeats),
             lambda: bench_probes.measure(show, seconds, FLAGS.repeats),

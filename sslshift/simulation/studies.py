@@ -1,0 +1,106 @@
+"""Simulated studies as `Results`, which the package analyses and reports like those of a real study."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from sslshift.shift import ShiftIndex
+from sslshift.simulation.world import SimulatedStudy, World
+from sslshift.study.declare import Study
+from sslshift.study.opened import Opened, Run, open_study
+from sslshift.study.results import FinishedRun, Results, Trained
+from sslshift.study.shifts import MeasuredShift
+from sslshift.transfer.predictions import Predictions
+from sslshift.transfer.scores import EvaluatedEncoder, EvaluationScore, TaskScores
+
+# The evaluation on which every claim of a report rests.
+EVALUATION = "linear"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SimulatedEncoder(EvaluatedEncoder):
+    """An encoder whose predictions are drawn, and not in a folder."""
+
+    drawn: Predictions
+
+    def predicted(self, task: str) -> Predictions:
+        """Returns the drawn predictions, which are for the only task."""
+        return self.drawn
+
+
+def source_name(world: World, number: int) -> str:
+    """Returns the name of a source in a simulated study; its images are never read."""
+    return f"synthetic:noise?size={world.unique[-1]}&seed={number}"
+
+
+def open_world(world: World) -> Opened:
+    """Returns the opened study of a world. All studies of the world share it, because it holds no results.
+
+    Raises:
+      ValueError: the budget, `unique[-1]`, is not a multiple of two images for each device.
+    """
+    levels = ",".join(map(str, world.unique))
+    opened = open_study(
+        Study(
+            sources="; ".join(f"{source_name(world, number)}@{levels}" for number in range(world.sources)),
+            downstream="bundled:mnist",
+            downstream_test="bundled:mnist/test",
+            labelled=100,
+            budget=world.unique[-1],
+            batch_size=2 * jax.device_count(),
+            seeds=world.seeds,
+            draws=world.draws,
+            head="32,16",
+            shift_images=0,
+        )
+    )
+    # One built method under several names: building others would take seconds, and no method is ever trained here.
+    (built,) = opened.learners
+    names = [f"method{number}" for number in range(world.methods)]
+    learners = tuple(dataclasses.replace(built, settings=dataclasses.replace(built.settings, method=name)) for name in names)
+    runs = tuple(
+        Run(*learner.key, candidate.name, candidate.unique, seed, draw)
+        for draw, seed in world.replicates
+        for learner in learners
+        for candidate in opened.candidates
+    )
+    task = dataclasses.replace(opened.task, test=opened.task.test._replace(indices=np.arange(world.images)))
+    return dataclasses.replace(opened, learners=learners, runs=runs, tasks=(task,))
+
+
+def results_of(study: SimulatedStudy, opened: Opened) -> Results:
+    """Returns the results of a simulated study, all of whose runs are finished.
+
+    Args:
+      study: the study.
+      opened: result of `open_world` for the study's world.
+    """
+    world = study.world
+    methods = {learner.key: number for number, learner in enumerate(opened.learners)}
+    sources = {source_name(world, number): number for number in range(world.sources)}
+    indices = np.arange(world.images)
+
+    def encoder(right: np.ndarray) -> SimulatedEncoder:
+        # All labels are 0, so that a right prediction is 0 and a wrong one 1.
+        predicted = (~right).view(np.int8)
+        labels = np.zeros(world.images, np.int8)
+        drawn = Predictions("accuracy", labels, indices, {EVALUATION: predicted if len(right) > 1 else predicted[0]})
+        value = float(right.mean())
+        scores = TaskScores("accuracy", world.images, 1.0, {EVALUATION: EvaluationScore(*[value] * 4, {})}, ())
+        return SimulatedEncoder({opened.task.name: scores}, {}, drawn)
+
+    def finished(run: Run) -> FinishedRun:
+        place = (methods[run.learner], sources[run.source], world.unique.index(run.unique))
+        right = study.trained[place][world.replicates.index((run.draw, run.seed))]
+        return FinishedRun(run, Trained(2.0, 1.0, 0, run.unique, 1.0), encoder(right))
+
+    untrained = {
+        (*key, seed): encoder(study.untrained[method, seed]) for key, method in methods.items() for seed in range(world.seeds)
+    }
+    shifts = {
+        name: MeasuredShift(ShiftIndex(*[float(world.index[number])] * 6, sample_size=world.images, repeats=2), dimensions=1)
+        for name, number in sources.items()
+    }
+    runs = tuple(map(finished, opened.runs))
+    return Results(opened, runs, untrained, encoder(study.pixels), {opened.task.name: shifts}, {})

@@ -1,0 +1,180 @@
+"""World of studies with known truth: true accuracies, and every source of variation between images and runs."""
+
+import dataclasses
+
+import numpy as np
+from scipy import special
+
+# Runs are this many standard deviations within 0 and 100%, so that no accuracy has to be clipped.
+_SAFE = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Sizes, true effects and variances of a study. Accuracies, effects and standard deviations are in percentage points.
+
+    A run has a true accuracy: that of its kind plus the effects of its seed, its subset and the run itself. An image is
+    classified correctly if a latent normal value of the image and the run is below the quantile of that accuracy. The share
+    of images that are right over the population of images is therefore exactly the accuracy of the run, and the mean over
+    runs is exactly that of the kind.
+
+    Attributes:
+      methods: number of methods.
+      sources: number of sources; their shift indices are spaced equally from 0 to 1.
+      unique: numbers of unique samples of each source, ascending; the last one is the budget C.
+      seeds: training seeds of each kind.
+      draws: draws of each subset, each trained with every seed; 0: each seed draws its own.
+      labelled_draws: draws of labelled images, shared by all encoders.
+      images: test images.
+      untrained: accuracy of untrained encoders and of raw pixels.
+      gain: gain over untrained encoders of a source of index 0 at D = 1.
+      gain_by_index: change of this gain for each unit of the index.
+      trend: trend of accuracy for each factor of ten in D, of a source of index 0.
+      trend_by_index: change of the trend for each unit of the index.
+      scatter: standard deviation of the sources' trends about that line, the same for every method.
+      difficulty: share of the latent variance that an image has in common for all encoders.
+      image_by_source: share that an image has in common for the encoders of one source; the rest differs between runs.
+      seed: standard deviation of the effect of a seed, common to all trained encoders of a method.
+      run: standard deviation of the effect of a run, or of an untrained encoder.
+      subset: standard deviation of the effect of a draw of a subset, common to all methods.
+      labelled: standard deviation of the effect of a draw of labelled images, common to all encoders.
+      bad: probability that a run goes wrong.
+      bad_loss: accuracy that such a run loses compared with the others.
+    """
+
+    methods: int = 1
+    sources: int = 4
+    unique: tuple[int, ...] = (8, 72, 640)
+    seeds: int = 3
+    draws: int = 0
+    labelled_draws: int = 1
+    images: int = 5000
+    untrained: float = 70.0
+    gain: float = 0.0
+    gain_by_index: float = 0.0
+    trend: float = 0.0
+    trend_by_index: float = 0.0
+    scatter: float = 0.0
+    difficulty: float = 0.6
+    image_by_source: float = 0.1
+    seed: float = 0.3
+    run: float = 0.7
+    subset: float = 0.3
+    labelled: float = 0.0
+    bad: float = 0.0
+    bad_loss: float = 0.0
+
+    def __post_init__(self):
+        for name in ("methods", "sources", "seeds", "labelled_draws", "images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Expected {name} of at least 1 in a world, got {getattr(self, name)}.")
+        if not self.unique or list(self.unique) != sorted(set(self.unique)) or self.unique[0] < 1:
+            raise ValueError(f"Expected ascending numbers of unique samples from 1 in a world, got {self.unique}.")
+        if min(self.difficulty, self.image_by_source) < 0 or self.difficulty + self.image_by_source > 1:
+            raise ValueError(
+                "Expected shares of the latent variance of at least 0 and at most 1 together, got "
+                f"difficulty={self.difficulty} and image_by_source={self.image_by_source}."
+            )
+        spread = _SAFE * np.sqrt(self.seed**2 + self.run**2 + self.subset**2 + self.labelled**2) + self.bad_loss
+        reached = [self.untrained, *self.accuracies(self.expected_trends).ravel()]
+        if min(reached) - spread < 0 or max(reached) + spread > 100:
+            raise ValueError(
+                f"Expected accuracies of runs between 0 and 100%, got means of {min(reached):g} to {max(reached):g} and a "
+                f"spread of {spread:g} points."
+            )
+
+    @property
+    def index(self) -> np.ndarray:
+        """The true shift index of each source."""
+        return np.linspace(0, 1, self.sources)
+
+    @property
+    def log_diversity(self) -> np.ndarray:
+        """The logarithm of D, to base 10, of each number of unique samples."""
+        return np.log10(np.divide(self.unique, self.unique[-1]))
+
+    @property
+    def expected_trends(self) -> np.ndarray:
+        """The trend of each source without scatter between sources."""
+        return self.trend + self.trend_by_index * self.index
+
+    def accuracies(self, trends: np.ndarray) -> np.ndarray:
+        """Returns the true accuracy of each source and number of unique samples, `[sources, levels]`."""
+        ends = self.untrained + self.gain + self.gain_by_index * self.index
+        return ends[:, None] + trends[:, None] * self.log_diversity
+
+    @property
+    def replicates(self) -> list[tuple[int, int]]:
+        """The (draw, seed) pairs of each kind, in the order in which a study runs them."""
+        crossed = [(draw, seed) for draw in range(self.draws) for seed in range(self.seeds)]
+        return crossed or [(seed, seed) for seed in range(self.seeds)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SimulatedStudy:
+    """One study of a world.
+
+    Attributes:
+      world: the world.
+      trends: true trend of each source, `[sources]`.
+      run_accuracies: true accuracy of each run, `[methods, sources, levels, replicates, labelled draws]`.
+      trained: whether a run is right on an image, `[methods, sources, levels, replicates, labelled draws, images]`.
+      untrained: the same for untrained encoders, `[methods, seeds, labelled draws, images]`.
+      pixels: the same for raw pixels, `[labelled draws, images]`.
+    """
+
+    world: World
+    trends: np.ndarray
+    run_accuracies: np.ndarray
+    trained: np.ndarray
+    untrained: np.ndarray
+    pixels: np.ndarray
+
+    @property
+    def accuracies(self) -> np.ndarray:
+        """The true accuracy of each source and number of unique samples, `[sources, levels]`."""
+        return self.world.accuracies(self.trends)
+
+
+def simulate(world: World, random: np.random.Generator) -> SimulatedStudy:
+    """Returns one study of a world.
+
+    Args:
+      world: the world.
+      random: source of randomness; the same state gives the same study.
+    """
+    trends = world.expected_trends + random.normal(0, world.scatter, world.sources)
+    labelled = random.normal(0, world.labelled, world.labelled_draws)
+    runs = _run_accuracies(world, trends, random)[..., None] + labelled
+    untrained = world.untrained + random.normal(0, world.run, (world.methods, world.seeds, 1)) + labelled
+    # An image is as difficult for a draw of labelled images as for another, but not for untrained encoders and raw pixels,
+    # which are two further sources.
+    images = np.sqrt(world.difficulty) * random.standard_normal(world.images, np.float32)
+    shape = (world.sources + 2, world.images)
+    by_source = images + np.sqrt(world.image_by_source) * random.standard_normal(shape, np.float32)
+    of_run = np.float32(np.sqrt(1 - world.difficulty - world.image_by_source))
+
+    def right(accuracies, latent):
+        # `latent` has the axes of the accuracies and one for the images.
+        own = of_run * random.standard_normal((*accuracies.shape, world.images), np.float32)
+        return latent + own < special.ndtri(accuracies / 100).astype(np.float32)[..., None]
+
+    return SimulatedStudy(
+        world,
+        trends,
+        runs,
+        right(runs, by_source[:-2, None, None, None]),
+        right(untrained, by_source[-2]),
+        right(world.untrained + labelled, by_source[-1]),
+    )
+
+
+def _run_accuracies(world: World, trends: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Returns the true accuracy of each run, `[methods, sources, levels, replicates]`."""
+    draw, seed = np.transpose(world.replicates)
+    shape = (world.methods, world.sources, len(world.unique), len(seed))
+    by_seed = random.normal(0, world.seed, (world.methods, 1, 1, world.seeds))[..., seed]
+    by_subset = random.normal(0, world.subset, (*shape[1:3], max(draw) + 1))[..., draw]
+    # Good runs gain what bad ones lose on average, so that the mean over runs is that of the kind.
+    bad = world.bad_loss * (world.bad - (random.random(shape) < world.bad))
+    return world.accuracies(trends)[..., None] + by_seed + by_subset + random.normal(0, world.run, shape) + bad

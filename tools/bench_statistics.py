@@ -1,0 +1,55 @@
+r"""Coverage, false claims and power of the statistics of a report, in simulated studies with known truth.
+
+python -m tools.bench --what=statistics --studies=2000 --workers=2
+python -m tools.bench --what=statistics --studies=2000 --world="null, seven methods"
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+from absl import flags
+
+from sslshift.simulation import SCENARIOS, measure
+
+# Defined here, because these flags belong to this benchmark alone.
+flags.DEFINE_integer("studies", 50, "Simulated studies of each world in --what=statistics.", lower_bound=2)
+flags.DEFINE_string("world", "all", f"World of --what=statistics: one of all; {'; '.join(SCENARIOS)}.")
+flags.DEFINE_integer("workers", 1, "Processes of --what=statistics; they change no number.", lower_bound=1)
+
+
+def measure_statistics(show: Callable[..., None], studies: int, workers: int, only: str) -> None:
+    """Prints one line for each share, with its Monte-Carlo error.
+
+    Args:
+      show: function that prints a line.
+      studies: number of simulated studies of each world.
+      workers: number of processes.
+      only: name of a world, or `all`.
+
+    Raises:
+      ValueError: there is no world of this name.
+    """
+    if only not in ("all", *SCENARIOS):
+        raise ValueError(f"--world: expected one of all; {'; '.join(SCENARIOS)}, got {only!r}.")
+    for name, world in SCENARIOS.items():
+        if only in ("all", name):
+            found = measure(world, studies, workers=workers, on_progress=_Progress(name))
+            for (what, of), share in found.items():
+                show("statistics", world=name, measure=what, of=of, share=share.value, error=share.error, studies=studies)
+
+
+class _Progress:
+    """Prints progress and the time left of one world to stderr, at most every ten seconds."""
+
+    def __init__(self, name: str):
+        self._name = name
+        self._started = time.monotonic()
+        self._said = self._started
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now > self._said + 10 and done < total:
+            self._said = now
+            left = (now - self._started) / done * (total - done)
+            print(f"{self._name}: {done:,} of {total:,} studies, {left:,.0f} s left", file=sys.stderr, flush=True)
