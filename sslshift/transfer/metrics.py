@@ -33,6 +33,7 @@ class Metric:
       axes: number of axes of one run's predictions: 1 for predicted classes `[n]`, 2 for scores `[n, classes]`.
       decide: function from scores `[n, classes]` to the predictions that are kept.
       prepare: function from checked predictions and labels to a `Statistic`; it does the work that does not depend on weights.
+      by_class: whether the metric is a mean over classes, so that an image of a small class counts more than another.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Metric:
     axes: int
     decide: Callable[[np.ndarray], np.ndarray]
     prepare: Callable[[np.ndarray, np.ndarray], Statistic]
+    by_class: bool = True
 
     def value(self, predictions: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float | np.ndarray:
         """Returns the metric, or with weights the metric of each resample.
@@ -90,6 +92,36 @@ class Metric:
                 f"{self.name}: expected predicted {expected} for {len(labels)} labels, got shape {list(predictions.shape)}."
             )
         return self.prepare(predictions, labels)
+
+    def effective_images(self, labels: np.ndarray, groups: np.ndarray | None = None) -> float:
+        """Returns the number of independent images, all of equal weight, that would determine the metric equally well.
+
+        For a mean over classes, each class counts by the inverse of its number of images. In groups, such as the frames of a
+        video, the images of one group are counted as one, and unequal groups by their share of the images (Kish).
+
+        Example:
+          >>> import numpy as np
+          >>> METRICS["accuracy"].effective_images(np.array([0, 0, 0, 0, 0, 1]))
+          6.0
+          >>> METRICS["macro_f1"].effective_images(np.array([0, 0, 0, 1]))  # 2^2 / (1/3 + 1/1)
+          3.0
+          >>> METRICS["accuracy"].effective_images(np.zeros(6, int), np.array([7, 7, 8, 8, 9, 9]))
+          3.0
+
+        Args:
+          labels: labels of the test images, int `[n]`, or 0/1 `[n, classes]`.
+          groups: group of each image, `[n]`; None: images are independent.
+        """
+        labels = np.asarray(labels)
+        images = float(len(labels))
+        if self.by_class:
+            sizes = np.unique(labels, return_counts=True)[1] if labels.ndim == 1 else labels.sum(axis=0, dtype=np.int64)
+            sizes = sizes[sizes > 0]
+            # An image with several labels is still one image.
+            images = min(images, len(sizes) ** 2 / float((1 / sizes).sum()))
+        if groups is not None:
+            images *= len(labels) / float(np.square(np.unique(groups, return_counts=True)[1]).sum())
+        return images
 
 
 def columns_at_once(images: int) -> int:
@@ -245,7 +277,7 @@ def _ratio(numerators: np.ndarray, denominators: np.ndarray, empty: float = np.n
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "accuracy", 1, _top_class, _accuracy),
+        Metric("accuracy", "accuracy", 1, _top_class, _accuracy, by_class=False),
         Metric("mean_class_accuracy", "mean per-class accuracy", 1, _top_class, _mean_class_accuracy),
         Metric("macro_f1", "macro F1", 1, _top_class, _macro_f1),
         Metric("average_precision", "mean average precision", 2, _scores, _average_precision),

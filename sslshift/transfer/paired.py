@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sslshift.transfer.inference import Bootstrapped, Estimate, bootstrap, estimate_mean, holm
+from sslshift.transfer.inference import (
+    Bootstrapped,
+    Estimate,
+    bootstrap,
+    estimate_mean,
+    holm,
+    widened_difference,
+    widened_score,
+)
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.predictions import Predictions, on_common_images, with_labelled_draws
 
@@ -48,11 +56,15 @@ class PairedScores:
 
     Attributes:
       scores: metric for each draw of labelled images `[k]`, with replicates `[R, k]`, by kind and by (seed, draw).
-      images: number of test images.
+      images: number of test images, or of their groups if they have groups, which is what the degrees of freedom count.
+      effective: effective number of test images, see `Metric.effective_images`.
+      grouped: whether the test images have groups.
     """
 
     scores: dict[Hashable, dict[_Place, tuple[np.ndarray, np.ndarray]]]
     images: int
+    effective: float = 0.0
+    grouped: bool = False
 
     @classmethod
     def of_members(cls, members: Sequence[EncoderPredictions], evaluation: str) -> "PairedScores":
@@ -74,7 +86,7 @@ class PairedScores:
         numbers = bootstrap(metric, sides, labels, resamples=_REPLICATES)
         for (member, _), each in zip(known, numbers, strict=True):
             scores.setdefault(member.kind, {})[member.seed, member.draw] = (each.values[0, 0], each.replicates[:, 0, 0])
-        return cls(scores, len(labels))
+        return cls(scores, len(labels), metric.effective_images(labels))
 
     def grid(self, kinds: Sequence[Hashable]) -> Bootstrapped | None:
         """Returns scores `[kinds, seeds, draws, labelled draws]` with replicates `[R, kinds, ...]` of a block of runs.
@@ -114,17 +126,17 @@ class PairedScores:
         grid = self.grid([kind])
         if grid is None:
             return None
-        found = estimate_mean(Bootstrapped(grid.values[0], grid.replicates[:, 0]), self.images)
-        # Student's t can exceed the range of a metric.
-        return found._replace(low=max(0.0, found.low), high=min(1.0, found.high))
+        found = estimate_mean(Bootstrapped(grid.values[0], grid.replicates[:, 0]), self.images, grouped=self.grouped)
+        return widened_score(found, self.effective)
 
     def difference(self, a: Hashable, b: Hashable) -> Estimate | None:
         """Returns a - b, seed by seed and draw by draw on the same images; None if they share no seed."""
         grid = self.grid([a, b])
         if grid is None:
             return None
-        values = grid.values[0] - grid.values[1]
-        return estimate_mean(Bootstrapped(values, grid.replicates[:, 0] - grid.replicates[:, 1]), self.images)
+        numbers = Bootstrapped(grid.values[0] - grid.values[1], grid.replicates[:, 0] - grid.replicates[:, 1])
+        found = estimate_mean(numbers, self.images, grouped=self.grouped)
+        return widened_difference(found, numbers.replicates.mean(axis=(1, 2, 3)), self.effective)
 
     def single_seed(self, kinds: Sequence[Hashable]) -> bool:
         """Returns whether fewer than two training seeds are compared, so that an interval does not cover other seeds."""

@@ -14,9 +14,13 @@ differ by far more than the images explain, that approximation covers the true v
 runs: 92%). An interval is therefore never narrower than that of Student's t over the levels of each factor. The values of
 runs are assumed to be normally distributed.
 
-`estimation` has the bootstrap and the variance components, `scores` the intervals and comparisons of metrics, and `trends` the
-slopes of a metric in diversity and in shift. `tests/test_intervals.py` and `tests/test_statistics.py` test coverage by
-simulation; a new interval needs such a test.
+Where hardly any image is wrong, or two encoders disagree on hardly any, a bootstrap sees too little: intervals are then at
+least score intervals (Wilson's, and Tango's for differences), which keep a width even if all images are right. If images belong
+to groups, such as the frames of a video, groups are resampled whole.
+
+`estimation` has the bootstrap and the variance components, `proportions` the score intervals, `scores` the intervals and
+comparisons of metrics, and `trends` the slopes of a metric in diversity and in shift. The tests `test_intervals.py`,
+`test_statistics.py`, `test_proportions.py` and `test_paired.py` test coverage by simulation; a new interval needs such a test.
 """
 
 from sslshift.transfer.inference.estimation import (
@@ -26,11 +30,13 @@ from sslshift.transfer.inference.estimation import (
     Estimate,
     VarianceComponent,
     bootstrap,
+    count_units,
     crossed_deviations,
     estimate,
     estimate_mean,
     variance_components,
 )
+from sslshift.transfer.inference.proportions import tango, widened_difference, widened_score, wilson
 from sslshift.transfer.inference.scores import Comparison, Interval, bootstrap_interval, compare, holm, mcnemar, runs_interval
 from sslshift.transfer.inference.trends import FEWEST_SOURCES, Trend, change_by_shift, mean_trend, slopes
 
@@ -48,6 +54,7 @@ __all__ = [
     "bootstrap_interval",
     "change_by_shift",
     "compare",
+    "count_units",
     "crossed_deviations",
     "estimate",
     "estimate_mean",
@@ -56,5 +63,9 @@ __all__ = [
     "mean_trend",
     "runs_interval",
     "slopes",
+    "tango",
     "variance_components",
+    "widened_difference",
+    "widened_score",
+    "wilson",
 ]

@@ -101,7 +101,13 @@ def _component(factor: str, values: np.ndarray, replicates: np.ndarray) -> Varia
 
 
 def estimate(
-    value: float, replicates: np.ndarray, components: Sequence[VarianceComponent], images: int, *, level: float = 0.95
+    value: float,
+    replicates: np.ndarray,
+    components: Sequence[VarianceComponent],
+    images: int,
+    *,
+    level: float = 0.95,
+    grouped: bool = False,
 ) -> Estimate:
     """Returns a number with its interval.
 
@@ -110,8 +116,10 @@ def estimate(
       replicates: the number in each resample of the test images, `[R]`.
       components: contributions of random factors, see `variance_components`. Without components, the interval covers only the
         choice of images.
-      images: number of test images.
+      images: number of test images, or of their groups.
       level: confidence level of the interval.
+      grouped: whether the replicates resample groups. Groups are few, so that Student's t replaces the percentiles where there
+        are no components.
 
     Raises:
       ValueError: `level` is not between 0 and 1.
@@ -121,7 +129,7 @@ def estimate(
     """
     if not 0 < level < 1:
         raise ValueError(f"Expected a level between 0 and 1, such as 0.95, got {level}.")
-    if components:
+    if components or grouped:
         candidates = _candidate_variances(float(replicates.var(ddof=1)), components, images)
         half = max(float(special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)) for variance, freedom in candidates)
         # The largest p-value belongs to the widest interval, so that p-value and interval agree.
@@ -136,21 +144,28 @@ def estimate(
 
 
 def estimate_mean(
-    numbers: Bootstrapped, images: int, *, level: float = 0.95, extra: Sequence[VarianceComponent] = ()
+    numbers: Bootstrapped,
+    images: int,
+    *,
+    level: float = 0.95,
+    extra: Sequence[VarianceComponent] = (),
+    grouped: bool = False,
 ) -> Estimate:
     """Returns the mean over seeds, draws and labelled draws with its interval.
 
     Args:
       numbers: numbers for each seed, draw and labelled draw.
-      images: number of test images.
+      images: number of test images, or of their groups.
       level: confidence level of the interval.
       extra: further components of the variance.
+      grouped: see `estimate`.
 
     Raises:
       ValueError: `level` is not between 0 and 1.
     """
     components = [*variance_components([numbers]), *extra]
-    return estimate(float(numbers.values.mean()), numbers.replicates.mean(axis=(1, 2, 3)), components, images, level=level)
+    over_images = numbers.replicates.mean(axis=(1, 2, 3))
+    return estimate(float(numbers.values.mean()), over_images, components, images, level=level, grouped=grouped)
 
 
 def _candidate_variances(over_images: float, components: Sequence[VarianceComponent], images: int) -> list[tuple[float, float]]:
@@ -170,22 +185,32 @@ def _p_value(value: float, variance: float, degrees_of_freedom: float) -> float:
 
 
 def bootstrap(
-    metric: Metric, sides: Sequence[Sequence[np.ndarray]], labels: np.ndarray, *, resamples: int = 2000, seed: int = 0
+    metric: Metric,
+    sides: Sequence[Sequence[np.ndarray]],
+    labels: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> list[Bootstrapped]:
     """Returns the metric of every seed, draw and labelled draw of each side, with its replicates over the test images.
 
     The images are resampled once for all sides. A resample without images of any class of the metric has no mean and
     is excluded for all sides.
 
+    Groups are resampled whole. Their replicates are spread by sqrt(g / (g - 1)), since a bootstrap of g groups underestimates
+    the variance by that factor squared.
+
     Args:
       metric: one of `sslshift.transfer.metrics.METRICS`.
       sides: predictions of each seed, for each side, in the form of `runs_interval`.
       labels: labels of the test images, `[n]` or `[n, classes]`.
+      groups: group of each image, such as its video or patient, `[n]`; None: images are independent.
       resamples: number of resamples, R.
       seed: random seed of the resamples.
 
     Raises:
-      ValueError: predictions, labels and metric do not fit each other, or there are fewer than two resamples.
+      ValueError: predictions, labels, groups and metric do not fit each other, or there are fewer than two resamples.
     """
     if resamples < 2:
         raise ValueError(f"Expected at least 2 resamples (2,000 are usual), got {resamples}.")
@@ -199,14 +224,21 @@ def bootstrap(
     def all_statistics(weights):
         return np.stack([statistic(weights) for statistic in statistics], axis=1)
 
-    replicates = np.concatenate([all_statistics(weights) for weights in _resamples(len(labels), resamples, seed)])
+    units = count_units(len(labels), groups)
+    # Without groups, each image is resampled by itself, and no copy of the weights is made.
+    member = slice(None) if groups is None else np.unique(groups, return_inverse=True)[1]
+    blocks = _resamples(units, resamples, seed, columns_at_once(len(labels)))
+    replicates = np.concatenate([all_statistics(weights[member]) for weights in blocks])
     replicates = replicates[np.isfinite(replicates).all(axis=1)]
+    single = all_statistics(np.ones((len(labels), 1)))
+    if groups is not None:
+        replicates = single + (replicates - single) * math.sqrt(units / (units - 1))
 
     def by_side(rows):
         ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         return [part.reshape(-1, *shape) for shape, part in zip(shapes, np.split(rows, ends, axis=1), strict=True)]
 
-    values = by_side(all_statistics(np.ones((len(labels), 1))))
+    values = by_side(single)
     return [Bootstrapped(one[0], several) for one, several in zip(values, by_side(replicates), strict=True)]
 
 
@@ -229,14 +261,30 @@ def _grid(metric: Metric, side: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(runs)
 
 
-def _resamples(images: int, count: int, seed: int) -> Iterator[np.ndarray]:
-    """Yields counts of each image in each resample, float64 `[images, block]`, in blocks that fit into memory."""
+def count_units(images: int, groups: np.ndarray | None) -> int:
+    """Returns the number of units that a bootstrap resamples: groups, or images without groups.
+
+    Raises:
+      ValueError: there is not one group for each image, or all images are one group.
+    """
+    if groups is None:
+        return images
+    if np.shape(groups) != (images,):
+        raise ValueError(f"Expected the group of each of {images:,} images, got groups of shape {list(np.shape(groups))}.")
+    units = len(np.unique(groups))
+    if units < 2:
+        raise ValueError(f"All {images:,} test images are one group, so that nothing is known of others; expected two or more.")
+    return units
+
+
+def _resamples(units: int, count: int, seed: int, at_once: int) -> Iterator[np.ndarray]:
+    """Yields counts of each unit in each resample, float64 `[units, block]`, in blocks that fit into memory."""
     random = np.random.default_rng(seed)
-    for start in range(0, count, columns_at_once(images)):
-        block = min(columns_at_once(images), count - start)
-        # A number for each (image, resample) pair lets one bincount count all resamples of the block.
-        taken = random.integers(images, size=(block, images)) * block + np.arange(block)[:, None]
-        yield np.bincount(taken.ravel(), minlength=images * block).reshape(images, block).astype(np.float64)
+    for start in range(0, count, at_once):
+        block = min(at_once, count - start)
+        # A number for each (unit, resample) pair lets one bincount count all resamples of the block.
+        taken = random.integers(units, size=(block, units)) * block + np.arange(block)[:, None]
+        yield np.bincount(taken.ravel(), minlength=units * block).reshape(units, block).astype(np.float64)
 
 
 class CrossedDeviations(NamedTuple):

@@ -5,7 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sslshift.transfer.inference.estimation import ROUNDING, bootstrap, estimate, estimate_mean, variance_components
+from sslshift.transfer.inference.estimation import (
+    ROUNDING,
+    Bootstrapped,
+    bootstrap,
+    count_units,
+    estimate,
+    estimate_mean,
+    variance_components,
+)
+from sslshift.transfer.inference.proportions import widened_difference, widened_score
 from sslshift.transfer.metrics import Metric
 
 
@@ -23,7 +32,8 @@ class Comparison(NamedTuple):
     Attributes:
       difference: difference of the means over runs and draws.
       low, high: ends of the interval of the difference.
-      p_value: p-value of McNemar's exact test if both sides are a single run and the metric is accuracy, otherwise nan.
+      p_value: p-value of McNemar's exact test if both sides are a single run, the metric is accuracy and images are
+        independent, otherwise nan. An interval excludes 0 only if this test rejects as well.
       verdict: `better` or `worse` (of a) if the interval excludes 0, otherwise `no significant difference`.
     """
 
@@ -35,13 +45,20 @@ class Comparison(NamedTuple):
 
 
 def bootstrap_interval(
-    metric: Metric, predictions: np.ndarray, labels: np.ndarray, *, resamples: int = 2000, level: float = 0.95, seed: int = 0
+    metric: Metric,
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> Interval:
     """Returns the metric of one run with its interval over test images, from the percentile bootstrap.
 
     Some metrics are biased in resamples: an image that a resample takes twice is found twice, which raises average precision.
     Such a bias is subtracted from the ends of the interval if it exceeds the noise of the bootstrap. The interval does not
-    cover the choice of the training seed, and it has no width if all predictions are correct or all are wrong.
+    cover the choice of the training seed. If hardly any image is wrong, or hardly any right, it is at least Wilson's interval.
 
     Example:
       >>> import numpy as np
@@ -54,6 +71,7 @@ def bootstrap_interval(
       metric: one of `sslshift.transfer.metrics.METRICS`.
       predictions: result of `metric.decide`; labelled draws have an additional first axis, and contribute to the interval.
       labels: labels of the test images, `[n]` or `[n, classes]`.
+      groups: see `runs_interval`.
       resamples: number of resamples.
       level: confidence level of the interval.
       seed: random seed of the resamples. They depend only on the seed and on n, so that two calls are paired over images.
@@ -67,7 +85,7 @@ def bootstrap_interval(
     References:
       Efron & Tibshirani, `An Introduction to the Bootstrap <https://doi.org/10.1201/9780429246593>`_, 1993
     """
-    return runs_interval(metric, [predictions], labels, resamples=resamples, level=level, seed=seed)
+    return runs_interval(metric, [predictions], labels, groups=groups, resamples=resamples, level=level, seed=seed)
 
 
 def runs_interval(
@@ -75,6 +93,7 @@ def runs_interval(
     predictions: Sequence[np.ndarray],
     labels: np.ndarray,
     *,
+    groups: np.ndarray | None = None,
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
@@ -91,6 +110,8 @@ def runs_interval(
         Draws at the same position are assumed to be the same for all seeds. A single run without draws gets the percentile
         bootstrap.
       labels: labels of the test images, `[n]` or `[n, classes]`, the same for all runs.
+      groups: group of each image, `[n]`, such as its video, object or patient; None: images are independent. Groups are
+        resampled whole, and the interval is that of Student's t with one degree of freedom for each group but one.
       resamples: number of bootstrap resamples.
       level: confidence level of the interval.
       seed: random seed of the resamples.
@@ -105,10 +126,9 @@ def runs_interval(
     References:
       Satterthwaite, `An Approximate Distribution of Estimates of Variance Components <https://doi.org/10.2307/3002019>`_, 1946
     """
-    (numbers,) = bootstrap(metric, [predictions], labels, resamples=resamples, seed=seed)
-    found = estimate_mean(numbers, len(labels), level=level)
-    # Student's t can exceed the range of a metric.
-    return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
+    (numbers,) = bootstrap(metric, [predictions], labels, groups=groups, resamples=resamples, seed=seed)
+    found = estimate_mean(numbers, count_units(len(labels), groups), level=level, grouped=groups is not None)
+    return Interval(*widened_score(found, metric.effective_images(labels, groups), level=level)[:3])
 
 
 def compare(
@@ -117,6 +137,7 @@ def compare(
     b: Sequence[np.ndarray],
     labels: np.ndarray,
     *,
+    groups: np.ndarray | None = None,
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
@@ -126,7 +147,7 @@ def compare(
     Images are always paired. If both sides have the same number of runs, runs are paired in order (sort them by seed); the same
     applies to draws. Otherwise the variance of each side counts separately, as in Welch's test. A side of one run against
     several is treated as fixed, because the variance between its seeds is unknown. With one run on each side the interval is
-    the percentile bootstrap over images.
+    the percentile bootstrap over images. If the sides differ on hardly any image, the interval is at least Tango's.
 
     Example:
       >>> import numpy as np
@@ -141,6 +162,7 @@ def compare(
       a: predictions of each run, in the form of `runs_interval`.
       b: predictions of the other side, in the same form.
       labels: labels of the test images, `[n]` or `[n, classes]`.
+      groups: see `runs_interval`.
       resamples: number of bootstrap resamples.
       level: confidence level of the interval.
       seed: random seed of the resamples.
@@ -152,19 +174,31 @@ def compare(
       Welch, `The Generalization of Student's Problem when Several Different Population Variances are Involved
       <https://doi.org/10.2307/2332510>`_, 1947
     """
-    sides = bootstrap(metric, [a, b], labels, resamples=resamples, seed=seed)
-    first, second = sides
-    difference = first.values.mean() - second.values.mean()
-    over_images = first.replicates.mean(axis=(1, 2, 3)) - second.replicates.mean(axis=(1, 2, 3))
-    if first.values.shape == second.values.shape:
+    sides = bootstrap(metric, [a, b], labels, groups=groups, resamples=resamples, seed=seed)
+    difference, over_images = _mean_difference(*sides)
+    units = count_units(len(labels), groups)
+    components = variance_components(sides)
+    found = estimate(difference, over_images, components, units, level=level, grouped=groups is not None)
+    found = widened_difference(found, over_images, metric.effective_images(labels, groups), level=level)
+    low = found.low
+    high = found.high
+    p_value = float("nan")
+    # McNemar's test covers only independent test images; for several seeds, it would ignore the variance between seeds.
+    if metric.name == "accuracy" and groups is None and all(side.values.size == 1 for side in sides):
+        p_value = mcnemar(*(np.ravel(side[0]) == labels for side in (a, b)))
+        # A verdict must not contradict the exact test beside it.
+        if p_value > 1 - level:
+            low = min(low, 0.0)
+            high = max(high, 0.0)
+    return Comparison(found.value, low, high, p_value, _verdict(low, high))
+
+
+def _mean_difference(a: Bootstrapped, b: Bootstrapped) -> tuple[float, np.ndarray]:
+    """Returns the difference of the means, and its replicates `[R]`."""
+    if a.values.shape == b.values.shape:
         # Subtracted before averaging, so that the difference of equal runs is exactly 0.
-        difference = (first.values - second.values).mean()
-        over_images = (first.replicates - second.replicates).mean(axis=(1, 2, 3))
-    found = estimate(difference, over_images, variance_components(sides), len(labels), level=level)
-    # McNemar's test covers only test images; for several seeds, it would ignore the variance between seeds.
-    single = metric.name == "accuracy" and first.values.size == second.values.size == 1
-    p_value = mcnemar(*(np.ravel(side[0]) == labels for side in (a, b))) if single else float("nan")
-    return Comparison(found.value, found.low, found.high, p_value, _verdict(found.low, found.high))
+        return (a.values - b.values).mean(), (a.replicates - b.replicates).mean(axis=(1, 2, 3))
+    return a.values.mean() - b.values.mean(), a.replicates.mean(axis=(1, 2, 3)) - b.replicates.mean(axis=(1, 2, 3))
 
 
 def _verdict(low: float, high: float) -> str:
