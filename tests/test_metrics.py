@@ -158,6 +158,18 @@ def test_the_default_metric_suits_its_labels():
     assert metric_for("average_precision", single) is METRICS["average_precision"]
 
 
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_several_encoders_at_once_are_each_alone(random, metric):
+    labels = random.integers(0, 3, 40)
+    several = [metric.decide(random.normal(size=(40, 3)).astype(np.float32)) for _ in range(4)]
+    weights = random.multinomial(40, np.full(40, 1 / 40), 30).T.astype(np.float64)
+    together = metric.statistics(several, labels)(weights)
+    assert together.shape == (4, 30)
+    np.testing.assert_array_equal(together, [metric.value(each, labels, weights.T) for each in several])
+    with pytest.raises(ValueError, match="for 39 labels"):
+        metric.statistics(several, labels[1:])
+
+
 ACCURACY = METRICS["accuracy"]
 PRECISION = METRICS["average_precision"]
 MARKS = np.array([[1, 0], [0, 1]])

@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -34,6 +34,7 @@ class Metric:
       decide: function from scores `[n, classes]` to the predictions that are kept.
       prepare: function from checked predictions and labels to a `Statistic`; it does the work that does not depend on weights.
       by_class: whether the metric is a mean over classes, so that an image of a small class counts more than another.
+      prepare_several: `prepare` for several encoders at once, with results `[encoders, B]`; None: one encoder after the other.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Metric:
     decide: Callable[[np.ndarray], np.ndarray]
     prepare: Callable[[np.ndarray, np.ndarray], Statistic]
     by_class: bool = True
+    prepare_several: Callable[[Sequence[np.ndarray], np.ndarray], Statistic] | None = None
 
     def value(self, predictions: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float | np.ndarray:
         """Returns the metric, or with weights the metric of each resample.
@@ -81,6 +83,21 @@ class Metric:
         Raises:
           ValueError: shapes or labels do not fit each other or the metric.
         """
+        return self.prepare(*self._fitting(predictions, labels))
+
+    def statistics(self, several: Sequence[np.ndarray], labels: np.ndarray) -> Statistic:
+        """Returns the metric of the predictions of several encoders, `[encoders, B]`, as a function of weights `[n, B]`.
+
+        Raises:
+          ValueError: shapes or labels do not fit each other or the metric.
+        """
+        fitting = [self._fitting(each, labels) for each in several]
+        if self.prepare_several is not None:
+            return self.prepare_several([predictions for predictions, _ in fitting], np.asarray(labels))
+        statistics = [self.prepare(*each) for each in fitting]
+        return lambda weights: np.stack([statistic(weights) for statistic in statistics])
+
+    def _fitting(self, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         predictions = np.asarray(predictions)
         labels = np.asarray(labels)
         _require_fitting(self.name, self.axes, labels)
@@ -91,7 +108,7 @@ class Metric:
             raise ValueError(
                 f"{self.name}: expected predicted {expected} for {len(labels)} labels, got shape {list(predictions.shape)}."
             )
-        return self.prepare(predictions, labels)
+        return predictions, labels
 
     def effective_images(self, labels: np.ndarray, groups: np.ndarray | None = None) -> float:
         """Returns the number of independent images, all of equal weight, that would determine the metric equally well.
@@ -172,9 +189,15 @@ def _scores(scores: np.ndarray) -> np.ndarray:
 
 
 def _accuracy(predictions: np.ndarray, labels: np.ndarray) -> Statistic:
+    statistic = _accuracies([predictions], labels)
+    return lambda weights: statistic(weights)[0]
+
+
+def _accuracies(several: Sequence[np.ndarray], labels: np.ndarray) -> Statistic:
     # All matrices here are sparse: for such thin matrices, a dense product is slower, because it starts the threads of BLAS.
-    correct = sparse.csr_array((predictions == labels)[None].astype(np.float64))
-    return lambda weights: _ratio((correct @ weights)[0], weights.sum(axis=0))
+    correct = sparse.csr_array(np.stack([predictions == labels for predictions in several])).astype(np.float64)
+    # The weights are summed once for all encoders, since a sum takes as long as the product of one encoder.
+    return lambda weights: _ratio(correct @ weights, weights.sum(axis=0))
 
 
 def _mean_class_accuracy(predictions: np.ndarray, labels: np.ndarray) -> Statistic:
@@ -277,7 +300,7 @@ def _ratio(numerators: np.ndarray, denominators: np.ndarray, empty: float = np.n
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "accuracy", 1, _top_class, _accuracy, by_class=False),
+        Metric("accuracy", "accuracy", 1, _top_class, _accuracy, by_class=False, prepare_several=_accuracies),
         Metric("mean_class_accuracy", "mean per-class accuracy", 1, _top_class, _mean_class_accuracy),
         Metric("macro_f1", "macro F1", 1, _top_class, _macro_f1),
         Metric("average_precision", "mean average precision", 2, _scores, _average_precision),

@@ -217,12 +217,11 @@ def bootstrap(
     grids = [_grid(metric, side) for side in sides]
     # All axes in front of the predictions of one evaluation are those of `Bootstrapped.values`.
     shapes = [grid.shape[: len(FACTORS)] for grid in grids]
-    statistics = [
-        metric.statistic(grid[place], labels) for grid, shape in zip(grids, shapes, strict=True) for place in np.ndindex(shape)
-    ]
+    places = [grid[place] for grid, shape in zip(grids, shapes, strict=True) for place in np.ndindex(shape)]
+    statistics = metric.statistics(places, labels)
 
     def all_statistics(weights):
-        return np.stack([statistic(weights) for statistic in statistics], axis=1)
+        return np.ascontiguousarray(statistics(weights).T)
 
     units = count_units(len(labels), groups)
     # Without groups, each image is resampled by itself, and no copy of the weights is made.
