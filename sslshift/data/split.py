@@ -1,5 +1,7 @@
 """Stratified split: holds out a share of labelled images for validation or test, with every class on both sides if possible."""
 
+import itertools
+
 import numpy as np
 
 from sslshift.data.permutation import Order, permute, permute_each
@@ -8,6 +10,7 @@ from sslshift.data.permutation import Order, permute, permute_each
 _MEMBERS = 5
 _CLASSES = 6
 _IMAGES = 7
+_GROUPS = 8
 
 
 def stratified_split(labels: np.ndarray, share: float, *key: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,6 +63,66 @@ def stratified_split(labels: np.ndarray, share: float, *key: int) -> tuple[np.nd
         raise ValueError(f"Expected multi-label labels of 0 or 1, got values between {labels.min()} and {labels.max()}.")
     held = (_proportional if labels.ndim == 1 else _multi_label)(labels, share, key)
     return np.flatnonzero(held), np.flatnonzero(~held)
+
+
+def grouped_split(labels: np.ndarray, groups: np.ndarray, share: float, *key: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits labelled images like `stratified_split`, but keeps each group of images on one side.
+
+    Groups are visited in a seeded order. A group is held out if that brings the numbers of held-out images of its classes
+    nearer to their share, unless the rest would lose the last image of a class. Then each class without held-out images gets
+    the first of its groups that the rest can spare. The sizes of groups limit how exactly the share is met.
+
+    Args:
+      labels: whole numbers `[n]`; or 0/1 `[n, classes]` if the labels are multi-label.
+      groups: group of each image, `[n]`.
+      share: share of the images to hold out, between 0 and 1.
+      *key: non-negative whole numbers that determine the draw.
+
+    Returns:
+      int64 `[held_out]` and `[n - held_out]`, both sorted; together they hold every index once. Nothing is held out if the rest
+      needs every group.
+
+    Example:
+      >>> held_out, rest = grouped_split(np.array([0, 0, 1, 1, 0, 1]), np.array(["a", "a", "b", "b", "c", "d"]), 0.3, 0)
+      >>> held_out.tolist(), rest.tolist()
+      ([4, 5], [0, 1, 2, 3])
+    """
+    labels = np.asarray(labels)
+    names, group = np.unique(groups, return_inverse=True)
+    image, kind = (np.arange(len(labels)), labels) if labels.ndim == 1 else np.nonzero(labels)
+    if labels.ndim == 2:
+        # Every image is also of a class of its own, so that images without a label count too.
+        image = np.concatenate([image, np.arange(len(labels))])
+        kind = np.concatenate([kind, np.full(len(labels), labels.shape[1])])
+    kind = np.unique(kind, return_inverse=True)[1]
+    total = np.bincount(kind).astype(np.float64)
+    # The classes of each group with their numbers of images, sorted by group.
+    pairs, counts = np.unique(group[image] * len(total) + kind, return_counts=True)
+    first = np.searchsorted(pairs, np.arange(len(names) + 1) * len(total))
+    classes = [pairs[first[i] : first[i + 1]] % len(total) for i in range(len(names))]
+    own = [counts[first[i] : first[i + 1]] for i in range(len(names))]
+    held = np.zeros(len(names), bool)
+    taken = np.zeros(len(total))
+
+    def spared(each):
+        return not held[each] and (taken[classes[each]] + own[each] < total[classes[each]]).all()
+
+    def hold(each):
+        held[each] = True
+        taken[classes[each]] += own[each]
+
+    order = permute(np.arange(len(names)), len(names), _GROUPS, 0, *key).tolist()
+    for each in order:
+        missing = share * total[classes[each]] - taken[classes[each]]
+        change = (((missing - own[each]) ** 2 - missing**2) / total[classes[each]]).sum()
+        if change < 0 and spared(each):
+            hold(each)
+    for lacking in np.flatnonzero(taken == 0).tolist():
+        able = (each for each in order if lacking in classes[each] and spared(each))
+        # A group that was held out for another class may have had this one too.
+        for each in itertools.islice(able, int(taken[lacking] == 0)):
+            hold(each)
+    return np.flatnonzero(held[group]), np.flatnonzero(~held[group])
 
 
 def _proportional(labels: np.ndarray, share: float, key: tuple[int, ...]) -> np.ndarray:

@@ -14,7 +14,7 @@ from sslshift.models.description import describe
 from sslshift.transfer.encoders import untrained_encoder
 from sslshift.transfer.inference import Comparison, Interval, compare, runs_interval
 from sslshift.transfer.metrics import METRICS
-from sslshift.transfer.predictions import on_common_images, with_labelled_draws
+from sslshift.transfer.predictions import Predictions, on_common_images, with_labelled_draws
 from sslshift.transfer.scores import EvaluatedEncoder
 
 # Entries of a card that encoders of one kind share; they differ only by training seed and draw of the images.
@@ -168,32 +168,33 @@ def comparisons(
 
 def _score(kind: KindScores, task: str, evaluation: str) -> Interval | None:
     """Returns the metric with its interval over seeds, draws and test images; None if there are no predictions."""
-    metric, labels, (predictions,) = _predictions([kind], task, evaluation)
+    images, (predictions,) = _predictions([kind], task, evaluation)
     if not predictions[0].size:
         return None
-    return runs_interval(METRICS[metric], predictions, labels, resamples=_REPLICATES)
+    metric = METRICS[images.metric]
+    return runs_interval(metric, predictions, images.labels, groups=images.groups, resamples=_REPLICATES)
 
 
 def _difference(a: KindScores, b: KindScores, task: str, evaluation: str) -> Comparison | None:
     """Returns a - b, seed by seed on the same test images; None if one of them has no predictions."""
-    metric, labels, (first, second) = _predictions([a, b], task, evaluation)
+    images, (first, second) = _predictions([a, b], task, evaluation)
     if not first[0].size or not second[0].size:
         return None
-    return compare(METRICS[metric], first, second, labels, resamples=_REPLICATES)
+    return compare(METRICS[images.metric], first, second, images.labels, groups=images.groups, resamples=_REPLICATES)
 
 
-def _predictions(kinds: Sequence[KindScores], task: str, evaluation: str) -> tuple[str, np.ndarray, list[list[np.ndarray]]]:
-    """Returns the metric, the labels of the test images, and the predictions of each kind and seed.
+def _predictions(kinds: Sequence[KindScores], task: str, evaluation: str) -> tuple[Predictions, list[list[np.ndarray]]]:
+    """Returns the first encoder's predictions, for metric, labels and groups, and the predictions of each kind and seed.
 
     The predictions of a seed have the axes draws of the training images, draws of the labelled images, and images.
     """
     several = on_common_images([encoder.predicted(task) for kind in kinds for _, encoder in kind])
-    metric = several[0].metric
+    metric = METRICS[several[0].metric]
     waiting = iter(several)
     found = []
     for kind in kinds:
         by_seed: dict[int, list[np.ndarray]] = {}
         for seed, _ in kind:
-            by_seed.setdefault(seed, []).append(with_labelled_draws(next(waiting).predictions[evaluation], METRICS[metric]))
+            by_seed.setdefault(seed, []).append(with_labelled_draws(next(waiting).predictions[evaluation], metric))
         found.append([np.stack(draws) for _, draws in sorted(by_seed.items())])
-    return metric, several[0].labels, found
+    return several[0], found

@@ -15,6 +15,7 @@ from sslshift.transfer.inference import (
     Bootstrapped,
     Estimate,
     bootstrap,
+    count_units,
     estimate_mean,
     holm,
     widened_difference,
@@ -83,10 +84,12 @@ class PairedScores:
         metric = METRICS[known[0][1].metric]
         labels = known[0][1].labels
         sides = [[with_labelled_draws(each.predictions[evaluation], metric)] for _, each in known]
-        numbers = bootstrap(metric, sides, labels, resamples=_REPLICATES)
+        groups = known[0][1].groups
+        numbers = bootstrap(metric, sides, labels, groups=groups, resamples=_REPLICATES)
         for (member, _), each in zip(known, numbers, strict=True):
             scores.setdefault(member.kind, {})[member.seed, member.draw] = (each.values[0, 0], each.replicates[:, 0, 0])
-        return cls(scores, len(labels), metric.effective_images(labels))
+        units = count_units(len(labels), groups)
+        return cls(scores, units, metric.effective_images(labels, groups), groups is not None)
 
     def grid(self, kinds: Sequence[Hashable]) -> Bootstrapped | None:
         """Returns scores `[kinds, seeds, draws, labelled draws]` with replicates `[R, kinds, ...]` of a block of runs.

@@ -27,12 +27,14 @@ class Predictions(NamedTuple):
       labels: labels of the test images.
       indices: indices of the test images in their source, ascending.
       predictions: results of `Metric.decide`, by the name of the evaluation.
+      groups: group of each test image, see `Source.groups`; None if images are independent.
     """
 
     metric: str
     labels: np.ndarray
     indices: np.ndarray
     predictions: dict[str, np.ndarray]
+    groups: np.ndarray | None = None
 
     def at(self, indices: np.ndarray) -> "Predictions":
         """Returns the predictions of some of these test images, given by ascending indices."""
@@ -40,7 +42,8 @@ class Predictions(NamedTuple):
         # Images are the last axis of predicted classes and the second last axis of scores.
         axis = -METRICS[self.metric].axes
         chosen = {name: np.take(each, places, axis) for name, each in self.predictions.items()}
-        return Predictions(self.metric, self.labels[places], self.indices[places], chosen)
+        groups = None if self.groups is None else self.groups[places]
+        return Predictions(self.metric, self.labels[places], self.indices[places], chosen, groups)
 
 
 def on_common_images(several: Sequence[Predictions]) -> list[Predictions]:
@@ -69,6 +72,8 @@ def save_predictions(evaluated: "Evaluated", folder: Path) -> None:
     """Writes the predictions of every evaluation to `predictions.npz` in a folder."""
     # The prefix keeps evaluations apart from the other arrays of the file, such as `labels`.
     arrays = {f"of_{name}": outcome.predictions for name, outcome in evaluated.outcomes.items()}
+    if evaluated.groups is not None:
+        arrays["groups"] = evaluated.groups
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / PREDICTIONS) as out:
         about = np.array(json.dumps({"task": evaluated.task, "metric": evaluated.metric}))
@@ -85,7 +90,8 @@ def load_predictions(folder: Path) -> Predictions:
         with np.load(folder / PREDICTIONS, allow_pickle=False) as arrays:
             metric = json.loads(str(arrays["about"]))["metric"]
             predictions = {name.removeprefix("of_"): arrays[name] for name in arrays.files if name.startswith("of_")}
-            found = Predictions(metric, arrays["labels"], arrays["indices"], predictions)
+            groups = arrays["groups"] if "groups" in arrays.files else None
+            found = Predictions(metric, arrays["labels"], arrays["indices"], predictions, groups)
         _require_aligned(found)
         return found
     # NumPy, zipfile and zlib raise different errors for truncated or damaged files.
@@ -95,10 +101,14 @@ def load_predictions(folder: Path) -> Predictions:
 
 
 def _require_aligned(found: Predictions) -> None:
-    """Raises ValueError unless images, labels and predictions have the same number, and the images ascend."""
+    """Raises ValueError unless images, labels, groups and predictions have the same number, and the images ascend."""
     count = len(found.indices)
     axis = -METRICS[found.metric].axes
     # An excluded evaluation has no predictions.
-    sizes = {len(found.labels), *(each.shape[axis] for each in found.predictions.values() if len(each))}
+    sizes = {
+        len(found.labels),
+        *([] if found.groups is None else [len(found.groups)]),
+        *(each.shape[axis] for each in found.predictions.values() if len(each)),
+    }
     if found.indices.ndim != 1 or sizes != {count} or not (np.diff(found.indices) > 0).all():
         raise ValueError("its images, labels and predictions do not belong together")

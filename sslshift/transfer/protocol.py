@@ -100,6 +100,7 @@ class Evaluated(NamedTuple):
       effective_rank: effective rank of the centred features of up to 1,000 test images; small if the encoder has collapsed.
       broken: name of the source, index and reason of each image that could not be read.
       notes: sentences that a reader needs to understand the numbers.
+      groups: groups of the test images, see `Source.groups`.
     """
 
     task: str
@@ -110,6 +111,7 @@ class Evaluated(NamedTuple):
     effective_rank: float
     broken: tuple[tuple[str, int, str], ...]
     notes: tuple[str, ...]
+    groups: np.ndarray | None = None
 
     def scores(self) -> dict[str, Any]:
         """Returns flat values for tables and JSON.
@@ -123,7 +125,7 @@ class Evaluated(NamedTuple):
             # An excluded evaluation has no predictions; a note gives the reason.
             value = Interval(math.nan, math.nan, math.nan)
             if len(outcome.predictions):
-                value = bootstrap_interval(metric, outcome.predictions, self.labels)
+                value = bootstrap_interval(metric, outcome.predictions, self.labels, groups=self.groups)
             flat |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
             flat |= {f"{name}_{key}": each for key, each in outcome.chosen.items()}
             flat[f"{name}_validation"] = outcome.validation
@@ -176,21 +178,21 @@ def evaluate(
     # The classes are checked again, because an exclusion may have removed the last image of a class.
     require_classes(cleaned, task.train.source.classes)
     features = {name: Split(extracted[name].features[kept[name]], images.labels) for name, images in cleaned.items()}
-    labels = features["test"].labels
+    test = cleaned["test"]
     outcomes, remarks = _outcomes(
         encode,
         # Fine-tuning reads images, and must not read the excluded ones.
         dataclasses.replace(task, **cleaned),
         Splits(**features, classes=task.classes),
         evaluations,
-        metric_for(task.metric, labels),
+        metric_for(task.metric, test.labels),
         on_progress,
     )
     notes += remarks
     notes += [f"{name}: {note}" for name, outcome in outcomes.items() for note in outcome.notes]
     broken = tuple((task.splits[name].source.name, *each) for name, found in extracted.items() for each in found.broken)
-    rank = _centred_rank(features["test"].features[:_RANK_IMAGES])
-    return Evaluated(task.name, task.metric, outcomes, labels, cleaned["test"].indices, rank, broken, (*task.notes, *notes))
+    about = _centred_rank(features["test"].features[:_RANK_IMAGES]), broken, (*task.notes, *notes), test.groups
+    return Evaluated(task.name, task.metric, outcomes, test.labels, test.indices, *about)
 
 
 def _outcomes(

@@ -14,7 +14,7 @@ from sslshift.data.decode import Canvas
 from sslshift.data.ranges import PixelRange
 from sslshift.data.sources import Source
 from sslshift.data.sources.labels import class_name
-from sslshift.data.split import stratified_split
+from sslshift.data.split import grouped_split, stratified_split
 from sslshift.transfer.metrics import default_metric, metric_for
 
 # Seeds of the orders that draw the splits. They are the same for all runs and seeds, so that scores are comparable.
@@ -34,6 +34,11 @@ class LabelledImages(NamedTuple):
     def labels(self) -> np.ndarray:
         """Labels of these images: int `[n]`, or 0/1 `[n, classes]`."""
         return self.source.labels[self.indices]
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Names of the groups of these images, text `[n]`, or None if images are independent; see `Source.groups`."""
+        return None if self.source.groups is None else self.source.groups[self.indices]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +74,22 @@ class Task:
         sizes = {name: len(images.indices) for name, images in self.splits.items()}
         fingerprints = {name: images.source.fingerprint for name, images in self.splits.items()}
         # The fingerprint of a source covers only its images; labels are added, because the splits depend on them.
-        digests = [hashlib.sha256(np.ascontiguousarray(images.labels).tobytes()) for images in self.splits.values()]
+        digests = [_digest(images.labels) for images in self.splits.values()]
+        groups = [images.groups for images in self.splits.values()]
+        # Tasks without groups keep the records of earlier versions.
+        grouped = any(each is not None for each in groups)
         return {"name": self.name, "metric": self.metric, "canvas": list(self.canvas)} | {
             "images": sizes,
             "fingerprints": fingerprints,
-            "labels": [digest.hexdigest()[:16] for digest in digests],
+            "labels": digests,
+            **({"groups": ["" if each is None else _digest(each) for each in groups]} if grouped else {}),
         }
+
+
+def _digest(array: np.ndarray) -> str:
+    # Of text, the digest does not depend on the longest name of other images, which decides the width of its type.
+    content = "\0".join(array.tolist()).encode() if array.dtype.kind == "U" else np.ascontiguousarray(array).tobytes()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def make_task(
@@ -90,7 +105,8 @@ def make_task(
     """Returns a task.
 
     Missing splits are drawn from `source` by class: first a fifth of the images as the test split, then a fifth of the
-    remaining ones as the validation split. Every call draws the same images.
+    remaining ones as the validation split. Every call draws the same images. If images have groups, such as the frames of a
+    video, each group is in one split as a whole.
 
     Args:
       source: labelled images to learn from.
@@ -103,7 +119,8 @@ def make_task(
 
     Raises:
       ValueError: labels are missing or do not fit each other, there are fewer than two classes, a split has no images or a
-        class without training images, or two splits have the same images or different pixel ranges.
+        class without training images, all test images are one group, or two splits have the same images or different pixel
+        ranges.
     """
     _require_apart({"training": source, "validation": validation, "test": test})
     others = {"validation": validation, "test": test}
@@ -113,20 +130,18 @@ def make_task(
     notes = []
     if others["test"] is None:
         # The test split is drawn before --labelled limits the other images, so that it does not depend on their number.
-        held_out, rest = stratified_split(labels, _HELD_OUT, _TEST_KEY)
+        held_out, rest = _hold_out(source, rest, _TEST_KEY)
+        drawn_by = "class" if source.groups is None else "class and group"
         notes.append(
-            f"no test split was named: {len(held_out):,} of {len(source):,} labelled images, drawn by class, are held out"
+            f"no test split was named: {len(held_out):,} of {len(source):,} labelled images, drawn by {drawn_by}, are held out"
         )
     # These images are also drawn by class, so that a small number still contains every class.
     if labelled and labelled < len(rest):
         chosen, _ = stratified_split(labels[rest], labelled / len(rest), _LABELLED_KEY)
         rest = rest[chosen]
     if others["validation"] is None:
-        chosen, kept = stratified_split(labels[rest], _HELD_OUT, _VALIDATION_KEY)
-        drawn = rest[chosen]
-        rest = rest[kept]
-    given = [each for each in (source, validation, test) if each is not None]
-    notes += [f"{each.name}: {note}" for each in given for note in each.notes]
+        drawn, rest = _hold_out(source, rest, _VALIDATION_KEY)
+    notes += [f"{each.name}: {note}" for each in (source, validation, test) if each is not None for note in each.notes]
     splits = {
         "train": LabelledImages(source, rest),
         "validation": _whole(others["validation"]) or LabelledImages(source, drawn),
@@ -135,8 +150,57 @@ def make_task(
     classes = require_classes(splits, source.classes)
     metric = metric or default_metric(labels)
     metric_for(metric, labels)
-    notes += _absent(splits, classes, source.classes)
+    notes += _absent(splits, classes, source.classes) + _group_notes(splits)
     return Task(name or source.name, *splits.values(), classes, canvas, metric, tuple(notes))
+
+
+def _hold_out(source: Source, indices: np.ndarray, key: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits images of a source into held-out ones and the rest."""
+    labels = source.labels[indices]
+    if source.groups is None:
+        held_out, rest = stratified_split(labels, _HELD_OUT, key)
+    else:
+        held_out, rest = grouped_split(labels, source.groups[indices], _HELD_OUT, key)
+        if not len(held_out):
+            raise ValueError(
+                f"{source.name}: no group of images can be held out, because each has the only images of a class; label images "
+                "of more groups, or name the test and the validation split."
+            )
+    return indices[held_out], indices[rest]
+
+
+def _group_notes(splits: dict[str, LabelledImages]) -> list[str]:
+    """Returns notes on the groups of the test images, and on groups in two splits.
+
+    Raises:
+      ValueError: all test images are one group.
+    """
+    groups = {split: images.groups for split, images in splits.items()}
+    if groups["test"] is None:
+        grouped = next((split for split, own in groups.items() if own is not None), None)
+        name = splits["test"].source.name
+        return [f"the {grouped} images have groups, but {name} has none, so that its images count as independent"] * bool(
+            grouped
+        )
+    names = set(groups["test"].tolist())
+    if len(names) < 2:
+        raise ValueError(
+            f"{splits['test'].source.name}: all {len(groups['test']):,} test images are of the group {min(names)!r}, so that "
+            "nothing is known of other groups; expected two or more: label images of more groups, or name another test split."
+        )
+    notes = [f"the {len(groups['test']):,} test images are of {len(names):,} groups, which intervals resample whole"]
+    for one, other in itertools.combinations(splits, 2):
+        if groups[one] is None or groups[other] is None:
+            continue
+        shared = set(groups[one].tolist()) & set(groups[other].tolist())
+        # Equal names in the lists of two splits may also be different groups, so this is no error.
+        if shared:
+            images = int(np.isin(groups[other], list(shared)).sum())
+            notes.append(
+                f"{len(shared):,} groups of the {other} split ({images:,} of its {len(groups[other]):,} images) are also in "
+                f"the {one} split, e.g. {min(shared)!r}: scores may be too high for images of new groups"
+            )
+    return notes
 
 
 def _whole(source: Source | None) -> LabelledImages | None:

@@ -29,7 +29,7 @@ from sslshift.data.records.shards import FinishedShard, finish, finished_shard, 
 from sslshift.data.sources.base import Refused, printable
 from sslshift.data.sources.labels import gather_spellings, spelling_notes
 from sslshift.data.sources.layout import require_no_splits, split_note
-from sslshift.data.sources.manifest import CLASSES, REFUSED, Summary, write_refused
+from sslshift.data.sources.manifest import CLASSES, GROUP, REFUSED, Summary, write_refused
 from sslshift.data.sources.walk import is_image, list_files
 
 SETTINGS = "import.json"
@@ -190,6 +190,7 @@ def import_group(job: Import, task: ShardTask, pixel_range: PixelRange | None = 
     # This is checked before reading: positions in an archive that was replaced lead to other images.
     require_unchanged(image.place for image in images)
     extra = [CLASSES] if any(image.description.classes is not None for image in images) else []
+    extra += [GROUP] if any(image.description.group is not None for image in images) else []
     try:
         return write_shard(job.output, task.name, _all_stored(job, task, images, pixel_range), extra)
     except UnknownRangeError:

@@ -25,7 +25,7 @@ from sslshift.data.sources.base import Refused, printable
 from sslshift.data.sources.labels import class_name, gather_spellings
 from sslshift.data.sources.layout import require_no_splits
 from sslshift.data.sources.lists import read_list
-from sslshift.data.sources.manifest import CLASSES, ImageDescription
+from sslshift.data.sources.manifest import CLASSES, GROUP, ImageDescription
 from sslshift.data.sources.recognise import is_other_archive, kind_of, recognise_file
 from sslshift.data.sources.walk import is_hidden, list_files
 
@@ -41,6 +41,8 @@ _ROW = pa.schema(
         pa.field("class", pa.string()),
         # Null except in multi-label lists.
         CLASSES,
+        # Null except in lists with groups.
+        GROUP,
         pa.field("licence", pa.string()),
         pa.field("cost", pa.float64()),
         pa.field("caption", pa.string()),
@@ -196,7 +198,7 @@ def _row(image: ListedImage) -> dict[str, Any]:
 def _image(row: dict[str, Any]) -> ListedImage:
     # Listings of earlier versions lack columns.
     place = Place(**{name: row.get(name) for name in Place._fields})
-    names = ("origin", "licence", "cost", "caption", "url")
+    names = ("origin", GROUP.name, "licence", "cost", "caption", "url")
     facts = {name: row.get(name) for name in names}
     return ListedImage(place, ImageDescription(class_name=row.get("class"), classes=row.get(CLASSES.name), **facts))
 
@@ -249,6 +251,7 @@ class _Contents:
                 printable(name),
                 class_name=None if listed.multi_label else labels[i],
                 classes=labels[i] if listed.multi_label else None,
+                group=None if listed.groups is None else listed.groups[i],
                 licence=listed.licences[i],
                 cost=listed.costs[i],
             )

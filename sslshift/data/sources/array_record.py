@@ -19,7 +19,17 @@ from sslshift.data.perceptual_hash import VERSION as HASH_VERSION
 from sslshift.data.ranges import PixelRange, describe_unread, with_range
 from sslshift.data.sources.base import Source, StoredIdentities, Terms, printable, written_at
 from sslshift.data.sources.labels import class_name, indicators, sort_classes
-from sslshift.data.sources.manifest import CLASSES, MANIFEST, PARTS, SUMMARY, read_columns, read_summary, require_match
+from sslshift.data.sources.manifest import (
+    CLASSES,
+    GROUP,
+    MANIFEST,
+    PARTS,
+    SUMMARY,
+    has_groups,
+    read_columns,
+    read_summary,
+    require_match,
+)
 from sslshift.data.sources.recognise import recognise_file, recognise_folder, recognise_record
 from sslshift.data.sources.walk import is_hidden
 
@@ -111,6 +121,16 @@ class ArrayRecordSource(Source):
             raise ValueError(self._changed_manifest("names that do not match the classes"))
         shape = len(self), len(self.classes)
         return indicators(pc.list_parent_indices(names).to_numpy(), self._places()[places.to_numpy()], shape)
+
+    @functools.cached_property
+    def groups(self) -> np.ndarray | None:
+        # Shards of other programs have no manifest.
+        if self._hash_version is None or not has_groups(self._folder):
+            return None
+        (names,) = self._columns(GROUP.name)
+        if names.null_count:
+            raise ValueError(self._changed_manifest("images without a group"))
+        return np.array(names.to_pylist(), str)
 
     def _places(self) -> np.ndarray:
         """Returns the position of each stored class among `classes`."""

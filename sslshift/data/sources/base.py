@@ -82,6 +82,11 @@ class Source:
         """
         return None
 
+    @functools.cached_property
+    def groups(self) -> np.ndarray | None:
+        """Names of groups of images that are not independent, such as frames of one video: text `[len]`; or None."""
+        return None
+
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         """Returns one image as stored, or fitted to a canvas (`decode.fit`): uint8 `[height, width, channels]`.
 
@@ -153,6 +158,10 @@ class PartialSource(Source):
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
         return None if self.whole.labels is None else self.whole.labels[self.indices]
+
+    @functools.cached_property
+    def groups(self) -> np.ndarray | None:
+        return None if self.whole.groups is None else self.whole.groups[self.indices]
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         return self.whole.image(int(self.indices[index]), canvas)

@@ -160,6 +160,8 @@ class ListSource(FileSource):
         costs = [listed.costs[i] for i in whole]
         if any(cost is not None for cost in costs):
             self.cost_per_image = float(np.mean([self.cost_per_image if cost is None else cost for cost in costs]))
+        if listed.groups is not None:
+            self.groups = np.array([listed.groups[i] for i in whole], str)
         if listed.labels is not None:
             encode = encode_multi_labels if listed.multi_label else encode_labels
             self.classes, self.labels = encode([listed.labels[i] for i in whole])

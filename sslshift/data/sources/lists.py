@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sslshift.data.sources.recognise import START, recognise
 
 # Other common names of the columns.
 _ALIASES = {"license": "licence", "cost_per_image": "cost"}
-_COLUMNS = ("path", "label", "licence", "cost")
+_COLUMNS = ("path", "label", "licence", "cost", "group")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ImageList:
       multi_label: True if an image may have several of the classes, or none.
       licences, costs: licence and cost of each image; None if the list does not state it.
       spellings: the spellings of each class in the list, see `labels.gather_spellings`.
+      groups: the group of each image, such as its video, object or patient; None if the list has no groups.
     """
 
     paths: list[str]
@@ -38,14 +40,15 @@ class ImageList:
     licences: list[str | None]
     costs: list[float | None]
     spellings: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    groups: list[str] | None = None
 
 
 def read_list(file: Path, name: str, labels: str | None = None) -> ImageList:
     """Reads a CSV or Parquet list.
 
-    The column `path` is required. The columns `label`, `licence` (or `license`) and `cost` (or `cost_per_image`) are optional,
-    and other columns are ignored. A missing path or label is refused; a missing licence or cost means that none is stated. See
-    `labels.is_missing`.
+    The column `path` is required. The columns `label`, `group`, `licence` (or `license`) and `cost` (or `cost_per_image`) are
+    optional, and other columns are ignored. A missing path, label or group is refused; a missing licence or cost means that
+    none is stated. See `labels.is_missing`.
 
     Args:
       file: the list.
@@ -87,6 +90,7 @@ def read_list(file: Path, name: str, labels: str | None = None) -> ImageList:
         _optional(cell_text, columns.get("licence", nothing), "licence", where),
         _optional(_cost, columns.get("cost", nothing), "cost", where),
         gather_spellings(_texts(columns.get("label", ()), multi_label)),
+        _groups(columns["group"], where) if "group" in columns else None,
     )
 
 
@@ -198,6 +202,18 @@ def _paths(values: Sequence, folder: Path, where: str) -> list[str]:
             )
         paths.append(path)
     return paths
+
+
+def _groups(values: Sequence, where: str) -> list[str]:
+    """Returns the name of each image's group; 1.0 and 1 are one name, as some programs write whole numbers."""
+    for row, name in enumerate(_optional(cell_text, values, "group", where), 1):
+        # An image without a group could belong to any of them.
+        if name is None:
+            raise ValueError(
+                f"{where}: row {row:,} has no group; give every image its group (an image alone: a group of its own), or "
+                "rename the column 'group' if it means something else."
+            )
+    return [re.sub(r"^(-?\d+)\.0+$", r"\1", cell_text(value)) for value in values]
 
 
 def _optional(read: Callable[[Any], Any], values: Sequence, column: str, where: str) -> list:

@@ -55,6 +55,9 @@ FINGERPRINT = b"sslshift.fingerprint"
 # An additional column of multi-label sources, with the names of an image's classes; `label` and `class` are null there.
 CLASSES = pa.field("classes", pa.list_(pa.string()))
 
+# An additional column of sources whose images are in groups.
+GROUP = pa.field("group", pa.string())
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageDescription:
@@ -64,6 +67,7 @@ class ImageDescription:
       origin: path of the image in the input, for people.
       class_name: name of its class.
       classes: names of its classes, in a multi-label source.
+      group: name of its group, such as its video.
       licence, cost, caption, url: values that its sidecars or its row of a list state.
       extra: values of further columns of the manifest.
     """
@@ -71,6 +75,7 @@ class ImageDescription:
     origin: str
     class_name: str | None = None
     classes: list[str] | None = None
+    group: str | None = None
     licence: str | None = None
     cost: float | None = None
     caption: str | None = None
@@ -79,8 +84,8 @@ class ImageDescription:
 
     def columns(self) -> dict[str, Any]:
         """Returns the values by the names of their columns in the manifest."""
-        own = {"origin": self.origin, "class": self.class_name, CLASSES.name: self.classes, "licence": self.licence}
-        return {**own, "cost": self.cost, "caption": self.caption, "url": self.url, **self.extra}
+        own = {"origin": self.origin, "class": self.class_name, CLASSES.name: self.classes, GROUP.name: self.group}
+        return {**own, "licence": self.licence, "cost": self.cost, "caption": self.caption, "url": self.url, **self.extra}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +199,11 @@ def read_columns(folder: Path, names: Sequence[str]) -> list[pa.ChunkedArray]:
     """Returns columns of the manifest, each as long as the source."""
     table = pq.read_table(folder / MANIFEST, columns=list(names))
     return [table.column(name) for name in names]
+
+
+def has_groups(folder: Path) -> bool:
+    """Returns whether the manifest has the groups of images."""
+    return GROUP.name in pq.read_schema(folder / MANIFEST).names
 
 
 def write_refused(folder: Path, refused: Sequence[Refused]) -> None:

@@ -18,13 +18,22 @@ class ArraySource(Source):
       name: the name in tables.
       images: uint8 `[n, height, width, 1 or 3]`.
       labels: whole numbers `[n]`; 0/1 `[n, classes]` if an image may have several labels (multi-label); or None.
+      groups: group of each image, `[n]`, see `Source.groups`; or None.
       **about: licence, cost_per_image, and the fingerprint if it is already known.
 
     Raises:
       ValueError: the arrays have another type or shape.
     """
 
-    def __init__(self, name: str, images: np.ndarray, labels: np.ndarray | None = None, **about):
+    def __init__(
+        self,
+        name: str,
+        images: np.ndarray,
+        labels: np.ndarray | None = None,
+        *,
+        groups: np.ndarray | None = None,
+        **about,
+    ):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
             raise ValueError(f"{name}: expected uint8 images [n, height, width, 1 or 3], got {images.dtype} {images.shape}.")
         # hashlib takes contiguous memory only, and a slice of an array is not contiguous.
@@ -32,6 +41,9 @@ class ArraySource(Source):
         super().__init__(name, fingerprint=digest, **about)
         self._images = images
         self.labels = None if labels is None else _checked_labels(np.asarray(labels), len(images), name)
+        if groups is not None and np.shape(groups) != (len(images),):
+            raise ValueError(f"{name}: expected groups [{len(images)}], one for each image, got {list(np.shape(groups))}.")
+        self.groups = None if groups is None else np.asarray(groups).astype(str)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -132,6 +144,10 @@ class CachedSource(Source):
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
         return self._source.labels
+
+    @functools.cached_property
+    def groups(self) -> np.ndarray | None:
+        return self._source.groups
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         return self._source.image(index, canvas)

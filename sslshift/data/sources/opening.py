@@ -96,10 +96,11 @@ def open_source(uri: str) -> Source:
     """Opens a source by name.
 
     - `folder:PATH`: every image below a folder; `?labels=folder` makes the first folder level the label.
-    - `csv:FILE`, `parquet:FILE`: a list with a column `path`, relative to the list, and optional columns `label`, `licence` and
-      `cost`. With `?labels=multi` an image may have several labels, as in `cat;dog`, or none (a Parquet column of lists needs
-      no option). A missing label (an empty cell, NaN, None, `NA`, ...) and two columns with the same meaning are errors, which
-      name the row or the columns.
+    - `csv:FILE`, `parquet:FILE`: a list with a column `path`, relative to the list, and optional columns `label`, `group`,
+      `licence` and `cost`. With `?labels=multi` an image may have several labels, as in `cat;dog`, or none (a Parquet column of
+      lists needs no option). A missing label or group (an empty cell, NaN, None, `NA`, ...) and two columns with the same
+      meaning are errors, which name the row or the columns. Images of one group (a video, an object, a patient) are not
+      independent: tasks keep groups whole.
     - `arrayrecord:PATH`: a folder of ArrayRecord shards, as `tools.import_images` writes them, or one shard.
     - `tfds:NAME/SPLIT`: a dataset that TFDS prepared in ArrayRecord format; `?data_dir=PATH` if it is not in TFDS's own folder.
     - `bundled:NAME` or `bundled:NAME/SPLIT`: images that ship with the package (`fashion_mnist`, `mnist`).
