@@ -1,16 +1,17 @@
 """Trends, gains and comparisons of a study, of results whose truth is known."""
 
-import math
+import dataclasses
 
 import pytest
-from report_builders import FAR, LEARNER, MIDDLE, NEAR, STUDY, results_of
+from report_builders import FAR, LEARNER, MIDDLE, NEAR, STUDY, results_of, truth
 
-from sslshift.study.analysis import RAW_PIXELS, Analysis, Kind
+from sslshift.study.analysis import Analysis
+from sslshift.study.claims import CHANGE, GAIN, REFERENCE, TREND, Hypothesis
 from sslshift.study.evaluate import UNTRAINED
+from sslshift.study.learner_analysis import RAW_PIXELS, Kind
 from sslshift.study.opened import open_study
-from sslshift.transfer.inference import Estimate, compare, runs_interval
+from sslshift.transfer.inference import compare, holm, runs_interval
 from sslshift.transfer.metrics import METRICS
-from sslshift.transfer.paired import adjusted_differences
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +33,21 @@ def test_trends_find_what_was_planned(task):
     found = {each.source: each for each in task.learners[LEARNER].trends}
     assert list(found) == [NEAR, MIDDLE, FAR]
     for source, slope in ((NEAR, 0.04), (MIDDLE, 0.02), (FAR, 0.0)):
-        assert found[source].trend.slope == pytest.approx(slope, abs=0.006)
-        assert found[source].trend.low < found[source].trend.slope < found[source].trend.high
-    assert found[NEAR].adjusted == found[NEAR].trend.p_value < 0.05
+        assert found[source].trend.value == pytest.approx(slope, abs=0.006)
+        assert found[source].trend.low < found[source].trend.value < found[source].trend.high
+    assert found[NEAR].trend.p_value <= found[NEAR].trend.adjusted < 0.05
     change = task.learners[LEARNER].change
-    assert change.slope == pytest.approx(-0.04 / 0.9, abs=0.012)
-    assert change.low < change.slope < change.high
+    assert change.value == pytest.approx(-0.04 / 0.9, abs=0.012)
+    assert change.low < change.value < change.high
+    # Accuracy is planned to be linear in the logarithm of diversity.
+    assert abs(found[NEAR].curvature.value) < 0.02
+    assert found[FAR].curvature is None
 
 
 def test_gains_are_paired_with_the_same_seeds_untrained(task):
     kind = Kind(LEARNER, NEAR, 320)
     numbers = task.linear
-    trained, untrained = (numbers.grid([each]).values[0, :, 0] for each in (kind, Kind(LEARNER, UNTRAINED, None)))
+    trained, untrained = (numbers.grid([each]).values[0, :, 0, 0] for each in (kind, Kind(LEARNER, UNTRAINED, None)))
     assert task.gains[kind].value == pytest.approx((trained - untrained).mean())
     pixels = task.analysis.results.pixels.scores[NEAR].linear
     assert numbers.difference(kind, RAW_PIXELS).value == pytest.approx(trained.mean() - pixels)
@@ -72,21 +76,54 @@ def test_of_an_unfinished_study_only_shared_seeds_are_compared(opened):
     scores = {each.run.source: each.evaluated.scores[NEAR].linear for each in runs}
     assert found.value == pytest.approx(scores[NEAR] - scores[FAR])
     assert found.verdict == "one seed, not tested"
-    assert learner.trends[0].trend.seeds == 2
+    near_levels = [each for each in learner.kinds if each.source == NEAR]
+    assert learner.task.linear.grid(near_levels).values.shape[1] == 2
 
 
-def test_many_pairs_are_corrected(task):
+def test_pairs_are_exploratory_and_corrected_among_each_other(task):
     found = task.learners[LEARNER].pairs
-    assert len(found) == 6
-    assert all(each.adjusted >= each.p_value for each in found.values())
-    assert max(each.adjusted / each.p_value for each in found.values() if each.adjusted < 1) == pytest.approx(6)
+    # Nine kinds have 36 pairs, without 3 + 3 + 1 pairs of kinds of one source.
+    assert len(found) == 29
+    assert all(each.value >= 0 and each.exploratory for each in found.values())
+    assert max(each.adjusted / each.p_value for each in found.values() if each.adjusted < 1) == pytest.approx(29)
 
 
-def test_verdicts_claim_no_more_than_the_whole_table_does():
-    sure, weak, none = (Estimate(value, value - 0.1, value + 0.1, p) for value, p in ((-0.3, 0.001), (0.12, 0.03), (0.02, 0.7)))
-    found = adjusted_differences([sure, weak, None, none, sure], [False, False, False, False, True])
-    verdicts = [each and each.verdict for each in found]
-    assert verdicts == ["worse", "better, but not after correction", None, "no significant difference", "one seed, not tested"]
-    # Three were compared: what is missing, and what one seed cannot show, does not count.
-    assert [each.adjusted for each in found[:2]] == pytest.approx([0.003, 0.06])
-    assert math.isnan(found[4].half_width)
+def test_all_confirmatory_tests_share_what_the_primary_hypothesis_leaves(task):
+    claims = task.analysis.claims
+    primary = task.analysis.primary
+    assert primary == Hypothesis(NEAR, LEARNER, TREND, NEAR)
+    confirmatory = [name for name, each in claims.items() if not each.exploratory]
+    # 9 gains, 3 mixtures and sources against the nearest, 3 trends, 2 curvatures, and the change.
+    assert len(confirmatory) == 18
+    weights = [17.0 if name == primary else 1.0 for name in confirmatory]
+    expected = holm([claims[name].p_value for name in confirmatory], weights)
+    assert [claims[name].adjusted for name in confirmatory] == pytest.approx(expected.tolist())
+
+
+@pytest.mark.parametrize(
+    ("primary", "family", "subject"),
+    [
+        ("shift", CHANGE, ""),
+        ("source", GAIN, Kind(LEARNER, NEAR, 320)),
+        ("mixture", REFERENCE, Kind(LEARNER, "staged", 320)),
+    ],
+)
+def test_a_study_declares_its_primary_hypothesis(results, primary, family, subject):
+    design = dataclasses.replace(results.opened.design, primary=primary)
+    changed = dataclasses.replace(results, opened=dataclasses.replace(results.opened, design=design))
+    analysis = Analysis(changed)
+    assert analysis.primary == Hypothesis(NEAR, LEARNER, family, subject)
+    assert not analysis.claims[analysis.primary].exploratory
+
+
+def test_sources_of_nearly_one_shift_have_no_change(opened):
+    near = results_of(opened, shifts={NEAR: 0.0, MIDDLE: 0.02, FAR: 0.05, "staged": 0.01})
+    change = Analysis(near).task.learners[LEARNER].change
+    assert "span 0.05 of the shift index" in change
+
+
+def test_every_number_of_images_can_be_the_best(opened):
+    """Eight images of the near source are best: the answer must not look at the largest N alone."""
+    found = results_of(opened, lambda run: 0.95 if (run.source, run.unique) == (NEAR, 8) else truth(run))
+    learner = Analysis(found).task.learners[LEARNER]
+    assert learner.best == learner.highest == Kind(LEARNER, NEAR, 8)

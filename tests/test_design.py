@@ -48,7 +48,20 @@ from sslshift.training.optimiser import Optimiser
             "are the same source; write it the same way everywhere",
         ),
         (["--mixture=synthetic:noise@40/balanced"], "has no labels to draw a subset by"),
-        (["--mixture=a = bundled:mnist@40", "--mixture=a = bundled:mnist@50"], "each mixture needs a name of its own"),
+        (
+            ["--mixture=a = bundled:mnist@40", "--mixture=a = synthetic:noise@50"],
+            "two mixtures are called 'a', but differ in more than N; give each a name of its own",
+        ),
+        (
+            ["--mixture=a = bundled:mnist@40 for 50%; bundled:mnist@40", "--mixture=a = bundled:mnist@40"],
+            "two mixtures are called 'a', but differ in more than N",
+        ),
+        (
+            ["--mixture=a = bundled:mnist@40", "--mixture=a = bundled:mnist@40"],
+            "two mixtures are called 'a' and have 40 unique samples",
+        ),
+        (["--primary=gain"], "Expected one of diversity, shift, source, mixture for --primary, got 'gain'."),
+        (["--primary=mixture"], "--primary=mixture compares the first --mixture with the nearest of --sources"),
         (["--max_broken=-1"], "--max_broken must not be negative"),
         (["--evaluations=knn"], "--evaluations=knn must include linear"),
         (["--evaluations=linear,kn"], "Did you mean knn?"),

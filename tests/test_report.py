@@ -15,10 +15,10 @@ from report_builders import NEAR, STUDY, results_of, truth
 from rich.console import Console
 
 from sslshift.study.analysis import Analysis
+from sslshift.study.claims import Claim
 from sslshift.study.opened import open_study
 from sslshift.study.report import figures, print_report, write_report
 from sslshift.study.report.sentences import answer
-from sslshift.transfer.inference import Trend
 
 # Importing the report and drawing must change none of them.
 RC_PARAMS = matplotlib.rcParams.copy()
@@ -147,8 +147,8 @@ def test_methods_and_encoders_stand_side_by_side(tmp_path, monkeypatch):
     assert len(sentences) == 3
     assert "this verdict holds for 1 of 2 methods and encoders" in sentences[0]
     change = analysis.task.learners["vicreg", "patch_mlp"].change
-    assert isinstance(change, Trend)
-    assert change.slope > 0
+    assert isinstance(change, Claim)
+    assert change.value > 0
     written(results, tmp_path)
     assert (tmp_path / "tables/kinds.md").read_text().startswith("| method | source |")
     svg = (tmp_path / "figures/accuracy_vs_diversity.svg").read_text()
@@ -166,8 +166,8 @@ def test_axes_with_a_single_place_have_labels(tmp_path):
     assert all(f">{tick}</text>" in words["diversity"] for tick in ("0.1", "1"))
     assert all(f">{tick}</text>" in words["shift"] for tick in ("0.0", "1.0"))
     page = html.unescape((tmp_path / "report.html").read_text())
-    assert "corrected for the" not in page
-    assert "needs at least two seeds" in page
+    assert "Verdicts are corrected" not in page
+    assert "Verdicts need at least two seeds" in page
     assert "do not include the variation between seeds" in page
 
 

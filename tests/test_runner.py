@@ -23,7 +23,7 @@ from sslshift.study.declare import Study
 from sslshift.study.ledger import LedgerError, read_ledger
 from sslshift.study.opened import open_study
 from sslshift.study.progress import Progress, TimeLeft
-from sslshift.study.report.sentences import baseline_notes
+from sslshift.study.report.page import baseline_notes
 from sslshift.study.results import run_folder
 from sslshift.training.loop import NonFiniteError, initial_state
 from sslshift.transfer.scores import EvaluationScore, TaskScores, evaluate_stored

@@ -15,7 +15,7 @@ from sslshift.study.analysis import Analysis
 from sslshift.study.declare import Study
 from sslshift.study.opened import open_study
 from sslshift.study.progress import Progress
-from sslshift.study.report.sentences import notes
+from sslshift.study.report.page import notes
 from sslshift.study.results import Results
 from sslshift.study.shifts import measure_shifts, name_of_features
 from sslshift.transfer.scores import EvaluatedEncoder

@@ -9,17 +9,17 @@ import numpy as np
 
 from sslshift.simulation.studies import results_of, source_name
 from sslshift.simulation.world import SimulatedStudy
-from sslshift.study.analysis import Analysis, Kind
+from sslshift.study import claims as families
+from sslshift.study.analysis import Analysis
+from sslshift.study.claims import Hypothesis
+from sslshift.study.learner_analysis import Kind
 from sslshift.study.opened import Opened
 from sslshift.study.report.sentences import answer, findings
 from sslshift.transfer.inference import slopes
 
 # Negated claims of a sentence, which are removed, and the words of the other claims.
-_NEGATED = re.compile(
-    r"(?i)\bno\b[^.;:(]*?\bsignificant|\bnot (significant(ly (better|worse|different))?|shown to be (better|worse))"
-    r"|(better|worse), but not"
-)
-_CLAIM = re.compile(r"(?i)\b(significant(ly)?|better|worse|rises|falls|helps (more|less)|pretrain on)\b")
+_NEGATED = re.compile(r"(?i)\bno\b[^.;:(]*?\bshown|\bnot shown to be (better|worse)|no difference from [^;.]* is shown")
+_CLAIM = re.compile(r"(?i)\b(better|worse|rises|falls|saturates|curved|helps|harms|pretrain on)\b")
 
 
 class CheckedClaim(NamedTuple):
@@ -112,11 +112,6 @@ def _accuracies(study: SimulatedStudy, analysis: Analysis) -> Iterable[tuple[str
 
 
 def _claims(study: SimulatedStudy, analysis: Analysis) -> Iterable[CheckedClaim]:
-    if not hasattr(analysis, "claims"):
-        from sslshift.simulation.earlier_claims import earlier_claims
-
-        yield from earlier_claims(study, analysis, _accuracy, _number)
-        return
     for hypothesis, claim in analysis.claims.items():
         truth = _truth(study, analysis, hypothesis)
         sign = int(np.sign(claim.value)) if claim.shown else 0
@@ -124,22 +119,20 @@ def _claims(study: SimulatedStudy, analysis: Analysis) -> Iterable[CheckedClaim]
         yield CheckedClaim(hypothesis.family, *ends, sign, truth, claim.exploratory)
 
 
-def _truth(study: SimulatedStudy, analysis: Analysis, hypothesis) -> float:
+def _truth(study: SimulatedStudy, analysis: Analysis, hypothesis: Hypothesis) -> float:
     """Returns the true number of a tested hypothesis, in points."""
-    from sslshift.study import claims
-
     subject = hypothesis.subject
     learner = analysis.task.learners[hypothesis.learner]
-    if hypothesis.family in (claims.GAIN, claims.PIXELS):
+    if hypothesis.family in (families.GAIN, families.PIXELS):
         return _accuracy(study, subject) - study.world.untrained
-    if hypothesis.family == claims.REFERENCE:
+    if hypothesis.family == families.REFERENCE:
         return _accuracy(study, subject) - _accuracy(study, learner.reference)
-    if hypothesis.family == claims.PAIR:
+    if hypothesis.family == families.PAIR:
         return _accuracy(study, subject[0]) - _accuracy(study, subject[1])
-    if hypothesis.family == claims.TREND:
+    if hypothesis.family == families.TREND:
         return float(study.trends[_number(study, subject)])
-    if hypothesis.family == claims.CHANGE:
+    if hypothesis.family == families.CHANGE:
         return study.world.trend_by_index if learner.change_is_of_any else float(slopes(study.world.index, study.trends))
-    if hypothesis.family == claims.CURVATURE:
+    if hypothesis.family == families.CURVATURE:
         return 0.0
     raise ValueError(f"Expected a family of claims whose truth is known, got {hypothesis.family!r}.")

@@ -7,11 +7,12 @@ does the same. Data moves through the files of this package in one direction:
 |---|---|
 | `declare` | `Study`: text and numbers, as flags give them |
 | `design` | `parse_study`: the declaration parsed once, into typed objects |
-| `learners`, `candidates`, `downstream` | methods on encoders, ways to spend the budget, and tasks, each opened and checked |
-| `opened` | `open_study`: everything that a design names, and the grid of runs |
+| `learners`, `candidates` | methods on encoders, and ways to spend the budget, opened and checked |
+| `opened` | `open_study`: everything that a design names, its tasks among it, and the grid of runs |
 | `leaks`, `shifts`, `evaluate` | leaked test images, shift indices, and scores of runs and baselines, kept in folders |
 | `runner` | `run_study` and `read_results`; `results` has their return types, `ledger` writes the table `results.csv` |
-| `analysis` | `Analysis(results)`: gains, comparisons and trends with intervals and verdicts |
+| `analysis`, `learner_analysis` | `Analysis(results)`: gains, comparisons and trends with intervals |
+| `claims` | everything that a report tests, corrected together, with verdicts and their words |
 | `report/` | sentences, tables, figures and the page |
 | `cli` | flags, `run`, `--dry_run` and `--report_only`; `cost` and `progress` print for it; `cost` also keeps `timing.json` |
 | `calibration` | the study of the shift index itself |
@@ -41,7 +42,10 @@ The tests: `test_study` (commands in processes of their own), `test_runner` (res
 `test_analysis`, `test_report*`, `test_study_shifts`, `test_flags`, `test_calibration`.
 """
 
-from sslshift.study.cli import run, run_experiment
-from sslshift.study.declare import Study
+from sslshift.extras import needs_study
+
+with needs_study(__name__):
+    from sslshift.study.cli import run, run_experiment
+    from sslshift.study.declare import Study
 
 __all__ = ["Study", "run", "run_experiment"]

@@ -1,77 +1,23 @@
 """Analysis of a study's results: gains, comparisons and trends with their intervals and verdicts.
 
-`Analysis` covers all tasks, `TaskAnalysis` one task, and `LearnerAnalysis` one method and encoder on one task. Every
+`Analysis` covers all tasks, `TaskAnalysis` one task, and `LearnerAnalysis` one method and encoder on one task. Verdicts are
+corrected for everything that a report tests, see `sslshift.study.claims`. Every
 value is computed when it is first needed and then kept. `report` turns the values into sentences and tables.
 """
 
 import dataclasses
 import functools
 import itertools
-import math
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from sslshift.study.evaluate import PIXELS, UNTRAINED
-from sslshift.study.opened import Run
+from sslshift.study.claims import CHANGE, GAIN, REFERENCE, TREND, Claim, Hypothesis, corrected
+from sslshift.study.evaluate import UNTRAINED
+from sslshift.study.learner_analysis import RAW_PIXELS, Kind, LearnerAnalysis
 from sslshift.study.results import FinishedRun, Results
 from sslshift.study.shifts import MeasuredShift
-from sslshift.transfer.inference import (
-    FEWEST_SOURCES,
-    Bootstrapped,
-    CrossedDeviations,
-    Estimate,
-    Trend,
-    change_by_shift,
-    crossed_deviations,
-    holm,
-    mean_trend,
-    slopes,
-)
-from sslshift.transfer.paired import Difference, EncoderPredictions, PairedScores, adjusted_differences
-
-
-class Kind(NamedTuple):
-    """Runs that differ only by seed and draw, or a baseline.
-
-    Attributes:
-      learner: names of method and encoder; None for raw pixels.
-      source: name of the candidate or of the baseline.
-      unique: N as the study asks for it; None for a baseline.
-    """
-
-    learner: tuple[str, str] | None
-    source: str
-    unique: int | None
-
-    @classmethod
-    def of_run(cls, run: Run) -> "Kind":
-        """Returns the kind that a run belongs to."""
-        return cls(run.learner, run.source, run.unique)
-
-
-RAW_PIXELS = Kind(None, PIXELS, None)
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceTrend:
-    """Trend of accuracy in diversity for one source.
-
-    Attributes:
-      source: name of the source.
-      shift: shift index of the source; nan if unknown.
-      levels: kinds of the source that share seeds, by unique samples.
-      trend: trend of accuracy in log10 D.
-      adjusted: p-value of the trend. The p-value of the nearest source is not adjusted, because the study tests it first; the
-        p-values of the other sources are adjusted by Holm's method.
-    """
-
-    source: str
-    shift: float
-    levels: tuple[Kind, ...]
-    trend: Trend
-    adjusted: float
+from sslshift.transfer.inference import CrossedDeviations, Estimate, crossed_deviations
+from sslshift.transfer.paired import EncoderPredictions, PairedScores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +39,7 @@ class SummaryRow:
     epochs: float | None
     shift: MeasuredShift | None
     scores: dict[str, dict[str, Estimate]]
-    gains: dict[str, Difference | None]
+    gains: dict[str, Claim | None]
     finished: int = 0
     planned: int = 0
 
@@ -118,6 +64,32 @@ class Analysis:
     def task(self) -> "TaskAnalysis":
         """The analysis of the study's first task."""
         return self.tasks[self.opened.task.name]
+
+    @functools.cached_property
+    def claims(self) -> dict[Hypothesis, Claim]:
+        """Everything that the report tests, with verdicts that are corrected for all of it."""
+        tests = {}
+        for task in self.tasks.values():
+            for learner in task.learners.values():
+                tests |= learner.tests
+        return corrected(tests, self.primary, self.task.name)
+
+    @functools.cached_property
+    def primary(self) -> Hypothesis | None:
+        """The primary hypothesis, about the first method and encoder; None if nothing can be tested about it yet."""
+        if not self.learners:
+            return None
+        learner = self.task.learners[self.learners[0]]
+        mixtures = (kind for kind in learner.largest if kind.source == self.opened.design.primary_mixture)
+        nearest = min(learner.largest, key=lambda kind: self.results.shifts[kind.source].order)
+        family, subject = {
+            "diversity": (TREND, learner.nearest_ladder),
+            "shift": (CHANGE, ""),
+            "source": (GAIN, nearest),
+            "mixture": (REFERENCE, next(mixtures, None)),
+        }[self.opened.design.primary]
+        name = Hypothesis(self.task.name, learner.learner, family, subject)
+        return name if name in learner.tests else None
 
     @functools.cached_property
     def learners(self) -> list[tuple[str, str]]:
@@ -275,126 +247,6 @@ class TaskAnalysis:
         return {learner: LearnerAnalysis(self, learner) for learner in self.analysis.learners}
 
     @functools.cached_property
-    def gains(self) -> dict[Kind, Difference | None]:
-        """Gains of the linear probe over the same seeds' untrained encoders, adjusted for the kinds of each learner."""
+    def gains(self) -> dict[Kind, Claim | None]:
+        """Gains of the linear probe over the same seeds' untrained encoders."""
         return {kind: gain for learner in self.learners.values() for kind, gain in learner.gains.items()}
-
-
-class LearnerAnalysis:
-    """Analysis of a study's results for one method and encoder on one task.
-
-    Args:
-      task: analysis of the task.
-      learner: names of method and encoder.
-    """
-
-    def __init__(self, task: TaskAnalysis, learner: tuple[str, str]):
-        self.task = task
-        self.analysis = task.analysis
-        self.learner = learner
-        self._shifts = task.shifts
-
-    @functools.cached_property
-    def largest(self) -> list[Kind]:
-        """The kind with the largest number of unique samples, for each candidate."""
-        return [levels[-1] for levels in self.analysis.levels(self.learner).values()]
-
-    def _differences(self, pairs: Sequence[tuple[Kind, Kind]]) -> list[Difference | None]:
-        linear = self.task.linear
-        return adjusted_differences([linear.difference(a, b) for a, b in pairs], [linear.single_seed(pair) for pair in pairs])
-
-    @functools.cached_property
-    def gains(self) -> dict[Kind, Difference | None]:
-        """Gains of each kind over the same seeds' untrained encoders."""
-        kinds = self.analysis.of_learner(self.learner)
-        untrained = Kind(self.learner, UNTRAINED, None)
-        return dict(zip(kinds, self._differences([(kind, untrained) for kind in kinds]), strict=True))
-
-    @functools.cached_property
-    def pairs(self) -> dict[tuple[Kind, Kind], Difference | None]:
-        """Differences of all pairs of candidates at their largest N; the better candidate comes first in each pair."""
-        # Sorted by the means, every difference is positive or 0, which makes a table of differences easy to read.
-        pairs = []
-        for a, b in itertools.combinations(self.largest, 2):
-            found = self.task.linear.difference(a, b)
-            pairs.append((b, a) if found is not None and found.value < 0 else (a, b))
-        return dict(zip(pairs, self._differences(pairs), strict=True))
-
-    @functools.cached_property
-    def reference(self) -> Kind:
-        """The candidate that others are compared with: the nearest single source, or else the nearest mixture."""
-        candidates = sorted(self.largest, key=lambda kind: self._shifts[kind.source].order)
-        return next((kind for kind in candidates if kind.source not in self.analysis.mixtures), candidates[0])
-
-    @functools.cached_property
-    def against_reference(self) -> dict[Kind, Difference]:
-        """Differences from the reference of all other candidates that share a seed with it, each at its largest N."""
-        candidates = sorted(self.largest, key=lambda kind: self._shifts[kind.source].order)
-        others = [kind for kind in candidates if kind != self.reference]
-        found = self._differences([(kind, self.reference) for kind in others])
-        return {kind: each for kind, each in zip(others, found, strict=True) if each is not None}
-
-    @functools.cached_property
-    def trends(self) -> list[SourceTrend]:
-        """The trend in diversity of each source with at least two numbers of unique samples, near sources first."""
-        linear = self.task.linear
-        found = []
-        for source, levels in self.analysis.levels(self.learner).items():
-            grid = linear.grid(levels) if len(levels) > 1 else None
-            if grid is None:
-                # A trend needs two numbers of unique samples that share a seed; an unfinished study may lack them.
-                continue
-            x = self._log_diversity(levels)
-            trend = mean_trend(Bootstrapped(slopes(x, grid.values), slopes(x, grid.replicates, axis=1)), linear.images)
-            if linear.single_seed(levels):
-                trend = trend._replace(p_value=math.nan)
-            found.append(SourceTrend(source, self._shifts[source].value, tuple(levels), trend, math.nan))
-        found.sort(key=lambda each: self._shifts[each.source].order)
-        p_values = [each.trend.p_value for each in found]
-        # The nearest source is the study's first question, and a single question needs no correction.
-        adjusted = [*p_values[:1], *holm(p_values[1:]).tolist()]
-        return [dataclasses.replace(each, adjusted=p_value) for each, p_value in zip(found, adjusted, strict=True)]
-
-    def _log_diversity(self, levels: Sequence[Kind]) -> list[float]:
-        return [math.log10(self.analysis.diversity(kind)) for kind in levels]
-
-    @functools.cached_property
-    def change(self) -> Trend | str:
-        """Change of the trend for each unit of the shift index, with an interval that is also valid for other sources.
-
-        It uses the sources with an index and their common seeds. A sentence gives the reason if there is no change.
-        """
-        return self._change(scatter=True)
-
-    @functools.cached_property
-    def change_of_these(self) -> Trend | str:
-        """The same change with an interval that is valid for these sources only, without the scatter of sources."""
-        return self._change(scatter=False)
-
-    def _change(self, *, scatter: bool) -> Trend | str:
-        usable = [each for each in self.trends if not math.isnan(each.shift)]
-        if len(usable) < FEWEST_SOURCES:
-            return (
-                f"At least {FEWEST_SOURCES} sources with a shift index and several numbers of unique samples are needed, and "
-                f"there {'is' if len(usable) == 1 else 'are'} {len(usable) or 'none'}."
-            )
-        linear = self.task.linear
-        grid = linear.grid([kind for each in usable for kind in each.levels])
-        if grid is None:
-            return "No seed is finished for all sources with several numbers of unique samples."
-        values = []
-        replicates = []
-        start = 0
-        for each in usable:
-            own = slice(start, start + len(each.levels))
-            x = self._log_diversity(each.levels)
-            values.append(slopes(x, grid.values[own]))
-            replicates.append(slopes(x, grid.replicates[:, own], axis=1))
-            start = own.stop
-        trends = Bootstrapped(np.array(values), np.stack(replicates, axis=1))
-        try:
-            change = change_by_shift([each.shift for each in usable], trends, linear.images, scatter=scatter)
-        except ValueError as error:
-            return str(error)
-        # With one seed, the p-value would cover only the choice of test images.
-        return change._replace(p_value=math.nan) if len(grid.values[0]) < 2 else change

@@ -1,7 +1,8 @@
 """Candidates on which a study spends its budget: each source with each of its numbers of unique samples, and each mixture."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -58,13 +59,37 @@ def open_candidates(design: Design, open_: Callable[[str], Source]) -> tuple[dic
         for unique in levels.unique or (min(size, design.budget.samples),):
             candidates.append(Candidate(levels.uri, single(levels.uri, size, unique)))
     candidates += [_mixed(declaration, sources, design.budget) for declaration in design.mixtures]
-    names = [candidate.name for candidate in candidates if candidate.text]
-    if len(set(names)) < len(names) or set(names) & {each.uri for each in design.sources}:
-        raise ValueError(f"--mixture: each mixture needs a name of its own, as in 'NAME = ...'; got {', '.join(names)}.")
+    _require_names([each for each in candidates if each.text], {each.uri for each in design.sources})
     for candidate in candidates:
         # A plan that cannot be made is reported before anything is trained.
         sample_plan(candidate.mixture, design.budget, design.batch_size, sources, seed=0, draw=0)
     return sources, candidates
+
+
+def _require_names(mixtures: Sequence[Candidate], sources: set[str]) -> None:
+    """Raises ValueError unless mixtures have names of their own, or are one mixture with several numbers of unique samples."""
+    names = [each.name for each in mixtures]
+    if set(names) & sources:
+        raise ValueError(f"--mixture: each mixture needs a name of its own, as in 'NAME = ...'; got {', '.join(names)}.")
+    for name, several in itertools.groupby(sorted(mixtures, key=lambda each: each.name), key=lambda each: each.name):
+        first, *others = several
+        for other in others:
+            # A name stands for one shift index and one trend.
+            if _without_unique(first.mixture) != _without_unique(other.mixture):
+                raise ValueError(
+                    f"--mixture: two mixtures are called {name!r}, but differ in more than N; give each a name of its own, as "
+                    "in 'NAME = ...'. Mixtures of one name differ only in their numbers of unique samples."
+                )
+        unique = [each.unique for each in (first, *others)]
+        if len(set(unique)) < len(unique):
+            raise ValueError(
+                f"--mixture: two mixtures are called {name!r} and have {max(unique, key=unique.count):,} unique samples; give "
+                "each a name of its own, as in 'NAME = ...'."
+            )
+
+
+def _without_unique(mixture: Mixture) -> list[tuple]:
+    return [(stage.share, part.source, *part.ends, part.subset) for stage in mixture.stages for part in stage.components]
 
 
 def _require_one_spelling(uris: Iterable[str]) -> None:

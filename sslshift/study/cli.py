@@ -21,10 +21,9 @@ from sslshift.study.cost import keep_timing, read_timings, show_cost
 from sslshift.study.declare import Study
 from sslshift.study.design import parse_study
 from sslshift.study.learners import options_given, without_given
-from sslshift.study.opened import Opened, Run, open_study
+from sslshift.study.opened import Opened, Run, open_study, range_notes
 from sslshift.study.progress import Progress
 from sslshift.study.report import print_report, write_report
-from sslshift.study.report.sentences import range_notes
 from sslshift.study.results import Results, describe_run, run_folder
 from sslshift.study.runner import DISK_FULL, read_results, run_study
 

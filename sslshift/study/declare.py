@@ -110,6 +110,15 @@ class Study:
     flip: float = _field(
         -1.0, "Probability of a mirrored view; use 0 if left and right differ, as in signals over time. -1: the recipe's value."
     )
+    primary: str = _field(
+        "diversity",
+        "The primary hypothesis, which has half of the allowed false findings: diversity (its effect for the nearest source), "
+        "shift (the change of that effect with the shift), source (gain of the nearest source over no pretraining), or mixture "
+        "(difference of the first mixture from the nearest source).",
+    )
+    wanted_difference: float = _field(
+        1.0, "Difference in percentage points that the study should show; --dry_run and the report say what that takes."
+    )
     shift_images: int = _field(2000, "Largest number of images on each side of the shift index; 0: no shift index.")
     shift_distance: str = _field(DEFAULT_DISTANCE, f"Distance behind the shift index: {', '.join(DISTANCES)}.")
     shift_encoder: str = _field(

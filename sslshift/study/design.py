@@ -19,6 +19,7 @@ from sslshift.data.sources.uri import Uri, parse_uri, spelled
 from sslshift.models import FEATURES
 from sslshift.models.opening import open_encoder
 from sslshift.shift import distance_of
+from sslshift.study.claims import PRIMARY
 from sslshift.study.declare import Study
 from sslshift.study.learners import LearnerSettings, parse_learners
 from sslshift.transfer.declaration import TaskDeclaration, parse_split, parse_task, require_different_names
@@ -65,6 +66,8 @@ class Design:
       draws: number of draws of each subset; 0: each seed draws its own.
       image_size: side of all images; 0: the side of the downstream images.
       online_every: steps between reports of the online probe; 0: no reports.
+      primary: the primary hypothesis, one of `PRIMARY`.
+      wanted_difference: difference that the study should show, as a share.
       shift: settings of the shift index.
       workers: number of processes that read images.
       device_memory: largest share of an accelerator's free memory for training images.
@@ -86,6 +89,8 @@ class Design:
     draws: int
     image_size: int
     online_every: int
+    primary: str
+    wanted_difference: float
     shift: ShiftSettings
     workers: int
     device_memory: float
@@ -98,6 +103,11 @@ class Design:
     def steps(self) -> int:
         """Training steps of every run."""
         return self.budget.steps(self.batch_size)
+
+    @property
+    def primary_mixture(self) -> str:
+        """Name of the first mixture; empty without mixtures."""
+        return next((each.name or str(each) for each in self.mixtures), "")
 
     @property
     def replicates(self) -> list[tuple[int, int]]:
@@ -133,6 +143,8 @@ def parse_study(study: Study) -> Design:
         draws=study.draws,
         image_size=study.image_size,
         online_every=study.online_every,
+        primary=_primary(study),
+        wanted_difference=study.wanted_difference / 100,
         shift=ShiftSettings(study.shift_images, study.shift_distance, study.shift_encoder),
         workers=study.workers,
         device_memory=study.device_memory,
@@ -180,6 +192,16 @@ def parse_sources(text: str) -> list[SourceLevels]:
 def _may_hold_at(uri: Uri | None) -> bool:
     """Returns whether a URI may contain an '@': only paths of files may."""
     return uri is not None and (uri.scheme not in SCHEMES or SCHEMES[uri.scheme].files)
+
+
+def _primary(study: Study) -> str:
+    if study.primary not in PRIMARY:
+        raise ValueError(f"Expected one of {', '.join(PRIMARY)} for --primary, got {study.primary!r}.")
+    if study.primary == "mixture" and not (study.mixture and study.sources.strip()):
+        raise ValueError(
+            "--primary=mixture compares the first --mixture with the nearest of --sources, and needs at least one of each."
+        )
+    return study.primary
 
 
 def _evaluations(study: Study) -> dict[str, Any]:

@@ -2,25 +2,27 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from sslshift.data.decode import Canvas
+from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.data.mixture import Component, Mixture, Stage
 from sslshift.data.permutation import permute
 from sslshift.data.pipeline import BatchReader
-from sslshift.data.sources import Source, cached, open_source, readable
+from sslshift.data.ranges import compare_ranges
+from sslshift.data.sources import PartialSource, Source, cached, digests, open_source, readable
 from sslshift.study.candidates import Candidate, open_candidates, sample_plan
 from sslshift.study.declare import Study
 from sslshift.study.design import Design, parse_study
-from sslshift.study.downstream import canvas_of, open_in_shape, without_test
 from sslshift.study.learners import Learner, open_learners
 from sslshift.training import Training
 from sslshift.training.feed import PlacedImages, images_of, memory_for_images, place
 from sslshift.training.online import Labelled, Online
 from sslshift.training.programs import steps_per_dispatch
 from sslshift.training.step import make_mesh
+from sslshift.transfer.declaration import TaskDeclaration, open_task, own_canvas
 from sslshift.transfer.tasks import Task
 
 
@@ -47,6 +49,10 @@ _ONLINE_IMAGES = 5000
 _SIGNAL_IMAGES = 512
 # Key of the order in which these images are drawn; it differs from the key of every subset.
 _ONLINE_KEY = 6
+# Images of a split whose shapes are compared: enough to find a folder of another kind, few enough to decode at once.
+_LOOKED_AT = 16
+# Above this side, the shape of an image is no default: without --image_size, a study would take hours.
+_LARGEST_DEFAULT_SIDE = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,9 +184,9 @@ def open_study(study: Study | Design) -> Opened:
     design = study if isinstance(study, Design) else parse_study(study)
     # Opening a folder decodes its images, so each URI is opened only once.
     open_once = functools.cache(open_source)
-    canvas = canvas_of(open_once(design.tasks[0].source), design.image_size)
+    canvas = _canvas_of(open_once(design.tasks[0].source), design.image_size)
     kept = functools.cache(lambda uri: cached(open_once(uri), canvas))
-    tasks = tuple(open_in_shape(each, canvas, kept, asked=bool(design.image_size)) for each in design.tasks)
+    tasks = tuple(_open_in_shape(each, canvas, kept, asked=bool(design.image_size)) for each in design.tasks)
     # A test split in --downstream_test may be part of a source on purpose; it is reported as a leak.
     held_out = [task for task, each in zip(tasks, design.tasks, strict=True) if not each.test]
 
@@ -189,7 +195,7 @@ def open_study(study: Study | Design) -> Opened:
     def open_(uri: str) -> Source:
         rest = source = kept(uri)
         for task in held_out:
-            rest = without_test(rest, task)
+            rest = _without_test(rest, task)
         if held_out:
             withheld[uri] = len(source) - len(rest)
         return rest
@@ -213,3 +219,88 @@ def _grid(design: Design, learners: tuple[Learner, ...], candidates: list[Candid
         for learner in cheapest
         for each in candidates
     )
+
+
+def _without_test(source: Source, task: Task) -> Source:
+    """Returns the source without the images of a held-out test split, which must not be used for pretraining.
+
+    Two images are equal if their pixels are equal in the shape that encoders take. If that shape is grey, pictures that differ
+    only in colour can be equal.
+    """
+    test, held_out = task.test
+    if source.shares_none_with(test):
+        return source
+    stored = source.stored_identities()
+    test_stored = test.stored_identities()
+    # Stored digests are computed from the original pixels, so no image has to be decoded.
+    if stored and test_stored:
+        known = {test_stored[0][index] for index in held_out.tolist()}
+        own = stored[0]
+    else:
+        known = set(digests(test, held_out, task.canvas)) - {b""}
+        own = digests(source, np.arange(len(source)), task.canvas)
+    kept = np.flatnonzero([digest not in known for digest in own])
+    if not len(kept):
+        raise ValueError(
+            f"{source.name} holds only images of the test split, which must not be used for pretraining; name another source."
+        )
+    return source if len(kept) == len(source) else PartialSource(source, kept)
+
+
+def _canvas_of(downstream: Source, side: int) -> Canvas:
+    """Returns the shape of all images; it has colour if any of a few downstream images has colour."""
+    if not side:
+        return own_canvas(downstream, largest=_LARGEST_DEFAULT_SIDE)
+    channels = max(downstream[int(index)]["image"].shape[2] for index in np.linspace(0, len(downstream) - 1, 16))
+    return Canvas(side, side, channels)
+
+
+def _open_in_shape(declaration: TaskDeclaration, canvas: Canvas, open_: Callable[[str], Source], *, asked: bool) -> Task:
+    """Returns a task whose images have the shape that the study's encoders take.
+
+    Args:
+      declaration: declaration of the task.
+      canvas: shape that encoders take.
+      open_: function that opens a source by its URI.
+      asked: whether --image_size was given. Images of other sizes are then resized.
+
+    Raises:
+      ValueError: like `open_task`; or images have another shape, and --image_size was not given.
+    """
+    task = open_task(declaration, canvas, open_)
+    notes = list(task.notes)
+    for split, part in task.splits.items():
+        shapes = _shapes(part.source, part.indices)
+        other = next((shape for shape in shapes if shape[:2] != canvas[:2]), None)
+        # A few colour images among grey ones are accepted: folders often contain a few scans in colour.
+        coloured = canvas.channels == 1 and bool(shapes) and all(shape[2] == 3 for shape in shapes)
+        # Resizing without --image_size would change the task silently.
+        if not asked and (other or coloured):
+            raise ValueError(
+                f"{task.name}: images of the {split} split are {_shape_text(other or shapes[0])}, but encoders take "
+                f"{_shape_text(canvas)} as in --downstream. Set --image_size={canvas.height} to resize all images to it."
+            )
+        if coloured:
+            notes.append(f"colours of the {split} split are dropped, since encoders take {_shape_text(canvas)}")
+    return dataclasses.replace(task, notes=tuple(notes))
+
+
+def _shapes(source: Source, indices: np.ndarray) -> list[tuple[int, ...]]:
+    """Returns the shapes of some images; unreadable images are skipped here, and the evaluation reports them."""
+    found = []
+    for index in indices[np.linspace(0, len(indices) - 1, min(_LOOKED_AT, len(indices))).astype(int)].tolist():
+        try:
+            found.append(source[index]["image"].shape)
+        except BrokenImageError:
+            continue
+    return found
+
+
+def _shape_text(shape) -> str:
+    return f"{shape[1]} x {shape[0]} {'colour' if shape[2] == 3 else 'gray'}"
+
+
+def range_notes(opened: Opened) -> list[str]:
+    """Returns a sentence without a full stop if sources and tasks have different pixel ranges."""
+    tasks = {each.train.source.name: each.train.source for each in opened.tasks}
+    return compare_ranges({name: source.pixel_range for name, source in (tasks | opened.sources).items()})

@@ -5,22 +5,12 @@ and need only a few sums.
 """
 
 import dataclasses
-import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from sslshift.transfer.inference import (
-    Bootstrapped,
-    Estimate,
-    bootstrap,
-    count_units,
-    estimate_mean,
-    holm,
-    widened_difference,
-    widened_score,
-)
+from sslshift.transfer.inference import Bootstrapped, Contrast, Estimate, bootstrap, count_units, estimate_mean, widened_score
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.predictions import Predictions, on_common_images, with_labelled_draws
 
@@ -28,8 +18,6 @@ from sslshift.transfer.predictions import Predictions, on_common_images, with_la
 _REPLICATES = 1000
 
 LEVEL = 0.95
-NOTHING = "no significant difference"
-ONE_SEED = "one seed, not tested"
 
 
 class EncoderPredictions(NamedTuple):
@@ -132,14 +120,27 @@ class PairedScores:
         found = estimate_mean(Bootstrapped(grid.values[0], grid.replicates[:, 0]), self.images, grouped=self.grouped)
         return widened_score(found, self.effective)
 
-    def difference(self, a: Hashable, b: Hashable) -> Estimate | None:
-        """Returns a - b, seed by seed and draw by draw on the same images; None if they share no seed."""
-        grid = self.grid([a, b])
+    def contrast(self, coefficients: Mapping[Hashable, float]) -> Contrast | None:
+        """Returns a linear combination of the scores of kinds, seed by seed and draw by draw on the same images.
+
+        Returns:
+          None if the kinds share no seed.
+        """
+        grid = self.grid(list(coefficients))
         if grid is None:
             return None
-        numbers = Bootstrapped(grid.values[0] - grid.values[1], grid.replicates[:, 0] - grid.replicates[:, 1])
-        found = estimate_mean(numbers, self.images, grouped=self.grouped)
-        return widened_difference(found, numbers.replicates.mean(axis=(1, 2, 3)), self.effective)
+        weights = np.array(list(coefficients.values()))
+        values = np.tensordot(weights, grid.values, (0, 0))
+        numbers = Bootstrapped(values, np.tensordot(weights, grid.replicates, (0, 1)))
+        found = Contrast.of(numbers, self.images)._replace(grouped=self.grouped)
+        # A difference of two kinds is one of shares of images, a slope is not.
+        is_difference = sorted(coefficients.values()) == [-1.0, 1.0]
+        return found._replace(effective=self.effective) if is_difference else found
+
+    def difference(self, a: Hashable, b: Hashable) -> Estimate | None:
+        """Returns a - b, seed by seed and draw by draw on the same images; None if they share no seed."""
+        found = self.contrast({a: 1.0, b: -1.0})
+        return found and found.estimate()
 
     def single_seed(self, kinds: Sequence[Hashable]) -> bool:
         """Returns whether fewer than two training seeds are compared, so that an interval does not cover other seeds."""
@@ -176,54 +177,3 @@ def _complete_block(places: set[_Place]) -> list[list[_Place]]:
 
     # The first of equal blocks is used.
     return max(blocks, key=preference, default=[])
-
-
-class Difference(NamedTuple):
-    """One difference of a table of differences.
-
-    Attributes:
-      value: the difference.
-      half_width: half the width of the uncorrected 95% interval; nan for a single seed.
-      p_value: uncorrected p-value, which belongs to the interval.
-      adjusted: p-value adjusted by Holm's method for all comparisons of the table.
-      verdict: `better` or `worse` by the adjusted p-value, `better, but not after correction`, `NOTHING` or `ONE_SEED`.
-    """
-
-    value: float
-    half_width: float
-    p_value: float
-    adjusted: float
-    verdict: str
-
-
-def adjusted_differences(estimates: Sequence[Estimate | None], single_seed: Sequence[bool]) -> list[Difference | None]:
-    """Returns the differences of one table, with verdicts that are corrected for all of them.
-
-    Example:
-      >>> sure, unsure = Estimate(0.1, 0.05, 0.15, 0.01), Estimate(0.1, 0.01, 0.19, 0.03)
-      >>> [each.verdict for each in adjusted_differences([sure, unsure, unsure], [False] * 3)]
-      ['better', 'better, but not after correction', 'better, but not after correction']
-
-    Args:
-      estimates: estimates of the differences; None for a pair that could not be compared, which stays None and is not counted.
-      single_seed: whether each estimate has only one seed; its interval then does not cover other seeds.
-    """
-    # Untested comparisons are nan, which Holm's method does not count, so that they do not weaken the others.
-    p_values = [math.nan if each is None or one else each.p_value for each, one in zip(estimates, single_seed, strict=True)]
-    found: list[Difference | None] = []
-    for each, one, p_value in zip(estimates, single_seed, holm(p_values).tolist(), strict=True):
-        if each is None:
-            found.append(None)
-        elif one:
-            found.append(Difference(each.value, math.nan, math.nan, math.nan, ONE_SEED))
-        else:
-            found.append(Difference(each.value, each.half_width, each.p_value, p_value, _verdict(each, p_value)))
-    return found
-
-
-def _verdict(found: Estimate, adjusted: float) -> str:
-    side = "better" if found.value > 0 else "worse"
-    if adjusted < 1 - LEVEL:
-        return side
-    # The interval may exclude 0 here, so "no significant difference" alone would confuse a reader.
-    return f"{side}, but not after correction" if found.p_value < 1 - LEVEL else NOTHING

@@ -28,10 +28,12 @@ from sslshift.reporting.figures import (
 )
 from sslshift.reporting.numbers import two_digits
 from sslshift.storage import slug
-from sslshift.study.analysis import RAW_PIXELS, Analysis, Kind, LearnerAnalysis, TaskAnalysis
+from sslshift.study.analysis import Analysis, TaskAnalysis
+from sslshift.study.claims import Claim
 from sslshift.study.evaluate import UNTRAINED
+from sslshift.study.learner_analysis import RAW_PIXELS, Kind, LearnerAnalysis
 from sslshift.study.shifts import MeasuredShift
-from sslshift.transfer.inference import Estimate, Trend
+from sslshift.transfer.inference import Estimate
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.paired import PairedScores
 
@@ -199,10 +201,10 @@ def _trend_panel(panel: Axes, learner: LearnerAnalysis) -> str:
     styles = _looks(learner.task)
     panel.axhline(0, color=MUTED, linewidth=0.8)
     for each in found:
-        low, high = (abs(end - each.trend.slope) * 100 for end in (each.trend.low, each.trend.high))
+        low, high = (abs(end - each.trend.value) * 100 for end in (each.trend.low, each.trend.high))
         panel.errorbar(
             each.shift,
-            each.trend.slope * 100,
+            each.trend.value * 100,
             xerr=_shift_bars(learner.task.shifts[each.source]),
             yerr=None if math.isnan(low) else [[low], [high]],
             color=styles[each.source].colour,
@@ -210,9 +212,9 @@ def _trend_panel(panel: Axes, learner: LearnerAnalysis) -> str:
             linestyle="none",
         )
     # The line is drawn only if the sentences report its slope.
-    if isinstance(learner.change, Trend):
+    if isinstance(learner.change, Claim):
         x = np.array([each.shift for each in found])
-        line = np.polynomial.Polynomial.fit(x, [each.trend.slope * 100 for each in found], 1)
+        line = np.polynomial.Polynomial.fit(x, [each.trend.value * 100 for each in found], 1)
         panel.plot(np.sort(x), line(np.sort(x)), color=MUTED, linewidth=1, linestyle="-.", label="least squares")
     panel.set_ylabel("points per factor of ten in D")
     return "gain from diversity"
@@ -233,7 +235,7 @@ def order_comparison(task: TaskAnalysis, width: str) -> Figure | None:
             reference = learner.reference
             title = f"compared with {shortened(reference.source)}, N = {reference.unique:,}"
             place.set_title(f"{' on '.join(learner.learner)},\n{title}" if len(named) > 1 else title)
-            place.set_xlabel("difference in points (filled: significant)")
+            place.set_xlabel("difference in points (filled: shown after correction)")
             place.tick_params(labelbottom=True)
     return drawing
 
@@ -325,6 +327,6 @@ _FIGURES: dict[str, tuple[str, Callable[[TaskAnalysis, str], Figure | None], str
         "Orders and mixtures",
         order_comparison,
         "Paired differences with the 95% interval of each pair (none for one seed). A filled marker is a difference that is "
-        "significant after Holm's correction.",
+        "shown after the correction for all tests.",
     ),
 }

@@ -1,6 +1,10 @@
-"""Values for the report's page, `report.html`. The template `page.html` has the headings and the order of the parts."""
+"""Values for the report's page, `report.html`, with the notes that explain its numbers.
+
+The template `page.html` has the headings and the order of the parts.
+"""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,10 +14,16 @@ from sslshift.data.decode import to_image
 from sslshift.data.permutation import permute
 from sslshift.data.sources import readable
 from sslshift.reporting import Picture, Table, environment, png_uri, render_page
+from sslshift.shift import DISTANCES
 from sslshift.study.analysis import Analysis
-from sslshift.study.opened import Opened, Run
-from sslshift.study.report.sentences import answer, caption, findings, notes
+from sslshift.study.claims import PRIMARY
+from sslshift.study.evaluate import has_silent_branches
+from sslshift.study.opened import Opened, Run, range_notes
+from sslshift.study.report.sentences import answer, caption, findings
 from sslshift.study.report.tables import all_tables
+from sslshift.study.shifts import name_of_features
+from sslshift.transfer.metrics import METRICS
+from sslshift.transfer.tasks import Task
 
 if TYPE_CHECKING:
     from sslshift.study.report.figures import DrawnFigure
@@ -151,3 +161,108 @@ def _settings(opened: Opened) -> Table:
         for each in (value if isinstance(value, tuple) else (value,))
     ]
     return Table("settings", "Settings", ("flag", "value"), lines, text_columns=2)
+
+
+def notes(analysis: Analysis) -> list[str]:
+    """Returns explanations that a reader needs to understand the numbers, one or two sentences each."""
+    opened = analysis.opened
+    sampled_over = "draws of the subset, training seeds" if opened.design.draws > 1 else "seeds"
+    included = f"{sampled_over} and test images" if opened.design.seeds > 1 else "the test images alone"
+    return [
+        f"Intervals include the variation of {included} (Student's t and a bootstrap). A seed determines the order of the "
+        f"samples, the initial weights and the views{'' if opened.design.draws else ', and draws the subset'}. All rows share "
+        "their test images: differences and gains are computed seed by seed on the same images, and are therefore more precise "
+        "than two separate intervals suggest.",
+        f"The primary hypothesis of this report is that {PRIMARY[opened.design.primary]} (--primary={opened.design.primary}). "
+        "It has half of the 5% of false findings that the report allows; all other tests of all methods share the other half, "
+        "and what a finding does not need passes on (Holm's method, weighted). Tests that are marked as exploratory compare "
+        "what stands out afterwards; each of their tables is corrected alone. The interval beside a number is that of the "
+        "number alone, with the variances between seeds pooled over its table.",
+        *(_about_task(task) for task in opened.tasks),
+        f"The shift index uses the {DISTANCES[opened.design.shift.distance].title} distance between features of "
+        f"{name_of_features(opened.design.shift)}: 0 is another sample of the downstream images, 1 is noise with their pixel "
+        "values. Another encoder or another distance gives other values. Trends over the index treat it as exact.",
+        *baseline_notes(opened),
+        *_task_notes(analysis),
+        *_shifts(analysis),
+        *_read_images(analysis),
+    ]
+
+
+def baseline_notes(opened: Opened) -> list[str]:
+    """Returns notes on untrained encoders whose evaluated weights differ from the start of training."""
+    silent = dict.fromkeys(learner.settings.encoder for learner in opened.learners if has_silent_branches(learner))
+    return [
+        f"The untrained {name} is evaluated with its residual branches switched on: training starts with zero-initialised "
+        "branches, which compute almost nothing, and almost any training would exceed such a baseline."
+        for name in silent
+    ]
+
+
+def _about_task(task: Task) -> str:
+    return (
+        f"{task.name}: probes are trained on {len(task.train.indices):,} labelled images; hyperparameters are chosen on "
+        f"{len(task.validation.indices):,} others; the {METRICS[task.metric].text} of the {len(task.test.indices):,} test "
+        "images is computed once. Encoders are finished and frozen (offline evaluation) unless fine-tuning is named."
+    )
+
+
+def _task_notes(analysis: Analysis) -> list[str]:
+    """Returns the notes of evaluations; equal notes of several encoders are shown once."""
+    everyone = analysis.results.encoders
+    found = [
+        f"{task}: {note.rstrip('.')}."
+        for encoder in everyone
+        for task, scores in encoder.scores.items()
+        for note in scores.notes
+    ]
+    # Every encoder repeats the notes of its evaluations, and a study has hundreds of encoders.
+    return [
+        note if count == len(everyone) else f"{note} ({count} of {len(everyone)} encoders)"
+        for note, count in Counter(found).items()
+    ]
+
+
+def _shifts(analysis: Analysis) -> list[str]:
+    shifts = analysis.results.shifts
+    found = [f"{name}: no shift index. {shift.why}" for name, shift in shifts.items() if shift.why]
+    # Only distances between covariances need more images than features.
+    of_covariances = DISTANCES[analysis.opened.design.shift.distance].of_covariances
+    few: dict[tuple[int, int], list[str]] = {}
+    for name, shift in shifts.items():
+        if of_covariances and shift.index.sample_size < 2 * shift.dimensions:
+            few.setdefault((shift.index.sample_size, shift.dimensions), []).append(name)
+    return found + [
+        f"The shift index of {', '.join(names)} uses {size} images on each side for {dimensions} features, too few for a "
+        "stable value; do not compare it with an index of another number of images."
+        for (size, dimensions), names in sorted(few.items())
+    ]
+
+
+def _read_images(analysis: Analysis) -> list[str]:
+    """Returns notes on images that could not be read, were not searched, or were excluded."""
+    opened = analysis.opened
+    found = []
+    for candidate in opened.candidates:
+        runs = analysis.runs_of(candidate.name, candidate.unique)
+        broken = max((each.trained.broken for each in runs), default=0)
+        if broken:
+            found.append(
+                f"{candidate.name}: up to {broken:,} of {candidate.unique:,} unique images could not be read in a run; each "
+                "was replaced by another, and N counts those that could be read. broken.csv in the run's folder lists them."
+            )
+    for uri, leaks in analysis.results.leaks.items():
+        if leaks.why:
+            found.append(f"{uri}: not searched for test images, because {leaks.why}.")
+    found += [f"{sentence}." for sentence in range_notes(opened)]
+    for uri, source in opened.sources.items():
+        if opened.withheld.get(uri):
+            found.append(
+                f"{uri}: images that equal an image of the held-out test split, as the encoders see them, are excluded; "
+                f"{len(source):,} remain."
+            )
+        found += [f"{uri}: {note}." for note in source.notes]
+        if source.refused:
+            some = "; ".join(f"{path} ({reason})" for path, reason in source.refused[:5])
+            found.append(f"{uri}: {len(source.refused)} files are not readable images and are not counted in N, e.g. {some}.")
+    return found

@@ -5,15 +5,13 @@ line in `page.html` puts it on the page.
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 from sslshift.reporting import Table
 from sslshift.reporting.numbers import points, two_digits
 from sslshift.study.analysis import Analysis, SummaryRow
 from sslshift.study.candidates import sample_plan
-from sslshift.study.report.text import p_text, percent, trend_interval, trend_verdict
-from sslshift.transfer.inference import Trend
+from sslshift.study.claims import Claim, interval_text, p_text, percent, size, verdict_text
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import evaluation_title
 
@@ -34,21 +32,35 @@ def main_table(analysis: Analysis) -> Table:
         unknown = "" if scores or row.kind.unique is None else "missing"
         cells = [percent(scores[name]) if name in scores else unknown for name in evaluated_by]
         gain = row.gains.get(task)
-        verdict = gain.verdict if gain else ""
+        verdict = verdict_text(gain) if gain else ""
         lines.append([*_about(row), *_numbers(row), *cells, percent(gain, signed=True) if row.kind.unique else "", verdict])
-    compared = Counter(
-        row.kind.learner for row in analysis.rows if row.gains.get(task) and not math.isnan(row.gains[task].half_width)
-    )
-    counts = " and ".join(dict.fromkeys(map(str, compared.values())))
-    verdicts = f"is corrected for the {counts} comparisons of its method (Holm)" if counts else "needs at least two seeds"
+    gains = [row.gains[task] for row in analysis.rows if row.gains.get(task)]
     note = (
         f"Test {METRICS[analysis.opened.task.metric].text} on {task}; ± is half the width of a 95% interval over test images "
-        "and seeds (for one seed: over test images alone). N, D and E count the images that could be read. The verdict on the "
-        f"gain over the untrained encoder {verdicts}."
+        "and seeds (for one seed: over test images alone). N, D and E count the images that could be read. "
+        f"{_corrected(analysis, gains)}"
     )
     columns = [f"{evaluation_title(name)} %" for name in evaluated_by]
     head = ["source", "N", "D", "E", "shift index", *columns, "gain over untrained", "verdict"]
     return _learner_table(analysis, "kinds", "All kinds of runs", head, lines, note)
+
+
+def _corrected(analysis: Analysis, claims: Sequence[Claim]) -> str:
+    """Returns sentences on the correction of a table's verdicts, and on what they could have shown."""
+    tested = [each for each in claims if not math.isnan(each.smallest)]
+    if not tested:
+        return "Verdicts need at least two seeds."
+    exploratory = any(each.exploratory for each in tested)
+    together = sum(not (each.exploratory or math.isnan(each.p_value)) for each in analysis.claims.values())
+    correction = (
+        f"for the {len(tested)} comparisons of the table, and exploratory"
+        if exploratory
+        else f"for all {together} confirmatory tests of the report"
+    )
+    smallest = [each.smallest for each in tested]
+    ends = dict.fromkeys([size(min(smallest)).removesuffix(" points"), size(max(smallest))])
+    shows = " to ".join(ends) if len(ends) > 1 else size(max(smallest))
+    return f"Verdicts are corrected {correction} (Holm); a true difference of {shows} is shown with a probability of 80%."
 
 
 def _about(row: SummaryRow) -> list[str]:
@@ -73,15 +85,16 @@ def task_table(analysis: Analysis) -> Table:
         cells = []
         for task in tasks:
             gain = row.gains.get(task.name)
-            text = f" ({percent(gain, signed=True)}: {gain.verdict})" if gain else ""
+            text = f" ({percent(gain, signed=True)}: {verdict_text(gain)})" if gain else ""
             score = row.scores[task.name].get("linear")
             unknown = "" if row.finished == row.planned else "missing"
             cells.append(percent(score) + text if score else unknown)
         lines.append([*_about(row), "" if row.unique is None else f"{row.unique:,}", *cells])
     head = ["source", "N", *(f"{task.name}: {METRICS[task.metric].text} %" for task in tasks)]
     note = (
-        "Linear probe, with its gain over the untrained encoder in parentheses; verdicts are corrected for each method and "
-        "task (Holm)."
+        "Linear probe, with its gain over the untrained encoder in parentheses. Verdicts on the first task are corrected for "
+        "all confirmatory tests of the report; those on other tasks are exploratory, and corrected for each method and task "
+        "(Holm)."
     )
     return _learner_table(analysis, "tasks", "Every source on every task", head, lines, note)
 
@@ -89,51 +102,58 @@ def task_table(analysis: Analysis) -> Table:
 def trend_table(analysis: Analysis) -> Table:
     """Returns the effect of diversity for each source, and its change with the shift."""
     lines = []
-    seeds = set()
+    tested = []
     for learner, own in analysis.task.learners.items():
         name = " on ".join(learner)
-        seeds |= {each.trend.seeds for each in own.trends}
         for each in own.trends:
             levels = f"{each.levels[0].unique:,} to {each.levels[-1].unique:,}"
-            verdict = trend_verdict(each.trend, each.adjusted)
-            lines.append([name, each.source, two_digits(each.shift), levels, *_slope(each.trend), verdict])
-        # Without the scatter of sources, the interval is valid only for these sources, and is narrower.
-        for change, which in ((own.change, "any"), (own.change_of_these, "these")):
-            if own.trends and isinstance(change, Trend):
-                what = f"change for each unit of the shift index, {which} sources"
-                lines.append([name, what, "", "", *_slope(change), trend_verdict(change, change.p_value)])
+            lines.append([name, each.source, two_digits(each.shift), levels, *_slope(each.trend)])
+            tested.append(each.trend)
+            if each.curvature is not None:
+                lines.append([name, f"{each.source}, curvature", two_digits(each.shift), levels, *_slope(each.curvature)])
+        if isinstance(own.change, Claim):
+            tested.append(own.change)
+            # Without the scatter of sources, the interval is valid only for these sources, and is narrower.
+            for found, of_any in ((own.change_of_any, True), (own.change_of_these, False)):
+                which = f"change for each unit of the shift index, {'any' if of_any else 'these'} sources"
+                verdict = verdict_text(own.change) if of_any == own.change_is_of_any else ""
+                lines.append([name, which, "", "", points(found.value), interval_text(found.low, found.high), verdict])
+    seeds = analysis.opened.design.seeds
     note = (
-        "Slope of linear-probe accuracy for each factor of ten in D, in points, fitted to the runs of each seed. Intervals "
-        f"include the variation of seeds ({', '.join(map(str, sorted(seeds)))}) and test images; the interval of the change "
-        "for any sources also includes the variation between sources. The nearest source is the one that the study asks about "
-        "first; verdicts on the others are corrected (Holm)."
+        "Slope of linear-probe accuracy for each factor of ten in D, in points, fitted to the runs of each seed; its curvature "
+        f"is the change of the slope for each factor of ten. Intervals include the variation of seeds ({seeds}) and test "
+        "images; the interval of the change for any sources also includes the variation between sources. "
+        f"{_corrected(analysis, tested)}"
     )
     head = ["source", "shift index", "N", "points per factor of ten", "95% interval", "verdict"]
     return _learner_table(analysis, "trends", "Effect of diversity, and its change with the shift", head, lines, note)
 
 
-def _slope(trend: Trend) -> list[str]:
-    return [points(trend.slope), trend_interval(trend) or "n/a"]
+def _slope(claim: Claim) -> list[str]:
+    return [points(claim.value), interval_text(claim.low, claim.high) or "n/a", verdict_text(claim)]
 
 
 def pair_table(analysis: Analysis) -> Table:
     """Returns the difference of every pair of sources."""
     lines = []
-    count = []
+    shown = []
     for learner, own in analysis.task.learners.items():
-        count.append(sum(each is not None and not math.isnan(each.half_width) for each in own.pairs.values()))
+        # All pairs of kinds would be hundreds; the best kind is compared with all others by the answer.
         for (a, b), each in own.pairs.items():
-            cells = [percent(each, signed=True), p_text(each), each.verdict if each else "no seed in common"]
-            lines.append([" on ".join(learner), f"{a.source}, N = {a.unique:,}", f"{b.source}, N = {b.unique:,}", *cells])
-    # Methods can have different finished sources, and therefore different numbers of comparisons.
-    many = " and ".join(dict.fromkeys(map(str, filter(None, count))))
-    adjusted = (
-        f" p is adjusted for the {many} comparisons of a method (Holm); ± is half the width of the pair's own 95% interval."
-    )
+            if {a, b} <= {*own.largest, own.best}:
+                cells = [percent(each, signed=True), p_text(each), verdict_text(each)]
+                lines.append([" on ".join(learner), f"{a.source}, N = {a.unique:,}", f"{b.source}, N = {b.unique:,}", *cells])
+                shown.append(each)
+    count = " and ".join(dict.fromkeys(str(len(own.pairs)) for own in analysis.task.learners.values()))
     note = (
-        "Differences of the linear probe in points, first minus second, paired over seeds and test images, each source with "
-        f"its largest number of images.{adjusted if many else ' Intervals and p-values need at least two seeds.'}"
+        "Differences of the linear probe in points, first minus second, paired over seeds and test images: each source with "
+        "its largest number of images, and the kind with the highest score. ± is half the width of the pair's own 95% "
+        "interval. "
     )
+    if any(not math.isnan(each.smallest) for each in shown):
+        note += f"p is corrected for all {count} pairs of kinds of a method (Holm); all of these comparisons are exploratory."
+    else:
+        note += "Intervals and p-values need at least two seeds."
     head = ["first", "second", "difference", "adjusted p", "verdict on the first"]
     return _learner_table(analysis, "pairs", "Pairwise comparison of sources", head, lines, note, words=2)
 
@@ -142,14 +162,15 @@ def order_table(analysis: Analysis) -> Table:
     """Returns differences of mixtures and sources from the nearest source; no rows if there are no mixtures."""
     lines = []
     references = []
-    if analysis.mixtures:
-        for learner, own in analysis.task.learners.items():
-            references.append(f"{own.reference.source}, N = {own.reference.unique:,}")
-            for kind, each in own.against_reference.items():
-                cells = [f"{kind.unique:,}", percent(each, signed=True), p_text(each), each.verdict]
-                lines.append([" on ".join(learner), kind.source, *cells])
+    tested = []
+    for learner, own in analysis.task.learners.items() if analysis.mixtures else ():
+        references.append(f"{own.reference.source}, N = {own.reference.unique:,}")
+        for kind, each in own.against_reference.items():
+            cells = [f"{kind.unique:,}", percent(each, signed=True), p_text(each), verdict_text(each)]
+            lines.append([" on ".join(learner), kind.source, *cells])
+            tested.append(each)
     note = (
-        f"Differences of the linear probe in points from {references[0] if references else ''}; p is adjusted by Holm's method."
+        f"Differences of the linear probe in points from {references[0] if references else ''}. {_corrected(analysis, tested)}"
     )
     head = ["candidate", "N", "difference", "adjusted p", "verdict"]
     return _learner_table(analysis, "order", "Orders and mixtures", head, lines, note)

@@ -18,11 +18,14 @@ Where hardly any image is wrong, or two encoders disagree on hardly any, a boots
 least score intervals (Wilson's, and Tango's for differences), which keep a width even if all images are right. If images belong
 to groups, such as the frames of a video, groups are resampled whole.
 
-`estimation` has the bootstrap and the variance components, `proportions` the score intervals, `scores` the intervals and
-comparisons of metrics, and `trends` the slopes of a metric in diversity and in shift. The tests `test_intervals.py`,
-`test_statistics.py`, `test_proportions.py` and `test_paired.py` test coverage by simulation; a new interval needs such a test.
+`estimation` has the bootstrap and the variance components, `contrasts` the variances that the kinds of a table share and the
+differences that a study can show, `proportions` the score intervals, `scores` the intervals and comparisons of metrics,
+`trends` the slopes of a metric in diversity and in shift, and `multiplicity` the correction for many tests. The tests
+`test_intervals.py`, `test_statistics.py`, `test_proportions.py`, `test_paired.py` and `test_contrasts.py` test coverage by
+simulation; a new interval needs such a test.
 """
 
+from sslshift.transfer.inference.contrasts import POWER, Contrast, moderated, shrunken, smallest_difference
 from sslshift.transfer.inference.estimation import (
     FACTORS,
     Bootstrapped,
@@ -36,15 +39,27 @@ from sslshift.transfer.inference.estimation import (
     estimate_mean,
     variance_components,
 )
+from sslshift.transfer.inference.multiplicity import holm
 from sslshift.transfer.inference.proportions import tango, widened_difference, widened_score, wilson
-from sslshift.transfer.inference.scores import Comparison, Interval, bootstrap_interval, compare, holm, mcnemar, runs_interval
-from sslshift.transfer.inference.trends import FEWEST_SOURCES, Trend, change_by_shift, mean_trend, slopes
+from sslshift.transfer.inference.scores import Comparison, Interval, bootstrap_interval, compare, mcnemar, runs_interval
+from sslshift.transfer.inference.trends import (
+    FEWEST_SOURCES,
+    Trend,
+    change_by_shift,
+    change_contrast,
+    curvature_weights,
+    mean_trend,
+    slope_weights,
+    slopes,
+)
 
 __all__ = [
     "FACTORS",
     "FEWEST_SOURCES",
+    "POWER",
     "Bootstrapped",
     "Comparison",
+    "Contrast",
     "CrossedDeviations",
     "Estimate",
     "Interval",
@@ -53,16 +68,22 @@ __all__ = [
     "bootstrap",
     "bootstrap_interval",
     "change_by_shift",
+    "change_contrast",
     "compare",
     "count_units",
     "crossed_deviations",
+    "curvature_weights",
     "estimate",
     "estimate_mean",
     "holm",
     "mcnemar",
     "mean_trend",
+    "moderated",
     "runs_interval",
+    "shrunken",
+    "slope_weights",
     "slopes",
+    "smallest_difference",
     "tango",
     "variance_components",
     "widened_difference",

@@ -36,8 +36,9 @@ class Estimate(NamedTuple):
         return (self.high - self.low) / 2
 
 
+SEEDS = "seeds"
 # Random factors of a study's numbers, in the order of the axes of `Bootstrapped.values`.
-FACTORS = ("seeds", "draws", "labelled draws")
+FACTORS = (SEEDS, "draws", "labelled draws")
 
 
 class Bootstrapped(NamedTuple):
@@ -69,7 +70,7 @@ class VarianceComponent(NamedTuple):
     factor: str
     variance: float
     explained: float
-    degrees_of_freedom: int
+    degrees_of_freedom: float
 
 
 def variance_components(sides: Sequence[Bootstrapped]) -> list[VarianceComponent]:
@@ -130,7 +131,7 @@ def estimate(
     if not 0 < level < 1:
         raise ValueError(f"Expected a level between 0 and 1, such as 0.95, got {level}.")
     if components or grouped:
-        candidates = _candidate_variances(float(replicates.var(ddof=1)), components, images)
+        candidates = candidate_variances(float(replicates.var(ddof=1)), components, images)
         half = max(float(special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)) for variance, freedom in candidates)
         # The largest p-value belongs to the widest interval, so that p-value and interval agree.
         p_value = max(_p_value(value, *each) for each in candidates)
@@ -168,7 +169,7 @@ def estimate_mean(
     return estimate(float(numbers.values.mean()), over_images, components, images, level=level, grouped=grouped)
 
 
-def _candidate_variances(over_images: float, components: Sequence[VarianceComponent], images: int) -> list[tuple[float, float]]:
+def candidate_variances(over_images: float, components: Sequence[VarianceComponent], images: int) -> list[tuple[float, float]]:
     """Returns variance and degrees of freedom of the sum and of each component; the widest of their intervals is used."""
     total = over_images + sum(max(0.0, each.variance - each.explained) for each in components)
     squares = over_images**2 / max(1, images - 1) + sum(each.variance**2 / each.degrees_of_freedom for each in components)

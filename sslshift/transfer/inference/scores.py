@@ -1,4 +1,4 @@
-"""Intervals of metrics, comparisons of two encoders, and the correction for many comparisons."""
+"""Intervals of metrics, and comparisons of two encoders."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -243,29 +243,3 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
     from scipy import stats
 
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-
-
-def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Returns p-values adjusted by Holm's method, which bounds the probability of any false finding among all comparisons.
-
-    Example:
-      >>> holm([0.01, 0.04, 0.03]).tolist()  # 3 * 0.01; 2 * 0.03; 0.04 must not be smaller than the previous one
-      [0.03, 0.06, 0.06]
-
-    Args:
-      p_values: p-values of all comparisons of a table, which may be dependent. nan marks a comparison that was not possible;
-        it stays nan and is not counted.
-
-    Returns:
-      The adjusted p-values, float64 in the same order.
-
-    References:
-      Holm, `A Simple Sequentially Rejective Multiple Test Procedure <https://www.jstor.org/stable/4615733>`_, 1979
-    """
-    adjusted = np.array(p_values, np.float64)
-    # Impossible comparisons are not counted, because they would increase the other p-values.
-    known = np.flatnonzero(~np.isnan(adjusted))
-    order = known[np.argsort(adjusted[known], kind="stable")]
-    stepwise = adjusted[order] * (len(order) - np.arange(len(order)))
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(stepwise))
-    return adjusted

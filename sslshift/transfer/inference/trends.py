@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sslshift.transfer.inference.contrasts import Contrast
 from sslshift.transfer.inference.estimation import Bootstrapped, VarianceComponent, estimate_mean, variance_components
 
-# Smallest number of sources. A line fits two points exactly, so two sources would show no scatter.
-FEWEST_SOURCES = 3
+# Smallest number of sources for a verdict on any sources: of three or four, the scatter about a line has one or two degrees of
+# freedom, and its interval is too wide for any conclusion.
+FEWEST_SOURCES = 5
 
 
 class Trend(NamedTuple):
@@ -41,11 +43,37 @@ def slopes(x: Sequence[float], values: np.ndarray, axis: int = 0) -> np.ndarray:
     Raises:
       ValueError: `x` has fewer than two different values, or a value that is not finite.
     """
+    return np.tensordot(slope_weights(x), np.asarray(values, np.float64), (0, axis))
+
+
+def slope_weights(x: Sequence[float]) -> np.ndarray:
+    """Returns the weight of the value at each position in the least-squares slope.
+
+    Raises:
+      ValueError: `x` has fewer than two different values, or a value that is not finite.
+    """
     x = np.asarray(x, np.float64)
     if not np.isfinite(x).all() or np.ptp(x) == 0:
         raise ValueError(f"Expected at least two different finite positions for a slope, got {x.tolist()}.")
     centred = x - x.mean()
-    return np.tensordot(centred / (centred**2).sum(), np.asarray(values, np.float64), (0, axis))
+    return centred / (centred**2).sum()
+
+
+def curvature_weights(x: Sequence[float]) -> np.ndarray:
+    """Returns the weight of the value at each position in the change of the slope for each unit of x, by least squares.
+
+    Example:
+      >>> curvature_weights([0.0, 1.0, 2.0]).round(12).tolist()  # the second difference
+      [1.0, -2.0, 1.0]
+
+    Raises:
+      ValueError: `x` has fewer than three different values, or a value that is not finite.
+    """
+    x = np.asarray(x, np.float64)
+    if not np.isfinite(x).all() or len(np.unique(x)) < 3:
+        raise ValueError(f"Expected at least three different finite positions for a curvature, got {x.tolist()}.")
+    # Twice the coefficient of the square is the second derivative.
+    return 2 * np.linalg.pinv(np.vander(x - x.mean(), 3))[0]
 
 
 def mean_trend(each: Bootstrapped, images: int, level: float = 0.95, extra: Sequence[VarianceComponent] = ()) -> Trend:
@@ -92,14 +120,26 @@ def change_by_shift(
     Raises:
       ValueError: there are fewer than three sources, or all have the same index.
     """
-    if len(shift) < FEWEST_SOURCES:
+    contrast = change_contrast(shift, trends, images, scatter=scatter)
+    if not images and not contrast.components:
+        return Trend(contrast.value, np.nan, np.nan, np.nan, len(trends.values[0]), images)
+    return Trend(*contrast.estimate(level), len(trends.values[0]), images)
+
+
+def change_contrast(shift: Sequence[float], trends: Bootstrapped, images: int, *, scatter: bool = True) -> Contrast:
+    """Returns what `change_by_shift` estimates, before its interval.
+
+    Raises:
+      ValueError: there are fewer than three sources, or all have the same index.
+    """
+    if len(shift) < 3:
         raise ValueError(
-            f"Expected at least {FEWEST_SOURCES} sources with a shift index and several numbers of unique samples, got "
+            "Expected at least 3 sources with a shift index and several numbers of unique samples, got "
             f"{len(shift)}: a line fits two points exactly."
         )
     x = np.asarray(shift, np.float64)
     changes = Bootstrapped(slopes(x, trends.values), slopes(x, trends.replicates, axis=1))
-    return mean_trend(changes, images, level, [_source_component(x, trends)] if scatter else [])
+    return Contrast.of(changes, images, [_source_component(x, trends)] if scatter else [])
 
 
 def _source_component(x: np.ndarray, trends: Bootstrapped) -> VarianceComponent:

@@ -1,0 +1,316 @@
+"""Analysis of one method and encoder on one task: gains, comparisons, trends, and everything that is tested about them."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from sslshift.study.claims import CHANGE, CURVATURE, GAIN, PAIR, PIXELS, REFERENCE, TREND, Claim, Hypothesis, Tested
+from sslshift.study.evaluate import PIXELS as RAW
+from sslshift.study.evaluate import UNTRAINED
+from sslshift.study.opened import Run
+from sslshift.transfer.inference import (
+    FEWEST_SOURCES,
+    Bootstrapped,
+    Contrast,
+    Estimate,
+    change_contrast,
+    curvature_weights,
+    moderated,
+    shrunken,
+    slope_weights,
+    slopes,
+)
+
+if TYPE_CHECKING:
+    from sslshift.study.analysis import TaskAnalysis
+
+# Part of the shift index that the sources must span. A change for each unit of the index would otherwise be an extrapolation.
+_SPAN = 0.5
+
+
+class Kind(NamedTuple):
+    """Runs that differ only by seed and draw, or a baseline.
+
+    Attributes:
+      learner: names of method and encoder; None for raw pixels.
+      source: name of the candidate or of the baseline.
+      unique: N as the study asks for it; None for a baseline.
+    """
+
+    learner: tuple[str, str] | None
+    source: str
+    unique: int | None
+
+    @classmethod
+    def of_run(cls, run: Run) -> "Kind":
+        """Returns the kind that a run belongs to."""
+        return cls(run.learner, run.source, run.unique)
+
+
+RAW_PIXELS = Kind(None, RAW, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceTrend:
+    """Trend of accuracy in diversity for one source.
+
+    Attributes:
+      source: name of the source.
+      shift: shift index of the source; nan if unknown.
+      levels: kinds of the source that share seeds, by unique samples.
+      trend: slope of the accuracy for each factor of ten in D.
+      curvature: change of the slope for each factor of ten in D; None with two numbers of unique samples.
+    """
+
+    source: str
+    shift: float
+    levels: tuple[Kind, ...]
+    trend: Claim
+    curvature: Claim | None
+
+
+class LearnerAnalysis:
+    """Analysis of a study's results for one method and encoder on one task.
+
+    Args:
+      task: analysis of the task.
+      learner: names of method and encoder.
+    """
+
+    def __init__(self, task: "TaskAnalysis", learner: tuple[str, str]):
+        self.task = task
+        self.analysis = task.analysis
+        self.learner = learner
+        self._shifts = task.shifts
+
+    @functools.cached_property
+    def kinds(self) -> list[Kind]:
+        """The kinds with a finished run, the nearest source first, then by unique samples."""
+        return self.analysis.of_learner(self.learner)
+
+    @functools.cached_property
+    def largest(self) -> list[Kind]:
+        """The kind with the largest number of unique samples, for each candidate."""
+        return [levels[-1] for levels in self.analysis.levels(self.learner).values()]
+
+    @functools.cached_property
+    def reference(self) -> Kind:
+        """The candidate that others are compared with: the nearest single source, or else the nearest mixture."""
+        candidates = sorted(self.largest, key=lambda kind: self._shifts[kind.source].order)
+        return next((kind for kind in candidates if kind.source not in self.analysis.mixtures), candidates[0])
+
+    @functools.cached_property
+    def ladders(self) -> dict[str, list[Kind]]:
+        """The kinds of each source with several numbers of unique samples that share a seed, near sources first."""
+        linear = self.task.linear
+        found = {
+            source: levels
+            for source, levels in self.analysis.levels(self.learner).items()
+            # A trend needs two numbers of unique samples that share a seed; an unfinished study may lack them.
+            if len(levels) > 1 and linear.grid(levels) is not None
+        }
+        return dict(sorted(found.items(), key=lambda item: self._shifts[item[0]].order))
+
+    @functools.cached_property
+    def nearest_ladder(self) -> str | None:
+        """The source nearest to the task of those with a trend; None if there is no trend."""
+        # A source without an index could be far away, and is taken only if no source has an index.
+        known = (source for source in self.ladders if not math.isnan(self._shifts[source].value))
+        return next(known, None) or next(iter(self.ladders), None)
+
+    @functools.cached_property
+    def tests(self) -> dict[Hypothesis, Tested]:
+        """Everything that a report tests about this learner. On tasks other than the first, only gains and mixtures."""
+        untrained = Kind(self.learner, UNTRAINED, None)
+        tests = self._differences(GAIN, {kind: (kind, untrained) for kind in self.kinds})
+        if self.analysis.mixtures:
+            others = [kind for kind in self.largest if kind != self.reference]
+            tests |= self._differences(REFERENCE, {kind: (kind, self.reference) for kind in others})
+        if self.task is not self.analysis.task:
+            return tests
+        tests |= self._table(TREND, self._by_ladder(slope_weights), scales=self._by_ladder_spread())
+        tests |= self._table(CURVATURE, self._by_ladder(curvature_weights, fewest=3))
+        if not isinstance(self._changes, str):
+            scatter = len(self._indexed) >= FEWEST_SOURCES
+            contrast = self._changes[scatter]
+            tests[self._name(CHANGE, "")] = Tested(contrast, contrast.seeds < 2)
+        pairs = [pair for pair in itertools.combinations(self.kinds, 2) if pair[0].source != pair[1].source]
+        tests |= self._differences(PAIR, {pair: pair for pair in pairs}, kinds=len(self.kinds) - 1)
+        return tests | self._differences(PIXELS, {kind: (kind, RAW_PIXELS) for kind in self.kinds})
+
+    def _name(self, family: str, subject: Hashable) -> Hypothesis:
+        return Hypothesis(self.task.name, self.learner, family, subject)
+
+    def _differences(self, family: str, pairs: Mapping[Hashable, tuple[Kind, Kind]], *, kinds: int | None = None):
+        linear = self.task.linear
+        contrasts = {subject: (linear.contrast({a: 1.0, b: -1.0}), (a, b)) for subject, (a, b) in pairs.items()}
+        return self._table(family, contrasts, kinds=kinds)
+
+    def _table(
+        self,
+        family: str,
+        contrasts: Mapping[Hashable, tuple[Contrast | None, Sequence[Kind]]],
+        *,
+        scales: Sequence[float] | None = None,
+        kinds: int | None = None,
+    ) -> dict[Hypothesis, Tested]:
+        """Returns the tests of one table, whose variances of seeds are pooled; what could not be compared is not tested."""
+        pooled = moderated([contrast for contrast, _ in contrasts.values()], scales=scales, kinds=kinds)
+        return {
+            self._name(family, subject): Tested(contrast, self.task.linear.single_seed(members))
+            for (subject, (_, members)), contrast in zip(contrasts.items(), pooled, strict=True)
+            if contrast is not None
+        }
+
+    def _by_ladder(
+        self, weights: Callable[[Sequence[float]], np.ndarray], fewest: int = 2
+    ) -> dict[str, tuple[Contrast | None, Sequence[Kind]]]:
+        """Returns a contrast over the numbers of unique samples of each source with enough of them."""
+        found: dict[str, tuple[Contrast | None, Sequence[Kind]]] = {}
+        for source, levels in self.ladders.items():
+            if len(levels) >= fewest:
+                each = weights(self._log_diversity(levels)).tolist()
+                found[source] = self.task.linear.contrast(dict(zip(levels, each, strict=True))), levels
+        return found
+
+    def _by_ladder_spread(self) -> list[float]:
+        """Returns what makes the variances of slopes comparable: sources differ in the range of their diversity."""
+        return [1 / float((slope_weights(self._log_diversity(levels)) ** 2).sum()) for levels in self.ladders.values()]
+
+    def _log_diversity(self, levels: Sequence[Kind]) -> list[float]:
+        return [math.log10(self.analysis.diversity(kind)) for kind in levels]
+
+    def _claim(self, family: str, subject: Hashable) -> Claim | None:
+        return self.analysis.claims.get(self._name(family, subject))
+
+    @functools.cached_property
+    def gains(self) -> dict[Kind, Claim | None]:
+        """Gains of each kind over the same seeds' untrained encoders."""
+        return {kind: self._claim(GAIN, kind) for kind in self.kinds}
+
+    @functools.cached_property
+    def pairs(self) -> dict[tuple[Kind, Kind], Claim]:
+        """Differences of all pairs of kinds of different sources; the better kind comes first in each pair."""
+        found = {}
+        for (a, b), each in ((name.subject, claim) for name, claim in self._of_family(PAIR)):
+            # Sorted by the means, every difference is positive or 0, which makes a table of differences easy to read.
+            flipped = {"better": "worse", "worse": "better"}.get(each.verdict, each.verdict)
+            reverse = each._replace(value=-each.value, low=-each.high, high=-each.low, verdict=flipped)
+            found[(b, a) if each.value < 0 else (a, b)] = reverse if each.value < 0 else each
+        return found
+
+    def _of_family(self, family: str) -> list[tuple[Hypothesis, Claim]]:
+        return [(name, self.analysis.claims[name]) for name in self.tests if name.family == family]
+
+    @functools.cached_property
+    def against_reference(self) -> dict[Kind, Claim]:
+        """Differences from the reference of all other candidates that share a seed with it, each at its largest N.
+
+        They are only tested in a study with mixtures.
+        """
+        found = {name.subject: claim for name, claim in self._of_family(REFERENCE)}
+        return dict(sorted(found.items(), key=lambda item: self._shifts[item[0].source].order))
+
+    @functools.cached_property
+    def against_pixels(self) -> dict[Kind, Claim]:
+        """Differences of each kind from raw pixels."""
+        return {name.subject: claim for name, claim in self._of_family(PIXELS)}
+
+    @functools.cached_property
+    def trends(self) -> list[SourceTrend]:
+        """The trend in diversity of each source with at least two numbers of unique samples, near sources first."""
+        return [
+            SourceTrend(
+                source, self._shifts[source].value, tuple(levels), self._claim(TREND, source), self._claim(CURVATURE, source)
+            )
+            for source, levels in self.ladders.items()
+        ]
+
+    @functools.cached_property
+    def _indexed(self) -> dict[str, list[Kind]]:
+        return {source: levels for source, levels in self.ladders.items() if not math.isnan(self._shifts[source].value)}
+
+    @functools.cached_property
+    def change(self) -> Claim | str:
+        """Change of the trend for each unit of the shift index; a sentence gives the reason if there is none.
+
+        With five sources or more, it is tested for any sources, and otherwise for these sources only.
+        """
+        return self._changes if isinstance(self._changes, str) else self._claim(CHANGE, "")
+
+    @functools.cached_property
+    def change_of_any(self) -> Estimate | None:
+        """The same change with an interval that is also valid for other sources; None if it is not known."""
+        return None if isinstance(self._changes, str) else self._changes[True].estimate()
+
+    @functools.cached_property
+    def change_of_these(self) -> Estimate | None:
+        """The same change with an interval that is valid for these sources only, without the scatter of sources."""
+        return None if isinstance(self._changes, str) else self._changes[False].estimate()
+
+    @property
+    def change_is_of_any(self) -> bool:
+        """True if the verdict on the change is about any sources, and not only about these."""
+        return len(self._indexed) >= FEWEST_SOURCES
+
+    @functools.cached_property
+    def _changes(self) -> dict[bool, Contrast] | str:
+        """The change without and with the scatter of sources, or the reason why there is none."""
+        indexed = self._indexed
+        places = [self._shifts[source].value for source in indexed]
+        if len(indexed) < 3:
+            return (
+                "At least 3 sources with a shift index and several numbers of unique samples are needed, and there "
+                f"{'is' if len(indexed) == 1 else 'are'} {len(indexed) or 'none'}."
+            )
+        span = max(places) - min(places)
+        if span < _SPAN:
+            return (
+                f"The sources with several numbers of unique samples span {span:.2f} of the shift index, and a change for each "
+                f"unit of the index needs at least {_SPAN}."
+            )
+        linear = self.task.linear
+        grid = linear.grid([kind for levels in indexed.values() for kind in levels])
+        if grid is None:
+            return "No seed is finished for all sources with several numbers of unique samples."
+        values = []
+        replicates = []
+        start = 0
+        for levels in indexed.values():
+            own = slice(start, start + len(levels))
+            x = self._log_diversity(levels)
+            values.append(slopes(x, grid.values[own]))
+            replicates.append(slopes(x, grid.replicates[:, own], axis=1))
+            start = own.stop
+        trends = Bootstrapped(np.array(values), np.stack(replicates, axis=1))
+        return {scatter: change_contrast(places, trends, linear.images, scatter=scatter) for scatter in (False, True)}
+
+    @functools.cached_property
+    def highest(self) -> Kind:
+        """The kind with the highest mean score of all."""
+        return max(self.kinds, key=lambda kind: self.task.linear.score(kind).value)
+
+    @functools.cached_property
+    def best(self) -> Kind:
+        """The kind with the highest mean score of those whose gain is shown, or of all if no gain is."""
+        # The kind with the highest mean may vary so much between seeds that only the gain of another one is shown.
+        gaining = [kind for kind in self.kinds if self.gains[kind] and self.gains[kind].verdict == "better"]
+        return max(gaining or self.kinds, key=lambda kind: self.task.linear.score(kind).value)
+
+    @functools.cached_property
+    def shrunken_scores(self) -> dict[Kind, float]:
+        """The score of each kind, shrunken towards the mean of all as far as their differences may be chance."""
+        linear = self.task.linear
+        scores = [linear.score(kind).value for kind in self.kinds]
+        share = 1 / len(self.kinds)
+        # What all kinds have in common, such as the choice of test images, does not decide which is the highest.
+        contrasts = [linear.contrast({other: (other == kind) - share for other in self.kinds}) for kind in self.kinds]
+        if len(self.kinds) < 3 or any(each is None or each.seeds < 2 for each in contrasts):
+            return dict(zip(self.kinds, scores, strict=True))
+        variances = [each.variance for each in moderated(contrasts, kinds=len(contrasts) - 1)]
+        return dict(zip(self.kinds, shrunken(scores, variances).tolist(), strict=True))
