@@ -10,7 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sslshift.transfer.inference import Bootstrapped, Contrast, Estimate, bootstrap, count_units, estimate_mean, widened_score
+from sslshift.transfer.inference import (
+    Bootstrapped,
+    Contrast,
+    Estimate,
+    bootstrap,
+    count_units,
+    estimate_mean,
+    find_outliers,
+    robust_means,
+    widened_score,
+)
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.predictions import Predictions, on_common_images, with_labelled_draws
 
@@ -34,6 +44,22 @@ class EncoderPredictions(NamedTuple):
     seed: int | None
     draw: int | None
     predictions: Predictions
+
+
+class BadRun(NamedTuple):
+    """A run whose score is far below those of the other runs of its kind, see `inference.find_outliers`.
+
+    Attributes:
+      kind, seed, draw: the run.
+      deviation: its score minus the mean of its siblings.
+      p_value: p-value, corrected for the number of runs.
+    """
+
+    kind: Hashable
+    seed: int | None
+    draw: int | None
+    deviation: float
+    p_value: float
 
 
 _Place = tuple[int | None, int | None]
@@ -141,6 +167,24 @@ class PairedScores:
         """Returns a - b, seed by seed and draw by draw on the same images; None if they share no seed."""
         found = self.contrast({a: 1.0, b: -1.0})
         return found and found.estimate()
+
+    def bad_runs(self, kinds: Sequence[Hashable]) -> list[BadRun]:
+        """Returns the outliers among the runs of these kinds, whose spread is pooled; the clearest first."""
+        runs = [list(self.scores.get(kind, {}).items()) for kind in kinds]
+        found = find_outliers([[float(values.mean()) for _, (values, _) in own] for own in runs])
+        return [BadRun(kinds[each.kind], *runs[each.kind][each.run][0], each.deviation, each.p_value) for each in found]
+
+    def robust_scores(self, kinds: Sequence[Hashable]) -> dict[Hashable, Estimate]:
+        """Returns the median over seeds of each kind with an interval, see `inference.robust_means`.
+
+        Kinds without scores are missing; all are missing if no kind has two seeds.
+        """
+        grids = {kind: grid for kind in kinds if (grid := self.grid([kind])) is not None}
+        if all(len(grid.values[0]) < 2 for grid in grids.values()):
+            return {}
+        numbers = [Bootstrapped(grid.values[0], grid.replicates[:, 0]) for grid in grids.values()]
+        found = robust_means(numbers, self.images)
+        return {kind: widened_score(each, self.effective) for kind, each in zip(grids, found, strict=True)}
 
     def single_seed(self, kinds: Sequence[Hashable]) -> bool:
         """Returns whether fewer than two training seeds are compared, so that an interval does not cover other seeds."""

@@ -19,10 +19,10 @@ least score intervals (Wilson's, and Tango's for differences), which keep a widt
 to groups, such as the frames of a video, groups are resampled whole.
 
 `estimation` has the bootstrap and the variance components, `contrasts` the variances that the kinds of a table share and the
-differences that a study can show, `proportions` the score intervals, `scores` the intervals and comparisons of metrics,
-`trends` the slopes of a metric in diversity and in shift, and `multiplicity` the correction for many tests. The tests
-`test_intervals.py`, `test_statistics.py`, `test_proportions.py`, `test_paired.py` and `test_contrasts.py` test coverage by
-simulation; a new interval needs such a test.
+differences that a study can show, `proportions` the score intervals, `outliers` the search for bad runs and medians that they
+hardly move, `scores` the intervals and comparisons of metrics, `trends` the slopes of a metric in diversity and in shift, and
+`multiplicity` the correction for many tests. The tests `test_intervals.py`, `test_statistics.py`, `test_proportions.py`,
+`test_paired.py`, `test_outliers.py` and `test_contrasts.py` test coverage by simulation; a new interval needs such a test.
 """
 
 from sslshift.transfer.inference.contrasts import POWER, Contrast, moderated, shrunken, smallest_difference
@@ -40,6 +40,7 @@ from sslshift.transfer.inference.estimation import (
     variance_components,
 )
 from sslshift.transfer.inference.multiplicity import holm
+from sslshift.transfer.inference.outliers import OutlyingRun, find_outliers, robust_means
 from sslshift.transfer.inference.proportions import tango, widened_difference, widened_score, wilson
 from sslshift.transfer.inference.scores import Comparison, Interval, bootstrap_interval, compare, mcnemar, runs_interval
 from sslshift.transfer.inference.trends import (
@@ -63,6 +64,7 @@ __all__ = [
     "CrossedDeviations",
     "Estimate",
     "Interval",
+    "OutlyingRun",
     "Trend",
     "VarianceComponent",
     "bootstrap",
@@ -75,10 +77,12 @@ __all__ = [
     "curvature_weights",
     "estimate",
     "estimate_mean",
+    "find_outliers",
     "holm",
     "mcnemar",
     "mean_trend",
     "moderated",
+    "robust_means",
     "runs_interval",
     "shrunken",
     "slope_weights",

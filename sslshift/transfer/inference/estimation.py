@@ -96,9 +96,15 @@ def variance_components(sides: Sequence[Bootstrapped]) -> list[VarianceComponent
 def _component(factor: str, values: np.ndarray, replicates: np.ndarray) -> VarianceComponent:
     """Returns the component of values `[k]` with replicates `[R, k]`."""
     count = len(values)
-    # Subtracting the levels' values leaves the part of their spread that the choice of images causes.
-    explained = np.var(replicates - values, axis=1, ddof=1).mean()
-    return VarianceComponent(factor, float(values.var(ddof=1)) / count, float(explained) / count, count - 1)
+    return VarianceComponent(
+        factor, float(values.var(ddof=1)) / count, explained_variance(values, replicates) / count, count - 1
+    )
+
+
+def explained_variance(values: np.ndarray, replicates: np.ndarray) -> float:
+    """Returns the part of the variance of values `[k]` that the choice of images causes, from their replicates `[R, k]`."""
+    # Subtracting the values leaves the scatter that the images alone cause.
+    return float(np.var(replicates - values, axis=1, ddof=1).mean())
 
 
 def estimate(
