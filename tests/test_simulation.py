@@ -130,16 +130,35 @@ def test_analysis_sees_every_run_in_its_place():
     assert grid.values.mean() == pytest.approx(study.trained[1].mean())
 
 
+def test_reference_encoders_err_in_the_scale_of_the_index():
+    world = World(sources=3, unique=(64, 640), images=1, encoders=2, encoder=0.2)
+    index = np.stack([study.index_by_encoder for study in studies(world, 1000)])
+    assert index.shape == (1000, 2, 3)
+    assert index.mean(axis=(0, 1)) == pytest.approx([0, 0.5, 1], abs=0.02)
+    assert index[..., 1] == pytest.approx(index[..., 2] / 2)
+    assert index[..., 2].std() == pytest.approx(0.2, abs=0.015)
+    assert np.corrcoef(index[:, 0, 2], index[:, 1, 2])[0, 1] == pytest.approx(0, abs=0.1)
+
+
+def test_an_unfinished_study_lacks_its_last_runs():
+    world = World(sources=2, unique=(64, 640), seeds=2, draws=2, images=50, finished=0.75)
+    results = results_of(*studies(world, 1), open_world(world))
+    assert [(each.run.draw, each.run.seed) for each in results.runs[::4]] == [(0, 0), (0, 1), (1, 0)]
+    assert {(run.draw, run.seed) for run in results.missing} == {(1, 1)}
+    assert len(results.runs) == 12
+
+
 def test_a_null_world_has_no_effect_and_another_has():
     for name, world in SCENARIOS.items():
         flat = np.ptp([world.untrained, *world.accuracies(world.expected_trends).ravel()]) == 0 and world.scatter == 0
-        assert flat == name.startswith(("null", "few-shot")), name
+        assert flat == name.startswith("null"), name
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"seeds": 0}, "Expected seeds of at least 1 in a world, got 0"),
+        ({"finished": 1.2}, "Expected a share of finished runs above 0 and up to 1 in a world, got 1.2"),
         ({"unique": (640, 64)}, r"Expected ascending numbers .*got \(640, 64\)"),
         ({"difficulty": 0.95}, "difficulty=0.95 and image_by_source=0.1"),
         ({"gain": 28.0}, "between 0 and 100%, got means of 70 to 98"),

@@ -83,7 +83,7 @@ def claims_something(sentence: str) -> bool:
     """Returns whether a sentence of a report claims a difference or a trend.
 
     Example:
-      >>> claims_something("a: +1.0 points ± 0.5 (better)"), claims_something("a is not significantly better than b")
+      >>> claims_something("a: +1.0 points ± 0.5 (better)"), claims_something("a is not shown to be better than b")
       (True, False)
     """
     return bool(_CLAIM.search(_NEGATED.sub("", sentence)))

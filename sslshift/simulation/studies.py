@@ -70,7 +70,7 @@ def open_world(world: World) -> Opened:
 
 
 def results_of(study: SimulatedStudy, opened: Opened) -> Results:
-    """Returns the results of a simulated study, all of whose runs are finished.
+    """Returns the results of a simulated study; in an unfinished one, the last runs are missing.
 
     Args:
       study: the study.
@@ -98,9 +98,14 @@ def results_of(study: SimulatedStudy, opened: Opened) -> Results:
     untrained = {
         (*key, seed): encoder(study.untrained[method, seed]) for key, method in methods.items() for seed in range(world.seeds)
     }
-    shifts = {
-        name: MeasuredShift(ShiftIndex(*[float(world.index[number])] * 6, sample_size=world.images, repeats=2), dimensions=1)
-        for name, number in sources.items()
-    }
-    runs = tuple(map(finished, opened.runs))
-    return Results(opened, runs, untrained, encoder(study.pixels), {opened.task.name: shifts}, {})
+    shifts = {name: _measured(study.index_by_encoder[:, number]) for name, number in sources.items()}
+    ended = max(1, round(world.finished * len(opened.runs)))
+    runs = tuple(map(finished, opened.runs[:ended]))
+    shifts_by_task = {opened.task.name: shifts}
+    return Results(opened, runs, untrained, encoder(study.pixels), shifts_by_task, {}, missing=opened.runs[ended:])
+
+
+def _measured(by_encoder: np.ndarray) -> MeasuredShift:
+    index = ShiftIndex(*[float(by_encoder.mean())] * 6, sample_size=1, repeats=2)
+    several = {"by_encoder": tuple(by_encoder.tolist())} if "by_encoder" in MeasuredShift.__dataclass_fields__ else {}
+    return MeasuredShift(index, dimensions=1, **several)

@@ -26,6 +26,8 @@ class World:
       draws: draws of each subset, each trained with every seed; 0: each seed draws its own.
       labelled_draws: draws of labelled images, shared by all encoders.
       images: test images.
+      finished: share of the runs that are finished, in the order in which a study runs them.
+      encoders: reference encoders behind the measured shift indices.
       untrained: accuracy of untrained encoders and of raw pixels.
       gain: gain over untrained encoders of a source of index 0 at D = 1.
       gain_by_index: change of this gain for each unit of the index.
@@ -38,6 +40,7 @@ class World:
       run: standard deviation of the effect of a run, or of an untrained encoder.
       subset: standard deviation of the effect of a draw of a subset, common to all methods.
       labelled: standard deviation of the effect of a draw of labelled images, common to all encoders.
+      encoder: standard deviation of the scale of an encoder's indices, whose mean is 1; the error is common to all sources.
       bad: probability that a run goes wrong.
       bad_loss: accuracy that such a run loses compared with the others.
     """
@@ -49,6 +52,8 @@ class World:
     draws: int = 0
     labelled_draws: int = 1
     images: int = 5000
+    finished: float = 1.0
+    encoders: int = 1
     untrained: float = 70.0
     gain: float = 0.0
     gain_by_index: float = 0.0
@@ -61,13 +66,16 @@ class World:
     run: float = 0.7
     subset: float = 0.3
     labelled: float = 0.0
+    encoder: float = 0.0
     bad: float = 0.0
     bad_loss: float = 0.0
 
     def __post_init__(self):
-        for name in ("methods", "sources", "seeds", "labelled_draws", "images"):
+        for name in ("methods", "sources", "seeds", "labelled_draws", "images", "encoders"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Expected {name} of at least 1 in a world, got {getattr(self, name)}.")
+        if not 0 < self.finished <= 1:
+            raise ValueError(f"Expected a share of finished runs above 0 and up to 1 in a world, got {self.finished}.")
         if not self.unique or list(self.unique) != sorted(set(self.unique)) or self.unique[0] < 1:
             raise ValueError(f"Expected ascending numbers of unique samples from 1 in a world, got {self.unique}.")
         if min(self.difficulty, self.image_by_source) < 0 or self.difficulty + self.image_by_source > 1:
@@ -117,6 +125,7 @@ class SimulatedStudy:
     Attributes:
       world: the world.
       trends: true trend of each source, `[sources]`.
+      index_by_encoder: measured shift index of each source by each reference encoder, `[encoders, sources]`.
       run_accuracies: true accuracy of each run, `[methods, sources, levels, replicates, labelled draws]`.
       trained: whether a run is right on an image, `[methods, sources, levels, replicates, labelled draws, images]`.
       untrained: the same for untrained encoders, `[methods, seeds, labelled draws, images]`.
@@ -125,6 +134,7 @@ class SimulatedStudy:
 
     world: World
     trends: np.ndarray
+    index_by_encoder: np.ndarray
     run_accuracies: np.ndarray
     trained: np.ndarray
     untrained: np.ndarray
@@ -144,6 +154,7 @@ def simulate(world: World, random: np.random.Generator) -> SimulatedStudy:
       random: source of randomness; the same state gives the same study.
     """
     trends = world.expected_trends + random.normal(0, world.scatter, world.sources)
+    scales = random.normal(1, world.encoder, (world.encoders, 1))
     labelled = random.normal(0, world.labelled, world.labelled_draws)
     runs = _run_accuracies(world, trends, random)[..., None] + labelled
     untrained = world.untrained + random.normal(0, world.run, (world.methods, world.seeds, 1)) + labelled
@@ -162,6 +173,7 @@ def simulate(world: World, random: np.random.Generator) -> SimulatedStudy:
     return SimulatedStudy(
         world,
         trends,
+        scales * world.index,
         runs,
         right(runs, by_source[:-2, None, None, None]),
         right(untrained, by_source[-2]),
