@@ -1,6 +1,7 @@
 """Trends, gains and comparisons of a study, of results whose truth is known."""
 
 import dataclasses
+import json
 
 import pytest
 from report_builders import FAR, LEARNER, MIDDLE, NEAR, STUDY, results_of, truth
@@ -10,6 +11,8 @@ from sslshift.study.claims import CHANGE, GAIN, REFERENCE, TREND, Hypothesis
 from sslshift.study.evaluate import UNTRAINED
 from sslshift.study.learner_analysis import RAW_PIXELS, Kind
 from sslshift.study.opened import open_study
+from sslshift.study.report.sentences import answer
+from sslshift.study.results import keep_plan, plan_deviations
 from sslshift.transfer.inference import compare, holm, runs_interval
 from sslshift.transfer.metrics import METRICS
 
@@ -127,3 +130,43 @@ def test_every_number_of_images_can_be_the_best(opened):
     found = results_of(opened, lambda run: 0.95 if (run.source, run.unique) == (NEAR, 8) else truth(run))
     learner = Analysis(found).task.learners[LEARNER]
     assert learner.best == learner.highest == Kind(LEARNER, NEAR, 8)
+
+
+def test_what_was_changed_after_results_were_known_is_said(opened, tmp_path):
+    def study(known, **changed):
+        design = dataclasses.replace(opened.design, out=tmp_path, **changed)
+        declared = dataclasses.replace(opened, design=design)
+        keep_plan(declared, known)
+        return declared
+
+    assert plan_deviations(study(0)) == ()
+    # The same plan again, and more seeds before anything is known, are no deviations.
+    assert plan_deviations(study(5)) == ()
+    assert json.loads((tmp_path / "plan.json").read_text()) == {
+        "calls": [{"primary": "diversity", "seeds": 3, "draws": 0, "known": 0}]
+    }
+    later = study(27, seeds=6, primary="shift")
+    assert plan_deviations(later) == (
+        "The primary hypothesis was changed from diversity to shift after the results of 27 runs were known",
+        "The number of seeds was raised from 3 to 6 after the results of 27 runs were known",
+    )
+    fewer = study(54, seeds=4, primary="shift")
+    assert plan_deviations(fewer)[-1] == "The study was planned with 6 seeds, and this report uses 4"
+    (tmp_path / "plan.json").write_text('{"calls": [{"seeds": 3}]}')
+    with pytest.raises(ValueError, match=r"plan\.json cannot be read"):
+        plan_deviations(later)
+
+
+def test_more_seeds_before_results_are_known_are_no_deviation(opened, tmp_path):
+    for seeds in (2, 6):
+        design = dataclasses.replace(opened.design, out=tmp_path, seeds=seeds)
+        keep_plan(dataclasses.replace(opened, design=design), 0)
+    assert plan_deviations(dataclasses.replace(opened, design=design)) == ()
+
+
+def test_after_a_deviation_every_verdict_is_exploratory(results):
+    changed = dataclasses.replace(results, deviations=("The number of seeds was raised",))
+    assert all(each.exploratory for each in Analysis(changed).claims.values())
+    assert answer(Analysis(changed))[0] == (
+        "The number of seeds was raised: false findings are more frequent than stated, and all verdicts are exploratory."
+    )

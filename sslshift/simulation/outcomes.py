@@ -104,11 +104,11 @@ def _number(study: SimulatedStudy, source: str) -> int:
 def _accuracies(study: SimulatedStudy, analysis: Analysis) -> Iterable[tuple[str, float, float, float]]:
     """Yields the name, ends and true value of the intervals of accuracies, in points."""
     for learner in analysis.task.learners.values():
-        scores = {kind: learner.task.linear.score(kind) for kind in analysis.of_learner(learner.learner)}
-        highest = max(scores, key=lambda kind: scores[kind].value)
-        for kind, score in scores.items():
-            for what in ("accuracy", "highest accuracy") if kind == highest else ("accuracy",):
-                yield what, 100 * score.low, 100 * score.high, _accuracy(study, kind)
+        for kind in learner.kinds:
+            score = learner.task.linear.score(kind)
+            yield "accuracy", 100 * score.low, 100 * score.high, _accuracy(study, kind)
+        score = learner.highest_score
+        yield "highest accuracy", 100 * score.low, 100 * score.high, _accuracy(study, learner.highest)
 
 
 def _claims(study: SimulatedStudy, analysis: Analysis) -> Iterable[CheckedClaim]:

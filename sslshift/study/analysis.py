@@ -72,7 +72,7 @@ class Analysis:
         for task in self.tasks.values():
             for learner in task.learners.values():
                 tests |= learner.tests
-        return corrected(tests, self.primary, self.task.name)
+        return corrected(tests, self.primary, self.task.name, as_planned=not self.results.deviations)
 
     @functools.cached_property
     def primary(self) -> Hypothesis | None:

@@ -102,7 +102,12 @@ class Claim(NamedTuple):
 
 
 def corrected(
-    tests: Mapping[Hypothesis, Tested], primary: Hypothesis | None, main_task: str, *, level: float = LEVEL
+    tests: Mapping[Hypothesis, Tested],
+    primary: Hypothesis | None,
+    main_task: str,
+    *,
+    as_planned: bool = True,
+    level: float = LEVEL,
 ) -> dict[Hypothesis, Claim]:
     """Returns the claims of a report, in the order of the tests.
 
@@ -110,6 +115,7 @@ def corrected(
       tests: all tests of the report.
       primary: the primary hypothesis; None, or one that was not tested: all confirmatory tests have the same weight.
       main_task: task of the confirmatory tests; what is tested on other tasks is exploratory.
+      as_planned: whether nothing was changed after results were known; otherwise all claims are exploratory.
       level: confidence level of the whole report.
     """
     estimates = {name: each.contrast.estimate() for name, each in tests.items()}
@@ -125,8 +131,9 @@ def corrected(
         adjusted = holm([p_values[name] for name in names], [weights[name] for name in names])
         total = sum(weights[name] for name in counted)
         for name, p_value in zip(names, adjusted.tolist(), strict=True):
+            exploratory = table is not None or not as_planned
             allowed = (1 - level) * weights[name] / total if name in counted else math.nan
-            claims[name] = _claim(name, tests[name], estimates[name], p_values[name], p_value, allowed, table is not None)
+            claims[name] = _claim(name, tests[name], estimates[name], p_values[name], p_value, allowed, exploratory)
     return {name: claims[name] for name in tests}
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -64,7 +64,7 @@ class SourceTrend:
       shift: shift index of the source; nan if unknown.
       levels: kinds of the source that share seeds, by unique samples.
       trend: slope of the accuracy for each factor of ten in D.
-      curvature: change of the slope for each factor of ten in D; None with two numbers of unique samples.
+      curvature: change of the slope for each factor of ten in D; only of the nearest source, with three numbers or more.
     """
 
     source: str
@@ -133,8 +133,12 @@ class LearnerAnalysis:
             tests |= self._differences(REFERENCE, {kind: (kind, self.reference) for kind in others})
         if self.task is not self.analysis.task:
             return tests
-        tests |= self._table(TREND, self._by_ladder(slope_weights), scales=self._by_ladder_spread())
-        tests |= self._table(CURVATURE, self._by_ladder(curvature_weights, fewest=3))
+        tests |= self._table(TREND, self._slopes(), scales=self._by_ladder_spread())
+        # Only the sentence about the nearest source depends on the curvature, and each further test would weaken the others.
+        nearest = self.ladders.get(self.nearest_ladder, [])
+        if len(nearest) > 2:
+            bends = dict(zip(nearest, curvature_weights(self._log_diversity(nearest)).tolist(), strict=True))
+            tests |= self._table(CURVATURE, {self.nearest_ladder: (self.task.linear.contrast(bends), nearest)})
         if not isinstance(self._changes, str):
             scatter = len(self._indexed) >= FEWEST_SOURCES
             contrast = self._changes[scatter]
@@ -149,7 +153,7 @@ class LearnerAnalysis:
     def _differences(self, family: str, pairs: Mapping[Hashable, tuple[Kind, Kind]], *, kinds: int | None = None):
         linear = self.task.linear
         contrasts = {subject: (linear.contrast({a: 1.0, b: -1.0}), (a, b)) for subject, (a, b) in pairs.items()}
-        return self._table(family, contrasts, kinds=kinds)
+        return self._table(family, contrasts, kinds=kinds, one_reference=family in (GAIN, REFERENCE))
 
     def _table(
         self,
@@ -158,24 +162,23 @@ class LearnerAnalysis:
         *,
         scales: Sequence[float] | None = None,
         kinds: int | None = None,
+        one_reference: bool = False,
     ) -> dict[Hypothesis, Tested]:
         """Returns the tests of one table, whose variances of seeds are pooled; what could not be compared is not tested."""
-        pooled = moderated([contrast for contrast, _ in contrasts.values()], scales=scales, kinds=kinds)
+        given = [contrast for contrast, _ in contrasts.values()]
+        pooled = moderated(given, scales=scales, kinds=kinds, one_reference=one_reference)
         return {
             self._name(family, subject): Tested(contrast, self.task.linear.single_seed(members))
             for (subject, (_, members)), contrast in zip(contrasts.items(), pooled, strict=True)
             if contrast is not None
         }
 
-    def _by_ladder(
-        self, weights: Callable[[Sequence[float]], np.ndarray], fewest: int = 2
-    ) -> dict[str, tuple[Contrast | None, Sequence[Kind]]]:
-        """Returns a contrast over the numbers of unique samples of each source with enough of them."""
+    def _slopes(self) -> dict[str, tuple[Contrast | None, Sequence[Kind]]]:
+        """Returns the slope over the numbers of unique samples of each source."""
         found: dict[str, tuple[Contrast | None, Sequence[Kind]]] = {}
         for source, levels in self.ladders.items():
-            if len(levels) >= fewest:
-                each = weights(self._log_diversity(levels)).tolist()
-                found[source] = self.task.linear.contrast(dict(zip(levels, each, strict=True))), levels
+            each = slope_weights(self._log_diversity(levels)).tolist()
+            found[source] = self.task.linear.contrast(dict(zip(levels, each, strict=True))), levels
         return found
 
     def _by_ladder_spread(self) -> list[float]:
@@ -303,7 +306,14 @@ class LearnerAnalysis:
         return max(gaining or self.kinds, key=lambda kind: self.task.linear.score(kind).value)
 
     @functools.cached_property
-    def shrunken_scores(self) -> dict[Kind, float]:
+    def highest_score(self) -> Estimate:
+        """The score of the highest kind, corrected for being the highest of all, with its interval."""
+        found = self.task.linear.score(self.highest)
+        luck = found.value - self._shrunken_scores[self.highest]
+        return found._replace(value=found.value - luck, low=max(0.0, found.low - luck), high=found.high - luck)
+
+    @functools.cached_property
+    def _shrunken_scores(self) -> dict[Kind, float]:
         """The score of each kind, shrunken towards the mean of all as far as their differences may be chance."""
         linear = self.task.linear
         scores = [linear.score(kind).value for kind in self.kinds]

@@ -63,6 +63,8 @@ _LAST = (
     "fingerprint",
     "digest",
 )
+# Columns that distinguish the runs of a study; a run has a row for each task.
+_RUN = ("method", "encoder", "source", "unique", "seed", "draw")
 _TEXT = ("kind", "method", "encoder", "source", "task", "metric", "licence", "fingerprint", "digest")
 
 
@@ -168,6 +170,11 @@ class Ledger:
         self._out = out
         self._rows = read_ledger(out)
         require_budget(self._rows, budget, out)
+
+    @property
+    def runs(self) -> int:
+        """The number of runs in the table."""
+        return len({tuple(map(row.get, _RUN)) for row in self._rows if row["kind"] == "run"})
 
     def add(self, rows: Iterable[LedgerRow]) -> None:
         """Adds rows, see `append`."""

@@ -1,15 +1,19 @@
-"""Results of a study, and the folder, record, name and card of each of its runs."""
+"""Results of a study, the folder, record, name and card of each of its runs, and what was planned before results were known."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sslshift.reporting.environment import versions
-from sslshift.storage import slug
+from sslshift.storage import read_json, slug, write_json
 from sslshift.study.leaks import SourceLeaks
 from sslshift.study.opened import Opened, Run
 from sslshift.study.shifts import MeasuredShift, TaskShifts, name_of_features
 from sslshift.transfer.scores import EvaluatedEncoder
+
+# File of a study's folder with what each call planned, and how much was known when it did.
+PLAN = "plan.json"
 
 
 class Trained(NamedTuple):
@@ -51,6 +55,7 @@ class Results:
       leaks: test images in sources, by source.
       failed: runs that raised an error, each with one sentence about the error.
       missing: runs that are neither finished nor failed.
+      deviations: sentences on what was changed after results were known, see `plan_deviations`.
     """
 
     opened: Opened
@@ -61,6 +66,7 @@ class Results:
     leaks: dict[str, SourceLeaks]
     failed: tuple[tuple[Run, str], ...] = ()
     missing: tuple[Run, ...] = ()
+    deviations: tuple[str, ...] = ()
 
     @property
     def shifts(self) -> dict[str, MeasuredShift]:
@@ -71,6 +77,70 @@ class Results:
     def encoders(self) -> list[EvaluatedEncoder]:
         """Every encoder that was evaluated, baselines first."""
         return [self.pixels, *self.untrained.values(), *(each.evaluated for each in self.runs)]
+
+
+class Planned(NamedTuple):
+    """What a call of a study planned.
+
+    Attributes:
+      primary: the primary hypothesis.
+      seeds, draws: numbers of training seeds and of draws of each subset.
+      known: number of runs whose results were known when the call started.
+    """
+
+    primary: str
+    seeds: int
+    draws: int
+    known: int
+
+
+def keep_plan(opened: Opened, known: int) -> None:
+    """Adds what a call plans to `plan.json` in the study's folder, if it is not what the last call planned.
+
+    Args:
+      opened: the study.
+      known: number of runs whose results are known.
+    """
+    design = opened.design
+    planned = Planned(design.primary, design.seeds, design.draws, known)
+    calls = _planned(opened)
+    if not calls or calls[-1][:3] != planned[:3]:
+        write_json(design.out / PLAN, {"calls": [each._asdict() for each in (*calls, planned)]})
+
+
+def plan_deviations(opened: Opened) -> tuple[str, ...]:
+    """Returns sentences on what was changed after results were known, which makes false findings more frequent than stated."""
+    design = opened.design
+    calls = _planned(opened)
+    found = []
+    for before, after in itertools.pairwise(calls):
+        if not after.known:
+            continue
+        when = f"after the results of {after.known:,} runs were known"
+        if after.primary != before.primary:
+            found.append(f"The primary hypothesis was changed from {before.primary} to {after.primary} {when}")
+        for name in ("seeds", "draws"):
+            earlier = max(getattr(each, name) for each in calls[: calls.index(after)])
+            if earlier and getattr(after, name) > earlier:
+                found.append(f"The number of {name} was raised from {earlier} to {getattr(after, name)} {when}")
+    most = max((each.seeds for each in calls), default=0)
+    if design.seeds < most:
+        found.append(f"The study was planned with {most} seeds, and this report uses {design.seeds}")
+    return tuple(found)
+
+
+def _planned(opened: Opened) -> list[Planned]:
+    path = opened.design.out / PLAN
+    if not path.exists():
+        return []
+    try:
+        calls = read_json(path)["calls"]
+        return [Planned(str(each["primary"]), *(int(each[name]) for name in Planned._fields[1:])) for each in calls]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read, which holds what was planned before results were known ({error}). Delete it to continue; "
+            "the report then cannot say what was changed since."
+        ) from error
 
 
 def run_folder(opened: Opened, run: Run) -> Path:

@@ -37,7 +37,17 @@ from sslshift.study.learners import Learner
 from sslshift.study.ledger import Ledger, LedgerError, baseline_rows, read_ledger, require_budget, run_rows
 from sslshift.study.opened import Opened, Run
 from sslshift.study.progress import Progress
-from sslshift.study.results import FinishedRun, Results, Trained, describe_run, encoder_card, run_folder, run_record
+from sslshift.study.results import (
+    FinishedRun,
+    Results,
+    Trained,
+    describe_run,
+    encoder_card,
+    keep_plan,
+    plan_deviations,
+    run_folder,
+    run_record,
+)
 from sslshift.study.shifts import MeasuredShift, TaskShifts, measure_shifts, read_shifts
 from sslshift.training.checkpoints import NotWrittenError
 from sslshift.training.journal import BROKEN, loss_trend, read_broken
@@ -70,6 +80,7 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     ledger = Ledger(opened.design.out, opened.design.budget.samples)
     # The table is checked first, so that a folder of another study is refused before hours of work.
     unfinished = [run for run in opened.runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
+    keep_plan(opened, ledger.runs)
     clock = progress.clock
     with clock.part("leaks"):
         leaks = search_leaks(opened, store, progress)
@@ -92,7 +103,9 @@ def run_study(opened: Opened, progress: Progress) -> Results:
             following.start(functools.partial(ended.add, run, number, started, outcome))
             # The next run needs the memory.
             del outcome
-    return Results(opened, tuple(ended.finished), ended.untrained, pixels, task_shifts, leaks, tuple(ended.failed))
+    failed = tuple(ended.failed)
+    deviations = plan_deviations(opened)
+    return Results(opened, tuple(ended.finished), ended.untrained, pixels, task_shifts, leaks, failed, deviations=deviations)
 
 
 class _Following:
@@ -248,7 +261,8 @@ def read_results(opened: Opened) -> Results:
     pixels = evaluate_pixels(opened, store, silent)
     shifts = read_shifts(opened, store, silent)
     leaks = read_leaks(opened, store, silent)
-    return Results(opened, tuple(finished), untrained, pixels, shifts, leaks, tuple(failed), tuple(missing))
+    deviations = plan_deviations(opened)
+    return Results(opened, tuple(finished), untrained, pixels, shifts, leaks, tuple(failed), tuple(missing), deviations)
 
 
 def _finished(opened: Opened, store: Store, run: Run) -> FinishedRun:

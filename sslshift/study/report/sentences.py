@@ -61,7 +61,11 @@ def answer(analysis: Analysis) -> list[str]:
             about = f"{' on '.join(named[0])}; this verdict holds for {same} of {len(named)} methods and encoders"
             text = f"{text.removesuffix('.')} ({about})."
         sentences.append(text)
-    return [f"Primary question: {sentences[0][0].lower()}{sentences[0][1:]}", *sentences[1:]]
+    changed = [
+        f"{deviation}: false findings are more frequent than stated, and all verdicts are exploratory."
+        for deviation in analysis.results.deviations
+    ]
+    return [*changed, f"Primary question: {sentences[0][0].lower()}{sentences[0][1:]}", *sentences[1:]]
 
 
 def findings(analysis: Analysis) -> list[str]:
@@ -128,7 +132,12 @@ def _best_source(learner: LearnerAnalysis) -> Sentence:
     highest = learner.highest
     gain = learner.gains[best]
     score = learner.task.linear.score(best)
-    value = f"{score.value:.1%} ({score.low:.1%} to {score.high:.1%}{_corrected_for_choice(learner, best)})"
+    value = f"{score.value:.1%} ({score.low:.1%} to {score.high:.1%})"
+    corrected = learner.highest_score
+    if best == highest and corrected.value < score.value:
+        # The highest of many is too high on average, because chance helped it to be the highest.
+        interval = f"{corrected.low:.1%} to {corrected.high:.1%}"
+        value = f"{score.value:.1%}, or {corrected.value:.1%} ({interval}) corrected for this choice"
     among = f" of {len(learner.kinds)} kinds of runs" if len(learner.kinds) > 1 else ""
     if gain is None:
         text = f"The highest {_metric(analysis)}{among} is that of {_with_images(analysis, best)}, {value}"
@@ -151,14 +160,6 @@ def _best_source(learner: LearnerAnalysis) -> Sentence:
             f"{_with_images(analysis, highest)} reaches {top}, but no gain of it is shown"
         )
     return Sentence(f"{text}{_compared_with_others(learner, best)}.", f"{best.source} {gain.verdict}")
-
-
-def _corrected_for_choice(learner: LearnerAnalysis, kind: Kind) -> str:
-    """Returns a clause with the score without what made it the highest by chance; empty if chance did not choose."""
-    shrunken = learner.shrunken_scores[kind]
-    if kind != learner.highest or not shrunken < learner.task.linear.score(kind).value:
-        return ""
-    return f"; {shrunken:.1%} corrected for being the highest"
 
 
 def _compared_with_others(learner: LearnerAnalysis, best: Kind) -> str:

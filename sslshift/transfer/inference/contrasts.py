@@ -100,7 +100,11 @@ def _smallest_shown(variance: float, degrees_of_freedom: float, significance: fl
 
 
 def moderated(
-    contrasts: Sequence[Contrast | None], *, scales: Sequence[float] | None = None, kinds: int | None = None
+    contrasts: Sequence[Contrast | None],
+    *,
+    scales: Sequence[float] | None = None,
+    kinds: int | None = None,
+    one_reference: bool = False,
 ) -> list[Contrast | None]:
     """Returns the contrasts of one table with pooled variances of seeds.
 
@@ -119,6 +123,8 @@ def moderated(
       scales: number by which the variance of each contrast is multiplied before pooling, such as the sum of squares of a
         trend's positions; None: all are on one scale.
       kinds: number of kinds of runs in the table, for the degrees of freedom of its residuals; None: one for each contrast.
+      one_reference: whether all contrasts are differences from the same runs. Their variance then has a part that is the same
+        in all of them, about which more contrasts say nothing, so that pooling at most triples the degrees of freedom.
     """
     scales = [1.0] * len(contrasts) if scales is None else scales
     known = [i for i, each in enumerate(contrasts) if each is not None and each.seeds > 1]
@@ -128,6 +134,8 @@ def moderated(
     # The variance of a single seed, not of the mean over seeds: contrasts of an unfinished study differ in their seeds.
     variances = np.array([_seed_component(contrasts[i]).variance * contrasts[i].seeds * scales[i] for i in known])
     most = freedom.mean() * (len(known) if kinds is None else kinds) / 2
+    if one_reference:
+        most = min(most, 2 * freedom.mean())
     prior, prior_freedom = _prior(variances, freedom, most)
     pooled = (prior_freedom * prior + freedom * variances) / (prior_freedom + freedom)
     found = list(contrasts)
