@@ -80,7 +80,7 @@ class Results:
 
 
 class Planned(NamedTuple):
-    """What a call of a study planned.
+    """Plan of one call of a study.
 
     Attributes:
       primary: the primary hypothesis.

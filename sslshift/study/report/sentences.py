@@ -79,7 +79,7 @@ def findings(analysis: Analysis) -> list[str]:
         else:
             own = [sentence.text for sentence in _answers(own_analysis)]
         sentences += [prefix + text for text in (*own, *_pixels(own_analysis))]
-    return sentences + _scatter(analysis) + _leaks(analysis)
+    return sentences + _outliers(analysis) + _scatter(analysis) + _leaks(analysis)
 
 
 def _answers(learner: LearnerAnalysis) -> list[Sentence]:
@@ -328,6 +328,25 @@ def _pixels(learner: LearnerAnalysis) -> list[str]:
         f"The best encoder ({_with_images(learner.analysis, best)}) {is_below} than the baseline of raw pixels: "
         f"{difference_points(found)} ({unshown_text(found)})."
     ]
+
+
+def _outliers(analysis: Analysis) -> list[str]:
+    """Returns a sentence for each run that ended far below its siblings, with what its kind reaches without it."""
+    sentences = []
+    for learner, own in analysis.task.learners.items():
+        prefix = f"{' on '.join(learner)}: " if len(analysis.learners) > 1 else ""
+        robust = own.robust_scores
+        for run, outlier in own.outliers:
+            kind = Kind.of_run(run)
+            draw = f", draw {run.draw}" if analysis.opened.design.draws else ""
+            typical = robust[kind]
+            sentences.append(
+                f"{prefix}Warning: the run of {_with_images(analysis, kind)} with seed {run.seed}{draw} ended "
+                f"{-outlier.deviation * 100:.1f} points below its siblings (p = {outlier.p_value:.1g}): look at its loss in "
+                f"metrics.jsonl. The median of these runs, which it hardly moves, is {typical.value:.1%} ({typical.low:.1%} to "
+                f"{typical.high:.1%})."
+            )
+    return sentences
 
 
 def _scatter(analysis: Analysis) -> list[str]:
