@@ -335,7 +335,7 @@ def _outliers(analysis: Analysis) -> list[str]:
     sentences = []
     for learner, own in analysis.task.learners.items():
         prefix = f"{' on '.join(learner)}: " if len(analysis.learners) > 1 else ""
-        robust = own.robust_scores
+        robust = own.robust_scores if own.outliers else {}
         for run, outlier in own.outliers:
             kind = Kind.of_run(run)
             draw = f", draw {run.draw}" if analysis.opened.design.draws else ""
