@@ -70,7 +70,7 @@ def test_only_the_first_run_of_a_learner_compiles(study):
     assert [programs for number, programs in enumerate(calls) if number not in (0, 2)] == [[]] * 6
 
 
-def test_the_second_seed_compiles_nothing(study):
-    """Evaluations of the first seed may meet new shapes, such as those of probes that have converged."""
-    assert [len(programs) for programs in study.of_calls["evaluate_run"]][4:] == [0] * 4
-    assert [len(programs) for programs in study.of_calls["evaluate_untrained"]][2:] == [0, 0]
+def test_only_the_first_evaluation_of_an_encoder_compiles(study):
+    """The first one is that of an untrained encoder; the chosen neighbours and penalties of the others compile nothing."""
+    assert [len(programs) for programs in study.of_calls["evaluate_run"]] == [0] * 8
+    assert [len(programs) for programs in study.of_calls["evaluate_untrained"]][1:] == [0] * 3

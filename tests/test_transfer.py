@@ -99,6 +99,39 @@ def test_features_are_those_of_every_image_in_its_place(gray_source, canvas, mon
     assert len({digest.tobytes() for digest in found.digests}) == 150
 
 
+@pytest.mark.parametrize(("block", "hurt"), [(1 << 26, []), (1, []), (1 << 26, [3, 40]), (1, [0, 69, 70, 139])])
+def test_features_that_do_not_fit_stay_on_the_host_and_are_the_same(gray_source, canvas, monkeypatch, block, hurt):
+    """As one block of images and as three, with images that cannot be read and without."""
+    monkeypatch.setattr("sslshift.transfer.features._BLOCK_BYTES", block)
+    monkeypatch.setattr("sslshift.transfer.features._BATCH", 70)
+    monkeypatch.setattr("sslshift.transfer.features._CHUNK", 70)
+    source = Hurt("memory:hurt", gray_source._images, gray_source.labels)
+    source.hurt = frozenset(hurt)
+    encode = NetworkEncoder(network(), 40)
+    on_device = extract(encode, source, np.arange(150), canvas)
+    assert isinstance(on_device.features, jax.Array)
+    assert len(on_device.features.devices()) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert isinstance(extract(encode, source, np.arange(150), canvas).features, jax.Array)
+    monkeypatch.setattr("sslshift.transfer.features.memory_for_images", lambda share: int(share * 1000))
+    message = r"memory:hurt: features of 150 images need 8\.94e-06 GiB, and the device has 2\.33e-07 GiB for them \(0\.25 of"
+    with pytest.warns(UserWarning, match=message) as warned:
+        on_host = extract(encode, source, np.arange(150), canvas)
+    assert len(warned) == 1
+    assert isinstance(on_host.features, np.ndarray)
+    np.testing.assert_array_equal(on_host.features, on_device.features)
+    np.testing.assert_array_equal(on_host.kept, ~np.isin(np.arange(150), hurt))
+    expected = jax.jit(network().apply)(source._images[on_host.kept.nonzero()[0]])
+    np.testing.assert_allclose(on_host.features, expected, atol=1e-5)
+
+
+def test_features_on_the_device_that_are_not_finite_are_refused(gray_source, canvas):
+    encoder = network()
+    broken = dataclasses.replace(encoder, variables=jax.tree.map(lambda leaf: leaf * jnp.nan, encoder.variables))
+    with pytest.raises(ValueError, match="memory:gray: image 10 has features that are not finite"):
+        extract(NetworkEncoder(broken), gray_source, np.arange(10, 20), canvas)
+
+
 def test_features_are_the_same_on_one_device_and_on_eight(gray_source, canvas, tmp_path):
     code = (
         "import sys, numpy as np\n"

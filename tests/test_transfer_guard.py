@@ -16,6 +16,7 @@ from labelled_features import cluster_splits
 
 from sslshift import Budget
 from sslshift.data import SamplePlan
+from sslshift.data.decode import Canvas
 from sslshift.data.mixture import single
 from sslshift.data.pipeline import BatchReader
 from sslshift.data.sources import ArraySource
@@ -28,12 +29,15 @@ from sslshift.training.online import Labelled, Online, Watch
 from sslshift.training.optimiser import Optimiser
 from sslshift.transfer import finetune, knn
 from sslshift.transfer.evaluation import Split, Splits
+from sslshift.transfer.features import NetworkEncoder
 from sslshift.transfer.few_shot import FewShot
 from sslshift.transfer.finetune import FineTune
 from sslshift.transfer.knn import KNN
 from sslshift.transfer.linear_probe import LinearProbe
 from sslshift.transfer.metrics import METRICS
+from sslshift.transfer.protocol import evaluate
 from sslshift.transfer.sgd_probe import SGDProbe
+from sslshift.transfer.tasks import make_task
 
 LEVELS = ("host_to_device", "device_to_device", "device_to_host")
 
@@ -267,12 +271,28 @@ EVALUATIONS = {
 def test_the_transfers_of_an_evaluation_do_not_depend_on_its_settings_or_data(name, random, transfers, monkeypatch):
     expected, make = EVALUATIONS[name]
     # The search of an accelerator; NumPy's on a CPU has the similarities in its own memory.
-    monkeypatch.setattr(knn, "_nearest_on_host", knn._nearest_on_device)
-    monkeypatch.setattr(knn, "_TEST_AT_ONCE", 64)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(knn, "_MOST_TEST_AT_ONCE", 64)
     for many in (False, True):
         transfers[0] = 0
         make(many)(cluster_splits(random), METRICS["accuracy"])
         assert transfers[0] == expected
+
+
+def test_features_stay_on_the_device_from_the_encoder_to_the_evaluations(random, transfers, monkeypatch):
+    """One number for each split (are all features finite?) and for the rank; the rest are the evaluations' own."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    shape = (8, 8, 1)
+    module = PatchMLP(width=8, features=16)
+    variables = module.init(jax.random.key(0), jnp.zeros((2, *shape)), train=False)
+    images = random.integers(0, 256, (120, *shape), np.uint8)
+    task = make_task(ArraySource("memory:task", images, np.arange(120) % 3), None, Canvas(*shape), labelled=0)
+    encode = NetworkEncoder(PretrainedEncoder(module, {"batch_stats": {}} | variables, shape), 16)
+    # Compilation reads constants such as the mean of the pixels.
+    evaluate(encode, task)
+    transfers[0] = 0
+    evaluate(encode, task)
+    assert transfers[0] == 3 + EVALUATIONS["knn"][0] + EVALUATIONS["linear"][0] + 1
 
 
 @pytest.mark.parametrize("name", ["linear", "few_shot", "sgd"])

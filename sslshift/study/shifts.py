@@ -11,7 +11,7 @@ import numpy as np
 
 from sslshift.data.decode import Canvas
 from sslshift.data.permutation import permute
-from sslshift.data.sources import readable
+from sslshift.data.sources import Source, readable
 from sslshift.models import ENCODER, PretrainedEncoder, load_encoder, save_encoder
 from sslshift.models.opening import how_it_was_read, open_encoder
 from sslshift.shift import NoiseSource, ShiftIndex, ShiftScale
@@ -163,7 +163,7 @@ class CandidateFeatures:
         if uri not in self._of_source:
             source = self._opened.sources[uri]
             indices = self._some(np.arange(len(source)))
-            self._of_source[uri] = extract(self._encode, source, indices, self.canvas).features
+            self._of_source[uri] = self._extracted(source, indices)
         return self._of_source[uri]
 
     def of_candidate(self, candidate: Candidate) -> np.ndarray:
@@ -177,10 +177,11 @@ class CandidateFeatures:
         source, indices = task.test
         chosen = readable(source, self._some(indices), self.canvas)
         noise = NoiseSource(source, chosen, self.canvas, 0)
-        return tuple(
-            extract(self._encode, each, indices, self.canvas).features
-            for each, indices in ((source, chosen), (noise, np.arange(len(noise))))
-        )
+        return self._extracted(source, chosen), self._extracted(noise, np.arange(len(noise)))
+
+    def _extracted(self, source: Source, indices: np.ndarray) -> np.ndarray:
+        # Distances are computed in float64 on the host.
+        return jax.device_get(extract(self._encode, source, indices, self.canvas).features)
 
     def _some(self, indices: np.ndarray) -> np.ndarray:
         return indices[permute(np.arange(min(self.count, len(indices))), len(indices), 0)]

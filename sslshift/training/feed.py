@@ -100,8 +100,9 @@ def _compiled_take(mesh: Mesh, canvas: Canvas, axes: int) -> Callable[[jax.Array
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _written(pixels: jax.Array, block: jax.Array, first: jax.Array) -> jax.Array:
-    return lax.dynamic_update_slice_in_dim(pixels, block, first, axis=0)
+def written(rows: jax.Array, block: jax.Array, first: jax.Array) -> jax.Array:
+    """Returns the rows with a block in place of those from `first` on. The memory of the argument is reused."""
+    return lax.dynamic_update_slice_in_dim(rows, block, first, axis=0)
 
 
 def images_of(plans: Iterable[SamplePlan]) -> dict[str, np.ndarray]:
@@ -130,7 +131,7 @@ def place(images: Mapping[str, np.ndarray], sources: Mapping[str, Source], canva
         numbers[name] = RowNumbers(indices, first)
         read = functools.partial(_block, sources[name], canvas)
         for block, reasons in in_threads(read, np.split(indices, range(_BLOCK, len(indices), _BLOCK))):
-            pixels = _written(pixels, replicate(mesh, block), replicate(mesh, np.int32(first)))
+            pixels = written(pixels, replicate(mesh, block), replicate(mesh, np.int32(first)))
             first += len(block)
             numbers[name].reasons |= reasons
     return PlacedImages(mesh, canvas, pixels, numbers)

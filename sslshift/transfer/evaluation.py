@@ -92,23 +92,24 @@ def fit_standardiser(features: np.ndarray | jax.Array) -> Standardiser:
 
 @jax.jit
 def _standardised(features, standardiser):
-    first, rest, scale = standardiser
+    first, rest, scale = (jnp.expand_dims(each, range(features.ndim - 1)) for each in standardiser)
     return (features - first - rest) / scale
 
 
 @jax.jit
 def _fitted(features):
-    first = features[0]
+    first = features[:1]
     # The difference has no rounding error if features are close to the first image, so a large mean cancels.
-    rest = jnp.mean(features - first, axis=0)
+    rest = jnp.mean(features - first, axis=0, keepdims=True)
     away = features - first - rest
     # Squares of huge or tiny numbers exceed the range of float32.
-    peak = jnp.max(jnp.abs(away), axis=0)
+    peak = jnp.max(jnp.abs(away), axis=0, keepdims=True)
     peak = jnp.where(peak > 0, peak, 1)
-    deviation = peak * jnp.sqrt(jnp.mean(jnp.square(away / peak), axis=0))
+    deviation = peak * jnp.sqrt(jnp.mean(jnp.square(away / peak), axis=0, keepdims=True))
     # A feature that varies less than rounding error is constant; dividing by its deviation would amplify noise.
     smallest = jnp.maximum(1e-6 * jnp.abs(first + rest), jnp.finfo(jnp.float32).tiny)
-    return Standardiser(first, rest, jnp.where(deviation > smallest, deviation, 1)), jnp.isfinite(features).all(axis=1)
+    found = Standardiser(first[0], rest[0], jnp.where(deviation > smallest, deviation, 1)[0])
+    return found, jnp.isfinite(features).all(axis=1)
 
 
 def require_labels(labels: np.ndarray, images: int, classes: int) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from sslshift.data.views import MEAN, STD
 from sslshift.methods import Method
 from sslshift.models import PretrainedEncoder
 from sslshift.storage import whole_file, write
+from sslshift.training.feed import memory_for_images, written
 from sslshift.training.step import make_mesh, replicate, shard_batch
 
 _PIXEL_SIDE = 32
@@ -30,6 +32,8 @@ _PIXEL_SIDE = 32
 _BATCH = 500
 _BLOCK_BYTES = 1 << 26
 _CHUNK = 64
+# Largest share of an accelerator's free memory for the features of one split; standardised copies need as much again.
+_MEMORY_SHARE = 0.25
 # Files in a folder of the cache, in addition to broken.json.
 _ARRAYS = ("features", "kept", "digests")
 
@@ -37,10 +41,11 @@ _ARRAYS = ("features", "kept", "digests")
 class Encoder(Protocol):
     """A pure function from uint8 images `[n, height, width, channels]` to float32 features `[n, dim]`.
 
-    Features can be cached if the encoder has a `fingerprint`, which must change whenever its features change.
+    Features of networks are on the device, so that evaluations need no transfer. They can be cached if the encoder has a
+    `fingerprint`, which must change whenever its features change.
     """
 
-    def __call__(self, images: np.ndarray) -> np.ndarray: ...
+    def __call__(self, images: np.ndarray) -> np.ndarray | jax.Array: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +59,16 @@ class PixelEncoder:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         height, width, channels = images.shape[1:]
+        scaled = np.asarray(images, np.float32) / np.float32(255)
         shape = (len(images), min(height, _PIXEL_SIDE), min(width, _PIXEL_SIDE), channels)
-        small = jax.image.resize(jnp.asarray(images, jnp.float32) / 255, shape, "linear", antialias=True)
-        return np.asarray(small).reshape(len(images), -1)
+        if shape != images.shape:
+            scaled = jax.device_get(_resized(scaled, shape))
+        return scaled.reshape(len(images), -1)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _resized(images, shape):
+    return jax.image.resize(images, shape, "linear", antialias=True)
 
 
 pixel_encoder = PixelEncoder()
@@ -95,7 +107,8 @@ class NetworkEncoder:
         # Cached, so that the weights are copied to the devices only once.
         return replicate(make_mesh(), self.pretrained.variables)
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray) -> jax.Array:
+        """Returns features on the first device of this process; probes run on one device."""
         encoder = self.pretrained
         mesh = make_mesh()
         apply = _compiled(encoder.module, encoder.shape, encoder.mean, encoder.std, encoder.features)
@@ -105,8 +118,13 @@ class NetworkEncoder:
             batch = images[start : start + size]
             # The last batch is padded, so that only one shape is compiled; the padding is removed afterwards.
             filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-            parts.append(jax.device_get(apply(self._placed, shard_batch(mesh, filled)))[: len(batch)])
-        return np.concatenate(parts)
+            parts.append(apply(self._placed, shard_batch(mesh, filled)).addressable_data(0))
+        return _joined(parts, count=len(images))
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _joined(parts, *, count):
+    return jnp.concatenate(parts)[:count]
 
 
 def encoder_of(method: Method, variables, shape: Sequence[int], card: dict | None = None) -> PretrainedEncoder:
@@ -126,13 +144,14 @@ class Extracted(NamedTuple):
     """Features of chosen images.
 
     Attributes:
-      features: float32 `[n, dim]` of the images that could be read, in the order of the request.
+      features: float32 `[n, dim]` of the images that could be read, in the order of the request; on the device if the encoder
+        is a network.
       kept: whether each requested image could be read, bool.
       digests: digests of the pixels on the canvas, uint8 `[n, 16]`; equal images have equal digests.
       broken: index in the source and reason for each image that could not be read.
     """
 
-    features: np.ndarray
+    features: np.ndarray | jax.Array
     kept: np.ndarray
     digests: np.ndarray
     broken: tuple[tuple[int, str], ...]
@@ -183,7 +202,7 @@ def extract(
 
 
 def _extracted(encode, source, indices, canvas, on_images) -> Extracted:
-    features = []
+    collected = _Collected(source, len(indices))
     digests = []
     kept = []
     broken = []
@@ -194,24 +213,95 @@ def _extracted(encode, source, indices, canvas, on_images) -> Extracted:
         broken += [(int(index), reason) for index, reason in zip(own, reasons, strict=True) if reason]
         # Encoders do not accept an empty batch.
         if good.any():
-            features.append(_finite(encode(images[good]), source, own[good]))
+            collected.add(encode(images[good]))
             digests.append(own_digests[good])
         kept.append(good)
         done += len(images)
         on_images(done, len(indices))
-    if not features:
+    if not digests:
         why = f", the first because {broken[0][1]}" if broken else ""
         raise ValueError(f"{source.name}: none of {len(indices):,} images can be read{why}.")
-    return Extracted(np.concatenate(features), np.concatenate(kept), np.concatenate(digests), tuple(broken))
+    kept = np.concatenate(kept)
+    features = collected.features()
+    # Scores of features that are not finite would be meaningless.
+    bad = _first_not_finite(features)
+    if bad < len(features):
+        index = int(np.asarray(indices)[kept][bad])
+        raise ValueError(f"{source.name}: image {index} has features that are not finite; the encoder is broken.")
+    return Extracted(features, kept, np.concatenate(digests), tuple(broken))
 
 
-def _finite(features: np.ndarray, source: Source, indices: np.ndarray) -> np.ndarray:
-    """Returns the features; raises ValueError if one is not finite, because all results would be meaningless."""
-    finite = np.isfinite(features).all(axis=tuple(range(1, features.ndim)))
-    if not finite.all():
-        bad = int(np.flatnonzero(~finite)[0])
-        raise ValueError(f"{source.name}: image {int(indices[bad])} has features that are not finite; the encoder is broken.")
-    return features
+class _Collected:
+    """Features of a source's images, collected block by block where the encoder has them: on the device, or on the host."""
+
+    def __init__(self, source: Source, images: int):
+        self._source = source
+        self._images = images
+        self._rows: np.ndarray | jax.Array | None = None
+        self._count = 0
+
+    def add(self, block: np.ndarray | jax.Array) -> None:
+        """Adds the features of the next images."""
+        first = self._count
+        self._count += len(block)
+        if self._rows is None:
+            stays = _on_device(block, self._source, self._images)
+            if len(block) == self._images:
+                # Without other blocks, nothing needs to be copied.
+                self._rows = block if stays else jax.device_get(block)
+                return
+            shape = (self._images, *block.shape[1:])
+            self._rows = _zeros(shape, block) if stays else np.empty(shape, block.dtype)
+        if isinstance(self._rows, jax.Array):
+            self._rows = written(self._rows, block, np.int32(first))
+            # Otherwise the images of all blocks would be sent to the device before it has encoded the first ones.
+            self._rows.block_until_ready()
+        else:
+            self._rows[first : self._count] = jax.device_get(block)
+
+    def features(self) -> np.ndarray | jax.Array:
+        """Returns the features of all images that were added."""
+        if self._count == self._images:
+            return self._rows
+        if isinstance(self._rows, jax.Array):
+            return _joined([self._rows], count=self._count)
+        return self._rows[: self._count]
+
+
+def _zeros(shape: tuple[int, ...], like: jax.Array) -> jax.Array:
+    return jax.jit(lambda: jnp.zeros(shape, like.dtype), out_shardings=like.sharding)()
+
+
+def _on_device(block: np.ndarray | jax.Array, source: Source, images: int) -> bool:
+    """Returns whether features of this many images stay on the device; warns if they do not fit."""
+    if not isinstance(block, jax.Array):
+        return False
+    # On a CPU, the memory of the device is that of the host.
+    if jax.default_backend() == "cpu":
+        return True
+    room = memory_for_images(_MEMORY_SHARE)
+    size = images * (block.nbytes // len(block))
+    if size > room:
+        warnings.warn(
+            f"{source.name}: features of {images:,} images need {size / 2**30:.3g} GiB, and the device has {room / 2**30:.3g} "
+            f"GiB for them ({_MEMORY_SHARE:g} of its free memory): they stay on the host, and evaluations send them again.",
+            stacklevel=2,
+        )
+    return size <= room
+
+
+def _first_not_finite(features: np.ndarray | jax.Array) -> int:
+    """Returns the first row with a number that is not finite; the number of rows if there is none."""
+    if isinstance(features, jax.Array):
+        return int(jax.device_get(_first_bad(features)))
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=tuple(range(1, features.ndim))))
+    return int(bad[0]) if len(bad) else len(features)
+
+
+@jax.jit
+def _first_bad(features):
+    bad = ~jnp.isfinite(features).all(axis=tuple(range(1, features.ndim)))
+    return jnp.where(bad.any(), jnp.argmax(bad), len(features))
 
 
 def _blocks(source: Source, indices: np.ndarray, canvas: Canvas) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
@@ -260,7 +350,7 @@ def _save(folder: Path, extracted: Extracted) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in _ARRAYS:
         with whole_file(folder / f"{name}.npy") as file:
-            np.save(file, getattr(extracted, name), allow_pickle=False)
+            np.save(file, jax.device_get(getattr(extracted, name)), allow_pickle=False)
     write(folder / "broken.json", json.dumps(extracted.broken))
 
 

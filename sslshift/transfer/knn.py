@@ -17,7 +17,8 @@ from sslshift.transfer.metrics import Metric
 # Number of similarities in memory at a time (128 MiB), and largest numbers of training and other images compared at a time.
 _AT_ONCE = 2**25
 _TRAIN_AT_ONCE = 2**16
-_TEST_AT_ONCE = 2**12
+_TEST_AT_ONCE = {"cpu": 2**10}
+_MOST_TEST_AT_ONCE = 2**12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,18 +50,26 @@ class KNN:
         require_labels(train.labels, len(train.features), classes)
         # Several numbers can exceed the training split; duplicates are removed, so that they are not scored twice.
         neighbours = tuple(dict.fromkeys(min(k, len(train.labels)) for k in self.neighbours))
-        found = nearest(train.features, validation.features, max(neighbours))
+        most = max(neighbours)
+        found = nearest(train.features, validation.features, most)
         grid = list(itertools.product(neighbours, self.temperatures))
         shares = _shares(*found, train.labels, neighbours, self.temperatures, classes)
         values = {choice: score(metric, scores, validation) for choice, scores in shares}
         k, temperature = grid[best_index([values[choice] for choice in grid])]
-        found = nearest(train.features, test.features, k)
+        found = nearest(train.features, test.features, k, most=most)
         ((_, scores),) = _shares(*found, train.labels, (k,), (temperature,), classes)
         chosen = {"neighbours": k, "temperature": temperature}
         return {"knn": Outcome(metric.decide(scores), values[k, temperature], chosen)}
 
 
-def nearest(train: np.ndarray, test: np.ndarray, neighbours: int, *, block: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    train: np.ndarray | jax.Array,
+    test: np.ndarray | jax.Array,
+    neighbours: int,
+    *,
+    most: int | None = None,
+    block: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the exact most similar training images of each test image by cosine.
 
     Equally similar images are in the order of their indices. A feature vector of zeros has similarity 0 with everything. Memory
@@ -74,10 +83,11 @@ def nearest(train: np.ndarray, test: np.ndarray, neighbours: int, *, block: int 
       ([[1.0, 1.0]], [[1, 2]])
 
     Args:
-      train: features `[n_train, dim]`.
+      train: features `[n_train, dim]`, on the device or the host.
       test: features `[n_test, dim]`.
       neighbours: k, at most `n_train`.
-      block: number of test images compared at a time; None: the largest number that bounded memory allows.
+      most: largest k of several searches, which then share their compiled programs; None: k.
+      block: number of test images compared at a time; None: a number that bounded memory allows.
 
     Returns:
       (similarity, index): float32 and int64 `[n_test, k]`, in order of decreasing similarity.
@@ -85,44 +95,61 @@ def nearest(train: np.ndarray, test: np.ndarray, neighbours: int, *, block: int 
     Raises:
       ValueError: k is out of range, dimensions differ, or a feature is not finite.
     """
-    train = _unit(train, "training")
-    test = _unit(test, "test")
+    for features, what in ((train, "training"), (test, "test")):
+        if np.ndim(features) != 2 or not len(features):
+            raise ValueError(
+                f"Expected {what} features [images, dim] of at least one image for kNN, got shape {list(np.shape(features))}."
+            )
     if not 1 <= neighbours <= len(train):
         raise ValueError(f"Expected 1 to {len(train):,} neighbours (the number of training images), got {neighbours:,}.")
     if train.shape[1] != test.shape[1]:
         raise ValueError(f"Expected features of one encoder, got {train.shape[1]} and {test.shape[1]} dimensions.")
-    stretch = -(-len(train) // -(-len(train) // _TRAIN_AT_ONCE))
-    block = block or max(1, min(len(test), _TEST_AT_ONCE, _AT_ONCE // stretch))
+    stretch = _even_part(len(train), _TRAIN_AT_ONCE)
+    at_once = _TEST_AT_ONCE.get(jax.default_backend(), _MOST_TEST_AT_ONCE)
+    block = block or _even_part(len(test), max(1, min(at_once, _AT_ONCE // stretch)))
     # On a CPU, NumPy's partition is ten times as fast as XLA's selection, and device memory is host memory.
-    search = _nearest_on_host if jax.default_backend() == "cpu" else _nearest_on_device
-    return search(train, test, neighbours, stretch, block)
+    if jax.default_backend() == "cpu":
+        return _nearest_on_host(_unit(train, "training"), _unit(test, "test"), neighbours, stretch, block)
+    similarity, index = _nearest_on_device(train, test, most or neighbours, stretch, block)
+    return similarity[:, :neighbours], index[:, :neighbours]
+
+
+def _even_part(count: int, most: int) -> int:
+    """Returns the size of equal parts of `count`, at most `most` each; an incomplete last part would be filled up."""
+    return -(-count // -(-count // most))
 
 
 def _nearest_on_host(
     train: np.ndarray, test: np.ndarray, neighbours: int, stretch: int, block: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the result of `nearest` for features of length 1."""
     # Places without a neighbour start below every similarity.
     similarity = np.full((len(test), neighbours), -np.inf, np.float32)
     index = np.full((len(test), neighbours), len(train), np.int64)
     for first in range(0, len(train), stretch):
-        search = _Search(train[first : first + stretch], neighbours)
+        search = _Search(train[first : first + stretch], neighbours, stretch)
         for start in range(0, len(test), block):
             rows = slice(start, start + block)
-            found_similarity, found_index = search(_filled(test[rows], block))
             there = len(test[rows])
+            found_similarity, found_index = search(_filled(test[rows], block), there)
             similarity[rows], index[rows] = _top_k(
-                np.concatenate([similarity[rows], found_similarity[:there]], axis=1),
-                np.concatenate([index[rows], found_index[:there] + first], axis=1),
+                np.concatenate([similarity[rows], found_similarity], axis=1),
+                np.concatenate([index[rows], found_index + first], axis=1),
                 neighbours,
             )
     return similarity, index
 
 
 def _nearest_on_device(
-    train: np.ndarray, test: np.ndarray, neighbours: int, stretch: int, block: int
+    train: np.ndarray | jax.Array, test: np.ndarray | jax.Array, neighbours: int, stretch: int, block: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the same as `_nearest_on_host` from one compiled program, with one transfer of the result."""
-    similarity, index = jax.device_get(_selected(train, test, neighbours=neighbours, stretch=stretch, block=block))
+    """Returns the result of `nearest` from a few compiled programs, with one transfer of the result."""
+    train, train_peak = _unit_on_device(jnp.asarray(train, jnp.float32))
+    test, test_peak = _unit_on_device(jnp.asarray(test, jnp.float32))
+    found = _selected(train, test, neighbours=neighbours, stretch=stretch, block=block)
+    similarity, index, train_peak, test_peak = jax.device_get((*found, train_peak, test_peak))
+    _require_finite(train_peak, "training")
+    _require_finite(test_peak, "test")
     return similarity, index.astype(np.int64)
 
 
@@ -175,43 +202,44 @@ class _Search:
 
     Groups are sorted by decreasing largest similarity, then by position. The first k groups contain the exact answer, with
     ties: the best images of these k groups all precede any image of another group.
+
+    Only the product of features is compiled, whose shapes depend on neither k nor the last part of the images.
+
+    Args:
+      train: training images.
+      neighbours: k, which may exceed the number of these images.
+      images: number of images in a complete part.
     """
 
-    def __init__(self, train: np.ndarray, neighbours: int):
+    def __init__(self, train: np.ndarray, neighbours: int, images: int):
         self._images = len(train)
         self._neighbours = min(neighbours, len(train))
-        size = _group_size(len(train), self._neighbours)
-        groups = -(-len(train) // size)
-        # Images of one group are `groups` rows apart, so that the maxima of all groups are elementwise maxima of vectors.
-        filled = _filled(train, groups * size).reshape(groups, size, -1).swapaxes(0, 1)
-        self._train = jnp.asarray(filled.reshape(groups * size, -1))
-        self._groups = groups
+        self._size = _group_size(len(train), self._neighbours)
+        # A multiple of every size of groups, which are powers of two.
+        largest = _group_size(images, 1)
+        count = -(-images // largest) * largest
+        # Images of one group lie apart, so that the maxima of all groups are elementwise maxima of vectors.
+        filled = _filled(train, count).reshape(-1, self._size, train.shape[1]).swapaxes(0, 1)
+        self._train = jnp.asarray(filled.reshape(count, -1))
 
-    def __call__(self, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns similarity and index of the min(k, images) nearest, in order."""
-        similarity, maxima = _compare(self._train, jnp.asarray(test), self._groups)
-        _, chosen = _top_k(np.asarray(maxima), np.arange(self._groups), min(self._neighbours, self._groups))
-        candidates, index = _of_groups(similarity, jnp.asarray(chosen, jnp.int32), self._images)
-        return _top_k(np.asarray(candidates), np.asarray(index), self._neighbours)
-
-
-@functools.partial(jax.jit, static_argnames="groups")
-def _compare(train, test, groups):
-    """Returns similarities `[test, size, groups]` and the maximum of each group."""
-    # Without this precision, GPUs multiply float32 matrices in TF32, whose rounding would change the neighbours.
-    similarity = jnp.matmul(test, train.T, precision=lax.Precision.HIGHEST).reshape(len(test), -1, groups)
-    return similarity, similarity.max(axis=1)
+    def __call__(self, test: np.ndarray, there: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns similarity and index of the min(k, images) nearest of the first `there` test images, in order."""
+        similarity = np.asarray(_similarities(self._train, test))[:there].reshape(there, self._size, -1)
+        # Groups of nothing but copies must not take the places of others.
+        groups = -(-self._images // self._size)
+        similarity = similarity[:, :, :groups]
+        _, chosen = _top_k(similarity.max(axis=1), np.arange(groups), min(self._neighbours, groups))
+        candidates = np.take_along_axis(similarity, chosen[:, None, :], axis=2)
+        index = chosen[:, None, :] * self._size + np.arange(self._size)[None, :, None]
+        # The copies that fill the last group must not become neighbours.
+        candidates = np.where(index < self._images, candidates, np.float32(-np.inf))
+        return _top_k(candidates.reshape(there, -1), index.reshape(there, -1), self._neighbours)
 
 
 @jax.jit
-def _of_groups(similarity, chosen, images):
-    """Returns the similarities of all images of the chosen groups and the images' indices, both `[test, size * chosen]`."""
-    size = similarity.shape[1]
-    candidates = jnp.take_along_axis(similarity, chosen[:, None, :], axis=2)
-    index = chosen[:, None, :] * size + jnp.arange(size)[None, :, None]
-    # The copies that fill the last group must not become neighbours.
-    candidates = jnp.where(index < images, candidates, -jnp.inf)
-    return candidates.reshape(len(chosen), -1), index.reshape(len(chosen), -1)
+def _similarities(train, test):
+    # Without this precision, GPUs multiply float32 matrices in TF32, whose rounding would change the neighbours.
+    return jnp.matmul(test, train.T, precision=lax.Precision.HIGHEST)
 
 
 def _top_k(values: np.ndarray, index: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -233,21 +261,29 @@ def _ordered(bits: np.ndarray) -> np.ndarray:
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
-def _unit(features: np.ndarray, what: str) -> np.ndarray:
-    """Returns features of length 1 (zeros stay zeros), float32."""
+def _unit(features: np.ndarray | jax.Array, what: str) -> np.ndarray:
+    """Returns features of length 1 (zeros stay zeros), float32 on the host."""
     with np.errstate(over="ignore"):
-        features = np.asarray(features).astype(np.float32, copy=False)
-    if features.ndim != 2 or not len(features):
-        raise ValueError(
-            f"Expected {what} features [images, dim] of at least one image for kNN, got shape {list(features.shape)}."
-        )
+        features = np.asarray(jax.device_get(features)).astype(np.float32, copy=False)
     # Features are first divided by their largest entry, because squares of huge or tiny entries exceed the range of float32.
     peak = np.abs(features).max(axis=1, keepdims=True)
-    if not np.isfinite(peak).all():
-        bad = np.flatnonzero(~np.isfinite(peak[:, 0]))
-        raise ValueError(f"kNN: {len(bad):,} {what} images, image {bad[0]:,} first, have features that are not finite.")
+    _require_finite(peak[:, 0], what)
     features = features / np.where(peak > 0, peak, 1)
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1)
+
+
+@jax.jit
+def _unit_on_device(features):
+    """Returns the same features on the device, and the largest entry of each row."""
+    peak = jnp.max(jnp.abs(features), axis=1, keepdims=True)
+    features = features / jnp.where(peak > 0, peak, 1)
+    return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1), peak[:, 0]
+
+
+def _require_finite(peak: np.ndarray, what: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(peak))
+    if len(bad):
+        raise ValueError(f"kNN: {len(bad):,} {what} images, image {bad[0]:,} first, have features that are not finite.")
 
 
 def _filled(rows: np.ndarray, count: int) -> np.ndarray:

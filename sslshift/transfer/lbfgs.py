@@ -69,7 +69,7 @@ class Curvature(NamedTuple):
             self.moves.at[place].set(move),
             self.changes.at[place].set(change),
             self.inverses.at[place].set(inverse),
-            (place + (curvature > 0)) % MEMORY,
+            (place + (curvature > 0).astype(jnp.int32)) % MEMORY,
         )
 
     def direction(self, gradient: jax.Array, precondition: Callable[[jax.Array], jax.Array]) -> jax.Array:

@@ -217,7 +217,7 @@ _matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 @jax.jit
 def _scores(found, features, places):
     def of(place):
-        return lax.map(lambda each: _matmul(features, each[0]) + each[1], (found.weights[:, place], found.bias[:, place]))
+        return lax.map(lambda each: _matmul(features, each[0]) + each[1][None], (found.weights[:, place], found.bias[:, place]))
 
     return lax.map(of, places)
 
@@ -280,7 +280,7 @@ def _path(images, penalties, tolerance, iterations, rows):
 def _extrapolated(points: jax.Array, places: jax.Array, place: jax.Array) -> jax.Array:
     """Returns the value at `place` of the polynomial through points `[k, ...]` at places `[k]`."""
     others = ~jnp.eye(len(places), dtype=bool)
-    shares = jnp.prod((place - places) / (places[:, None] - places), axis=1, where=others)
+    shares = jnp.prod((place - places)[None] / (places[:, None] - places[None]), axis=1, where=others)
     return jnp.tensordot(shares, points, 1, precision=lax.Precision.HIGHEST)
 
 
@@ -291,7 +291,7 @@ def _weights_alone(point: jax.Array) -> jax.Array:
 def _preconditioned(images: _Set, penalty: jax.Array, gradient: jax.Array) -> jax.Array:
     """Returns a gradient `[classes, q + 1]` times the inverse of p (1 - p) * covariance + penalty."""
     spread = (images.share * (1 - images.share))[:, None]
-    along = 1 / (images.variance * spread + penalty)
+    along = 1 / (images.variance[None] * spread + penalty)
     weights = gradient[:, :-1]
     if images.axes is None:
         weights = weights * along
@@ -312,7 +312,7 @@ def _loss_and_gradient(images: _Set, point: jax.Array, rows: int) -> tuple[jax.A
     def chunk(features, labels, counted):
         # Classes come first, because XLA's products of thin matrices are several times as fast this way on a CPU.
         loss, residual = _of_logits(_matmul(weights, features.T) + bias, labels)
-        residual = residual * counted
+        residual = residual * counted[None]
         return jnp.sum(loss * counted), _matmul(residual, features), jnp.sum(residual, axis=1)
 
     def add(i, sums):
@@ -334,11 +334,11 @@ def _of_logits(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Arr
     """Returns the loss `[n]` of logits `[classes, n]`, and its derivative with respect to them."""
     # The gradient is explicit, because automatic differentiation would pass over the features a second time.
     if labels.ndim == 1:
-        right = labels == jnp.arange(len(logits))[:, None]
-        peak = jnp.max(logits, axis=0)
+        right = (labels.astype(jnp.int32)[None] == jnp.arange(len(logits))[:, None]).astype(logits.dtype)
+        peak = jnp.max(logits, axis=0, keepdims=True)
         share = jnp.exp(logits - peak)
-        total = jnp.sum(share, axis=0)
-        loss = jnp.log(total) + peak - jnp.sum(logits * right, axis=0)
+        total = jnp.sum(share, axis=0, keepdims=True)
+        loss = jnp.log(total[0]) + peak[0] - jnp.sum(logits * right, axis=0)
         return loss, share / total - right
-    labels = labels.T
+    labels = labels.T.astype(logits.dtype)
     return jnp.sum(jax.nn.softplus(logits) - logits * labels, axis=0), jax.nn.sigmoid(logits) - labels

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -177,7 +178,7 @@ def evaluate(
     }
     # The classes are checked again, because an exclusion may have removed the last image of a class.
     require_classes(cleaned, task.train.source.classes)
-    features = {name: Split(extracted[name].features[kept[name]], images.labels) for name, images in cleaned.items()}
+    features = {name: Split(_chosen(extracted[name].features, kept[name]), images.labels) for name, images in cleaned.items()}
     test = cleaned["test"]
     outcomes, remarks = _outcomes(
         encode,
@@ -191,7 +192,7 @@ def evaluate(
     notes += remarks
     notes += [f"{name}: {note}" for name, outcome in outcomes.items() for note in outcome.notes]
     broken = tuple((task.splits[name].source.name, *each) for name, found in extracted.items() for each in found.broken)
-    about = _centred_rank(features["test"].features[:_RANK_IMAGES]), broken, (*task.notes, *notes), test.groups
+    about = _centred_rank(features["test"].features), broken, (*task.notes, *notes), test.groups
     return Evaluated(task.name, task.metric, outcomes, test.labels, test.indices, *about)
 
 
@@ -220,10 +221,29 @@ def _outcomes(
     return outcomes, notes
 
 
-def _centred_rank(features: np.ndarray) -> float:
-    some = jnp.asarray(features)
+def _chosen(features: np.ndarray | jax.Array, kept: np.ndarray) -> np.ndarray | jax.Array:
+    """Returns the features of the images that are kept, where they are: on the device or the host."""
+    if kept.all():
+        return features
+    return _taken(features, np.flatnonzero(kept)) if isinstance(features, jax.Array) else features[kept]
+
+
+@jax.jit
+def _taken(features, places):
+    return jnp.take(features, places, axis=0, mode="clip")
+
+
+def _centred_rank(features: np.ndarray | jax.Array) -> float:
+    # Of features on the host, only these images are sent to the device.
+    some = features if isinstance(features, jax.Array) else features[:_RANK_IMAGES]
+    return float(jax.device_get(_rank(some, images=min(_RANK_IMAGES, len(some)))))
+
+
+@functools.partial(jax.jit, static_argnames="images")
+def _rank(features, *, images):
+    some = features[:images]
     # Features are centred, because a common offset separates no classes but would count as one dimension.
-    return float(effective_rank(some - some.mean(axis=0)))
+    return effective_rank(some - some.mean(axis=0, keepdims=True))
 
 
 def _without_shared_images(

@@ -58,27 +58,30 @@ class SGDProbe:
     def __call__(self, splits: Splits, metric: Metric) -> dict[str, Outcome]:
         """Returns one outcome, `sgd`."""
         train, validation, test, classes = splits
-        weights, bias = self.fit(train.features, train.labels, classes)
-        fitted = list(zip(weights, bias, strict=True))
-        values = [score(metric, validation.features @ w + b, validation) for w, b in fitted]
+        weights, bias = self._fitted(train.features, train.labels, classes)
+        values = [score(metric, scores, validation) for scores in _scores(validation.features, weights, bias)]
         if np.isnan(values).all():
             # With only nan values, best_index would return the first rate, which diverged too.
             return {"sgd": Outcome.excluded(metric, splits, "Excluded: training diverged at every learning rate.")}
         choice = best_index(values)
         rate = self.learning_rates[choice]
-        w, b = fitted[choice]
-        predictions = metric.decide(test.features @ w + b)
+        # The place of the rate is an array, so that the choice compiles nothing.
+        (scores,) = _scores(test.features, weights, bias, np.array([choice]))
+        predictions = metric.decide(scores)
         notes = grid_edge_notes("learning rate", self.learning_rates, rate)
         return {"sgd": Outcome(predictions, values[choice], {"learning_rate": rate}, notes)}
 
-    def fit(self, features: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    def fit(self, features: np.ndarray | jax.Array, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns weights `[rates, dim, classes]` and bias `[rates, classes]` after the last epoch; they may be nan or inf."""
+        return jax.device_get(self._fitted(features, labels, classes))
+
+    def _fitted(self, features, labels, classes) -> tuple[jax.Array, jax.Array]:
         require_labels(np.asarray(labels), len(features), classes)
         # Otherwise a training split smaller than a batch would have no complete batch and would never be used.
         batch = min(self.batch_size, len(features))
         decays = np.sum(np.arange(self.epochs)[:, None] >= np.array(self.decay_epochs, int), axis=1)
         rates = np.array(self.learning_rates)[None] * 0.1 ** decays[:, None]
-        weights, bias = _train(
+        return _train(
             jnp.asarray(features, jnp.float32),
             jnp.asarray(labels),
             jnp.asarray(rates, jnp.float32),
@@ -86,13 +89,30 @@ class SGDProbe:
             batch=batch,
             classes=classes,
         )
-        return np.asarray(weights), np.asarray(bias)
 
 
 def order(epoch: int | jax.Array, images: int) -> jax.Array:
     """Returns the order of the images in an epoch, the same for every encoder."""
     # The order is drawn on the device from the number of the epoch, so that no order is stored or transferred.
     return jax.random.permutation(jax.random.fold_in(jax.random.key(0), epoch), images)
+
+
+def _scores(
+    features: np.ndarray | jax.Array, weights: jax.Array, bias: jax.Array, places: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns the logits `[places, n, classes]` of the classifiers at some places, or of all, on the host."""
+    places = np.arange(len(weights)) if places is None else places
+    return jax.device_get(_logits(jnp.asarray(features, jnp.float32), weights, bias, places))
+
+
+@jax.jit
+def _logits(features, weights, bias, places):
+    # One after another, since a batched product takes longer on a CPU.
+    return lax.map(lambda place: _matmul(features, weights[place]) + bias[place][None], places)
+
+
+# Without this precision, GPUs multiply float32 matrices in TF32.
+_matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
 @functools.partial(jax.jit, static_argnames=("batch", "classes"))
@@ -102,12 +122,11 @@ def _train(features, labels, rates, momentum, *, batch, classes):
 
     def loss(params, features, labels):
         weights, bias = params
-        # Without this precision, GPUs multiply float32 matrices in TF32.
-        logits = jnp.matmul(features, weights, precision=lax.Precision.HIGHEST) + bias
+        logits = _matmul(features, weights) + bias[None]
         if labels.ndim == 1:
             chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
             return -jnp.mean(chosen)
-        return jnp.mean(jnp.sum(jax.nn.softplus(logits) - logits * labels, axis=1))
+        return jnp.mean(jnp.sum(jax.nn.softplus(logits) - logits * labels.astype(logits.dtype), axis=1))
 
     # All learning rates see the same batches, so that one pass over the features serves all of them.
     gradients = jax.vmap(jax.grad(loss), in_axes=(0, None, None))

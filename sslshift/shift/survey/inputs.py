@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from sslshift.data.curation.cosine import near_pairs_by_features
@@ -21,7 +22,7 @@ from sslshift.data.sources import Source, cached, open_source
 from sslshift.data.sources.base import printable
 from sslshift.shift.mixtures import blend, blend_counts
 from sslshift.transfer.encoders import NamedEncoder
-from sslshift.transfer.features import Encoder, extract
+from sslshift.transfer.features import Encoder, Extracted, extract
 
 # The largest side for an encoder without a size of its own, and the number of images that are looked at for their size.
 _SIDE = 64
@@ -273,7 +274,7 @@ class Extractor:
         reader = cached(source, self.canvas, _KEPT_BYTES)
         with self.counting(f"images of {name}") as on_images:
             try:
-                found = extract(self.encode, reader, images.indices, self.canvas, cache=self._cache, on_images=on_images)
+                found = self._extracted(reader, images.indices, on_images)
             except ValueError as error:
                 # Readers know the source by its name in tables, which takes the place of the URI.
                 raise ValueError(f"{name}: {str(error).removeprefix(f'{source.name}: ')}") from error
@@ -302,12 +303,14 @@ class Extractor:
         source = NoiseSource(target.images.source, target.images.indices, self.canvas, self.seed)
         indices = np.arange(len(source))
         with self.counting("noise") as on_images:
-            found = extract(self.encode, source, indices, self.canvas, cache=self._cache, on_images=on_images)
+            found = self._extracted(source, indices, on_images)
         return NoiseFeatures(found.features, ImageSet(source, indices))
 
-    @property
-    def _cache(self) -> Path:
-        return self.out / "features"
+    def _extracted(self, source: Source, indices: np.ndarray, on_images: Callable[[int, int], None]) -> Extracted:
+        cache = self.out / "features"
+        found = extract(self.encode, source, indices, self.canvas, cache=cache, on_images=on_images)
+        # Distances are computed in float64 on the host.
+        return found._replace(features=jax.device_get(found.features))
 
 
 def _copies(digests: np.ndarray, of: np.ndarray) -> int:
