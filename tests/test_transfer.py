@@ -14,9 +14,11 @@ from PIL import Image
 from sslshift.data import ArraySource, open_source
 from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.models import PatchMLP, PretrainedEncoder
+from sslshift.storage import Store
 from sslshift.transfer.features import NetworkEncoder, extract, pixel_encoder
 from sslshift.transfer.predictions import load_predictions, on_common_images, save_predictions
-from sslshift.transfer.protocol import evaluate, parse_evaluations
+from sslshift.transfer.protocol import SharedFeatures, evaluate, parse_evaluations
+from sslshift.transfer.scores import evaluate_stored
 from sslshift.transfer.tasks import make_task
 
 
@@ -212,6 +214,34 @@ def test_the_cache_keeps_features_of_this_encoder_and_these_images(gray_source, 
         file.write_bytes(file.read_bytes()[:200])
     np.testing.assert_array_equal(features(), first)
     assert len(calls) == 5
+
+
+def test_tasks_on_the_same_images_share_their_features(gray_source, canvas, tmp_path):
+    """Two tasks on all images, with other labels, and one on fewer: what the first two share is computed once."""
+    read = []
+
+    class Counting(NetworkEncoder):
+        def __call__(self, images):
+            read.append(len(images))
+            return super().__call__(images)
+
+    mirrored = ArraySource("memory:mirrored", gray_source._images, gray_source.labels.max() - gray_source.labels)
+    tasks = [
+        dataclasses.replace(make_task(source, None, canvas, labelled=labelled), name=name)
+        for name, source, labelled in (("a", gray_source, 0), ("b", mirrored, 0), ("c", gray_source, 80))
+    ]
+    whole, other, fewer = (task.splits for task in tasks)
+    evaluations = parse_evaluations("knn", "knn.neighbours=3; knn.temperatures=0.1")
+    found = evaluate_stored(Store(), lambda: Counting(network()), tasks, evaluations, "pooled", tmp_path)
+    distinct = {each.indices.tobytes(): len(each.indices) for task in (whole, other, fewer) for each in task.values()}
+    assert read == list(distinct.values())
+    assert len(read) < 9
+    shared = SharedFeatures(tasks)
+    for task in tasks:
+        alone = evaluate(NetworkEncoder(network()), task, evaluations)
+        assert alone.scores()["knn"] == found.scores[task.name].evaluations["knn"].value
+        evaluate(NetworkEncoder(network()), task, evaluations, shared=shared)
+    assert not shared._kept
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 import dataclasses
 import difflib
 import functools
+import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sslshift.command import parsed, settings
+from sslshift.data.decode import Canvas
 from sslshift.losses import effective_rank
 from sslshift.transfer.evaluation import Outcome, Split, Splits
 from sslshift.transfer.features import Encoder, Extracted, extract
@@ -134,11 +137,43 @@ class Evaluated(NamedTuple):
         return flat | {"chosen": chosen, "notes": list(self.notes), "unreadable": [list(each) for each in self.broken]}
 
 
+class SharedFeatures:
+    """Features of one encoder for several tasks: images of several tasks are read and encoded once.
+
+    Features are kept until their last use only. Splits share features if they have the same images in the same order; labels,
+    metrics and classes may differ.
+
+    Args:
+      tasks: the tasks, each of which uses each of its splits once.
+    """
+
+    def __init__(self, tasks: Sequence[Task]):
+        self._uses = Counter(_images_key(images, task.canvas) for task in tasks for images in task.splits.values())
+        self._kept: dict[tuple[str, Canvas, str], Extracted] = {}
+
+    def extracted(self, encode: Encoder, images: LabelledImages, canvas: Canvas, **options: Any) -> Extracted:
+        """Returns the features of a split; `options` are those of `extract`."""
+        key = _images_key(images, canvas)
+        found = self._kept.pop(key, None)
+        if found is None:
+            found = extract(encode, images.source, images.indices, canvas, **options)
+        self._uses[key] -= 1
+        if self._uses[key] > 0:
+            self._kept[key] = found
+        return found
+
+
+def _images_key(images: LabelledImages, canvas: Canvas) -> tuple[str, Canvas, str]:
+    indices = hashlib.sha256(np.asarray(images.indices, np.int64).tobytes()).hexdigest()
+    return images.source.fingerprint, canvas, indices
+
+
 def evaluate(
     encode: Encoder,
     task: Task,
     evaluations: Mapping[str, Evaluation] | None = None,
     *,
+    shared: SharedFeatures | None = None,
     cache: Path | None = None,
     on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Evaluated:
@@ -153,6 +188,7 @@ def evaluate(
       encode: function from images to features: `features.NetworkEncoder` or `features.pixel_encoder`.
       task: the task.
       evaluations: evaluations by name; None: kNN and linear probe with default settings.
+      shared: features that other tasks of the same encoder use too; None: no other task.
       cache: folder that keeps features, see `features.extract`.
       on_progress: callback that receives the current work (such as images of a split), the amount done and the total.
 
@@ -160,14 +196,10 @@ def evaluate(
       ValueError: features are not finite, most test images are also training images, or too few images remain in a split.
     """
     evaluations = parse_evaluations(DEFAULT) if evaluations is None else evaluations
+    shared = shared or SharedFeatures([task])
     extracted = {
-        name: extract(
-            encode,
-            images.source,
-            images.indices,
-            task.canvas,
-            cache=cache,
-            on_images=functools.partial(on_progress, f"{name} images"),
+        name: shared.extracted(
+            encode, images, task.canvas, cache=cache, on_images=functools.partial(on_progress, f"{name} images")
         )
         for name, images in task.splits.items()
     }

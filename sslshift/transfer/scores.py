@@ -15,7 +15,7 @@ from sslshift.command import remedy
 from sslshift.storage import Store, digest, slug
 from sslshift.transfer.features import Encoder, NetworkEncoder
 from sslshift.transfer.predictions import Predictions, load_predictions, on_common_images, save_predictions
-from sslshift.transfer.protocol import Evaluated, evaluate
+from sslshift.transfer.protocol import Evaluated, SharedFeatures, evaluate
 from sslshift.transfer.tasks import Task
 
 
@@ -143,24 +143,27 @@ def evaluate_stored(
       NotStoredError: scores are missing, and the store is read only.
       ValueError: the encoder cannot be evaluated, or a file is damaged.
     """
-    encoder = functools.cache(encoder)
-    scores = {}
-    places = {}
-    for task in tasks:
-        requests = _requests(task, evaluations, features, folder)
-        results = {name: store.recalled(place, record) for name, (place, record) in requests.items()}
-        missing = {name: evaluations[name] for name, result in results.items() if result is None}
-        if missing:
-            # Raised before the evaluation, because its results could not be kept.
-            store.require_writable(requests[next(iter(missing))][0])
-            # One call evaluates all that is missing, so that the features of the task are computed once.
-            evaluated = evaluate(_with_features(encoder(), features), task, missing, **options)
-            for name in missing:
-                place, record = requests[name]
-                own = _of_evaluation(evaluated, name, evaluations)
-                results[name] = store.remembered(place, record, functools.partial(_save, own, place))
-        scores[task.name] = TaskScores.of_results(list(results.values()))
-        places[task.name] = tuple(place for place, _ in requests.values())
+    # Weights are placed on the devices once for all tasks.
+    encode = functools.cache(lambda: _with_features(encoder(), features))
+    requests = {task.name: _requests(task, evaluations, features, folder) for task in tasks}
+    results = {
+        task: {name: store.recalled(place, record) for name, (place, record) in own.items()} for task, own in requests.items()
+    }
+    unfinished = [task for task in tasks if None in results[task.name].values()]
+    shared = SharedFeatures(unfinished)
+    for task in unfinished:
+        own = results[task.name]
+        missing = {name: evaluations[name] for name, result in own.items() if result is None}
+        # Raised before the evaluation, because its results could not be kept.
+        store.require_writable(requests[task.name][next(iter(missing))][0])
+        # One call evaluates all that is missing, so that the features of the task are computed once.
+        evaluated = evaluate(encode(), task, missing, shared=shared, **options)
+        for name in missing:
+            place, record = requests[task.name][name]
+            one = _of_evaluation(evaluated, name, evaluations)
+            own[name] = store.remembered(place, record, functools.partial(_save, one, place))
+    scores = {task: TaskScores.of_results(list(own.values())) for task, own in results.items()}
+    places = {task: tuple(place for place, _ in own.values()) for task, own in requests.items()}
     return EvaluatedEncoder(scores, places)
 
 
