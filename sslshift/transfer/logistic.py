@@ -41,8 +41,8 @@ def _thread_pools() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _one_thread() -> contextlib.AbstractContextManager:
-    """Limits the linear algebra of NumPy and SciPy to one thread.
+def one_thread() -> contextlib.AbstractContextManager:
+    """Limits the linear algebra of NumPy and SciPy, which XLA uses on a CPU too, to one thread.
 
     At the sizes of probes, one thread is at least as fast as several: eigenvectors of 512 x 512 take 0.03 s with one thread and
     0.1 s with two. If other work occupies the cores, two threads wait for each other and need 4 s.
@@ -143,7 +143,7 @@ def _space(features: jax.Array, count: int, dim: int) -> _Space:
         # An approximation is enough, because it changes only the path to the solution. Too few images give a poor
         # approximation.
         covariance = jax.device_get(_covariance(features, stride=-(-count // (64 * dim))))
-        with _one_thread():
+        with one_thread():
             variance, axes = _together(np.linalg.eigh(each) for each in covariance)
         return _Space(None, np.maximum(variance, 0), np.zeros(len(variance), np.float32), axes)
     # Axes and variances come from different images. With the same images, no variance would be left orthogonal to the axes.
@@ -170,7 +170,7 @@ def _row_space(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """
     # Eigenvalues of a Gram matrix are squares of singular values; in float32 the small ones would be lost in rounding.
     exact = features.astype(np.float64)
-    with _one_thread():
+    with one_thread():
         values, vectors = np.linalg.eigh(exact @ exact.T)
         spanned = values > 1e-10 * max(values[-1], 1e-30)
         root = np.sqrt(np.where(spanned, values, 0))
@@ -183,7 +183,7 @@ def _some_axes(some: np.ndarray, others: np.ndarray, dim: int) -> tuple[np.ndarr
     _, variance, back = _row_space(some)
     largest = np.argsort(-variance, kind="stable")[:_SOME_AXES]
     axes = back[:, largest]
-    with _one_thread():
+    with one_thread():
         variance = np.square(others @ axes).mean(axis=0)
     rest = float(np.square(others).sum(dtype=np.float64) / len(others) - variance.sum()) / (dim - len(largest))
     return variance, np.float32(max(rest, 0.0)), axes

@@ -24,6 +24,7 @@ from sslshift.transfer.finetune import FineTune
 from sslshift.transfer.inference import Interval, bootstrap_interval
 from sslshift.transfer.knn import KNN
 from sslshift.transfer.linear_probe import LinearProbe
+from sslshift.transfer.logistic import one_thread
 from sslshift.transfer.metrics import Metric, metric_for
 from sslshift.transfer.sgd_probe import SGDProbe
 from sslshift.transfer.tasks import LabelledImages, Task, require_classes
@@ -268,7 +269,9 @@ def _taken(features, places):
 def _centred_rank(features: np.ndarray | jax.Array) -> float:
     # Of features on the host, only these images are sent to the device.
     some = features if isinstance(features, jax.Array) else features[:_RANK_IMAGES]
-    return float(jax.device_get(_rank(some, images=min(_RANK_IMAGES, len(some)))))
+    # On a CPU, singular values of this size take 0.015 s with one thread, and a second with several if the cores are busy.
+    with one_thread():
+        return float(jax.device_get(_rank(some, images=min(_RANK_IMAGES, len(some)))))
 
 
 @functools.partial(jax.jit, static_argnames="images")
