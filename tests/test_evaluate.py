@@ -76,7 +76,7 @@ def test_a_study_evaluates_every_encoder_on_every_task(study):
         "Every source on every",
         "clothes: macro F1 %",
         "clothes: no test split was named",
-        "no significant difference",
+        "no difference shown",
     ):
         assert text in page
     (metrics,) = study.glob("runs/mnist*-s0/metrics.jsonl")

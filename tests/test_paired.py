@@ -5,9 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sslshift.transfer.inference import Bootstrapped, estimate_mean, variance_components
+from sslshift.transfer.evaluation import Outcome
+from sslshift.transfer.inference import Bootstrapped, compare, estimate_mean, runs_interval, variance_components
+from sslshift.transfer.matrix import ScoredEncoder, comparisons, score_table
+from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.paired import EncoderPredictions, PairedScores
-from sslshift.transfer.predictions import Predictions
+from sslshift.transfer.predictions import Predictions, save_predictions
+from sslshift.transfer.protocol import Evaluated
+from sslshift.transfer.scores import EvaluatedEncoder, TaskScores
 
 IMAGES = 40
 
@@ -138,3 +143,40 @@ def test_labelled_draws_have_their_own_axis(random):
         "draws",
         "labelled draws",
     ]
+
+
+def finished(folder, predicted):
+    """An encoder whose linear probe predicted these classes for labels of 0, with its predictions in a folder."""
+    labels = np.zeros(predicted.shape[-1], int)
+    outcomes = {"linear": Outcome(predicted, 0.0, {})}
+    kept = Evaluated("task", "accuracy", outcomes, labels, np.arange(len(labels)), 1.0, (), ())
+    save_predictions(kept, folder)
+    return EvaluatedEncoder({"task": TaskScores.of_results([kept.scores()])}, {"task": (folder,)})
+
+
+def test_finished_encoders_are_compared_on_a_block_of_seeds_and_draws(random, tmp_path):
+    """As `tools.evaluate` does; the first kind lacks a run, and a baseline has seeds only."""
+    places = [(seed, draw) for draw in range(3) for seed in range(3)]
+    arrays = {kind: {place: (random.random(60) < 0.4).astype(int) for place in places} for kind in ("near", "far")}
+    del arrays["near"][2, 2]
+    kinds = {
+        kind: [ScoredEncoder(*place, finished(tmp_path / f"{kind}{place}", each)) for place, each in own.items()]
+        for kind, own in arrays.items()
+    }
+    untrained = [(random.random(60) < 0.6).astype(int) for _ in range(3)]
+    kinds["untrained"] = [
+        ScoredEncoder(seed, seed, finished(tmp_path / f"untrained{seed}", each)) for seed, each in enumerate(untrained)
+    ]
+    labels = np.zeros(60, int)
+    # Of equal blocks, three seeds of two draws and two seeds of three, the one with more seeds.
+    runs = [np.stack([arrays["near"][seed, draw] for draw in (0, 1)])[:, None] for seed in range(3)]
+    everything = [np.stack([arrays["far"][seed, draw] for draw in range(3)])[:, None] for seed in range(3)]
+    accuracy = METRICS["accuracy"]
+    scores = score_table(kinds, ["task"])
+    assert scores["near", "task", "linear"] == runs_interval(accuracy, runs, labels, resamples=1000)
+    assert scores["far", "task", "linear"] == runs_interval(accuracy, everything, labels, resamples=1000)
+    found = comparisons(kinds, ["untrained"], ["task"])
+    assert (
+        found["far", "untrained", "task", "linear"][:3] == compare(accuracy, everything, untrained, labels, resamples=1000)[:3]
+    )
+    assert found["near", "far", "task", "linear"][:3] == compare(accuracy, runs, everything, labels, resamples=1000)[:3]

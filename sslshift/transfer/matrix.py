@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from sslshift.models.description import describe
 from sslshift.transfer.encoders import untrained_encoder
 from sslshift.transfer.inference import Comparison, Interval, compare, runs_interval
 from sslshift.transfer.metrics import METRICS
+from sslshift.transfer.paired import complete_block
 from sslshift.transfer.predictions import Predictions, on_common_images, with_labelled_draws
 from sslshift.transfer.scores import EvaluatedEncoder
 
@@ -24,8 +26,16 @@ _ALL_PAIRS = 4
 # Bootstrap replicates behind an interval; a matrix has hundreds of intervals.
 _REPLICATES = 1000
 
-# Encoders of one kind, each with its training seed. Encoders with the same seed are draws of the training images.
-KindScores = Sequence[tuple[int, EvaluatedEncoder]]
+
+class ScoredEncoder(NamedTuple):
+    """Scores of an encoder with its training seed and the draw of its training images."""
+
+    seed: int
+    draw: int
+    scores: EvaluatedEncoder
+
+
+KindScores = Sequence[ScoredEncoder]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,7 +146,7 @@ def score_table(kinds: dict[str, KindScores], tasks: Sequence[str]) -> dict[tupl
     """Returns scores with intervals by (kind, task, evaluation); evaluations without predictions are missing."""
     table = {}
     for (name, kind), task in itertools.product(kinds.items(), tasks):
-        for evaluation in kind[0][1].evaluations(task):
+        for evaluation in kind[0].scores.evaluations(task):
             found = _score(kind, task, evaluation)
             if found:
                 table[name, task, evaluation] = found
@@ -158,7 +168,7 @@ def comparisons(
     pairs = [(name, baseline) for name in trained for baseline in baselines] + pairs
     found = {}
     for (a, b), task in itertools.product(pairs, tasks):
-        shared = [name for name in kinds[a][0][1].evaluations(task) if name in kinds[b][0][1].evaluations(task)]
+        shared = [name for name in kinds[a][0].scores.evaluations(task) if name in kinds[b][0].scores.evaluations(task)]
         for evaluation in shared:
             difference = _difference(kinds[a], kinds[b], task, evaluation)
             if difference:
@@ -186,15 +196,14 @@ def _difference(a: KindScores, b: KindScores, task: str, evaluation: str) -> Com
 def _predictions(kinds: Sequence[KindScores], task: str, evaluation: str) -> tuple[Predictions, list[list[np.ndarray]]]:
     """Returns the first encoder's predictions, for metric, labels and groups, and the predictions of each kind and seed.
 
-    The predictions of a seed have the axes draws of the training images, draws of the labelled images, and images.
+    The predictions of a seed have the axes draws of the training images, draws of the labelled images, and images. Of a study
+    that is not finished, a complete block of seeds and draws is used.
     """
-    several = on_common_images([encoder.predicted(task) for kind in kinds for _, encoder in kind])
+    several = on_common_images([each.scores.predicted(task) for kind in kinds for each in kind])
     metric = METRICS[several[0].metric]
     waiting = iter(several)
     found = []
     for kind in kinds:
-        by_seed: dict[int, list[np.ndarray]] = {}
-        for seed, _ in kind:
-            by_seed.setdefault(seed, []).append(with_labelled_draws(next(waiting).predictions[evaluation], metric))
-        found.append([np.stack(draws) for _, draws in sorted(by_seed.items())])
+        own = {(each.seed, each.draw): with_labelled_draws(next(waiting).predictions[evaluation], metric) for each in kind}
+        found.append([np.stack([own[place] for place in row]) for row in complete_block(set(own))])
     return several[0], found

@@ -21,6 +21,7 @@ from sslshift.transfer.inference import Comparison, Interval
 from sslshift.transfer.matrix import (
     EncoderKind,
     KindScores,
+    ScoredEncoder,
     architectures,
     by_kind,
     comparisons,
@@ -109,7 +110,7 @@ class MatrixReport:
         return [
             [
                 name,
-                str(len({seed for seed, _ in kind})),
+                str(len({each.seed for each in kind})),
                 *(_percent(self._scores.get((name, *column))) for column in self._columns),
             ]
             for name, kind in self.kinds.items()
@@ -118,7 +119,7 @@ class MatrixReport:
     @property
     def notes(self) -> list[str]:
         """Notes of the tasks and evaluations, each once."""
-        everyone = [encoder for kind in self.kinds.values() for _, encoder in kind]
+        everyone = [each.scores for kind in self.kinds.values() for each in kind]
         notes = [f"{task}: {note}" for encoder in everyone for task, scores in encoder.scores.items() for note in scores.notes]
         return list(dict.fromkeys(notes))
 
@@ -180,7 +181,7 @@ def run_matrix(settings: MatrixSettings, counting: Counting, say: Callable[[str]
         for seed, file, encoder in kind.encoders
     ]
     baselines = _baselines(named) if settings.floors else []
-    kinds: dict[str, list[tuple[int, EvaluatedEncoder]]] = {}
+    kinds: dict[str, list[ScoredEncoder]] = {}
     for number, job in enumerate([*trained, *baselines], 1):
         opened = tasks.on_canvas(_canvas(job.encoder, settings.image_size))
         if number == 1:
@@ -190,7 +191,9 @@ def run_matrix(settings: MatrixSettings, counting: Counting, say: Callable[[str]
         title = f"{number}/{len(trained) + len(baselines)} {job.name}"
         with counting(title) as on_images:
             encoder = _evaluate(job, opened, evaluations, settings.features, out, on_images)
-        kinds.setdefault(job.name, []).append((job.seed, encoder))
+        # Without a draw in its card, an encoder has images of its own.
+        draw = int(job.encoder.card.get("draw", job.seed))
+        kinds.setdefault(job.name, []).append(ScoredEncoder(job.seed, draw, encoder))
         say(f"{title}{f' ({job.path})' if job.path else ''}: {_scores_text(encoder)}")
     return MatrixReport(kinds, list(dict.fromkeys(job.name for job in baselines)), opened)
 

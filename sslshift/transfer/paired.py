@@ -109,7 +109,7 @@ class PairedScores:
         """Returns scores `[kinds, seeds, draws, labelled draws]` with replicates `[R, kinds, ...]` of a block of runs.
 
         A kind without draws is repeated for each draw. In a study that is not finished, the block excludes runs, see
-        `_complete_block`.
+        `complete_block`.
 
         Returns:
           None if the kinds share no seed.
@@ -128,7 +128,7 @@ class PairedScores:
         # Kinds with draws define the (seed, draw) pairs; other kinds only need these seeds.
         trained = [kind for kind in kinds if any(draw is not None for _, draw in self._places(kind))]
         shared = set.intersection(*(self._places(kind) for kind in trained or kinds))
-        return _complete_block({place for place in shared if all(self._at(kind, *place) is not None for kind in kinds)})
+        return complete_block({place for place in shared if all(self._at(kind, *place) is not None for kind in kinds)})
 
     def _places(self, kind: Hashable) -> set[_Place]:
         return set(self.scores.get(kind, ()))
@@ -191,7 +191,7 @@ class PairedScores:
         return len(self._block(kinds)) < 2
 
 
-def _complete_block(places: set[_Place]) -> list[list[_Place]]:
+def complete_block(places: set[_Place]) -> list[list[_Place]]:
     """Returns (seed, draw) pairs in rows by seed, all with the same draws; empty if there is no pair.
 
     If each seed has its own draw, these are all seeds. Otherwise they are a block with several seeds and several draws where
