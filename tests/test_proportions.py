@@ -96,6 +96,19 @@ def test_paired_scores_of_perfect_encoders_say_the_same():
     assert found.half_width == pytest.approx(SQUARE / (images + SQUARE))
 
 
+def test_trends_of_perfect_encoders_have_a_width_in_proportion_to_their_coefficients():
+    images = 40
+    scores = paired([[zeros(images)] * 3, [zeros(images)] * 3, [zeros(images)] * 3])
+    width = SQUARE / (images + SQUARE)
+    for coefficients in ([-0.5, 0.0, 0.5], [-2.0, 1.0, 1.0], [0.25, -0.5, 0.25]):
+        found = scores.contrast(dict(enumerate(coefficients))).estimate()
+        assert found.value == 0
+        assert found.half_width == pytest.approx(width * sum(each for each in coefficients if each > 0))
+        assert found.p_value == 1.0
+    # A sum of scores is no difference.
+    assert scores.contrast({0: 1.0, 1: 1.0}).effective == 0
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(12, 200), st.data())
 def test_verdicts_do_not_contradict_the_exact_test(images, data):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sslshift.transfer.inference import (
+    ROUNDING,
     Bootstrapped,
     Contrast,
     Estimate,
@@ -159,9 +160,10 @@ class PairedScores:
         values = np.tensordot(weights, grid.values, (0, 0))
         numbers = Bootstrapped(values, np.tensordot(weights, grid.replicates, (0, 1)))
         found = Contrast.of(numbers, self.images)._replace(grouped=self.grouped)
-        # A difference of two kinds is one of shares of images, a slope is not.
-        is_difference = sorted(coefficients.values()) == [-1.0, 1.0]
-        return found._replace(effective=self.effective) if is_difference else found
+        # A difference or slope does not depend on what all kinds have in common; other combinations are no differences.
+        if abs(weights.sum()) > ROUNDING * np.abs(weights).sum():
+            return found
+        return found._replace(effective=self.effective, scale=float(weights[weights > 0].sum()))
 
     def difference(self, a: Hashable, b: Hashable) -> Estimate | None:
         """Returns a - b, seed by seed and draw by draw on the same images; None if they share no seed."""

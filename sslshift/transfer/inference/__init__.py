@@ -28,6 +28,7 @@ hardly move, `scores` the intervals and comparisons of metrics, `trends` the slo
 from sslshift.transfer.inference.contrasts import POWER, Contrast, moderated, shrunken, smallest_difference
 from sslshift.transfer.inference.estimation import (
     FACTORS,
+    ROUNDING,
     Bootstrapped,
     CrossedDeviations,
     Estimate,
@@ -58,6 +59,7 @@ __all__ = [
     "FACTORS",
     "FEWEST_SOURCES",
     "POWER",
+    "ROUNDING",
     "Bootstrapped",
     "Comparison",
     "Contrast",

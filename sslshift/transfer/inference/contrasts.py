@@ -41,8 +41,9 @@ class Contrast(NamedTuple):
       components: contributions of seeds, draws and so on to its variance; without any, only the images vary.
       images: number of test images, or of their groups.
       grouped: whether the resamples are of groups of images.
-      effective: effective number of test images if the combination is a difference of two metrics, otherwise 0; see
+      effective: effective number of test images if the combination is a difference of metrics, times `scale`, otherwise 0; see
         `widened_difference`.
+      scale: sum of the positive coefficients.
     """
 
     value: float
@@ -51,6 +52,7 @@ class Contrast(NamedTuple):
     images: int
     grouped: bool = False
     effective: float = 0.0
+    scale: float = 1.0
 
     @classmethod
     def of(cls, numbers: Bootstrapped, images: int, extra: Sequence[VarianceComponent] = ()) -> "Contrast":
@@ -72,7 +74,9 @@ class Contrast(NamedTuple):
     def estimate(self, level: float = 0.95) -> Estimate:
         """Returns the value with its interval."""
         found = estimate(self.value, self.replicates, self.components, self.images, level=level, grouped=self.grouped)
-        return widened_difference(found, self.replicates, self.effective, level=level) if self.effective else found
+        if not self.effective:
+            return found
+        return widened_difference(found, self.replicates, self.effective, scale=self.scale, level=level)
 
     def smallest_shown(self, significance: float, power: float = POWER) -> float:
         """Returns the smallest true value that a test at this significance shows with this probability.
@@ -88,7 +92,7 @@ class Contrast(NamedTuple):
             found.append(_smallest_shown(variance / bias**2, freedom, significance, power))
         if self.effective:
             # Encoders that agree on nearly all images: the score test shows a difference of this many images at best.
-            found.append(float(special.ndtri(significance / 2)) ** 2 / self.effective)
+            found.append(self.scale * float(special.ndtri(significance / 2)) ** 2 / self.effective)
         return max(found)
 
 

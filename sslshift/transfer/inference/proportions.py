@@ -105,22 +105,28 @@ def widened_score(found: Estimate, images: float, *, level: float = 0.95) -> Est
     return found._replace(low=low, high=high)
 
 
-def widened_difference(found: Estimate, over_images: np.ndarray, images: float, *, level: float = 0.95) -> Estimate:
+def widened_difference(
+    found: Estimate, over_images: np.ndarray, images: float, *, scale: float = 1.0, level: float = 0.95
+) -> Estimate:
     """Returns the interval of a difference, at least Tango's if encoders differ on fewer than `FEW` images or on nearly all.
 
     Args:
       found: the difference of two metrics, the mean over runs, with its interval.
       over_images: the difference in each resample of the test images, `[R]`.
       images: effective number of test images, see `Metric.effective_images`.
+      scale: factor of a number that is `scale` times a difference. A slope is the sum of its positive coefficients times the
+        difference of two weighted means of metrics.
       level: confidence level of the interval.
     """
     # The variance of a difference of proportions is (b + c - n d^2) / n^2. This gives b + c, for means over runs a number that
     # counts an image as often as the square of the mean difference there.
-    net = images * found.value
-    differing = max(abs(net), images**2 * float(over_images.var(ddof=1)) + images * found.value**2)
+    difference = found.value / scale
+    net = images * difference
+    differing = max(abs(net), images**2 * float(over_images.var(ddof=1)) / scale**2 + images * difference**2)
     if min(differing, images - abs(net)) >= FEW - ROUNDING:
         return found
     low, high = tango((differing + net) / 2, (differing - net) / 2, images, level=level)
     # McNemar's statistic without a continuity correction, which is Tango's at a difference of 0.
-    p_value = float(2 * special.ndtr(-abs(net) / math.sqrt(differing))) if abs(found.value) > ROUNDING else 1.0
-    return found._replace(low=min(found.low, low), high=max(found.high, high), p_value=max(found.p_value, p_value))
+    p_value = float(2 * special.ndtr(-abs(net) / math.sqrt(differing))) if abs(difference) > ROUNDING else 1.0
+    ends = min(found.low, scale * low), max(found.high, scale * high)
+    return found._replace(low=ends[0], high=ends[1], p_value=max(found.p_value, p_value))
