@@ -31,6 +31,7 @@ class CheckedClaim(NamedTuple):
       sign: 1 or -1 if the report claims that the number is above or below 0, and 0 if it claims neither.
       truth: the true number.
       exploratory: whether the report marks the claim as exploratory.
+      primary: whether it is the report's primary hypothesis.
     """
 
     family: str
@@ -39,6 +40,7 @@ class CheckedClaim(NamedTuple):
     sign: int
     truth: float
     exploratory: bool
+    primary: bool
 
     @property
     def false(self) -> bool:
@@ -53,7 +55,7 @@ def outcome(study: SimulatedStudy, opened: Opened) -> dict[tuple[str, str], floa
     | measure | share |
     |---|---|
     | coverage | of the intervals of this kind that hold the truth |
-    | false claim | 1 if the report makes a false claim of this family; of the whole report, without exploratory ones |
+    | false claim | 1 if the report makes a false claim of this family; the whole report excludes exploratory ones |
     | shown | of the true differences or trends of this family that the report claims |
     | sentences | 1 if answer or findings make a claim and no verdict of the report does |
 
@@ -63,17 +65,21 @@ def outcome(study: SimulatedStudy, opened: Opened) -> dict[tuple[str, str], floa
     """
     analysis = Analysis(results_of(study, opened))
     found: dict[tuple[str, str], list[float]] = {}
-    for what, low, high, truth in _accuracies(study, analysis):
+    for what, low, high, truth in [*_accuracies(study, analysis), *_changes(study, analysis)]:
         found.setdefault(("coverage", what), []).append(low <= truth <= high)
     claims = list(_claims(study, analysis))
     for each in claims:
         if not math.isnan(each.low):
             found.setdefault(("coverage", each.family), []).append(each.low <= each.truth <= each.high)
-    for family in dict.fromkeys(each.family for each in claims):
-        own = [each for each in claims if each.family == family]
-        found["false claim", family] = [any(each.false for each in own)]
-        found["shown", family] = [each.sign == np.sign(each.truth) for each in own if round(each.truth, 9)]
-    found["false claim", "whole report"] = [any(each.false for each in claims if not each.exploratory)]
+    groups = {
+        family: [each for each in claims if each.family == family] for family in dict.fromkeys(each.family for each in claims)
+    }
+    groups["primary hypothesis"] = [each for each in claims if each.primary]
+    groups["whole report"] = [each for each in claims if not each.exploratory]
+    groups["exploratory"] = [each for each in claims if each.exploratory]
+    for name, own in groups.items():
+        found["false claim", name] = [any(each.false for each in own)]
+        found["shown", name] = [each.sign == np.sign(each.truth) for each in own if round(each.truth, 9)]
     claiming = any(map(claims_something, [*answer(analysis), *findings(analysis)]))
     found["sentences", "claim without a verdict"] = [claiming and not any(each.sign for each in claims)]
     return {name: float(np.mean(each)) for name, each in found.items() if each}
@@ -111,12 +117,28 @@ def _accuracies(study: SimulatedStudy, analysis: Analysis) -> Iterable[tuple[str
         yield "highest accuracy", 100 * score.low, 100 * score.high, _accuracy(study, learner.highest)
 
 
+def _changes(study: SimulatedStudy, analysis: Analysis) -> Iterable[tuple[str, float, float, float]]:
+    """Yields the same of the change of the trend with the shift, for any sources and for these."""
+    for learner in analysis.task.learners.values():
+        if learner.change_of_any is None or learner.change_of_these is None:
+            continue
+        for which, found, truth in (
+            ("any", learner.change_of_any, study.world.trend_by_index),
+            ("these", learner.change_of_these, _change_of_these(study)),
+        ):
+            yield f"change, {which} sources", 100 * found.low, 100 * found.high, truth
+
+
+def _change_of_these(study: SimulatedStudy) -> float:
+    return float(slopes(study.world.index, study.trends))
+
+
 def _claims(study: SimulatedStudy, analysis: Analysis) -> Iterable[CheckedClaim]:
     for hypothesis, claim in analysis.claims.items():
         truth = _truth(study, analysis, hypothesis)
         sign = int(np.sign(claim.value)) if claim.shown else 0
         ends = (math.nan, math.nan) if math.isnan(claim.half_width) else (100 * claim.low, 100 * claim.high)
-        yield CheckedClaim(hypothesis.family, *ends, sign, truth, claim.exploratory)
+        yield CheckedClaim(hypothesis.family, *ends, sign, truth, claim.exploratory, hypothesis == analysis.primary)
 
 
 def _truth(study: SimulatedStudy, analysis: Analysis, hypothesis: Hypothesis) -> float:
@@ -132,7 +154,7 @@ def _truth(study: SimulatedStudy, analysis: Analysis, hypothesis: Hypothesis) ->
     if hypothesis.family == families.TREND:
         return float(study.trends[_number(study, subject)])
     if hypothesis.family == families.CHANGE:
-        return study.world.trend_by_index if learner.change_is_of_any else float(slopes(study.world.index, study.trends))
+        return study.world.trend_by_index if learner.change_is_of_any else _change_of_these(study)
     if hypothesis.family == families.CURVATURE:
         return 0.0
     raise ValueError(f"Expected a family of claims whose truth is known, got {hypothesis.family!r}.")
