@@ -258,10 +258,10 @@ def transfers(monkeypatch):
     return count
 
 
-# For the probes: which images are finite, the covariance (or the drawn features), validation, excess, and test.
+# For the probes: which images are finite, the covariance (or the drawn features), validation, and test with the excess.
 EVALUATIONS = {
-    "linear": (5, lambda many: LinearProbe(LinearProbe().strengths[: 10 if many else 3], iterations=400 if many else 5)),
-    "few_shot": (5, lambda many: FewShot((2,), draws=4 if many else 2)),
+    "linear": (4, lambda many: LinearProbe(LinearProbe().strengths[: 10 if many else 3], iterations=400 if many else 5)),
+    "few_shot": (4, lambda many: FewShot((2,), draws=4 if many else 2)),
     "sgd": (2, lambda many: SGDProbe(epochs=4 if many else 2, batch_size=20)),
     "knn": (2, lambda many: KNN((5, 20) if many else (5,))),
 }

@@ -2,7 +2,7 @@
 
 - `declaration` parses tasks, `tasks` makes their splits, `features` runs an encoder on the images of a source, on all devices.
 - `knn`, `linear_probe`, `few_shot` and `sgd_probe` evaluate frozen features and share the interface in `evaluation`; `finetune`
-  trains the whole network.
+  trains the whole network. The features of a network are on the device; evaluations take features from there or from the host.
 - `protocol` combines them: it extracts features once, chooses hyperparameters on the validation split, and scores the test
   split once. `predictions` keeps the predictions for later comparisons.
 - `metrics` score predictions; `inference` has intervals of scores and comparisons of encoders.

@@ -69,9 +69,9 @@ class FewShot:
         choice = best_index(values)
         penalty = self.strengths[choice]
         notes = grid_edge_notes("l2 penalty", self.strengths, penalty)
+        tested, excess = found.solution(standardiser(test.features), choice)
         # The largest excess of all draws is used, because a mean could hide a draw that did not converge.
-        notes += convergence_notes(jax.device_get(found.excess)[:, choice].max(), ITERATIONS)
-        tested = found.scores(standardiser(test.features), choice)
+        notes += convergence_notes(excess.max(), ITERATIONS)
         predictions = np.stack([metric.decide(each) for each in tested])
         return Outcome(predictions, float(values[choice]), {"strength": penalty}, notes)
 

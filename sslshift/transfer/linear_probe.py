@@ -54,8 +54,9 @@ class LinearProbe:
         choice = best_index(values)
         penalty = self.strengths[choice]
         notes = grid_edge_notes("l2 penalty", self.strengths, penalty)
-        notes += convergence_notes(jax.device_get(found.excess)[0, choice], self.iterations)
-        predictions = metric.decide(found.scores(standardiser(test.features), choice)[0])
+        logits, excess = found.solution(standardiser(test.features), choice)
+        notes += convergence_notes(excess[0], self.iterations)
+        predictions = metric.decide(logits[0])
         return {"linear": Outcome(predictions, values[choice], {"strength": penalty}, notes)}
 
 
@@ -77,7 +78,7 @@ class Probe(NamedTuple):
     def scores(self, features: np.ndarray, place: int) -> np.ndarray:
         """Returns the logits `[n, classes]` of the regression with the penalty at this index."""
         of_set = Regressions(*(jnp.asarray(part)[None] for part in (self.weights, self.bias, self.excess)))
-        return of_set.scores(self.standardiser(features), place)[0]
+        return of_set.solution(self.standardiser(features), place)[0][0]
 
 
 def fit_probe(

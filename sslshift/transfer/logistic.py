@@ -73,9 +73,10 @@ class Regressions(NamedTuple):
         for first in range(0, penalties, together):
             yield from jax.device_get(_scores(self, features, np.arange(first, min(first + together, penalties))))
 
-    def scores(self, features: jax.Array, place: int) -> np.ndarray:
-        """Returns the logits `[D, n, classes]` for the penalty at this place."""
-        return jax.device_get(_scores(self, features, np.array([place])))[0]
+    def solution(self, features: jax.Array, place: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the logits `[D, n, classes]` and the excesses `[D]` for the penalty at this place, in one transfer."""
+        logits, excess = jax.device_get((_scores(self, features, np.array([place])), self.excess))
+        return logits[0], excess[:, place]
 
 
 def fit_regressions(
