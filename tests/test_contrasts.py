@@ -26,11 +26,12 @@ from sslshift.study.claims import (
 from sslshift.transfer.inference import (
     Bootstrapped,
     Contrast,
+    PlannedTable,
     curvature_weights,
     holm,
     moderated,
+    pooled_with,
     shrunken,
-    smallest_difference,
 )
 
 
@@ -115,20 +116,33 @@ def test_the_smallest_difference_is_shown_as_often_as_it_says(random):
 
 
 def test_a_planned_study_shows_what_it_was_planned_for(random):
-    planned = {"seed_deviation": 0.004, "disagreement": 0.1, "kinds": 12, "comparisons": 12}
-    smallest = smallest_difference(4, 5000, **planned)
+    table = PlannedTable(4, 5000, seed_deviation=0.004, disagreement=0.1, kinds=12, comparisons=12)
+    smallest = table.smallest_shown()
     found = []
     for _ in range(200):
         images = random.normal(0, math.sqrt(0.1 / 5000), 12)
         runs = smallest + images[:, None] + random.normal(0, 0.004, (12, 4))
         replicates = random.normal(0, math.sqrt(0.1 / 5000), (200, 12))
-        table = []
+        contrasts = []
         for number, each in enumerate(runs):
             values = each[:, None, None]
-            table.append(Contrast.of(Bootstrapped(values, values + replicates[:, number, None, None, None]), 5000))
-        found += [each.estimate().p_value < 0.05 / 12 for each in moderated(table)]
+            contrasts.append(Contrast.of(Bootstrapped(values, values + replicates[:, number, None, None, None]), 5000))
+        found += [each.estimate().p_value < 0.05 / 12 for each in moderated(contrasts, one_reference=True)]
     assert 0.74 < np.mean(found) < 0.9
-    assert smallest_difference(1, 5000, **planned) == math.inf
+    assert table._replace(seeds=1).smallest_shown() == math.inf
+
+
+def test_a_table_says_what_a_wanted_difference_takes():
+    table = PlannedTable(3, 2000, seed_deviation=0.004, disagreement=0.1, kinds=9, comparisons=40)
+    wanted = 0.03
+    assert table.smallest_shown() > wanted
+    seeds = table.seeds_for(wanted)
+    assert table._replace(seeds=seeds).smallest_shown() <= wanted < table._replace(seeds=seeds - 1).smallest_shown()
+    images = table.images_for(wanted)
+    assert table._replace(images=images).smallest_shown() <= wanted < table._replace(images=images - 1).smallest_shown()
+    # More seeds do not help against too few images, and more images not against too few seeds.
+    assert table._replace(images=50).seeds_for(wanted) is None
+    assert table._replace(seed_deviation=0.1).images_for(wanted) is None
 
 
 def test_shrinking_removes_the_luck_of_the_highest(random):
@@ -233,3 +247,21 @@ def test_a_half_width_that_rounds_to_the_value_gets_another_digit():
 def test_the_change_has_words_for_a_slope():
     claim = Claim(named(CHANGE, ""), -0.01, -0.03, 0.01, 0.4, 1.0, 0.03, "no trend shown", False)
     assert unshown_text(claim) == "no trend shown; 3.0 points would be, with 80% probability"
+
+
+@pytest.mark.parametrize(("of_seeds", "least", "most"), [(0.0, 0.035, 0.06), (2.0, 0.0, 0.01)])
+def test_the_change_has_the_variance_of_its_trends_too(random, of_seeds, least, most):
+    """What a seed adds to all trends cancels in the change, and only makes its pooled variance larger."""
+    weights = np.array([-0.5, -0.1, 0.2, 0.4])
+    rejected = []
+    freedom = []
+    for _ in range(3000):
+        slopes = random.normal(0, 1, (4, 3)) + random.normal(0, of_seeds, 3)
+        parts = moderated([contrast(each) for each in slopes])
+        found = pooled_with(contrast(weights @ slopes), parts, weights.tolist())
+        rejected.append(found.estimate().p_value < 0.05)
+        freedom.append(found.of_seeds.degrees_of_freedom)
+    assert least < np.mean(rejected) < most
+    assert 4 < np.mean(freedom) <= 2 + 2 * 4 / 2
+    alone = contrast([0.3])
+    assert pooled_with(alone, parts, weights.tolist()) is alone

@@ -70,6 +70,7 @@ from sslshift.training.optimiser import Optimiser
         (["--task=bundled:mnist; test=bundled:mnist/test"], "two tasks are called bundled:mnist"),
         (["--task=bundled:mnist; tset=bundled:mnist/test"], "expected one of validation, test, metric, labelled, got 'tset'"),
         (["--online_every=-1"], "--online_every must not be negative"),
+        (["--wanted_difference=0"], "Expected --wanted_difference above 0 percentage points, got 0.0."),
     ],
 )
 def test_studies_that_cannot_be_are_refused_before_anything_is_trained(flags, message):

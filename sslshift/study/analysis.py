@@ -8,10 +8,21 @@ value is computed when it is first needed and then kept. `report` turns the valu
 import dataclasses
 import functools
 import itertools
+import math
 
 import numpy as np
 
-from sslshift.study.claims import CHANGE, GAIN, REFERENCE, TREND, Claim, Hypothesis, corrected
+from sslshift.study.claims import (
+    CHANGE,
+    GAIN,
+    REFERENCE,
+    TREND,
+    Claim,
+    Hypothesis,
+    corrected,
+    is_exploratory,
+    shared_comparisons,
+)
 from sslshift.study.evaluate import UNTRAINED
 from sslshift.study.learner_analysis import RAW_PIXELS, Kind, LearnerAnalysis
 from sslshift.study.results import FinishedRun, Results
@@ -73,6 +84,12 @@ class Analysis:
             for learner in task.learners.values():
                 tests |= learner.tests
         return corrected(tests, self.primary, self.task.name, as_planned=not self.results.deviations)
+
+    @property
+    def comparisons(self) -> int:
+        """The number of comparisons that the correction counts for a confirmatory test that is not the primary one."""
+        tested = (name for name, each in self.claims.items() if not math.isnan(each.p_value))
+        return shared_comparisons(sum(not is_exploratory(name, self.primary, self.task.name) for name in tested))
 
     @functools.cached_property
     def primary(self) -> Hypothesis | None:

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
 from sslshift.reporting.numbers import points
-from sslshift.transfer.inference import POWER, Contrast, Estimate, holm
+from sslshift.transfer.inference import POWER, Contrast, Estimate, PlannedTable, holm
 from sslshift.transfer.paired import LEVEL
 
 # Families of tests, with the words for a number above 0, below 0, and neither.
@@ -142,6 +142,17 @@ def is_exploratory(name: Hypothesis, primary: Hypothesis | None, main_task: str)
     return name != primary and (name.task != main_task or name.family in _EXPLORATORY)
 
 
+def shared_comparisons(tests: int) -> int:
+    """Returns the number of comparisons for which a test counts that is not the primary one.
+
+    All tests but the primary one share half of the allowed false findings.
+
+    Args:
+      tests: number of confirmatory tests, with the primary one.
+    """
+    return 2 * max(1, tests - 1)
+
+
 def _claim(
     name: Hypothesis, tested: Tested, found: Estimate, p_value: float, adjusted: float, allowed: float, exploratory: bool
 ) -> Claim:
@@ -183,6 +194,42 @@ def unshown_text(claim: Claim) -> str:
     if claim.shown or math.isnan(claim.smallest):
         return text
     return f"{text}; {size(claim.smallest)} would be, with {POWER:.0%} probability"
+
+
+def power_text(table: PlannedTable, wanted: float, source: str) -> str:
+    """Returns what a study can show, and what a wanted difference takes, in sentences.
+
+    Example:
+      >>> power_text(PlannedTable(3, 5000, 0.005, 0.1, kinds=9, comparisons=40), 0.02, "assumed").split(" (")[0]
+      'With 3 seeds and 5,000 test images, a gain of 2.3 points over the untrained encoder is shown with 80% probability'
+
+    Args:
+      table: sizes and variances of the gains over untrained encoders.
+      wanted: difference that the study should show, as a share.
+      source: where the variances come from.
+    """
+    smallest = table.smallest_shown()
+    deviation = f"{table.seed_deviation * 100:.2g} points"
+    about = (
+        f"{source}: gains differ by {deviation} between seeds, and exactly one of two encoders is right on "
+        f"{table.disagreement:.0%} of the images; corrected for {table.comparisons} comparisons"
+    )
+    if math.isinf(smallest):
+        shows = f"With one seed, no difference is shown ({about})"
+    else:
+        shows = (
+            f"With {table.seeds} seeds and {table.images:,} test images, a gain of {size(smallest)} over the untrained encoder "
+            f"is shown with {POWER:.0%} probability ({about})"
+        )
+    seeds = table.seeds_for(wanted)
+    images = table.images_for(wanted)
+    ways = [] if seeds is None else [f"{seeds} seeds with {table.images:,} test images"]
+    ways += [] if images is None or table.seeds < 2 else [f"{images:,} test images with {table.seeds} seeds"]
+    if not ways:
+        larger = [table._replace(images=table.images * factor) for factor in (2, 5, 20)]
+        both = [(each.seeds_for(wanted), each.images) for each in larger]
+        ways = [f"{seeds} seeds with {images:,} test images" for seeds, images in both if seeds][:1]
+    return f"{shows}. A gain of {size(wanted)} takes {' or '.join(ways) or 'more than any study has'}."
 
 
 def size(value: float) -> str:

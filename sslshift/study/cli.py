@@ -15,7 +15,7 @@ from rich.console import Console
 
 from sslshift.clock import REPORTING, Clock, Timing
 from sslshift.command import command_line, remedy
-from sslshift.storage import ERROR_LOG, LockedError, lock
+from sslshift.storage import ERROR_LOG, LockedError, NotStoredError, lock
 from sslshift.study.analysis import Analysis
 from sslshift.study.cost import keep_timing, read_timings, show_cost
 from sslshift.study.declare import Study
@@ -192,7 +192,13 @@ def _kept_notes(study: Study, given: Mapping[str, Any]) -> list[str]:
 def dry_run(study: Study, *, clock: Clock | None = None) -> None:
     """Prints the cost of a study; trains nothing and writes nothing."""
     console = _console()
-    show_cost(_open(study, Progress(console, clock)), console)
+    opened = _open(study, Progress(console, clock))
+    try:
+        analysis = Analysis(read_results(opened))
+        measured = analysis.task.learners[analysis.learners[0]].measured_table
+    except NotStoredError:
+        measured = None
+    show_cost(opened, console, measured)
 
 
 def report_only(study: Study, *, command: str = "", clock: Clock | None = None) -> None:

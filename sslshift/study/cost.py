@@ -13,11 +13,13 @@ from rich.console import Console
 from sslshift.clock import REPORTING, Clock, Timing
 from sslshift.reporting import Table, environment, print_table
 from sslshift.storage import Store, read_json, write_json
+from sslshift.study.claims import power_text, shared_comparisons
 from sslshift.study.learners import Learner
 from sslshift.study.opened import Opened
 from sslshift.study.progress import duration
 from sslshift.study.results import run_folder, run_record
 from sslshift.training.programs import seconds_per_step
+from sslshift.transfer.inference import PlannedTable
 
 # File of a study's folder with the seconds of each call by part, the latest call last.
 TIMING = "timing.json"
@@ -77,8 +79,32 @@ def image_costs(opened: Opened) -> dict[str, tuple[int, float]]:
     return {uri: (unique, unique * opened.sources[uri].cost_per_image) for uri, unique in most.items()}
 
 
-def show_cost(opened: Opened, console: Console) -> None:
-    """Prints what a study would cost; trains nothing and writes nothing."""
+# Variances of gains over the untrained encoder before anything is measured: those of quickstart, rounded.
+_SEED_DEVIATION = 0.006
+_DISAGREEMENT = 0.04
+
+
+def planned_table(opened: Opened) -> PlannedTable:
+    """Returns the sizes of the table of gains that a study plans, with variances that are assumed."""
+    design = opened.design
+    names = [candidate.name for candidate in opened.candidates]
+    ladders = sum(count > 1 for count in Counter(names).values())
+    mixtures = any(candidate.text for candidate in opened.candidates)
+    # Gains, differences from the nearest source if there are mixtures, trends, a curvature, and the change with the shift.
+    tests = len(names) + mixtures * (len(set(names)) - 1) + ladders + (max(Counter(names).values()) > 2) + (ladders > 2)
+    images = len(opened.task.test.indices)
+    comparisons = shared_comparisons(tests * len(opened.learners))
+    return PlannedTable(design.seeds, images, _SEED_DEVIATION, _DISAGREEMENT, len(names), comparisons)
+
+
+def show_cost(opened: Opened, console: Console, measured: PlannedTable | None = None) -> None:
+    """Prints what a study would cost and what it could show; trains nothing and writes nothing.
+
+    Args:
+      opened: the study.
+      console: console that the text is printed on.
+      measured: sizes and variances of the gains that are finished; None if there are none.
+    """
     found = learner_costs(opened)
     price = opened.design.price_per_hour
     head = ["method", "encoder", "runs", "missing", "samples", "training FLOPs", "ms a step", "time for missing"]
@@ -101,6 +127,11 @@ def show_cost(opened: Opened, console: Console) -> None:
         notes.append("The shift index adds one run: its reference encoder, trained on an equal share of every source.")
     if not price:
         notes.append("Set --price_per_hour to see the price of the training.")
+    planned = planned_table(opened)
+    if measured:
+        planned = planned._replace(seed_deviation=measured.seed_deviation, disagreement=measured.disagreement)
+    source = f"measured on the runs in {opened.design.out}" if measured else "assumed, as in quickstart"
+    notes.append(power_text(planned, opened.design.wanted_difference, source))
     for note in notes:
         console.print(f"- {note}", highlight=False, soft_wrap=True, markup=False)
 

@@ -162,5 +162,7 @@ class Study:
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, got {getattr(self, name)}.")
+        if not self.wanted_difference > 0:
+            raise ValueError(f"Expected --wanted_difference above 0 percentage points, got {self.wanted_difference}.")
         if not 0 <= self.device_memory <= 1:
             raise ValueError(f"--device_memory must be a share in [0, 1], got {self.device_memory}.")

@@ -19,10 +19,12 @@ from sslshift.transfer.inference import (
     Contrast,
     Estimate,
     OutlyingRun,
+    PlannedTable,
     change_contrast,
     curvature_weights,
     find_outliers,
     moderated,
+    pooled_with,
     robust_means,
     shrunken,
     slope_weights,
@@ -136,7 +138,7 @@ class LearnerAnalysis:
             tests |= self._differences(REFERENCE, {kind: (kind, self.reference) for kind in others})
         if self.task is not self.analysis.task:
             return tests
-        tests |= self._table(TREND, self._slopes(), scales=self._by_ladder_spread())
+        tests |= self._trend_tests
         # Only the sentence about the nearest source depends on the curvature, and each further test would weaken the others.
         nearest = self.ladders.get(self.nearest_ladder, [])
         if len(nearest) > 2:
@@ -145,7 +147,7 @@ class LearnerAnalysis:
         if not isinstance(self._changes, str):
             scatter = len(self._indexed) >= FEWEST_SOURCES
             contrast = self._changes[scatter]
-            tests[self._name(CHANGE, "")] = Tested(contrast, contrast.seeds < 2)
+            tests[self._name(CHANGE, "")] = Tested(contrast, contrast.of_seeds is None)
         pairs = [pair for pair in itertools.combinations(self.kinds, 2) if pair[0].source != pair[1].source]
         tests |= self._differences(PAIR, {pair: pair for pair in pairs}, kinds=len(self.kinds) - 1)
         return tests | self._differences(PIXELS, {kind: (kind, RAW_PIXELS) for kind in self.kinds})
@@ -176,6 +178,12 @@ class LearnerAnalysis:
             if contrast is not None
         }
 
+    @functools.cached_property
+    def _trend_tests(self) -> dict[Hypothesis, Tested]:
+        # Sources differ in the range of their diversity: their slopes have variances on different scales.
+        scales = [1 / float((slope_weights(self._log_diversity(levels)) ** 2).sum()) for levels in self.ladders.values()]
+        return self._table(TREND, self._slopes(), scales=scales)
+
     def _slopes(self) -> dict[str, tuple[Contrast | None, Sequence[Kind]]]:
         """Returns the slope over the numbers of unique samples of each source."""
         found: dict[str, tuple[Contrast | None, Sequence[Kind]]] = {}
@@ -183,10 +191,6 @@ class LearnerAnalysis:
             each = slope_weights(self._log_diversity(levels)).tolist()
             found[source] = self.task.linear.contrast(dict(zip(levels, each, strict=True))), levels
         return found
-
-    def _by_ladder_spread(self) -> list[float]:
-        """Returns what makes the variances of slopes comparable: sources differ in the range of their diversity."""
-        return [1 / float((slope_weights(self._log_diversity(levels)) ** 2).sum()) for levels in self.ladders.values()]
 
     def _log_diversity(self, levels: Sequence[Kind]) -> list[float]:
         return [math.log10(self.analysis.diversity(kind)) for kind in levels]
@@ -294,7 +298,34 @@ class LearnerAnalysis:
             replicates.append(slopes(x, grid.replicates[:, own], axis=1))
             start = own.stop
         trends = Bootstrapped(np.array(values), np.stack(replicates, axis=1))
-        return {scatter: change_contrast(places, trends, linear.images, scatter=scatter) for scatter in (False, True)}
+        # Three or four seeds say little about the variance of one number: the trends of all sources say more.
+        parts = [self._trend_tests[self._name(TREND, source)].contrast for source in indexed]
+        weights = slope_weights(places).tolist()
+        return {
+            scatter: pooled_with(change_contrast(places, trends, linear.images, scatter=scatter), parts, weights)
+            for scatter in (False, True)
+        }
+
+    @functools.cached_property
+    def measured_table(self) -> PlannedTable | None:
+        """Sizes and variances of the gains over the untrained encoder, as measured; None without two seeds."""
+        linear = self.task.linear
+        untrained = Kind(self.learner, UNTRAINED, None)
+        found = [linear.contrast({kind: 1.0, untrained: -1.0}) for kind in self.kinds]
+        known = [each for each in found if each is not None and each.seeds > 1]
+        if not known:
+            return None
+        # The choice of images explains a part of the variance between seeds, which more images would reduce.
+        of_seeds = [each.seeds * max(0.0, each.of_seeds.variance - each.of_seeds.explained) for each in known]
+        of_images = [float(each.replicates.var(ddof=1)) * linear.images for each in known]
+        return PlannedTable(
+            max(each.seeds for each in known),
+            linear.images,
+            math.sqrt(np.mean(of_seeds)),
+            float(np.mean(of_images)),
+            len(known),
+            self.analysis.comparisons,
+        )
 
     @functools.cached_property
     def outliers(self) -> list[tuple[Run, OutlyingRun]]:

@@ -19,6 +19,7 @@ from sslshift.study.claims import (
     Claim,
     difference_points,
     interval_text,
+    power_text,
     size,
     slope_points,
     unshown_text,
@@ -79,7 +80,7 @@ def findings(analysis: Analysis) -> list[str]:
         else:
             own = [sentence.text for sentence in _answers(own_analysis)]
         sentences += [prefix + text for text in (*own, *_pixels(own_analysis))]
-    return sentences + _outliers(analysis) + _scatter(analysis) + _leaks(analysis)
+    return sentences + _power(analysis) + _outliers(analysis) + _scatter(analysis) + _leaks(analysis)
 
 
 def _answers(learner: LearnerAnalysis) -> list[Sentence]:
@@ -328,6 +329,13 @@ def _pixels(learner: LearnerAnalysis) -> list[str]:
         f"The best encoder ({_with_images(learner.analysis, best)}) {is_below} than the baseline of raw pixels: "
         f"{difference_points(found)} ({unshown_text(found)})."
     ]
+
+
+def _power(analysis: Analysis) -> list[str]:
+    if not analysis.learners:
+        return []
+    table = analysis.task.learners[analysis.learners[0]].measured_table
+    return [power_text(table, analysis.opened.design.wanted_difference, "measured here")] if table else []
 
 
 def _outliers(analysis: Analysis) -> list[str]:

@@ -25,7 +25,7 @@ hardly move, `scores` the intervals and comparisons of metrics, `trends` the slo
 `test_paired.py`, `test_outliers.py` and `test_contrasts.py` test coverage by simulation; a new interval needs such a test.
 """
 
-from sslshift.transfer.inference.contrasts import POWER, Contrast, moderated, shrunken, smallest_difference
+from sslshift.transfer.inference.contrasts import POWER, Contrast, PlannedTable, moderated, pooled_with, shrunken
 from sslshift.transfer.inference.estimation import (
     FACTORS,
     ROUNDING,
@@ -67,6 +67,7 @@ __all__ = [
     "Estimate",
     "Interval",
     "OutlyingRun",
+    "PlannedTable",
     "Trend",
     "VarianceComponent",
     "bootstrap",
@@ -84,12 +85,12 @@ __all__ = [
     "mcnemar",
     "mean_trend",
     "moderated",
+    "pooled_with",
     "robust_means",
     "runs_interval",
     "shrunken",
     "slope_weights",
     "slopes",
-    "smallest_difference",
     "tango",
     "variance_components",
     "widened_difference",

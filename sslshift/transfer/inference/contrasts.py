@@ -62,9 +62,14 @@ class Contrast(NamedTuple):
         return cls(float(numbers.values.mean()), numbers.replicates.mean(axis=axes), components, images)
 
     @property
+    def of_seeds(self) -> VarianceComponent | None:
+        """The contribution of seeds; None with a single seed."""
+        return next((each for each in self.components if each.factor == SEEDS), None)
+
+    @property
     def seeds(self) -> int:
-        """The number of seeds; 1 if the variance between seeds is unknown."""
-        return 1 + next((each.degrees_of_freedom for each in self.components if each.factor == SEEDS), 0)
+        """The number of seeds of a contrast whose variances are not pooled; 1 if the variance between seeds is unknown."""
+        return 1 + (self.of_seeds.degrees_of_freedom if self.of_seeds else 0)
 
     @property
     def variance(self) -> float:
@@ -136,7 +141,7 @@ def moderated(
         return list(contrasts)
     freedom = np.array([contrasts[i].seeds - 1.0 for i in known])
     # The variance of a single seed, not of the mean over seeds: contrasts of an unfinished study differ in their seeds.
-    variances = np.array([_seed_component(contrasts[i]).variance * contrasts[i].seeds * scales[i] for i in known])
+    variances = np.array([contrasts[i].of_seeds.variance * contrasts[i].seeds * scales[i] for i in known])
     most = freedom.mean() * (len(known) if kinds is None else kinds) / 2
     if one_reference:
         most = min(most, 2 * freedom.mean())
@@ -149,8 +154,29 @@ def moderated(
     return found
 
 
-def _seed_component(contrast: Contrast) -> VarianceComponent:
-    return next(each for each in contrast.components if each.factor == SEEDS)
+def pooled_with(contrast: Contrast, parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
+    """Returns a contrast whose variance of seeds is pooled with that of the contrasts of which it is a weighted sum.
+
+    The parts are taken to vary independently between seeds. What is common to all of them, such as an effect of a seed, must
+    cancel in the sum, as it does in a regression of trends on the sources' shift.
+
+    Args:
+      contrast: the weighted sum, with its own variance over seeds.
+      parts: the contrasts that are summed, after `moderated`.
+      weights: weight of each part.
+    """
+    if contrast.of_seeds is None or any(each.of_seeds is None for each in parts):
+        return contrast
+    shares = [weight**2 * each.of_seeds.variance for weight, each in zip(weights, parts, strict=True)]
+    squares = sum(share**2 / each.of_seeds.degrees_of_freedom for share, each in zip(shares, parts, strict=True))
+    if not squares:
+        return contrast
+    own = contrast.of_seeds
+    # The bound is that of `moderated`: half of the degrees of freedom of the residuals of all parts.
+    freedom = min(sum(shares) ** 2 / squares, own.degrees_of_freedom * len(parts) / 2)
+    total = own.degrees_of_freedom + freedom
+    variance = (own.degrees_of_freedom * own.variance + freedom * sum(shares)) / total
+    return _with_seed_variance(contrast, variance, total)
 
 
 def _with_seed_variance(contrast: Contrast, variance: float, degrees_of_freedom: float) -> Contrast:
@@ -210,46 +236,65 @@ def shrunken(values: Sequence[float], variances: Sequence[float]) -> np.ndarray:
     return values.mean() + kept * (values - values.mean())
 
 
-def smallest_difference(
-    seeds: int,
-    images: int,
-    *,
-    seed_deviation: float,
-    disagreement: float,
-    kinds: int,
-    comparisons: int,
-    power: float = POWER,
-    level: float = 0.95,
-) -> float:
-    """Returns the smallest true difference of two kinds of runs that a planned study shows with this probability.
+class PlannedTable(NamedTuple):
+    """Sizes and variances of a table of differences from one kind of runs, such as gains over untrained encoders.
 
-    Example:
-      >>> planned = {"images": 5000, "kinds": 12, "comparisons": 12, "seed_deviation": 0.005, "disagreement": 0.1}
-      >>> few, many = (smallest_difference(seeds, **planned) for seeds in (3, 6))
-      >>> 0.01 < many < few < 0.03
-      True
-
-    Args:
+    Attributes:
       seeds: number of seeds of each kind.
       images: number of test images.
       seed_deviation: standard deviation between seeds of the difference of two runs of one seed, as a share.
       disagreement: share of the test images on which exactly one of two mean encoders is right.
       kinds: number of kinds whose variances are pooled.
       comparisons: number of comparisons that the correction counts.
-      power: probability of a finding.
-      level: level of the whole table.
-
-    Returns:
-      A share, such as 0.01 for one point; infinity for a single seed.
     """
-    if seeds < 2:
-        return math.inf
-    of_seeds = seed_deviation**2 / seeds
-    of_images = disagreement / images
-    freedom = (seeds - 1) * (1 + kinds / 2)
-    both = of_seeds + of_images
-    satterthwaite = both**2 / (of_seeds**2 / freedom + of_images**2 / max(1, images - 1))
-    significance = (1 - level) / comparisons
-    return max(
-        _smallest_shown(both, satterthwaite, significance, power), _smallest_shown(of_seeds, freedom, significance, power)
-    )
+
+    seeds: int
+    images: int
+    seed_deviation: float
+    disagreement: float
+    kinds: int
+    comparisons: int
+
+    def smallest_shown(self, *, power: float = POWER, level: float = 0.95) -> float:
+        """Returns the smallest true difference that a study with this table shows with this probability.
+
+        Example:
+          >>> table = PlannedTable(3, 5000, 0.003, 0.05, kinds=12, comparisons=12)
+          >>> round(table.smallest_shown(), 4), round(table._replace(seeds=6).smallest_shown(), 4)
+          (0.0136, 0.0126)
+
+        Args:
+          power: probability of a finding.
+          level: confidence level of the whole table.
+
+        Returns:
+          A share, such as 0.01 for one point; infinity for a single seed.
+        """
+        if self.seeds < 2:
+            return math.inf
+        of_seeds = self.seed_deviation**2 / self.seeds
+        of_images = self.disagreement / self.images
+        # See `moderated` with one reference.
+        freedom = (self.seeds - 1) * (1 + min(self.kinds / 2, 2))
+        both = of_seeds + of_images
+        satterthwaite = both**2 / (of_seeds**2 / freedom + of_images**2 / max(1, self.images - 1))
+        candidates = ((both, satterthwaite), (of_seeds, freedom))
+        significance = (1 - level) / self.comparisons
+        return max(_smallest_shown(variance, degrees, significance, power) for variance, degrees in candidates)
+
+    def seeds_for(self, wanted: float, most: int = 100) -> int | None:
+        """Returns the number of seeds with which this difference is shown; None if not even with `most` seeds."""
+        shown = (seeds for seeds in range(2, most + 1) if self._replace(seeds=seeds).smallest_shown() <= wanted)
+        return next(shown, None)
+
+    def images_for(self, wanted: float, most: int = 10**7) -> int | None:
+        """Returns the number of test images with which this difference is shown; None if not even with `most` images."""
+        if self._replace(images=most).smallest_shown() > wanted:
+            return None
+        low = 0
+        high = most
+        while high - low > 1:
+            middle = (low + high) // 2
+            enough = self._replace(images=middle).smallest_shown() <= wanted
+            low, high = (low, middle) if enough else (middle, high)
+        return high
