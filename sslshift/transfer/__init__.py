@@ -20,8 +20,9 @@ evaluation that needs the network itself, such as fine-tuning, gets a branch in 
 
 Tests: `test_knn.py`, `test_linear_probe.py` and `test_probes.py` compare the evaluations with plain loops and scikit-learn,
 `test_metrics.py` does so for the metrics, `test_intervals.py` and `test_statistics.py` simulate the coverage of intervals,
-`test_transfer.py` follows images through the protocol, and `test_tasks.py` and `test_multilabel.py` cover tasks. Builders that
-several tests share are in `conftest.py`.
+as do `test_proportions.py` (all images right, groups), `test_outliers.py` and `test_paired.py` (draws, unfinished studies).
+`test_transfer.py` follows images through the protocol, `test_tasks.py`, `test_multilabel.py` and `test_groups.py` cover tasks.
+Builders that several tests share are in `conftest.py`.
 """
 
 from sslshift.extras import needs_study
