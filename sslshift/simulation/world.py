@@ -18,6 +18,10 @@ class World:
     of images that are right over the population of images is therefore exactly the accuracy of the run, and the mean over
     runs is exactly that of the kind.
 
+    The defaults are those of the quickstart, where four seeds of each of nine kinds were compared on 5,000 test images: the
+    accuracies of one kind have a standard deviation of 0.58 points (0.21 to 1.18), of which the choice of images explains
+    0.35, and the latent values of two runs have a correlation of 0.84 in one kind and 0.8 in two.
+
     Attributes:
       methods: number of methods.
       sources: number of sources; their shift indices are spaced equally from 0 to 1.
@@ -60,11 +64,11 @@ class World:
     trend: float = 0.0
     trend_by_index: float = 0.0
     scatter: float = 0.0
-    difficulty: float = 0.6
-    image_by_source: float = 0.1
-    seed: float = 0.3
-    run: float = 0.7
-    subset: float = 0.3
+    difficulty: float = 0.8
+    image_by_source: float = 0.04
+    seed: float = 0.15
+    run: float = 0.4
+    subset: float = 0.2
     labelled: float = 0.0
     encoder: float = 0.0
     bad: float = 0.0
