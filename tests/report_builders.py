@@ -62,7 +62,7 @@ def truth(run):
 
 
 def planned_shift(value):
-    return MeasuredShift(ShiftIndex(*[value] * 6, sample_size=100, repeats=2), dimensions=16)
+    return MeasuredShift(ShiftIndex(*[value] * 6, sample_size=100, repeats=2), dimensions=16, by_encoder=(value,))
 
 
 def results_of(opened, accuracy=truth, keep=lambda run: True, failed=(), shifts=SHIFTS):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from sslshift.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
-from sslshift.shift import DISTANCES, ShiftIndex
-from sslshift.shift.index import Agreement, agreement, rank_correlation, steps
+from sslshift.shift import ShiftIndex
 from sslshift.study import calibration, cli
+from sslshift.study.calibration import Agreement, agreement, steps
 from sslshift.study.declare import Study
+from sslshift.transfer.inference.correlation import rank_correlation
 
 KEY = jax.random.key(0)
 
@@ -92,7 +93,7 @@ def test_a_study_is_calibrated_and_says_so_in_a_table(tmp_path, monkeypatch):
     """The whole of it, small: one distance on three kinds of features; a second call computes nothing."""
     monkeypatch.setattr(calibration, "SIZES", (50, 100, 200))
     monkeypatch.setattr(calibration, "_SERIES_IMAGES", 100)
-    monkeypatch.setattr(calibration, "DISTANCES", {"kernel": DISTANCES["kernel"]})
+    monkeypatch.setattr(calibration, "INDEX_DISTANCES", ("kernel",))
     monkeypatch.setattr(cli, "_report", lambda results, progress, command, timings: None)
     study = Study(
         sources="bundled:mnist@40,400; synthetic:noise?size=300@300",

@@ -18,8 +18,10 @@ from sslshift.shift import (
     shift_index,
     visual_dna_distance,
 )
+from sslshift.shift.distances import INDEX_DISTANCES
 from sslshift.shift.distances.visual_dna import Ranges
 from sslshift.shift.mixtures import blend
+from sslshift.simulation.features import WORLDS, index_coverage, true_indices
 
 KEY = jax.random.key(3)
 SCALES = np.array([1.0, 2.0, 0.5, 1.5, 1.0, 1.0])
@@ -34,7 +36,7 @@ def noise(random, count):
 
 
 def test_an_index_is_the_definition_over_halves(random):
-    """Recomputed by hand: the first two draws swap halves, floors and ceilings are of the same sizes."""
+    """Recomputed by hand: what few images cause is that of either side's halves, half of each."""
     seen = []
 
     def distance(x, y):
@@ -46,24 +48,54 @@ def test_an_index_is_the_definition_over_halves(random):
     index = ShiftScale(target, far, KEY, distance, repeats=4).index(drawn(random, 50, 1.0))
     assert index.sample_size == 22
     assert index.repeats == len(index.draws) == 4
-    floors = seen[:2]
-    ceilings = seen[2:6]
-    sources = seen[6:]
+    floors, ceilings, of_noise, sources, of_source = (
+        seen[start:stop] for start, stop in ((0, 2), (2, 6), (6, 8), (8, 12), (12, 14))
+    )
+    assert len(seen) == 14
     assert all(len(x) == len(y) == 22 for x, y in seen)
     for number, (source, ceiling) in enumerate(zip(sources, ceilings, strict=True)):
+        # The same half of the target in both, and the other half of the same images in the next draw.
         np.testing.assert_array_equal(source[1], ceiling[1])
-        other, half = floors[number // 2] if number % 2 == 0 else floors[number // 2][::-1]
-        np.testing.assert_array_equal(source[1], half)
-        both = np.concatenate([half, other])
-        assert len(np.unique(both, axis=0)) == 44
-        gap = [abs(a.mean() - b.mean()) for a, b in (source, (other, half), ceiling)]
-        assert index.draws[number] == pytest.approx((gap[0] - gap[1]) / (gap[2] - gap[1]))
-    assert index.value == pytest.approx(np.mean(index.draws))
-    # Halves of a source in a pair of draws share no image either.
-    assert len(np.unique(np.concatenate([sources[0][0], sources[1][0]]), axis=0)) == 44
+        np.testing.assert_array_equal(source[1], floors[number // 2][number % 2])
+        np.testing.assert_array_equal(source[0], of_source[number // 2][number % 2])
+        np.testing.assert_array_equal(ceiling[0], of_noise[number // 2][number % 2])
+    for halves in (*floors, *of_noise, *of_source):
+        assert len(np.unique(np.concatenate(halves), axis=0)) == 44
+
+    def gaps(pairs):
+        return np.array([abs(a.mean() - b.mean()) for a, b in pairs])
+
+    top = gaps(sources) - (gaps(floors).mean() + gaps(of_source).mean()) / 2
+    bottom = gaps(ceilings) - (gaps(floors).mean() + gaps(of_noise).mean()) / 2
+    assert index.value == pytest.approx(top.mean() / bottom.mean())
+    # Deviations of the ratio, linear in both means; two draws in turn are a pair.
+    one, two, three, four = (top - index.value * bottom) / bottom.mean()
+    within = ((one - two) ** 2 + (three - four) ** 2) / 4 / 2
+    between = ((one + two) / 2 - (three + four) / 2) ** 2 / 2
+    # Student's t at 97.5% with two degrees of freedom is 4.303.
+    assert index.high - index.value == pytest.approx(4.302653 * np.sqrt(within + between / 2))
+    assert index.value - index.low == pytest.approx(4.302653 * np.sqrt(max(within - between, within / 2) + between / 2))
+    assert np.mean(index.draws) == pytest.approx(index.value)
+    assert np.var(index.draws) == pytest.approx(within + between / 2)
+    assert (index.distance, index.floor) == pytest.approx((gaps(sources).mean(), gaps(floors).mean()))
 
 
-@pytest.mark.parametrize("name", DISTANCES)
+def test_the_index_of_a_squared_distance_is_the_root_of_the_ratio(random):
+    """The interval too: both ends are roots of those of the ratio, so that either index covers the truth as often."""
+    sides = drawn(random, 120), noise(random, 120)
+    source = drawn(random, 120, 0.4)
+    squared, root = (ShiftScale(*sides, KEY, name).index(source) for name in ("kernel", "kernel_root"))
+    expected = np.sign(squared[:6]) * np.sqrt(np.abs(squared[:6]))
+    np.testing.assert_allclose(root[:6], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in DISTANCES if name not in INDEX_DISTANCES])
+def test_a_distance_without_an_index_says_which_ones_have_one(random, name):
+    with pytest.raises(ValueError, match=f"There is no shift index by {name}: .* Use one of kernel, kernel_root, "):
+        ShiftScale(drawn(random, 60), noise(random, 60), KEY, name)
+
+
+@pytest.mark.parametrize("name", INDEX_DISTANCES)
 def test_every_distance_gives_0_for_the_same_1_for_noise_and_more_for_farther(random, name):
     scale = ShiftScale(drawn(random, 240), noise(random, 240), KEY, name, repeats=8)
     same, near, far, itself = (
@@ -148,7 +180,7 @@ def test_features_on_eight_devices_have_the_index_of_those_on_one(random):
 def test_default_noise_does_not_depend_on_how_features_are_held(random, dtype):
     # Beyond the squares that float16 holds, and in more images than bfloat16 can count.
     target, source = (np.asarray(drawn(random, 600, shift) @ np.triu(np.ones((6, 6))) * 900, dtype) for shift in (0.0, 2.0))
-    settings = {"key": KEY, "distance": "frechet", "repeats": 4}
+    settings = {"key": KEY, "distance": "sliced_wasserstein", "repeats": 4}
     expected = shift_index(source.astype(np.float64), target.astype(np.float64), **settings)
     assert shift_index(source, target, **settings) == expected
 
@@ -211,3 +243,20 @@ def test_the_index_of_a_blend_lies_between_its_components_and_rises_with_its_sha
     assert np.all(np.diff([each.value for each in series]) > 0)
     assert index_difference(series[1], series[0]).shown
     assert index_difference(series[3], series[2]).shown
+
+
+# The kernel distance has the coverage of its root, see above.
+@pytest.mark.parametrize(
+    "name",
+    ["kernel_root", "rbf_mmd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("visual_dna", "sliced_wasserstein"))],
+)
+def test_intervals_cover_the_index_of_very_many_images(name):
+    """A short run of `python -m tools.bench --what=statistics --world='shift index'`: no interval covers far too little."""
+    world = WORLDS["gaussian"]()
+    found = index_coverage(world, name, true_indices(world, name, images=4000), images=200, replicates=25, repeats=10)
+    for place, each in found.items():
+        # At a coverage of 95%, fewer than 20 of 25 have a probability of 2 in 1,000.
+        assert each.covered >= 0.8, (place, each)
+        assert abs(each.bias) < max(0.03, each.width / 2), (place, each)
+    assert found["same"].above_0 <= 0.12
+    assert found["middle"].above_0 == found["far"].above_0 == 1

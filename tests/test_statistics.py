@@ -169,6 +169,19 @@ def test_change_by_shift_is_students_t_where_sources_lie_on_lines():
     assert found[:3] == pytest.approx((-0.15, *expected))
 
 
+def test_change_by_shift_is_students_t_over_encoders_that_stretch_the_scale():
+    """Sources lie on a line by every encoder, and seeds agree: only the encoders' scales differ."""
+    shift = np.array([0.0, 0.5, 1.0])
+    stretched = np.array([0.8, 1.0, 1.25, 1.1])[:, None] * shift
+    values = np.repeat((0.2 - 0.15 * shift)[:, None, None], 2, axis=1)
+    each = -0.15 / np.array([0.8, 1.0, 1.25, 1.1])
+    found = change_by_shift(stretched, fixed(values), 0)
+    assert found[:3] == pytest.approx((each.mean(), *stats.ttest_1samp(each, 0).confidence_interval(0.95)))
+    assert found.p_value == pytest.approx(stats.ttest_1samp(each, 0).pvalue)
+    # One encoder is as exact as before.
+    assert change_by_shift(stretched[:1], fixed(values), 0) == change_by_shift(stretched[0], fixed(values), 0)
+
+
 @pytest.mark.parametrize(("of_sources", "of_seeds"), [(0.0, 0.02), (0.03, 0.0), (0.03, 0.02)])
 def test_changes_by_shift_cover_the_truth(of_sources, of_seeds):
     random = np.random.default_rng(2)

@@ -102,7 +102,8 @@ def test_the_last_line_the_folder_and_the_report_give_the_seconds_by_part(finish
     parts = r"(start|compiling|training|evaluating|baselines|shift|leaks|opening|reporting|other) [\d.]+ s( \(\d+%\))?"
     assert re.fullmatch(rf"\d+ s: ({parts}(, )?){{6,}}; [\d,]+ samples/s", done.stderr.splitlines()[-1])
     timing = json.loads((out / "timing.json").read_text())["calls"][0]
-    assert timing["samples"] == 6 * 1280
+    # Six runs, and four reference encoders of a quarter of the budget.
+    assert timing["samples"] == 6 * 1280 + 4 * 320
     assert timing["compiled"] + timing["from_cache"] > 10
     assert sum(timing["parts"].values()) == pytest.approx(timing["seconds"], abs=0.01)
     assert timing["efficiency"] == pytest.approx(timing["parts"]["training"] / timing["seconds"], abs=1e-3)
@@ -119,7 +120,7 @@ def test_repeated_command_computes_nothing_and_gives_the_same_files(finished):
     assert again.returncode == 0, again.stderr
     assert {name: (out / name).read_bytes() for name in before} == before
     calls = json.loads((out / "timing.json").read_text())["calls"]
-    assert [call["samples"] for call in calls[:2]] == [6 * 1280, 0]
+    assert [call["samples"] for call in calls[:2]] == [6 * 1280 + 4 * 320, 0]
     assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == times
 
 

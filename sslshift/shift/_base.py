@@ -155,6 +155,14 @@ def generator(key: jax.Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
 
 
+def signed_root(squared: float) -> float:
+    """Returns the root of an estimated squared distance, with its sign.
+
+    An estimate of a squared distance can be negative. Its sign is kept, or near sources would be biased upwards.
+    """
+    return math.copysign(math.sqrt(abs(squared)), squared)
+
+
 class DistanceEstimate(NamedTuple):
     """A distance and its errors.
 
@@ -183,8 +191,12 @@ class Distance(NamedTuple):
       of_covariances: whether it compares covariances, which need more images than features.
       bind: function that takes a PRNG key and a pool of feature arrays, and returns a function of two sets of features. The key
         fixes random draws and the pool fixes ranges, so that values for different pairs of sets can be compared.
-      of_parts: function of two sets and of the rows of several parts of each, int64 `[parts, n]`, which returns the distance of
-        each pair of parts, if this is faster than one after the other. None: it is not.
+      squared: like `bind`, for the squared distance that an index is formed from; its chance parts of either side add up. None:
+        the index is formed from the distance itself.
+      unbiased: whether few images change the distance (its square, if there is one) by chance alone, and not on average.
+      no_index: reason why there is no shift index by this distance, as the end of a sentence; empty: there is one.
+      of_parts: function of two sets and of the rows of several parts of each, int64 `[parts, n]`, which returns the number that
+        an index is formed from for each pair of parts, if this is faster than one after the other. None: it is not.
     """
 
     title: str
@@ -193,6 +205,9 @@ class Distance(NamedTuple):
     bind: Callable[[jax.Array, Sequence[np.ndarray]], Function]
     beside: bool = True
     of_covariances: bool = False
+    squared: Callable[[jax.Array, Sequence[np.ndarray]], Function] | None = None
+    unbiased: bool = False
+    no_index: str = ""
     of_parts: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
 
     def on(self, key: jax.Array, *pool: np.ndarray) -> Function:

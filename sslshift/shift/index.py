@@ -1,22 +1,20 @@
-"""The shift index, a distance on a readable scale, and the checks of a calibration.
+"""The shift index, a distance on a readable scale: 0 is another sample of the target, 1 is unstructured noise.
 
-0 is another sample of the target, 1 is unstructured noise. `ShiftScale` measures several sources of one target on one scale;
-`agreement`, `steps` and `rank_correlation` check an index in cases with a known answer.
+`ShiftScale` measures several sources of one target on one scale.
 """
 
 import dataclasses
 import functools
-import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import chex
 import jax
 import numpy as np
 from scipy import special
 
-from sslshift.shift._base import generator, matrix, require_one_dimension, shape_error
-from sslshift.shift.distances import Function, distance_of
+from sslshift.shift._base import generator, matrix, require_one_dimension, signed_root
+from sslshift.shift.distances import Distance, Function, index_distance
 
 # Several distances are steady from 200 to 5,000 images (see the calibration in experiments/README.md). Of these, this one is
 # linear in a mixture: if half of a source's images come from the target, the source is half as far away.
@@ -31,15 +29,15 @@ class ShiftIndex(NamedTuple):
     """Distance of a source from a target: 0 = another sample of the target, 1 = unstructured noise; larger values can occur.
 
     Attributes:
-      value: mean over the draws.
-      low, high: 95% interval over draws of source, target and noise images.
+      value: the index.
+      low, high: 95% interval over samples of source, target and noise images.
       distance: distance from the source to the target, mean over the draws.
       floor: distance between two disjoint halves of the target, mean over the draws.
       ceiling: distance from noise to the target, mean over the draws.
       sample_size: number of images on each side of every distance.
       repeats: number of draws for the interval.
-      draws: the index of each draw. Sources measured on one scale at one sample size share their target images, see
-        `index_difference`.
+      draws: replicates of the index, with the scatter of its values over other samples of images. Sources measured on one scale
+        at one sample size share their target images, see `index_difference`.
     """
 
     value: float
@@ -54,11 +52,18 @@ class ShiftIndex(NamedTuple):
 
 
 class IndexDifference(NamedTuple):
-    """Difference of the shift indices of two sources, with its 95% interval over draws."""
+    """Difference of the shift indices of two sources, with its 95% interval over images.
+
+    Attributes:
+      value: the difference.
+      low, high: ends of the interval.
+      p_value: two-sided p-value of the hypothesis that the difference is 0; below 0.05 if the interval excludes 0.
+    """
 
     value: float
     low: float
     high: float
+    p_value: float
 
     @property
     def shown(self) -> bool:
@@ -70,14 +75,19 @@ class IndexDifference(NamedTuple):
 class ShiftScale:
     """Scale of one target, on which sources are measured: floors and ceilings are computed once, and shared by all sources.
 
-    Every draw halves `2 n` images of the target. It compares half of the source's images, half of the noise's images, and the
-    other half of the target with one half of the target: four sets of `n` images, so that the part of a distance that depends
-    on the number of images is subtracted in the numerator and in the denominator. Draws come in pairs: the second draw uses the
-    halves that the first did not use.
+    Every draw halves `2 n` images of the target, of the source and of the noise, so that all distances are between sets of `n`
+    images. Draws come in pairs: the second draw uses the halves that the first did not use. The part of a distance that few
+    images cause is the mean of the distances between the two halves of either side, and is subtracted, unless the distance is
+    unbiased. With squares s of the distances (of a distance that is itself squared, the distances), the index is
 
-    The interval is the scatter over such halves: half of a sample, drawn without replacement, differs from the whole about as
-    much as the whole differs from its distribution. (For indistinguishable sets it differs more: the interval is then wider
-    than necessary.)
+        r = (s(source, target) - few(source, target)) / (s(noise, target) - few(noise, target)),
+
+    and its signed root if squares were taken.
+
+    The variance of r over samples of images is measured within pairs of draws, where the part of r that is linear in the images
+    counts once, as it should, and its quadratic part, which decides for near sources, twice. The means of pairs differ by the
+    quadratic part alone. The variance grows with the distance: the lower end of the interval therefore uses the variance
+    without what differs between pairs, and the upper end the variance within pairs.
 
     Example:
       >>> import jax, numpy as np
@@ -99,13 +109,14 @@ class ShiftScale:
 
     References:
       McCarthy, `Pseudo-Replication: Half Samples <https://doi.org/10.2307/1402381>`_, 1969
+      Efron & Stein, `The Jackknife Estimate of Variance <https://doi.org/10.1214/aos/1176345462>`_, 1981
     """
 
     target: np.ndarray
     noise: np.ndarray
     key: jax.Array
     distance: str | Function = DEFAULT_DISTANCE
-    repeats: int = 20
+    repeats: int = 40
 
     def __post_init__(self):
         for side in ("target", "noise"):
@@ -115,7 +126,7 @@ class ShiftScale:
         if self.repeats < 4 or self.repeats % 2:
             raise ValueError(f"A shift index needs an even number of draws of at least 4, got {self.repeats}.")
         if not callable(self.distance):
-            distance_of(self.distance)
+            index_distance(self.distance)
 
     def index(self, source: np.ndarray, *, sample_size: int | None = None) -> ShiftIndex:
         """Returns the shift index of a source.
@@ -131,20 +142,25 @@ class ShiftScale:
         source = matrix(source)
         require_one_dimension(source.shape[1], self.target.shape[1])
         size = self._size(len(source), sample_size)
+        ends = self._ends(size)
         # Streams 0, 1 and 2 of the key draw target, source and noise: another source does not change the draws of the target.
-        floors, ceilings = self._ends(size)
-        distances = self._distances(source, self._halves(1, source, size), self._halves(0, self.target, size))
-        span = ceilings - floors
-        values = (distances - floors) / span
-        low, high = _interval(values)
-        # The ratio is averaged over draws: source, floor and ceiling of a draw share its half of the target.
-        means = (float(each.mean()) for each in (distances, floors, ceilings))
-        return ShiftIndex(float(values.mean()), low, high, *means, size, self.repeats, tuple(values.tolist()))
+        halves = self._halves(1, source, size)
+        squares = self._squares(ends.functions, source, self.target, halves, self._halves(0, self.target, size))
+        corrected = squares - self._few_images(ends.functions, source, halves, ends.floor)
+        ratio = _Ratio.of_draws(corrected, ends.ceilings)
+        times = float(special.stdtrit(self.repeats / 2, 0.975))
+        low = ratio.value - times * math.sqrt(ratio.less)
+        high = ratio.value + times * math.sqrt(ratio.within)
+        replicates = np.stack([ratio.value + ratio.deviations, ratio.value - ratio.deviations], axis=1).ravel()
+        # The root is monotone, so that the ends of the interval of the ratio are those of the index.
+        root = signed_root if self._kind.squared else float
+        value, low, high, *distances = map(root, (ratio.value, low, high, squares.mean(), ends.floor, ends.ceiling))
+        return ShiftIndex(value, low, high, *distances, size, self.repeats, tuple(map(root, replicates)))
 
     def _size(self, source: int, asked: int | None) -> int:
         counts = {"source": source, "target": len(self.target), "noise": len(self.noise)}
         name = "" if callable(self.distance) else self.distance
-        least = max(LEAST, distance_of(name).least if name else 0)
+        least = max(LEAST, self._kind.least)
         size = min(min(counts.values()) // 2, MOST) if asked is None else asked
         if size < least or 2 * size > min(counts.values()):
             have = ", ".join(f"{count:,} of the {side}" for side, count in counts.items())
@@ -156,47 +172,114 @@ class ShiftScale:
         return size
 
     @functools.cached_property
-    def _distance(self) -> Function:
-        # Bound once, so that all sources are compared with the same ranges and random directions.
-        return self.distance if callable(self.distance) else distance_of(self.distance).on(self.key, self.target, self.noise)
+    def _kind(self) -> Distance:
+        if callable(self.distance):
+            function = self.distance
+            return Distance("", 0, "", lambda key, pool: function)
+        return index_distance(self.distance)
 
-    def _distances(self, x: np.ndarray, parts: np.ndarray, halves: np.ndarray) -> np.ndarray:
-        """Returns the distance of each part of x `[draws, n]` from the same draw's half of the target `[draws, n]`."""
-        of_parts = None if callable(self.distance) else distance_of(self.distance).of_parts
-        if of_parts:
-            return of_parts(x, self.target, parts, halves)
-        return np.array([self._distance(x[part], self.target[half]) for part, half in zip(parts, halves, strict=True)])
+    def _functions(self, size: int) -> Sequence[Function]:
+        """Returns the distance for each draw; all sources share them."""
+        # Random directions, and the ranges of features, differ between draws: the interval covers their choice.
+        keys = [jax.random.fold_in(self.key, 4 + draw) for draw in range(self.repeats)]
+        halves = (self._halves(stream, side, size) for stream, side in ((0, self.target), (2, self.noise)))
+        bind = self._kind.squared or self._kind.bind
+        pools = zip(keys, *halves, strict=True)
+        return [bind(key, (self.target[of_target], self.noise[of_noise])) for key, of_target, of_noise in pools]
+
+    def _squares(
+        self, functions: Sequence[Function], x: np.ndarray, y: np.ndarray, parts: np.ndarray, halves: np.ndarray
+    ) -> np.ndarray:
+        """Returns the number of each part of x `[draws, n]` and the same draw's part of y `[draws, n]`, squared if possible."""
+        if self._kind.of_parts:
+            return self._kind.of_parts(x, y, parts, halves)
+        draws = zip(functions, parts, halves, strict=True)
+        return np.array([function(x[part], y[half]) for function, part, half in draws])
+
+    def _between_halves(self, functions: Sequence[Function], x: np.ndarray, halves: np.ndarray) -> float:
+        """Returns the mean of the numbers of the two halves of a set."""
+        # A pair of draws swaps the two halves, which have the same distance.
+        return float(self._squares(functions[::2], x, x, halves[::2], halves[1::2]).mean())
+
+    def _few_images(self, functions: Sequence[Function], x: np.ndarray, halves: np.ndarray, floor: float) -> float:
+        """Returns the part of the numbers of x and the target that few images cause."""
+        return 0.0 if self._kind.unbiased else (floor + self._between_halves(functions, x, halves)) / 2
 
     def _halves(self, stream: int, features: np.ndarray, size: int) -> np.ndarray:
         """Returns the rows of each draw `[repeats, size]`; those of draws 2k and 2k + 1 are two halves of the same rows."""
-        return _halves(self.key, stream, len(features), size, self.repeats)
+        return halves_of(self.key, stream, len(features), size, self.repeats)
 
-    def _ends(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns floors and ceilings of every draw at a sample size."""
-        # Floors and ceilings depend on the sample size, and a target with small sources has several.
+    def _ends(self, size: int) -> "_Ends":
+        """Returns the ends of the scale at a sample size."""
+        # They depend on the sample size, and a target with small sources has several.
         if size not in self._known:
+            functions = () if self._kind.of_parts else self._functions(size)
             halves = self._halves(0, self.target, size)
-            # A pair of draws swaps the two halves: their distance is the same.
-            floors = np.repeat(self._distances(self.target, halves[1::2], halves[::2]), 2)
-            ceilings = self._distances(self.noise, self._halves(2, self.noise, size), halves)
-            span = ceilings - floors
-            # With a span that is not clearly above 0, the index would divide by noise.
-            if not span.mean() > 2 * span.std():
+            of_noise = self._halves(2, self.noise, size)
+            floor = self._between_halves(functions, self.target, halves)
+            squares = self._squares(functions, self.noise, self.target, of_noise, halves)
+            ceilings = squares - self._few_images(functions, self.noise, of_noise, floor)
+            # With a scale that is not clearly above 0, the index would divide by noise.
+            if not ceilings.mean() > 2 * ceilings.std():
                 alike = " since they are all alike" if np.ptp(np.asarray(self.target, float), axis=0).max() == 0 else ""
                 raise ValueError(
                     f"The target's features are indistinguishable from noise by this distance and encoder{alike}: there is no "
                     f"scale. Use more than {size:,} images of each side, another encoder, or another distance."
                 )
-            self._known[size] = floors, ceilings
+            self._known[size] = _Ends(functions, floor, float(squares.mean()), ceilings)
         return self._known[size]
 
     @functools.cached_property
-    def _known(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    def _known(self) -> dict[int, "_Ends"]:
         return {}
 
 
-def _halves(key: jax.Array, stream: int, count: int, size: int, repeats: int) -> np.ndarray:
-    """Returns the rows of each draw; two draws in turn are disjoint halves of `2 * size` images that all draws share."""
+class _Ends(NamedTuple):
+    """Ends of a scale, in squares where the index is formed from squares.
+
+    Attributes:
+      functions: distance for each draw; empty if the distance takes all draws at once.
+      floor: mean over draws of the distance between halves of the target.
+      ceiling: mean over draws of the distance from noise.
+      ceilings: distance from noise of each draw, without the part that few images cause.
+    """
+
+    functions: Sequence[Function]
+    floor: float
+    ceiling: float
+    ceilings: np.ndarray
+
+
+class _Ratio(NamedTuple):
+    """A ratio of means over draws.
+
+    Attributes:
+      value: the ratio.
+      deviations: half the difference of the two draws of each pair; their mean square is the variance within pairs.
+      within: variance of the ratio over samples of images, from within pairs.
+      less: the same without the part that differs between pairs.
+    """
+
+    value: float
+    deviations: np.ndarray
+    within: float
+    less: float
+
+    @classmethod
+    def of_draws(cls, numbers: np.ndarray, scale: np.ndarray) -> "_Ratio":
+        value = float(numbers.mean() / scale.mean())
+        # Linear in both means: source and noise of a draw share its half of the target.
+        first, second = ((numbers - value * scale) / scale.mean()).reshape(-1, 2).T
+        deviations = (first - second) / 2
+        within = float(np.square(deviations).mean())
+        between = float(((first + second) / 2).var(ddof=1))
+        # The quadratic part is at most half of what varies within pairs. The mean over pairs has an error of its own.
+        error = between / len(first)
+        return cls(value, deviations, within + error, max(within - between, within / 2) + error)
+
+
+def halves_of(key: jax.Array, stream: int, count: int, size: int, repeats: int) -> np.ndarray:
+    """Returns the rows of each draw `[repeats, size]`; two draws in turn are disjoint halves of `2 * size` shared images."""
     random = generator(jax.random.fold_in(key, stream))
     # Sources, target and noise are drawn once; the draws differ in how the same images are halved.
     rows = random.permutation(count)[: 2 * size]
@@ -207,12 +290,6 @@ def _halves(key: jax.Array, stream: int, count: int, size: int, repeats: int) ->
     return np.concatenate(pairs).reshape(repeats, size)
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    """Returns the 95% interval of the mean over other samples of images. Draws of a pair count as one degree of freedom."""
-    half = special.stdtrit(len(values) / 2, 0.975) * values.std(ddof=1)
-    return float(values.mean() - half), float(values.mean() + half)
-
-
 def index_difference(a: ShiftIndex, b: ShiftIndex) -> IndexDifference:
     """Returns the difference of `a` and `b`, draw by draw against the same halves of the target.
 
@@ -221,8 +298,13 @@ def index_difference(a: ShiftIndex, b: ShiftIndex) -> IndexDifference:
     """
     if (a.sample_size, a.floor, a.ceiling, a.repeats) != (b.sample_size, b.floor, b.ceiling, b.repeats):
         raise ValueError("Only indices measured on one ShiftScale at one sample_size can be compared draw by draw.")
-    values = np.subtract(a.draws, b.draws)
-    return IndexDifference(float(values.mean()), *_interval(values))
+    first, second = np.subtract(a.draws, b.draws).reshape(-1, 2).T
+    value = a.value - b.value
+    error = float(np.sqrt(np.square((first - second) / 2).mean()))
+    half = float(special.stdtrit(len(first), 0.975)) * error
+    # A source that is compared with itself differs by nothing.
+    p_value = float(2 * special.stdtr(len(first), -abs(value) / error)) if error else float(value == 0)
+    return IndexDifference(value, value - half, value + half, p_value)
 
 
 def shift_index(
@@ -232,10 +314,10 @@ def shift_index(
     key: jax.Array,
     noise: np.ndarray | None = None,
     distance: str | Function = DEFAULT_DISTANCE,
-    repeats: int = 20,
+    repeats: int = 40,
     sample_size: int | None = None,
 ) -> ShiftIndex:
-    """Returns (d(source, target) - d(target, target)) / (d(noise, target) - d(target, target)), all at equal sample sizes.
+    """Returns the distance of a source from a target on a scale from another sample of the target (0) to noise (1).
 
     For several sources of one target use `ShiftScale`, which this function makes once per call.
 
@@ -267,115 +349,3 @@ def shift_index(
         known = np.asarray(target, np.float64)
         noise = random.normal(known.mean(axis=0), known.std(axis=0), target.shape)
     return ShiftScale(target, noise, key, distance, repeats).index(source, sample_size=sample_size)
-
-
-# Bootstrap replicates behind the interval of a rank correlation.
-_REPLICATES = 2000
-
-
-class Agreement(NamedTuple):
-    """Agreement of indices of fewer images with the index of the most images.
-
-    Attributes:
-      agreeing: number of indices that agree.
-      of: number of indices.
-      largest: largest difference of any index.
-    """
-
-    agreeing: int
-    of: int
-    largest: float
-
-    def __add__(self, other: "Agreement") -> "Agreement":
-        return Agreement(self.agreeing + other.agreeing, self.of + other.of, max(self.largest, other.largest))
-
-
-def agreement(fewer: Sequence[ShiftIndex], most: ShiftIndex) -> Agreement:
-    """Returns the number of indices at fewer images that equal the index at the most images, within both 95% intervals.
-
-    Example:
-      >>> at = lambda value: ShiftIndex(value, value - 0.1, value + 0.1, 0, 0, 0, 100, 20)
-      >>> agreement([at(0.5), at(0.8)], at(0.6))
-      Agreement(agreeing=1, of=2, largest=0.2)
-    """
-    differences = [abs(each.value - most.value) for each in fewer]
-    # Errors of two independent measurements add in quadrature.
-    within = [np.hypot(each.high - each.value, most.high - most.value) for each in fewer]
-    agreeing = sum(difference <= width for difference, width in zip(differences, within, strict=True))
-    # Rounded, so that results that are equal up to rounding print equally.
-    return Agreement(int(agreeing), len(fewer), round(float(max(differences)), 12))
-
-
-class Steps(NamedTuple):
-    """Steps of a series that should rise.
-
-    Attributes:
-      rising: number of steps that rise.
-      falling: number of steps that fall by more than chance (paired, 95%).
-      of: number of steps.
-    """
-
-    rising: int
-    falling: int
-    of: int
-
-    def __add__(self, other: "Steps") -> "Steps":
-        return Steps(*(a + b for a, b in zip(self, other, strict=True)))
-
-
-def steps(series: Sequence[ShiftIndex]) -> Steps:
-    """Returns the steps of a series that should rise, such as corruptions of increasing severity; all on one `ShiftScale`."""
-    differences = [index_difference(after, before) for before, after in itertools.pairwise(series)]
-    return Steps(sum(each.value > 0 for each in differences), sum(each.high < 0 for each in differences), len(differences))
-
-
-class RankCorrelation(NamedTuple):
-    """Spearman's rank correlation with its 95% interval over sources and seeds."""
-
-    value: float
-    low: float
-    high: float
-
-
-def rank_correlation(index: np.ndarray, losses: np.ndarray, *, seed: int = 0) -> RankCorrelation:
-    """Returns how well the order of sources by an index agrees with their order by the accuracy that they lose downstream.
-
-    Example:
-      >>> import numpy as np
-      >>> losses = np.array([[0.0, 0.1], [1.0, 1.1], [3.0, 2.9], [2.0, 2.1]])
-      >>> round(rank_correlation(np.array([0.0, 0.2, 0.5, 0.9]), losses).value, 6)
-      0.8
-
-    Args:
-      index: index of each source `[sources]`.
-      losses: accuracy lost with each source and training seed `[sources, seeds]`.
-      seed: seed of the bootstrap, which draws sources and seeds.
-
-    Returns:
-      The correlation of the index with the mean loss; bootstrap replicates in which all sources are one are excluded.
-
-    Raises:
-      ValueError: fewer than four sources, too few for an order to mean anything.
-    """
-    # Imported here: it takes half a second, which only a calibration needs.
-    from scipy import stats
-
-    index = np.asarray(index, float)
-    losses = np.asarray(losses, float)
-    with shape_error(
-        f"A rank correlation needs at least four sources and losses [sources, seeds], got indices {index.shape} and losses "
-        f"{losses.shape}."
-    ):
-        chex.assert_rank([index, losses], [1, 2])
-        chex.assert_equal_shape_prefix([index, losses], 1)
-        chex.assert_axis_dimension_gteq(index, 0, 4)
-    random = np.random.default_rng(seed)
-    found = []
-    for _ in range(_REPLICATES):
-        sources, seeds = (random.integers(count, size=count) for count in losses.shape)
-        # A replicate of one source drawn several times has no order.
-        if len(set(index[sources])) > 1:
-            found.append(stats.spearmanr(index[sources], losses[sources][:, seeds].mean(axis=1)).statistic)
-    # A replicate in which all losses are equal has no rank correlation: spearmanr returns NaN for it.
-    low, high = np.nanpercentile(found, [2.5, 97.5])
-    return RankCorrelation(float(stats.spearmanr(index, losses.mean(axis=1)).statistic), float(low), float(high))

@@ -6,6 +6,7 @@
 | `studies` | a drawn study as `Results`, which the package analyses and reports like any other |
 | `outcomes` | for one study: which intervals hold the truth, and which claims are false, missed or shown |
 | `measurement` | many studies of a world, as shares with their Monte-Carlo errors |
+| `features` | worlds of image features with a known shift, and the coverage of the shift index in them |
 | `scenarios` | the worlds that `python -m tools.bench --what=statistics` measures |
 
 The population of a world is that of all images, seeds, subsets and draws of labelled images; true numbers are means over it.

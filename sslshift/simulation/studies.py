@@ -107,5 +107,4 @@ def results_of(study: SimulatedStudy, opened: Opened) -> Results:
 
 def _measured(by_encoder: np.ndarray) -> MeasuredShift:
     index = ShiftIndex(*[float(by_encoder.mean())] * 6, sample_size=1, repeats=2)
-    several = {"by_encoder": tuple(by_encoder.tolist())} if "by_encoder" in MeasuredShift.__dataclass_fields__ else {}
-    return MeasuredShift(index, dimensions=1, **several)
+    return MeasuredShift(index, dimensions=1, by_encoder=tuple(by_encoder.tolist()))

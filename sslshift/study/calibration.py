@@ -16,8 +16,8 @@ from sslshift.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from sslshift.data.permutation import permute
 from sslshift.data.sources import readable
 from sslshift.reporting import Table, csv_text
-from sslshift.shift import DISTANCES, ShiftIndex, ShiftScale
-from sslshift.shift.index import Agreement, agreement, rank_correlation, steps
+from sslshift.shift import ShiftIndex, ShiftScale, index_difference
+from sslshift.shift.distances import INDEX_DISTANCES
 from sslshift.storage import Store, write
 from sslshift.study.cli import run
 from sslshift.study.declare import Study
@@ -26,8 +26,9 @@ from sslshift.study.opened import Opened, open_study
 from sslshift.study.progress import Progress
 from sslshift.study.results import Results
 from sslshift.study.runner import read_results
-from sslshift.study.shifts import DRAWN, CandidateFeatures, reference_encoder
+from sslshift.study.shifts import DRAWN, CandidateFeatures, reference_encoders
 from sslshift.transfer.features import Encoder, NetworkEncoder, pixel_encoder
+from sslshift.transfer.inference.correlation import rank_correlation
 
 SIZES = (200, 500, 1000, 2000, 5000)
 # Images on each side of a series: enough to distinguish its levels, few enough for hundreds of indices.
@@ -110,7 +111,7 @@ def run_calibration(study: Study, *, command: str = "", clock: Clock | None = No
     for name, encode in _encoders(opened, store, progress).items():
         # Cached and called on demand, so that a finished calibration extracts no features.
         features = functools.cache(functools.partial(_SeriesFeatures, opened, encode))
-        for distance in DISTANCES:
+        for distance in INDEX_DISTANCES:
             folder = out / "calibration" / f"{name.replace(' ', '_')}-{distance}-drawn{DRAWN}"
             record = {"features": encode.fingerprint, "distance": distance, "sizes": SIZES, "sources": list(opened.sources)}
             result = store.remembered(folder, record, functools.partial(_measured, opened, features, distance))
@@ -124,7 +125,8 @@ def run_calibration(study: Study, *, command: str = "", clock: Clock | None = No
 
 
 def _encoders(opened: Opened, store: Store, progress: Progress) -> dict[str, Encoder]:
-    reference, _ = reference_encoder(opened, store, progress)
+    # One encoder suffices to compare distances; the index of a study is the mean over several.
+    reference = reference_encoders(opened, store, progress)[0].encoder
     untrained = untrained_encoder(opened, opened.reference, 0)
     return {"raw pixels": pixel_encoder, "untrained encoder": untrained, "trained on equal shares": NetworkEncoder(reference)}
 
@@ -242,6 +244,62 @@ _SERIES: dict[str, Callable[[Opened, _SeriesFeatures, str], Iterable[_Measuremen
     "class_subsets": _class_subsets,
     "candidates": _candidates,
 }
+
+
+class Agreement(NamedTuple):
+    """Agreement of indices of fewer images with the index of the most images.
+
+    Attributes:
+      agreeing: number of indices that agree.
+      of: number of indices.
+      largest: largest difference of any index.
+    """
+
+    agreeing: int
+    of: int
+    largest: float
+
+    def __add__(self, other: "Agreement") -> "Agreement":
+        return Agreement(self.agreeing + other.agreeing, self.of + other.of, max(self.largest, other.largest))
+
+
+def agreement(fewer: Sequence[ShiftIndex], most: ShiftIndex) -> Agreement:
+    """Returns the number of indices at fewer images that equal the index at the most images, within both 95% intervals.
+
+    Example:
+      >>> at = lambda value: ShiftIndex(value, value - 0.1, value + 0.1, 0, 0, 0, 100, 20)
+      >>> agreement([at(0.5), at(0.8)], at(0.6))
+      Agreement(agreeing=1, of=2, largest=0.2)
+    """
+    differences = [abs(each.value - most.value) for each in fewer]
+    # Errors of two independent measurements add in quadrature.
+    within = [np.hypot(each.high - each.value, most.high - most.value) for each in fewer]
+    agreeing = sum(difference <= width for difference, width in zip(differences, within, strict=True))
+    # Rounded, so that results that are equal up to rounding print equally.
+    return Agreement(int(agreeing), len(fewer), round(float(max(differences)), 12))
+
+
+class Steps(NamedTuple):
+    """Steps of a series that should rise.
+
+    Attributes:
+      rising: number of steps that rise.
+      falling: number of steps that fall by more than chance (paired, 95%).
+      of: number of steps.
+    """
+
+    rising: int
+    falling: int
+    of: int
+
+    def __add__(self, other: "Steps") -> "Steps":
+        return Steps(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def steps(series: Sequence[ShiftIndex]) -> Steps:
+    """Returns the steps of a series that should rise, such as corruptions of increasing severity; all on one `ShiftScale`."""
+    differences = [index_difference(after, before) for before, after in itertools.pairwise(series)]
+    return Steps(sum(each.value > 0 for each in differences), sum(each.high < 0 for each in differences), len(differences))
 
 
 def _csv(found: Sequence[Calibrated]) -> str:

@@ -18,6 +18,7 @@ from sslshift.study.learners import Learner
 from sslshift.study.opened import Opened
 from sslshift.study.progress import duration
 from sslshift.study.results import run_folder, run_record
+from sslshift.study.shifts import reference_folder, reference_record
 from sslshift.training.programs import seconds_per_step
 from sslshift.transfer.inference import PlannedTable
 
@@ -29,9 +30,10 @@ _CALLS = 100
 
 @dataclasses.dataclass(frozen=True)
 class LearnerCost:
-    """Cost of the runs of one learner.
+    """Cost of the runs of one learner, or of the reference encoders of the shift index.
 
     Attributes:
+      name: names of method and encoder in the table.
       learner: method and encoder.
       runs: number of runs.
       missing: number of runs that are not trained yet.
@@ -41,6 +43,7 @@ class LearnerCost:
       seconds: estimated time to train the missing runs.
     """
 
+    name: tuple[str, str]
     learner: Learner
     runs: int
     missing: int
@@ -65,8 +68,26 @@ def learner_costs(opened: Opened) -> list[LearnerCost]:
         flops = learner.flops * learner.steps * len(runs)
         seconds = (step or 0.0) * learner.steps * len(missing)
         samples = opened.design.budget.samples * len(runs)
-        found.append(LearnerCost(learner, len(runs), len(missing), samples, flops, step, seconds))
+        found.append(LearnerCost(learner.key, learner, len(runs), len(missing), samples, flops, step, seconds))
     return found
+
+
+def reference_cost(opened: Opened) -> LearnerCost | None:
+    """Returns the cost of the reference encoders of the shift index, which are trained like runs; None if there are none."""
+    count = opened.design.shift.seeds if opened.design.shift.images else 0
+    if not count:
+        return None
+    store = Store(read_only=True)
+    learner = opened.reference
+    places = [(reference_folder(opened, seed), reference_record(opened, seed)) for seed in range(count)]
+    missing = sum(store.recalled(*place) is None for place in places)
+    step = None
+    if missing:
+        step = seconds_per_step(learner.training, opened.reader(opened.equal_shares, 0, 0, learner.budget))
+    samples = learner.budget.samples * count
+    flops = learner.flops * learner.steps * count
+    name = ("shift index", f"reference {learner.settings.encoder}")
+    return LearnerCost(name, learner, count, missing, samples, flops, step, (step or 0.0) * learner.steps * missing)
 
 
 def image_costs(opened: Opened) -> dict[str, tuple[int, float]]:
@@ -105,13 +126,14 @@ def show_cost(opened: Opened, console: Console, measured: PlannedTable | None = 
       console: console that the text is printed on.
       measured: sizes and variances of the gains that are finished; None if there are none.
     """
-    found = learner_costs(opened)
+    references = reference_cost(opened)
+    found = learner_costs(opened) + ([references] if references else [])
     price = opened.design.price_per_hour
     head = ["method", "encoder", "runs", "missing", "samples", "training FLOPs", "ms a step", "time for missing"]
     lines = []
     for each in found:
         step = "" if each.step_seconds is None else f"{each.step_seconds * 1e3:,.3g}"
-        lines.append([*each.learner.key, *_numbers([each], step, price)])
+        lines.append([*each.name, *_numbers([each], step, price)])
     if len(found) > 1:
         lines.append(["all", "", *_numbers(found, "", price)])
     print_table(Table("cost", "Cost of the study", [*head, *(["cost"] if price else [])], lines, text_columns=2), console, "")
@@ -123,8 +145,6 @@ def show_cost(opened: Opened, console: Console, measured: PlannedTable | None = 
         "Evaluating encoders and baselines, and measuring distances, take time in addition.",
         *_image_notes(opened),
     ]
-    if opened.design.shift.images and not list((opened.design.out / "shift").glob("reference*/encoder.safetensors")):
-        notes.append("The shift index adds one run: its reference encoder, trained on an equal share of every source.")
     if not price:
         notes.append("Set --price_per_hour to see the price of the training.")
     planned = planned_table(opened)

@@ -8,7 +8,8 @@ import dataclasses
 from sslshift.methods import METHODS
 from sslshift.models import ENCODERS, FEATURES
 from sslshift.models.opening import HOW_TO_SAY
-from sslshift.shift import DEFAULT_DISTANCE, DISTANCES
+from sslshift.shift import DEFAULT_DISTANCE
+from sslshift.shift.distances import INDEX_DISTANCES
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS
 
 
@@ -120,11 +121,16 @@ class Study:
         1.0, "Difference in percentage points that the study should show; --dry_run and the report say what that takes."
     )
     shift_images: int = _field(2000, "Largest number of images on each side of the shift index; 0: no shift index.")
-    shift_distance: str = _field(DEFAULT_DISTANCE, f"Distance behind the shift index: {', '.join(DISTANCES)}.")
+    shift_distance: str = _field(DEFAULT_DISTANCE, f"Distance behind the shift index: {', '.join(INDEX_DISTANCES)}.")
     shift_encoder: str = _field(
         "",
         "Encoder whose features are compared: a file of a published encoder (see tools.fetch_encoder) or a run; empty: the "
-        f"study trains an encoder on an equal share of every source. {HOW_TO_SAY}",
+        f"study trains --reference_seeds encoders on an equal share of every source. {HOW_TO_SAY}",
+    )
+    reference_seeds: int = _field(
+        4,
+        "Encoders that the study trains for the shift index, each with its own seed and an equal part of the budget of a run. "
+        "With one, the interval of the index does not cover the choice of encoder. Without effect with --shift_encoder.",
     )
     checkpoint_every: int = _field(100, "Steps between checkpoints.")
     max_broken: float = _field(
@@ -146,7 +152,7 @@ class Study:
     out: str = _field("results", "Folder for runs, the results table and the report; the same command continues there.")
 
     def __post_init__(self):
-        for name in ("budget", "batch_size", "seeds", "checkpoint_every"):
+        for name in ("budget", "batch_size", "seeds", "checkpoint_every", "reference_seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
         for name in (

@@ -18,7 +18,7 @@ from sslshift.data.sources import SCHEMES
 from sslshift.data.sources.uri import Uri, parse_uri, spelled
 from sslshift.models import FEATURES
 from sslshift.models.opening import open_encoder
-from sslshift.shift import distance_of
+from sslshift.shift.distances import index_distance
 from sslshift.study.claims import PRIMARY
 from sslshift.study.declare import Study
 from sslshift.study.learners import LearnerSettings, parse_learners
@@ -41,12 +41,14 @@ class ShiftSettings:
     Attributes:
       images: largest number of images on each side; 0: the study has no shift index.
       distance: name of the distance behind the index.
-      encoder: file or run of the encoder whose features are compared; empty: the study trains a reference encoder.
+      encoder: file or run of the encoder whose features are compared; empty: the study trains reference encoders.
+      seeds: number of reference encoders; 0 with an encoder from elsewhere.
     """
 
     images: int
     distance: str
     encoder: str
+    seeds: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,10 +128,6 @@ def parse_study(study: Study) -> Design:
     learners = parse_learners(study)
     if study.batch_size % jax.device_count():
         raise ValueError(f"--batch_size={study.batch_size} cannot be divided among {jax.device_count()} devices.")
-    # Distance and encoder are first used after the baselines; they are checked here to report mistakes early.
-    distance_of(study.shift_distance)
-    if study.shift_encoder:
-        open_encoder(study.shift_encoder)
     return Design(
         sources=tuple(parse_sources(study.sources)) if study.sources.strip() or not study.mixture else (),
         mixtures=tuple(parse_mixture(text, SCHEMES) for text in study.mixture),
@@ -145,7 +143,7 @@ def parse_study(study: Study) -> Design:
         online_every=study.online_every,
         primary=_primary(study),
         wanted_difference=study.wanted_difference / 100,
-        shift=ShiftSettings(study.shift_images, study.shift_distance, study.shift_encoder),
+        shift=_shift(study),
         workers=study.workers,
         device_memory=study.device_memory,
         steps_per_dispatch=study.steps_per_dispatch,
@@ -153,6 +151,15 @@ def parse_study(study: Study) -> Design:
         out=Path(study.out),
         declared=study,
     )
+
+
+def _shift(study: Study) -> ShiftSettings:
+    # Distance and encoder are first used after the baselines; they are checked here to report mistakes early.
+    index_distance(study.shift_distance)
+    if study.shift_encoder:
+        open_encoder(study.shift_encoder)
+    seeds = 0 if study.shift_encoder else study.reference_seeds
+    return ShiftSettings(study.shift_images, study.shift_distance, study.shift_encoder, seeds)
 
 
 def parse_sources(text: str) -> list[SourceLevels]:

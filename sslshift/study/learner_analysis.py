@@ -300,9 +300,10 @@ class LearnerAnalysis:
         trends = Bootstrapped(np.array(values), np.stack(replicates, axis=1))
         # Three or four seeds say little about the variance of one number: the trends of all sources say more.
         parts = [self._trend_tests[self._name(TREND, source)].contrast for source in indexed]
-        weights = slope_weights(places).tolist()
+        by_encoder = np.transpose([self._shifts[source].by_encoder for source in indexed])
+        weights = np.mean([slope_weights(each) for each in by_encoder], axis=0).tolist()
         return {
-            scatter: pooled_with(change_contrast(places, trends, linear.images, scatter=scatter), parts, weights)
+            scatter: pooled_with(change_contrast(by_encoder, trends, linear.images, scatter=scatter), parts, weights)
             for scatter in (False, True)
         }
 

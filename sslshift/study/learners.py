@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from clu.parameter_overview import count_parameters
 
 from sslshift.budget import Budget
+from sslshift.clock import Clock
 from sslshift.command import parsed, settings
 from sslshift.data.decode import Canvas
 from sslshift.data.views import ViewSettings
@@ -17,7 +18,7 @@ from sslshift.methods import METHODS, Method
 from sslshift.models import ENCODERS
 from sslshift.study.declare import Study
 from sslshift.training import Optimiser, Training
-from sslshift.training.loop import traced_step
+from sslshift.training.loop import OnStep, traced_step
 from sslshift.training.programs import peak_flops, step_flops
 
 # Flags of a study that --for_method may set for one method; every other name in --for_method is an option of the method.
@@ -308,6 +309,17 @@ class Learner:
     def parameters(self) -> int:
         """Number of the encoder's parameters; a training step is traced but not computed."""
         return count_parameters(traced_step(self.training, self.canvas, self.batch_size).params["encoder"])
+
+    def counted(self, clock: Clock, on_step: OnStep) -> OnStep:
+        """Returns the callback of a training step, which also counts the samples of the step."""
+        at_peak = self.step_at_peak
+
+        def on_counted_step(step: int, scalars: dict[str, float]) -> None:
+            clock.samples += self.batch_size
+            clock.at_peak += at_peak
+            on_step(step, scalars)
+
+        return on_counted_step
 
     def __str__(self) -> str:
         return f"{self.settings.method} on {self.settings.encoder}"

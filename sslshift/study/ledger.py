@@ -344,7 +344,7 @@ def _task_cells(opened: Opened, task: Task, evaluated: EvaluatedEncoder, depends
 def _shift_record(opened: Opened) -> dict[str, Any]:
     """Returns everything that a shift index depends on apart from its source and task.
 
-    The reference encoder is trained on all sources of the study, so a further source changes every index.
+    Reference encoders are trained on all sources of the study, so a further source changes every index.
     """
     settings = opened.design.shift
     drawn = {"drawn": DRAWN} if settings.images else {}
@@ -352,6 +352,6 @@ def _shift_record(opened: Opened) -> dict[str, Any]:
         "by": settings.distance,
         "features": settings.encoder,
         "images": settings.images,
-        "reference": opened.reference.record,
+        "reference": opened.reference.record | {"seeds": settings.seeds},
         "sources": {uri: source.fingerprint for uri, source in opened.sources.items()},
     }

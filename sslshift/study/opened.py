@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from sslshift.budget import Budget
 from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.data.mixture import Component, Mixture, Stage
 from sslshift.data.permutation import permute
@@ -84,16 +85,21 @@ class Opened:
         """The main task of the study, which is the first one."""
         return self.tasks[0]
 
-    @property
+    @functools.cached_property
     def reference(self) -> Learner:
-        """The learner that trains the reference encoder of the shift index: the first method on the first encoder."""
-        return self.learners[0]
+        """The learner that trains the reference encoders of the shift index: the first method on the first encoder.
+
+        All of them together have the budget of one run.
+        """
+        part = self.design.budget.samples // max(1, self.design.shift.seeds)
+        budget = Budget(max(part, self.design.batch_size)).whole_batches(self.design.batch_size)
+        return dataclasses.replace(self.learners[0], budget=budget)
 
     @functools.cached_property
     def weights(self) -> dict[tuple[str, str], float]:
         """Relative time of a run of each learner, by the FLOPs of its steps."""
         if len(self.learners) == 1:
-            return {self.reference.key: 1.0}
+            return {self.learners[0].key: 1.0}
         return {learner.key: learner.flops for learner in self.learners}
 
     def learner(self, run: Run) -> Learner:
@@ -113,7 +119,7 @@ class Opened:
         """The mixture with an equal share of every source, which favours no source."""
         sources = dict(sorted(self.sources.items()))
         share = 1 / len(sources)
-        part = self.design.budget.samples // len(sources)
+        part = self.reference.budget.samples // len(sources)
         components = (Component(uri, len(source), min(len(source), part), share) for uri, source in sources.items())
         return Mixture((Stage(tuple(components)),))
 
@@ -164,9 +170,9 @@ class Opened:
         most = self.design.steps_per_dispatch or (steps_per_dispatch(learner.flops) if short else 1)
         return dataclasses.replace(learner.training, steps_per_dispatch=most)
 
-    def reader(self, mixture: Mixture, seed: int, draw: int) -> BatchReader:
-        """Returns the batches of a run on a mixture."""
-        plan = sample_plan(mixture, self.design.budget, self.design.batch_size, self.sources, seed=seed, draw=draw)
+    def reader(self, mixture: Mixture, seed: int, draw: int, budget: Budget | None = None) -> BatchReader:
+        """Returns the batches of a run on a mixture; at the budget of the study if no other is given."""
+        plan = sample_plan(mixture, budget or self.design.budget, self.design.batch_size, self.sources, seed=seed, draw=draw)
         sources = {name: self.sources[name] for name in plan.sources}
         return BatchReader(plan, sources, self.canvas, jax.process_index(), jax.process_count())
 

@@ -33,7 +33,6 @@ from sslshift.study.evaluate import (
     untrained_record,
 )
 from sslshift.study.leaks import read_leaks, search_leaks
-from sslshift.study.learners import Learner
 from sslshift.study.ledger import Ledger, LedgerError, baseline_rows, read_ledger, require_budget, run_rows
 from sslshift.study.opened import Opened, Run
 from sslshift.study.progress import Progress
@@ -51,7 +50,7 @@ from sslshift.study.results import (
 from sslshift.study.shifts import MeasuredShift, TaskShifts, measure_shifts, read_shifts
 from sslshift.training.checkpoints import NotWrittenError
 from sslshift.training.journal import BROKEN, loss_trend, read_broken
-from sslshift.training.loop import OnStep, train
+from sslshift.training.loop import train
 from sslshift.training.programs import bound_programs
 from sslshift.transfer.features import encoder_of
 from sslshift.transfer.scores import EvaluatedEncoder
@@ -314,7 +313,7 @@ def train_run(
             progress.clock.part(TRAINING),
         ):
             reader = opened.reader(opened.candidate(run).mixture, run.seed, run.draw)
-            counted = _counted(learner, progress.clock, work.on_step)
+            counted = learner.counted(progress.clock, work.on_step)
             state = train(opened.training(run), reader, run.seed, folder, counted, opened.online, opened.placed)
     except Exception as error:
         if _stops(error):
@@ -322,18 +321,6 @@ def train_run(
         return functools.partial(_raise, error)
     # The state of the optimiser is not kept, since the next run needs the memory.
     return functools.partial(_keep, opened, store, run, shift, state.variables, round(time.monotonic() - started, 2))
-
-
-def _counted(learner: Learner, clock: Clock, on_step: OnStep) -> OnStep:
-    """Returns the callback of a step, which also counts its samples."""
-    at_peak = learner.step_at_peak
-
-    def on_counted_step(step: int, scalars: dict[str, float]) -> None:
-        clock.samples += learner.batch_size
-        clock.at_peak += at_peak
-        on_step(step, scalars)
-
-    return on_counted_step
 
 
 def _raise(error: Exception) -> NoReturn:

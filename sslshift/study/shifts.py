@@ -1,14 +1,20 @@
-"""Shift indices of a study's candidates, on features of an encoder that is trained on all sources equally."""
+"""Shift indices of a study's candidates, on features of encoders that are trained on all sources equally.
+
+An encoder sees only some of what distinguishes two sources, and which part depends on its training seed. The index is therefore
+the mean over several reference encoders, whose scatter is part of its interval.
+"""
 
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from sslshift.clock import TRAINING
 from sslshift.data.decode import Canvas
 from sslshift.data.permutation import permute
 from sslshift.data.sources import Source, readable
@@ -23,11 +29,12 @@ from sslshift.study.opened import Opened
 from sslshift.study.progress import Progress
 from sslshift.training.loop import train
 from sslshift.transfer.features import Encoder, NetworkEncoder, encoder_of, extract
+from sslshift.transfer.inference import Bootstrapped, estimate_mean
 from sslshift.transfer.tasks import Task
 
 REFERENCE = "the study's own encoder, trained on an equal share of every candidate source"
 # Version of the draws of noise and mixtures: indices of other versions are measured again.
-DRAWN = 2
+DRAWN = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +45,13 @@ class MeasuredShift:
       index: the index with its interval; all nan if there is no index.
       why: sentence with the reason why there is no index; empty if there is an index.
       dimensions: number of dimensions of the features; 0 if there is no index.
+      by_encoder: the index by each reference encoder, in the order of their seeds; empty if there is no index.
     """
 
     index: ShiftIndex
     why: str = ""
     dimensions: int = 0
+    by_encoder: tuple[float, ...] = ()
 
     @classmethod
     def unknown(cls, why: str) -> "MeasuredShift":
@@ -53,11 +62,32 @@ class MeasuredShift:
     def of_result(cls, result: dict[str, Any]) -> "MeasuredShift":
         """Returns the shift in a `result.json`, see `as_result`."""
         index = ShiftIndex(**{name: result[name] for name in ShiftIndex._fields})
-        return cls(index, result.get("why", ""), result.get("dimensions", 0))
+        why = result.get("why", "")
+        return cls(index, why, result.get("dimensions", 0), () if why else tuple(result.get("by_encoder", [index.value])))
+
+    @classmethod
+    def mean(cls, each: Sequence["MeasuredShift"]) -> "MeasuredShift":
+        """Returns the mean over encoders, with the first reason why one of them has no index.
+
+        The interval covers the choice of encoders and of images. Encoders compare the same images, draw by draw.
+        """
+        without = next((one for one in each if one.why), None)
+        if without or len(each) == 1:
+            return without or each[0]
+        indices = [one.index for one in each]
+        values = np.array([index.value for index in indices]).reshape(-1, 1, 1)
+        # Replicates over images; the pairs of draws are their degrees of freedom.
+        replicates = np.stack([index.draws for index in indices], axis=1)[..., None, None]
+        found = estimate_mean(Bootstrapped(values, replicates), indices[0].repeats // 2 + 1)
+        distances = (float(np.mean([getattr(index, name) for index in indices])) for name in ("distance", "floor", "ceiling"))
+        draws = tuple(replicates.mean(axis=(1, 2, 3)).tolist())
+        index = ShiftIndex(*found[:3], *distances, *indices[0][6:8], draws)
+        return cls(index, dimensions=each[0].dimensions, by_encoder=tuple(index.value for index in indices))
 
     def as_result(self) -> dict[str, Any]:
         """Returns the values that a `result.json` keeps."""
-        return self.index._asdict() | ({"why": self.why} if self.why else {"dimensions": self.dimensions})
+        more = {"dimensions": self.dimensions, "by_encoder": list(self.by_encoder)}
+        return self.index._asdict() | ({"why": self.why} if self.why else more)
 
     @property
     def value(self) -> float:
@@ -84,9 +114,20 @@ def measure_shifts(opened: Opened, store: Store, progress: Progress) -> TaskShif
     names = sorted({candidate.name for candidate in opened.candidates})
     if not opened.design.shift.images:
         return all_unknown(opened, "--shift_images=0 asks for none")
-    reference, place = reference_encoder(opened, store, progress)
-    features = CandidateFeatures(opened, NetworkEncoder(reference), canvas=Canvas(*reference.shape))
-    return {task.name: _to_task(opened, store, task, features, names, place, progress) for task in opened.tasks}
+    found = []
+    for reference in reference_encoders(opened, store, progress):
+        encoder = reference.encoder
+        features = CandidateFeatures(opened, NetworkEncoder(encoder), canvas=Canvas(*encoder.shape))
+        found.append({task.name: _to_task(opened, store, task, features, names, reference.folder) for task in opened.tasks})
+    means = {
+        task.name: {name: MeasuredShift.mean([each[task.name][name] for each in found]) for name in names}
+        for task in opened.tasks
+    }
+    for task, shifts in means.items():
+        where = "" if len(means) == 1 else f" to {task}"
+        for name, shift in shifts.items():
+            progress.say_shift(f"shift index of {name}{where}", shift.value)
+    return means
 
 
 def all_unknown(opened: Opened, why: str) -> TaskShifts:
@@ -103,39 +144,79 @@ def read_shifts(opened: Opened, store: Store, progress: Progress) -> TaskShifts:
         return all_unknown(opened, "It is not measured yet")
 
 
-def reference_encoder(opened: Opened, store: Store, progress: Progress) -> tuple[PretrainedEncoder, Path]:
-    """Returns the encoder behind the index, and its folder.
+class Reference(NamedTuple):
+    """An encoder behind the index, and its folder, which also keeps the indices by this encoder."""
 
-    It is the encoder that the study names, or an encoder trained on an equal share of every source.
+    encoder: PretrainedEncoder
+    folder: Path
+
+
+def reference_encoders(opened: Opened, store: Store, progress: Progress) -> list[Reference]:
+    """Returns the encoders behind the index.
+
+    It is the encoder that the study names, or encoders of several seeds, each trained on an equal share of every source.
+    Together they see as many samples as one run.
 
     Raises:
-      NotStoredError: the encoder is not trained yet, and the store is read only.
+      NotStoredError: an encoder is not trained yet, and the store is read only.
       ValueError: the named file holds no encoder, or the encoder takes grey images and the study has colours.
     """
-    folder = opened.design.out / "shift"
     if opened.design.shift.encoder:
         encoder = open_encoder(opened.design.shift.encoder)
         if how_it_was_read(encoder):
             progress.note(how_it_was_read(encoder))
-        return encoder, folder / f"{slug(encoder.card.get('name') or encoder.fingerprint)}-{encoder.fingerprint[:8]}"
+        name = f"{slug(encoder.card.get('name') or encoder.fingerprint)}-{encoder.fingerprint[:8]}"
+        return [Reference(encoder, opened.design.out / "shift" / name)]
+    return [_trained(opened, store, progress, seed) for seed in range(opened.design.shift.seeds)]
+
+
+def reference_record(opened: Opened, seed: int) -> dict[str, Any]:
+    """Returns everything that a reference encoder of the study's own depends on."""
     # Sorted, so that the order of --sources does not change the encoder.
     sources = {uri: source.fingerprint for uri, source in sorted(opened.sources.items())}
-    record = opened.reference.record | {"mixture": "equal shares", "fingerprints": sources, "seed": 0}
-    folder /= f"reference-{digest(record)}"
+    return opened.reference.record | {"mixture": "equal shares", "fingerprints": sources, "seed": seed}
+
+
+def reference_folder(opened: Opened, seed: int) -> Path:
+    """Returns the folder of a reference encoder of the study's own."""
+    return opened.design.out / "shift" / f"reference-{digest(reference_record(opened, seed))}"
+
+
+def _trained(opened: Opened, store: Store, progress: Progress, seed: int) -> Reference:
+    folder = reference_folder(opened, seed)
+    record = reference_record(opened, seed)
     if store.recalled(folder, record) is None:
         store.begin(folder, record)
-        training = opened.reference.training
-        with progress.training("reference encoder of the shift index", opened.reference.steps) as work:
-            state = train(training, opened.reader(opened.equal_shares, 0, 0), 0, folder, work.on_step)
-        card = {"name": REFERENCE, "sources": list(sources)}
-        save_encoder(encoder_of(training.method, state.variables, opened.canvas, card), folder / ENCODER)
+        learner = opened.reference
+        what = f"reference encoder {seed + 1}/{opened.design.shift.seeds} of the shift index"
+        # The part of the clock around it is that of measuring shifts.
+        with progress.training(what, learner.steps) as work, progress.clock.part(TRAINING):
+            reader = opened.reader(opened.equal_shares, seed, seed, learner.budget)
+            on_step = learner.counted(progress.clock, work.on_step)
+            state = train(learner.training, reader, seed, folder, on_step)
+        card = {"name": REFERENCE, "sources": list(record["fingerprints"]), "seed": seed}
+        save_encoder(encoder_of(learner.training.method, state.variables, opened.canvas, card), folder / ENCODER)
         store.finish(folder, {})
-    return load_encoder(folder / ENCODER), folder
+    return Reference(load_encoder(folder / ENCODER), folder)
 
 
 def name_of_features(settings: ShiftSettings) -> str:
-    """Returns a readable name of the encoder behind a study's shift index."""
-    return f"the encoder of {Path(settings.encoder).name}" if settings.encoder else REFERENCE
+    """Returns a readable name of the encoders behind a study's shift index."""
+    if settings.encoder:
+        return f"the encoder of {Path(settings.encoder).name}"
+    if settings.seeds == 1:
+        return REFERENCE
+    return f"{settings.seeds} encoders of the study's own, each trained on an equal share of every candidate source"
+
+
+def seen_by(settings: ShiftSettings) -> str:
+    """Returns the words that belong beside an index: which encoders it is valid for.
+
+    Example:
+      >>> seen_by(ShiftSettings(2000, "kernel_root", "", 4)), seen_by(ShiftSettings(2000, "kernel_root", "dino.npz", 0))
+      ('over 4 reference encoders', 'as this encoder sees it')
+    """
+    return f"over {settings.seeds} reference encoders" if settings.seeds > 1 else "as this encoder sees it"
 
 
 class CandidateFeatures:
@@ -194,7 +275,6 @@ def _to_task(
     features: CandidateFeatures,
     names: list[str],
     place: Path,
-    progress: Progress,
 ) -> dict[str, MeasuredShift]:
     settings = opened.design.shift
     # Cached and called on demand, so that a finished study extracts no features.
@@ -202,7 +282,7 @@ def _to_task(
     target, indices = task.test
     shared = {
         "by": settings.distance,
-        "features": name_of_features(settings),
+        "features": name_of_features(settings) if settings.encoder else REFERENCE,
         "target": [target.fingerprint, len(indices)],
         "images": features.count,
         "canvas": features.canvas,
@@ -218,15 +298,14 @@ def _to_task(
             store.begin(folder, record)
             result = store.finish(folder, _measured(scale, features, candidate).as_result())
         found[name] = MeasuredShift.of_result(result)
-        where = "" if len(opened.tasks) == 1 else f" to {task.name}"
-        progress.say_shift(f"shift index of {name}{where}", found[name].value)
     return found
 
 
 def _measured(scale, features: CandidateFeatures, candidate: Candidate) -> MeasuredShift:
     array = features.of_candidate(candidate)
     try:
-        return MeasuredShift(scale().index(array), dimensions=array.shape[1])
+        index = scale().index(array)
+        return MeasuredShift(index, dimensions=array.shape[1], by_encoder=(index.value,))
     except ValueError as error:
         # A study is useful without an index: the table shows n/a, and the report gives the reason.
         return MeasuredShift.unknown(str(error))

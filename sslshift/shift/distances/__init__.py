@@ -15,7 +15,7 @@ from sslshift.shift.distances.rbf_mmd import RBF_MMD
 from sslshift.shift.distances.sliced_wasserstein import SLICED_WASSERSTEIN
 from sslshift.shift.distances.visual_dna import VISUAL_DNA
 
-__all__ = ["DISTANCES", "Distance", "DistanceEstimate", "Function", "distance_of"]
+__all__ = ["DISTANCES", "INDEX_DISTANCES", "Distance", "DistanceEstimate", "Function", "distance_of", "index_distance"]
 
 DISTANCES: dict[str, Distance] = {
     "kernel": KERNEL,
@@ -38,3 +38,19 @@ def distance_of(name: str) -> Distance:
     if name not in DISTANCES:
         raise ValueError(f"Expected one of {', '.join(DISTANCES)} as the name of a distance, got {name!r}.")
     return DISTANCES[name]
+
+
+# Names of the distances that a shift index can be formed from.
+INDEX_DISTANCES = tuple(name for name, each in DISTANCES.items() if not each.no_index)
+
+
+def index_distance(name: str) -> Distance:
+    """Returns the distance of this name, which a shift index can be formed from.
+
+    Raises:
+      ValueError: there is no distance of this name, or no index by this distance.
+    """
+    found = distance_of(name)
+    if found.no_index:
+        raise ValueError(f"There is no shift index by {name}: {found.no_index}. Use one of {', '.join(INDEX_DISTANCES)}.")
+    return found

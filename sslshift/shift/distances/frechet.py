@@ -206,12 +206,15 @@ def frechet_extrapolated(x: np.ndarray, y: np.ndarray, *, key: jax.Array) -> flo
     return 2 * frechet_distance(x, y) - sum(parts) / 2
 
 
+_NO_INDEX = "its bias by few images depends on the covariances of both sides, so that halves of each do not show it"
+
 FRECHET = Distance(
     "Frechet (FID)",
     2,
     "too large by a part that falls with 1 / n, and at n below the number of features by more; squared",
     lambda key, pool: frechet_distance,
     of_covariances=True,
+    no_index=_NO_INDEX,
 )
 
 
@@ -223,4 +226,5 @@ FRECHET_EXTRAPOLATED = Distance(
     # A reader of two Frechet distances would not know which one to compare.
     beside=False,
     of_covariances=True,
+    no_index=_NO_INDEX,
 )

@@ -9,7 +9,17 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
-from sslshift.shift._base import Distance, DistanceEstimate, Stored, float64, generator, pair, require_one_encoder, tiles
+from sslshift.shift._base import (
+    Distance,
+    DistanceEstimate,
+    Stored,
+    float64,
+    generator,
+    pair,
+    require_one_encoder,
+    signed_root,
+    tiles,
+)
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -257,7 +267,9 @@ class Cubic:
         return values
 
 
-def kernel_distances_of_parts(x: np.ndarray, y: np.ndarray, parts_x: np.ndarray, parts_y: np.ndarray) -> np.ndarray:
+def kernel_distances_of_parts(
+    x: np.ndarray, y: np.ndarray, parts_x: np.ndarray, parts_y: np.ndarray, kernel: Kernel | None = None
+) -> np.ndarray:
     """Returns `kernel_distance` of parts of two sets, x[parts_x[k]] and y[parts_y[k]] for each k, up to rounding.
 
     Parts that share images share the values of the kernel. The twenty draws of a shift index take a fifth of their time.
@@ -273,11 +285,12 @@ def kernel_distances_of_parts(x: np.ndarray, y: np.ndarray, parts_x: np.ndarray,
     Args:
       x, y: features `[n, dim]` and `[m, dim]`.
       parts_x, parts_y: rows of each part, int64 `[parts, size]`, different rows in one part, and at least 2.
+      kernel: another kernel; None: the cubic one.
     """
     x, of_x = _used(x, parts_x)
     y, of_y = _used(y, parts_y)
     # One centre for all sums, as in `_sums`.
-    kernel = Cubic.near(x)
+    kernel = kernel or Cubic.near(x)
     n = parts_x.shape[1]
     m = parts_y.shape[1]
     within = _within_parts(x, of_x, kernel) / (n * (n - 1)) + _within_parts(y, of_y, kernel) / (m * (m - 1))
@@ -329,12 +342,7 @@ def kernel_root(x: np.ndarray, y: np.ndarray) -> float:
     References:
       Gretton et al., `A Kernel Two-Sample Test <https://jmlr.org/papers/v13/gretton12a.html>`_, 2012
     """
-    return float(_signed_root(kernel_distance(x, y)))
-
-
-def _signed_root(squared: np.ndarray | float) -> np.ndarray:
-    # An unbiased estimate of a squared distance can be negative; its sign is kept, or near sources would be biased upwards.
-    return np.sign(squared) * np.sqrt(np.abs(squared))
+    return signed_root(kernel_distance(x, y))
 
 
 KERNEL = Distance(
@@ -342,6 +350,7 @@ KERNEL = Distance(
     2,
     "unbiased at any number of images, and so below 0 at times where two sets are alike; squared: halfway is a quarter",
     lambda key, pool: kernel_distance,
+    unbiased=True,
     of_parts=kernel_distances_of_parts,
 )
 KERNEL_ROOT = Distance(
@@ -351,5 +360,7 @@ KERNEL_ROOT = Distance(
     lambda key, pool: kernel_root,
     # Tables do not repeat it, since it is the distance of the index.
     beside=False,
-    of_parts=lambda x, y, parts_x, parts_y: _signed_root(kernel_distances_of_parts(x, y, parts_x, parts_y)),
+    squared=lambda key, pool: kernel_distance,
+    unbiased=True,
+    of_parts=kernel_distances_of_parts,
 )

@@ -166,4 +166,5 @@ PROXY_A = Distance(
     10,
     "of a linear classifier; at most 2, which distant sources all reach",
     lambda key, pool: functools.partial(proxy_a_distance, key=key),
+    no_index="its classifier distinguishes better with every further image, near sources most",
 )

@@ -16,7 +16,7 @@ from sslshift.shift._base import (
     with_directions,
 )
 from sslshift.shift.distances.frechet import MixtureMoments, Moments
-from sslshift.shift.distances.kernel import sums_between, sums_within
+from sslshift.shift.distances.kernel import kernel_distances_of_parts, sums_between, sums_within
 
 # Factor of the published CMMD, without which its values would be small fractions.
 SCALE = 1000.0
@@ -137,9 +137,17 @@ def _from_moments(x: np.ndarray, y: np.ndarray) -> float:
     return found.value - found.bound
 
 
+def _unbiased_of_parts(x: np.ndarray, y: np.ndarray, parts_x: np.ndarray, parts_y: np.ndarray) -> np.ndarray:
+    """Returns `rbf_mmd` of parts of two sets, without each image against itself: few images then cause no distance."""
+    sides = with_directions(x), with_directions(y)
+    return SCALE * kernel_distances_of_parts(*sides, parts_x, parts_y, _LessOne(10.0))
+
+
 RBF_MMD = Distance(
     "RBF MMD (CMMD)",
     1,
     "on unit vectors nearly 10 times the squared distance of the means: almost blind to a change of spread alone; squared",
     lambda key, pool: _from_moments,
+    unbiased=True,
+    of_parts=_unbiased_of_parts,
 )

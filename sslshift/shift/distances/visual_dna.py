@@ -8,13 +8,11 @@ import functools
 from collections.abc import Sequence
 
 import chex
-import jax
 import numpy as np
 
 from sslshift.shift._base import (
     AT_ONCE,
     Distance,
-    Function,
     Stored,
     blocks,
     float64,
@@ -302,16 +300,34 @@ def visual_dna_distances(x: Histograms | HistogramMixture, y: Histograms | Histo
     return np.abs(x.shares - y.shares).sum(axis=1)
 
 
-def _on_pool(key: jax.Array, pool: Sequence[np.ndarray]) -> Function:
-    del key
+def _ranges_of(pool: Sequence[np.ndarray]) -> Ranges | None:
     # Ranges of each pair alone would make distances to different sources incomparable.
-    ranges = functools.reduce(Ranges.merge, map(Ranges.of, pool)) if pool else None
-    return functools.partial(visual_dna_distance, ranges=ranges)
+    return functools.reduce(Ranges.merge, map(Ranges.of, pool)) if pool else None
+
+
+def _steady_ranges(pool: Sequence[np.ndarray]) -> Ranges:
+    """Returns ranges of four standard deviations about the mean of each set of a pool.
+
+    The least and the greatest value grow with the number of images, and differ much between samples: neurons would get other
+    weights in every sample.
+    """
+    parts = []
+    for features in pool:
+        mean = sum(block.sum(axis=0) for block in blocks(features)) / len(features)
+        spread = 4 * np.sqrt(sum(np.square(block - mean).sum(axis=0) for block in blocks(features)) / len(features))
+        parts.append(Ranges(mean - spread, mean + spread))
+    return functools.reduce(Ranges.merge, parts)
+
+
+def _mean_square(x: np.ndarray, y: np.ndarray, ranges: Ranges) -> float:
+    """Returns the mean over neurons of their squared distances: what few images add to a neuron is added to its square."""
+    return float(np.square(visual_dna_distances(*(Histograms.of(each, ranges) for each in (x, y)))).mean())
 
 
 VISUAL_DNA = Distance(
     "VisualDNA",
     1,
     "in bins, mean over features, each seen alone; its floor falls with the square root of n; halfway is half",
-    _on_pool,
+    lambda key, pool: functools.partial(visual_dna_distance, ranges=_ranges_of(pool)),
+    squared=lambda key, pool: functools.partial(_mean_square, ranges=_steady_ranges(pool)),
 )

@@ -23,7 +23,7 @@ from sslshift.data.source_text import NamedUri, parse_named_sources, parse_sourc
 from sslshift.data.sources.base import printable
 from sslshift.reporting import Table
 from sslshift.reporting.environment import versions
-from sslshift.shift.distances import distance_of
+from sslshift.shift.distances import distance_of, index_distance
 from sslshift.shift.survey.inputs import (
     Counting,
     Encoded,
@@ -185,7 +185,8 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
     """
     # All settings are checked before the first image is encoded.
     out = _folder(settings.out)
-    for name in (settings.distance, *settings.beside):
+    index_distance(settings.distance)
+    for name in settings.beside:
         distance_of(name)
     declared = parse_named_sources(settings.source, reserved=[TARGET])
     planned = parse_mixtures(settings.mixture, declared)

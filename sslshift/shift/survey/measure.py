@@ -5,6 +5,7 @@ allow.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +16,28 @@ import numpy as np
 
 from sslshift.shift.distances import distance_of
 from sslshift.shift.diversity import effective_rank, vendi_score
-from sslshift.shift.index import DEFAULT_DISTANCE, LEAST, ShiftIndex, ShiftScale, index_difference
+from sslshift.shift.index import DEFAULT_DISTANCE, LEAST, IndexDifference, ShiftIndex, ShiftScale, halves_of, index_difference
 from sslshift.shift.neighbourhoods import Coverage, coverage_of
+from sslshift.transfer.inference import holm
 
+# A survey has one encoder, unlike a study, which trains several to see how much the index depends on them.
+ONE_ENCODER = (
+    "These distances are as this encoder sees them: their intervals do not cover the choice of encoder, and another may see "
+    "other differences."
+)
 NEIGHBOURS = 5
 # Number of draws for a raw distance, which has no interval and therefore needs fewer draws than the index.
 _FEW = 4
 # Raw distances have no interval, and some are nearly equal for all distant sources: a difference below 5% does not count.
 _CLEARLY = 0.95
+# Largest distance of the ends of an interval from a part in words, and from 1 for "about as far as noise".
+_ABOUT = 0.05
+_ABOUT_NOISE = 0.2
+# "a little away" ends here, and "indistinguishable" says how far away a source may be from here on.
+_LITTLE = 0.1
 # A sentence lists this many names, and gives the number of the others.
 _NAMED = 6
-# Parts of the way to noise in words; a sentence uses the nearest one.
+# Parts of the way to noise in words; a sentence uses one if it is near the whole interval.
 _WAYS = {
     0.1: "a tenth of the way",
     1 / 7: "a seventh of the way",
@@ -47,7 +59,7 @@ class RawDistance(NamedTuple):
     Attributes:
       value: distance from the source to the target.
       floor: distance between two halves of the target.
-      index: the shift index by this distance.
+      index: the shift index by this distance; nan if there is none.
       why: reason why it could not be measured, or an empty text.
     """
 
@@ -141,7 +153,7 @@ def measure(
     key: jax.Array,
     distance: str = DEFAULT_DISTANCE,
     distances: Sequence[str] = (),
-    repeats: int = 20,
+    repeats: int = 40,
     on_source: Callable[[str], None] = lambda name: None,
 ) -> Survey:
     """Measures sources against a target, all at the sample size that the smallest of them allows.
@@ -170,10 +182,10 @@ def measure(
       ValueError: there is no such distance, or no source can be measured; the message gives the reason for the first source.
     """
     least = _required_images(target, distance)
-    scales = {name: ShiftScale(target, noise, key, name, _FEW) for name in distances if name != distance}
     scale = ShiftScale(target, noise, key, distance, repeats)
     # A distance of few images is larger than one of many: sources are compared at one size only.
     size = common_images([len(target), len(noise)], [len(each) for each in sources.values()], distance) // 2
+    raw = {name: _Raw(target, noise, key, size, name) for name in distances}
     measured = {}
     failed = {}
     for name, features in sources.items():
@@ -186,7 +198,7 @@ def measure(
         except ValueError as error:
             failed[name] = str(error)
         else:
-            measured[name] = _measured(index, features[: 2 * size], target, scales, distance if distance in distances else "")
+            measured[name] = _measured(index, features[: 2 * size], target, raw, distance)
     _require_any(measured, failed)
     # The order of the index, which tables, charts and sentences share.
     in_order = sorted(measured, key=lambda name: measured[name].index.value)
@@ -218,17 +230,47 @@ def _required_images(target: np.ndarray, distance: str) -> int:
     return least
 
 
+class _Raw:
+    """A raw distance of sources from a target, the mean over a few draws of halves; and the index by it, if there is one."""
+
+    def __init__(self, target: np.ndarray, noise: np.ndarray, key: jax.Array, size: int, name: str):
+        self._target = target
+        self._key = key
+        self._size = size
+        self._distance = distance_of(name).on(key, target, noise)
+        self._scale = None if distance_of(name).no_index else ShiftScale(target, noise, key, name, _FEW)
+        self._halves = halves_of(key, 0, len(target), size, _FEW)
+
+    @functools.cached_property
+    def _floor(self) -> float:
+        # The two halves of a pair of draws have one distance from each other.
+        pairs = zip(self._halves[::2], self._halves[1::2], strict=True)
+        return float(np.mean([self._distance(self._target[x], self._target[y]) for x, y in pairs]))
+
+    def of_source(self, features: np.ndarray) -> RawDistance:
+        """Returns the distance of a source.
+
+        Raises:
+          ValueError: this distance cannot be measured for these features.
+        """
+        halves = zip(halves_of(self._key, 1, len(features), self._size, _FEW), self._halves, strict=True)
+        value = float(np.mean([self._distance(features[x], self._target[y]) for x, y in halves]))
+        index = self._scale.index(features, sample_size=self._size).value if self._scale else math.nan
+        return RawDistance(value, self._floor, index)
+
+
 def _measured(
-    index: ShiftIndex, features: np.ndarray, target: np.ndarray, scales: Mapping[str, ShiftScale], also: str
+    index: ShiftIndex, features: np.ndarray, target: np.ndarray, others: Mapping[str, _Raw], distance: str
 ) -> Measured:
-    # The index has this distance already, from more draws.
-    raw = {also: RawDistance(index.distance, index.floor, index.value)} if also else {}
-    for name, scale in scales.items():
+    raw = {}
+    for name, other in others.items():
         try:
-            by_it = scale.index(features, sample_size=index.sample_size)
-            raw[name] = RawDistance(by_it.distance, by_it.floor, by_it.value)
+            raw[name] = other.of_source(features)
         except ValueError as error:
             raw[name] = RawDistance(math.nan, math.nan, math.nan, str(error))
+    if distance in raw:
+        # This index has more draws.
+        raw[distance] = raw[distance]._replace(index=index.value)
     vendi, rank, notes = _diversity(features)
     notes += tuple(f"no {distance_of(name).title} distance: {each.why}" for name, each in raw.items() if each.why)
     return Measured(index, raw, coverage_of(target, features, neighbours=NEIGHBOURS), vendi, rank, notes)
@@ -258,25 +300,44 @@ def digits(index: ShiftIndex) -> list[str]:
 
 
 def source_sentence(name: str, index: ShiftIndex) -> str:
-    """Returns a sentence about one source."""
+    """Returns a sentence about one source, which is true of every value in the interval."""
     value, low, high = digits(index)
     interval = f"({value}, 95% interval {low} to {high})"
     # The conditions are ordered from near to far; each assumes that all earlier ones are false.
-    if index.low <= 0 <= index.high:
-        more = f"; it may be up to {high} away" if index.high > 0.1 else ""
-        return f"{name} is indistinguishable from another sample of the target {interval}{more}."
     if index.high < 0:
         return f"{name} is nearer to the target than halves of the target are to each other {interval}: look for copies."
+    if index.low <= 0:
+        if index.high <= _LITTLE:
+            return f"{name} is indistinguishable from another sample of the target {interval}."
+        return (
+            f"These images do not distinguish {name} from another sample of the target; it may be up to {high} away {interval}."
+        )
     if index.low > 1:
         return f"{name} is farther from the target than noise {interval}."
     if index.high >= 1:
-        return f"{name} is about as far from the target as noise {interval}."
-    if index.high - index.low > 0.3:
-        return f"{name} is between {low} and {high} of the way from the target to noise; more images would narrow this down."
-    if index.value < 0.07:
-        return f"{name} is a little away from the target, {_percent(index.value)} of the way to noise {interval}."
-    way = _WAYS[min(_WAYS, key=lambda each: abs(each - index.value))]
-    return f"{name} is about {way} to noise from the target {interval}."
+        if 1 - index.low <= _ABOUT_NOISE >= index.high - 1:
+            return f"{name} is about as far from the target as noise {interval}."
+        more = "; more images would narrow this down" if index.high - index.low > 0.3 else ""
+        return f"{name} is at least {low} of the way from the target to noise, and may be as far as noise {interval}{more}."
+    if index.high <= _LITTLE:
+        return f"{name} is a little away from the target, at most {high} of the way to noise {interval}."
+    part = min(_WAYS, key=lambda each: abs(each - index.value))
+    if max(index.high - part, part - index.low) <= _ABOUT:
+        return f"{name} is about {_WAYS[part]} to noise from the target {interval}."
+    more = "; more images would narrow this down" if index.high - index.low > 0.3 else ""
+    return f"{name} is between {low} and {high} of the way from the target to noise{more}."
+
+
+def _in_order(survey: Survey) -> dict[tuple[str, str], IndexDifference]:
+    """Returns the difference of every pair of sources, the nearer one first, whose order is shown.
+
+    P-values are adjusted for all pairs by Holm's method: of six equal sources, some pair would seem to differ in a third of
+    all surveys otherwise.
+    """
+    pairs = list(itertools.combinations(survey.measured, 2))
+    found = [index_difference(survey.measured[far].index, survey.measured[near].index) for near, far in pairs]
+    adjusted = holm([each.p_value for each in found])
+    return {pair: each for pair, each, p_value in zip(pairs, found, adjusted, strict=True) if p_value < 0.05}
 
 
 def ranking(survey: Survey) -> list[str]:
@@ -284,17 +345,17 @@ def ranking(survey: Survey) -> list[str]:
     names = list(survey.measured)
     if len(names) < 2:
         return []
-    indices = {name: found.index for name, found in survey.measured.items()}
+    shown = _in_order(survey)
     # Sources without a significant difference from the nearest one share its rank.
-    first = [name for name in names if not index_difference(indices[name], indices[names[0]]).shown]
+    first = [names[0], *(name for name in names[1:] if (names[0], name) not in shown)]
     sentences = [
         f"{names[0]} is the nearest."
         if len(first) == 1
         else f"{listed(first)} are the nearest; these images do not show which of them is nearer than the others."
     ]
     for near, far in itertools.pairwise(names):
-        difference = index_difference(indices[far], indices[near])
-        if difference.shown:
+        if (near, far) in shown:
+            difference = shown[near, far]
             interval = f"{difference.low:.2g} to {difference.high:.2g}"
             sentences.append(f"{far} is farther than {near} by {difference.value:.2g} (95% interval {interval}).")
         elif far not in first:
@@ -304,11 +365,7 @@ def ranking(survey: Survey) -> list[str]:
 
 def second_opinions(survey: Survey) -> list[str]:
     """Returns which raw distances contradict an order that the index shows; nothing without raw distances or without order."""
-    shown = [
-        (near, far)
-        for near, far in itertools.combinations(survey.measured, 2)
-        if index_difference(survey.measured[far].index, survey.measured[near].index).shown
-    ]
+    shown = _in_order(survey)
     others = [name for name in next(iter(survey.measured.values())).raw if name != survey.distance]
     turned = {}
     for name in others:
@@ -328,11 +385,7 @@ def second_opinions(survey: Survey) -> list[str]:
 def reading(survey: Survey) -> list[str]:
     """Returns all sentences about a survey: first the order, then each source."""
     alone = [source_sentence(name, found.index) for name, found in survey.measured.items()]
-    return ranking(survey) + second_opinions(survey) + alone
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%" if share < 0.01 else f"{100 * share:.0f}%"
+    return [*ranking(survey), *second_opinions(survey), *alone, ONE_ENCODER]
 
 
 def listed(names: Sequence[str]) -> str:

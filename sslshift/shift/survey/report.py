@@ -119,7 +119,7 @@ def notes(survey: Survey, by_features: bool) -> list[str]:
     return [
         f"index: 0 is another sample of the target, 1 is noise with the target's pixel values, larger values are possible; by "
         f"the {distance_of(survey.distance).title} distance ({distance_of(survey.distance).caveat}), "
-        f"{survey.sample_size:,} images on each side, 95% interval over halves of the images.",
+        f"{survey.sample_size:,} images on each side, 95% interval over samples of images.",
         f"covers: share of the target's images that have a near image among {survey.images:,} images of the source; as many "
         f"further images of the target itself would cover {100 * survey.coverage_expected:.0f}%. near the target: the same in "
         "the other direction.",

@@ -61,7 +61,7 @@ class VarianceComponent(NamedTuple):
     """Contribution of k seeds (or draws, labelled draws, sources) to the variance of a mean over them.
 
     Attributes:
-      factor: one of `FACTORS`, or "sources".
+      factor: one of `FACTORS`, "sources" or "encoders" (those behind a shift index).
       variance: the sample variance of their values divided by k.
       explained: part of the variance that another component already counts, such as the choice of test images.
       degrees_of_freedom: degrees of freedom of the variance; k - 1 for a mean.

@@ -96,13 +96,14 @@ def mean_trend(each: Bootstrapped, images: int, level: float = 0.95, extra: Sequ
 
 
 def change_by_shift(
-    shift: Sequence[float], trends: Bootstrapped, images: int, level: float = 0.95, *, scatter: bool = True
+    shift: Sequence[float] | np.ndarray, trends: Bootstrapped, images: int, level: float = 0.95, *, scatter: bool = True
 ) -> Trend:
     """Returns the change of the trend in diversity for each unit of the shift index: 0 is near the task, 1 is noise.
 
     For each seed the slopes of all sources are regressed on the sources' indices. The interval covers seeds, images, and the
-    scatter of sources about the line (with sources - 2 degrees of freedom). It is never narrower than the interval of
-    seeds or of sources. The indices are treated as exact; their errors bias the slope towards 0.
+    scatter of sources about the line (with sources - 2 degrees of freedom), and the choice of the encoders behind the index,
+    whose error is common to all sources: the change is computed once for each encoder. It is never narrower than the interval
+    of seeds, of sources or of encoders. The indices of an encoder are treated as exact; their errors bias the slope towards 0.
 
     Example:
       >>> trends = np.array([0.2, 0.1, 0.0]).reshape(3, 1, 1, 1)  # of three sources, of one seed and draw
@@ -110,7 +111,7 @@ def change_by_shift(
       -0.2
 
     Args:
-      shift: index of each source, `[sources]`.
+      shift: index of each source by each encoder, `[encoders, sources]`, or by a single encoder, `[sources]`.
       trends: slopes `[sources, seeds, draws, labelled draws]` with replicates `[R, sources, ...]`.
       images: number of test images; 0 if the replicates do not resample images.
       level: confidence level of the interval.
@@ -126,20 +127,28 @@ def change_by_shift(
     return Trend(*contrast.estimate(level), len(trends.values[0]), images)
 
 
-def change_contrast(shift: Sequence[float], trends: Bootstrapped, images: int, *, scatter: bool = True) -> Contrast:
+def change_contrast(
+    shift: Sequence[float] | np.ndarray, trends: Bootstrapped, images: int, *, scatter: bool = True
+) -> Contrast:
     """Returns what `change_by_shift` estimates, before its interval.
 
     Raises:
       ValueError: there are fewer than three sources, or all have the same index.
     """
-    if len(shift) < 3:
+    by_encoder = np.atleast_2d(np.asarray(shift, np.float64))
+    encoders, sources = by_encoder.shape
+    if sources < 3:
         raise ValueError(
             "Expected at least 3 sources with a shift index and several numbers of unique samples, got "
-            f"{len(shift)}: a line fits two points exactly."
+            f"{sources}: a line fits two points exactly."
         )
-    x = np.asarray(shift, np.float64)
-    changes = Bootstrapped(slopes(x, trends.values), slopes(x, trends.replicates, axis=1))
-    return Contrast.of(changes, images, [_source_component(x, trends)] if scatter else [])
+    values = np.array([slopes(x, trends.values) for x in by_encoder])
+    replicates = sum(slopes(x, trends.replicates, axis=1) for x in by_encoder) / encoders
+    extra = [_source_component(by_encoder.mean(axis=0), trends)] if scatter else []
+    if encoders > 1:
+        variance = float(values.reshape(encoders, -1).mean(axis=1).var(ddof=1)) / encoders
+        extra.append(VarianceComponent("encoders", variance, 0.0, encoders - 1))
+    return Contrast.of(Bootstrapped(values.mean(axis=0), replicates), images, extra)
 
 
 def _source_component(x: np.ndarray, trends: Bootstrapped) -> VarianceComponent:
