@@ -7,7 +7,7 @@ import pytest
 from labelled_features import cluster_splits, with_several_labels
 from sklearn.linear_model import LogisticRegression
 
-from sslshift.transfer import logistic
+from sslshift.transfer import linear_probe, logistic
 from sslshift.transfer.evaluation import Split, Splits, fit_standardiser
 from sslshift.transfer.few_shot import FewShot, draw_shots
 from sslshift.transfer.knn import KNN
@@ -54,6 +54,32 @@ def test_of_equally_good_choices_the_first_declared_wins():
     sgd = SGDProbe(learning_rates=(0.3, 0.1), epochs=3)(splits, ACCURACY)["sgd"]
     assert sgd.chosen == {"learning_rate": 0.3}
     assert sgd.validation == 1
+
+
+def test_the_weakest_penalty_is_tried_if_the_next_one_is_the_best(splits, monkeypatch):
+    """With validation scores that are made up: the choice is the best of all unless the weakest is best on its own."""
+    tried = []
+
+    def chosen(scores):
+        # Keys are penalties in any order, as a user may declare them.
+        strengths = tuple(scores)
+        monkeypatch.setattr("sslshift.transfer.linear_probe.score", lambda metric, given, split: scores[tried[-1].pop(0)])
+        real = linear_probe._fit
+
+        def fit(features, labels, classes, penalties, iterations, tolerance):
+            tried.append(list(penalties))
+            return real(features, labels, classes, penalties, 2, tolerance)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(linear_probe, "_fit", fit)
+            before = len(tried)
+            found = LinearProbe(strengths=strengths)(splits, ACCURACY)["linear"]
+        return found.chosen["strength"], found.validation, len(tried) - before
+
+    assert chosen({1e-3: 0.5, 1e-1: 0.7, 1e-2: 0.8, 1e-4: 0.4}) == (1e-2, 0.8, 1)
+    assert chosen({1e-3: 0.8, 1e-1: 0.6, 1e-2: 0.7, 1e-4: 0.9}) == (1e-4, 0.9, 2)
+    assert chosen({1e-1: 0.6, 1e-2: 0.7, 1e-3: 0.8, 1e-4: 0.7}) == (1e-3, 0.8, 2)
+    assert chosen({1e-1: 0.6, 1e-2: 0.7}) == (1e-2, 0.7, 1)
 
 
 def test_draws_are_nested_balanced_and_of_different_images(random):

@@ -35,7 +35,8 @@ class LinearProbe:
 
     Attributes:
       strengths: l2 penalties above 0 to choose from; the objective is mean loss + penalty / 2 * |weights|^2 on standardised
-        features.
+        features. The weakest takes as long as all others together, and is only tried if the next one is the best of the
+        others on the validation split.
       iterations: largest number of passes over the training features for each penalty.
     """
 
@@ -49,15 +50,29 @@ class LinearProbe:
     def __call__(self, splits: Splits, metric: Metric) -> dict[str, Outcome]:
         """Returns one outcome, `linear`."""
         train, validation, test, classes = splits
-        standardiser, found = _fit(train.features, train.labels, classes, self.strengths, self.iterations, TOLERANCE)
-        values = [score(metric, scores[0], validation) for scores in found.grid(standardiser(validation.features))]
-        choice = best_index(values)
-        penalty = self.strengths[choice]
+
+        def fitted(penalties: tuple[float, ...]) -> tuple[Standardiser, Regressions, int, float]:
+            standardiser, found = _fit(train.features, train.labels, classes, penalties, self.iterations, TOLERANCE)
+            values = [score(metric, scores[0], validation) for scores in found.grid(standardiser(validation.features))]
+            choice = best_index(values)
+            return standardiser, found, choice, values[choice]
+
+        tried = _without_weakest(self.strengths)
+        standardiser, found, choice, value = fitted(tried)
+        if len(tried) < len(self.strengths) and tried[choice] == min(tried):
+            tried = self.strengths
+            standardiser, found, choice, value = fitted(tried)
+        penalty = tried[choice]
         notes = grid_edge_notes("l2 penalty", self.strengths, penalty)
         logits, excess = found.solution(standardiser(test.features), choice)
         notes += convergence_notes(excess[0], self.iterations)
         predictions = metric.decide(logits[0])
-        return {"linear": Outcome(predictions, values[choice], {"strength": penalty}, notes)}
+        return {"linear": Outcome(predictions, value, {"strength": penalty}, notes)}
+
+
+def _without_weakest(penalties: tuple[float, ...]) -> tuple[float, ...]:
+    """Returns the penalties that are tried first; all of them if there are only a few."""
+    return tuple(each for each in penalties if each > min(penalties)) if len(set(penalties)) > 2 else penalties
 
 
 class Probe(NamedTuple):
