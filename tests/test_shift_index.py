@@ -73,7 +73,8 @@ def test_an_index_is_the_definition_over_halves(random):
     within = ((one - two) ** 2 + (three - four) ** 2) / 4 / 2
     between = ((one + two) / 2 - (three + four) / 2) ** 2 / 2
     # Student's t at 97.5% with two degrees of freedom is 4.303.
-    assert index.high - index.value == pytest.approx(4.302653 * np.sqrt(within + between / 2))
+    more = 4.302653**2 / 2 * max(0, within - 2 * between) / max(index.value, np.sqrt(within))
+    assert index.high - index.value == pytest.approx(more + np.hypot(more, 4.302653 * np.sqrt(within + between / 2)))
     assert index.value - index.low == pytest.approx(4.302653 * np.sqrt(max(within - between, within / 2) + between / 2))
     assert np.mean(index.draws) == pytest.approx(index.value)
     assert np.var(index.draws) == pytest.approx(within + between / 2)

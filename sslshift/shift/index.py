@@ -87,7 +87,7 @@ class ShiftScale:
     The variance of r over samples of images is measured within pairs of draws, where the part of r that is linear in the images
     counts once, as it should, and its quadratic part, which decides for near sources, twice. The means of pairs differ by the
     quadratic part alone. The variance grows with the distance: the lower end of the interval therefore uses the variance
-    without what differs between pairs, and the upper end the variance within pairs.
+    without what differs between pairs, and the upper end the variance within pairs as it would be at that end.
 
     Example:
       >>> import jax, numpy as np
@@ -148,9 +148,7 @@ class ShiftScale:
         squares = self._squares(ends.functions, source, self.target, halves, self._halves(0, self.target, size))
         corrected = squares - self._few_images(ends.functions, source, halves, ends.floor)
         ratio = _Ratio.of_draws(corrected, ends.ceilings)
-        times = float(special.stdtrit(self.repeats / 2, 0.975))
-        low = ratio.value - times * math.sqrt(ratio.less)
-        high = ratio.value + times * math.sqrt(ratio.within)
+        low, high = ratio.interval
         replicates = np.stack([ratio.value + ratio.deviations, ratio.value - ratio.deviations], axis=1).ravel()
         # The root is monotone, so that the ends of the interval of the ratio are those of the index.
         root = signed_root if self._kind.squared else float
@@ -258,12 +256,14 @@ class _Ratio(NamedTuple):
       deviations: half the difference of the two draws of each pair; their mean square is the variance within pairs.
       within: variance of the ratio over samples of images, from within pairs.
       less: the same without the part that differs between pairs.
+      growth: change of the variance for each unit of the ratio, whose linear part is in proportion to the ratio.
     """
 
     value: float
     deviations: np.ndarray
     within: float
     less: float
+    growth: float
 
     @classmethod
     def of_draws(cls, numbers: np.ndarray, scale: np.ndarray) -> "_Ratio":
@@ -275,7 +275,16 @@ class _Ratio(NamedTuple):
         between = float(((first + second) / 2).var(ddof=1))
         # The quadratic part is at most half of what varies within pairs. The mean over pairs has an error of its own.
         error = between / len(first)
-        return cls(value, deviations, within + error, max(within - between, within / 2) + error)
+        growth = max(0.0, within - 2 * between) / max(value, math.sqrt(within)) if value > 0 else 0.0
+        return cls(value, deviations, within + error, max(within - between, within / 2) + error, growth)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval of the ratio."""
+        times = float(special.stdtrit(len(self.deviations), 0.975))
+        # The upper end is the value at which this ratio would be at the lower end, with the variance at that value.
+        more = times**2 * self.growth / 2
+        return self.value - times * math.sqrt(self.less), self.value + more + math.hypot(more, times * math.sqrt(self.within))
 
 
 def halves_of(key: jax.Array, stream: int, count: int, size: int, repeats: int) -> np.ndarray:

@@ -34,7 +34,7 @@ from sslshift.transfer.tasks import Task
 
 REFERENCE = "the study's own encoder, trained on an equal share of every candidate source"
 # Version of the draws of noise and mixtures: indices of other versions are measured again.
-DRAWN = 3
+DRAWN = 4
 
 
 @dataclasses.dataclass(frozen=True)
