@@ -180,3 +180,22 @@ def test_finished_encoders_are_compared_on_a_block_of_seeds_and_draws(random, tm
         found["far", "untrained", "task", "linear"][:3] == compare(accuracy, everything, untrained, labels, resamples=1000)[:3]
     )
     assert found["near", "far", "task", "linear"][:3] == compare(accuracy, runs, everything, labels, resamples=1000)[:3]
+
+
+def test_a_reference_with_more_seeds_is_more_precise(random):
+    """Ten untrained encoders against three trained ones: each side has its own component, and the means are those of all."""
+    three = [(seed, 0) for seed in range(3)]
+    runs = [encoder("near", *place, random.random(IMAGES) < 0.7) for place in three]
+    untrained = [encoder("untrained", seed, None, random.random(IMAGES) < 0.5) for seed in range(10)]
+    scores = PairedScores.of_members([*runs, *untrained], "linear")
+    found = scores.over_reference("near", "untrained")
+    of_kind, of_reference = (scores.grid([kind]).values[0, :, 0, 0] for kind in ("near", "untrained"))
+    assert found.value == pytest.approx(of_kind.mean() - of_reference.mean())
+    by_factor = {each.factor: each for each in found.components}
+    assert by_factor["seeds"].variance == pytest.approx(of_kind.var(ddof=1) / 3)
+    assert by_factor["seeds of the reference"].variance == pytest.approx(of_reference.var(ddof=1) / 10)
+    assert by_factor["seeds of the reference"].degrees_of_freedom == 9
+    # With as many seeds as the kind, both are paired seed by seed.
+    paired = PairedScores.of_members([*runs, *untrained[:3]], "linear").over_reference("near", "untrained")
+    assert [each.factor for each in paired.components] == ["seeds"]
+    assert paired.components[0].variance == pytest.approx((of_kind - of_reference[:3]).var(ddof=1) / 3)

@@ -39,7 +39,7 @@ def test_right_answers_have_the_accuracy_of_their_run():
     world = World(methods=2, sources=2, unique=(64, 640), images=40_000, gain=10, trend=5, labelled_draws=2, labelled=1, run=3)
     (study,) = studies(world, 1)
     assert study.trained.shape == (2, 2, 2, 3, 2, 40_000)
-    assert study.untrained.shape == (2, 3, 2, 40_000)
+    assert study.untrained.shape == (2, 10, 2, 40_000)
     shares = study.trained.mean(axis=-1)
     error = np.sqrt(0.25 / world.images)
     # Images are shared by all runs, so that their errors are common: all are within three standard errors in 997 of 1,000.
@@ -243,8 +243,9 @@ def test_uncorrected_tables_are_found_out(monkeypatch, few_resamples):
     found = measure(world, 30)
     monkeypatch.setattr("sslshift.study.claims.holm", lambda p_values, weights: np.asarray(p_values))
     wrong = measure(world, 30)
-    for what in ("whole report", "exploratory"):
-        assert found["false claim", what].value < 0.1, what
+    # Exploratory tables are corrected one by one, so that one of them makes a false claim more often.
+    for what, most in (("whole report", 0.1), ("exploratory", 0.2)):
+        assert found["false claim", what].value < most, what
         assert wrong["false claim", what].value >= 0.2, what
 
 

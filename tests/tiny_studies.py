@@ -12,6 +12,7 @@ TINY = (
     "--budget=1290",
     "--batch_size=64",
     "--seeds=2",
+    "--untrained_seeds=2",
     "--labelled=300",
     "--shift_images=200",
     "--checkpoint_every=5",

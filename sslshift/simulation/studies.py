@@ -96,7 +96,7 @@ def results_of(study: SimulatedStudy, opened: Opened) -> Results:
         return FinishedRun(run, Trained(2.0, 1.0, 0, run.unique, 1.0), encoder(right))
 
     untrained = {
-        (*key, seed): encoder(study.untrained[method, seed]) for key, method in methods.items() for seed in range(world.seeds)
+        (*key, seed): encoder(right) for key, method in methods.items() for seed, right in enumerate(study.untrained[method])
     }
     shifts = {name: _measured(study.index_by_encoder[:, number]) for name, number in sources.items()}
     ended = max(1, round(world.finished * len(opened.runs)))

@@ -32,6 +32,7 @@ class World:
       images: test images.
       finished: share of the runs that are finished, in the order in which a study runs them.
       encoders: reference encoders behind the measured shift indices.
+      untrained_seeds: seeds of untrained encoders; at least as many as training seeds.
       untrained: accuracy of untrained encoders and of raw pixels.
       gain: gain over untrained encoders of a source of index 0 at D = 1.
       gain_by_index: change of this gain for each unit of the index.
@@ -58,6 +59,7 @@ class World:
     images: int = 5000
     finished: float = 1.0
     encoders: int = 1
+    untrained_seeds: int = 10
     untrained: float = 70.0
     gain: float = 0.0
     gain_by_index: float = 0.0
@@ -161,7 +163,9 @@ def simulate(world: World, random: np.random.Generator) -> SimulatedStudy:
     scales = random.normal(1, world.encoder, (world.encoders, 1))
     labelled = random.normal(0, world.labelled, world.labelled_draws)
     runs = _run_accuracies(world, trends, random)[..., None] + labelled
-    untrained = world.untrained + random.normal(0, world.run, (world.methods, world.seeds, 1)) + labelled
+    untrained = (
+        world.untrained + random.normal(0, world.run, (world.methods, max(world.seeds, world.untrained_seeds), 1)) + labelled
+    )
     # An image is as difficult for a draw of labelled images as for another, but not for untrained encoders and raw pixels,
     # which are two further sources.
     images = np.sqrt(world.difficulty) * random.standard_normal(world.images, np.float32)

@@ -40,7 +40,7 @@ class SummaryRow:
       unique, diversity, epochs: N, D and E of the readable images, the mean over runs; None for a baseline.
       shift: shift of the source to the first task; None for a baseline.
       scores: metric of finished runs on the test split, by task and evaluation.
-      gains: gain of the linear probe over untrained encoders of the same seeds, by task; empty for a baseline.
+      gains: gain of the linear probe over untrained encoders, by task; empty for a baseline.
       finished, planned: numbers of runs; 0 for a baseline.
     """
 
@@ -265,5 +265,5 @@ class TaskAnalysis:
 
     @functools.cached_property
     def gains(self) -> dict[Kind, Claim | None]:
-        """Gains of the linear probe over the same seeds' untrained encoders."""
+        """Gains of the linear probe over untrained encoders."""
         return {kind: gain for learner in self.learners.values() for kind, gain in learner.gains.items()}

@@ -69,6 +69,9 @@ class Study:
     seeds: int = _field(
         3, "Training seeds of each kind of run. A seed decides the order of samples, the initial weights and the views."
     )
+    untrained_seeds: int = _field(
+        10, "Seeds of untrained encoders, the baseline of gains; they are only evaluated. At least as many as --seeds."
+    )
     draws: int = _field(
         0, "Draws of each subset, each trained with every seed, to estimate both variances; 0: one draw for each seed."
     )
@@ -152,7 +155,7 @@ class Study:
     out: str = _field("results", "Folder for runs, the results table and the report; the same command continues there.")
 
     def __post_init__(self):
-        for name in ("budget", "batch_size", "seeds", "checkpoint_every", "reference_seeds"):
+        for name in ("budget", "batch_size", "seeds", "checkpoint_every", "reference_seeds", "untrained_seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
         for name in (

@@ -65,6 +65,7 @@ class Design:
       budget: C, in whole batches.
       batch_size: number of images in a training step, over all devices.
       seeds: number of training seeds.
+      untrained_seeds: number of seeds of untrained encoders, at least that of training seeds.
       draws: number of draws of each subset; 0: each seed draws its own.
       image_size: side of all images; 0: the side of the downstream images.
       online_every: steps between reports of the online probe; 0: no reports.
@@ -88,6 +89,7 @@ class Design:
     budget: Budget
     batch_size: int
     seeds: int
+    untrained_seeds: int
     draws: int
     image_size: int
     online_every: int
@@ -138,6 +140,7 @@ def parse_study(study: Study) -> Design:
         budget=Budget(study.budget).whole_batches(study.batch_size),
         batch_size=study.batch_size,
         seeds=study.seeds,
+        untrained_seeds=max(study.seeds, study.untrained_seeds),
         draws=study.draws,
         image_size=study.image_size,
         online_every=study.online_every,

@@ -157,7 +157,9 @@ class LearnerAnalysis:
 
     def _differences(self, family: str, pairs: Mapping[Hashable, tuple[Kind, Kind]], *, kinds: int | None = None):
         linear = self.task.linear
-        contrasts = {subject: (linear.contrast({a: 1.0, b: -1.0}), (a, b)) for subject, (a, b) in pairs.items()}
+        # Untrained encoders may have more seeds than runs, since they need no training.
+        made = linear.over_reference if family == GAIN else linear.paired_contrast
+        contrasts = {subject: (made(a, b), (a, b)) for subject, (a, b) in pairs.items()}
         return self._table(family, contrasts, kinds=kinds, one_reference=family in (GAIN, REFERENCE))
 
     def _table(
@@ -200,7 +202,7 @@ class LearnerAnalysis:
 
     @functools.cached_property
     def gains(self) -> dict[Kind, Claim | None]:
-        """Gains of each kind over the same seeds' untrained encoders."""
+        """Gains of each kind over untrained encoders."""
         return {kind: self._claim(GAIN, kind) for kind in self.kinds}
 
     @functools.cached_property
@@ -312,7 +314,8 @@ class LearnerAnalysis:
         """Sizes and variances of the gains over the untrained encoder, as measured; None without two seeds."""
         linear = self.task.linear
         untrained = Kind(self.learner, UNTRAINED, None)
-        found = [linear.contrast({kind: 1.0, untrained: -1.0}) for kind in self.kinds]
+        found = [linear.over_reference(kind, untrained) for kind in self.kinds]
+        reference = len(linear.scores.get(untrained, ()))
         known = [each for each in found if each is not None and each.seeds > 1]
         if not known:
             return None
@@ -326,6 +329,7 @@ class LearnerAnalysis:
             float(np.mean(of_images)),
             len(known),
             self.analysis.comparisons,
+            reference,
         )
 
     @functools.cached_property

@@ -13,7 +13,7 @@ import errno
 import functools
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,6 +33,7 @@ from sslshift.study.evaluate import (
     untrained_record,
 )
 from sslshift.study.leaks import read_leaks, search_leaks
+from sslshift.study.learners import Learner
 from sslshift.study.ledger import Ledger, LedgerError, baseline_rows, read_ledger, require_budget, run_rows
 from sslshift.study.opened import Opened, Run
 from sslshift.study.progress import Progress
@@ -102,9 +103,18 @@ def run_study(opened: Opened, progress: Progress) -> Results:
             following.start(functools.partial(ended.add, run, number, started, outcome))
             # The next run needs the memory.
             del outcome
+    for learner, seed in _further_untrained(opened, ended.untrained):
+        ended.untrained_of(learner, seed)
     failed = tuple(ended.failed)
     deviations = plan_deviations(opened)
     return Results(opened, tuple(ended.finished), ended.untrained, pixels, task_shifts, leaks, failed, deviations=deviations)
+
+
+def _further_untrained(opened: Opened, known: Collection[tuple[str, str, int]]) -> list[tuple[Learner, int]]:
+    """Returns the untrained encoders of further seeds, of the learners that have a run; they make gains more precise."""
+    learners = {key[:2] for key in known}
+    seeds = range(opened.design.seeds, opened.design.untrained_seeds)
+    return [(learner, seed) for learner in opened.learners if learner.key in learners for seed in seeds]
 
 
 class _Following:
@@ -198,7 +208,7 @@ class _EndedRuns:
         count = len(opened.runs)
         seconds = None
         with _failing(opened, run, self._progress) as failures:
-            untrained = self._untrained_of(run)
+            untrained = self.untrained_of(opened.learner(run), run.seed)
             with self._progress.evaluating(f"{number}/{count} {describe_run(opened, run)}") as work:
                 trained = Trained(**outcome())
                 with self._progress.clock.part(EVALUATING):
@@ -214,14 +224,13 @@ class _EndedRuns:
         if not failures:
             self._progress.say_scores(describe_run(opened, run), evaluated.scores[opened.task.name])
 
-    def _untrained_of(self, run: Run) -> EvaluatedEncoder:
+    def untrained_of(self, learner: Learner, seed: int) -> EvaluatedEncoder:
         """Returns the scores of the encoder that a run starts from; adds their rows to the table."""
-        learner = self._opened.learner(run)
-        key = (*learner.key, run.seed)
+        key = (*learner.key, seed)
         if key not in self.untrained:
             with self._progress.clock.part("baselines"):
-                self.untrained[key] = evaluate_untrained(self._opened, self._store, learner, run.seed, self._progress)
-            start = untrained_record(learner, run.seed)
+                self.untrained[key] = evaluate_untrained(self._opened, self._store, learner, seed, self._progress)
+            start = untrained_record(learner, seed)
             self._ledger.add(baseline_rows(self._opened, self.untrained[key], UNTRAINED, start))
         return self.untrained[key]
 
@@ -255,6 +264,9 @@ def read_results(opened: Opened) -> Results:
                 failed.append((run, reason))
             else:
                 missing.append(run)
+    for learner, seed in _further_untrained(opened, untrained):
+        with contextlib.suppress(NotStoredError):
+            untrained[*learner.key, seed] = evaluate_untrained(opened, store, learner, seed, silent)
     if not finished:
         raise NotStoredError(f"No run of this study is finished in {out}; the same command without --report_only runs them.")
     pixels = evaluate_pixels(opened, store, silent)

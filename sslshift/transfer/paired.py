@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sslshift.transfer.inference import (
+    REFERENCE_SEEDS,
     ROUNDING,
+    SEEDS,
     Bootstrapped,
     Contrast,
     Estimate,
@@ -20,6 +22,7 @@ from sslshift.transfer.inference import (
     estimate_mean,
     find_outliers,
     robust_means,
+    variance_components,
     widened_score,
 )
 from sslshift.transfer.metrics import METRICS
@@ -165,9 +168,36 @@ class PairedScores:
             return found
         return found._replace(effective=self.effective, scale=float(weights[weights > 0].sum()))
 
+    def paired_contrast(self, a: Hashable, b: Hashable) -> Contrast | None:
+        """Returns the contrast a - b, see `contrast`."""
+        return self.contrast({a: 1.0, b: -1.0})
+
+    def over_reference(self, kind: Hashable, reference: Hashable) -> Contrast | None:
+        """Returns the mean of a kind minus that of a reference that may have more seeds, on the same images.
+
+        With as many seeds as the kind, the reference is paired with it seed by seed. With more, the seeds of each side
+        contribute on their own, and the more precise mean of the reference makes the difference more precise.
+
+        Returns:
+          None if they share no seed.
+        """
+        paired = self.paired_contrast(kind, reference)
+        sides = [Bootstrapped(grid.values[0], grid.replicates[:, 0]) for grid in map(self.grid, ([kind], [reference])) if grid]
+        if paired is None or len(sides[0].values) >= len(sides[1].values):
+            return paired
+        of_kind = [each for each in variance_components(sides[:1]) if each.factor == SEEDS]
+        of_reference = [each for each in variance_components(sides[1:]) if each.factor == SEEDS]
+        others = [each for each in paired.components if each.factor != SEEDS]
+        means = [side.replicates.mean(axis=(1, 2, 3)) for side in sides]
+        return paired._replace(
+            value=float(sides[0].values.mean() - sides[1].values.mean()),
+            replicates=means[0] - means[1],
+            components=(*of_kind, *(each._replace(factor=REFERENCE_SEEDS) for each in of_reference), *others),
+        )
+
     def difference(self, a: Hashable, b: Hashable) -> Estimate | None:
         """Returns a - b, seed by seed and draw by draw on the same images; None if they share no seed."""
-        found = self.contrast({a: 1.0, b: -1.0})
+        found = self.paired_contrast(a, b)
         return found and found.estimate()
 
     def bad_runs(self, kinds: Sequence[Hashable]) -> list[BadRun]:

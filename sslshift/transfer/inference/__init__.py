@@ -28,7 +28,9 @@ hardly move, `scores` the intervals and comparisons of metrics, `trends` the slo
 from sslshift.transfer.inference.contrasts import POWER, Contrast, PlannedTable, moderated, pooled_with, shrunken
 from sslshift.transfer.inference.estimation import (
     FACTORS,
+    REFERENCE_SEEDS,
     ROUNDING,
+    SEEDS,
     Bootstrapped,
     CrossedDeviations,
     Estimate,
@@ -59,7 +61,9 @@ __all__ = [
     "FACTORS",
     "FEWEST_SOURCES",
     "POWER",
+    "REFERENCE_SEEDS",
     "ROUNDING",
+    "SEEDS",
     "Bootstrapped",
     "Comparison",
     "Contrast",

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import optimize, special
 
 from sslshift.transfer.inference.estimation import (
+    REFERENCE_SEEDS,
     ROUNDING,
     SEEDS,
     Bootstrapped,
@@ -132,8 +133,9 @@ def moderated(
       scales: number by which the variance of each contrast is multiplied before pooling, such as the sum of squares of a
         trend's positions; None: all are on one scale.
       kinds: number of kinds of runs in the table, for the degrees of freedom of its residuals; None: one for each contrast.
-      one_reference: whether all contrasts are differences from the same runs. Their variance then has a part that is the same
-        in all of them, about which more contrasts say nothing, so that pooling at most triples the degrees of freedom.
+      one_reference: whether all contrasts are differences from the same runs. If they are paired with these seed by seed, their
+        variance has a part that is the same in all of them, about which more contrasts say nothing, so that pooling at most
+        triples the degrees of freedom.
     """
     scales = [1.0] * len(contrasts) if scales is None else scales
     known = [i for i, each in enumerate(contrasts) if each is not None and each.seeds > 1]
@@ -143,7 +145,8 @@ def moderated(
     # The variance of a single seed, not of the mean over seeds: contrasts of an unfinished study differ in their seeds.
     variances = np.array([contrasts[i].of_seeds.variance * contrasts[i].seeds * scales[i] for i in known])
     most = freedom.mean() * (len(known) if kinds is None else kinds) / 2
-    if one_reference:
+    paired = not any(each.factor == REFERENCE_SEEDS for each in contrasts[known[0]].components)
+    if one_reference and paired:
         most = min(most, 2 * freedom.mean())
     prior, prior_freedom = _prior(variances, freedom, most)
     pooled = (prior_freedom * prior + freedom * variances) / (prior_freedom + freedom)
@@ -242,10 +245,13 @@ class PlannedTable(NamedTuple):
     Attributes:
       seeds: number of seeds of each kind.
       images: number of test images.
-      seed_deviation: standard deviation between seeds of the difference of two runs of one seed, as a share.
+      seed_deviation: standard deviation between seeds, as a share: of the difference of two runs of one seed, or of a run if
+        the reference has more seeds.
       disagreement: share of the test images on which exactly one of two mean encoders is right.
       kinds: number of kinds whose variances are pooled.
       comparisons: number of comparisons that the correction counts.
+      reference_seeds: number of seeds of the reference if it has more than the kinds; otherwise 0, and it is paired with them
+        seed by seed.
     """
 
     seeds: int
@@ -254,6 +260,7 @@ class PlannedTable(NamedTuple):
     disagreement: float
     kinds: int
     comparisons: int
+    reference_seeds: int = 0
 
     def smallest_shown(self, *, power: float = POWER, level: float = 0.95) -> float:
         """Returns the smallest true difference that a study with this table shows with this probability.
@@ -275,10 +282,14 @@ class PlannedTable(NamedTuple):
         of_seeds = self.seed_deviation**2 / self.seeds
         of_images = self.disagreement / self.images
         # See `moderated` with one reference.
-        freedom = (self.seeds - 1) * (1 + min(self.kinds / 2, 2))
-        both = of_seeds + of_images
-        satterthwaite = both**2 / (of_seeds**2 / freedom + of_images**2 / max(1, self.images - 1))
-        candidates = ((both, satterthwaite), (of_seeds, freedom))
+        unpaired = self.reference_seeds > self.seeds
+        freedom = (self.seeds - 1) * (1 + (self.kinds / 2 if unpaired else min(self.kinds / 2, 2)))
+        parts = [(of_images, max(1, self.images - 1)), (of_seeds, freedom)]
+        if unpaired:
+            parts.append((self.seed_deviation**2 / self.reference_seeds, self.reference_seeds - 1))
+        total = sum(variance for variance, _ in parts)
+        satterthwaite = total**2 / sum(variance**2 / degrees for variance, degrees in parts)
+        candidates = ((total, satterthwaite), *parts[1:])
         significance = (1 - level) / self.comparisons
         return max(_smallest_shown(variance, degrees, significance, power) for variance, degrees in candidates)
 

@@ -37,6 +37,8 @@ class Estimate(NamedTuple):
 
 
 SEEDS = "seeds"
+# Seeds of a reference that has more of them than what is compared with it.
+REFERENCE_SEEDS = "seeds of the reference"
 # Random factors of a study's numbers, in the order of the axes of `Bootstrapped.values`.
 FACTORS = (SEEDS, "draws", "labelled draws")
 
