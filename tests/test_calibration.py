@@ -105,6 +105,7 @@ def test_a_study_is_calibrated_and_says_so_in_a_table(tmp_path, monkeypatch):
         batch_size=64,
         seeds=1,
         labelled=100,
+        untrained_seeds=1,
         shift_images=100,
         head="32,16",
         out=str(tmp_path),

@@ -50,6 +50,7 @@ def small(narrow, tmp_path):
             evaluations="linear",
             head="16,8",
             labelled=100,
+            untrained_seeds=1,
             shift_images=min(study.shift_images, 100),
             out=str(tmp_path / "out"),
         )

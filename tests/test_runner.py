@@ -34,6 +34,7 @@ TINY = Study(
     downstream_test="bundled:mnist/test",
     evaluations="linear",
     labelled=60,
+    untrained_seeds=1,
     budget=64,
     batch_size=32,
     seeds=1,

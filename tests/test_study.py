@@ -233,6 +233,7 @@ def test_methods_are_compared_in_one_table(tmp_path, monkeypatch):
         downstream="bundled:mnist",
         downstream_test="bundled:mnist/test",
         labelled=100,
+        untrained_seeds=1,
         evaluations="linear",
         budget=64,
         batch_size=32,

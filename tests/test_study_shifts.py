@@ -46,6 +46,7 @@ def study(tmp_path_factory):
         budget=640,
         batch_size=64,
         labelled=200,
+        untrained_seeds=1,
         head="32,16",
         shift_images=150,
         shift_encoder=str(folder / "well_known.safetensors"),
