@@ -48,12 +48,12 @@ from sslshift.study import Study, run_experiment
 from .large import IMAGENET, LARGE
 from .methods import OWN
 from .quickstart import GPU as QUICKSTART_GPU
-from .quickstart import QUICKSTART
+from .quickstart import SMALL
 
 SEVEN = "simclr,moco_v3,byol,barlow_twins,vicreg,dino,mae"
 
 IN_DISTRIBUTION = dataclasses.replace(
-    QUICKSTART,
+    SMALL,
     sources="bundled:fashion_mnist@16,512,16000",
     budget=20_480,
     seeds=3,

@@ -14,7 +14,7 @@ import dataclasses
 
 from sslshift.study import run, run_experiment
 
-from .quickstart import QUICKSTART
+from .quickstart import SMALL
 
 # Settings that differ from those of SimCLR. Widths are chosen for the small encoder. The other values had the best accuracy of
 # the linear probe on validation images, among the values that experiments/README.md lists.
@@ -29,7 +29,7 @@ OWN = (
 )
 
 METHODS = dataclasses.replace(
-    QUICKSTART,
+    SMALL,
     sources="bundled:fashion_mnist@20000",
     budget=102_400,
     seeds=3,

@@ -36,7 +36,7 @@ from sslshift.study import run_experiment
 
 from .large import FOOD, FOOD_TEST, LARGE, YFCC
 from .quickstart import GPU as QUICKSTART_GPU
-from .quickstart import QUICKSTART
+from .quickstart import SMALL
 
 
 def orders(near: str, external: str, images: str, few: int, many: int) -> tuple[str, ...]:
@@ -54,13 +54,14 @@ CLOTHES = "bundled:fashion_mnist?cost_per_image=1"
 DIGITS = "bundled:mnist?cost_per_image=0.1"
 
 NEAR_THEN_EXTERNAL = dataclasses.replace(
-    QUICKSTART,
+    SMALL,
     # Equal costs: 400 near and 4,000 external images. Equal numbers: 2,000 of each.
     sources=f"{CLOTHES}@400,2000; {DIGITS}@2000,4000",
     mixture=(*orders(CLOTHES, DIGITS, "equal_n", 1000, 1000), *orders(CLOTHES, DIGITS, "equal_cost", 200, 2000)),
     downstream=CLOTHES,
     budget=40_960,
     seeds=4,
+    primary="mixture",
     out="results/near_then_external",
 )
 
@@ -69,6 +70,7 @@ GPU = dataclasses.replace(
     sources=f"{CLOTHES}@20,400,2000,20000; {DIGITS}@2000,4000",
     mixture=NEAR_THEN_EXTERNAL.mixture,
     downstream=CLOTHES,
+    primary="mixture",
     out="results/near_then_external_gpu",
 )
 
@@ -83,6 +85,7 @@ FULL = dataclasses.replace(
     downstream=DISHES,
     downstream_test=FOOD_TEST,
     budget=32_000_000,
+    primary="mixture",
     out="results/near_then_external_full",
 )
 

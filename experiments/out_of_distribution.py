@@ -45,10 +45,10 @@ import dataclasses
 from sslshift.study import run_experiment
 
 from .large import IMAGENET, LARGE, YFCC
-from .quickstart import QUICKSTART
+from .quickstart import SMALL
 
 OUT_OF_DISTRIBUTION = dataclasses.replace(
-    QUICKSTART,
+    SMALL,
     sources=(
         "bundled:fashion_mnist@16,256,4000; bundled:mnist@16,256,4000; synthetic:dead_leaves?size=4000@16,256,4000; "
         "synthetic:noise?size=4000@16,256,4000"
@@ -56,6 +56,7 @@ OUT_OF_DISTRIBUTION = dataclasses.replace(
     task=("digits = bundled:mnist; test=bundled:mnist/test",),
     budget=40_960,
     seeds=3,
+    primary="shift",
     out="results/out_of_distribution",
 )
 
@@ -71,6 +72,7 @@ FULL = dataclasses.replace(
         "test=arrayrecord:/data/flowers/test",
     ),
     method="simclr,moco_v3",
+    primary="shift",
     out="results/out_of_distribution_full",
 )
 

@@ -20,11 +20,9 @@ import dataclasses
 
 from sslshift.study import Study, run, run_experiment
 
-QUICKSTART = Study(
-    sources=(
-        "bundled:fashion_mnist@4,64,1024,20000; bundled:mnist@4,4000; synthetic:dead_leaves?size=4000@4,4000; "
-        "synthetic:noise?size=4000@4000"
-    ),
+# Settings that other experiments share; they have sources of their own.
+SMALL = Study(
+    sources="bundled:fashion_mnist",
     downstream="bundled:fashion_mnist",
     downstream_test="bundled:fashion_mnist/test",
     budget=40_960,
@@ -37,13 +35,44 @@ QUICKSTART = Study(
     min_crop_scale=0.2,
     jitter=0.8,
     blur=0.3,
+)
+
+CLOTHES = "bundled:fashion_mnist"
+DIGITS = "bundled:mnist"
+LEAVES = "synthetic:dead_leaves?size=4000"
+NOISE = "synthetic:noise?size=4000"
+
+
+def blend(name: str, first: str, second: str, share: float) -> tuple[str, str]:
+    """Returns a blend of two sources with 4 and with 4,000 unique images, which has its share of each."""
+    # The index of a blend is known: it lies between those of its parts, in proportion to the shares.
+    return tuple(
+        f"{name} = first:{first}@{round(share * unique)}*{share:g} + second:{second}@{round((1 - share) * unique)}*{1 - share:g}"
+        for unique in (4, 4000)
+    )
+
+
+# The change of a trend with the shift needs many sources that are spread over the index, and two numbers of images for each:
+# a further number of images, or a fourth seed, would tell less about it.
+QUICKSTART = dataclasses.replace(
+    SMALL,
+    sources=f"{CLOTHES}@4,20000; {DIGITS}@4,4000; {LEAVES}@4,4000; {NOISE}@4,4000",
+    mixture=(
+        *blend("clothes_and_few_digits", CLOTHES, DIGITS, 0.75),
+        *blend("clothes_and_digits", CLOTHES, DIGITS, 0.5),
+        *blend("clothes_and_leaves", CLOTHES, LEAVES, 0.5),
+        *blend("clothes_and_noise", CLOTHES, NOISE, 0.5),
+        *blend("leaves_and_noise", LEAVES, NOISE, 0.5),
+    ),
+    primary="shift",
+    seeds=3,
     out="results/quickstart",
 )
 
 # Heads and temperatures are those of the recipes, but not the optimiser: their LARS with a warm-up of a hundredth is made for a
 # budget that is a hundred times as large. AdamW with a warm-up of a tenth is as above, at the usual rate for a ResNet.
 GPU = dataclasses.replace(
-    QUICKSTART,
+    SMALL,
     sources=("bundled:fashion_mnist@20,200,2000,20000; bundled:mnist@4,4000; synthetic:dead_leaves?size=4000@4,4000"),
     budget=512_000,
     batch_size=512,

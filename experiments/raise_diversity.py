@@ -44,10 +44,10 @@ from sslshift.study import run_experiment
 
 from .large import IMAGENET, LARGE
 from .quickstart import GPU as QUICKSTART_GPU
-from .quickstart import QUICKSTART
+from .quickstart import SMALL
 
 RAISE_DIVERSITY = dataclasses.replace(
-    QUICKSTART,
+    SMALL,
     sources="bundled:fashion_mnist@1000,4000",
     mixture=(
         "base_and_crawled = base:bundled:fashion_mnist@1000*25% + crawled:bundled:mnist@3000*75%",
@@ -55,6 +55,7 @@ RAISE_DIVERSITY = dataclasses.replace(
     ),
     budget=40_960,
     seeds=4,
+    primary="mixture",
     out="results/raise_diversity",
 )
 
@@ -63,6 +64,7 @@ GPU = dataclasses.replace(
     sources="bundled:fashion_mnist@20,1000,4000,20000",
     mixture=RAISE_DIVERSITY.mixture,
     seeds=3,
+    primary="mixture",
     out="results/raise_diversity_gpu",
 )
 
@@ -76,6 +78,7 @@ FULL = dataclasses.replace(
         f"base_and_crawled = base:{IMAGENET}@640000*50% + crawled:{CRAWLED}@640000*50%",
         f"base_and_generated = base:{IMAGENET}@640000*50% + generated:{GENERATED}@640000*50%",
     ),
+    primary="mixture",
     out="results/raise_diversity_full",
 )
 

@@ -28,7 +28,7 @@ from sslshift.study import run_experiment
 from sslshift.study.calibration import run_calibration
 
 from .large import FOOD, FOOD_TEST, IMAGENET, LARGE, YFCC
-from .quickstart import QUICKSTART
+from .quickstart import SMALL
 
 
 def halves(sources: dict[str, str], images: int) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ SMALL_SOURCES = {
 }
 
 CALIBRATION = dataclasses.replace(
-    QUICKSTART,
+    SMALL,
     sources=alone(SMALL_SOURCES, 2000),
     mixture=halves(SMALL_SOURCES, 2000),
     seeds=3,

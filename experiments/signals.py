@@ -22,10 +22,10 @@ import dataclasses
 
 from sslshift.study import Study, run_experiment
 
-from .quickstart import QUICKSTART
+from .quickstart import SMALL
 
 SIGNALS = dataclasses.replace(
-    QUICKSTART,
+    SMALL,
     sources=(
         "synthetic:events?size=20000@16,256,20000; synthetic:hum?size=20000@16,256,20000; bundled:fashion_mnist@16,256,20000; "
         "synthetic:noise?size=20000@20000"

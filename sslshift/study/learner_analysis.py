@@ -160,7 +160,7 @@ class LearnerAnalysis:
         # Untrained encoders may have more seeds than runs, since they need no training.
         made = linear.over_reference if family == GAIN else linear.paired_contrast
         contrasts = {subject: (made(a, b), (a, b)) for subject, (a, b) in pairs.items()}
-        return self._table(family, contrasts, kinds=kinds, one_reference=family in (GAIN, REFERENCE))
+        return self._table(family, contrasts, kinds=kinds, one_reference=family in (GAIN, REFERENCE, PIXELS))
 
     def _table(
         self,

@@ -133,9 +133,9 @@ def moderated(
       scales: number by which the variance of each contrast is multiplied before pooling, such as the sum of squares of a
         trend's positions; None: all are on one scale.
       kinds: number of kinds of runs in the table, for the degrees of freedom of its residuals; None: one for each contrast.
-      one_reference: whether all contrasts are differences from the same runs. If they are paired with these seed by seed, their
-        variance has a part that is the same in all of them, about which more contrasts say nothing, so that pooling at most
-        triples the degrees of freedom.
+      one_reference: whether all contrasts are differences from one kind or from a fixed number. If runs of the same seed vary
+        together, or are paired with the same run, their variances have a part that is the same in all of them, about which
+        more contrasts say nothing, so that pooling at most triples the degrees of freedom.
     """
     scales = [1.0] * len(contrasts) if scales is None else scales
     known = [i for i, each in enumerate(contrasts) if each is not None and each.seeds > 1]
