@@ -46,10 +46,12 @@ NOISE = "synthetic:noise?size=4000"
 def blend(name: str, first: str, second: str, share: float) -> tuple[str, str]:
     """Returns a blend of two sources with 4 and with 4,000 unique images, which has its share of each."""
     # The index of a blend is known: it lies between those of its parts, in proportion to the shares.
-    return tuple(
-        f"{name} = first:{first}@{round(share * unique)}*{share:g} + second:{second}@{round((1 - share) * unique)}*{1 - share:g}"
+    parts = ((first, share), (second, 1 - share))
+    few, many = (
+        " + ".join(f"part{number}:{uri}@{round(part * unique)}*{part:g}" for number, (uri, part) in enumerate(parts, 1))
         for unique in (4, 4000)
     )
+    return f"{name} = {few}", f"{name} = {many}"
 
 
 # The change of a trend with the shift needs many sources that are spread over the index, and two numbers of images for each:

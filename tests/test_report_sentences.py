@@ -41,7 +41,8 @@ def test_the_answer_is_three_sentences_the_primary_one_first(analysis):
     score = r", 81\.\d%, or 81\.\d% \(\d\d\.\d% to \d\d\.\d%\) corrected for this choice, a gain of \+\d+\.\d ± "
     assert re.search(score, use)
     assert f"; in exploratory comparisons, {NEAR} is better than " in use
-    assert re.search(r"one unit of the shift index\), this effect changes by -\d\.\d\d points \(", change)
+    about = r"one unit of the shift index, over 4 reference encoders\), the effect of a factor of ten in diversity changes by"
+    assert re.search(about + r" -\d\.\d\d points \(", change)
     # Three sources are too few for a verdict on others.
     assert "for any sources the interval is " in change
     assert "(no verdict: that takes at least 5 sources)" in change

@@ -188,7 +188,6 @@ class Distance(NamedTuple):
       least: smallest number of images of each side.
       caveat: text for readers of the values.
       beside: whether tables show the distance beside the index by default.
-      of_covariances: whether it compares covariances, which need more images than features.
       bind: function that takes a PRNG key and a pool of feature arrays, and returns a function of two sets of features. The key
         fixes random draws and the pool fixes ranges, so that values for different pairs of sets can be compared.
       squared: like `bind`, for the squared distance that an index is formed from; its chance parts of either side add up. None:
@@ -204,7 +203,6 @@ class Distance(NamedTuple):
     caveat: str
     bind: Callable[[jax.Array, Sequence[np.ndarray]], Function]
     beside: bool = True
-    of_covariances: bool = False
     squared: Callable[[jax.Array, Sequence[np.ndarray]], Function] | None = None
     unbiased: bool = False
     no_index: str = ""

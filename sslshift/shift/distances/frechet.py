@@ -213,7 +213,6 @@ FRECHET = Distance(
     2,
     "too large by a part that falls with 1 / n, and at n below the number of features by more; squared",
     lambda key, pool: frechet_distance,
-    of_covariances=True,
     no_index=_NO_INDEX,
 )
 
@@ -225,6 +224,5 @@ FRECHET_EXTRAPOLATED = Distance(
     lambda key, pool: functools.partial(frechet_extrapolated, key=key),
     # A reader of two Frechet distances would not know which one to compare.
     beside=False,
-    of_covariances=True,
     no_index=_NO_INDEX,
 )

@@ -225,18 +225,7 @@ def _task_notes(analysis: Analysis) -> list[str]:
 
 def _shifts(analysis: Analysis) -> list[str]:
     shifts = analysis.results.shifts
-    found = [f"{name}: no shift index. {shift.why}" for name, shift in shifts.items() if shift.why]
-    # Only distances between covariances need more images than features.
-    of_covariances = DISTANCES[analysis.opened.design.shift.distance].of_covariances
-    few: dict[tuple[int, int], list[str]] = {}
-    for name, shift in shifts.items():
-        if of_covariances and shift.index.sample_size < 2 * shift.dimensions:
-            few.setdefault((shift.index.sample_size, shift.dimensions), []).append(name)
-    return found + [
-        f"The shift index of {', '.join(names)} uses {size} images on each side for {dimensions} features, too few for a "
-        "stable value; do not compare it with an index of another number of images."
-        for (size, dimensions), names in sorted(few.items())
-    ]
+    return [f"{name}: no shift index. {shift.why}" for name, shift in shifts.items() if shift.why]
 
 
 def _read_images(analysis: Analysis) -> list[str]:

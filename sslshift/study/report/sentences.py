@@ -25,6 +25,7 @@ from sslshift.study.claims import (
     unshown_text,
 )
 from sslshift.study.learner_analysis import Kind, LearnerAnalysis, SourceTrend
+from sslshift.study.shifts import seen_by
 from sslshift.transfer.inference import FEWEST_SOURCES
 from sslshift.transfer.metrics import METRICS
 
@@ -248,7 +249,7 @@ def _trend_words(learner: LearnerAnalysis, near: SourceTrend) -> str:
 def _diversity_with_shift(learner: LearnerAnalysis) -> Sentence:
     change = learner.change
     if isinstance(change, str):
-        text = f"The change of this effect with the shift cannot be estimated: {change[0].lower()}{change[1:]}"
+        text = f"The change of the effect of diversity with the shift cannot be estimated: {change[0].lower()}{change[1:]}"
         return Sentence(text, "")
     intervals = [learner.change_of_these, learner.change_of_any]
     tested, other = intervals[:: -1 if learner.change_is_of_any else 1]
@@ -257,8 +258,10 @@ def _diversity_with_shift(learner: LearnerAnalysis) -> Sentence:
     second = f"; {about} the interval is {interval_text(other.low, other.high)}"
     if not learner.change_is_of_any:
         second += f" (no verdict: that takes at least {FEWEST_SOURCES} sources)"
+    seen = seen_by(learner.analysis.opened.design.shift)
     return Sentence(
-        "From data like that of the task to noise (one unit of the shift index), this effect changes by "
+        f"From data like that of the task to noise (one unit of the shift index, {seen}), the effect of a factor of ten in "
+        "diversity changes by "
         f"{points(change.value)} points ({interval_text(tested.low, tested.high)}){which}: {_change_words(learner, change)}"
         f"{second}.",
         change.verdict,
