@@ -19,8 +19,8 @@ from sslshift.study.analysis import Analysis
 from sslshift.study.claims import PRIMARY
 from sslshift.study.evaluate import has_silent_branches
 from sslshift.study.opened import Opened, Run, range_notes
-from sslshift.study.report.sentences import answer, caption, findings
-from sslshift.study.report.tables import all_tables
+from sslshift.study.report.sentences import answer, findings
+from sslshift.study.report.tables import all_tables, caption
 from sslshift.study.shifts import name_of_features
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.tasks import Task

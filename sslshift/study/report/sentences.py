@@ -1,7 +1,6 @@
 """Sentences of a study's report; they claim only what the intervals support.
 
-`answer` has the sentences at the top of the report, `findings` the other claims, and `caption` the line under
-the title.
+`answer` has the sentences at the top of the report, and `findings` the other claims.
 """
 
 import math
@@ -381,21 +380,3 @@ def _leaks(analysis: Analysis) -> list[str]:
         for uri, leaks in analysis.results.leaks.items()
         if leaks.count
     ]
-
-
-def caption(analysis: Analysis) -> str:
-    """Returns one sentence on the study and on the meaning of its intervals."""
-    opened = analysis.opened
-    named = ", ".join(" on ".join(learner.key) for learner in opened.learners)
-    return (
-        f"Test {METRICS[opened.task.metric].text} on {opened.task.name} after pretraining on each source with one budget of "
-        f"C = {opened.design.budget.samples:,} samples ({named}); {_counted(opened.design.seeds, opened.design.draws)}"
-    )
-
-
-def _counted(seeds: int, draws: int) -> str:
-    subsets = f"{draws} draws of each subset" if draws > 1 else "one draw of each subset" if draws else ""
-    if seeds > 1:
-        return f"mean and 95% interval over {', '.join(filter(None, [f'{seeds} seeds', subsets]))} and the test images."
-    over = f"{subsets} and the test images" if draws > 1 else "the test images alone"
-    return f"one seed: the intervals are over {over} and do not include the variation between seeds."

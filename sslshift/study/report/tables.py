@@ -264,3 +264,21 @@ def _learner_table(
     if len(analysis.opened.learners) == 1:
         return Table(name, title, head, [line[1:] for line in lines], note, words)
     return Table(name, title, ["method", *head], lines, note, words + 1)
+
+
+def caption(analysis: Analysis) -> str:
+    """Returns one sentence on the study and on the meaning of its intervals."""
+    opened = analysis.opened
+    named = ", ".join(" on ".join(learner.key) for learner in opened.learners)
+    return (
+        f"Test {METRICS[opened.task.metric].text} on {opened.task.name} after pretraining on each source with one budget of "
+        f"C = {opened.design.budget.samples:,} samples ({named}); {_counted(opened.design.seeds, opened.design.draws)}"
+    )
+
+
+def _counted(seeds: int, draws: int) -> str:
+    subsets = f"{draws} draws of each subset" if draws > 1 else "one draw of each subset" if draws else ""
+    if seeds > 1:
+        return f"mean and 95% interval over {', '.join(filter(None, [f'{seeds} seeds', subsets]))} and the test images."
+    over = f"{subsets} and the test images" if draws > 1 else "the test images alone"
+    return f"one seed: the intervals are over {over} and do not include the variation between seeds."

@@ -18,8 +18,8 @@ from sslshift.study.cost import timing_table
 from sslshift.study.evaluate import PIXELS, UNTRAINED
 from sslshift.study.ledger import CSV
 from sslshift.study.report.page import page
-from sslshift.study.report.sentences import answer, caption, findings
-from sslshift.study.report.tables import all_tables, main_table, task_table
+from sslshift.study.report.sentences import answer, findings
+from sslshift.study.report.tables import all_tables, caption, main_table, task_table
 from sslshift.study.results import Results
 from sslshift.transfer.scores import EvaluatedEncoder
 
