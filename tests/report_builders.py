@@ -35,23 +35,26 @@ LEARNER = ("simclr", "patch_mlp")
 class Planned(EvaluatedEncoder):
     """An encoder whose predictions are made up."""
 
-    found: Predictions | None = None
+    found: dict[str, Predictions] | None = None
 
     def predicted(self, task):
-        return self.found
+        return self.found[task]
 
 
 def planned(opened, accuracy, seed):
-    """Right on about this share of the test images, on much the same ones whatever the seed."""
-    task = opened.task
-    labels = task.test.source.labels[task.test.indices]
-    ease = (np.random.default_rng(0).permutation(len(labels)) + 0.5) / len(labels)
-    ease += np.random.default_rng([seed, int(accuracy * 1e6)]).normal(0, 0.02, len(labels))
-    predictions = {name: np.where(ease < accuracy, labels, (labels + 1) % 10) for name in ("knn", "linear")}
-    values = {name: float(np.mean(each == labels)) for name, each in predictions.items()}
-    evaluations = {name: EvaluationScore(value, value, value, value, {}) for name, value in values.items()}
-    scores = TaskScores("accuracy", len(labels), 5.0, evaluations, ())
-    return Planned({task.name: scores}, {}, Predictions("accuracy", labels, task.test.indices, predictions))
+    """Right on about this share of every task's test images, on much the same ones whatever the seed."""
+    scores = {}
+    found = {}
+    for task in opened.tasks:
+        labels = task.test.source.labels[task.test.indices]
+        ease = (np.random.default_rng(0).permutation(len(labels)) + 0.5) / len(labels)
+        ease += np.random.default_rng([seed, int(accuracy * 1e6)]).normal(0, 0.02, len(labels))
+        predictions = {name: np.where(ease < accuracy, labels, (labels + 1) % 10) for name in ("knn", "linear")}
+        values = {name: float(np.mean(each == labels)) for name, each in predictions.items()}
+        evaluations = {name: EvaluationScore(value, value, value, value, {}) for name, value in values.items()}
+        scores[task.name] = TaskScores("accuracy", len(labels), 5.0, evaluations, ())
+        found[task.name] = Predictions("accuracy", labels, task.test.indices, predictions)
+    return Planned(scores, {}, found)
 
 
 def truth(run):
@@ -79,4 +82,5 @@ def results_of(opened, accuracy=truth, keep=lambda run: True, failed=(), shifts=
     shifts = {each.name: planned_shift(shifts[each.name]) for each in opened.candidates}
     missing = tuple(run for run in opened.runs if not keep(run) and run not in dict(failed))
     pixels = planned(opened, 0.72, 200)
-    return Results(opened, tuple(runs), untrained, pixels, {opened.task.name: shifts}, {}, tuple(failed), missing)
+    task_shifts = {task.name: shifts for task in opened.tasks}
+    return Results(opened, tuple(runs), untrained, pixels, task_shifts, {}, tuple(failed), missing)

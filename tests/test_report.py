@@ -159,6 +159,26 @@ def test_methods_and_encoders_stand_side_by_side(tmp_path, monkeypatch):
     assert "vicreg on patch_mlp: " in console.export_text()
 
 
+def test_a_further_task_has_figures_and_exploratory_verdicts(tmp_path, monkeypatch):
+    monkeypatch.setattr("sslshift.reporting.figures.WIDTHS", {"narrow": 3.35})
+    opened = open_study(dataclasses.replace(STUDY, task=("clothes = bundled:fashion_mnist; test=bundled:fashion_mnist/test",)))
+    results = results_of(opened)
+    written(results, tmp_path)
+    names = {path.stem.rpartition("-")[0] for path in (tmp_path / "figures").iterdir()}
+    assert {"accuracy_vs_shift-clothes", "order_comparison-clothes"} <= names
+    analysis = Analysis(results)
+    (learner,) = analysis.tasks["clothes"].learners.values()
+    assert len(learner.trends) == 3
+    assert isinstance(learner.change, Claim)
+    assert all(each.exploratory for name, each in analysis.claims.items() if name.task == "clothes")
+    # The first task's verdicts do not depend on how many others there are.
+    alone = Analysis(results_of(open_study(STUDY))).claims
+    assert {name: each.adjusted for name, each in analysis.claims.items() if name in alone} == {
+        name: each.adjusted for name, each in alone.items()
+    }
+    assert "better, exploratory" in (tmp_path / "tables/tasks.md").read_text()
+
+
 def test_axes_with_a_single_place_have_labels(tmp_path):
     one = results_of(open_study(dataclasses.replace(STUDY, sources=f"{NEAR}@320", mixture=(), seeds=1)))
     written(one, tmp_path)

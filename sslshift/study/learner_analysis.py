@@ -130,24 +130,24 @@ class LearnerAnalysis:
 
     @functools.cached_property
     def tests(self) -> dict[Hypothesis, Tested]:
-        """Everything that a report tests about this learner. On tasks other than the first, only gains and mixtures."""
+        """Everything that a report tests about this learner; on tasks other than the first, only what their figures show."""
         untrained = Kind(self.learner, UNTRAINED, None)
         tests = self._differences(GAIN, {kind: (kind, untrained) for kind in self.kinds})
         if self.analysis.mixtures:
             others = [kind for kind in self.largest if kind != self.reference]
             tests |= self._differences(REFERENCE, {kind: (kind, self.reference) for kind in others})
+        tests |= self._trend_tests
+        if not isinstance(self._changes, str):
+            scatter = len(self._indexed) >= FEWEST_SOURCES
+            contrast = self._changes[scatter]
+            tests[self._name(CHANGE, "")] = Tested(contrast, contrast.of_seeds is None)
         if self.task is not self.analysis.task:
             return tests
-        tests |= self._trend_tests
         # Only the sentence about the nearest source depends on the curvature, and each further test would weaken the others.
         nearest = self.ladders.get(self.nearest_ladder, [])
         if len(nearest) > 2:
             bends = dict(zip(nearest, curvature_weights(self._log_diversity(nearest)).tolist(), strict=True))
             tests |= self._table(CURVATURE, {self.nearest_ladder: (self.task.linear.contrast(bends), nearest)})
-        if not isinstance(self._changes, str):
-            scatter = len(self._indexed) >= FEWEST_SOURCES
-            contrast = self._changes[scatter]
-            tests[self._name(CHANGE, "")] = Tested(contrast, contrast.of_seeds is None)
         pairs = [pair for pair in itertools.combinations(self.kinds, 2) if pair[0].source != pair[1].source]
         tests |= self._differences(PAIR, {pair: pair for pair in pairs}, kinds=len(self.kinds) - 1)
         return tests | self._differences(PIXELS, {kind: (kind, RAW_PIXELS) for kind in self.kinds})
