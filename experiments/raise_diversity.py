@@ -29,9 +29,9 @@ Each of the three may also be a folder or a dataset of TFDS; flags replace the d
         --mixture="base_and_crawled = base:tfds:imagenet2012/train@640000*50% + crawled:folder:/data/crawled@640000*50%" \\
         --mixture="base_and_generated = base:tfds:imagenet2012/train@640000*50% + made:arrayrecord:/data/generated@640000*50%"
 
-Result at the small scale (16 runs in 5 minutes on 2 CPU cores): in comparison with 4,000 images of clothes, the base with
-3,000 digits loses 0.7 ± 0.9 points, and the base with 3,000 images of dead leaves loses 1.6 ± 1.4 points.
-experiments/README.md has the table.
+Result at the small scale (16 runs in 6 minutes on 2 CPU cores): in comparison with 4,000 images of clothes, the base with
+3,000 digits loses 0.2 ± 1.1 points, and the base with 3,000 images of dead leaves loses 1.0 ± 0.8 points. Neither difference is
+shown after correction. experiments/README.md has the table.
 
 The scale `gpu` adds 20 and 20,000 images of the source alone. It has the settings of `quickstart.GPU` with three seeds, and
 has not run on a GPU yet. By the measurements of quickstart on an H200 (see experiments/README.md), its 18 runs and the

@@ -135,7 +135,7 @@ def _best_source(learner: LearnerAnalysis) -> Sentence:
     score = learner.task.linear.score(best)
     value = f"{score.value:.1%} ({score.low:.1%} to {score.high:.1%})"
     corrected = learner.highest_score
-    if best == highest and corrected.value < score.value:
+    if best == highest and f"{corrected.value:.1%}" != f"{score.value:.1%}":
         # The highest of many is too high on average, because chance helped it to be the highest.
         interval = f"{corrected.low:.1%} to {corrected.high:.1%}"
         value = f"{score.value:.1%}, or {corrected.value:.1%} ({interval}) corrected for this choice"
