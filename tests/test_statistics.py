@@ -4,11 +4,11 @@ from scipy import stats
 
 from sslshift.transfer.inference import (
     Bootstrapped,
+    Contrast,
     bootstrap,
-    change_by_shift,
+    change_contrast,
     crossed_deviations,
     holm,
-    mean_trend,
     slopes,
 )
 from sslshift.transfer.metrics import METRICS
@@ -35,6 +35,15 @@ def accuracies(correct, *, resamples, seed):
 def ladder_slopes(x, numbers):
     """The slope of each seed and draw, as a study fits it."""
     return Bootstrapped(slopes(x, numbers.values), slopes(x, numbers.replicates, axis=1))
+
+
+def mean_trend(numbers, images, level=0.95):
+    """The mean slope over seeds with its interval, without the pooling of a table."""
+    return Contrast.of(numbers, images).estimate(level)
+
+
+def change_by_shift(*args, **options):
+    return change_contrast(*args, **options).estimate()
 
 
 def trend(x, values):
@@ -81,10 +90,9 @@ def test_trend_over_seeds_is_students_t_of_their_slopes():
     each = np.array([0.1, 0.07, 0.06])
     expected = stats.ttest_1samp(each, 0)
     found = trend([-2, -1, 0], values)
-    assert found.slope == pytest.approx(each.mean())
+    assert found.value == pytest.approx(each.mean())
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
     assert found.p_value == pytest.approx(expected.pvalue)
-    assert (found.seeds, found.images) == (3, 0)
 
 
 def test_effects_of_seeds_on_all_levels_do_not_widen_a_trend():
@@ -93,10 +101,7 @@ def test_effects_of_seeds_on_all_levels_do_not_widen_a_trend():
     assert shifted[:3] == pytest.approx(alone[:3])
 
 
-def test_one_seed_alone_has_no_interval_but_over_images():
-    nothing = trend([-1, 0], [[0.5], [0.7]])
-    assert nothing.slope == pytest.approx(0.2)
-    assert np.isnan([nothing.low, nothing.high, nothing.p_value]).all()
+def test_one_seed_alone_has_an_interval_over_images():
     correct = np.zeros((2, 1, 1000))
     correct[0, 0, :500] = 1
     correct[1, 0, :700] = 1
@@ -104,7 +109,6 @@ def test_one_seed_alone_has_no_interval_but_over_images():
     # 200 images of 1,000 became right: the standard deviation of a mean of zeros and ones.
     half = 1.96 * np.sqrt(0.2 * 0.8 / 1000)
     assert found[:3] == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=0.004)
-    assert (found.seeds, found.images) == (1, 1000)
     assert found.p_value < 1e-6
 
 
@@ -128,7 +132,7 @@ def test_trends_cover_the_truth_and_show_nothing_where_nothing_is(seeds, of_seed
             for i in range(times)
         ]
         assert covered(found, slope) > 0.91
-        assert np.mean([each.slope for each in found]) == pytest.approx(slope, abs=0.01)
+        assert np.mean([each.value for each in found]) == pytest.approx(slope, abs=0.01)
         # The p-value says what the interval says.
         assert all((each.p_value < 0.05) == (not each.low <= 0 <= each.high) for each in found)
 
@@ -207,7 +211,6 @@ def test_images_count_in_the_change_by_shift():
         rises = Bootstrapped(np.stack([one.values for one in each]), np.stack([one.replicates for one in each], axis=1))
         found.append(change_by_shift(shift, rises, 60))
     assert covered(found, -0.1) > 0.93
-    assert found[0].images == 60
 
 
 @pytest.mark.parametrize(
@@ -235,11 +238,11 @@ def test_without_scatter_the_interval_holds_for_these_sources_only():
     shift = np.array([0.0, 0.5, 1.0])
     values = np.array([[0.10, 0.11], [0.09, 0.10], [0.0, 0.01]])[..., None]
     these, any_ = (change_by_shift(shift, fixed(values), 0, scatter=scatter) for scatter in (False, True))
-    assert these.slope == any_.slope == pytest.approx(-0.1)
+    assert these.value == any_.value == pytest.approx(-0.1)
     # Both seeds have the same line: no chance is left but that of sources.
     assert (these.low, these.high) == pytest.approx((-0.1, -0.1))
     residuals = values.mean(axis=(1, 2)) - np.polyval(np.polyfit(shift, values.mean(axis=(1, 2)), 1), shift)
-    assert any_.high - any_.slope == pytest.approx(stats.t.ppf(0.975, 1) * np.sqrt((residuals**2).sum() / 0.5))
+    assert any_.high - any_.value == pytest.approx(stats.t.ppf(0.975, 1) * np.sqrt((residuals**2).sum() / 0.5))
 
 
 def test_crossed_deviations_separate_draws_from_seeds():
@@ -278,9 +281,9 @@ def test_means_over_draws_and_seeds_cover_what_they_should():
 def test_a_mean_over_seeds_alone_is_students_t():
     # Mean 2, standard deviation 1, n 3: t(0.975, 2) = 4.3027.
     found = mean_trend(fixed([[1.0], [2.0], [3.0]]), 0)
-    assert (found.slope, found.high - found.slope) == pytest.approx((2.0, 4.3027 / np.sqrt(3)), abs=1e-4)
+    assert (found.value, found.high - found.value) == pytest.approx((2.0, 4.3027 / np.sqrt(3)), abs=1e-4)
     # By hand, draws and seeds that differ by 2 and 1: the variance of the mean is (4 + 1) / 4, with 25 / (16 + 1) degrees of
     # freedom; but never narrower than the draws alone.
     crossed = mean_trend(fixed([[0.0, 2.0], [1.0, 3.0]]), 0)
     halves = [stats.t.ppf(0.975, 25 / 17) * np.sqrt(5 / 4), stats.t.ppf(0.975, 1)]
-    assert crossed.high - crossed.slope == pytest.approx(max(halves))
+    assert crossed.high - crossed.value == pytest.approx(max(halves))

@@ -18,18 +18,16 @@ from sslshift.transfer.inference import (
     Bootstrapped,
     Contrast,
     Estimate,
-    OutlyingRun,
     PlannedTable,
     change_contrast,
     curvature_weights,
-    find_outliers,
     moderated,
     pooled_with,
-    robust_means,
     shrunken,
     slope_weights,
     slopes,
 )
+from sslshift.transfer.paired import BadRun
 
 if TYPE_CHECKING:
     from sslshift.study.analysis import TaskAnalysis
@@ -333,19 +331,9 @@ class LearnerAnalysis:
         )
 
     @functools.cached_property
-    def outliers(self) -> list[tuple[Run, OutlyingRun]]:
+    def bad_runs(self) -> list[BadRun]:
         """Runs whose linear probe ended far below that of the other runs of their kind, the clearest first."""
-        name = self.task.name
-        runs = [self.analysis.runs[kind] for kind in self.kinds]
-        values = [[each.evaluated.scores[name].linear for each in own] for own in runs]
-        return [(runs[each.kind][each.run].run, each) for each in find_outliers(values)]
-
-    @functools.cached_property
-    def robust_scores(self) -> dict[Kind, Estimate]:
-        """The median over seeds of each kind's score, which a run that went wrong hardly moves."""
-        grids = [self.task.linear.grid([kind]) for kind in self.kinds]
-        numbers = [Bootstrapped(grid.values[0], grid.replicates[:, 0]) for grid in grids]
-        return dict(zip(self.kinds, robust_means(numbers, self.task.linear.images), strict=True))
+        return self.task.linear.bad_runs(self.kinds)
 
     @functools.cached_property
     def highest(self) -> Kind:

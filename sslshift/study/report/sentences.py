@@ -80,7 +80,7 @@ def findings(analysis: Analysis) -> list[str]:
         else:
             own = [sentence.text for sentence in _answers(own_analysis)]
         sentences += [prefix + text for text in (*own, *_pixels(own_analysis))]
-    return sentences + _power(analysis) + _outliers(analysis) + _scatter(analysis) + _leaks(analysis)
+    return sentences + _power(analysis) + _bad_runs(analysis) + _scatter(analysis) + _leaks(analysis)
 
 
 def _answers(learner: LearnerAnalysis) -> list[Sentence]:
@@ -340,19 +340,18 @@ def _power(analysis: Analysis) -> list[str]:
     return [power_text(table, analysis.opened.design.wanted_difference, "measured here")] if table else []
 
 
-def _outliers(analysis: Analysis) -> list[str]:
-    """Returns a sentence for each run that ended far below its siblings, with what its kind reaches without it."""
+def _bad_runs(analysis: Analysis) -> list[str]:
+    """Returns a sentence for each run that ended far below its siblings, with a typical number of its kind."""
     sentences = []
     for learner, own in analysis.task.learners.items():
         prefix = f"{' on '.join(learner)}: " if len(analysis.learners) > 1 else ""
-        robust = own.robust_scores if own.outliers else {}
-        for run, outlier in own.outliers:
-            kind = Kind.of_run(run)
-            draw = f", draw {run.draw}" if analysis.opened.design.draws else ""
-            typical = robust[kind]
+        robust = own.task.linear.robust_scores(own.kinds) if own.bad_runs else {}
+        for bad in own.bad_runs:
+            draw = f", draw {bad.draw}" if analysis.opened.design.draws else ""
+            typical = robust[bad.kind]
             sentences.append(
-                f"{prefix}Warning: the run of {_with_images(analysis, kind)} with seed {run.seed}{draw} ended "
-                f"{-outlier.deviation * 100:.1f} points below its siblings (p = {outlier.p_value:.1g}): look at its loss in "
+                f"{prefix}Warning: the run of {_with_images(analysis, bad.kind)} with seed {bad.seed}{draw} ended "
+                f"{-bad.deviation * 100:.1f} points below its siblings (p = {bad.p_value:.1g}): look at its loss in "
                 f"metrics.jsonl. The median of these runs, which it hardly moves, is {typical.value:.1%} ({typical.low:.1%} to "
                 f"{typical.high:.1%})."
             )

@@ -48,11 +48,8 @@ from sslshift.transfer.inference.proportions import tango, widened_difference, w
 from sslshift.transfer.inference.scores import Comparison, Interval, bootstrap_interval, compare, mcnemar, runs_interval
 from sslshift.transfer.inference.trends import (
     FEWEST_SOURCES,
-    Trend,
-    change_by_shift,
     change_contrast,
     curvature_weights,
-    mean_trend,
     slope_weights,
     slopes,
 )
@@ -72,11 +69,9 @@ __all__ = [
     "Interval",
     "OutlyingRun",
     "PlannedTable",
-    "Trend",
     "VarianceComponent",
     "bootstrap",
     "bootstrap_interval",
-    "change_by_shift",
     "change_contrast",
     "compare",
     "count_units",
@@ -87,7 +82,6 @@ __all__ = [
     "find_outliers",
     "holm",
     "mcnemar",
-    "mean_trend",
     "moderated",
     "pooled_with",
     "robust_means",

@@ -6,35 +6,15 @@ once for all runs.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from sslshift.transfer.inference.contrasts import Contrast
-from sslshift.transfer.inference.estimation import Bootstrapped, VarianceComponent, estimate_mean, variance_components
+from sslshift.transfer.inference.estimation import Bootstrapped, VarianceComponent
 
 # Smallest number of sources for a verdict on any sources: of three or four, the scatter about a line has one or two degrees of
 # freedom, and its interval is too wide for any conclusion.
 FEWEST_SOURCES = 5
-
-
-class Trend(NamedTuple):
-    """A slope with its interval.
-
-    Attributes:
-      slope: change of the metric for each factor of ten in diversity, or change of that trend for each unit of the shift index.
-      low, high: ends of the slope's interval; nan without a second seed and without a bootstrap over images.
-      p_value: p-value of the hypothesis that the slope is 0; nan if the interval is nan.
-      seeds: number of seeds. With a single seed, the interval covers only the choice of test images.
-      images: number of test images; 0 if the interval does not cover their choice.
-    """
-
-    slope: float
-    low: float
-    high: float
-    p_value: float
-    seeds: int
-    images: int
 
 
 def slopes(x: Sequence[float], values: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -76,61 +56,26 @@ def curvature_weights(x: Sequence[float]) -> np.ndarray:
     return 2 * np.linalg.pinv(np.vander(x - x.mean(), 3))[0]
 
 
-def mean_trend(each: Bootstrapped, images: int, level: float = 0.95, extra: Sequence[VarianceComponent] = ()) -> Trend:
-    """Returns the mean slope over seeds, draws and labelled draws with its interval.
-
-    Args:
-      each: slope of each seed (instead of each run), draw and labelled draw.
-      images: number of test images; 0 if the replicates do not resample images.
-      level: confidence level of the interval.
-      extra: further components of the slope's variance.
-
-    Raises:
-      ValueError: `level` is not between 0 and 1.
-    """
-    # Without a second seed and without images, no variance can be estimated.
-    seeds = len(each.values)
-    if not images and not extra and not variance_components([each]):
-        return Trend(float(each.values.mean()), np.nan, np.nan, np.nan, seeds, images)
-    return Trend(*estimate_mean(each, images, level=level, extra=extra), seeds, images)
-
-
-def change_by_shift(
-    shift: Sequence[float] | np.ndarray, trends: Bootstrapped, images: int, level: float = 0.95, *, scatter: bool = True
-) -> Trend:
+def change_contrast(
+    shift: Sequence[float] | np.ndarray, trends: Bootstrapped, images: int, *, scatter: bool = True
+) -> Contrast:
     """Returns the change of the trend in diversity for each unit of the shift index: 0 is near the task, 1 is noise.
 
-    For each seed the slopes of all sources are regressed on the sources' indices. The interval covers seeds, images, and the
-    scatter of sources about the line (with sources - 2 degrees of freedom), and the choice of the encoders behind the index,
-    whose error is common to all sources: the change is computed once for each encoder. It is never narrower than the interval
-    of seeds, of sources or of encoders. The indices of an encoder are treated as exact; their errors bias the slope towards 0.
+    For each seed the slopes of all sources are regressed on the sources' indices. The variance has components of seeds, of the
+    scatter of sources about the line (with sources - 2 degrees of freedom), and of the encoders behind the index, whose error
+    is common to all sources: the change is computed once for each encoder. The indices of an encoder are treated as exact;
+    their errors bias the slope towards 0.
 
     Example:
       >>> trends = np.array([0.2, 0.1, 0.0]).reshape(3, 1, 1, 1)  # of three sources, of one seed and draw
-      >>> round(change_by_shift([0.0, 0.5, 1.0], Bootstrapped(trends, np.stack([trends, trends])), 0).slope, 3)
+      >>> round(change_contrast([0.0, 0.5, 1.0], Bootstrapped(trends, np.stack([trends, trends])), 0).value, 3)
       -0.2
 
     Args:
       shift: index of each source by each encoder, `[encoders, sources]`, or by a single encoder, `[sources]`.
       trends: slopes `[sources, seeds, draws, labelled draws]` with replicates `[R, sources, ...]`.
       images: number of test images; 0 if the replicates do not resample images.
-      level: confidence level of the interval.
-      scatter: whether the interval covers the scatter of sources about the line; otherwise it is valid for these sources
-        only.
-
-    Raises:
-      ValueError: there are fewer than three sources, or all have the same index.
-    """
-    contrast = change_contrast(shift, trends, images, scatter=scatter)
-    if not images and not contrast.components:
-        return Trend(contrast.value, np.nan, np.nan, np.nan, len(trends.values[0]), images)
-    return Trend(*contrast.estimate(level), len(trends.values[0]), images)
-
-
-def change_contrast(
-    shift: Sequence[float] | np.ndarray, trends: Bootstrapped, images: int, *, scatter: bool = True
-) -> Contrast:
-    """Returns what `change_by_shift` estimates, before its interval.
+      scatter: whether the variance has the scatter of sources about the line; otherwise it is valid for these sources only.
 
     Raises:
       ValueError: there are fewer than three sources, or all have the same index.
