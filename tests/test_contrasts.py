@@ -242,6 +242,7 @@ def test_a_half_width_that_rounds_to_the_value_gets_another_digit():
     assert plus_minus(0.01704, 0.01696) == "+1.704 ± 1.696"
     assert plus_minus(0.0170, 0.0173) == "+1.7 ± 1.7"
     assert plus_minus(0.02, math.nan) == "+2.0"
+    assert plus_minus(-0.0001, 0.014) == "+0.0 ± 1.4"
 
 
 def test_the_change_has_words_for_a_slope():

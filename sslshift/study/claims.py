@@ -252,7 +252,8 @@ def plus_minus(value: float, half_width: float, *, signed: bool = True) -> str:
     if math.isnan(half_width):
         return f"{value * 100:{sign}.1f}"
     for digits in (1, 2, 3):
-        centre = f"{value * 100:{sign}.{digits}f}"
+        # Adding 0.0 turns -0.0, which small negative numbers are rounded to, into 0.0.
+        centre = f"{round(value * 100, digits) + 0.0:{sign}.{digits}f}"
         half = f"{half_width * 100:.{digits}f}"
         # The printed interval excludes 0 if and only if the computed one does.
         if (abs(float(centre)) > float(half)) == (abs(value) > half_width):
