@@ -31,6 +31,7 @@ def study(tmp_path_factory):
         "budget": 640,
         "batch_size": 64,
         "seeds": 2,
+        "untrained_seeds": 2,
         "head": "32,16",
         "shift_images": 100,
         "online_every": 5,

@@ -1,18 +1,16 @@
 r"""Benchmarks, whose results are medians as JSON lines; ratios are measured in one process.
 
-    python -m tools.bench                       # everything
-    python -m tools.bench --what=convolution    # the kernel gradient of sslshift/models/convolution.py
-    python -m tools.bench --what=curation       # recall of planted leaks, and times of searches for near pairs
-    python -m tools.bench --what=data           # reading and importing JPEG files, compared with Pillow and torch
-    python -m tools.bench --what=pipeline       # samples per second of the pipeline and of the training step
-    python -m tools.bench --what=shift          # time and memory of distances against the number of images
-    python -m tools.bench --what=startup        # start of a process to its first step, with and without kept programs
-    python -m tools.bench --what=statistics     # coverage, false claims and power of reports, in simulated studies
-    python -m tools.bench --what=step --method=all --encoder=vit_b16 --image_size=224 --batch_size=256 --dtype=bfloat16
-    python -m tools.bench --what=transfer       # kNN and probes, compared with a matrix product and scikit-learn
-    python -m tools.bench --peer=torch          # SimCLR's step and the same step in PyTorch, in turns
-
-tools/README.md has the results, and the machine on which they were measured.
+python -m tools.bench                       # everything
+python -m tools.bench --what=convolution    # the kernel gradient of sslshift/models/convolution.py
+python -m tools.bench --what=curation       # recall of planted leaks, and times of searches for near pairs
+python -m tools.bench --what=data           # reading and importing JPEG files, compared with Pillow and torch
+python -m tools.bench --what=pipeline       # samples per second of the pipeline and of the training step
+python -m tools.bench --what=shift          # time and memory of distances against the number of images
+python -m tools.bench --what=startup        # start of a process to its first step, with and without kept programs
+python -m tools.bench --what=statistics     # coverage, false claims and power of reports, in simulated studies
+python -m tools.bench --what=step --method=all --encoder=vit_b16 --image_size=224 --batch_size=256 --dtype=bfloat16
+python -m tools.bench --what=transfer       # kNN and probes, compared with a matrix product and scikit-learn
+python -m tools.bench --peer=torch          # SimCLR's step and the same step in PyTorch, in turns
 """
 
 import functools
@@ -30,12 +28,16 @@ from sslshift.models import ENCODERS
 
 from . import bench_convolution, bench_curation, bench_data, bench_knn, bench_pipeline, bench_probes, bench_shift, bench_startup
 from .bench_peer import compare_with_peer
-from .bench_statistics import measure_statistics
+from .bench_statistics import WORLDS, measure_statistics
 from .bench_step import StepBenchmark
 
 FLAGS = flags.FLAGS
-BENCHMARKS = ["convolution", "curation", "data", "pipeline", "shift", "startup", "statistics", "step", "transfer"]
-flags.DEFINE_enum("what", "all", ["all", *BENCHMARKS], "Benchmark.")
+flags.DEFINE_enum(
+    "what",
+    "all",
+    ["all", "convolution", "curation", "data", "pipeline", "shift", "startup", "statistics", "step", "transfer"],
+    "Part.",
+)
 flags.DEFINE_string("source", "bundled:fashion_mnist", "Source that the pipeline reads.")
 flags.DEFINE_string("method", "simclr", "Method of the training step; all: every method.")
 flags.DEFINE_string("encoder", "patch_mlp", "Encoder of the training step.")
@@ -48,6 +50,9 @@ flags.DEFINE_integer("largest", 1_000_000, "Largest number of images in --what=s
 flags.DEFINE_string("peer", "", "Framework to compare SimCLR's step with: torch; nothing else is measured then.")
 flags.DEFINE_enum("attention", "xla", ["xla", "cudnn"], "Implementation of our attention with --peer.")
 flags.DEFINE_integer("repeats", 5, "Number of timings; the result is their median.", lower_bound=1)
+flags.DEFINE_integer("studies", 50, "Simulated studies of each world in --what=statistics.", lower_bound=2)
+flags.DEFINE_string("world", "all", f"World of --what=statistics: one of {WORLDS}.")
+flags.DEFINE_integer("workers", 1, "Processes of --what=statistics; they change no number.", lower_bound=1)
 
 
 def seconds(work: Callable[[], object]) -> float:

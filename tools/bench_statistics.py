@@ -8,18 +8,12 @@ import sys
 import time
 from collections.abc import Callable
 
-from absl import flags
-
 from sslshift.simulation import SCENARIOS, measure
 from sslshift.simulation.features import index_measurements
 
 # Worlds of image features, instead of one of studies.
 INDEX = "shift index"
-
-# Defined here, because these flags belong to this benchmark alone.
-flags.DEFINE_integer("studies", 50, "Simulated studies of each world in --what=statistics.", lower_bound=2)
-flags.DEFINE_string("world", "all", f"World of --what=statistics: one of all; {INDEX}; {'; '.join(SCENARIOS)}.")
-flags.DEFINE_integer("workers", 1, "Processes of --what=statistics; they change no number.", lower_bound=1)
+WORLDS = f"all; {INDEX}; {'; '.join(SCENARIOS)}"
 
 
 def measure_statistics(show: Callable[..., None], studies: int, workers: int, only: str) -> None:
@@ -35,7 +29,7 @@ def measure_statistics(show: Callable[..., None], studies: int, workers: int, on
       ValueError: there is no world of this name.
     """
     if only not in ("all", INDEX, *SCENARIOS):
-        raise ValueError(f"--world: expected one of all; {INDEX}; {'; '.join(SCENARIOS)}, got {only!r}.")
+        raise ValueError(f"--world: expected one of {WORLDS}, got {only!r}.")
     for name, world in SCENARIOS.items():
         if only in ("all", name):
             found = measure(world, studies, workers=workers, on_progress=_Progress(name))

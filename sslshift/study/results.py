@@ -105,6 +105,7 @@ def keep_plan(opened: Opened, known: int) -> None:
     planned = Planned(design.primary, design.seeds, design.draws, known)
     calls = _planned(opened)
     if not calls or calls[-1][:3] != planned[:3]:
+        design.out.mkdir(parents=True, exist_ok=True)
         write_json(design.out / PLAN, {"calls": [each._asdict() for each in (*calls, planned)]})
 
 
