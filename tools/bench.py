@@ -32,12 +32,8 @@ from .bench_statistics import WORLDS, measure_statistics
 from .bench_step import StepBenchmark
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-    "what",
-    "all",
-    ["all", "convolution", "curation", "data", "pipeline", "shift", "startup", "statistics", "step", "transfer"],
-    "Part.",
-)
+BENCHMARKS = ["convolution", "curation", "data", "pipeline", "shift", "startup", "statistics", "step", "transfer"]
+flags.DEFINE_enum("what", "all", ["all", *BENCHMARKS], "Benchmark.")
 flags.DEFINE_string("source", "bundled:fashion_mnist", "Source that the pipeline reads.")
 flags.DEFINE_string("method", "simclr", "Method of the training step; all: every method.")
 flags.DEFINE_string("encoder", "patch_mlp", "Encoder of the training step.")
