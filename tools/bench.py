@@ -85,13 +85,15 @@ def main() -> None:
         "shift": [lambda: bench_shift.measure(show, seconds, FLAGS.largest)],
         "step": [functools.partial(step.measure, name) for name in (METHODS if FLAGS.method == "all" else [FLAGS.method])],
         "statistics": [lambda: measure_statistics(show, FLAGS.studies, FLAGS.workers, FLAGS.world)],
-        "transfer": [lambda: bench_knn.measure(show, FLAGS.repeats), lambda: bench_probes.measure(show, seconds, FLAGS.repeats)],
+        "transfer": [
+            lambda: bench_knn.measure(show, FLAGS.repeats),
+            lambda: bench_probes.measure(show, seconds, FLAGS.repeats),
+        ],
     }
     if FLAGS.peer:
         work = {FLAGS.what: [lambda: compare_with_peer(show, FLAGS)]}
-    for name, parts in work.items():
-        for part in parts if FLAGS.what in ("all", name) else ():
-            part()
+    for part in (part for name, parts in work.items() if FLAGS.what in ("all", name) for part in parts):
+        part()
 
 
 if __name__ == "__main__":
