@@ -7,7 +7,7 @@ In the design of the paper's first two findings (https://arxiv.org/abs/2403.1380
 sources at known distances from it, five of them blends, two numbers of unique images, and three seeds. The primary question is
 the second finding: does the effect of diversity fall with the distance?
 
-Result (54 runs in 13 minutes on 2 CPU cores with other work, in 6 minutes without it): near the task, linear accuracy gains
+Result (54 runs in 13 minutes on 2 CPU cores with other work, in 5 minutes without it): near the task, linear accuracy gains
 0.40 points for each factor of ten in diversity (95% interval +0.22 to +0.57). The gain falls by 0.77 points for each unit of
 the shift index (-1.37 to -0.17). experiments/README.md has the table.
 
