@@ -135,9 +135,9 @@ def bundled(encoder: str = "untrained:patch_mlp") -> FeatureWorld:
     clothes, digits = (open_source(f"bundled:{name}") for name in ("fashion_mnist", "mnist"))
     chosen = permute(np.arange(min(20_000, len(clothes))), len(clothes), 0)
     sources = ((clothes, chosen), (digits, np.arange(len(digits))))
-    near, other = (extract(encode, each, rows, canvas).features.astype(np.float64) for each, rows in sources)
+    near, other = (np.asarray(extract(encode, each, rows, canvas).features, np.float64) for each, rows in sources)
     static = NoiseSource(clothes, chosen[:4000], canvas, 0)
-    noise = extract(encode, static, np.arange(len(static)), canvas).features.astype(np.float64)
+    noise = np.asarray(extract(encode, static, np.arange(len(static)), canvas).features, np.float64)
 
     def drawn(random, count, features):
         return features[random.integers(len(features), size=count)]
