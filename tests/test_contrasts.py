@@ -16,7 +16,7 @@ from sslshift.study.claims import (
     TREND,
     Claim,
     Hypothesis,
-    Tested,
+    HypothesisTest,
     corrected,
     interval_text,
     plus_minus,
@@ -189,7 +189,7 @@ def named(family, subject="s", task="t"):
 def test_claims_of_other_tasks_and_pairs_are_exploratory(random):
     sure = [0.10, 0.11, 0.12, 0.11]
     tests = {named(TREND): sure, named(GAIN): sure, named(PAIR, 1): sure, named(PAIR, 2): sure, named(GAIN, task="u"): sure}
-    found = corrected({name: Tested(contrast(each), False) for name, each in tests.items()}, named(TREND), "t")
+    found = corrected({name: HypothesisTest(contrast(each), False) for name, each in tests.items()}, named(TREND), "t")
     assert list(found) == list(tests)
     assert [each.exploratory for each in found.values()] == [False, False, True, True, True]
     p_value = found[named(TREND)].p_value
@@ -199,7 +199,10 @@ def test_claims_of_other_tasks_and_pairs_are_exploratory(random):
 
 
 def test_one_seed_has_no_verdict_and_takes_nothing_from_the_others():
-    tests = {named(GAIN, 1): Tested(contrast([0.1]), True), named(GAIN, 2): Tested(contrast([0.1, 0.11, 0.12]), False)}
+    tests = {
+        named(GAIN, 1): HypothesisTest(contrast([0.1]), True),
+        named(GAIN, 2): HypothesisTest(contrast([0.1, 0.11, 0.12]), False),
+    }
     one, several = corrected(tests, None, "t").values()
     assert one.verdict == "one seed, not tested"
     assert math.isnan(one.half_width)
@@ -213,7 +216,7 @@ finite = st.floats(-0.5, 0.5)
 def test_verdicts_and_printed_intervals_agree(pairs):
     """What is called better has an interval that excludes 0, in print as well."""
     seeds = np.array([-1.0, 0.0, 1.0])
-    tests = {named(GAIN, i): Tested(contrast(value + wide * seeds), False) for i, (value, wide) in enumerate(pairs)}
+    tests = {named(GAIN, i): HypothesisTest(contrast(value + wide * seeds), False) for i, (value, wide) in enumerate(pairs)}
     for claim in corrected(tests, None, "t").values():
         text = plus_minus(claim.value, claim.half_width)
         centre, half = (abs(float(each)) for each in text.split(" ± "))

@@ -59,7 +59,7 @@ class Hypothesis(NamedTuple):
     subject: Hashable
 
 
-class Tested(NamedTuple):
+class HypothesisTest(NamedTuple):
     """A contrast of scores, and whether it has a single seed, whose interval does not cover other seeds."""
 
     contrast: Contrast
@@ -102,7 +102,7 @@ class Claim(NamedTuple):
 
 
 def corrected(
-    tests: Mapping[Hypothesis, Tested],
+    tests: Mapping[Hypothesis, HypothesisTest],
     primary: Hypothesis | None,
     main_task: str,
     *,
@@ -154,7 +154,13 @@ def shared_comparisons(tests: int) -> int:
 
 
 def _claim(
-    name: Hypothesis, tested: Tested, found: Estimate, p_value: float, adjusted: float, allowed: float, exploratory: bool
+    name: Hypothesis,
+    tested: HypothesisTest,
+    found: Estimate,
+    p_value: float,
+    adjusted: float,
+    allowed: float,
+    exploratory: bool,
 ) -> Claim:
     above, below, neither = _WORDS.get(name.family, _COMPARED)
     verdict = neither

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from sslshift.study.claims import CHANGE, CURVATURE, GAIN, PAIR, PIXELS, REFERENCE, TREND, Claim, Hypothesis, Tested
+from sslshift.study.claims import CHANGE, CURVATURE, GAIN, PAIR, PIXELS, REFERENCE, TREND, Claim, Hypothesis, HypothesisTest
 from sslshift.study.evaluate import PIXELS as RAW
 from sslshift.study.evaluate import UNTRAINED
 from sslshift.study.opened import Run
@@ -127,7 +127,7 @@ class LearnerAnalysis:
         return next(known, None) or next(iter(self.ladders), None)
 
     @functools.cached_property
-    def tests(self) -> dict[Hypothesis, Tested]:
+    def tests(self) -> dict[Hypothesis, HypothesisTest]:
         """Everything that a report tests about this learner; on tasks other than the first, only what their figures show."""
         untrained = Kind(self.learner, UNTRAINED, None)
         tests = self._differences(GAIN, {kind: (kind, untrained) for kind in self.kinds})
@@ -138,7 +138,7 @@ class LearnerAnalysis:
         if not isinstance(self._changes, str):
             scatter = len(self._indexed) >= FEWEST_SOURCES
             contrast = self._changes[scatter]
-            tests[self._name(CHANGE, "")] = Tested(contrast, contrast.of_seeds is None)
+            tests[self._name(CHANGE, "")] = HypothesisTest(contrast, contrast.of_seeds is None)
         if self.task is not self.analysis.task:
             return tests
         # Only the sentence about the nearest source depends on the curvature, and each further test would weaken the others.
@@ -168,18 +168,18 @@ class LearnerAnalysis:
         scales: Sequence[float] | None = None,
         kinds: int | None = None,
         one_reference: bool = False,
-    ) -> dict[Hypothesis, Tested]:
+    ) -> dict[Hypothesis, HypothesisTest]:
         """Returns the tests of one table, whose variances of seeds are pooled; what could not be compared is not tested."""
         given = [contrast for contrast, _ in contrasts.values()]
         pooled = moderated(given, scales=scales, kinds=kinds, one_reference=one_reference)
         return {
-            self._name(family, subject): Tested(contrast, self.task.linear.single_seed(members))
+            self._name(family, subject): HypothesisTest(contrast, self.task.linear.single_seed(members))
             for (subject, (_, members)), contrast in zip(contrasts.items(), pooled, strict=True)
             if contrast is not None
         }
 
     @functools.cached_property
-    def _trend_tests(self) -> dict[Hypothesis, Tested]:
+    def _trend_tests(self) -> dict[Hypothesis, HypothesisTest]:
         # Sources differ in the range of their diversity: their slopes have variances on different scales.
         scales = [1 / float((slope_weights(self._log_diversity(levels)) ** 2).sum()) for levels in self.ladders.values()]
         return self._table(TREND, self._slopes(), scales=scales)
