@@ -58,28 +58,41 @@ def test_of_equally_good_choices_the_first_declared_wins():
 
 def test_the_weakest_penalty_is_tried_if_the_next_one_is_the_best(splits, monkeypatch):
     """With validation scores that are made up: the choice is the best of all unless the weakest is best on its own."""
-    tried = []
+    calls = []
 
     def chosen(scores):
         # Keys are penalties in any order, as a user may declare them.
         strengths = tuple(scores)
-        monkeypatch.setattr("sslshift.transfer.linear_probe.score", lambda metric, given, split: scores[tried[-1].pop(0)])
+        falling = sorted(strengths, reverse=True)
+        waiting = []
         real = linear_probe._fit
 
-        def fit(features, labels, classes, penalties, iterations, tolerance):
-            tried.append(list(penalties))
-            return real(features, labels, classes, penalties, 2, tolerance)
+        def fit(features, labels, classes, penalties, iterations, tolerance, strongest):
+            calls.append(strongest)
+            waiting[:] = [each for each in strengths if each in falling[:strongest]]
+            return real(features, labels, classes, penalties, 2, tolerance, strongest)
 
         with monkeypatch.context() as patched:
             patched.setattr(linear_probe, "_fit", fit)
-            before = len(tried)
+            patched.setattr(linear_probe, "score", lambda metric, given, split: scores[waiting.pop(0)])
+            before = len(calls)
             found = LinearProbe(strengths=strengths)(splits, ACCURACY)["linear"]
-        return found.chosen["strength"], found.validation, len(tried) - before
+        return found.chosen["strength"], found.validation, len(calls) - before
 
     assert chosen({1e-3: 0.5, 1e-1: 0.7, 1e-2: 0.8, 1e-4: 0.4}) == (1e-2, 0.8, 1)
     assert chosen({1e-3: 0.8, 1e-1: 0.6, 1e-2: 0.7, 1e-4: 0.9}) == (1e-4, 0.9, 2)
     assert chosen({1e-1: 0.6, 1e-2: 0.7, 1e-3: 0.8, 1e-4: 0.7}) == (1e-3, 0.8, 2)
     assert chosen({1e-1: 0.6, 1e-2: 0.7}) == (1e-2, 0.7, 1)
+
+
+def test_penalties_that_are_left_out_change_no_other_solution(splits):
+    features, labels, classes = splits.train.features, splits.train.labels, splits.classes
+    settings = {"classes": classes, "l2_penalties": (1e-3, 1e-1, 1e-2), "iterations": 100, "tolerance": 1e-6}
+    given = np.asarray(features, np.float32)[None], np.asarray(labels)[None]
+    every, some = (logistic.fit_regressions(*given, **settings, strongest=count) for count in (3, 2))
+    for place in (1, 2):
+        np.testing.assert_array_equal(every.weights[0, place], some.weights[0, place])
+    assert np.isinf(some.excess[0, 0])
 
 
 def test_draws_are_nested_balanced_and_of_different_images(random):

@@ -4,6 +4,7 @@ A whole grid of l2 penalties is solved in one program.
 """
 
 import dataclasses
+import math
 import warnings
 from typing import NamedTuple
 
@@ -51,28 +52,32 @@ class LinearProbe:
         """Returns one outcome, `linear`."""
         train, validation, test, classes = splits
 
-        def fitted(penalties: tuple[float, ...]) -> tuple[Standardiser, Regressions, int, float]:
-            standardiser, found = _fit(train.features, train.labels, classes, penalties, self.iterations, TOLERANCE)
-            values = [score(metric, scores[0], validation) for scores in found.grid(standardiser(validation.features))]
+        # As the solver sees them: in float32, the strongest first.
+        falling = sorted(set(np.float32(self.strengths).tolist()), reverse=True)
+
+        def fitted(strongest: int) -> tuple[Standardiser, Regressions, int, float]:
+            settings = (self.strengths, self.iterations, TOLERANCE, strongest)
+            standardiser, found = _fit(train.features, train.labels, classes, *settings)
+            weakest = falling[strongest - 1]
+            # A penalty that is not solved is never chosen.
+            values = [
+                score(metric, scores[0], validation) if np.float32(penalty) >= weakest else -math.inf
+                for penalty, scores in zip(self.strengths, found.grid(standardiser(validation.features)), strict=True)
+            ]
             choice = best_index(values)
             return standardiser, found, choice, values[choice]
 
-        tried = _without_weakest(self.strengths)
-        standardiser, found, choice, value = fitted(tried)
-        if len(tried) < len(self.strengths) and tried[choice] == min(tried):
-            tried = self.strengths
-            standardiser, found, choice, value = fitted(tried)
-        penalty = tried[choice]
+        # Of one or two penalties, all are tried at once.
+        first = len(falling) - (len(falling) > 2)
+        standardiser, found, choice, value = fitted(first)
+        if first < len(falling) and np.float32(self.strengths[choice]) == falling[first - 1]:
+            standardiser, found, choice, value = fitted(len(falling))
+        penalty = self.strengths[choice]
         notes = grid_edge_notes("l2 penalty", self.strengths, penalty)
         logits, excess = found.solution(standardiser(test.features), choice)
         notes += convergence_notes(excess[0], self.iterations)
         predictions = metric.decide(logits[0])
         return {"linear": Outcome(predictions, value, {"strength": penalty}, notes)}
-
-
-def _without_weakest(penalties: tuple[float, ...]) -> tuple[float, ...]:
-    """Returns the penalties that are tried first; all of them if there are only a few."""
-    return tuple(each for each in penalties if each > min(penalties)) if len(set(penalties)) > 2 else penalties
 
 
 class Probe(NamedTuple):
@@ -135,7 +140,7 @@ def fit_probe(
     return probe
 
 
-def _fit(features, labels, classes, penalties, iterations, tolerance) -> tuple[Standardiser, Regressions]:
+def _fit(features, labels, classes, penalties, iterations, tolerance, strongest=None) -> tuple[Standardiser, Regressions]:
     standardiser = fit_standardiser(features)
     labels = np.asarray(labels)
     require_labels(labels, len(features), classes)
@@ -146,6 +151,7 @@ def _fit(features, labels, classes, penalties, iterations, tolerance) -> tuple[S
         l2_penalties=penalties,
         iterations=iterations,
         tolerance=tolerance,
+        strongest=strongest,
     )
     return standardiser, found
 

@@ -87,6 +87,7 @@ def fit_regressions(
     l2_penalties: tuple[float, ...],
     iterations: int,
     tolerance: float,
+    strongest: int | None = None,
 ) -> Regressions:
     """Returns regressions with all penalties on all sets.
 
@@ -100,6 +101,8 @@ def fit_regressions(
       l2_penalties: penalties above 0.
       iterations: largest number of passes over the features for each penalty.
       tolerance: absolute tolerance of each objective.
+      strongest: number of different penalties to solve, the strongest first; None: all. The program is the same; a penalty that
+        is not solved has the solution of the weakest one that is, and an infinite excess.
     """
     count, dim = features.shape[1:]
     # In falling order, each only once.
@@ -114,7 +117,8 @@ def fit_regressions(
     shares = share.astype(np.float32), bias.astype(np.float32)
     sets = _Set(features, jnp.asarray(labels), space.axes, space.variance, space.rest, *shares)
     rows = max(64, min(_VALUES.get(jax.default_backend(), _MOST_VALUES) // features.shape[2], _LOGITS // classes))
-    return _solved(sets, -falling, space.back, places, np.float32(tolerance), np.int32(iterations), rows=rows)
+    solved = np.int32(len(falling) if strongest is None else strongest)
+    return _solved(sets, -falling, space.back, places, np.float32(tolerance), np.int32(iterations), solved, rows=rows)
 
 
 class _Space(NamedTuple):
@@ -224,12 +228,12 @@ def _scores(found, features, places):
 
 
 @functools.partial(jax.jit, static_argnames="rows")
-def _solved(sets, penalties, back, places, tolerance, iterations, *, rows):
+def _solved(sets, penalties, back, places, tolerance, iterations, strongest, *, rows):
     """Returns the `Regressions` on all sets; `places` are the places of the wanted penalties in the sorted ones."""
 
     def solve(own):
         images, back = own
-        points, excess = _path(images, penalties, tolerance, iterations, rows)
+        points, excess = _path(images, penalties, tolerance, iterations, strongest, rows)
         weights = points[places, :, :-1]
         weights = weights if back is None else _matmul(weights, back.T)
         return Regressions(weights.swapaxes(1, 2), points[places, :, -1], excess[places])
@@ -242,7 +246,7 @@ def _solved(sets, penalties, back, places, tolerance, iterations, *, rows):
     return jax.tree.map(lambda part: part[None], solve(only))
 
 
-def _path(images, penalties, tolerance, iterations, rows):
+def _path(images, penalties, tolerance, iterations, strongest, rows):
     """Returns points `[S, classes, q + 1]` (weights, then the bias) and excesses `[S]` for falling penalties."""
 
     def objective(penalty, point):
@@ -275,7 +279,15 @@ def _path(images, penalties, tolerance, iterations, rows):
     first = objective(jnp.float32(0), start)
     # Under ever stronger penalties, the solution tends to the start.
     solved = jnp.stack([start] * 3), jnp.log(penalties[0]) + 10 * jnp.arange(1, 4, dtype=jnp.float32)
-    return lax.scan(solve, (first, Curvature.none(start), jnp.float32(0), *solved), penalties)[1]
+
+    def solve_or_skip(carry, each):
+        number, penalty = each
+        return lax.cond(
+            number < strongest, solve, lambda carry, _: (carry, (carry[0].point, jnp.float32(jnp.inf))), carry, penalty
+        )
+
+    numbered = jnp.arange(len(penalties)), penalties
+    return lax.scan(solve_or_skip, (first, Curvature.none(start), jnp.float32(0), *solved), numbered)[1]
 
 
 def _extrapolated(points: jax.Array, places: jax.Array, place: jax.Array) -> jax.Array:
