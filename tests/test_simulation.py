@@ -241,7 +241,7 @@ def test_intervals_cover_and_those_without_images_do_not(monkeypatch, few_resamp
 
 def test_uncorrected_tables_are_found_out(monkeypatch, few_resamples):
     world = dataclasses.replace(SMALL, sources=4)
-    found = measure(world, 30)
+    found = measure(world, 60)
     monkeypatch.setattr("sslshift.study.claims.holm", lambda p_values, weights: np.asarray(p_values))
     wrong = measure(world, 30)
     # Exploratory tables are corrected one by one: each of them keeps to the bound that the other tests keep together.
