@@ -164,6 +164,17 @@ def test_more_seeds_before_results_are_known_are_no_deviation(opened, tmp_path):
     assert plan_deviations(dataclasses.replace(opened, design=design)) == ()
 
 
+def test_seeds_that_are_added_to_a_folder_without_a_plan_are_said(opened, tmp_path):
+    """An earlier version kept no plan: the seeds of its results were planned."""
+    more = dataclasses.replace(opened, design=dataclasses.replace(opened.design, out=tmp_path, seeds=6))
+    keep_plan(more, 27, known_seeds=3)
+    assert plan_deviations(more) == ("The number of seeds was raised from 3 to 6 after the results of 27 runs were known",)
+    same = dataclasses.replace(opened, design=dataclasses.replace(opened.design, out=tmp_path / "same"))
+    keep_plan(same, 27, known_seeds=3)
+    assert plan_deviations(same) == ()
+    assert (tmp_path / "same/plan.json").exists()
+
+
 def test_after_a_deviation_every_verdict_is_exploratory(results):
     changed = dataclasses.replace(results, deviations=("The number of seeds was raised",))
     assert all(each.exploratory for each in Analysis(changed).claims.values())

@@ -125,7 +125,7 @@ def test_any_run_on_any_folder(study, parts, tmp_path):
     assert {row["evaluation"] for row in scores} == {"knn", "linear", "few_shot_1", "few_shot_5", "few_shot_10"}
     assert "50" in next(line for line in done.stdout.splitlines() if line.startswith("- parts: few_shot_50"))
     compared = table(out / "comparisons.csv")
-    assert {row["verdict"] for row in compared} <= {"better", "worse", "no significant difference"}
+    assert {row["verdict"] for row in compared} <= {"better", "worse", "no difference shown"}
     assert ("bundled:mnist N=40", "raw pixels") in {(row["encoder"], row["against"]) for row in compared}
     # Once more: everything is there, and the same.
     files = {name: (out / name).read_bytes() for name in ("scores.csv", "comparisons.csv", "table.md")}

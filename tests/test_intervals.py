@@ -256,7 +256,7 @@ def test_verdicts_say_what_the_interval_leaves_out():
     assert better[1:3] == pytest.approx((0.15 - half, 0.15 + half), abs=0.01)
     assert better.verdict == "better"
     assert compare(ACCURACY, [b], [a], labels).verdict == "worse"
-    assert compare(ACCURACY, [a], [predicted(np.arange(200) < 179)], labels).verdict == "no significant difference"
+    assert compare(ACCURACY, [a], [predicted(np.arange(200) < 179)], labels).verdict == "no difference shown"
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
@@ -267,7 +267,7 @@ def test_nothing_is_shown_of_equal_predictions(random, metric, runs):
     found = compare(metric, side, side, labels, resamples=100)
     assert found.difference == 0.0
     assert found.low == -found.high < 0
-    assert found.verdict == "no significant difference"
+    assert found.verdict == "no difference shown"
     assert found.p_value == 1.0 if metric is ACCURACY and runs == 1 else np.isnan(found.p_value)
 
 
@@ -280,7 +280,7 @@ def test_swapping_sides_turns_the_sign(runs_a, runs_b, draws, data):
         ab, ba = (compare(METRICS[name], list(x), list(y), labels, resamples=50) for x, y in ((a, b), (b, a)))
         assert ab[:3] == pytest.approx((-ba.difference, -ba.high, -ba.low), abs=1e-9)
         assert ab.p_value == ba.p_value or np.isnan([ab.p_value, ba.p_value]).all()
-        assert {ab.verdict, ba.verdict} in ({"better", "worse"}, {"no significant difference"})
+        assert {ab.verdict, ba.verdict} in ({"better", "worse"}, {"no difference shown"})
 
 
 def test_pairing_images_and_runs_narrows_the_interval():
@@ -295,7 +295,7 @@ def test_pairing_images_and_runs_narrows_the_interval():
     assert paired.difference == pytest.approx(shuffled.difference)
     assert 2 * width < shuffled.high - shuffled.low
     assert 2 * width < np.hypot(*(each.high - each.low for each in alone))
-    assert (paired.verdict, shuffled.verdict) == ("better", "no significant difference")
+    assert (paired.verdict, shuffled.verdict) == ("better", "no difference shown")
 
 
 def test_unequal_numbers_of_runs_are_compared_as_by_welch():
@@ -329,7 +329,7 @@ def test_comparisons_of_equals_show_a_difference_in_one_case_of_twenty():
         a, b = (shared + random.normal(0, 0.25, (3, 1)) + random.normal(0, 0.5, (3, 150)) > 0 for _ in range(2))
         found = compare(ACCURACY, list(predicted(a)), list(predicted(b)), nothing_but_zeros(150), resamples=150, seed=i)
         verdicts.append(found.verdict)
-    shown = 1 - verdicts.count("no significant difference") / times
+    shown = 1 - verdicts.count("no difference shown") / times
     low, high = binomial_limits(times, 0.05)
     assert low / 2 <= shown <= high
     assert {"better", "worse"} <= set(verdicts)

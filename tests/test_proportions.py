@@ -80,7 +80,7 @@ def test_perfection_has_wilsons_width_by_every_call(images, runs, name):
         assert bootstrap_interval(metric, labels, labels, resamples=20) == runs_interval(metric, sides, labels, resamples=20)
     equal = compare(metric, sides, sides, labels, resamples=20)
     assert equal[:3] == pytest.approx((0.0, low - 1, 1 - low))
-    assert equal.verdict == "no significant difference"
+    assert equal.verdict == "no difference shown"
     opposite = compare(metric, sides, [1 - labels] * runs, labels, resamples=20)
     assert opposite.difference == opposite.high == 1
     assert opposite.low < 1
@@ -119,7 +119,7 @@ def test_verdicts_do_not_contradict_the_exact_test(images, data):
         found = compare(ACCURACY, [sides[0]], [sides[1]], zeros(images), resamples=100)
         assert found.p_value == mcnemar(sides[0] == 0, sides[1] == 0)
         assert found.low < found.high
-        assert found.verdict == "no significant difference" or found.p_value <= 0.05
+        assert found.verdict == "no difference shown" or found.p_value <= 0.05
 
 
 @pytest.mark.parametrize(("share", "images"), [(0.999, 100), (0.99, 60), (0.97, 50), (0.98, 200), (0.9, 60)])
@@ -149,7 +149,7 @@ def test_differences_of_few_images_cover_the_truth(only_a, only_b, runs):
         found.append(compare(ACCURACY, list(a), list(b), zeros(images), resamples=100, seed=i))
     assert np.mean([each.low <= only_a - only_b <= each.high for each in found]) > 0.92
     if only_a == only_b:
-        assert np.mean([each.verdict != "no significant difference" for each in found]) < 0.05
+        assert np.mean([each.verdict != "no difference shown" for each in found]) < 0.05
 
 
 def test_many_wrong_images_are_the_bootstraps_alone():
@@ -196,7 +196,7 @@ def test_differences_of_equal_encoders_on_groups_are_shown_in_one_case_of_twenty
         a, b = ((shared + random.normal(0, 0.5, 25)[members] <= 0).astype(int) for _ in range(2))
         for place, own in enumerate((members, None)):
             found = compare(ACCURACY, [a], [b], zeros(250), groups=own, resamples=200, seed=i)
-            shown[place] += found.verdict != "no significant difference"
+            shown[place] += found.verdict != "no difference shown"
             assert np.isnan(found.p_value) == (own is not None)
     assert shown[0] / times < 0.08
     assert shown[1] / times > 0.15

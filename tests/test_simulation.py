@@ -276,5 +276,5 @@ def test_benchmark_prints_a_line_for_each_share(monkeypatch):
     measure_statistics(lambda what, **figures: lines.append(figures), 2, 1, "small")
     assert {"world": "small", "measure": "coverage", "of": "accuracy", "studies": 2}.items() <= lines[0].items()
     assert {line["measure"] for line in lines} == {"coverage", "false claim", "sentences"}
-    with pytest.raises(ValueError, match=r"expected one of all; shift index; null, one method; .*, got 'large'"):
+    with pytest.raises(ValueError, match=r"expected one of all; shift index, kernel; .*; null, one method; .*, got 'large'"):
         measure_statistics(None, 2, 1, "large")

@@ -69,7 +69,7 @@ def test_screen_shows_progress_table_and_findings(finished):
     assert "[6/6" in done.stdout
     for text in ("shift index", "untrained encoder", "raw pixels", "gain over untrained", str(out / "report.html")):
         assert text in done.stdout
-    assert any(verdict in done.stdout for verdict in ("better", "worse", "no significant difference"))
+    assert any(verdict in done.stdout for verdict in ("better", "worse", "no difference shown"))
 
 
 class Addresses(html.parser.HTMLParser):

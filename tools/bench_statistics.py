@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Callable
 
+from sslshift.shift.distances import INDEX_DISTANCES
 from sslshift.simulation import SCENARIOS, measure
 from sslshift.simulation.features import index_measurements
 
 # Worlds of image features, instead of one of studies.
-INDEX = "shift index"
-WORLDS = f"all; {INDEX}; {'; '.join(SCENARIOS)}"
+INDEX = {f"shift index, {distance}": distance for distance in INDEX_DISTANCES}
+WORLDS = "; ".join(["all", *INDEX, *SCENARIOS])
 
 
 def measure_statistics(show: Callable[..., None], studies: int, workers: int, only: str) -> None:
@@ -28,15 +29,15 @@ def measure_statistics(show: Callable[..., None], studies: int, workers: int, on
     Raises:
       ValueError: there is no world of this name.
     """
-    if only not in ("all", INDEX, *SCENARIOS):
+    if only not in ("all", *INDEX, *SCENARIOS):
         raise ValueError(f"--world: expected one of {WORLDS}, got {only!r}.")
     for name, world in SCENARIOS.items():
         if only in ("all", name):
             found = measure(world, studies, workers=workers, on_progress=_Progress(name))
             for (what, of), share in found.items():
                 show("statistics", world=name, measure=what, of=of, share=share.value, error=share.error, studies=studies)
-    if only in ("all", INDEX):
-        for case, coverage in index_measurements(studies):
+    for name, distance in INDEX.items():
+        for case, coverage in index_measurements(distance, studies) if only in ("all", name) else ():
             show("statistics", **case, **coverage._asdict(), samples=studies)
 
 

@@ -19,7 +19,6 @@ from sslshift.data.noise import NoiseSource
 from sslshift.data.permutation import permute
 from sslshift.data.sources import open_source
 from sslshift.shift import ShiftScale
-from sslshift.shift.distances import INDEX_DISTANCES
 from sslshift.transfer.encoders import encoder_named
 from sslshift.transfer.features import extract
 
@@ -208,17 +207,17 @@ def _coverage(found: Sequence[Sequence[float]], truth: float) -> IndexCoverage:
     return IndexCoverage(truth, covered, error, above_0, float(value.mean() - truth), float(np.median(high - low)))
 
 
-def index_measurements(replicates: int) -> Iterator[tuple[dict[str, Any], IndexCoverage]]:
-    """Yields the coverage of the index by world, distance, number of images and place, with these as a dict.
+def index_measurements(distance: str, replicates: int) -> Iterator[tuple[dict[str, Any], IndexCoverage]]:
+    """Yields the coverage of the index by a distance, by world, number of images and place, with these as a dict.
 
     Args:
+      distance: name of the distance.
       replicates: number of samples of each number of images.
     """
-    for name, world in WORLDS.items():
-        world = world()
-        for distance in INDEX_DISTANCES:
-            truths = true_indices(world, distance)
-            for images in SIZES:
-                found = index_coverage(world, distance, truths, images=images, replicates=replicates)
-                for place, coverage in found.items():
-                    yield {"world": name, "distance": distance, "images": images, "place": place}, coverage
+    for name, make in WORLDS.items():
+        world = make()
+        truths = true_indices(world, distance)
+        for images in SIZES:
+            found = index_coverage(world, distance, truths, images=images, replicates=replicates)
+            for place, coverage in found.items():
+                yield {"world": name, "distance": distance, "images": images, "place": place}, coverage

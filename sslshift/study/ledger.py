@@ -174,7 +174,18 @@ class Ledger:
     @property
     def runs(self) -> int:
         """The number of runs in the table."""
-        return len({tuple(map(row.get, _RUN)) for row in self._rows if row["kind"] == "run"})
+        return len(self._runs())
+
+    @property
+    def complete_seeds(self) -> int:
+        """The number of training seeds in the table; 0 if not every kind of runs has all of them."""
+        runs = self._runs()
+        seeds = {run[-2] for run in runs}
+        kinds = {run[:-2] for run in runs}
+        return len(seeds) if len(runs) == len(seeds) * len(kinds) else 0
+
+    def _runs(self) -> set[tuple]:
+        return {tuple(map(row.get, _RUN)) for row in self._rows if row["kind"] == "run"}
 
     def add(self, rows: Iterable[LedgerRow]) -> None:
         """Adds rows, see `append`."""

@@ -94,17 +94,19 @@ class Planned(NamedTuple):
     known: int
 
 
-def keep_plan(opened: Opened, known: int) -> None:
+def keep_plan(opened: Opened, known: int, known_seeds: int = 0) -> None:
     """Adds what a call plans to `plan.json` in the study's folder, if it is not what the last call planned.
 
     Args:
       opened: the study.
       known: number of runs whose results are known.
+      known_seeds: number of seeds of a finished grid. In a folder of an earlier version, which kept no plan, these were planned.
+        0: the grid is not finished, and the call continues it.
     """
     design = opened.design
     planned = Planned(design.primary, design.seeds, design.draws, known)
-    calls = _planned(opened)
-    if not calls or calls[-1][:3] != planned[:3]:
+    calls = _planned(opened) or ([planned._replace(seeds=known_seeds, known=0)] if known_seeds else [])
+    if not calls or calls[-1][:3] != planned[:3] or not (design.out / PLAN).exists():
         design.out.mkdir(parents=True, exist_ok=True)
         write_json(design.out / PLAN, {"calls": [each._asdict() for each in (*calls, planned)]})
 

@@ -80,7 +80,7 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     ledger = Ledger(opened.design.out, opened.design.budget.samples)
     # The table is checked first, so that a folder of another study is refused before hours of work.
     unfinished = [run for run in opened.runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
-    keep_plan(opened, ledger.runs)
+    keep_plan(opened, ledger.runs, ledger.complete_seeds)
     clock = progress.clock
     with clock.part("leaks"):
         leaks = search_leaks(opened, store, progress)

@@ -21,7 +21,7 @@ from sslshift.study.evaluate import has_silent_branches
 from sslshift.study.opened import Opened, Run, range_notes
 from sslshift.study.report.sentences import answer, findings
 from sslshift.study.report.tables import all_tables, caption
-from sslshift.study.shifts import name_of_features
+from sslshift.study.shifts import name_of_features, seen_by
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.tasks import Task
 
@@ -181,7 +181,8 @@ def notes(analysis: Analysis) -> list[str]:
         *(_about_task(task) for task in opened.tasks),
         f"The shift index uses the {DISTANCES[opened.design.shift.distance].title} distance between features of "
         f"{name_of_features(opened.design.shift)}: 0 is another sample of the downstream images, 1 is noise with their pixel "
-        "values. Another encoder or another distance gives other values. Trends over the index treat it as exact.",
+        f"values. It is {seen_by(opened.design.shift)}; another encoder or another distance gives other values. The change of "
+        "a trend with the index includes the variation of the encoders, but not that of the images behind the index.",
         *baseline_notes(opened),
         *_task_notes(analysis),
         *_shifts(analysis),

@@ -34,7 +34,7 @@ class Comparison(NamedTuple):
       low, high: ends of the interval of the difference.
       p_value: p-value of McNemar's exact test if both sides are a single run, the metric is accuracy and images are
         independent, otherwise nan. An interval excludes 0 only if this test rejects as well.
-      verdict: `better` or `worse` (of a) if the interval excludes 0, otherwise `no significant difference`.
+      verdict: `better` or `worse` (of a) if the interval excludes 0, otherwise `no difference shown`.
     """
 
     difference: float
@@ -204,7 +204,7 @@ def _mean_difference(a: Bootstrapped, b: Bootstrapped) -> tuple[float, np.ndarra
 def _verdict(low: float, high: float) -> str:
     if low > ROUNDING:
         return "better"
-    return "worse" if high < -ROUNDING else "no significant difference"
+    return "worse" if high < -ROUNDING else "no difference shown"
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
