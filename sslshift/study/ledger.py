@@ -180,9 +180,10 @@ class Ledger:
     def complete_seeds(self) -> int:
         """The number of training seeds in the table; 0 if not every kind of runs has all of them."""
         runs = self._runs()
-        seeds = {run[-2] for run in runs}
+        # The last two columns are seed and draw.
+        replicates = {run[-2:] for run in runs}
         kinds = {run[:-2] for run in runs}
-        return len(seeds) if len(runs) == len(seeds) * len(kinds) else 0
+        return len({seed for seed, _ in replicates}) if len(runs) == len(replicates) * len(kinds) else 0
 
     def _runs(self) -> set[tuple]:
         return {tuple(map(row.get, _RUN)) for row in self._rows if row["kind"] == "run"}
