@@ -100,8 +100,8 @@ def keep_plan(opened: Opened, known: int, known_seeds: int = 0) -> None:
     Args:
       opened: the study.
       known: number of runs whose results are known.
-      known_seeds: number of seeds of a finished grid; 0 if it is not finished. An earlier version kept no plan: the seeds of its
-        finished grid were planned.
+      known_seeds: number of seeds of a finished grid; 0 if it is not finished. An earlier version kept no plan: the seeds of
+        its finished grid were planned.
     """
     design = opened.design
     planned = Planned(design.primary, design.seeds, design.draws, known)
