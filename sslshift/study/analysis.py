@@ -1,8 +1,8 @@
 """Analysis of a study's results: gains, comparisons and trends with their intervals and verdicts.
 
 `Analysis` covers all tasks, `TaskAnalysis` one task, and `LearnerAnalysis` one method and encoder on one task. Verdicts are
-corrected for everything that a report tests, see `sslshift.study.claims`. Every
-value is computed when it is first needed and then kept. `report` turns the values into sentences and tables.
+corrected for everything that a report tests, see `sslshift.study.claims`. Every value is computed when it is first needed and
+then kept. `report` turns the values into sentences and tables.
 """
 
 import dataclasses
