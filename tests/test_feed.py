@@ -21,7 +21,8 @@ from sslshift.study import opened
 from sslshift.study.opened import open_study
 from sslshift.training import feed
 from sslshift.training.feed import chunks, images_of, memory_for_images, place
-from sslshift.training.loop import NonFiniteError, Training, train
+from sslshift.training.guards import NonFiniteError
+from sslshift.training.loop import Training, train
 from sslshift.training.optimiser import Optimiser
 from sslshift.training.step import make_mesh
 

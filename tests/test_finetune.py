@@ -14,7 +14,7 @@ from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.data.sources import ArraySource
 from sslshift.data.views import normalise
 from sslshift.models import PatchMLP, PretrainedEncoder, ResNet, ViT
-from sslshift.training.loop import NonFiniteError
+from sslshift.training.guards import NonFiniteError
 from sslshift.training.optimiser import Optimiser
 from sslshift.transfer import finetune
 from sslshift.transfer.finetune import FineTune

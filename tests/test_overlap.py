@@ -24,7 +24,7 @@ from sslshift.study.opened import open_study
 from sslshift.study.progress import Progress
 from sslshift.study.results import run_folder
 from sslshift.training.checkpoints import NotWrittenError
-from sslshift.training.loop import NonFiniteError
+from sslshift.training.guards import NonFiniteError
 
 FLAGS = ("--sources=bundled:mnist@40,60", "--evaluations=linear", "--labelled=60", "--budget=64", "--batch_size=32")
 # Long enough for a busy machine; a test that waits for it has failed.

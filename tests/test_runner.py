@@ -25,7 +25,8 @@ from sslshift.study.opened import open_study
 from sslshift.study.progress import Progress, TimeLeft
 from sslshift.study.report.page import baseline_notes
 from sslshift.study.results import run_folder
-from sslshift.training.loop import NonFiniteError, initial_state
+from sslshift.training.guards import NonFiniteError
+from sslshift.training.loop import initial_state
 from sslshift.transfer.scores import EvaluationScore, TaskScores, evaluate_stored
 
 TINY = Study(

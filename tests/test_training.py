@@ -16,8 +16,9 @@ from sslshift.data.mixture import single
 from sslshift.data.pipeline import BatchReader
 from sslshift.methods import METHODS
 from sslshift.training.checkpoints import CheckpointError
+from sslshift.training.guards import NonFiniteError
 from sslshift.training.journal import MetricsWriter
-from sslshift.training.loop import NonFiniteError, Training, train
+from sslshift.training.loop import Training, train
 from sslshift.training.optimiser import Optimiser
 from sslshift.training.programs import bound_programs
 from sslshift.training.step import compiled_step, init_state, make_mesh, train_step

@@ -140,6 +140,11 @@ class Study:
         0.01,
         "Largest share of a run's unique samples that may be unreadable and are replaced. Above this share, the run stops.",
     )
+    on_nonfinite: str = _field(
+        "stop",
+        "What a run does at a step whose loss or gradient is not finite: stop, or skip the update and count the step, up to a "
+        "limit. The report names runs with skipped steps.",
+    )
     workers: int = _field(0, "Number of processes that read images; 0: threads read them.")
     device_memory: float = _field(
         0.25,

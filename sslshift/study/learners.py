@@ -18,6 +18,7 @@ from sslshift.methods import METHODS, Method
 from sslshift.models import ENCODERS
 from sslshift.study.declare import Study
 from sslshift.training import Optimiser, Training
+from sslshift.training.guards import ON_NONFINITE, STOP
 from sslshift.training.loop import OnStep, traced_step
 from sslshift.training.programs import peak_flops, step_flops
 
@@ -49,7 +50,7 @@ class LearnerSettings:
       views: settings of the views, before the method adds its own, such as local crops.
       options: all hyperparameters of the method.
       optimiser: optimiser and schedule.
-      checkpoint_every, workers, max_broken: see `sslshift.training.loop.Training`.
+      checkpoint_every, workers, max_broken, on_nonfinite: see `sslshift.training.loop.Training`.
     """
 
     method: str
@@ -61,6 +62,7 @@ class LearnerSettings:
     checkpoint_every: int
     workers: int
     max_broken: float
+    on_nonfinite: str = STOP
 
     def build(self) -> Method:
         """Returns the method on its encoder.
@@ -76,7 +78,8 @@ class LearnerSettings:
 
     def training(self) -> Training:
         """Returns the built method with all other settings of its training; see `build`."""
-        return Training(self.build(), self.optimiser, self.checkpoint_every, self.workers, self.max_broken)
+        fields = ("optimiser", "checkpoint_every", "workers", "max_broken", "on_nonfinite")
+        return Training(self.build(), **{name: getattr(self, name) for name in fields})
 
     def __str__(self) -> str:
         """Returns optimiser and head in one line for users, with the differences from the recipe."""
@@ -144,6 +147,8 @@ def _settings(study: Study, options: Mapping[str, str]) -> LearnerSettings:
     """
     if study.dtype not in DTYPES:
         raise ValueError(f"Expected one of {', '.join(DTYPES)} for --dtype, got {study.dtype!r}.")
+    if study.on_nonfinite not in ON_NONFINITE:
+        raise ValueError(f"Expected one of {', '.join(ON_NONFINITE)} for --on_nonfinite, got {study.on_nonfinite!r}.")
     recipe = METHODS[study.method]
     return LearnerSettings(
         method=study.method,
@@ -155,6 +160,7 @@ def _settings(study: Study, options: Mapping[str, str]) -> LearnerSettings:
         checkpoint_every=study.checkpoint_every,
         workers=study.workers,
         max_broken=study.max_broken,
+        on_nonfinite=study.on_nonfinite,
     )
 
 
@@ -286,7 +292,7 @@ class Learner:
             "method_options": dict(self.settings.options),
             "optimiser": dataclasses.asdict(self.training.optimiser),
             "views": [dataclasses.asdict(view) for view in self.training.method.views],
-        }
+        } | ({"on_nonfinite": self.settings.on_nonfinite} if self.training.skips else {})
 
     @property
     def steps(self) -> int:

@@ -24,6 +24,7 @@ class Trained(NamedTuple):
       broken: images that could not be read and were replaced.
       unique_read: N without the broken images.
       seconds: wall-clock time of the training; None if an earlier version did not keep it.
+      skipped: steps that were not applied, because loss or gradient was not finite (`--on_nonfinite=skip`).
     """
 
     loss_first: float
@@ -31,6 +32,7 @@ class Trained(NamedTuple):
     broken: int
     unique_read: int
     seconds: float | None = None
+    skipped: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -50,7 +50,8 @@ from sslshift.study.results import (
 )
 from sslshift.study.shifts import MeasuredShift, TaskShifts, measure_shifts, read_shifts
 from sslshift.training.checkpoints import NotWrittenError
-from sslshift.training.journal import BROKEN, loss_trend, read_broken
+from sslshift.training.guards import skipped_steps
+from sslshift.training.journal import BROKEN, METRICS, loss_trend, read_broken, read_metrics
 from sslshift.training.loop import train
 from sslshift.training.programs import bound_programs
 from sslshift.transfer.features import encoder_of
@@ -341,7 +342,7 @@ def _raise(error: Exception) -> NoReturn:
 
 def _keep(opened: Opened, store: Store, run: Run, shift: MeasuredShift, variables: Any, seconds: float) -> dict[str, Any]:
     folder = run_folder(opened, run)
-    first, last = loss_trend(folder / "metrics.jsonl")
+    first, last = loss_trend(folder / METRICS)
     broken = len(read_broken(folder / BROKEN))
     trained = {
         "loss_first": first,
@@ -349,6 +350,8 @@ def _keep(opened: Opened, store: Store, run: Run, shift: MeasuredShift, variable
         "broken": broken,
         "unique_read": opened.candidate(run).mixture.unique - broken,
     }
+    skipped = skipped_steps(read_metrics(folder / METRICS))
+    trained |= {"skipped": skipped} if skipped else {}
     card = encoder_card(opened, run, shift, trained)
     save_encoder(encoder_of(opened.learner(run).training.method, variables, opened.canvas, card), folder / ENCODER)
     # The card does not contain the time, so that equal runs give equal files.

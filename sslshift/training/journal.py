@@ -24,7 +24,7 @@ class MetricsWriter:
     """
 
     def __init__(self, path: Path, *, keep_steps: int):
-        kept = [line for line in _whole_lines(path) if line["step"] <= keep_steps]
+        kept = [line for line in read_metrics(path) if line["step"] <= keep_steps]
         storage.write(path, "".join(json.dumps(line) + "\n" for line in kept))
         # Each line is written at once, so that a killed run loses at most the last line.
         self._file = path.open("a", buffering=1)
@@ -38,12 +38,13 @@ class MetricsWriter:
 
 def loss_trend(path: Path) -> tuple[float, float]:
     """Returns the mean loss over the first 5% and over the last 5% of the steps in a metrics file, at least one step each."""
-    losses = [line["loss"] for line in _whole_lines(path)]
+    # The line of a skipped step has no loss.
+    losses = [line["loss"] for line in read_metrics(path) if "loss" in line]
     count = max(1, len(losses) // 20)
     return statistics.fmean(losses[:count]), statistics.fmean(losses[-count:])
 
 
-def _whole_lines(path: Path) -> list[dict]:
+def read_metrics(path: Path) -> list[dict]:
     """Returns the lines of a metrics file, up to a line that is incomplete because the run was killed."""
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from sslshift.data.decode import Canvas
 from sslshift.data.pipeline import BatchReader
@@ -21,7 +22,8 @@ from sslshift.data.plan import SamplePlan
 from sslshift.methods import METHODS, Method
 from sslshift.training.checkpoints import Checkpoints
 from sslshift.training.feed import PlacedImages, StepChunk, chunks
-from sslshift.training.journal import BROKEN, METRICS, BrokenImages, MetricsWriter
+from sslshift.training.guards import ON_NONFINITE, SKIP, STOP, FiniteGuard
+from sslshift.training.journal import BROKEN, METRICS, BrokenImages, MetricsWriter, read_metrics
 from sslshift.training.online import Online, OnlineProbe, Watch
 from sslshift.training.optimiser import Optimiser, built
 from sslshift.training.step import (
@@ -39,10 +41,6 @@ from sslshift.training.step import (
 OnStep = Callable[[int, dict[str, float]], None]
 
 
-class NonFiniteError(RuntimeError):
-    """The loss or its gradient is not finite."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Training:
     """Settings of a run's training, without its data.
@@ -55,6 +53,8 @@ class Training:
       max_broken: share of the run's different images that may be unreadable; if the share is larger, the run stops.
       steps_per_dispatch: largest number of steps in one program, for steps that are shorter than the host needs to start them.
         All numbers above 1 give the same bits.
+      on_nonfinite: what the run does at a step whose loss or gradient is not finite: it stops (`stop`), or does not apply the
+        step and counts it (`skip`), up to a limit (see `guards.py`).
     """
 
     method: Method
@@ -63,6 +63,7 @@ class Training:
     workers: int = 0
     max_broken: float = 0.01
     steps_per_dispatch: int = 1
+    on_nonfinite: str = STOP
 
     def __post_init__(self):
         if self.checkpoint_every < 1 or self.steps_per_dispatch < 1:
@@ -70,6 +71,13 @@ class Training:
                 "Expected checkpoint_every and steps_per_dispatch of at least 1, got "
                 f"{self.checkpoint_every} and {self.steps_per_dispatch}."
             )
+        if self.on_nonfinite not in ON_NONFINITE:
+            raise ValueError(f"Expected one of {', '.join(ON_NONFINITE)} for on_nonfinite, got {self.on_nonfinite!r}.")
+
+    @property
+    def skips(self) -> bool:
+        """Whether a step that is not finite is not applied."""
+        return self.on_nonfinite == SKIP
 
     def steps_per_chunk(self, *, reported: bool) -> int | None:
         """Returns the largest number of steps in a chunk for `compiled_steps`; None: a single step, for `compiled_step`.
@@ -128,7 +136,7 @@ def train(
       The trained state; its bits do not depend on interruptions of the run, on `online` or on `placed`.
 
     Raises:
-      NonFiniteError: loss or gradient is not finite; no later state is saved.
+      NonFiniteError: loss or gradient is not finite, or was not in too many skipped steps; no later state is saved.
       CheckpointError: a checkpoint cannot be written or read.
       BrokenDataError: more than `max_broken` of the images cannot be read.
       ValueError: the budget is not a whole number of batches, or the devices or the images of `online` do not fit the batch.
@@ -139,7 +147,7 @@ def train(
     mesh = make_mesh()
     most = training.steps_per_chunk(reported=online is not None)
     # The step is compiled when it is first called: nothing runs before the first batch is read.
-    step_fn = (compiled_steps if most else compiled_step)(training.method, _optimiser(training, reader.plan), steps, mesh)
+    step_fn = _jitted_step(training, reader.plan, mesh, most)
     # A resumed run needs this state too: the checkpoint is read with its shapes and shardings.
     state = initial_state(training, reader, seed)
     # Folded in, since the initial weights use the key of the seed itself: the two must not share random numbers.
@@ -170,6 +178,13 @@ def initial_state(training: Training, reader: BatchReader, seed: int) -> TrainSt
     image = np.zeros(reader.canvas, np.uint8)
     state = compiled_init(training.method, _optimiser(training, reader.plan))(jax.random.key(seed), image)
     return replicate(make_mesh(), state)
+
+
+def _jitted_step(
+    training: Training, plan: SamplePlan, mesh: Mesh, most: int | None
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    build = compiled_steps if most else compiled_step
+    return build(training.method, _optimiser(training, plan), _whole_steps(plan), mesh, skips=training.skips)
 
 
 def traced_step(training: Training, canvas: Canvas, batch_size: int) -> TrainState:
@@ -216,6 +231,8 @@ class _RunFolder:
         self.done = self.checkpoints.latest or 0
         self.broken = BrokenImages(folder / BROKEN, plan.mixture.unique, training.max_broken)
         self._metrics = MetricsWriter(folder / METRICS, keep_steps=self.done)
+        earlier = read_metrics(folder / METRICS) if training.skips else ()
+        self._guard = FiniteGuard(folder, _whole_steps(plan), earlier, lambda: self.checkpoints.latest)
         self._pending: tuple[StepChunk, Metrics, Metrics] | None = None
 
     def observe(self, chunk: StepChunk, metrics: Metrics, signals: Metrics) -> None:
@@ -244,18 +261,7 @@ class _RunFolder:
         signals = {name: value for name, value in signals.items() if math.isfinite(value)}
         for i, step in enumerate(range(chunk.stop - chunk.count + 1, chunk.stop + 1)):
             scalars = {name: values[i] for name, values in columns.items()}
-            self._require_finite(step, scalars)
+            finite = self._guard.checked(step, scalars)
             # A chunk with signals has one step.
-            scalars |= signals
-            self._metrics.write_scalars(step, scalars)
-            self._on_step(step, scalars)
-
-    def _require_finite(self, step: int, scalars: dict[str, float]) -> None:
-        if all(math.isfinite(value) for value in scalars.values()):
-            return
-        latest = self.checkpoints.latest
-        good = f"step {latest:,} in {self._folder}" if latest else "none yet"
-        raise NonFiniteError(
-            f"Step {step:,} of {self._folder} gave {scalars}, which is not finite: training stopped. "
-            f"The last good checkpoint: {good}. Try a lower learning rate in another folder."
-        )
+            self._metrics.write_scalars(step, finite | signals)
+            self._on_step(step, scalars | signals)

@@ -85,6 +85,20 @@ def train_step(
     return new, {"loss": loss, "gradient_norm": optax.global_norm(gradient), **output.metrics}
 
 
+def guarded_step(
+    state: TrainState, images: jax.Array, key: jax.Array, *, method: Method, optimiser: optax.GradientTransformation, steps: int
+) -> tuple[TrainState, Metrics]:
+    """Takes a step like `train_step`, unless one of its scalars is not finite: then only the step number of the state changes.
+
+    Returns:
+      The state, and the scalars of the step with `skipped`, which is 1 if the step was not applied and otherwise 0.
+    """
+    new, metrics = train_step(state, images, key, method=method, optimiser=optimiser, steps=steps)
+    finite = jnp.all(jnp.stack([jnp.isfinite(each) for each in jax.tree.leaves(metrics)]))
+    kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+    return kept.replace(step=new.step), metrics | {"skipped": 1 - finite.astype(jnp.int32)}
+
+
 def train_steps(
     state: TrainState,
     images: jax.Array,
@@ -94,6 +108,7 @@ def train_steps(
     method: Method,
     optimiser: optax.GradientTransformation,
     steps: int,
+    skips: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Takes several steps in one program.
 
@@ -102,11 +117,12 @@ def train_steps(
       images: batches, uint8 `[most, batch, height, width, channels]`.
       count: number of steps, int32 in [1, most]; further batches are ignored.
       key: see `train_step`, like the other arguments.
+      skips: whether each step is a `guarded_step`.
 
     Returns:
       The state after the last step, and each step's scalars `[most]`, of which the first `count` count.
     """
-    step = functools.partial(train_step, method=method, optimiser=optimiser, steps=steps)
+    step = functools.partial(guarded_step if skips else train_step, method=method, optimiser=optimiser, steps=steps)
     shapes = jax.eval_shape(step, state, images[0], key)[1]
     table = jax.tree.map(lambda one: jnp.zeros((len(images), *one.shape), one.dtype), shapes)
 
@@ -149,24 +165,30 @@ _WHOLE_BODY = {
 # for each seed, so the programs of all methods are kept.
 @functools.lru_cache(maxsize=64)
 def compiled_step(
-    method: Method, optimiser: optax.GradientTransformation, steps: int, mesh: Mesh
+    method: Method, optimiser: optax.GradientTransformation, steps: int, mesh: Mesh, *, skips: bool = False
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
-    """Returns `train_step` jitted over the mesh: the state is replicated and donated, and the batch is split."""
+    """Returns a jitted step over the mesh: the state is replicated and donated, and the batch is split.
+
+    Args:
+      method, optimiser, steps: see `train_step`.
+      mesh: the devices.
+      skips: whether the step is `guarded_step` in place of `train_step`.
+    """
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("data"))
-    step = functools.partial(train_step, method=method, optimiser=optimiser, steps=steps)
+    step = functools.partial(guarded_step if skips else train_step, method=method, optimiser=optimiser, steps=steps)
     # Without donation, the states before and after a step would both occupy memory.
     return jax.jit(step, in_shardings=(everywhere, split, everywhere), out_shardings=everywhere, donate_argnums=0)
 
 
 @functools.lru_cache(maxsize=64)
 def compiled_steps(
-    method: Method, optimiser: optax.GradientTransformation, steps: int, mesh: Mesh
+    method: Method, optimiser: optax.GradientTransformation, steps: int, mesh: Mesh, *, skips: bool = False
 ) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
     """Returns `train_steps` jitted over the mesh, like `compiled_step`."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(None, "data"))
-    function = functools.partial(train_steps, method=method, optimiser=optimiser, steps=steps)
+    function = functools.partial(train_steps, method=method, optimiser=optimiser, steps=steps, skips=skips)
     shardings = (everywhere, split, everywhere, everywhere)
     return jax.jit(function, in_shardings=shardings, out_shardings=everywhere, donate_argnums=0, compiler_options=_WHOLE_BODY)
 

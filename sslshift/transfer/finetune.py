@@ -17,7 +17,7 @@ from sslshift.data.pipeline import BatchReader, batches
 from sslshift.data.sources import PartialSource, cached
 from sslshift.data.views import ViewSettings
 from sslshift.models import PretrainedEncoder
-from sslshift.training.loop import NonFiniteError
+from sslshift.training.guards import NonFiniteError
 from sslshift.training.optimiser import Optimiser
 from sslshift.training.step import make_mesh, replicate, shard_batch
 from sslshift.transfer.evaluation import Outcome

@@ -21,6 +21,7 @@ from sslshift.study.evaluate import has_silent_branches
 from sslshift.study.opened import Opened, Run, range_notes
 from sslshift.study.report.sentences import answer, findings
 from sslshift.study.report.tables import all_tables, caption
+from sslshift.study.results import describe_run
 from sslshift.study.shifts import name_of_features, seen_by
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.tasks import Task
@@ -187,6 +188,7 @@ def notes(analysis: Analysis) -> list[str]:
         *_task_notes(analysis),
         *_shifts(analysis),
         *_read_images(analysis),
+        *_training(analysis),
     ]
 
 
@@ -256,3 +258,14 @@ def _read_images(analysis: Analysis) -> list[str]:
             some = "; ".join(f"{path} ({reason})" for path, reason in source.refused[:5])
             found.append(f"{uri}: {len(source.refused)} files are not readable images and are not counted in N, e.g. {some}.")
     return found
+
+
+def _training(analysis: Analysis) -> list[str]:
+    """Returns notes on runs with training steps that were not applied."""
+    opened = analysis.opened
+    return [
+        f"{describe_run(opened, each.run)}: {each.trained.skipped:,} of {opened.learner(each.run).steps:,} training steps were "
+        "skipped, because their loss or gradient was not finite (--on_nonfinite=skip)."
+        for each in analysis.results.runs
+        if each.trained.skipped
+    ]
