@@ -76,7 +76,7 @@ class Training:
 
     @property
     def skips(self) -> bool:
-        """Whether a step that is not finite is not applied."""
+        """Returns whether a step that is not finite is not applied, in place of stopping the run."""
         return self.on_nonfinite == SKIP
 
     def steps_per_chunk(self, *, reported: bool) -> int | None:
