@@ -14,6 +14,7 @@ from absl import app, flags, logging
 
 from sslshift.cache import kept_programs
 from sslshift.clock import Clock, process_age
+from sslshift.stopping import Stop, StoppedError
 
 # Without this line, the --help of a command would also list the flags of this module.
 flags.disclaim_key_flags()
@@ -32,16 +33,17 @@ def run_command(main: Callable[[], None], folder: Callable[[], str] | None = Non
 
 
 @contextlib.contextmanager
-def command_line(folder: Callable[[], str] | None = None, *, positional: str = "") -> Iterator[Clock]:
+def command_line(folder: Callable[[], str] | None = None, *, positional: str = "", stop: Stop | None = None) -> Iterator[Clock]:
     """Parses the flags, yields a clock, and reports an error of the block in one sentence on stderr.
 
     The last line on stderr gives the seconds of the command by part. The process ends with code 1 after an error, 2 after a
-    mistake in the flags, and 130 after an interruption.
+    mistake in the flags, 130 after an interruption, and 0 after a signal to stop (see `sslshift.stopping`).
 
     Args:
       folder: function that returns the folder for `error.log`, which keeps the traceback of an error. Without a folder, or with
         an empty name, only an unexpected error shows its traceback.
       positional: name of the flag that the first argument sets if it has no dash; if empty, every argument is a flag.
+      stop: the request that a signal makes; None: a signal ends the block at once.
     """
     _parse(_named(sys.argv, positional))
     logging.use_absl_handler()
@@ -50,11 +52,15 @@ def command_line(folder: Callable[[], str] | None = None, *, positional: str = "
     clock = Clock()
     try:
         _set_autotuning(flags.FLAGS.autotune_level)
-        with kept_programs(flags.FLAGS.compilation_cache, _note):
+        with (stop or Stop()).listening(), kept_programs(flags.FLAGS.compilation_cache, _note):
             clock = Clock(process_age())
             with clock.running():
                 yield clock
         _show_timing(clock)
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        # Nothing has failed: the command did what the signal asked for.
+        sys.exit(0)
     except KeyboardInterrupt:
         print("Stopped. Commands that keep their results continue when they are given again.", file=sys.stderr)
         sys.exit(130)

@@ -29,12 +29,12 @@ def study_of(monkeypatch, capsys):
         monkeypatch.setattr(cli, "_DEFINE", {kind: among[name] for kind, name in names.items()})
 
         @contextlib.contextmanager
-        def command_line(folder):
+        def command_line(folder, stop):
             defined(["command", *arguments])
             yield Clock()
 
         monkeypatch.setattr(cli, "command_line", command_line)
-        cli.run_experiment(declared, lambda study, command, clock: studies.append(study), scales)
+        cli.run_experiment(declared, lambda study, command, clock, stop: studies.append(study), scales)
         return studies[0], capsys.readouterr().out
 
     return run

@@ -26,6 +26,7 @@ from sslshift.data.records.outcome import describe_generation
 from sslshift.data.records.prompts import read_prompts
 from sslshift.data.sources.manifest import Summary
 from sslshift.reporting.progress import counting_images
+from sslshift.stopping import StoppedError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -82,7 +83,7 @@ def _run(job: Generation, model: Model, console: Console) -> Summary:
             return run_generation(
                 job, generate, batch_size=FLAGS.batch_size, on_progress=on_progress, about={"versions": versions()}
             )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StoppedError):
             whole = count_kept(job) // len(job.prompts)
             if whole:
                 message = (

@@ -22,6 +22,7 @@ from sslshift.data.mixture_resolve import resolve
 from sslshift.data.mixture_text import parse_mixture
 from sslshift.data.plan import SamplePlan
 from sslshift.data.sources import Source, open_source
+from sslshift.stopping import follow_parent
 
 
 class Broken(NamedTuple):
@@ -159,5 +160,11 @@ def batches(reader: BatchReader, start: int, stop: int, *, workers: int = 0, pre
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0))
     if workers:
         # grain's workers start only if absl has parsed the flags, as it has in every command.
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
     return iter(dataset)
+
+
+def _start_worker(number: int, count: int) -> None:
+    del number, count
+    follow_parent()

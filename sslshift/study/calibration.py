@@ -18,6 +18,7 @@ from sslshift.data.sources import readable
 from sslshift.reporting import Table, csv_text
 from sslshift.shift import ShiftIndex, ShiftScale, index_difference
 from sslshift.shift.distances import INDEX_DISTANCES
+from sslshift.stopping import Stop
 from sslshift.storage import Store, write
 from sslshift.study.cli import run
 from sslshift.study.declare import Study
@@ -91,7 +92,7 @@ class Calibrated:
         return [each for each in self.cases if each.part == name and case in (None, each.case)]
 
 
-def run_calibration(study: Study, *, command: str = "", clock: Clock | None = None) -> None:
+def run_calibration(study: Study, *, command: str = "", clock: Clock | None = None, stop: Stop | None = None) -> None:
     """Runs a study, then measures every distance on cases with a known answer; writes OUT/calibration.csv and .md.
 
     The target is the test split of the study's first task. The study's sources (not its mixtures) are blended and counted. The
@@ -99,10 +100,10 @@ def run_calibration(study: Study, *, command: str = "", clock: Clock | None = No
 
     Args:
       study: the declaration.
-      command, clock: see `sslshift.study.cli.run`.
+      command, clock, stop: see `sslshift.study.cli.run`.
     """
-    run(study, command=command, clock=clock)
-    progress = Progress(clock=clock)
+    run(study, command=command, clock=clock, stop=stop)
+    progress = Progress(clock=clock, stop=stop)
     opened = open_study(study)
     results = read_results(opened)
     store = Store()

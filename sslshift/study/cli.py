@@ -15,6 +15,7 @@ from rich.console import Console
 
 from sslshift.clock import REPORTING, Clock, Timing
 from sslshift.command import command_line, remedy
+from sslshift.stopping import Stop
 from sslshift.storage import ERROR_LOG, LockedError, NotStoredError, lock
 from sslshift.study.analysis import Analysis
 from sslshift.study.cost import keep_timing, read_timings, show_cost
@@ -51,10 +52,10 @@ _DEFINE = {
 class RunFunction(Protocol):
     """A function that an experiment runs on its study, such as `run`."""
 
-    def __call__(self, study: Study, *, command: str = "", clock: Clock | None = None) -> None: ...
+    def __call__(self, study: Study, *, command: str = "", clock: Clock | None = None, stop: Stop | None = None) -> None: ...
 
 
-def run(study: Study, *, command: str = "", clock: Clock | None = None) -> None:
+def run(study: Study, *, command: str = "", clock: Clock | None = None, stop: Stop | None = None) -> None:
     """Runs a study to its end and shows its results; continues where an earlier call stopped.
 
     `timing.json` in its folder keeps the seconds of each call by part.
@@ -63,13 +64,14 @@ def run(study: Study, *, command: str = "", clock: Clock | None = None) -> None:
       study: the declaration.
       command: command line that repeats the study, for the report; if empty, the report shows this call.
       clock: running clock of the command; None: a clock that starts now.
+      stop: request to stop; training then saves a checkpoint, and StoppedError is raised.
 
     Raises:
       RuntimeError: some runs failed (raised after all others are done and reported), or another process uses the folder.
       ValueError: the declaration is wrong, or the folder holds another study.
     """
     with contextlib.nullcontext(clock) if clock else Clock().running() as clock:
-        progress = Progress(_console(), clock)
+        progress = Progress(_console(), clock, stop)
         opened = _open(study, progress)
         out = opened.design.out
         # The lock is taken after the study is opened: opening may take minutes and writes nothing.
@@ -109,7 +111,8 @@ def run_experiment(
         # A dry run writes nothing, not even the traceback of its error.
         return "" if flags.FLAGS.dry_run else flags.FLAGS.out if flags.FLAGS["out"].present else scales[flags.FLAGS.scale].out
 
-    with command_line(folder) as clock:
+    stop = Stop()
+    with command_line(folder, stop=stop) as clock:
         study, notes = _overridden(scales[flags.FLAGS.scale])
         for note in notes:
             print(note)
@@ -120,7 +123,7 @@ def run_experiment(
         elif flags.FLAGS.report_only:
             report_only(study, command=_command(program, study), clock=clock)
         else:
-            run(study, command=_command(program, study), clock=clock)
+            run(study, command=_command(program, study), clock=clock, stop=stop)
 
 
 def _command(program: str, study: Study) -> str:

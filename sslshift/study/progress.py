@@ -13,6 +13,7 @@ from rich.text import Text
 
 from sslshift.clock import Clock
 from sslshift.reporting.numbers import two_digits
+from sslshift.stopping import Stop
 from sslshift.transfer.scores import TaskScores
 
 _BAR_WIDTH = 16
@@ -61,10 +62,12 @@ class Progress:
     Attributes:
       console: console to print on.
       clock: seconds of the study by part.
+      stop: request to stop, which training asks for.
     """
 
-    def __init__(self, console: Console | None = None, clock: Clock | None = None):
+    def __init__(self, console: Console | None = None, clock: Clock | None = None, stop: Stop | None = None):
         self.clock = clock or Clock()
+        self.stop = stop or Stop()
         self.console = console or Console(emoji=False)
         self._left = ""
         self._bars: Bars | None = None

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from sslshift.clock import TRAINING, Clock
 from sslshift.models import ENCODER, save_encoder
+from sslshift.stopping import StoppedError
 from sslshift.storage import ERROR_LOG, FAILED, NotStoredError, OtherRecordError, Store, read_json, write, write_json
 from sslshift.study.evaluate import (
     PIXELS,
@@ -161,7 +162,7 @@ def _following(progress: Progress) -> Iterator[_Following]:
     try:
         yield following
         following.wait()
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, StoppedError):
         progress.cancel()
         raise
     finally:
@@ -327,10 +328,13 @@ def train_run(
         ):
             reader = opened.reader(opened.candidate(run).mixture, run.seed, run.draw)
             counted = learner.counted(progress.clock, work.on_step)
-            state = train(opened.training(run), reader, run.seed, folder, counted, opened.online, opened.placed)
+            state = train(opened.training(run), reader, run.seed, folder, counted, opened.online, opened.placed, progress.stop)
     except Exception as error:
         if _stops(error):
             raise
+        # The signal may have ended a process that reads images, which is not a failure of the run.
+        if progress.stop.requested:
+            progress.stop.end()
         return functools.partial(_raise, error)
     # The state of the optimiser is not kept, since the next run needs the memory.
     return functools.partial(_keep, opened, store, run, shift, state.variables, round(time.monotonic() - started, 2))

@@ -20,6 +20,7 @@ from sslshift.data.decode import Canvas
 from sslshift.data.pipeline import BatchReader
 from sslshift.data.plan import SamplePlan
 from sslshift.methods import METHODS, Method
+from sslshift.stopping import Stop
 from sslshift.training.checkpoints import Checkpoints
 from sslshift.training.feed import PlacedImages, StepChunk, chunks
 from sslshift.training.guards import ON_NONFINITE, SKIP, STOP, FiniteGuard
@@ -119,6 +120,7 @@ def train(
     on_step: OnStep = no_progress,
     online: Online | None = None,
     placed: PlacedImages | None = None,
+    stop: Stop | None = None,
 ) -> TrainState:
     """Trains a run to the end of its budget, from its latest checkpoint if it has one.
 
@@ -131,6 +133,7 @@ def train(
       online: probe and signals that are reported during training (see `online.py`). The probe is saved in the checkpoints. If
         a run continues from a checkpoint without a probe, or with a probe of other shapes, the probe starts at that step.
       placed: all images of the plan in device memory; None: the reader reads them on the host.
+      stop: request to stop; the loop then saves a checkpoint and raises StoppedError.
 
     Returns:
       The trained state; its bits do not depend on interruptions of the run, on `online` or on `placed`.
@@ -140,6 +143,7 @@ def train(
       CheckpointError: a checkpoint cannot be written or read.
       BrokenDataError: more than `max_broken` of the images cannot be read.
       ValueError: the budget is not a whole number of batches, or the devices or the images of `online` do not fit the batch.
+      StoppedError: a signal asked to stop, and the state after the last step is saved.
     """
     steps = _whole_steps(reader.plan)
     if online:
@@ -152,7 +156,8 @@ def train(
     state = initial_state(training, reader, seed)
     # Folded in, since the initial weights use the key of the seed itself: the two must not share random numbers.
     key = replicate(mesh, jax.random.fold_in(jax.random.key(seed), 1))
-    with contextlib.closing(_RunFolder(Path(folder), training, reader.plan, on_step)) as kept:
+    stop = stop or Stop()
+    with stop.deferred(), contextlib.closing(_RunFolder(Path(folder), training, reader.plan, on_step)) as kept:
         state = kept.checkpoints.restore(state) if kept.done else state
         watch = Watch(online, training.method, mesh) if online else None
         probe = watch.start(state.variables) if watch else None
@@ -168,8 +173,12 @@ def train(
             # The probe has a separate program, which runs after the step: the program of the step is the same without a probe.
             probe, signals = watch.follow(probe, state.variables, chunk.stop, steps) if watch else (None, {})
             kept.observe(chunk, metrics, signals)
-            if chunk.stop % every == 0 or chunk.stop == steps:
+            # Asked once in each chunk: the chunks of a run end at the same steps, wherever it was stopped before.
+            stopped = stop.requested
+            if stopped or chunk.stop % every == 0 or chunk.stop == steps:
                 kept.save(state, chunk.stop, probe)
+            if stopped:
+                stop.end(f"after step {chunk.stop:,} of {steps:,} in {folder}")
     return state
 
 

@@ -25,6 +25,7 @@ from sslshift.data.records.importing import (
 )
 from sslshift.data.records.listing import Listing, find_containers
 from sslshift.data.records.shards import FinishedShard
+from sslshift.stopping import StoppedError, follow_parent
 
 # Otherwise each process would use all cores for small matrix products and wait for the others, at half the speed on two cores.
 _ONE_THREAD = dict.fromkeys(("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -138,7 +139,8 @@ def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterat
         return
     # The processes are spawned, since a process with threads cannot be forked safely.
     # The environment is set first, since libraries read these variables when a process loads them.
-    with _environment(_ONE_THREAD), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with _environment(_ONE_THREAD), ProcessPoolExecutor(workers, context, follow_parent) as pool:
 
         def run(function: Callable, items: Sequence) -> Iterator:
             waiting = set()
@@ -153,6 +155,11 @@ def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterat
                     done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     for future in done:
                         yield future.result()
+            except StoppedError:
+                # Time is short, and the next call makes an unfinished shard again.
+                for process in multiprocessing.active_children():
+                    process.kill()
+                raise
             except BaseException:
                 # After an error or an interrupt, waiting tasks are cancelled, and running tasks finish their shards.
                 pool.shutdown(wait=True, cancel_futures=True)
