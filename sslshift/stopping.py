@@ -56,7 +56,7 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has arrived."""
+        """Returns whether a signal has arrived."""
         return bool(self._signal)
 
     def request(self, name: str) -> None:

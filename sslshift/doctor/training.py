@@ -34,7 +34,7 @@ _OWN: dict[str, dict[str, Any]] = {
 _OPTIMISER = Optimiser("adamw", learning_rate=0.02)
 
 
-class StoppedError(Exception):
+class HaltedError(Exception):
     """Stops a run on purpose, in the place of an interruption."""
 
 
@@ -62,11 +62,11 @@ def check_training(method: str, folder: Path) -> Finding:
     def stop(step: int, scalars: dict[str, float]) -> None:
         # Metrics arrive one step late, so the checkpoint has been written by then.
         if step > STEPS // 2:
-            raise StoppedError
+            raise HaltedError
 
     with tempfile.TemporaryDirectory(prefix="doctor-", dir=folder) as name:
         whole = train(training, reader, 0, Path(name) / "whole", lambda step, scalars: losses.append(scalars["loss"]))
-        with contextlib.suppress(StoppedError):
+        with contextlib.suppress(HaltedError):
             train(training, reader, 0, Path(name) / "stopped", stop)
         resumed = train(training, reader, 0, Path(name) / "stopped", continued.__setitem__)
     if min(continued) != STEPS // 2 + 1:

@@ -35,10 +35,13 @@ After `kill -9` during a checkpoint, a run's folder holds `record.json`, `metric
 and an incomplete one under a temporary name. It has no `result.json` and no encoder, and the results table has no row for it.
 The same command reads finished runs, continues this one from its last complete checkpoint, cuts `metrics.jsonl` back to that
 step, and repeats at most `--checkpoint_every` steps, which give the same numbers. Without a complete checkpoint the run
-starts again.
+starts again. SIGTERM, SIGUSR1 and SIGUSR2 (see `sslshift.stopping`) let the run in training save its step first: `cli` makes
+one `Stop`, `Progress` carries it, and the training loop asks it once per chunk of steps. If files of the newest checkpoint are
+missing or changed (`sslshift.training.digests`), the run says so and continues from the one before; if both are damaged, it
+stops, and so it does before its first step if the disk has no space for its checkpoints.
 
 The tests: `test_study` (commands in processes of their own), `test_runner` (resumption, failures, the results table),
-`test_overlap` (evaluation beside training),
+`test_overlap` (evaluation beside training), `test_stopping` (signals to stop),
 `test_analysis`, `test_report*`, `test_study_shifts`, `test_flags`, `test_calibration`.
 """
 

@@ -11,7 +11,7 @@ step, so an interrupted run continues from its checkpoint to the same bits.
 | `optimiser` | `Optimiser`: adamw, lars and sgd with their schedule |
 | `feed` | the batches of a run on the devices: read on the host, or from images in device memory |
 | `loop` | `Training` and `train` |
-| `checkpoints` | checkpoints; the only file that imports orbax |
+| `checkpoints`, `digests` | checkpoints, in the only file that imports orbax, and digests that show damage of their files |
 | `journal` | other files of a run: metrics, and a list of images that could not be read |
 | `online` | a linear probe and signals without labels, computed during training |
 | `repeated` | steps on one batch, again and again, for benchmarks |
@@ -20,9 +20,9 @@ step, so an interrupted run continues from its checkpoint to the same bits.
 To add an optimiser, name it in `optimiser.OPTIMISERS` and return its transformation in `Optimiser._at`.
 
 The tests: `test_training` (steps, resumption to the bit, schedules), `test_checkpoints` (written in the background, whole or
-absent), `test_feed` (both ways to a batch, and one or several steps in a program, give the same bits), `test_step_cost` (FLOPs
+absent, damage is found), `test_feed` (both ways to a batch, and one or several steps in a program, give the same bits), `test_step_cost` (FLOPs
 and bytes of each method's step), `test_transfer_guard` (the loop makes no implicit transfer), `test_online` and
-`test_online_probe` (reports during training), `test_from_python` (the README's example).
+`test_online_probe` (reports during training), `test_from_python` (the README's example), `test_stopping` (signals).
 """
 
 from sslshift.extras import needs_study

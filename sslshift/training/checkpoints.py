@@ -2,13 +2,17 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from sslshift.command import causes, remedy
+from sslshift.training.digests import DIGESTS, find_damage, write_digests
 from sslshift.training.step import TrainState
 
 PyTree = Any
@@ -22,20 +26,36 @@ class NotWrittenError(CheckpointError):
     """A checkpoint could not be written; the message gives the cause."""
 
 
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 class Checkpoints:
     """The two latest checkpoints in a folder. A checkpoint appears under its name only when it is complete.
 
     Checkpoints are written in the background: `save` returns when the state has been copied, and the next `save`, `wait` or
     `close` waits until the file is complete.
+
+    A checkpoint that was damaged since then, or has no digests of its files because the process was killed before it wrote
+    them, is not used: the run continues from the one before.
+
+    Args:
+      folder: folder of the checkpoints.
+      note: called with a sentence about a checkpoint that is not used.
+
+    Raises:
+      CheckpointError: all checkpoints are damaged.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, note: Callable[[str], None] = _to_stderr):
         # Imported here, since it takes a tenth of a command's start.
         from orbax.checkpoint import v1 as ocp
 
         self._folder = folder
+        self._note = note
         self._failed = False
         self._writing: _Writing | None = None
+        self._thread = ThreadPoolExecutor(1, "digests")
         # A background write logs at any time, so that orbax is silent until the folder is closed.
         _ABSL.addFilter(_not_from_orbax)
         # The bits of trained weights hardly compress: compression would take a third of the time and save 7% of the space.
@@ -46,11 +66,55 @@ class Checkpoints:
             # This empty policy never saves by itself: the training loop decides when, and `save` passes `force=True`.
             save_decision_policy=ocp.training.save_decision_policies.AnySavePolicy(()),
             # Two checkpoints are kept, so that a run can continue from the earlier one if the latest is damaged.
-            preservation_policy=ocp.training.preservation_policies.LatestN(2),
+            preservation_policy=ocp.training.preservation_policies.LatestN(_KEPT),
             # A run that is killed while it saves leaves an incomplete folder.
             cleanup_tmp_directories=True,
         )
-        self._complete = self._orbax.latest.step if self._orbax.latest else None
+        self._complete: int | None = None
+        self._unusable: list[int] = []
+        try:
+            self._find_usable()
+        except CheckpointError:
+            self.close()
+            raise
+
+    def _find_usable(self) -> None:
+        """Finds the newest checkpoint that is as it was written, and those after it, which are not."""
+        found: dict[int, str] = {}
+        for step in sorted((each.step for each in self._orbax.checkpoints), reverse=True):
+            damage = self._damage(step)
+            if not damage:
+                self._complete = step
+                break
+            found[step] = damage
+        if not found:
+            return
+        which = "; ".join(f"step {step:,}: {damage}" for step, damage in found.items())
+        if self._complete is None and set(found.values()) != {_UNFINISHED}:
+            raise CheckpointError(
+                f"No checkpoint in {self._folder} is as it was written ({which}). Copy that folder again if it is a copy, or "
+                "delete it: the run then starts again."
+            )
+        then = "starts again" if self._complete is None else f"continues from the checkpoint of step {self._complete:,}"
+        self._note(f"Damaged or unfinished checkpoints in {self._folder} are not used ({which}): the run {then}.")
+        self._unusable = list(found)
+
+    def _damage(self, step: int) -> str:
+        """Returns a phrase on what has changed in a checkpoint since it was written; empty if nothing has."""
+        folder = self._folder / str(step)
+        try:
+            if (folder / DIGESTS).exists():
+                return find_damage(folder)
+        except OSError as error:
+            # A file that the system refuses to read for now may be whole.
+            if remedy(error):
+                raise CheckpointError(f"{folder} cannot be read ({_reason(error)}). {remedy(error)}") from error
+            return f"it cannot be read: {_reason(error)}"
+        with contextlib.suppress(Exception):  # See `_writes`; what cannot be read is reported by `restore`.
+            metadata = self._orbax.checkpointables_metadata(step).custom_metadata
+            # Earlier versions wrote no digests, and did not say so.
+            return _UNFINISHED if metadata and DIGESTS in metadata else ""
+        return ""
 
     @property
     def latest(self) -> int | None:
@@ -72,8 +136,38 @@ class Checkpoints:
         """
         self.wait()
         parts = {"state": state} | ({} if online is None else {"online": online})
+        self.require_space(parts)
         with self._writes(step):
-            self._writing = _Writing(step, self._orbax.save_checkpointables_async(step, parts, force=True))
+            # They are kept until the run has reached another checkpoint.
+            while self._unusable:
+                self._orbax.delete(self._unusable.pop())
+            response = self._orbax.save_checkpointables_async(step, parts, force=True, custom_metadata={DIGESTS: True})
+        self._writing = _Writing(step, self._thread.submit(self._finish, step, response))
+
+    def require_space(self, parts: PyTree, saves: int = 1) -> None:
+        """Raises NotWrittenError if the disk has no space for checkpoints of these arrays and for the results beside them.
+
+        Args:
+          parts: the arrays of a checkpoint.
+          saves: number of checkpoints that will be written; a third one displaces the first when it is complete.
+        """
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(parts)) + _CHECKPOINT_FILES
+        needed = size * min(saves, max(1, _KEPT + 1 - len(self._orbax.checkpoints)))
+        free = shutil.disk_usage(self._folder).free
+        if free < needed + _RESERVE:
+            raise NotWrittenError(
+                f"The disk of {self._folder} has {free / 1e6:,.0f} MB left, and checkpoints need {needed / 1e6:,.0f} MB, with "
+                f"{_RESERVE / 1e6:,.0f} MB besides for results; {self._kept}. Free some space and give the same command again."
+            )
+
+    @property
+    def _kept(self) -> str:
+        return "there is no earlier one" if self._complete is None else f"the last good one is step {self._complete:,}"
+
+    def _finish(self, step: int, response: Any) -> None:
+        response.result()
+        # Read from the cache of the file system at over 2 GB/s, beside the training of the next steps.
+        write_digests(self._folder / str(step))
 
     def wait(self) -> None:
         """Waits until the last checkpoint is complete.
@@ -83,10 +177,10 @@ class Checkpoints:
         """
         if self._writing is None:
             return
-        step, response = self._writing
+        step, written = self._writing
         self._writing = None
         with self._writes(step):
-            response.result()
+            written.result()
         self._complete = step
 
     @contextlib.contextmanager
@@ -95,10 +189,9 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax and tensorstore raise many kinds of errors; here they all have the same meaning.
             self._failed = True
-            kept = "there is no earlier one" if self._complete is None else f"the last good one is step {self._complete:,}"
             advice = remedy(error)
             raise NotWrittenError(
-                f"The checkpoint of step {step:,} could not be written to {self._folder} ({_reason(error)}); {kept}."
+                f"The checkpoint of step {step:,} could not be written to {self._folder} ({_reason(error)}); {self._kept}."
                 + (f" {advice}" if advice else "")
             ) from error
 
@@ -166,6 +259,7 @@ class Checkpoints:
             # After a failed write orbax raises the same error again, which would replace the error message above.
             with contextlib.suppress(Exception) if self._failed else contextlib.nullcontext():
                 self._orbax.close()
+            self._thread.shutdown()
             _ABSL.removeFilter(_not_from_orbax)
 
 
@@ -173,10 +267,17 @@ class _Writing(NamedTuple):
     """A checkpoint that is being written."""
 
     step: int
-    response: Any
+    written: Future[None]
 
 
 _ABSL = logging.getLogger("absl")
+_UNFINISHED = f"{DIGESTS} is missing"
+# Number of checkpoints that are kept.
+_KEPT = 2
+# Bytes of a checkpoint besides its arrays.
+_CHECKPOINT_FILES = 1 << 20
+# Bytes that checkpoints leave for metrics, results and the report.
+_RESERVE = 32 << 20
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +156,9 @@ def train(
     state = initial_state(training, reader, seed)
     # Folded in, since the initial weights use the key of the seed itself: the two must not share random numbers.
     key = replicate(mesh, jax.random.fold_in(jax.random.key(seed), 1))
-    stop = stop or Stop()
-    with stop.deferred(), contextlib.closing(_RunFolder(Path(folder), training, reader.plan, on_step)) as kept:
-        state = kept.checkpoints.restore(state) if kept.done else state
-        watch = Watch(online, training.method, mesh) if online else None
-        probe = watch.start(state.variables) if watch else None
-        if kept.done and probe is not None:
-            probe = kept.checkpoints.restore_online(probe)
+    watch = Watch(online, training.method, mesh) if online else None
+    with _RunFolder(Path(folder), training, reader.plan, on_step, stop or Stop()).opened() as kept:
+        state, probe = kept.restored(state, watch)
         # The step number is the position in the data: a resumed run continues to read at its checkpoint.
         every = training.checkpoint_every
         for chunk in chunks(reader, placed, mesh, kept.done, steps, most=most, every=every, workers=training.workers):
@@ -173,12 +169,7 @@ def train(
             # The probe has a separate program, which runs after the step: the program of the step is the same without a probe.
             probe, signals = watch.follow(probe, state.variables, chunk.stop, steps) if watch else (None, {})
             kept.observe(chunk, metrics, signals)
-            # Asked once in each chunk: the chunks of a run end at the same steps, wherever it was stopped before.
-            stopped = stop.requested
-            if stopped or chunk.stop % every == 0 or chunk.stop == steps:
-                kept.save(state, chunk.stop, probe)
-            if stopped:
-                stop.end(f"after step {chunk.stop:,} of {steps:,} in {folder}")
+            kept.end_chunk(chunk.stop, state, probe)
     return state
 
 
@@ -232,27 +223,58 @@ def _whole_steps(plan: SamplePlan) -> int:
 class _RunFolder:
     """Files in the folder of a run: checkpoints, metrics and the list of broken images."""
 
-    def __init__(self, folder: Path, training: Training, plan: SamplePlan, on_step: OnStep):
+    def __init__(self, folder: Path, training: Training, plan: SamplePlan, on_step: OnStep, stop: Stop):
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._on_step = on_step
+        self._stop = stop
+        self._every = training.checkpoint_every
+        self._steps = _whole_steps(plan)
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.done = self.checkpoints.latest or 0
         self.broken = BrokenImages(folder / BROKEN, plan.mixture.unique, training.max_broken)
         self._metrics = MetricsWriter(folder / METRICS, keep_steps=self.done)
         earlier = read_metrics(folder / METRICS) if training.skips else ()
-        self._guard = FiniteGuard(folder, _whole_steps(plan), earlier, lambda: self.checkpoints.latest)
+        self._guard = FiniteGuard(folder, self._steps, earlier, lambda: self.checkpoints.latest)
         self._pending: tuple[StepChunk, Metrics, Metrics] | None = None
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator["_RunFolder"]:
+        """Yields this folder, and closes it after the block, which ends at a request to stop only in `end_chunk`."""
+        with self._stop.deferred(), contextlib.closing(self):
+            yield self
+
+    def restored(self, state: TrainState, watch: Watch | None) -> tuple[TrainState, OnlineProbe | None]:
+        """Returns the state and the probe of the latest checkpoint; without a checkpoint, `state` and a new probe.
+
+        Raises:
+          CheckpointError: the checkpoint cannot be read, or the disk has no space for those that follow.
+        """
+        state = self.checkpoints.restore(state) if self.done else state
+        probe = watch.start(state.variables) if watch else None
+        if self.done and probe is not None:
+            probe = self.checkpoints.restore_online(probe)
+        saves = -(-(self._steps - self.done) // self._every)
+        if saves:
+            # Before hours of training, and not at the first checkpoint.
+            self.checkpoints.require_space((state, probe), saves)
+        return state, probe
 
     def observe(self, chunk: StepChunk, metrics: Metrics, signals: Metrics) -> None:
         """Writes the metrics of the previous steps: reading the metrics of these steps would leave the device idle."""
         self._flush()
         self._pending = (chunk, metrics, signals)
 
-    def save(self, state: TrainState, step: int, probe: OnlineProbe | None) -> None:
-        """Writes the metrics of all steps so far, then a checkpoint: a state that is not finite is never saved."""
-        self._flush()
-        self.checkpoints.save(state, step, probe)
+    def end_chunk(self, step: int, state: TrainState, probe: OnlineProbe | None) -> None:
+        """Saves the state at the steps of checkpoints, and at a request to stop, which then raises StoppedError."""
+        # Asked once in each chunk and nowhere else: chunks end at the same steps, wherever the run was stopped before.
+        stopped = self._stop.requested
+        if stopped or step % self._every == 0 or step == self._steps:
+            # Metrics are checked first: a state that is not finite is never saved.
+            self._flush()
+            self.checkpoints.save(state, step, probe)
+        if stopped:
+            self._stop.end(f"after step {step:,} of {self._steps:,} in {self._folder}")
 
     def close(self) -> None:
         self._metrics.close()
