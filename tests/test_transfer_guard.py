@@ -147,8 +147,8 @@ def test_only_the_dispatch_of_a_step_is_guarded(training, reader, online, tmp_pa
             spied(monkeypatch, seen, owner, name)
     compiled = loop.compiled_step
 
-    def compiled_step(*args):
-        step = compiled(*args)
+    def compiled_step(*args, **options):
+        step = compiled(*args, **options)
 
         def dispatch(*arrays):
             dispatched.append(guards())

@@ -20,9 +20,10 @@ step, so an interrupted run continues from its checkpoint to the same bits.
 To add an optimiser, name it in `optimiser.OPTIMISERS` and return its transformation in `Optimiser._at`.
 
 The tests: `test_training` (steps, resumption to the bit, schedules), `test_checkpoints` (written in the background, whole or
-absent, damage is found), `test_feed` (both ways to a batch, and one or several steps in a program, give the same bits), `test_step_cost` (FLOPs
-and bytes of each method's step), `test_transfer_guard` (the loop makes no implicit transfer), `test_online` and
-`test_online_probe` (reports during training), `test_from_python` (the README's example), `test_stopping` (signals).
+absent, damage is found), `test_feed` (both ways to a batch, and one or several steps in a program, give the same bits),
+`test_step_cost` (FLOPs and bytes of each method's step), `test_transfer_guard` (the loop makes no implicit transfer),
+`test_online` and `test_online_probe` (reports during training), `test_from_python` (the README's example), `test_stopping`
+(signals).
 """
 
 from sslshift.extras import needs_study
