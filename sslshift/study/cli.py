@@ -42,6 +42,7 @@ _COMPANIONS = {
 }
 
 _DEFINE = {
+    bool: flags.DEFINE_boolean,
     str: flags.DEFINE_string,
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,

@@ -145,6 +145,19 @@ class Study:
         "What a run does at a step whose loss or gradient is not finite: stop, or skip the update and count the step, up to a "
         "limit. The report names runs with skipped steps.",
     )
+    tensorboard: bool = _field(
+        False, "Write the scalars of every run as TensorBoard events too, to tensorboard/ in its folder (extra `tensorboard`)."
+    )
+    profile: str = _field(
+        "",
+        "Steps to trace with JAX's profiler, as FIRST:LAST, e.g. 10:20: those of the first run that takes them, into profile/ "
+        "in its folder.",
+    )
+    hang_after: float = _field(
+        1800.0,
+        "Seconds without a finished training step, its compilation included, after which the stacks of all threads are written "
+        "to stderr and to hang.log in the run's folder; 0: never.",
+    )
     workers: int = _field(0, "Number of processes that read images; 0: threads read them.")
     device_memory: float = _field(
         0.25,
@@ -173,6 +186,7 @@ class Study:
             "online_every",
             "price_per_hour",
             "steps_per_dispatch",
+            "hang_after",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, got {getattr(self, name)}.")

@@ -22,6 +22,8 @@ from sslshift.shift.distances import index_distance
 from sslshift.study.claims import PRIMARY
 from sslshift.study.declare import Study
 from sslshift.study.learners import LearnerSettings, parse_learners
+from sslshift.training.events import require_tensorboard
+from sslshift.training.profile import StepWindow, parse_window
 from sslshift.transfer.declaration import TaskDeclaration, parse_split, parse_task, require_different_names
 from sslshift.transfer.protocol import parse_evaluations
 
@@ -73,6 +75,9 @@ class Design:
       wanted_difference: difference that the study should show, as a share.
       shift: settings of the shift index.
       workers: number of processes that read images.
+      tensorboard: whether scalars are also written as TensorBoard events.
+      profile: steps to trace in the first run that takes them; None: none.
+      hang_after: seconds without a finished step after which the stacks of all threads are written; 0: never.
       device_memory: largest share of an accelerator's free memory for training images.
       steps_per_dispatch: training steps in one program; 0: chosen from the FLOPs of a step.
       price_per_hour: price of an hour of training.
@@ -97,6 +102,9 @@ class Design:
     wanted_difference: float
     shift: ShiftSettings
     workers: int
+    tensorboard: bool
+    profile: StepWindow | None
+    hang_after: float
     device_memory: float
     steps_per_dispatch: int
     price_per_hour: float
@@ -130,6 +138,9 @@ def parse_study(study: Study) -> Design:
     learners = parse_learners(study)
     if study.batch_size % jax.device_count():
         raise ValueError(f"--batch_size={study.batch_size} cannot be divided among {jax.device_count()} devices.")
+    if study.tensorboard:
+        require_tensorboard()
+    budget = Budget(study.budget).whole_batches(study.batch_size)
     return Design(
         sources=tuple(parse_sources(study.sources)) if study.sources.strip() or not study.mixture else (),
         mixtures=tuple(parse_mixture(text, SCHEMES) for text in study.mixture),
@@ -137,7 +148,7 @@ def parse_study(study: Study) -> Design:
         evaluations=_evaluations(study),
         features=study.features,
         learners=learners,
-        budget=Budget(study.budget).whole_batches(study.batch_size),
+        budget=budget,
         batch_size=study.batch_size,
         seeds=study.seeds,
         untrained_seeds=max(study.seeds, study.untrained_seeds),
@@ -148,6 +159,9 @@ def parse_study(study: Study) -> Design:
         wanted_difference=study.wanted_difference / 100,
         shift=_shift(study),
         workers=study.workers,
+        tensorboard=study.tensorboard,
+        profile=parse_window(study.profile, budget.steps(study.batch_size)),
+        hang_after=study.hang_after,
         device_memory=study.device_memory,
         steps_per_dispatch=study.steps_per_dispatch,
         price_per_hour=study.price_per_hour,

@@ -20,7 +20,9 @@ from sslshift.study.design import Design, parse_study
 from sslshift.study.learners import Learner, open_learners
 from sslshift.training import Training
 from sslshift.training.feed import PlacedImages, images_of, memory_for_images, place
+from sslshift.training.observe import Observation
 from sslshift.training.online import Labelled, Online
+from sslshift.training.profile import Profiler
 from sslshift.training.programs import steps_per_dispatch
 from sslshift.training.step import make_mesh
 from sslshift.transfer.declaration import TaskDeclaration, open_task, own_canvas
@@ -136,6 +138,12 @@ class Opened:
             some = readable(part.source, part.indices[places], self.canvas)
             parts.append(Labelled(part.source.read(some, self.canvas), part.source.labels[some]))
         return Online(self.design.online_every, parts[0].images[:_SIGNAL_IMAGES], *parts, self.task.classes)
+
+    @functools.cached_property
+    def observation(self) -> Observation:
+        """What is observed while the runs train; one object, because only one of them is traced."""
+        profiler = Profiler(self.design.profile) if self.design.profile else None
+        return Observation(self.design.tensorboard, profiler, self.design.hang_after)
 
     @functools.cached_property
     def _seen(self) -> dict[str, np.ndarray]:

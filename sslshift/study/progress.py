@@ -12,6 +12,7 @@ from rich.table import Column
 from rich.text import Text
 
 from sslshift.clock import Clock
+from sslshift.heartbeat import Heartbeat
 from sslshift.reporting.numbers import two_digits
 from sslshift.stopping import Stop
 from sslshift.transfer.scores import TaskScores
@@ -113,9 +114,9 @@ class Progress:
         """Returns a bar for the training of an encoder."""
         return self._bar(what, steps)
 
-    def evaluating(self, what: str) -> contextlib.AbstractContextManager["Work"]:
-        """Returns a bar for the evaluation of an encoder."""
-        return self._bar(what, None)
+    def evaluating(self, what: str, heartbeat: Heartbeat | None = None) -> contextlib.AbstractContextManager["Work"]:
+        """Returns a bar for the evaluation of an encoder, and writes the sign of life of its run if it belongs to one."""
+        return self._bar(what, None, heartbeat)
 
     def ended(self, number: int, count: int, kind: Hashable, seconds: float | None) -> None:
         """Counts a run that ended, in the bar of the study and in the estimate, which the next line of scores shows.
@@ -143,11 +144,11 @@ class Progress:
         return Bars(*columns, console=self.console, transient=True, expand=True, disable=not self.console.is_terminal)
 
     @contextlib.contextmanager
-    def _bar(self, what: str, total: int | None) -> Iterator["Work"]:
+    def _bar(self, what: str, total: int | None, heartbeat: Heartbeat | None = None) -> Iterator["Work"]:
         with contextlib.nullcontext(self._bars) if self._bars else self._new_bars() as bars:
             bar = bars.add_task(what, total=total)
             try:
-                yield Work(bars, bar, what, self._cancelled)
+                yield Work(bars, bar, what, self._cancelled, heartbeat)
             finally:
                 bars.remove_task(bar)
 
@@ -173,11 +174,12 @@ class Work:
       done: whether there was anything to do.
     """
 
-    def __init__(self, bars: Bars, bar: TaskID, what: str, cancelled: threading.Event):
+    def __init__(self, bars: Bars, bar: TaskID, what: str, cancelled: threading.Event, heartbeat: Heartbeat | None):
         self._bars = bars
         self._bar = bar
         self._what = what
         self._cancelled = cancelled
+        self._heartbeat = heartbeat
         self.done = False
 
     def on_step(self, step: int, scalars: dict[str, float]) -> None:
@@ -187,6 +189,8 @@ class Work:
     def on_progress(self, part: str, done: int, total: int) -> None:
         """Shows a part of an evaluation; `transfer.protocol.evaluate` calls it."""
         self._show(done, total, part)
+        if self._heartbeat:
+            self._heartbeat.evaluated(part, done, total)
 
     def _show(self, done: int, total: int | None, text: str) -> None:
         if self._cancelled.is_set():

@@ -1,12 +1,14 @@
 """Results of a study, the folder, record, name and card of each of its runs, and what was planned before results were known."""
 
 import dataclasses
+import datetime
 import itertools
+import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sslshift.reporting.environment import versions
-from sslshift.storage import read_json, slug, write_json
+from sslshift.storage import ERROR_LOG, FAILED, read_json, slug, write, write_json
 from sslshift.study.leaks import SourceLeaks
 from sslshift.study.opened import Opened, Run
 from sslshift.study.shifts import MeasuredShift, TaskShifts, name_of_features
@@ -14,6 +16,8 @@ from sslshift.transfer.scores import EvaluatedEncoder
 
 # File of a study's folder with what each call planned, and how much was known when it did.
 PLAN = "plan.json"
+# Largest number of characters of an error in a report.
+_LONGEST_REASON = 300
 
 
 class Trained(NamedTuple):
@@ -215,3 +219,23 @@ def encoder_card(opened: Opened, run: Run, shift: MeasuredShift, trained: dict[s
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
     """Returns the values without those that are nan, which JSON cannot represent."""
     return {name: value for name, value in values.items() if value == value}
+
+
+def keep_failure(folder: Path, error: Exception) -> str:
+    """Writes the error that is being handled to the folder of a run, and returns it as one sentence."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 4]} ..."
+    now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / FAILED, {"error": type(error).__name__, "message": text, "time": now})
+    write(folder / ERROR_LOG, traceback.format_exc())
+    return f"{type(error).__name__}: {text}"
+
+
+def read_failure(folder: Path) -> str:
+    """Returns the reason why the last attempt of a run failed; empty if there was no failure."""
+    path = folder / FAILED
+    if not path.exists():
+        return ""
+    failure = read_json(path)
+    return f"{failure['error']}: {failure['message']}"

@@ -8,23 +8,22 @@ failures come in the order of the runs as they do without it.
 """
 
 import contextlib
-import datetime
+import dataclasses
 import errno
 import functools
 import time
-import traceback
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 from rich.console import Console
 
 from sslshift.clock import TRAINING, Clock
+from sslshift.heartbeat import Heartbeat
 from sslshift.models import ENCODER, save_encoder
 from sslshift.stopping import StoppedError
-from sslshift.storage import ERROR_LOG, FAILED, NotStoredError, OtherRecordError, Store, read_json, write, write_json
+from sslshift.storage import ERROR_LOG, FAILED, NotStoredError, OtherRecordError, Store
 from sslshift.study.evaluate import (
     PIXELS,
     UNTRAINED,
@@ -44,8 +43,10 @@ from sslshift.study.results import (
     Trained,
     describe_run,
     encoder_card,
+    keep_failure,
     keep_plan,
     plan_deviations,
+    read_failure,
     run_folder,
     run_record,
 )
@@ -63,8 +64,6 @@ _STOPS = (NotWrittenError, OtherRecordError, LedgerError)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # Part of the clock: evaluating runs, or waiting for their evaluation on the other thread.
 EVALUATING = "evaluating"
-# Largest number of characters of an error in a report.
-_LONGEST_REASON = 300
 
 
 def run_study(opened: Opened, progress: Progress) -> Results:
@@ -107,6 +106,8 @@ def run_study(opened: Opened, progress: Progress) -> Results:
             del outcome
     for learner, seed in _further_untrained(opened, ended.untrained):
         ended.untrained_of(learner, seed)
+    if opened.observation.profiler:
+        progress.note(opened.observation.profiler.summary())
     failed = tuple(ended.failed)
     deviations = plan_deviations(opened)
     return Results(opened, tuple(ended.finished), ended.untrained, pixels, task_shifts, leaks, failed, deviations=deviations)
@@ -210,14 +211,17 @@ class _EndedRuns:
         count = len(opened.runs)
         seconds = None
         with _failing(opened, run, self._progress) as failures:
-            untrained = self.untrained_of(opened.learner(run), run.seed)
-            with self._progress.evaluating(f"{number}/{count} {describe_run(opened, run)}") as work:
+            learner = opened.learner(run)
+            untrained = self.untrained_of(learner, run.seed)
+            heartbeat = Heartbeat(run_folder(opened, run), learner.steps, learner.batch_size)
+            with self._progress.evaluating(f"{number}/{count} {describe_run(opened, run)}", heartbeat) as work:
                 trained = Trained(**outcome())
                 with self._progress.clock.part(EVALUATING):
                     evaluated = evaluate_run(opened, self._store, run_folder(opened, run), work.on_progress)
             finished = FinishedRun(run, trained, evaluated)
             self._ledger.add(run_rows(opened, finished, untrained, self._task_shifts))
             self.finished.append(finished)
+            heartbeat.finish()
             # The time between the ends of two runs is what another run adds to the study.
             seconds = time.monotonic() - max(started, self._last) if work.done else None
         self.failed += [(run, reason) for reason in failures]
@@ -261,7 +265,7 @@ def read_results(opened: Opened) -> Results:
                 untrained[key] = evaluate_untrained(opened, store, opened.learner(run), run.seed, silent)
             finished.append(_finished(opened, store, run))
         except NotStoredError:
-            reason = _failure(run_folder(opened, run))
+            reason = read_failure(run_folder(opened, run))
             if reason:
                 failed.append((run, reason))
             else:
@@ -284,15 +288,6 @@ def _finished(opened: Opened, store: Store, run: Run) -> FinishedRun:
     if result is None:
         raise NotStoredError(f"{folder} holds no result yet.")
     return FinishedRun(run, Trained(**result), evaluate_run(opened, store, folder))
-
-
-def _failure(folder: Path) -> str:
-    """Returns the reason why the last attempt of a run failed; empty if there was no failure."""
-    path = folder / FAILED
-    if not path.exists():
-        return ""
-    failure = read_json(path)
-    return f"{failure['error']}: {failure['message']}"
 
 
 def train_run(
@@ -328,7 +323,9 @@ def train_run(
         ):
             reader = opened.reader(opened.candidate(run).mixture, run.seed, run.draw)
             counted = learner.counted(progress.clock, work.on_step)
-            state = train(opened.training(run), reader, run.seed, folder, counted, opened.online, opened.placed, progress.stop)
+            observation = dataclasses.replace(opened.observation, note=progress.note)
+            watched = {"online": opened.online, "stop": progress.stop, "observation": observation}
+            state = train(opened.training(run), reader, run.seed, folder, counted, placed=opened.placed, **watched)
     except Exception as error:
         if _stops(error):
             raise
@@ -374,22 +371,12 @@ def _failing(opened: Opened, run: Run, progress: Progress) -> Iterator[list[str]
     except Exception as error:
         if _stops(error):
             raise
-        reasons.append(_record_failure(opened, run, folder, error, progress))
+        reason = keep_failure(folder, error)
+        progress.note(f"FAILED {describe_run(opened, run)}: {reason} (details: {folder / ERROR_LOG})")
+        reasons.append(reason)
 
 
 def _stops(error: Exception) -> bool:
     """Returns whether no run can continue after an error; any other error concerns one run."""
     # On a full disk the next run would fail too, and the failure could not be written.
     return isinstance(error, _STOPS) or (isinstance(error, OSError) and error.errno in DISK_FULL)
-
-
-def _record_failure(opened: Opened, run: Run, folder: Path, error: Exception, progress: Progress) -> str:
-    text = " ".join(str(error).split())
-    text = text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 4]} ..."
-    now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / FAILED, {"error": type(error).__name__, "message": text, "time": now})
-    write(folder / ERROR_LOG, traceback.format_exc())
-    reason = f"{type(error).__name__}: {text}"
-    progress.note(f"FAILED {describe_run(opened, run)}: {reason} (details: {folder / ERROR_LOG})")
-    return reason

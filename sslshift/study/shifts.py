@@ -193,7 +193,8 @@ def _trained(opened: Opened, store: Store, progress: Progress, seed: int) -> Ref
         with progress.training(what, learner.steps) as work, progress.clock.part(TRAINING):
             reader = opened.reader(opened.equal_shares, seed, seed, learner.budget)
             on_step = learner.counted(progress.clock, work.on_step)
-            state = train(learner.training, reader, seed, folder, on_step, stop=progress.stop)
+            watched = dataclasses.replace(opened.observation, tensorboard=False, profiler=None)
+            state = train(learner.training, reader, seed, folder, on_step, stop=progress.stop, observation=watched)
         card = {"name": REFERENCE, "sources": list(record["fingerprints"]), "seed": seed}
         save_encoder(encoder_of(learner.training.method, state.variables, opened.canvas, card), folder / ENCODER)
         store.finish(folder, {})

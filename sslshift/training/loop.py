@@ -24,7 +24,8 @@ from sslshift.stopping import Stop
 from sslshift.training.checkpoints import Checkpoints
 from sslshift.training.feed import PlacedImages, StepChunk, chunks
 from sslshift.training.guards import ON_NONFINITE, SKIP, STOP, FiniteGuard
-from sslshift.training.journal import BROKEN, METRICS, BrokenImages, MetricsWriter, read_metrics
+from sslshift.training.journal import BROKEN, METRICS, BrokenImages, read_metrics
+from sslshift.training.observe import Observation, Observers
 from sslshift.training.online import Online, OnlineProbe, Watch
 from sslshift.training.optimiser import Optimiser, built
 from sslshift.training.step import (
@@ -121,6 +122,7 @@ def train(
     online: Online | None = None,
     placed: PlacedImages | None = None,
     stop: Stop | None = None,
+    observation: Observation | None = None,
 ) -> TrainState:
     """Trains a run to the end of its budget, from its latest checkpoint if it has one.
 
@@ -134,9 +136,10 @@ def train(
         a run continues from a checkpoint without a probe, or with a probe of other shapes, the probe starts at that step.
       placed: all images of the plan in device memory; None: the reader reads them on the host.
       stop: request to stop; the loop then saves a checkpoint and raises StoppedError.
+      observation: what is observed besides (see `observe.py`); None: only `metrics.jsonl` and `progress.json` are written.
 
     Returns:
-      The trained state; its bits do not depend on interruptions of the run, on `online` or on `placed`.
+      The trained state; its bits do not depend on interruptions of the run, on `online`, `placed` or `observation`.
 
     Raises:
       NonFiniteError: loss or gradient is not finite, or was not in too many skipped steps; no later state is saved.
@@ -157,14 +160,14 @@ def train(
     # Folded in, since the initial weights use the key of the seed itself: the two must not share random numbers.
     key = replicate(mesh, jax.random.fold_in(jax.random.key(seed), 1))
     watch = Watch(online, training.method, mesh) if online else None
-    with _RunFolder(Path(folder), training, reader.plan, on_step, stop or Stop()).opened() as kept:
+    with _RunFolder(Path(folder), training, reader.plan, on_step, stop, observation).opened() as kept:
         state, probe = kept.restored(state, watch)
         # The step number is the position in the data: a resumed run continues to read at its checkpoint.
         every = training.checkpoint_every
         for chunk in chunks(reader, placed, mesh, kept.done, steps, most=most, every=every, workers=training.workers):
             kept.broken.add(chunk.broken)
             # No part of the step may wait for the host. Saving and reporting wait for it, so they run outside of this guard.
-            with jax.transfer_guard("disallow"):
+            with kept.observers.dispatching(chunk, state), jax.transfer_guard("disallow"):
                 state, metrics = step_fn(state, *chunk.arrays, key)
             # The probe has a separate program, which runs after the step: the program of the step is the same without a probe.
             probe, signals = watch.follow(probe, state.variables, chunk.stop, steps) if watch else (None, {})
@@ -223,17 +226,25 @@ def _whole_steps(plan: SamplePlan) -> int:
 class _RunFolder:
     """Files in the folder of a run: checkpoints, metrics and the list of broken images."""
 
-    def __init__(self, folder: Path, training: Training, plan: SamplePlan, on_step: OnStep, stop: Stop):
+    def __init__(
+        self,
+        folder: Path,
+        training: Training,
+        plan: SamplePlan,
+        on_step: OnStep,
+        stop: Stop | None,
+        observation: Observation | None,
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._on_step = on_step
-        self._stop = stop
+        self._stop = stop or Stop()
         self._every = training.checkpoint_every
         self._steps = _whole_steps(plan)
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.done = self.checkpoints.latest or 0
         self.broken = BrokenImages(folder / BROKEN, plan.mixture.unique, training.max_broken)
-        self._metrics = MetricsWriter(folder / METRICS, keep_steps=self.done)
+        self.observers = Observers(observation or Observation(), folder, self.done, self._steps, plan.batch_size)
         earlier = read_metrics(folder / METRICS) if training.skips else ()
         self._guard = FiniteGuard(folder, self._steps, earlier, lambda: self.checkpoints.latest)
         self._pending: tuple[StepChunk, Metrics, Metrics] | None = None
@@ -262,6 +273,7 @@ class _RunFolder:
 
     def observe(self, chunk: StepChunk, metrics: Metrics, signals: Metrics) -> None:
         """Writes the metrics of the previous steps: reading the metrics of these steps would leave the device idle."""
+        self.observers.dispatched(chunk, metrics)
         self._flush()
         self._pending = (chunk, metrics, signals)
 
@@ -277,8 +289,9 @@ class _RunFolder:
             self._stop.end(f"after step {step:,} of {self._steps:,} in {self._folder}")
 
     def close(self) -> None:
-        self._metrics.close()
-        self.checkpoints.close()
+        # The checkpoint that is written last may hang too.
+        with contextlib.closing(self.observers):
+            self.checkpoints.close()
 
     def _flush(self) -> None:
         if self._pending is None:
@@ -294,5 +307,6 @@ class _RunFolder:
             scalars = {name: values[i] for name, values in columns.items()}
             finite = self._guard.checked(step, scalars)
             # A chunk with signals has one step.
-            self._metrics.write_scalars(step, finite | signals)
+            self.observers.write_scalars(step, finite | signals)
             self._on_step(step, scalars | signals)
+        self.observers.finished(chunk.stop)
