@@ -12,7 +12,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from google.protobuf.json_format import MessageToDict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,7 +92,9 @@ def events(folder: Path):
             if event.session_log.status == 1:
                 kept = [each for each in kept if each[0] < event.step]
             for value in event.summary.value:
-                number = value.simple_value if value.HasField("simple_value") else MessageToDict(value.tensor)["floatVal"][0]
+                # TensorFlow writes tensors, tensorboardX numbers.
+                content = value.tensor.tensor_content
+                number = struct.unpack("<f", content)[0] if content else value.simple_value
                 kept.append((event.step, value.tag, number))
     return kept
 
