@@ -162,10 +162,7 @@ def train(
     watch = Watch(online, training.method, mesh) if online else None
     with _RunFolder(Path(folder), training, reader.plan, on_step, stop, observation).opened() as kept:
         state, probe = kept.restored(state, watch)
-        # The step number is the position in the data: a resumed run continues to read at its checkpoint.
-        every = training.checkpoint_every
-        for chunk in chunks(reader, placed, mesh, kept.done, steps, most=most, every=every, workers=training.workers):
-            kept.broken.add(chunk.broken)
+        for chunk in kept.chunks(reader, placed, mesh, most):
             # No part of the step may wait for the host. Saving and reporting wait for it, so they run outside of this guard.
             with kept.observers.dispatching(chunk, state), jax.transfer_guard("disallow"):
                 state, metrics = step_fn(state, *chunk.arrays, key)
@@ -240,6 +237,7 @@ class _RunFolder:
         self._on_step = on_step
         self._stop = stop or Stop()
         self._every = training.checkpoint_every
+        self._workers = training.workers
         self._steps = _whole_steps(plan)
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.done = self.checkpoints.latest or 0
@@ -270,6 +268,14 @@ class _RunFolder:
             # Before hours of training, and not at the first checkpoint.
             self.checkpoints.require_space((state, probe), saves)
         return state, probe
+
+    def chunks(self, reader: BatchReader, placed: PlacedImages | None, mesh: Mesh, most: int | None) -> Iterator[StepChunk]:
+        """Yields the batches of the remaining steps, and lists the images among them that could not be read."""
+        # The step number is the position in the data: a resumed run continues to read at its checkpoint.
+        settings = {"most": most, "every": self._every, "workers": self._workers}
+        for chunk in chunks(reader, placed, mesh, self.done, self._steps, **settings):
+            self.broken.add(chunk.broken)
+            yield chunk
 
     def observe(self, chunk: StepChunk, metrics: Metrics, signals: Metrics) -> None:
         """Writes the metrics of the previous steps: reading the metrics of these steps would leave the device idle."""

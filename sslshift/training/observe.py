@@ -36,7 +36,7 @@ class Observation:
 
 
 class Observers:
-    """What observes one run, from the opening of its folder to the end of its training.
+    """Observers of one run, from the opening of its folder to the end of its training.
 
     Args:
       observation: the settings.
