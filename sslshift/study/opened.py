@@ -141,7 +141,7 @@ class Opened:
 
     @functools.cached_property
     def observation(self) -> Observation:
-        """What is observed while the runs train; one object, because only one of them is traced."""
+        """Returns what is observed while the runs train: one object, because only one of them is traced."""
         profiler = Profiler(self.design.profile) if self.design.profile else None
         return Observation(self.design.tensorboard, profiler, self.design.hang_after)
 
