@@ -8,7 +8,7 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from sslshift.storage import read_json, write_json
 
 # Name of the file in a run's folder.
 PROGRESS = "progress.json"
+
+# Name of the file in a study's folder that lists its runs, since a run that waits has no folder yet.
+RUNS = "runs.json"
 
 # What a run does. STOPPED: an error or an interrupt ended its training, and the same command continues it.
 TRAINING = "training"
@@ -90,3 +93,18 @@ class Heartbeat:
         # A run does not depend on its sign of life. A full disk is reported by the results that need it.
         with contextlib.suppress(OSError):
             write_json(self._file, about | {"time": round(time.time(), 3)})
+
+
+def keep_run_list(out: Path, names: Sequence[str], steps: int) -> None:
+    """Writes `runs.json` to a study's folder, unless it is there with this content.
+
+    Args:
+      out: folder of the study, which exists.
+      names: names of the folders of all runs, in the order of the study.
+      steps: training steps of every run.
+    """
+    content = {"steps": steps, "runs": list(names)}
+    with contextlib.suppress(OSError, ValueError):
+        if read_json(out / RUNS) == content:
+            return
+    write_json(out / RUNS, content)

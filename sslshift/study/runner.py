@@ -20,7 +20,7 @@ import jax
 from rich.console import Console
 
 from sslshift.clock import TRAINING, Clock
-from sslshift.heartbeat import Heartbeat
+from sslshift.heartbeat import Heartbeat, keep_run_list
 from sslshift.models import ENCODER, save_encoder
 from sslshift.stopping import StoppedError
 from sslshift.storage import ERROR_LOG, FAILED, NotStoredError, OtherRecordError, Store
@@ -82,6 +82,7 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     # The table is checked first, so that a folder of another study is refused before hours of work.
     unfinished = [run for run in opened.runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
     keep_plan(opened, ledger.runs, ledger.complete_seeds)
+    keep_run_list(opened.design.out, [run_folder(opened, run).name for run in opened.runs], opened.design.steps)
     clock = progress.clock
     with clock.part("leaks"):
         leaks = search_leaks(opened, store, progress)
