@@ -24,8 +24,8 @@ from sslshift.transfer.declaration import parse_task
 ROOT = Path(__file__).parent.parent
 HEADERS = sorted(path for room in ("experiments", "tools") for path in (ROOT / room).glob("*.py"))
 EXPERIMENTS = [path.stem for path in HEADERS if path.parent.name == "experiments" and path.stem not in ("__init__", "large")]
-# Other flags are a mistake; so is another argument, but of the one command that takes a name.
-POSITIONAL = {"tools.fetch_encoder": 1}
+# Other flags are a mistake; so is another argument, but of the commands that take a name.
+POSITIONAL = {"tools.fetch_encoder": 1, "tools.status": 1}
 
 
 def documented():
