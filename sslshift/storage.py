@@ -4,31 +4,30 @@ The package writes all its results with this module, so that a process can be st
 
 - `write` and `whole_file` replace a file in one step. A process that is killed, or a disk that is full, leaves the old file; a
   kill also leaves `NAME.part`, which the next write replaces.
-- `lock` keeps a second process out of a folder. The operating system releases the lock when the process ends or crashes.
-- `ArrayCache` keeps arrays that take long to compute, up to a number of bytes, for all later commands of the user.
+- `lock` keeps a second process out of a folder. The operating system releases the lock when the process ends or crashes, on
+  shared file systems also when its machine does: NFS with its lock service, and Lustre mounted with `-o flock` (not
+  `-o localflock`, whose locks hold on one machine only).
 - `Store` keeps results in folders. Each folder holds the request in `record.json` and the answer in `result.json`. A
-  folder without `result.json` is work in progress: the next process that asks for the same record continues it.
+  folder without `result.json` is work in progress: the next process that asks for the same record continues it. With a
+  folder of locks, several processes share a store, on one machine or on many: each result is computed by one of them.
 
 A path is local or belongs to an object store (`gs://...`), as in `etils.epath`.
 """
 
 import contextlib
 import datetime
+import errno
 import hashlib
-import io
 import json
 import os
 import platform
 import re
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from etils import epath
-
-from sslshift.cache import prune
 
 RECORD = "record.json"
 RESULT = "result.json"
@@ -37,6 +36,10 @@ FAILED = "failed.json"
 ERROR_LOG = "error.log"
 
 _PART = ".part"
+# Errors of a file system without locks.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+# Seconds between two looks at a result that another process computes, at first and at most.
+_LOOKS = (0.05, 2.0)
 
 
 class NotStoredError(RuntimeError):
@@ -135,11 +138,14 @@ def slug(name: str) -> str:
 
 
 @contextlib.contextmanager
-def lock(file: epath.PathLike) -> Iterator[None]:
+def lock(file: epath.PathLike, *, wait: float = 0.0, remove: bool = False) -> Iterator[None]:
     """Holds a lock while the block runs. The lock is released when the process ends, even if it is killed.
 
     Args:
-      file: path of the lock; its folder must exist. The file is kept after the release, and a second file names the holder.
+      file: path of the lock; its folder must exist. While the lock is held, a second file names the holder.
+      wait: seconds to wait for another holder.
+      remove: whether the file is removed after the block, unless the block raises an error. Whoever takes the lock next must
+        then find out that the work is done.
 
     Raises:
       LockedError: another process, or another block of this process, holds the lock.
@@ -153,96 +159,38 @@ def lock(file: epath.PathLike) -> Iterator[None]:
         raise ValueError(f"Expected a local folder, got {file}: object stores have no locks.")
     # Every process that tries to take the lock empties its file, so the holder is written to another file.
     name = epath.Path(f"{file}.holder")
-    held = filelock.FileLock(file, timeout=0)
-    # Without a timeout: a second command fails at once and names the holder.
+    # The lock may be released by another thread. A soft lock would outlive its process.
+    held = filelock.FileLock(file, timeout=wait, thread_local=False, fallback_to_soft=False)
     try:
         held.acquire()
     except filelock.Timeout as error:
-        holder = name.read_text().strip() if name.exists() else ""
+        holder = ""
+        # The holder may release the lock at this moment.
+        with contextlib.suppress(OSError):
+            holder = name.read_text().strip()
         raise LockedError(file, holder or "another process") from error
-    except NotImplementedError as error:
-        raise ValueError(f"{file}: the file system has no locks. Use a folder on another file system.") from error
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        raise ValueError(
+            f"{file}: the file system has no locks. Use a folder on another file system; NFS needs its lock service, and "
+            "Lustre the mount option flock."
+        ) from error
     try:
         now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
         write(name, f"process {os.getpid()} on {platform.node()} since {now}\n")
         yield
+        if remove:
+            with contextlib.suppress(OSError):
+                os.unlink(file)
     finally:
+        with contextlib.suppress(OSError):
+            name.unlink(missing_ok=True)
         held.release()
 
 
-class ArrayCache:
-    """Files with arrays that take long to compute. The cache never stops a command: what it does not hold is computed.
-
-    A damaged file is written anew, and a folder that cannot be written is reported once. The files are NumPy's npz without
-    pickle, so that none of them can run code.
-
-    Example:
-      >>> import tempfile, numpy as np
-      >>> cache = ArrayCache(Path(tempfile.mkdtemp()) / "sums", 1 << 20, print)
-      >>> cache.remembered(["a", 1], lambda: {"sum": np.array(3)})["sum"].item()
-      3
-      >>> cache.remembered(["a", 1], lambda: 1 / 0)["sum"].item()
-      3
-
-    Args:
-      folder: folder of the files; it is made when the first file is written.
-      most_bytes: size of all files; beyond it, the files that were not used for longest are deleted.
-      note: called at most once, with a sentence about a folder that cannot be written.
-    """
-
-    def __init__(self, folder: Path, most_bytes: int, note: Callable[[str], None]):
-        self._folder = folder
-        self._most_bytes = most_bytes
-        self._note: Callable[[str], None] | None = note
-
-    def remembered(self, key: Sequence[Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Returns the arrays kept by a key, by name; computes and keeps them if there are none.
-
-        Args:
-          key: everything that the arrays depend on, as JSON values.
-          compute: function that returns the arrays.
-        """
-        path = self._folder / f"{digest(key, 32)}.npz"
-        known = _read_arrays(path)
-        if known is not None:
-            return known
-        arrays = compute()
-        try:
-            self._write(path, arrays)
-        except OSError as error:
-            if self._note:
-                self._note(
-                    f"{self._folder} cannot be written ({error.strerror or error}): later commands compute its content anew."
-                )
-            self._note = None
-        return arrays
-
-    def _write(self, path: Path, arrays: Mapping[str, Any]) -> None:
-        import numpy as np
-
-        self._folder.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()
-        np.savez(content, **arrays)
-        # An array that would displace all others is not kept.
-        if content.tell() > self._most_bytes:
-            return
-        write(path, content.getvalue())
-        prune(self._folder, self._most_bytes)
-
-
-def _read_arrays(path: Path) -> dict[str, Any] | None:
-    """Returns the arrays in an npz file; None if there is no file or it is damaged."""
-    import numpy as np
-
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
-        return None
-
-
 class Store:
-    """Folders that keep results, open for reading and writing or for reading only.
+    """Folders that keep results, open for reading and writing or for reading only, by one process or by several at once.
 
     Example:
       >>> import tempfile
@@ -252,12 +200,29 @@ class Store:
       >>> Store(read_only=True).remembered(folder, {"a": 1, "b": 2}, lambda: 1 / 0)
       {'sum': 3}
 
-    Attributes:
+    Args:
       read_only: whether the store only reads; it then computes and writes nothing.
+      locks: folder of locks, beside or above the results; None: no other process computes the same results.
+      wait: whether to wait for a result that another process computes.
+      note: called with a sentence when such a wait begins.
     """
 
-    def __init__(self, *, read_only: bool = False):
+    def __init__(
+        self,
+        *,
+        read_only: bool = False,
+        locks: Path | None = None,
+        wait: bool = True,
+        note: Callable[[str], None] = lambda text: None,
+    ):
         self.read_only = read_only
+        self._locks = locks
+        self._wait = wait
+        self._note = note
+
+    def without_waiting(self) -> "Store":
+        """Returns this store, which raises LockedError for a result that another process computes."""
+        return Store(read_only=self.read_only, locks=self._locks, wait=False)
 
     def recalled(self, folder: epath.PathLike, record: Mapping[str, Any]) -> dict[str, Any] | None:
         """Returns the result in a folder, or None if the folder holds no result.
@@ -303,8 +268,46 @@ class Store:
         known = self.recalled(folder, record)
         if known is not None:
             return known
-        self.begin(folder, record)
-        return self.finish(folder, compute())
+        self.require_writable(folder)
+        with self.locked(folder):
+            known = self.recalled(folder, record)
+            if known is not None:
+                return known
+            self.begin(folder, record)
+            return self.finish(folder, compute())
+
+    @contextlib.contextmanager
+    def locked(self, folder: epath.PathLike) -> Iterator[None]:
+        """Keeps other processes from computing the results in a folder while the block runs; waits until no other does.
+
+        The block calls `recalled` first: the result that was missing may have been computed in the meantime.
+
+        Raises:
+          LockedError: another process computes them, and the store does not wait.
+          ValueError: the file system has no locks.
+        """
+        if self._locks is None:
+            yield
+            return
+        self._locks.mkdir(parents=True, exist_ok=True)
+        # A study's folder may have another path on each machine.
+        name = os.path.relpath(os.fspath(folder), self._locks.parent)
+        with contextlib.ExitStack() as held:
+            pause = _LOOKS[0]
+            while True:
+                try:
+                    held.enter_context(lock(self._locks / f"{slug(name)}.lock", remove=True))
+                    break
+                except LockedError as error:
+                    if not self._wait:
+                        raise
+                    holder = error.holder
+                time.sleep(pause)
+                if pause < _LOOKS[1] <= 2 * pause:
+                    self._note(f"Waiting for {name}, which is computed by {holder}")
+                pause = min(2 * pause, _LOOKS[1])
+            _look_again(self._locks.parent, Path(name))
+            yield
 
     def begin(self, folder: epath.PathLike, record: Mapping[str, Any]) -> None:
         """Makes a folder and writes the record of work whose result `finish` keeps; see `remembered`.
@@ -331,6 +334,13 @@ class Store:
         """
         if self.read_only:
             raise NotStoredError(f"{folder} holds no result yet.")
+
+
+def _look_again(top: Path, name: Path) -> None:
+    """Lists the folders on a path, so that a network file system shows what other machines have written there."""
+    for each in reversed([name, *name.parents]):
+        with contextlib.suppress(OSError):
+            os.listdir(top / each)
 
 
 def _holds_work(folder: epath.Path) -> bool:

@@ -10,6 +10,7 @@ from rich.console import Console
 from source_builders import array_record, encoded
 from tiny_studies import tiny
 
+from sslshift.array_cache import ArrayCache
 from sslshift.data import open_source
 from sslshift.data.curation import (
     find_leaks,
@@ -19,7 +20,7 @@ from sslshift.data.curation.leaks import LeakSearch
 from sslshift.data.likeness import may_correlate, sketches
 from sslshift.data.noise import NoiseSource
 from sslshift.data.sources import ArraySource, CachedSource, PartialSource
-from sslshift.storage import ArrayCache, Store
+from sslshift.storage import Store
 from sslshift.study import leaks as leaks_of_study
 from sslshift.study.opened import open_study
 from sslshift.study.progress import Progress

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sslshift.study.ledger import LedgerError, append, fingerprint, read_ledger, require_budget
+from sslshift.reporting.ledger import LedgerError, append, fingerprint, read_ledger, require_budget
 
 
 def test_a_table_that_a_spreadsheet_saved_is_read_or_refused_whole(tmp_path):

@@ -18,8 +18,8 @@ import pytest
 from rich.console import Console
 from tiny_studies import tiny
 
+from sslshift.reporting.ledger import LedgerError
 from sslshift.study import runner
-from sslshift.study.ledger import LedgerError
 from sslshift.study.opened import open_study
 from sslshift.study.progress import Progress
 from sslshift.study.results import run_folder

@@ -10,8 +10,8 @@ from browser import browsing, find_chromium
 from PIL import Image
 from report_builders import MIDDLE, NEAR, SHIFTS, STUDY, results_of, truth
 
+from sslshift.reporting.ledger import append, fingerprint
 from sslshift.study.analysis import Analysis
-from sslshift.study.ledger import append, fingerprint
 from sslshift.study.opened import open_study
 from sslshift.study.report import write_report
 

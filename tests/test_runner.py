@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 
 from sslshift.models import ENCODERS, ResNet
+from sslshift.reporting.ledger import LedgerError, read_ledger
+from sslshift.shards import LOCK, occupied
 from sslshift.storage import NotStoredError, Store
 from sslshift.study import cli, evaluate, runner
 from sslshift.study import ledger as ledger_module
 from sslshift.study.analysis import Analysis
 from sslshift.study.declare import Study
-from sslshift.study.ledger import LedgerError, read_ledger
 from sslshift.study.opened import open_study
 from sslshift.study.progress import Progress, TimeLeft
 from sslshift.study.report.page import baseline_notes
@@ -287,19 +288,19 @@ def test_reading_computes_and_writes_nothing(tmp_path):
 
 def test_one_process_at_a_time_in_a_folder(tmp_path):
     hold = (
-        "import pathlib; from sslshift.study.cli import _locked\n"
-        f"with _locked(pathlib.Path({str(tmp_path)!r})): print(1, flush=True); input()"
+        "import pathlib; from sslshift.shards import occupied\n"
+        f"with occupied(pathlib.Path({str(tmp_path)!r}), None): print(1, flush=True); input()"
     )
     other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     other.stdout.readline()
     try:
-        with pytest.raises(RuntimeError, match=rf"in use by process {other.pid} on \S+ since \d"), cli._locked(tmp_path):
+        with pytest.raises(RuntimeError, match=rf"in use by process {other.pid} on \S+ since \d"), occupied(tmp_path, None):
             pass
     finally:
         other.kill()
         other.wait()
-    with cli._locked(tmp_path):
-        assert str(os.getpid()) in (tmp_path / f"{cli.LOCK}.holder").read_text()
+    with occupied(tmp_path, None):
+        assert str(os.getpid()) in (tmp_path / f"{LOCK}.holder").read_text()
 
 
 def test_a_dry_run_counts_measures_and_writes_nothing(done, tmp_path, capsys):

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sslshift.array_cache import ArrayCache
 from sslshift.storage import (
-    ArrayCache,
     LockedError,
     NotStoredError,
     OtherRecordError,

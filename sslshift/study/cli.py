@@ -15,13 +15,15 @@ from rich.console import Console
 
 from sslshift.clock import REPORTING, Clock, Timing
 from sslshift.command import command_line, remedy
+from sslshift.shards import StudyShard, occupied, reporting
 from sslshift.stopping import Stop
-from sslshift.storage import ERROR_LOG, LockedError, NotStoredError, lock
+from sslshift.storage import ERROR_LOG, LockedError, NotStoredError
 from sslshift.study.analysis import Analysis
 from sslshift.study.cost import keep_timing, read_timings, show_cost
 from sslshift.study.declare import Study
 from sslshift.study.design import parse_study
 from sslshift.study.learners import options_given, without_given
+from sslshift.study.ledger import complete_table
 from sslshift.study.opened import Opened, Run, open_study, range_notes
 from sslshift.study.progress import Progress
 from sslshift.study.report import print_report, write_report
@@ -30,8 +32,6 @@ from sslshift.study.runner import DISK_FULL, read_results, run_study
 
 # Without this line, --help of an experiment would not list its flags, which this module defines.
 flags.disclaim_key_flags()
-
-LOCK = ".lock"
 
 # Defaults that depend on another flag. If the user sets the first flag to another value, the declared defaults of the others
 # belong to other data, or to another optimiser, and are not used.
@@ -76,14 +76,16 @@ def run(study: Study, *, command: str = "", clock: Clock | None = None, stop: St
         opened = _open(study, progress)
         out = opened.design.out
         # The lock is taken after the study is opened: opening may take minutes and writes nothing.
-        with _disk_errors(out), _locked(out), keep_timing(out, clock) as keep:
+        with _disk_errors(out), occupied(out, opened.design.shard), keep_timing(out, clock) as keep:
             results = run_study(opened, progress)
             if results.runs:
                 with clock.part(REPORTING):
                     _report(results, progress, command, keep())
+                _note_missing(results, progress)
     # Raised after the report, so that a failed run does not hide the results of the others.
-    if results.failed:
-        raise RuntimeError(_failures(results))
+    failed = [each for each in results.failed if each[0] in opened.own]
+    if failed:
+        raise RuntimeError(_failures(opened, failed))
 
 
 def run_experiment(
@@ -110,7 +112,11 @@ def run_experiment(
 
     def folder() -> str:
         # A dry run writes nothing, not even the traceback of its error.
-        return "" if flags.FLAGS.dry_run else flags.FLAGS.out if flags.FLAGS["out"].present else scales[flags.FLAGS.scale].out
+        if flags.FLAGS.dry_run:
+            return ""
+        out = flags.FLAGS.out if flags.FLAGS["out"].present else scales[flags.FLAGS.scale].out
+        # Shards that fail at the same time must not write one file.
+        return os.path.join(out, "shards", flags.FLAGS.shard.replace("/", "-of-")) if flags.FLAGS.shard else out
 
     stop = Stop()
     with command_line(folder, stop=stop) as clock:
@@ -131,6 +137,9 @@ def _command(program: str, study: Study) -> str:
     """Returns the command line with every flag, so that it stays valid if an experiment's defaults change."""
     parts = [program]
     for name, value in dataclasses.asdict(study).items():
+        # The report shows the runs of all shards.
+        if name == "shard":
+            continue
         values = value if isinstance(value, tuple) else (value,)
         parts += [shlex.quote(f"--{name}={each}") for each in values]
     return " \\\n  ".join(parts)
@@ -215,27 +224,46 @@ def report_only(study: Study, *, command: str = "", clock: Clock | None = None) 
     opened = _open(study, progress)
     with progress.clock.part(REPORTING):
         results = read_results(opened)
+        complete_table(results)
         _report(results, progress, command, read_timings(opened.design.out))
-    for state, runs in (("failed", [run for run, _ in results.failed]), ("not there yet", results.missing)):
-        if runs:
-            progress.note(f"{len(runs)} of {len(results.opened.runs)} runs {state}: {_some(results.opened, runs)}")
+    failed = [run for run, _ in results.failed]
+    if failed:
+        progress.note(f"{len(failed)} of {len(opened.runs)} runs failed: {_some(opened, failed)}")
+    _note_missing(results, progress)
 
 
 def _report(results: Results, progress: Progress, command: str, timings: Sequence[Timing]) -> None:
     analysis = Analysis(results)
-    written = write_report(analysis, command, timings)
+    try:
+        # The process that finishes the last run waits for its turn, so that the last report has all runs.
+        with reporting(results.opened.design.out, wait=not results.missing):
+            written = write_report(analysis, command, timings)
+    except LockedError as error:
+        progress.note(f"{error.holder} writes the report at this moment; --report_only writes it later.")
+        written = []
     print_report(analysis, progress.console)
     for path in written:
         progress.note(f"wrote {path}")
 
 
-def _failures(results: Results) -> str:
-    run, reason = results.failed[0]
-    rest = [each for each, _ in results.failed[1:]]
-    others = f" Also failed: {_some(results.opened, rest)}." if rest else ""
+def _note_missing(results: Results, progress: Progress) -> None:
+    opened = results.opened
+    if not results.missing:
+        return
+    of = ""
+    if opened.design.shard:
+        shards = sorted({opened.shard_of[run] for run in results.missing})
+        of = f" (of --shard={', '.join(str(StudyShard(each, opened.design.shard.count)) for each in shards)})"
+    progress.note(f"{len(results.missing)} of {len(opened.runs)} runs not there yet{of}: {_some(opened, results.missing)}")
+
+
+def _failures(opened: Opened, failed: Sequence[tuple[Run, str]]) -> str:
+    run, reason = failed[0]
+    rest = [each for each, _ in failed[1:]]
+    others = f" Also failed: {_some(opened, rest)}." if rest else ""
     return (
-        f"{len(results.failed)} of {len(results.opened.runs)} runs failed, the first was {describe_run(results.opened, run)}: "
-        f"{reason.rstrip('.')}. {run_folder(results.opened, run) / ERROR_LOG} has the details.{others} The same command tries "
+        f"{len(failed)} of {len(opened.runs)} runs failed, the first was {describe_run(opened, run)}: "
+        f"{reason.rstrip('.')}. {run_folder(opened, run) / ERROR_LOG} has the details.{others} The same command tries "
         "them again and repeats nothing else."
     )
 
@@ -248,25 +276,6 @@ def _some(opened: Opened, runs: Sequence[Run], shown: int = 5) -> str:
 def _console() -> Console:
     # In a file, the table must not be wrapped at 80 columns, the default for an unknown terminal.
     return Console(emoji=False, width=None if sys.stdout.isatty() else 180)
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Locks a study's folder against other processes; makes the folder if it does not exist.
-
-    Raises:
-      RuntimeError: another process uses the folder.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(lock(out / LOCK))
-        except LockedError as error:
-            raise RuntimeError(
-                f"{out} is in use by {error.holder}: two studies cannot write to one folder. Wait until it is done, or give "
-                "another --out."
-            ) from error
-        yield
 
 
 @contextlib.contextmanager
@@ -289,8 +298,9 @@ def _open(study: Study, progress: Progress) -> Opened:
         opened = open_study(parse_study(study))
     design = opened.design
     learners = ", ".join(f"{learner} of {learner.parameters / 1e6:.2g} M parameters" for learner in opened.learners)
+    of = f"{len(opened.own)} (--shard={design.shard}) of " if design.shard else ""
     progress.note(
-        f"{len(opened.runs)} runs of {design.budget.samples:,} samples ({design.steps:,} steps of {design.batch_size}), "
+        f"{of}{len(opened.runs)} runs of {design.budget.samples:,} samples ({design.steps:,} steps of {design.batch_size}), "
         f"{learners}, results in {study.out}{os.sep}"
     )
     for learner in opened.learners:

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from sslshift.clock import REPORTING, Clock, Timing
 from sslshift.reporting import Table, environment, print_table
-from sslshift.storage import Store, read_json, write_json
+from sslshift.shards import editing
+from sslshift.storage import LockedError, Store, read_json, write_json
 from sslshift.study.claims import power_text, shared_comparisons
 from sslshift.study.learners import Learner
 from sslshift.study.opened import Opened
@@ -58,7 +59,7 @@ def learner_costs(opened: Opened) -> list[LearnerCost]:
     store = Store(read_only=True)
     found = []
     for learner in opened.learners:
-        runs = [run for run in opened.runs if run.learner == learner.key]
+        runs = [run for run in opened.own if run.learner == learner.key]
         missing = [run for run in runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
         step = None
         # A step is measured on real batches of a missing run, so that its time includes reading and decoding.
@@ -186,13 +187,16 @@ def keep_timing(out: Path, clock: Clock) -> Iterator[Callable[[], list[Timing]]]
       A function for the report. It keeps the seconds up to now, and returns the timings of all calls that the folder keeps.
       What follows in this call counts as `reporting`.
     """
-    earlier = _calls(out)[1 - _CALLS :]
     reported: list[Timing] = []
+    kept: list[dict[str, Any]] = []
 
     def keep(timing: Timing) -> None:
         # Seconds are not worth hiding an error of the block, such as a full disk.
-        with contextlib.suppress(OSError):
-            write_json(out / TIMING, {"calls": [*earlier, _as_json(timing)]})
+        with contextlib.suppress(OSError, LockedError), editing(out):
+            # Shards add their calls at any time.
+            others = [each for each in _calls(out) if each not in kept]
+            kept[:] = [_as_json(timing)]
+            write_json(out / TIMING, {"calls": [*others[1 - _CALLS :], *kept]})
 
     def report() -> list[Timing]:
         reported.append(clock.timing())

@@ -167,6 +167,11 @@ class Study:
     steps_per_dispatch: int = _field(
         0, "Training steps in one program; 0: one on a CPU, and several on other devices if steps are short."
     )
+    shard: str = _field(
+        "",
+        "Part of the runs, i/n with i from 1 to n: shards of one study can run at the same time, on several machines that "
+        "share --out, and --report_only reports all of them; empty: all runs, by one process.",
+    )
     price_per_hour: float = _field(
         0.0, "Price of an hour of training on this machine, in the currency of the sources' cost_per_image."
     )

@@ -18,6 +18,7 @@ from sslshift.data.sources import SCHEMES
 from sslshift.data.sources.uri import Uri, parse_uri, spelled
 from sslshift.models import FEATURES
 from sslshift.models.opening import open_encoder
+from sslshift.shards import StudyShard, parse_shard
 from sslshift.shift.distances import index_distance
 from sslshift.study.claims import PRIMARY
 from sslshift.study.declare import Study
@@ -80,6 +81,7 @@ class Design:
       hang_after: seconds without a finished step after which the stacks of all threads are written; 0: never.
       device_memory: largest share of an accelerator's free memory for training images.
       steps_per_dispatch: training steps in one program; 0: chosen from the FLOPs of a step.
+      shard: part of the runs that this process trains; None: all of them.
       price_per_hour: price of an hour of training.
       out: folder of the study.
       declared: the declaration, for the report's list of settings.
@@ -107,6 +109,7 @@ class Design:
     hang_after: float
     device_memory: float
     steps_per_dispatch: int
+    shard: StudyShard | None
     price_per_hour: float
     out: Path
     declared: Study
@@ -164,9 +167,11 @@ def parse_study(study: Study) -> Design:
         hang_after=study.hang_after,
         device_memory=study.device_memory,
         steps_per_dispatch=study.steps_per_dispatch,
+        shard=parse_shard(study.shard),
         price_per_hour=study.price_per_hour,
         out=Path(study.out),
-        declared=study,
+        # The report shows the runs of all shards.
+        declared=dataclasses.replace(study, shard=""),
     )
 
 

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sslshift.array_cache import ArrayCache
 from sslshift.cache import cache_folder
 from sslshift.data.curation.leaks import NEAR, VERSION, LeakSearch, differently_labelled
 from sslshift.data.decode import BrokenImageError
 from sslshift.data.sources import Source
-from sslshift.storage import ArrayCache, NotStoredError, Store, slug, write
+from sslshift.shards import editing
+from sslshift.storage import NotStoredError, Store, slug, write
 from sslshift.study.opened import Opened
 from sslshift.study.progress import Progress
 
@@ -144,7 +146,8 @@ def search_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, 
         leaks = found[uri] = SourceLeaks.of_result(result)
         if leaks.count:
             progress.note(f"WARNING: {leaks.sentence(uri, len(indices))} (leaks.csv lists the pairs)")
-    _write(found, opened)
+    if not store.read_only:
+        _write(found, opened)
     return found
 
 
@@ -183,13 +186,14 @@ def _searched(source: Source, opened: Opened, search: LeakSearch) -> SourceLeaks
 
 
 def _write(found: Mapping[str, SourceLeaks], opened: Opened) -> None:
-    # The file of an earlier search is deleted if there are no pairs any more.
     path = opened.design.out / "leaks.csv"
     rows: Iterable[tuple] = [(uri, *pair) for uri, leaks in found.items() for pair in leaks.pairs]
-    if not rows:
-        path.unlink(missing_ok=True)
-        return
     text = io.StringIO()
     head = ("source", "source_index", "test_index", "distance", "how", "source_image", "test_image")
     csv.writer(text, lineterminator="\n").writerows([head, *rows])
-    write(path, text.getvalue())
+    with editing(opened.design.out):
+        if rows:
+            write(path, text.getvalue())
+        else:
+            # An earlier search may have left the file.
+            path.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from sslshift.data.permutation import permute
 from sslshift.data.pipeline import BatchReader
 from sslshift.data.ranges import compare_ranges
 from sslshift.data.sources import PartialSource, Source, cached, digests, open_source, readable
+from sslshift.shards import deal
 from sslshift.study.candidates import Candidate, open_candidates, sample_plan
 from sslshift.study.declare import Study
 from sslshift.study.design import Design, parse_study
@@ -104,6 +105,21 @@ class Opened:
             return {self.learners[0].key: 1.0}
         return {learner.key: learner.flops for learner in self.learners}
 
+    @functools.cached_property
+    def shard_of(self) -> dict[Run, int]:
+        """The number of the shard of each run; 1 without shards."""
+        # Sorted by what all machines agree on. The grid's own order depends on FLOPs, which are unknown without a CPU's JAX.
+        runs = sorted(self.runs, key=lambda run: (run.seed, run.draw, *dataclasses.astuple(run)))
+        kinds = [(run.learner, (run.source, run.unique)) for run in runs]
+        count = self.design.shard.count if self.design.shard else 1
+        return dict(zip(runs, deal(kinds, count), strict=True))
+
+    @functools.cached_property
+    def own(self) -> tuple[Run, ...]:
+        """Runs of this process: those of its shard, or all."""
+        shard = self.design.shard
+        return tuple(run for run in self.runs if self.shard_of[run] == shard.number) if shard else self.runs
+
     def learner(self, run: Run) -> Learner:
         """Returns the learner that trains a run."""
         return next(each for each in self.learners if each.key == run.learner)
@@ -148,8 +164,8 @@ class Opened:
     @functools.cached_property
     def _seen(self) -> dict[str, np.ndarray]:
         """Indices of the images that the runs see, by URI. The seed of a run only decides their order."""
-        draws = {run.draw for run in self.runs}
-        return images_of(self.reader(each.mixture, 0, draw).plan for draw in sorted(draws) for each in self.candidates)
+        seen = {(run.source, run.unique, run.draw): run for run in self.own}
+        return images_of(self.reader(self.candidate(run).mixture, 0, run.draw).plan for run in seen.values())
 
     @functools.cached_property
     def memory_note(self) -> str:

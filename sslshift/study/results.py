@@ -1,17 +1,25 @@
 """Results of a study, the folder, record, name and card of each of its runs, and what was planned before results were known."""
 
+import contextlib
 import dataclasses
 import datetime
 import itertools
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.console import Console
+
 from sslshift.reporting.environment import versions
-from sslshift.storage import ERROR_LOG, FAILED, read_json, slug, write, write_json
-from sslshift.study.leaks import SourceLeaks
+from sslshift.shards import editing
+from sslshift.storage import ERROR_LOG, FAILED, NotStoredError, Store, read_json, slug, write, write_json
+from sslshift.study.evaluate import evaluate_pixels, evaluate_run, evaluate_untrained
+from sslshift.study.leaks import SourceLeaks, read_leaks
+from sslshift.study.learners import Learner
 from sslshift.study.opened import Opened, Run
-from sslshift.study.shifts import MeasuredShift, TaskShifts, name_of_features
+from sslshift.study.progress import Progress
+from sslshift.study.shifts import MeasuredShift, TaskShifts, name_of_features, read_shifts
 from sslshift.transfer.scores import EvaluatedEncoder
 
 # File of a study's folder with what each call planned, and how much was known when it did.
@@ -85,6 +93,56 @@ class Results:
         return [self.pixels, *self.untrained.values(), *(each.evaluated for each in self.runs)]
 
 
+def stored_results(opened: Opened) -> Results:
+    """Returns the results in a study's folder, of all shards if it has some; computes nothing.
+
+    Raises:
+      OtherRecordError: the folder has a run with other settings.
+      NotStoredError: raw pixels are not evaluated yet.
+    """
+    # A report must not train or evaluate anything, so the store is read only.
+    store = Store(read_only=True)
+    silent = Progress(Console(quiet=True))
+    untrained: dict[tuple[str, str, int], EvaluatedEncoder] = {}
+    finished: list[FinishedRun] = []
+    failed: list[tuple[Run, str]] = []
+    missing: list[Run] = []
+    for run in opened.runs:
+        key = (*run.learner, run.seed)
+        try:
+            if key not in untrained:
+                untrained[key] = evaluate_untrained(opened, store, opened.learner(run), run.seed, silent)
+            finished.append(_finished(opened, store, run))
+        except NotStoredError:
+            reason = read_failure(run_folder(opened, run))
+            if reason:
+                failed.append((run, reason))
+            else:
+                missing.append(run)
+    for learner, seed in further_untrained(opened, [key[:2] for key in untrained]):
+        with contextlib.suppress(NotStoredError):
+            untrained[*learner.key, seed] = evaluate_untrained(opened, store, learner, seed, silent)
+    pixels = evaluate_pixels(opened, store, silent)
+    shifts = read_shifts(opened, store, silent)
+    leaks = read_leaks(opened, store, silent)
+    deviations = plan_deviations(opened)
+    return Results(opened, tuple(finished), untrained, pixels, shifts, leaks, tuple(failed), tuple(missing), deviations)
+
+
+def further_untrained(opened: Opened, learners: Collection[tuple[str, str]]) -> list[tuple[Learner, int]]:
+    """Returns the untrained encoders of further seeds of learners, given by their keys; they make gains more precise."""
+    seeds = range(opened.design.seeds, opened.design.untrained_seeds)
+    return [(learner, seed) for learner in opened.learners if learner.key in learners for seed in seeds]
+
+
+def _finished(opened: Opened, store: Store, run: Run) -> FinishedRun:
+    folder = run_folder(opened, run)
+    result = store.recalled(folder, run_record(opened, run))
+    if result is None:
+        raise NotStoredError(f"{folder} holds no result yet.")
+    return FinishedRun(run, Trained(**result), evaluate_run(opened, store, folder))
+
+
 class Planned(NamedTuple):
     """Plan of one call of a study.
 
@@ -111,10 +169,10 @@ def keep_plan(opened: Opened, known: int, known_seeds: int = 0) -> None:
     """
     design = opened.design
     planned = Planned(design.primary, design.seeds, design.draws, known)
-    calls = _planned(opened) or ([planned._replace(seeds=known_seeds, known=0)] if known_seeds else [])
-    if not calls or calls[-1][:3] != planned[:3] or not (design.out / PLAN).exists():
-        design.out.mkdir(parents=True, exist_ok=True)
-        write_json(design.out / PLAN, {"calls": [each._asdict() for each in (*calls, planned)]})
+    with editing(design.out):
+        calls = _planned(opened) or ([planned._replace(seeds=known_seeds, known=0)] if known_seeds else [])
+        if not calls or calls[-1][:3] != planned[:3] or not (design.out / PLAN).exists():
+            write_json(design.out / PLAN, {"calls": [each._asdict() for each in (*calls, planned)]})
 
 
 def plan_deviations(opened: Opened) -> tuple[str, ...]:

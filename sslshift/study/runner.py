@@ -12,29 +12,23 @@ import dataclasses
 import errno
 import functools
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import jax
-from rich.console import Console
 
 from sslshift.clock import TRAINING, Clock
 from sslshift.heartbeat import Heartbeat, keep_run_list
 from sslshift.models import ENCODER, save_encoder
+from sslshift.reporting.ledger import LedgerError, read_ledger, require_budget
+from sslshift.shards import LOCKS
 from sslshift.stopping import StoppedError
-from sslshift.storage import ERROR_LOG, FAILED, NotStoredError, OtherRecordError, Store
-from sslshift.study.evaluate import (
-    PIXELS,
-    UNTRAINED,
-    evaluate_pixels,
-    evaluate_run,
-    evaluate_untrained,
-    untrained_record,
-)
-from sslshift.study.leaks import read_leaks, search_leaks
+from sslshift.storage import ERROR_LOG, FAILED, LockedError, NotStoredError, OtherRecordError, Store
+from sslshift.study.evaluate import PIXELS, UNTRAINED, evaluate_pixels, evaluate_run, evaluate_untrained, untrained_record
+from sslshift.study.leaks import search_leaks
 from sslshift.study.learners import Learner
-from sslshift.study.ledger import Ledger, LedgerError, baseline_rows, read_ledger, require_budget, run_rows
+from sslshift.study.ledger import Ledger, all_rows, baseline_rows, run_rows
 from sslshift.study.opened import Opened, Run
 from sslshift.study.progress import Progress
 from sslshift.study.results import (
@@ -43,14 +37,14 @@ from sslshift.study.results import (
     Trained,
     describe_run,
     encoder_card,
+    further_untrained,
     keep_failure,
     keep_plan,
-    plan_deviations,
-    read_failure,
     run_folder,
     run_record,
+    stored_results,
 )
-from sslshift.study.shifts import MeasuredShift, TaskShifts, measure_shifts, read_shifts
+from sslshift.study.shifts import MeasuredShift, TaskShifts, measure_shifts, trained_reference
 from sslshift.training.checkpoints import NotWrittenError
 from sslshift.training.guards import skipped_steps
 from sslshift.training.journal import BROKEN, METRICS, loss_trend, read_broken, read_metrics
@@ -69,7 +63,8 @@ EVALUATING = "evaluating"
 def run_study(opened: Opened, progress: Progress) -> Results:
     """Evaluates baselines, measures shifts, then trains and evaluates every run. Finished parts are read from the folder.
 
-    A run that raises an error is recorded and the study continues; the next call tries the run again.
+    A shard runs its own part of the grid, and returns what all shards have finished. A run that raises an error is recorded and
+    the study continues; the next call tries the run again.
 
     Raises:
       OtherRecordError: the folder has a run with other settings.
@@ -77,15 +72,17 @@ def run_study(opened: Opened, progress: Progress) -> Results:
       CheckpointError, OSError: the disk is full.
       ValueError: a result that all runs need cannot be computed.
     """
-    store = Store()
-    ledger = Ledger(opened.design.out, opened.design.budget.samples)
+    store = Store(locks=opened.design.out / LOCKS, note=progress.note)
+    ledger = Ledger(opened, shared=opened.design.shard is not None)
     # The table is checked first, so that a folder of another study is refused before hours of work.
-    unfinished = [run for run in opened.runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
+    unfinished = [run for run in opened.own if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
     keep_plan(opened, ledger.runs, ledger.complete_seeds)
     keep_run_list(opened.design.out, [run_folder(opened, run).name for run in opened.runs], opened.design.steps)
     clock = progress.clock
+    if opened.design.shard:
+        _share_baselines(opened, store.without_waiting(), progress)
     with clock.part("leaks"):
-        leaks = search_leaks(opened, store, progress)
+        search_leaks(opened, store, progress)
     with clock.part("baselines"):
         pixels = evaluate_pixels(opened, store, progress)
     ledger.add(baseline_rows(opened, pixels, PIXELS, {}))
@@ -95,30 +92,47 @@ def run_study(opened: Opened, progress: Progress) -> Results:
         progress.note(opened.memory_note)
     ended = _EndedRuns(opened, store, progress, ledger, task_shifts)
     with (
-        progress.study(len(opened.runs), [run.learner for run in unfinished], opened.weights),
+        progress.study(len(opened.own), [run.learner for run in unfinished], opened.weights),
         _following(progress) as following,
     ):
-        for number, run in enumerate(opened.runs, 1):
+        for number, run in enumerate(opened.own, 1):
             started = time.monotonic()
             shift = task_shifts[opened.task.name][run.source]
-            outcome = train_run(opened, store, run, shift, f"{number}/{len(opened.runs)}", progress)
+            outcome = train_run(opened, store, run, shift, f"{number}/{len(opened.own)}", progress)
             following.start(functools.partial(ended.add, run, number, started, outcome))
             # The next run needs the memory.
             del outcome
-    for learner, seed in _further_untrained(opened, ended.untrained):
+    for learner, seed in further_untrained(opened, [key[:2] for key in ended.untrained]):
         ended.untrained_of(learner, seed)
     if opened.observation.profiler:
         progress.note(opened.observation.profiler.summary())
-    failed = tuple(ended.failed)
-    deviations = plan_deviations(opened)
-    return Results(opened, tuple(ended.finished), ended.untrained, pixels, task_shifts, leaks, failed, deviations=deviations)
+    results = stored_results(opened)
+    # A run may have failed after its results were written.
+    failed = dict(results.failed) | dict(ended.failed)
+    results = dataclasses.replace(
+        results,
+        runs=tuple(each for each in results.runs if each.run not in failed),
+        failed=tuple((run, failed[run]) for run in opened.runs if run in failed),
+    )
+    if opened.design.shard:
+        # Another shard may have been killed between the end of a run and its row.
+        ledger.add(all_rows(results))
+    return results
 
 
-def _further_untrained(opened: Opened, known: Collection[tuple[str, str, int]]) -> list[tuple[Learner, int]]:
-    """Returns the untrained encoders of further seeds, of the learners that have a run; they make gains more precise."""
-    learners = {key[:2] for key in known}
-    seeds = range(opened.design.seeds, opened.design.untrained_seeds)
-    return [(learner, seed) for learner in opened.learners if learner.key in learners for seed in seeds]
+def _share_baselines(opened: Opened, store: Store, progress: Progress) -> None:
+    """Computes what all shards need and what no other shard computes now, so that shards divide this work among them."""
+    shift = opened.design.shift
+    references = range(shift.seeds if shift.images else 0)
+    parts: list[tuple[str, Callable[[], Any]]] = [
+        *(("shift", functools.partial(trained_reference, opened, store, progress, seed)) for seed in references),
+        ("baselines", functools.partial(evaluate_pixels, opened, store, progress)),
+        ("leaks", functools.partial(search_leaks, opened, store, progress)),
+    ]
+    first = (opened.design.shard.number - 1) % len(parts)
+    for name, compute in parts[first:] + parts[:first]:
+        with progress.clock.part(name), contextlib.suppress(LockedError):
+            compute()
 
 
 class _Following:
@@ -182,7 +196,6 @@ class _EndedRuns:
     """Runs whose training has ended, in the order of the study: their encoders, scores, rows of the table, and failures.
 
     Attributes:
-      finished: evaluated runs with their scores.
       failed: runs that raised an error, with the reason.
       untrained: scores of untrained encoders, by method, encoder and seed.
     """
@@ -194,7 +207,6 @@ class _EndedRuns:
         self._ledger = ledger
         self._task_shifts = task_shifts
         self._last = 0.0
-        self.finished: list[FinishedRun] = []
         self.failed: list[tuple[Run, str]] = []
         self.untrained: dict[tuple[str, str, int], EvaluatedEncoder] = {}
 
@@ -209,7 +221,7 @@ class _EndedRuns:
             training.
         """
         opened = self._opened
-        count = len(opened.runs)
+        count = len(opened.own)
         seconds = None
         with _failing(opened, run, self._progress) as failures:
             learner = opened.learner(run)
@@ -221,7 +233,6 @@ class _EndedRuns:
                     evaluated = evaluate_run(opened, self._store, run_folder(opened, run), work.on_progress)
             finished = FinishedRun(run, trained, evaluated)
             self._ledger.add(run_rows(opened, finished, untrained, self._task_shifts))
-            self.finished.append(finished)
             heartbeat.finish()
             # The time between the ends of two runs is what another run adds to the study.
             seconds = time.monotonic() - max(started, self._last) if work.done else None
@@ -251,44 +262,14 @@ def read_results(opened: Opened) -> Results:
       NotStoredError: no run is finished.
     """
     out = opened.design.out
-    # A report must not train or evaluate anything, so the store is read only.
-    store = Store(read_only=True)
-    silent = Progress(Console(quiet=True))
     require_budget(read_ledger(out), opened.design.budget.samples, out)
-    untrained: dict[tuple[str, str, int], EvaluatedEncoder] = {}
-    finished: list[FinishedRun] = []
-    failed: list[tuple[Run, str]] = []
-    missing: list[Run] = []
-    for run in opened.runs:
-        key = (*run.learner, run.seed)
-        try:
-            if key not in untrained:
-                untrained[key] = evaluate_untrained(opened, store, opened.learner(run), run.seed, silent)
-            finished.append(_finished(opened, store, run))
-        except NotStoredError:
-            reason = read_failure(run_folder(opened, run))
-            if reason:
-                failed.append((run, reason))
-            else:
-                missing.append(run)
-    for learner, seed in _further_untrained(opened, untrained):
-        with contextlib.suppress(NotStoredError):
-            untrained[*learner.key, seed] = evaluate_untrained(opened, store, learner, seed, silent)
-    if not finished:
+    try:
+        results = stored_results(opened)
+    except NotStoredError:
+        results = None
+    if results is None or not results.runs:
         raise NotStoredError(f"No run of this study is finished in {out}; the same command without --report_only runs them.")
-    pixels = evaluate_pixels(opened, store, silent)
-    shifts = read_shifts(opened, store, silent)
-    leaks = read_leaks(opened, store, silent)
-    deviations = plan_deviations(opened)
-    return Results(opened, tuple(finished), untrained, pixels, shifts, leaks, tuple(failed), tuple(missing), deviations)
-
-
-def _finished(opened: Opened, store: Store, run: Run) -> FinishedRun:
-    folder = run_folder(opened, run)
-    result = store.recalled(folder, run_record(opened, run))
-    if result is None:
-        raise NotStoredError(f"{folder} holds no result yet.")
-    return FinishedRun(run, Trained(**result), evaluate_run(opened, store, folder))
+    return results
 
 
 def train_run(
@@ -308,25 +289,32 @@ def train_run(
       A function that keeps the encoder with a card, and returns the fields of `Trained`; if the training raised an error that
       does not stop the study, the function raises it.
     """
-    started = time.monotonic()
     folder = run_folder(opened, run)
+    record = run_record(opened, run)
     learner = opened.learner(run)
     try:
-        # `store.remembered` would work too, but a direct call keeps the path from here to the training step short.
-        result = store.recalled(folder, run_record(opened, run))
-        if result is not None:
-            return functools.partial(dict, result)
-        store.begin(folder, run_record(opened, run))
-        # Reading batches and writing checkpoints are part of training.
-        with (
-            progress.training(f"{number} {describe_run(opened, run)}", learner.steps) as work,
-            progress.clock.part(TRAINING),
-        ):
-            reader = opened.reader(opened.candidate(run).mixture, run.seed, run.draw)
-            counted = learner.counted(progress.clock, work.on_step)
-            observation = dataclasses.replace(opened.observation, note=progress.note)
-            watched = {"online": opened.online, "stop": progress.stop, "observation": observation}
-            state = train(opened.training(run), reader, run.seed, folder, counted, placed=opened.placed, **watched)
+        with contextlib.ExitStack() as held:
+            # `store.remembered` would work too, but a direct call keeps the path from here to the training step short.
+            result = store.recalled(folder, record)
+            if result is None:
+                held.enter_context(store.locked(folder))
+                result = store.recalled(folder, record)
+            if result is not None:
+                return functools.partial(dict, result)
+            store.begin(folder, record)
+            started = time.monotonic()
+            # Reading batches and writing checkpoints are part of training.
+            with (
+                progress.training(f"{number} {describe_run(opened, run)}", learner.steps) as work,
+                progress.clock.part(TRAINING),
+            ):
+                reader = opened.reader(opened.candidate(run).mixture, run.seed, run.draw)
+                counted = learner.counted(progress.clock, work.on_step)
+                observation = dataclasses.replace(opened.observation, note=progress.note)
+                watched = {"online": opened.online, "stop": progress.stop, "observation": observation}
+                state = train(opened.training(run), reader, run.seed, folder, counted, placed=opened.placed, **watched)
+            # No other process may train the run before its encoder is kept.
+            until_kept = held.pop_all()
     except Exception as error:
         if _stops(error):
             raise
@@ -334,15 +322,24 @@ def train_run(
         if progress.stop.requested:
             progress.stop.end()
         return functools.partial(_raise, error)
+    seconds = round(time.monotonic() - started, 2)
     # The state of the optimiser is not kept, since the next run needs the memory.
-    return functools.partial(_keep, opened, store, run, shift, state.variables, round(time.monotonic() - started, 2))
+    return functools.partial(_keep, opened, store, run, shift, state.variables, seconds, until_kept)
 
 
 def _raise(error: Exception) -> NoReturn:
     raise error
 
 
-def _keep(opened: Opened, store: Store, run: Run, shift: MeasuredShift, variables: Any, seconds: float) -> dict[str, Any]:
+def _keep(
+    opened: Opened,
+    store: Store,
+    run: Run,
+    shift: MeasuredShift,
+    variables: Any,
+    seconds: float,
+    held: contextlib.ExitStack,
+) -> dict[str, Any]:
     folder = run_folder(opened, run)
     first, last = loss_trend(folder / METRICS)
     broken = len(read_broken(folder / BROKEN))
@@ -355,9 +352,10 @@ def _keep(opened: Opened, store: Store, run: Run, shift: MeasuredShift, variable
     skipped = skipped_steps(read_metrics(folder / METRICS))
     trained |= {"skipped": skipped} if skipped else {}
     card = encoder_card(opened, run, shift, trained)
-    save_encoder(encoder_of(opened.learner(run).training.method, variables, opened.canvas, card), folder / ENCODER)
-    # The card does not contain the time, so that equal runs give equal files.
-    return store.finish(folder, trained | {"seconds": seconds})
+    with held:
+        save_encoder(encoder_of(opened.learner(run).training.method, variables, opened.canvas, card), folder / ENCODER)
+        # The card does not contain the time, so that equal runs give equal files.
+        return store.finish(folder, trained | {"seconds": seconds})
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ the mean over several reference encoders, whose scatter is part of its interval.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,8 @@ from sslshift.transfer.inference import Bootstrapped, estimate_mean
 from sslshift.transfer.tasks import Task
 
 REFERENCE = "the study's own encoder, trained on an equal share of every candidate source"
+# Reason why an unfinished study has no index.
+NOT_MEASURED = "It is not measured yet"
 # Version of the draws of noise and mixtures: indices of other versions are measured again.
 DRAWN = 4
 
@@ -141,7 +143,7 @@ def read_shifts(opened: Opened, store: Store, progress: Progress) -> TaskShifts:
     try:
         return measure_shifts(opened, store, progress)
     except NotStoredError:
-        return all_unknown(opened, "It is not measured yet")
+        return all_unknown(opened, NOT_MEASURED)
 
 
 class Reference(NamedTuple):
@@ -167,7 +169,7 @@ def reference_encoders(opened: Opened, store: Store, progress: Progress) -> list
             progress.note(how_it_was_read(encoder))
         name = f"{slug(encoder.card.get('name') or encoder.fingerprint)}-{encoder.fingerprint[:8]}"
         return [Reference(encoder, opened.design.out / "shift" / name)]
-    return [_trained(opened, store, progress, seed) for seed in range(opened.design.shift.seeds)]
+    return [trained_reference(opened, store, progress, seed) for seed in range(opened.design.shift.seeds)]
 
 
 def reference_record(opened: Opened, seed: int) -> dict[str, Any]:
@@ -182,11 +184,16 @@ def reference_folder(opened: Opened, seed: int) -> Path:
     return opened.design.out / "shift" / f"reference-{digest(reference_record(opened, seed))}"
 
 
-def _trained(opened: Opened, store: Store, progress: Progress, seed: int) -> Reference:
+def trained_reference(opened: Opened, store: Store, progress: Progress, seed: int) -> Reference:
+    """Returns a reference encoder of the study's own; trains it if the study's folder does not have it.
+
+    Raises:
+      NotStoredError: the encoder is not trained yet, and the store is read only.
+    """
     folder = reference_folder(opened, seed)
     record = reference_record(opened, seed)
-    if store.recalled(folder, record) is None:
-        store.begin(folder, record)
+
+    def compute() -> dict[str, Any]:
         learner = opened.reference
         what = f"reference encoder {seed + 1}/{opened.design.shift.seeds} of the shift index"
         # The part of the clock around it is that of measuring shifts.
@@ -197,7 +204,9 @@ def _trained(opened: Opened, store: Store, progress: Progress, seed: int) -> Ref
             state = train(learner.training, reader, seed, folder, on_step, stop=progress.stop, observation=watched)
         card = {"name": REFERENCE, "sources": list(record["fingerprints"]), "seed": seed}
         save_encoder(encoder_of(learner.training.method, state.variables, opened.canvas, card), folder / ENCODER)
-        store.finish(folder, {})
+        return {}
+
+    store.remembered(folder, record, compute)
     return Reference(load_encoder(folder / ENCODER), folder)
 
 
@@ -294,19 +303,16 @@ def _to_task(
         candidate = next(each for each in opened.candidates if each.name == name)
         record = shared | {"mixture": dataclasses.asdict(candidate.mixture) if candidate.text else name}
         folder = place / slug(task.name) / f"{slug(name)}-{digest(record)}"
-        result = store.recalled(folder, record)
-        if result is None:
-            store.begin(folder, record)
-            result = store.finish(folder, _measured(scale, features, candidate).as_result())
-        found[name] = MeasuredShift.of_result(result)
+        compute = functools.partial(_measured, scale, features, candidate)
+        found[name] = MeasuredShift.of_result(store.remembered(folder, record, compute))
     return found
 
 
-def _measured(scale, features: CandidateFeatures, candidate: Candidate) -> MeasuredShift:
+def _measured(scale: Callable[[], ShiftScale], features: CandidateFeatures, candidate: Candidate) -> dict[str, Any]:
     array = features.of_candidate(candidate)
     try:
         index = scale().index(array)
-        return MeasuredShift(index, dimensions=array.shape[1], by_encoder=(index.value,))
+        return MeasuredShift(index, dimensions=array.shape[1], by_encoder=(index.value,)).as_result()
     except ValueError as error:
         # A study is useful without an index: the table shows n/a, and the report gives the reason.
-        return MeasuredShift.unknown(str(error))
+        return MeasuredShift.unknown(str(error)).as_result()

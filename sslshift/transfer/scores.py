@@ -111,6 +111,10 @@ class EvaluatedEncoder:
         return several[0]._replace(predictions={name: each for one in several for name, each in one.predictions.items()})
 
 
+# Folder and record of each evaluation, by task and name.
+_Requests = dict[str, dict[str, tuple[Path, dict[str, Any]]]]
+
+
 def _load(folder: Path) -> Predictions:
     try:
         return load_predictions(folder)
@@ -143,28 +147,49 @@ def evaluate_stored(
       NotStoredError: scores are missing, and the store is read only.
       ValueError: the encoder cannot be evaluated, or a file is damaged.
     """
+    requests = {task.name: _requests(task, evaluations, features, folder) for task in tasks}
+    results = _recalled(store, requests)
+    if any(None in own.values() for own in results.values()):
+        # Raised before the evaluation, because its results could not be kept.
+        store.require_writable(folder)
+        with store.locked(folder / "tasks"):
+            results = _recalled(store, requests)
+            _compute_missing(store, encoder, tasks, evaluations, features, requests, results, **options)
+    scores = {task: TaskScores.of_results(list(own.values())) for task, own in results.items()}
+    places = {task: tuple(place for place, _ in own.values()) for task, own in requests.items()}
+    return EvaluatedEncoder(scores, places)
+
+
+def _compute_missing(
+    store: Store,
+    encoder: Callable[[], Encoder],
+    tasks: Sequence[Task],
+    evaluations: Mapping[str, Any],
+    features: str,
+    requests: _Requests,
+    results: dict[str, dict[str, Any]],
+    **options: Any,
+) -> None:
+    """Fills in the results that are None; the other arguments are those of `evaluate_stored`."""
     # Weights are placed on the devices once for all tasks.
     encode = functools.cache(lambda: _with_features(encoder(), features))
-    requests = {task.name: _requests(task, evaluations, features, folder) for task in tasks}
-    results = {
-        task: {name: store.recalled(place, record) for name, (place, record) in own.items()} for task, own in requests.items()
-    }
     unfinished = [task for task in tasks if None in results[task.name].values()]
     shared = SharedFeatures(unfinished)
     for task in unfinished:
         own = results[task.name]
         missing = {name: evaluations[name] for name, result in own.items() if result is None}
-        # Raised before the evaluation, because its results could not be kept.
-        store.require_writable(requests[task.name][next(iter(missing))][0])
         # One call evaluates all that is missing, so that the features of the task are computed once.
         evaluated = evaluate(encode(), task, missing, shared=shared, **options)
         for name in missing:
             place, record = requests[task.name][name]
-            one = _of_evaluation(evaluated, name, evaluations)
-            own[name] = store.remembered(place, record, functools.partial(_save, one, place))
-    scores = {task: TaskScores.of_results(list(own.values())) for task, own in results.items()}
-    places = {task: tuple(place for place, _ in own.values()) for task, own in requests.items()}
-    return EvaluatedEncoder(scores, places)
+            store.begin(place, record)
+            own[name] = store.finish(place, _save(_of_evaluation(evaluated, name, evaluations), place))
+
+
+def _recalled(store: Store, requests: _Requests) -> dict[str, dict[str, Any]]:
+    return {
+        task: {name: store.recalled(place, record) for name, (place, record) in own.items()} for task, own in requests.items()
+    }
 
 
 def _requests(

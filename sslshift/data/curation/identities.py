@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import PIL
 
+from sslshift.array_cache import ArrayCache
 from sslshift.data.likeness import (
     DETAILS,
     Colours,
@@ -20,7 +21,6 @@ from sslshift.data.perceptual_hash import SIDE, colour_thumbnails, hash_thumbnai
 from sslshift.data.perceptual_hash import VERSION as HASH_VERSION
 from sslshift.data.sources import Source
 from sslshift.data.threads import in_threads, watched
-from sslshift.storage import ArrayCache
 
 # Part of the key of kept identities: raise it when the pixels change to which any image is decoded, or its digest.
 VERSION = 1

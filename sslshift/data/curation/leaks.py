@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sslshift.array_cache import ArrayCache
 from sslshift.data.curation.duplicates import MAX_DISTANCE, MIN_CORRELATION, require_correlation
 from sslshift.data.curation.hamming import HashIndex
 from sslshift.data.curation.identities import CHROMA, Identities, kept_by_content, looks
@@ -48,7 +49,6 @@ from sslshift.data.perceptual_hash import SIDE, hash_thumbnails
 from sslshift.data.perceptual_hash import VERSION as HASH_VERSION
 from sslshift.data.sources import Source
 from sslshift.data.threads import watched
-from sslshift.storage import ArrayCache
 
 # Version of the search: results of earlier versions are computed again.
 VERSION = 2

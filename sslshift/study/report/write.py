@@ -13,10 +13,10 @@ from rich.console import Console
 from sslshift import storage
 from sslshift.clock import Timing
 from sslshift.reporting import csv_text, print_table
+from sslshift.reporting.ledger import CSV
 from sslshift.study.analysis import Analysis
 from sslshift.study.cost import timing_table
 from sslshift.study.evaluate import PIXELS, UNTRAINED
-from sslshift.study.ledger import CSV
 from sslshift.study.report.page import page
 from sslshift.study.report.sentences import answer, findings
 from sslshift.study.report.tables import all_tables, caption, main_table, task_table
