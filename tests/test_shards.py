@@ -232,7 +232,7 @@ def test_shards_with_a_kill_write_what_one_process_writes(tmp_path, capsys):
     try:
         # The second shard dies when its second run is trained, before that run is kept.
         processes += [start(study, done, after=2 if number == 1 else 0) for number, study in enumerate(shards)]
-        texts = [process.communicate(timeout=400)[0] for process in processes]
+        texts = [process.communicate(timeout=800)[0] for process in processes]
         assert [process.returncode for process in processes] == [0, -9, 0], texts
         with pytest.raises(AssertionError):
             assert (out / "results.csv").read_bytes() == (tmp_path / "one/results.csv").read_bytes()
@@ -244,7 +244,7 @@ def test_shards_with_a_kill_write_what_one_process_writes(tmp_path, capsys):
         assert "writes the report at this moment; --report_only writes it later." in told
         assert "1 of 6 runs not there yet (of --shard=2/3): " in told
         processes.append(start(shards[1], done))
-        assert processes[-1].communicate(timeout=400)[0].count("wrote ") == 5
+        assert processes[-1].communicate(timeout=800)[0].count("wrote ") == 5
     finally:
         for process in processes:
             process.kill()

@@ -1,4 +1,5 @@
 import json
+import os
 import resource
 import time
 from pathlib import Path
@@ -169,6 +170,22 @@ def test_a_run_with_a_damaged_checkpoint_continues_from_the_one_before_to_the_sa
     # The damaged checkpoint was replaced.
     assert equal(train(training, reader, 0, tmp_path, lambda step, _: steps.append(step)), whole)
     assert steps == [9, 10]
+
+
+def test_a_folder_that_is_in_use_is_refused_and_left_alone(training, reader, tmp_path):
+    def second(step, scalars):
+        before = (tmp_path / "metrics.jsonl").read_bytes()
+        message = rf"{tmp_path} is in use by process {os.getpid()} on .*, which trains there: two processes cannot write to the"
+        with pytest.raises(RuntimeError, match=message):
+            train(training, reader, 1, tmp_path)
+        assert (tmp_path / "metrics.jsonl").read_bytes() == before
+        refused.append(step)
+
+    refused = []
+    state = train(training, reader, 0, tmp_path, second)
+    assert refused
+    chex.assert_trees_all_equal(state.params, train(training, reader, 0, tmp_path).params)
+    assert not list(tmp_path.glob(".training*"))
 
 
 def test_batches_that_do_not_fit_are_refused(training, reader, tmp_path):

@@ -1,19 +1,47 @@
-"""Files of a run besides its checkpoints: metrics, and a list of the images that could not be read."""
+"""Files of a run besides its checkpoints: metrics, a list of the images that could not be read, and a lock."""
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import jax
 
 from sslshift import storage
 from sslshift.data.pipeline import Broken
 
-# Names of the two files in a run's folder.
+# Names of the files in a run's folder.
 METRICS = "metrics.jsonl"
 BROKEN = "broken.csv"
+_LOCK = ".training"
+
+
+@contextlib.contextmanager
+def own_run_folder(folder: Path) -> Iterator[None]:
+    """Makes the folder of a run, and keeps other processes from training in it while the block runs.
+
+    Raises:
+      RuntimeError: another process trains in the folder.
+      ValueError: the file system has no locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # All processes of one training share the folder; the first of them keeps others out.
+    if jax.process_index():
+        yield
+        return
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(storage.lock(folder / _LOCK, remove=True))
+        except storage.LockedError as error:
+            raise RuntimeError(
+                f"{folder} is in use by {error.holder}, which trains there: two processes cannot write to the folder of one "
+                "run. Wait until it is done, or name another folder."
+            ) from error
+        yield
 
 
 class MetricsWriter:

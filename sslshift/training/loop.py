@@ -24,7 +24,7 @@ from sslshift.stopping import Stop
 from sslshift.training.checkpoints import Checkpoints
 from sslshift.training.feed import PlacedImages, StepChunk, chunks
 from sslshift.training.guards import ON_NONFINITE, SKIP, STOP, FiniteGuard
-from sslshift.training.journal import BROKEN, METRICS, BrokenImages, read_metrics
+from sslshift.training.journal import BROKEN, METRICS, BrokenImages, own_run_folder, read_metrics
 from sslshift.training.observe import Observation, Observers
 from sslshift.training.online import Online, OnlineProbe, Watch
 from sslshift.training.optimiser import Optimiser, built
@@ -144,6 +144,7 @@ def train(
     Raises:
       NonFiniteError: loss or gradient is not finite, or was not in too many skipped steps; no later state is saved.
       CheckpointError: a checkpoint cannot be written or read.
+      RuntimeError: another process trains in the folder.
       BrokenDataError: more than `max_broken` of the images cannot be read.
       ValueError: the budget is not a whole number of batches, or the devices or the images of `online` do not fit the batch.
       StoppedError: a signal asked to stop, and the state after the last step is saved.
@@ -160,7 +161,8 @@ def train(
     # Folded in, since the initial weights use the key of the seed itself: the two must not share random numbers.
     key = replicate(mesh, jax.random.fold_in(jax.random.key(seed), 1))
     watch = Watch(online, training.method, mesh) if online else None
-    with _RunFolder(Path(folder), training, reader.plan, on_step, stop, observation).opened() as kept:
+    folder = Path(folder)
+    with own_run_folder(folder), _RunFolder(folder, training, reader.plan, on_step, stop, observation).opened() as kept:
         state, probe = kept.restored(state, watch)
         for chunk in kept.chunks(reader, placed, mesh, most):
             # No part of the step may wait for the host. Saving and reporting wait for it, so they run outside of this guard.
@@ -232,7 +234,6 @@ class _RunFolder:
         stop: Stop | None,
         observation: Observation | None,
     ):
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._on_step = on_step
         self._stop = stop or Stop()
