@@ -20,20 +20,23 @@ from sslshift.stopping import Stop, StoppedError
 flags.disclaim_key_flags()
 
 
-def run_command(main: Callable[[], None], folder: Callable[[], str] | None = None, *, positional: str = "") -> None:
+def run_command(
+    main: Callable[[], None], folder: Callable[[], str] | None = None, *, positional: str = "", trailing: str = ""
+) -> None:
     """Runs a command whose flags are defined.
 
     Args:
       main: function that reads the flags and does the work.
-      folder: see `command_line`.
-      positional: see `command_line`.
+      folder, positional, trailing: see `command_line`.
     """
-    with command_line(folder, positional=positional) as clock, clock.part("work"):
+    with command_line(folder, positional=positional, trailing=trailing) as clock, clock.part("work"):
         main()
 
 
 @contextlib.contextmanager
-def command_line(folder: Callable[[], str] | None = None, *, positional: str = "", stop: Stop | None = None) -> Iterator[Clock]:
+def command_line(
+    folder: Callable[[], str] | None = None, *, positional: str = "", trailing: str = "", stop: Stop | None = None
+) -> Iterator[Clock]:
     """Parses the flags, yields a clock, and reports an error of the block in one sentence on stderr.
 
     The last line on stderr gives the seconds of the command by part. The process ends with code 1 after an error, 2 after a
@@ -43,9 +46,10 @@ def command_line(folder: Callable[[], str] | None = None, *, positional: str = "
       folder: function that returns the folder for `error.log`, which keeps the traceback of an error. Without a folder, or with
         an empty name, only an unexpected error shows its traceback.
       positional: name of the flag that the first argument sets if it has no dash; if empty, every argument is a flag.
+      trailing: name of a flag with several values that gets every argument after `--`, such as another command.
       stop: the request that a signal makes; None: a signal ends the block at once.
     """
-    _parse(_named(sys.argv, positional))
+    _parse(_named(sys.argv, positional, trailing))
     logging.use_absl_handler()
     # Without this line, JAX and matplotlib report every backend and font that they do not find.
     logging.set_verbosity(logging.WARNING)
@@ -117,8 +121,11 @@ def _show_timing(clock: Clock) -> None:
     _note(clock.timing().sentence())
 
 
-def _named(argv: list[str], positional: str) -> list[str]:
-    """Returns the arguments; the first becomes a flag if it is a bare value."""
+def _named(argv: list[str], positional: str, trailing: str = "") -> list[str]:
+    """Returns the arguments; the first becomes a flag if it is a bare value, and so do those after `--`."""
+    if trailing and "--" in argv:
+        place = argv.index("--")
+        return [*_named(argv[:place], positional), *(f"--{trailing}={each}" for each in argv[place + 1 :])]
     if not positional or len(argv) < 2 or argv[1].startswith("-"):
         return argv
     return [argv[0], f"--{positional}={argv[1]}", *argv[2:]]

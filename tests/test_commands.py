@@ -47,7 +47,14 @@ def documented():
                 rest = command["rest"].partition("`")[0] if command[1] == "`" else command["rest"]
                 for name, value in values.items():
                     rest = re.sub(rf"\$({name}\b|{{{name}[^}}]*}})", value, rest)
-                found.append((where, command["module"], tuple(shlex.split(rest, comments=True))))
+                words = shlex.split(rest, comments=True)
+                if "--" in words:
+                    # Another command, which this one starts.
+                    place = words.index("--")
+                    assert words[place + 1 : place + 3] == ["python", "-m"]
+                    found.append((where, words[place + 3], tuple(words[place + 4 :])))
+                    words = words[:place]
+                found.append((where, command["module"], tuple(words)))
     return found
 
 

@@ -40,8 +40,14 @@ one `Stop`, `Progress` carries it, and the training loop asks it once per chunk 
 missing or changed (`sslshift.training.digests`), the run says so and continues from the one before; if both are damaged, it
 stops, and so it does before its first step if the disk has no space for its checkpoints.
 
+Shards of a study (`--shard=i/n`, see `sslshift.shards`) work in one folder at the same time. Each result is computed by the
+process that holds its lock in `.locks/`, and the others wait for it or do other work. The table, `plan.json`, `timing.json`,
+`runs.json` and `leaks.csv` are changed under one short lock, after they were read again; rows keep the order in which one
+process writes them. Each shard reports what all have finished; the one that finishes the last run reports all of it. Tracebacks
+are in `shards/i-of-n/error.log`.
+
 The tests: `test_study` (commands in processes of their own), `test_runner` (resumption, failures, the results table),
-`test_overlap` (evaluation beside training), `test_stopping` (signals to stop),
+`test_overlap` (evaluation beside training), `test_shards` (several processes in one folder), `test_stopping` (signals to stop),
 `test_analysis`, `test_report*`, `test_study_shifts`, `test_flags`, `test_calibration`.
 """
 

@@ -16,6 +16,7 @@ from sslshift.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from sslshift.data.permutation import permute
 from sslshift.data.sources import readable
 from sslshift.reporting import Table, csv_text
+from sslshift.shards import LOCKS, editing
 from sslshift.shift import ShiftIndex, ShiftScale, index_difference
 from sslshift.shift.distances import INDEX_DISTANCES
 from sslshift.stopping import Stop
@@ -106,8 +107,11 @@ def run_calibration(study: Study, *, command: str = "", clock: Clock | None = No
     progress = Progress(clock=clock, stop=stop)
     opened = open_study(study)
     results = read_results(opened)
-    store = Store()
+    if results.missing:
+        progress.note("The calibration follows when the last shard has finished its runs.")
+        return
     out = opened.design.out
+    store = Store(locks=out / LOCKS, note=progress.note)
     found: list[Calibrated] = []
     for name, encode in _encoders(opened, store, progress).items():
         # Cached and called on demand, so that a finished calibration extracts no features.
@@ -120,8 +124,9 @@ def run_calibration(study: Study, *, command: str = "", clock: Clock | None = No
             found.append(Calibrated(name, distance, cases))
             progress.note(f"{name}, {distance}: {sum(each.seconds for each in cases):.0f} s")
             # Written after each distance, so that an interrupted calibration keeps its results.
-            write(out / "calibration.csv", _csv(found))
-            write(out / "calibration.md", _table(found, results).markdown)
+            with editing(out):
+                write(out / "calibration.csv", _csv(found))
+                write(out / "calibration.md", _table(found, results).markdown)
     progress.note((out / "calibration.md").read_text())
 
 

@@ -22,7 +22,7 @@ from sslshift.clock import TRAINING, Clock
 from sslshift.heartbeat import Heartbeat, keep_run_list
 from sslshift.models import ENCODER, save_encoder
 from sslshift.reporting.ledger import LedgerError, read_ledger, require_budget
-from sslshift.shards import LOCKS
+from sslshift.shards import LOCKS, editing
 from sslshift.stopping import StoppedError
 from sslshift.storage import ERROR_LOG, FAILED, LockedError, NotStoredError, OtherRecordError, Store
 from sslshift.study.evaluate import PIXELS, UNTRAINED, evaluate_pixels, evaluate_run, evaluate_untrained, untrained_record
@@ -77,7 +77,8 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     # The table is checked first, so that a folder of another study is refused before hours of work.
     unfinished = [run for run in opened.own if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
     keep_plan(opened, ledger.runs, ledger.complete_seeds)
-    keep_run_list(opened.design.out, [run_folder(opened, run).name for run in opened.runs], opened.design.steps)
+    with editing(opened.design.out):
+        keep_run_list(opened.design.out, [run_folder(opened, run).name for run in opened.runs], opened.design.steps)
     clock = progress.clock
     if opened.design.shard:
         _share_baselines(opened, store.without_waiting(), progress)
