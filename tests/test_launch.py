@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import textwrap
@@ -265,6 +266,36 @@ def test_a_shard_that_did_not_end_is_no_success(tmp_path, name, message):
         job.kill()
     assert job.returncode == 1
     assert f"{message}." in said.splitlines()[-1]
+
+
+def test_a_job_of_slurm_is_requeued_before_its_end_and_continues(tmp_path, monkeypatch):
+    """With stand-ins for sbatch, which keeps the script, for srun, which runs its command, and for scontrol."""
+    fake(tmp_path / "bin", "sbatch", '#!/bin/sh\ncp "$1" script\necho Submitted batch job 17\n')
+    srun = "import os, sys\nopen('pid', 'w').write(str(os.getpid()))\nwords = sys.argv[sys.argv.index(sys.executable):]"
+    fake(tmp_path / "bin", "srun", f"#!{sys.executable}\n{srun}\nos.execv(words[0], words)\n")
+    fake(tmp_path / "bin", "scontrol", "#!/bin/sh\necho $@ > requeued\n")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-c", textwrap.dedent(PATIENT), "starts"]
+    jobs = slurm_jobs(command, 2, "", "logs of it's jobs").submit()
+    numbers = {"JOB_ID": 18, "ARRAY_JOB_ID": 17, "ARRAY_TASK_ID": 0, "NTASKS": 1, "JOB_NUM_NODES": 1}
+    environment = os.environ | {
+        f"SLURM_{name}": str(each) for name, each in (numbers | dict.fromkeys(["NODEID", "PROCID"], 0)).items()
+    }
+    job = subprocess.Popen(["bash", "script"], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: (tmp_path / "starts").exists() and (tmp_path / "starts").read_text())
+        time.sleep(1)
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGUSR2)
+        job.communicate(timeout=60)
+    finally:
+        job.kill()
+    assert (tmp_path / "requeued").read_text() == "requeue 17_0\n"
+    assert not jobs[0].paths.result_pickle.exists()
+    subprocess.run(["bash", "script"], env=environment, check=True, timeout=60, capture_output=True)
+    assert (tmp_path / "starts").read_text().split() == ["started", "SIGUSR2", "started"]
+    assert jobs[0].paths.result_pickle.exists()
 
 
 @pytest.mark.slow

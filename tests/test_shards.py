@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from sslshift.clock import Clock
 from sslshift.reporting.ledger import append, fingerprint, read_ledger
 from sslshift.shards import LOCKS, StudyShard, deal, occupied, parse_shard, reporting
-from sslshift.storage import LockedError, Store, lock
-from sslshift.study import cli
+from sslshift.storage import LockedError, OtherRecordError, Store, lock
+from sslshift.study import cli, runner
 from sslshift.study.cost import keep_timing, read_timings
 from sslshift.study.declare import Study
 from sslshift.study.opened import open_study
+from sslshift.study.results import run_folder, run_record
 
 TINY = Study(
     sources="bundled:mnist@40,60; synthetic:noise?size=80@50",
@@ -187,6 +188,17 @@ def test_the_timings_of_calls_at_the_same_time_are_all_kept(tmp_path):
         assert [each.samples for each in second()] == [10, 20]
         assert [each.samples for each in first()] == [20, 10]
     assert sorted(each.samples for each in read_timings(tmp_path)) == [10, 20]
+
+
+def test_a_shard_with_other_settings_is_refused_before_it_computes_anything(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "search_leaks", lambda *_: pytest.fail("computed"))
+    study = dataclasses.replace(TINY, out=str(tmp_path))
+    first = open_study(dataclasses.replace(study, shard="1/2"))
+    folder = run_folder(first, first.own[0])
+    Store().begin(folder, run_record(first, first.own[0]))
+    (folder / "metrics.jsonl").write_text("")
+    with pytest.raises(OtherRecordError, match=r"weight_decay: 0.0001 there, 0.1 now"):
+        cli.run(dataclasses.replace(study, shard="2/2", weight_decay=0.1))
 
 
 # A process that runs a shard, and writes down each result that it finishes. With a fourth argument it kills itself when it has

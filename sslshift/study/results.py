@@ -292,8 +292,9 @@ def keep_failure(folder: Path, error: Exception) -> str:
 
 def read_failure(folder: Path) -> str:
     """Returns the reason why the last attempt of a run failed; empty if there was no failure."""
-    path = folder / FAILED
-    if not path.exists():
+    try:
+        failure = read_json(folder / FAILED)
+    except FileNotFoundError:
+        # There is none, or another process has just repeated the run.
         return ""
-    failure = read_json(path)
     return f"{failure['error']}: {failure['message']}"

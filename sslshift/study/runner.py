@@ -75,7 +75,9 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     store = Store(locks=opened.design.out / LOCKS, note=progress.note)
     ledger = Ledger(opened, shared=opened.design.shard is not None)
     # The table is checked first, so that a folder of another study is refused before hours of work.
-    unfinished = [run for run in opened.own if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
+    # Runs of other shards too, since all must have the same settings.
+    open_runs = {run for run in opened.runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None}
+    unfinished = [run for run in opened.own if run in open_runs]
     keep_plan(opened, ledger.runs, ledger.complete_seeds)
     with editing(opened.design.out):
         keep_run_list(opened.design.out, [run_folder(opened, run).name for run in opened.runs], opened.design.steps)
