@@ -5,8 +5,9 @@ import dataclasses
 import datetime
 import itertools
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -93,8 +94,12 @@ class Results:
         return [self.pixels, *self.untrained.values(), *(each.evaluated for each in self.runs)]
 
 
-def stored_results(opened: Opened) -> Results:
+def stored_results(opened: Opened, failures: Mapping[Run, str] = MappingProxyType({})) -> Results:
     """Returns the results in a study's folder, of all shards if it has some; computes nothing.
+
+    Args:
+      opened: the study.
+      failures: runs that have just failed, with the reason; some may have failed after their results were written.
 
     Raises:
       OtherRecordError: the folder has a run with other settings.
@@ -109,16 +114,16 @@ def stored_results(opened: Opened) -> Results:
     missing: list[Run] = []
     for run in opened.runs:
         key = (*run.learner, run.seed)
+        reason = failures.get(run, "")
         try:
             if key not in untrained:
                 untrained[key] = evaluate_untrained(opened, store, opened.learner(run), run.seed, silent)
-            finished.append(_finished(opened, store, run))
+            if not reason:
+                finished.append(_finished(opened, store, run))
         except NotStoredError:
-            reason = read_failure(run_folder(opened, run))
-            if reason:
-                failed.append((run, reason))
-            else:
-                missing.append(run)
+            reason = reason or read_failure(run_folder(opened, run))
+            missing += [] if reason else [run]
+        failed += [(run, reason)] if reason else []
     for learner, seed in further_untrained(opened, [key[:2] for key in untrained]):
         with contextlib.suppress(NotStoredError):
             untrained[*learner.key, seed] = evaluate_untrained(opened, store, learner, seed, silent)

@@ -74,8 +74,8 @@ def run_study(opened: Opened, progress: Progress) -> Results:
     """
     store = Store(locks=opened.design.out / LOCKS, note=progress.note)
     ledger = Ledger(opened, shared=opened.design.shard is not None)
-    # The table is checked first, so that a folder of another study is refused before hours of work.
-    # Runs of other shards too, since all must have the same settings.
+    # The table is checked first, so that a folder of another study is refused before hours of work. So are the runs of other
+    # shards, which must have the same settings.
     open_runs = {run for run in opened.runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None}
     unfinished = [run for run in opened.own if run in open_runs]
     keep_plan(opened, ledger.runs, ledger.complete_seeds)
@@ -109,14 +109,7 @@ def run_study(opened: Opened, progress: Progress) -> Results:
         ended.untrained_of(learner, seed)
     if opened.observation.profiler:
         progress.note(opened.observation.profiler.summary())
-    results = stored_results(opened)
-    # A run may have failed after its results were written.
-    failed = dict(results.failed) | dict(ended.failed)
-    results = dataclasses.replace(
-        results,
-        runs=tuple(each for each in results.runs if each.run not in failed),
-        failed=tuple((run, failed[run]) for run in opened.runs if run in failed),
-    )
+    results = stored_results(opened, dict(ended.failed))
     if opened.design.shard:
         # Another shard may have been killed between the end of a run and its row.
         ledger.add(all_rows(results))
