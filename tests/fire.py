@@ -1,11 +1,11 @@
 """Jobs that are killed at chosen moments and started again, each time in a process forked from this one.
 
-    python tests/fire.py '{"job": "methods", "arguments": {"folder": "/tmp/x"}, "kills": [["step byol", 3]]}'
+    python tests/fire.py '[{"job": "methods", "arguments": {"folder": "/tmp/x"}, "kill": ["step byol", 3]}]'
 
-A process is forked, since importing takes longer than most jobs. Each kill is a pattern and a number: the process is killed by
+A process is forked, since importing takes longer than most jobs. A kill is a pattern and a number: the process is killed by
 SIGKILL just before its n-th event that fits the pattern. Events are lines such as `os.rename a b`, `os.mkdir path`, `open path`
-(for writing; here the process is killed just after it), and `step NAME NUMBER` of a training. After the last kill the job runs
-to its end. A line of JSON is printed for every process: its exit code, and the end of what it wrote on stderr.
+(for writing; here the process is killed just after it), and `step NAME NUMBER` of a training. A line of JSON is printed for
+every process: its exit code, and the end of what it wrote on stderr.
 """
 
 import json
@@ -17,8 +17,6 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={os.environ.get('DEVICES', '1')}"
 
 import jax
 import numpy as np
@@ -71,15 +69,15 @@ def reader() -> BatchReader:
     return BatchReader(plan, {source.name: source}, Canvas(12, 12, 1))
 
 
-def training(name: str) -> Training:
+def training(name: str, optimiser: str) -> Training:
     encoder = ViT(16, 2, 2, 4) if name == "mae" else PatchMLP(width=8, features=16)
     recipe = METHODS[name]
     method = recipe.build(encoder, **{key: value for key, value in SMALL.items() if key in recipe.options})
-    return Training(method, Optimiser(learning_rate=5e-3), checkpoint_every=3, max_broken=0.5)
+    return Training(method, Optimiser(optimiser, learning_rate=5e-3), checkpoint_every=3, max_broken=0.5)
 
 
-def methods(events: Events, folder: str, names=tuple(METHODS), stop_at: int = 0) -> None:
-    """Trains methods one after the other, and writes the bits of their states; only up to a step, if it is given."""
+def methods(events: Events, folder: str, names=tuple(METHODS), optimiser: str = "adamw", until: int = STEPS) -> None:
+    """Trains methods one after the other, and writes their final states; ends after the checkpoint of step `until`."""
 
     class HaltedError(Exception):
         pass
@@ -91,12 +89,12 @@ def methods(events: Events, folder: str, names=tuple(METHODS), stop_at: int = 0)
 
         def on_step(step, scalars, name=name):
             events.happens(f"step {name} {step}")
-            # The step is reported when the next one was started, and its checkpoint is complete when the run is closed.
-            if stop_at and step > stop_at:
+            # A step is reported when its checkpoint has been started, which is complete when the run is closed.
+            if step > until:
                 raise HaltedError
 
         try:
-            state = train(training(name), reader(), 0, run, on_step)
+            state = train(training(name, optimiser), reader(), 0, run, on_step)
         except HaltedError:
             continue
         leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(state))}
@@ -115,8 +113,10 @@ def command(events: Events, module: str, flags, identities: str = "") -> None:
 JOBS = {"methods": methods, "command": command}
 
 
-def forked(job, arguments, pattern: str, at: int) -> dict:
+def forked(job: str, arguments: dict, kill=("$^", 0), devices: int = 1) -> dict:
     """Runs a job in a process of its own, and returns what became of it."""
+    # Read when the first array is made, which no process has done that is forked.
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     with open(os.devnull, "w") as output, tempfile.TemporaryFile("w+") as errors:
         process = os.fork()
         if process == 0:
@@ -124,9 +124,8 @@ def forked(job, arguments, pattern: str, at: int) -> dict:
             try:
                 os.dup2(output.fileno(), 1)
                 os.dup2(errors.fileno(), 2)
-                events = Events(pattern, at)
                 try:
-                    job(events, **arguments)
+                    JOBS[job](Events(*kill), **arguments)
                     code = 0
                 except SystemExit as end:
                     code = end.code or 0
@@ -141,12 +140,6 @@ def forked(job, arguments, pattern: str, at: int) -> dict:
         return {"code": os.waitstatus_to_exitcode(status), "errors": errors.read()[-3000:]}
 
 
-def main() -> None:
-    plan = json.loads(sys.argv[1])
-    job = JOBS[plan["job"]]
-    for pattern, at in [*plan["kills"], ["$^", 0]]:
-        print(json.dumps(forked(job, plan["arguments"], pattern, at)), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    for each in json.loads(sys.argv[1]):
+        print(json.dumps(forked(**each)), flush=True)

@@ -19,6 +19,7 @@ from rich.console import Console
 from tiny_studies import tiny
 
 from sslshift.reporting.ledger import LedgerError
+from sslshift.stopping import StoppedError
 from sslshift.study import runner
 from sslshift.study.opened import open_study
 from sslshift.study.progress import Progress
@@ -204,12 +205,13 @@ def test_an_error_in_training_that_stops_the_study_takes_nothing_from_the_evalua
     assert runs(opened.design.out) == [("40", "0")]
 
 
-def test_an_interrupt_ends_the_evaluation_at_its_next_report(opened, hooked):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StoppedError])
+def test_an_interrupt_or_a_signal_ends_the_evaluation_at_its_next_report(error, opened, hooked):
     evaluating = threading.Event()
 
     def interrupt():
         assert evaluating.wait(PATIENCE)
-        raise KeyboardInterrupt
+        raise error
 
     def evaluate(on_progress):
         evaluating.set()
@@ -219,7 +221,7 @@ def test_an_interrupt_ends_the_evaluation_at_its_next_report(opened, hooked):
 
     hooked["train"][1] = interrupt
     hooked["evaluate"][0] = evaluate
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         run_it(opened)
     assert runs(opened.design.out) == []
     assert not list(opened.design.out.rglob("failed.json"))

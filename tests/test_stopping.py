@@ -13,13 +13,20 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_studies import TINY
+from rich.console import Console
+from source_builders import contents, picture
+from tiny_studies import TINY, tiny
 
 from sslshift import Budget
 from sslshift.data import SamplePlan
 from sslshift.data.mixture import single
 from sslshift.data.pipeline import BatchReader
 from sslshift.stopping import Stop, StoppedError
+from sslshift.storage import Store
+from sslshift.study import runner
+from sslshift.study.design import parse_study
+from sslshift.study.opened import open_study
+from sslshift.study.progress import Progress
 from sslshift.training.loop import Training, train
 from sslshift.training.optimiser import Optimiser
 
@@ -146,23 +153,26 @@ def started():
         process.communicate()
 
 
-def wait_for(condition, process):
+def wait_until(condition, process=None):
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert process.poll() is None, process.communicate()
+        assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
 def alive(group):
     """The processes of a group that run, without those that have ended and are not yet collected by their parent."""
-    states = []
+    found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            name, _, rest = path.read_text().rpartition(")")
-            state, _, number = rest.split()[:3]
-            states += [name] if int(number) == group and state != "Z" else []
-    return states
+            state, _, number = path.read_text().rpartition(")")[2].split()[:3]
+            found += [int(path.parent.name)] if int(number) == group and state != "Z" else []
+    return found
+
+
+def command_of(process):
+    return Path(f"/proc/{process}/cmdline").read_text()
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
@@ -187,32 +197,98 @@ def test_a_later_second_signal_ends_a_command_that_does_not_end(started):
     assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
+def test_the_error_of_a_process_that_the_signal_ended_is_no_failure_of_the_run(monkeypatch, tmp_path):
+    opened = open_study(parse_study(tiny("--shift_images=0", f"--out={tmp_path}")))
+    run = opened.runs[0]
+
+    def train(*arguments, stop, **options):
+        with stop.deferred():
+            stop.request("SIGTERM")
+            raise RuntimeError("Worker process was terminated unexpectedly with exit code -15.")
+
+    monkeypatch.setattr(runner, "train", train)
+    with pytest.raises(StoppedError):
+        runner.train_run(opened, Store(), run, None, "1/1", Progress(Console(quiet=True)))
+    assert not (runner.run_folder(opened, run) / "failed.json").exists()
+
+
+WORKER = """
+    import multiprocessing, os, signal, time
+    from sslshift.stopping import follow_parent
+
+    def work():
+        follow_parent()
+        print("working", flush=True)
+        time.sleep(600)
+
+    if __name__ == "__main__":
+        multiprocessing.get_context("spawn").Process(target=work).start()
+        time.sleep(600)
+"""
+
+
+def test_a_worker_ignores_the_signals_and_ends_with_its_parent(started, tmp_path):
+    (tmp_path / "parent.py").write_text(textwrap.dedent(WORKER))
+    process = started(sys.executable, tmp_path / "parent.py", env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    assert process.stdout.readline() == "working\n"
+    (worker,) = (number for number in alive(process.pid) if number != process.pid and "spawn_main" in command_of(number))
+    os.kill(worker, signal.SIGTERM)
+    os.kill(worker, signal.SIGUSR1)
+    time.sleep(0.2)
+    assert worker in alive(process.pid)
+    process.kill()
+    wait_until(lambda: worker not in alive(process.pid))
+
+
 @pytest.mark.slow
-def test_a_study_that_is_stopped_with_its_whole_group_continues_to_the_same_table(started, tmp_path):
+def test_an_import_that_is_stopped_with_its_whole_group_continues_to_the_same_files(started, tmp_path):
+    (tmp_path / "in").mkdir()
+    for i in range(60):
+        (tmp_path / "in" / f"{i:03d}.png").write_bytes(picture(i, 300, 300))
+
+    def run(name, workers):
+        flags = (f"--input={tmp_path / 'in'}", f"--output={tmp_path / name}", "--size=64", "--shard_size=5")
+        return started(sys.executable, "-m", "tools.import_images", *flags, f"--workers={workers}")
+
+    stopped = run("out", 2)
+    wait_until(lambda: list((tmp_path / "out").glob("images-*")), stopped)
+    os.killpg(stopped.pid, signal.SIGTERM)
+    _, errors = stopped.communicate(timeout=PATIENCE)
+    assert stopped.returncode == 0, errors
+    assert errors == "Stopped by SIGTERM. Commands that keep their results continue when they are given again.\n"
+    wait_until(lambda: alive(stopped.pid) == [])
+    for name in ("out", "whole"):
+        assert run(name, 0).wait(PATIENCE) == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_study_that_is_stopped_with_its_whole_group_continues(started, tmp_path):
     """Processes that read images get the signal too, and must neither end first nor be left behind."""
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     flags = ("--sources=bundled:mnist@40", "--seeds=1", "--untrained_seeds=1", "--workers=2", "--shift_images=0")
     flags += ("--evaluations=linear", "--budget=6400", "--checkpoint_every=1000")
 
-    def study(name):
-        out = tmp_path / name
+    out = tmp_path / "out"
+
+    def study():
         return started(sys.executable, "-m", "experiments.quickstart", *TINY, *flags, f"--out={out}", env=environment)
 
-    stopped = study("stopped")
-    out = tmp_path / "stopped"
-    wait_for(lambda: any(path.stat().st_size for path in out.glob("runs/*/metrics.jsonl")), stopped)
+    stopped = study()
+    wait_until(lambda: any(path.stat().st_size for path in out.glob("runs/*/metrics.jsonl")), stopped)
     os.killpg(stopped.pid, signal.SIGTERM)
     _, errors = stopped.communicate(timeout=PATIENCE)
     assert stopped.returncode == 0, errors
-    assert alive(stopped.pid) == []
+    wait_until(lambda: alive(stopped.pid) == [])
     # Nothing but the signal has saved a state.
     (run,) = out.glob("runs/*")
     (step,) = saved(run)
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"] == step
     assert f"Stopped by SIGTERM after step {step} of 100 in {run}: the same command continues.\n" in errors
-    for name in ("stopped", "whole"):
-        ending = study(name)
-        _, errors = ending.communicate(timeout=PATIENCE)
-        assert ending.returncode == 0, errors
+    continued = study()
+    _, errors = continued.communicate(timeout=PATIENCE)
+    assert continued.returncode == 0, errors
     assert not list(out.rglob("failed.json"))
-    assert (out / "results.csv").read_bytes() == (tmp_path / "whole/results.csv").read_bytes()
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 101))
+    assert "bundled:mnist" in (out / "results.csv").read_text()

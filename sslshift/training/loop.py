@@ -240,10 +240,11 @@ class _RunFolder:
         self._every = training.checkpoint_every
         self._workers = training.workers
         self._steps = _whole_steps(plan)
-        self.checkpoints = Checkpoints(folder / "checkpoints")
+        observation = observation or Observation()
+        self.checkpoints = Checkpoints(folder / "checkpoints", observation.note)
         self.done = self.checkpoints.latest or 0
         self.broken = BrokenImages(folder / BROKEN, plan.mixture.unique, training.max_broken)
-        self.observers = Observers(observation or Observation(), folder, self.done, self._steps, plan.batch_size)
+        self.observers = Observers(observation, folder, self.done, self._steps, plan.batch_size)
         earlier = read_metrics(folder / METRICS) if training.skips else ()
         self._guard = FiniteGuard(folder, self._steps, earlier, lambda: self.checkpoints.latest)
         self._pending: tuple[StepChunk, Metrics, Metrics] | None = None
