@@ -55,12 +55,15 @@ def normalise(images: jax.Array) -> jax.Array:
     return (scaled - MEAN) / STD
 
 
-def image_keys(key: jax.Array, count: int, first: int | jax.Array = 0) -> jax.Array:
+def image_keys(key: jax.Array, count: int, first: int | jax.Array = 0, every: int = 1) -> jax.Array:
     """Returns a key per image, `[count]`, which depends only on the image's number in the global batch, not on its device."""
-    return jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(count))
+    numbers = jnp.arange(count) if every == 1 else every * jnp.arange(count)
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(first + numbers)
 
 
-def make_view(key: jax.Array, images: jax.Array, settings: ViewSettings, *, first: int | jax.Array = 0) -> jax.Array:
+def make_view(
+    key: jax.Array, images: jax.Array, settings: ViewSettings, *, first: int | jax.Array = 0, every: int = 1
+) -> jax.Array:
     """Returns one random view of each image.
 
     Args:
@@ -68,11 +71,12 @@ def make_view(key: jax.Array, images: jax.Array, settings: ViewSettings, *, firs
       images: uint8 `[batch, height, width, 1 or 3]`.
       settings: settings of the view.
       first: number of the first image in the global batch, if `images` are a part of it.
+      every: difference between the numbers of two consecutive images.
 
     Returns:
       Normalised float32 views, with the shape of the images or with sides of `settings.size`.
     """
-    return _views(images, image_keys(key, len(images), first), settings)
+    return _views(images, image_keys(key, len(images), first, every), settings)
 
 
 @on_any_mesh(batch_axis=0)

@@ -36,4 +36,4 @@ def barlow_twins(
         )
         return value, Output(batch_stats)
 
-    return Method(views, networks, loss)
+    return Method(views, networks, loss, coupled="Barlow Twins correlates dimensions over the images of a batch")

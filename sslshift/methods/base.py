@@ -15,6 +15,16 @@ PyTree = Any
 Views = tuple[jax.Array, ...]
 
 
+class BatchPart(NamedTuple):
+    """A part of a batch: every `count`-th image, beginning with image `number`."""
+
+    number: int | jax.Array
+    count: int
+
+
+WHOLE = BatchPart(0, 1)
+
+
 class StepContext(NamedTuple):
     """Per-step context that is passed to a loss.
 
@@ -76,6 +86,8 @@ class Method:
       constrain: `(params) -> params` after each step, e.g. normalisation of vectors to length 1.
       constant_rate: names of networks whose learning rate stays at its peak.
       least_batch: size of the smallest batch whose statistics are defined.
+      coupled: how the loss couples the images of a batch, as a clause for an error; empty: apart from batch norm, loss and
+        target are means over images, so that a batch can be taken in parts.
     """
 
     views: tuple[ViewSettings, ...]
@@ -87,11 +99,17 @@ class Method:
     constrain: Callable[[PyTree], PyTree] = constrain_nothing
     constant_rate: tuple[str, ...] = ()
     least_batch: int = 2
+    coupled: str = "its loss may compare the images of a batch with each other"
 
     @property
     def axis_name(self) -> str | None:
         """Returns the mapped axis over which `shard_map` splits the batch, a field of the encoder; None under plain jit."""
         return getattr(self.networks.encoder, "axis_name", None)
+
+    @property
+    def remat(self) -> bool:
+        """Returns whether the backward pass of training computes the blocks of the encoder again."""
+        return getattr(self.networks.encoder, "remat", False)
 
     def init(self, key: jax.Array, images: jax.Array) -> PyTree:
         """Returns variables of the networks for images of this shape, with `batch_stats` even for networks without any."""
@@ -99,8 +117,8 @@ class Method:
         views = self._views(key, images, 0)
         return {"batch_stats": {}} | self.networks.init(key, views, train=False)
 
-    def make_views(self, key: jax.Array, images: jax.Array) -> Views:
-        """Returns the views of a uint8 batch `[batch, height, width, channels]`.
+    def make_views(self, key: jax.Array, images: jax.Array, part: BatchPart = WHOLE) -> Views:
+        """Returns the views of a uint8 batch `[batch, height, width, channels]`, or of a part of one.
 
         Raises:
           ValueError: the batch has another shape or dtype, or is too small for a statistic over the batch.
@@ -109,26 +127,29 @@ class Method:
             raise ValueError(
                 f"Expected a uint8 batch [batch, height, width, channels], got {images.dtype} of shape {images.shape}."
             )
-        batch = len(images) * (lax.axis_size(self.axis_name) if self.axis_name else 1)
+        batch = len(images) * part.count * (lax.axis_size(self.axis_name) if self.axis_name else 1)
         if batch < self.least_batch:
             raise ValueError(
                 f"Expected a batch of at least {self.least_batch} images, got {batch}: this method compares images of a batch."
             )
-        return self._views(key, images, self._first(images))
+        return self._views(key, images, self._first(images, part), part.count)
 
-    def _views(self, key: jax.Array, images: jax.Array, first: int | jax.Array) -> Views:
+    def _views(self, key: jax.Array, images: jax.Array, first: int | jax.Array, every: int = 1) -> Views:
         # Each view needs a different key: with one key, equal settings would make equal views.
-        return tuple(make_view(jax.random.fold_in(key, i), images, view, first=first) for i, view in enumerate(self.views))
+        return tuple(
+            make_view(jax.random.fold_in(key, i), images, view, first=first, every=every) for i, view in enumerate(self.views)
+        )
 
-    def step_context(self, key: jax.Array, images: jax.Array, progress: jax.Array) -> StepContext:
+    def step_context(self, key: jax.Array, images: jax.Array, progress: jax.Array, part: BatchPart = WHOLE) -> StepContext:
         """Returns the context of a step on these images; `key` is the key that was given to `views`."""
         # The views use the smaller numbers.
         own = jax.random.fold_in(key, len(self.views))
-        return StepContext(image_keys(own, len(images), self._first(images)), progress)
+        return StepContext(image_keys(own, len(images), self._first(images, part), part.count), progress)
 
-    def _first(self, images: jax.Array) -> int | jax.Array:
-        # Randomness follows an image's number in the global batch, so that any number of devices draws the same views.
-        return lax.axis_index(self.axis_name) * len(images) if self.axis_name else 0
+    def _first(self, images: jax.Array, part: BatchPart) -> int | jax.Array:
+        # Randomness follows an image's number in the global batch, so that any number of devices or parts draws the same views.
+        first = lax.axis_index(self.axis_name) * len(images) if self.axis_name else 0
+        return first if part.count == 1 else first * part.count + part.number
 
     def features(self, variables: PyTree, images: jax.Array) -> jax.Array:
         """Returns features `[batch, dim]` of normalised images, in evaluation mode."""

@@ -46,4 +46,4 @@ def byol(
         value = 4 + 2 * negative_cosine(p1, z2) + 2 * negative_cosine(p2, z1)
         return value, Output(batch_stats, target | {"batch_stats": target_stats})
 
-    return Method(views, networks, loss, copy_networks, follow(momentum))
+    return Method(views, networks, loss, copy_networks, follow(momentum), coupled="")

@@ -78,7 +78,8 @@ def dino(
 
     # Local views are added after `_loss` was given the number of views, since the teacher sees only the global ones.
     views = with_local_views(encoder, views, local_views, size=local_size, crop_scale=local_crop_scale)
-    return Method(views, networks, loss, init_target, follow(momentum), hold_prototypes(frozen))
+    # The loss uses the centre of the steps before, and the new one is linear in the images' logits.
+    return Method(views, networks, loss, init_target, follow(momentum), hold_prototypes(frozen), coupled="")
 
 
 class _Temperatures(NamedTuple):

@@ -23,7 +23,6 @@ class MaskedAutoencoder(nn.Module):
 
     def __call__(self, views: tuple[jax.Array], keep: jax.Array | None = None, *, train: bool) -> jax.Array:
         """Returns decoded patches `[batch, tokens, pixels]`; `keep`, `[batch, kept]`, lists the visible ones."""
-        del train
         (images,) = views
         patch = self.encoder.patch
         rows = images.shape[1] // patch
@@ -31,7 +30,8 @@ class MaskedAutoencoder(nn.Module):
         pixels = patch * patch * images.shape[3]
         # Initialisation passes no choice: the shapes of the weights do not depend on it.
         keep = jnp.zeros((len(images), 1), jnp.int32) if keep is None else keep
-        return self.decoder(self.encoder.tokens(images, keep), keep, rows=rows, columns=columns, pixels=pixels)
+        tokens = self.encoder.tokens(images, keep, train=train)
+        return self.decoder(tokens, keep, rows=rows, columns=columns, pixels=pixels, train=train)
 
     def features(self, images: jax.Array) -> jax.Array:
         return self.encoder(images, train=False)
@@ -71,7 +71,7 @@ def mae(
     # Sine-cosine positions need a multiple of 4: a sine and a cosine for each of the two axes.
     if width % 4 or width % heads:
         raise ValueError(f"Expected a decoder_width that is a multiple of 4 and of decoder_heads, got {width} and {heads}.")
-    networks = MaskedAutoencoder(encoder, MAEDecoder(width, decoder_depth, heads, encoder.dtype))
+    networks = MaskedAutoencoder(encoder, MAEDecoder(width, decoder_depth, heads, encoder.dtype, encoder.remat))
 
     def loss(variables, target, views, context):
         del target
@@ -82,7 +82,7 @@ def mae(
         return masked_reconstruction(prediction, patches, hidden, normalize=normalize), Output(variables["batch_stats"])
 
     # Each image is reconstructed separately, so a batch of one image is enough.
-    return Method(views, networks, loss, least_batch=1)
+    return Method(views, networks, loss, least_batch=1, coupled="")
 
 
 @on_any_mesh(batch_axis=0)

@@ -71,4 +71,5 @@ def moco_v3(
         still = jax.tree.map(jnp.zeros_like, encoder_gradient["embed"])
         return gradient | {"encoder": encoder_gradient | {"embed": still}}
 
-    return Method(views, networks, loss, copy_networks, follow(momentum), freeze)
+    coupled = "MoCo v3 contrasts every image with the others of its batch"
+    return Method(views, networks, loss, copy_networks, follow(momentum), freeze, coupled=coupled)

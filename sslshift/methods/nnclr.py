@@ -67,4 +67,4 @@ def nnclr(
         # Equal for all runs, since after queue / batch steps all initial entries have left the queue.
         return {"queue": unit(jax.random.normal(jax.random.key(0), (queue, projector[-1])))}
 
-    return Method(views, networks, loss, init_target)
+    return Method(views, networks, loss, init_target, coupled="NNCLR contrasts every image with the others of its batch")

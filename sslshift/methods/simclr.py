@@ -29,4 +29,4 @@ def simclr(
         (z1, z2), batch_stats = forward(networks, variables, views)
         return nt_xent(z1, z2, temperature=temperature, axis_name=settings["axis_name"]), Output(batch_stats)
 
-    return Method(views, networks, loss)
+    return Method(views, networks, loss, coupled="SimCLR contrasts every image with the others of its batch")

@@ -39,4 +39,4 @@ def simsiam(
         # `negative_cosine` stops the gradient at the projections, which makes them targets.
         return (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2, Output(batch_stats)
 
-    return Method(views, networks, loss, constant_rate=("predictor",))
+    return Method(views, networks, loss, constant_rate=("predictor",), coupled="")

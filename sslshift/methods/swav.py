@@ -90,6 +90,7 @@ def swav(
         init_target if queue else no_target,
         freeze=hold_prototypes(frozen),
         constrain=_unit_prototypes,
+        coupled="SwAV assigns the images of a batch together",
     )
 
 

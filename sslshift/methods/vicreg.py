@@ -40,4 +40,4 @@ def vicreg(
         (z1, z2), batch_stats = forward(networks, variables, views)
         return losses.vicreg(z1, z2, **weights, axis_name=settings["axis_name"]), Output(batch_stats)
 
-    return Method(views, networks, loss)
+    return Method(views, networks, loss, coupled="VICReg takes variances and covariances over the images of a batch")

@@ -24,7 +24,7 @@ _KINDS: dict[str, type[nn.Module]] = {"resnet": ResNet, "vit": ViT, "patch_mlp":
 _BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 # These fields change how an encoder is computed, not its architecture.
-_EXCLUDED = ("parent", "name", "axis_name", "drop_path")
+_EXCLUDED = ("parent", "name", "axis_name", "drop_path", "remat")
 # No published encoder comes near these limits; a file with larger values is broken or hostile.
 _LARGEST_NUMBER = 1 << 16
 _LARGEST_DEPTH = 1000

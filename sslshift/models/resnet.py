@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sslshift.models.convolution import convolve
+from sslshift.models.rematerialisation import through
 
 
 class _Settings(NamedTuple):
@@ -82,6 +83,7 @@ class ResNet(nn.Module):
       small_images: the CIFAR stem (3x3, stride 1, no pooling) in place of ImageNet's (7x7, stride 2, max-pool).
       dtype: dtype of the computation, e.g. `jax.numpy.bfloat16`; parameters and batch statistics stay in float32.
       axis_name: the mapped axis over which the batch is split, inside `shard_map`.
+      remat: whether the backward pass of training computes the blocks again, see `through`.
 
     References:
       He et al., `Deep Residual Learning for Image Recognition <https://arxiv.org/abs/1512.03385>`_, 2016
@@ -93,6 +95,7 @@ class ResNet(nn.Module):
     small_images: bool = False
     dtype: Any = None
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -107,7 +110,7 @@ class ResNet(nn.Module):
             for place in range(depth):
                 stride = 2 if stage > 0 and place == 0 else 1
                 block = self.block(self.width * 2**stage, stride, settings, name=f"block{number}")
-                x = block(x, train=train)
+                x = through(block, x, train=train, remat=self.remat)
                 number += 1
         self.sow("intermediates", "map", x)
         return jnp.mean(x, axis=(1, 2))

@@ -9,6 +9,7 @@ import numpy as np
 
 from sslshift.arrays import on_any_mesh
 from sslshift.models.patches import RESIZE, patchify, resized_positions, sincos_positions
+from sslshift.models.rematerialisation import through
 
 
 def _dense(width: int, dtype: Any, name: str) -> nn.Dense:
@@ -117,6 +118,7 @@ class ViT(nn.Module):
       grid: patches per side in the table of learned positions; None: the number in the images that it is initialised with.
       resize: method that brings learned positions to the grid of other images, one of `sslshift.models.patches.RESIZE`.
       epsilon: small number that the layer norms add to a variance.
+      remat: whether the backward pass of training computes the blocks again, see `through`.
 
     Raises:
       ValueError: the patch does not divide a side of the images, or a setting has another value than described above.
@@ -142,6 +144,7 @@ class ViT(nn.Module):
     grid: int | None = None
     resize: str = "bicubic"
     epsilon: float = 1e-6
+    remat: bool = False
 
     def __post_init__(self):
         known = self.pool in ("token", "mean") and self.positions in ("sincos", "learned")
@@ -174,7 +177,7 @@ class ViT(nn.Module):
         Args:
           images: `[batch, height, width, channels]`.
           keep: numbers of the visible patches, `[batch, kept]`, counted row by row; None: all patches.
-          train: whether branches may be dropped.
+          train: whether the tokens are for training, where branches may be dropped and blocks computed again.
         """
         patches = patchify(images, self.patch)
         places = self._places(images.shape[1] // self.patch, images.shape[2] // self.patch)[None]
@@ -185,7 +188,7 @@ class ViT(nn.Module):
         x = _put_first(x + places.astype(x.dtype), extra)
         for i, share in enumerate(np.linspace(0, self.drop_path, self.depth).tolist()):
             block = Block(self.heads, self.dtype, share, self.layer_scale, self.epsilon, name=f"block{i}")
-            x = block(x, train=train)
+            x = through(block, x, train=train, remat=self.remat)
         x = _norm(self.dtype, "norm", self.epsilon)(x)
         return x if self.registers is None else jnp.concatenate([x[:, :1], x[:, len(extra) :]], axis=1)
 
@@ -215,6 +218,7 @@ class MAEDecoder(nn.Module):
     Args:
       width, depth, heads: as in `ViT`; the published decoder has 512, 8 and 16.
       dtype: dtype of the computation, as in `ViT`.
+      remat: as in `ViT`.
 
     References:
       He et al., `Masked Autoencoders Are Scalable Vision Learners <https://arxiv.org/abs/2111.06377>`_, 2022
@@ -224,9 +228,12 @@ class MAEDecoder(nn.Module):
     depth: int = 8
     heads: int = 16
     dtype: Any = None
+    remat: bool = False
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, keep: jax.Array, *, rows: int, columns: int, pixels: int) -> jax.Array:
+    def __call__(
+        self, tokens: jax.Array, keep: jax.Array, *, rows: int, columns: int, pixels: int, train: bool = False
+    ) -> jax.Array:
         """Reconstructs patches.
 
         Args:
@@ -234,6 +241,7 @@ class MAEDecoder(nn.Module):
           keep: numbers of the visible patches, `[batch, kept]`.
           rows, columns: number of rows and columns of patches in an image.
           pixels: number of values of a patch.
+          train: whether blocks may be computed again in the backward pass.
 
         Returns:
           `[batch, rows * columns, pixels]`, in float32.
@@ -244,5 +252,5 @@ class MAEDecoder(nn.Module):
         patches = _put_back(x[:, 1:], keep, hidden, rows * columns) + jnp.asarray(places, x.dtype)
         x = jnp.concatenate([x[:, :1], patches], axis=1)
         for i in range(self.depth):
-            x = Block(self.heads, self.dtype, name=f"block{i}")(x)
+            x = through(Block(self.heads, self.dtype, name=f"block{i}"), x, train=train, remat=self.remat)
         return _dense(pixels, self.dtype, "pixels")(_norm(self.dtype, "norm")(x)[:, 1:]).astype(jnp.float32)

@@ -144,6 +144,7 @@ def show_cost(opened: Opened, console: Console, measured: PlannedTable | None = 
     notes = [
         f"Training the missing runs takes about {duration(left)} here ({steps:,} steps; one was measured after compilation). "
         "Evaluating encoders and baselines, and measuring distances, take time in addition.",
+        _memory_note(opened),
         *_image_notes(opened),
     ]
     if not price:
@@ -168,6 +169,12 @@ def _numbers(several: Sequence[LearnerCost], step: str, price: float) -> list[st
         duration(seconds),
         *([f"{seconds / 3600 * price:,.2f}"] if price else []),
     ]
+
+
+def _memory_note(opened: Opened) -> str:
+    parts = ", ".join(f"{learner.state_bytes / 2**20:,.1f} MiB for {learner}" for learner in opened.learners)
+    how = f"--sharding={opened.learners[0].settings.sharding} on {environment.devices()}"
+    return f"Training state (parameters, target, optimiser) on each device: {parts} ({how}); activations add to it."
 
 
 def _image_notes(opened: Opened) -> list[str]:

@@ -10,6 +10,7 @@ from sslshift.models import ENCODERS, FEATURES
 from sslshift.models.opening import HOW_TO_SAY
 from sslshift.shift import DEFAULT_DISTANCE
 from sslshift.shift.distances import INDEX_DISTANCES
+from sslshift.training.sharding import REPLICATED
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS
 
 
@@ -158,6 +159,21 @@ class Study:
         "Seconds without a finished training step, its compilation included, after which the stacks of all threads are written "
         "to stderr and to hang.log in the run's folder; 0: never.",
     )
+    sharding: str = _field(
+        REPLICATED,
+        "What each device holds of the training state (parameters, target, optimiser): all of it (replicated), or an equal "
+        "part of every large array (fsdp), for networks that fill the memory of a device.",
+    )
+    remat: bool = _field(
+        False,
+        "Compute the blocks of ResNets and ViTs again in the backward pass: less memory for activations, a third more "
+        "computation.",
+    )
+    accumulate: int = _field(
+        1,
+        "Parts in which a batch is taken, one after the other, to save memory. Only for methods for which that is exact: mae "
+        "and dino on a ViT.",
+    )
     workers: int = _field(0, "Number of processes that read images; 0: threads read them.")
     device_memory: float = _field(
         0.25,
@@ -178,7 +194,7 @@ class Study:
     out: str = _field("results", "Folder for runs, the results table and the report; the same command continues there.")
 
     def __post_init__(self):
-        for name in ("budget", "batch_size", "seeds", "checkpoint_every", "reference_seeds", "untrained_seeds"):
+        for name in ("budget", "batch_size", "seeds", "checkpoint_every", "reference_seeds", "untrained_seeds", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
         for name in (

@@ -23,6 +23,7 @@ from sslshift.shift.distances import index_distance
 from sslshift.study.claims import PRIMARY
 from sslshift.study.declare import Study
 from sslshift.study.learners import LearnerSettings, parse_learners
+from sslshift.training.accumulation import require_equal_parts
 from sslshift.training.events import require_tensorboard
 from sslshift.training.profile import StepWindow, parse_window
 from sslshift.transfer.declaration import TaskDeclaration, parse_split, parse_task, require_different_names
@@ -139,8 +140,8 @@ def parse_study(study: Study) -> Design:
       ValueError: a setting cannot be read, is out of range, or does not fit another; the message names the flag.
     """
     learners = parse_learners(study)
-    if study.batch_size % jax.device_count():
-        raise ValueError(f"--batch_size={study.batch_size} cannot be divided among {jax.device_count()} devices.")
+    for learner in learners:
+        require_equal_parts(study.batch_size, jax.device_count(), learner.accumulate, name="--batch_size=")
     if study.tensorboard:
         require_tensorboard()
     budget = Budget(study.budget).whole_batches(study.batch_size)

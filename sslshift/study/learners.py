@@ -21,11 +21,15 @@ from sslshift.training import Optimiser, Training
 from sslshift.training.guards import ON_NONFINITE, STOP
 from sslshift.training.loop import OnStep, traced_step
 from sslshift.training.programs import peak_flops, step_flops
+from sslshift.training.sharding import REPLICATED, SHARDINGS, bytes_per_device
+from sslshift.training.step import TrainState, make_mesh
 
 # Flags of a study that --for_method may set for one method; every other name in --for_method is an option of the method.
 OWN_FLAGS = (
     "encoder",
     "dtype",
+    "remat",
+    "accumulate",
     "head",
     "optimiser",
     "learning_rate",
@@ -50,7 +54,8 @@ class LearnerSettings:
       views: settings of the views, before the method adds its own, such as local crops.
       options: all hyperparameters of the method.
       optimiser: optimiser and schedule.
-      checkpoint_every, workers, max_broken, on_nonfinite: see `sslshift.training.loop.Training`.
+      checkpoint_every, workers, max_broken, on_nonfinite, sharding, accumulate: see `sslshift.training.loop.Training`.
+      remat: whether the backward pass computes the encoder's blocks again.
     """
 
     method: str
@@ -63,22 +68,29 @@ class LearnerSettings:
     workers: int
     max_broken: float
     on_nonfinite: str = STOP
+    sharding: str = REPLICATED
+    accumulate: int = 1
+    remat: bool = False
 
     def build(self) -> Method:
         """Returns the method on its encoder.
 
         Raises:
-          ValueError: the method has no such option, or an option is out of range.
+          ValueError: the method has no such option, an option is out of range, or the encoder has no blocks for `remat`.
         """
         encoder = ENCODERS[self.encoder]
         # This sets only the arithmetic: parameters, statistics and losses stay in float32.
         if self.dtype == "bfloat16":
             encoder = encoder.clone(dtype=jnp.bfloat16)
+        if self.remat:
+            if not hasattr(encoder, "remat"):
+                raise ValueError(f"Expected an encoder with blocks, a ResNet or a ViT, for --remat, got {self.encoder}.")
+            encoder = encoder.clone(remat=True)
         return METHODS[self.method].build(encoder, self.views, **self.options)
 
     def training(self) -> Training:
         """Returns the built method with all other settings of its training; see `build`."""
-        fields = ("optimiser", "checkpoint_every", "workers", "max_broken", "on_nonfinite")
+        fields = ("optimiser", "checkpoint_every", "workers", "max_broken", "on_nonfinite", "sharding", "accumulate")
         return Training(self.build(), **{name: getattr(self, name) for name in fields})
 
     def __str__(self) -> str:
@@ -149,6 +161,8 @@ def _settings(study: Study, options: Mapping[str, str]) -> LearnerSettings:
         raise ValueError(f"Expected one of {', '.join(DTYPES)} for --dtype, got {study.dtype!r}.")
     if study.on_nonfinite not in ON_NONFINITE:
         raise ValueError(f"Expected one of {', '.join(ON_NONFINITE)} for --on_nonfinite, got {study.on_nonfinite!r}.")
+    if study.sharding not in SHARDINGS:
+        raise ValueError(f"Expected one of {', '.join(SHARDINGS)} for --sharding, got {study.sharding!r}.")
     recipe = METHODS[study.method]
     return LearnerSettings(
         method=study.method,
@@ -161,6 +175,9 @@ def _settings(study: Study, options: Mapping[str, str]) -> LearnerSettings:
         workers=study.workers,
         max_broken=study.max_broken,
         on_nonfinite=study.on_nonfinite,
+        sharding=study.sharding,
+        accumulate=study.accumulate,
+        remat=study.remat,
     )
 
 
@@ -312,9 +329,19 @@ class Learner:
         return self.flops / (peak * jax.device_count()) if peak else 0.0
 
     @functools.cached_property
+    def _state(self) -> TrainState:
+        """Shapes of the training state; a training step is traced but not computed."""
+        return traced_step(self.training, self.canvas, self.batch_size)
+
+    @property
     def parameters(self) -> int:
-        """Number of the encoder's parameters; a training step is traced but not computed."""
-        return count_parameters(traced_step(self.training, self.canvas, self.batch_size).params["encoder"])
+        """Number of the encoder's parameters."""
+        return count_parameters(self._state.params["encoder"])
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the training state on each device between two steps."""
+        return bytes_per_device(self._state, make_mesh(), self.settings.sharding)
 
     def counted(self, clock: Clock, on_step: OnStep) -> OnStep:
         """Returns the callback of a training step, which also counts the samples of the step."""

@@ -8,6 +8,8 @@ step, so an interrupted run continues from its checkpoint to the same bits.
 | file | what it holds |
 |---|---|
 | `step` | `TrainState`, the pure `train_step`, the mesh, and the compiled step |
+| `sharding` | what each device holds of the state |
+| `accumulation` | loss and gradient of a batch, at once or in parts |
 | `optimiser` | `Optimiser`: adamw, lars and sgd with their schedule |
 | `feed` | the batches of a run on the devices: read on the host, or from images in device memory |
 | `loop` | `Training` and `train` |
@@ -17,13 +19,30 @@ step, so an interrupted run continues from its checkpoint to the same bits.
 | `repeated` | steps on one batch, again and again, for benchmarks |
 | `programs` | the cost of a step, the number of steps in a program, and a limit on the compiled programs of a process |
 
+Options for networks or batches that fill the memory of a device. They change the last bits of a result, as another number of
+devices does, and are therefore not part of a run's record; a run may continue with others. They can be combined.
+
+| option | what it does | saves | costs |
+|---|---|---|---|
+| `sharding="fsdp"` | splits the state; a step gathers its weights | state: to 1/n on n devices | communication |
+| `remat` of a ResNet or ViT | computes blocks again in the backward pass | activations inside of blocks | computation |
+| `accumulate=k` | takes a batch in k parts | activations: to 1/k | smaller products |
+| `dtype=bfloat16` of an encoder | narrower arithmetic of encoder and heads | up to half of the activations | precision |
+
+Use `fsdp` if parameters, target and optimiser state fill a device, and the others if activations do; `remat` works with every
+method. Parts are exact only if the loss is a mean over images and no network has batch norm: mae, and dino on a ViT; for other
+methods they are refused (see `Method.coupled`). The FLOPs of a step do not depend on `fsdp` and parts, and include the blocks
+that `remat` computes again.
+
+Parameters, targets, optimiser state, batch statistics, gradients, losses and features are in float32 with all of them.
+
 To add an optimiser, name it in `optimiser.OPTIMISERS` and return its transformation in `Optimiser._at`.
 
 The tests: `test_training` (steps, resumption to the bit, schedules), `test_checkpoints` (written in the background, whole or
 absent, damage is found), `test_feed` (both ways to a batch, and one or several steps in a program, give the same bits),
 `test_step_cost` (FLOPs and bytes of each method's step), `test_transfer_guard` (the loop makes no implicit transfer),
 `test_online` and `test_online_probe` (reports during training), `test_from_python` (the README's example), `test_stopping`
-(signals).
+(signals), `test_sharding`, `test_accumulation` and `test_rematerialisation` (the options above: same numbers, less memory).
 """
 
 from sslshift.extras import needs_study

@@ -21,6 +21,7 @@ from sslshift.data.pipeline import BatchReader
 from sslshift.data.plan import SamplePlan
 from sslshift.methods import METHODS, Method
 from sslshift.stopping import Stop
+from sslshift.training.accumulation import require_equal_parts
 from sslshift.training.checkpoints import Checkpoints
 from sslshift.training.feed import PlacedImages, StepChunk, chunks
 from sslshift.training.guards import ON_NONFINITE, SKIP, STOP, FiniteGuard
@@ -28,14 +29,15 @@ from sslshift.training.journal import BROKEN, METRICS, BrokenImages, own_run_fol
 from sslshift.training.observe import Observation, Observers
 from sslshift.training.online import Online, OnlineProbe, Watch
 from sslshift.training.optimiser import Optimiser, built
+from sslshift.training.sharding import REPLICATED, SHARDINGS
 from sslshift.training.step import (
     Metrics,
     TrainState,
-    compiled_init,
     compiled_step,
     compiled_steps,
     init_state,
     make_mesh,
+    placed_init,
     replicate,
     train_step,
 )
@@ -57,6 +59,9 @@ class Training:
         All numbers above 1 give the same bits.
       on_nonfinite: what the run does at a step whose loss or gradient is not finite: it stops (`stop`), or does not apply the
         step and counts it (`skip`), up to a limit (see `guards.py`).
+      accumulate: number of parts in which a batch is taken, one after the other, to save memory; the gradient is that of the
+        whole batch, and methods for which it would not be are refused (see `accumulation.py`).
+      sharding: what each device holds of the state: all of it (`replicated`) or an equal part of every large array (`fsdp`).
     """
 
     method: Method
@@ -66,6 +71,8 @@ class Training:
     max_broken: float = 0.01
     steps_per_dispatch: int = 1
     on_nonfinite: str = STOP
+    accumulate: int = 1
+    sharding: str = REPLICATED
 
     def __post_init__(self):
         if self.checkpoint_every < 1 or self.steps_per_dispatch < 1:
@@ -75,6 +82,10 @@ class Training:
             )
         if self.on_nonfinite not in ON_NONFINITE:
             raise ValueError(f"Expected one of {', '.join(ON_NONFINITE)} for on_nonfinite, got {self.on_nonfinite!r}.")
+        if self.accumulate < 1:
+            raise ValueError(f"Expected accumulate of at least 1, got {self.accumulate}.")
+        if self.sharding not in SHARDINGS:
+            raise ValueError(f"Expected one of {', '.join(SHARDINGS)} for sharding, got {self.sharding!r}.")
 
     @property
     def skips(self) -> bool:
@@ -149,7 +160,7 @@ def train(
       ValueError: the budget is not a whole number of batches, or the devices or the images of `online` do not fit the batch.
       StoppedError: a signal asked to stop, and the state after the last step is saved.
     """
-    steps = _whole_steps(reader.plan)
+    steps = _whole_steps(reader.plan, training.accumulate)
     if online:
         online.require_shape(reader.canvas)
     mesh = make_mesh()
@@ -178,15 +189,16 @@ def train(
 def initial_state(training: Training, reader: BatchReader, seed: int) -> TrainState:
     """Returns the untrained state of a run."""
     image = np.zeros(reader.canvas, np.uint8)
-    state = compiled_init(training.method, _optimiser(training, reader.plan))(jax.random.key(seed), image)
-    return replicate(make_mesh(), state)
+    key = jax.random.key(seed)
+    return placed_init(training.method, _optimiser(training, reader.plan), key, image, make_mesh(), training.sharding)
 
 
 def _jitted_step(
     training: Training, plan: SamplePlan, mesh: Mesh, most: int | None
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     build = compiled_steps if most else compiled_step
-    return build(training.method, _optimiser(training, plan), _whole_steps(plan), mesh, skips=training.skips)
+    how = {"skips": training.skips, "sharding": training.sharding, "parts": training.accumulate}
+    return build(training.method, _optimiser(training, plan), _whole_steps(plan), mesh, **how)
 
 
 def traced_step(training: Training, canvas: Canvas, batch_size: int) -> TrainState:
@@ -201,7 +213,7 @@ def traced_step(training: Training, canvas: Canvas, batch_size: int) -> TrainSta
     image = jax.ShapeDtypeStruct(tuple(canvas), jnp.uint8)
     images = jax.ShapeDtypeStruct((batch_size, *canvas), jnp.uint8)
     state = jax.eval_shape(functools.partial(init_state, method, optimiser), key, image)
-    step = functools.partial(train_step, method=method, optimiser=optimiser, steps=1)
+    step = functools.partial(train_step, method=method, optimiser=optimiser, steps=1, parts=training.accumulate)
     return jax.eval_shape(step, state, images, key)[0]
 
 
@@ -209,7 +221,7 @@ def _optimiser(training: Training, plan: SamplePlan) -> optax.GradientTransforma
     return built(training.optimiser, plan.budget.steps(plan.batch_size), plan.batch_size, training.method.constant_rate)
 
 
-def _whole_steps(plan: SamplePlan) -> int:
+def _whole_steps(plan: SamplePlan, parts: int = 1) -> int:
     """Returns the number of steps of a plan; raises ValueError unless all batches are complete and the devices divide them."""
     whole = plan.budget.whole_batches(plan.batch_size)
     if plan.budget != whole:
@@ -217,8 +229,7 @@ def _whole_steps(plan: SamplePlan) -> int:
             f"The budget of {plan.budget.samples:,} is not a whole number of batches of {plan.batch_size:,}; use "
             f"{whole.samples:,}."
         )
-    if plan.batch_size % jax.device_count():
-        raise ValueError(f"A batch of {plan.batch_size} cannot be divided among {jax.device_count()} devices.")
+    require_equal_parts(plan.batch_size, jax.device_count(), parts)
     return plan.budget.steps(plan.batch_size)
 
 

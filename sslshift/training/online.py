@@ -41,6 +41,7 @@ from sslshift.data.permutation import permute
 from sslshift.data.views import make_view, normalise
 from sslshift.losses import alignment, effective_rank, uniformity
 from sslshift.methods import Method
+from sslshift.training.sharding import gathered
 from sslshift.training.step import Metrics, replicate
 
 PyTree = Any
@@ -286,8 +287,10 @@ class Watch:
 
     def follow(self, probe: OnlineProbe | None, variables: PyTree, step: int, steps: int) -> tuple[OnlineProbe | None, Metrics]:
         """Returns the probe after a training step, and the scalars for that step's line; empty between two reports."""
-        probe = self.learn(probe, variables, step)
         due = step % self._online.every == 0 or step == steps
+        # With fsdp a training step leaves variables that are split over the devices; the programs here take whole ones.
+        variables = gathered(variables) if due or probe is not None else variables
+        probe = self.learn(probe, variables, step)
         return probe, self.report(probe, variables) if due else {}
 
     def report(self, probe: OnlineProbe | None, variables: PyTree) -> Metrics:

@@ -11,7 +11,7 @@ from clu.parameter_overview import count_parameters
 
 from sslshift.methods import Method
 from sslshift.training import Optimiser
-from sslshift.training.step import compiled_init, compiled_step, make_mesh, replicate, shard_batch
+from sslshift.training.step import compiled_step, make_mesh, placed_init, replicate, shard_batch
 
 
 class StepRunner(NamedTuple):
@@ -34,7 +34,7 @@ def step_runner(method: Method, optimiser: Optimiser, images: np.ndarray, most: 
     batch = shard_batch(mesh, images)
     key = replicate(mesh, jax.random.key(0))
     # A list, because a step donates the buffers of its state.
-    states = [replicate(mesh, compiled_init(method, built)(jax.random.key(0), jnp.zeros(images.shape[1:], jnp.uint8)))]
+    states = [placed_init(method, built, jax.random.key(0), jnp.zeros(images.shape[1:], jnp.uint8), mesh)]
 
     def train(count):
         for _ in range(count):

@@ -13,9 +13,12 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sslshift.methods import Method
+from sslshift.training.accumulation import loss_and_gradient
+from sslshift.training.sharding import FSDP, REPLICATED, gathering, split
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
+Step = Callable[["TrainState", jax.Array, jax.Array], tuple["TrainState", Metrics]]
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -42,7 +45,14 @@ def init_state(method: Method, optimiser: optax.GradientTransformation, key: jax
 
 
 def train_step(
-    state: TrainState, images: jax.Array, key: jax.Array, *, method: Method, optimiser: optax.GradientTransformation, steps: int
+    state: TrainState,
+    images: jax.Array,
+    key: jax.Array,
+    *,
+    method: Method,
+    optimiser: optax.GradientTransformation,
+    steps: int,
+    parts: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """Makes views, computes loss and gradient, and updates parameters and target.
 
@@ -53,26 +63,20 @@ def train_step(
       method: the SSL method.
       optimiser: optimiser that was built for this number of steps.
       steps: number of steps of the whole run.
+      parts: number of parts of the batch whose gradients are accumulated, see `loss_and_gradient`.
 
     Returns:
       The state after the step, and scalars: the loss, the norm of the gradient, and metrics of the method.
     """
     # The random numbers of a step depend only on its number, so that a resumed run draws the same views.
     key = jax.random.fold_in(key, state.step)
-    views = method.make_views(key, images)
-    context = method.step_context(key, images, state.step / steps)
-
-    def loss_of(params):
-        loss, output = method.loss({"params": params, "batch_stats": state.batch_stats}, state.target, views, context)
-        # Inside shard_map some losses are means over the images of one device.
-        return (lax.pmean(loss, method.axis_name) if method.axis_name else loss), output
-
-    (loss, output), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    progress = state.step / steps
+    loss, output, gradient = loss_and_gradient(method, state, images, key, progress, parts)
     # Freezing comes before the optimiser, so that moments and trust ratios do not contain gradients of frozen parameters.
-    gradient = method.freeze(gradient, context.progress)
+    gradient = method.freeze(gradient, progress)
     updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
     # Updates are frozen too, since weight decay changes parameters even without a gradient.
-    params = method.constrain(optax.apply_updates(state.params, method.freeze(updates, context.progress)))
+    params = method.constrain(optax.apply_updates(state.params, method.freeze(updates, progress)))
     variables = {"params": params, "batch_stats": output.batch_stats}
     new = TrainState(
         step=state.step + 1,
@@ -85,30 +89,20 @@ def train_step(
     return new, {"loss": loss, "gradient_norm": optax.global_norm(gradient), **output.metrics}
 
 
-def guarded_step(
-    state: TrainState, images: jax.Array, key: jax.Array, *, method: Method, optimiser: optax.GradientTransformation, steps: int
-) -> tuple[TrainState, Metrics]:
+def guarded_step(state: TrainState, images: jax.Array, key: jax.Array, **settings: Any) -> tuple[TrainState, Metrics]:
     """Takes a step like `train_step`, unless one of its scalars is not finite: then only the step number of the state changes.
 
     Returns:
       The state, and the scalars of the step with `skipped`, which is 1 if the step was not applied and otherwise 0.
     """
-    new, metrics = train_step(state, images, key, method=method, optimiser=optimiser, steps=steps)
+    new, metrics = train_step(state, images, key, **settings)
     finite = jnp.all(jnp.stack([jnp.isfinite(each) for each in jax.tree.leaves(metrics)]))
     kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
     return kept.replace(step=new.step), metrics | {"skipped": 1 - finite.astype(jnp.int32)}
 
 
 def train_steps(
-    state: TrainState,
-    images: jax.Array,
-    count: jax.Array,
-    key: jax.Array,
-    *,
-    method: Method,
-    optimiser: optax.GradientTransformation,
-    steps: int,
-    skips: bool = False,
+    state: TrainState, images: jax.Array, count: jax.Array, key: jax.Array, *, step: Step
 ) -> tuple[TrainState, Metrics]:
     """Takes several steps in one program.
 
@@ -116,13 +110,12 @@ def train_steps(
       state: state before the first step.
       images: batches, uint8 `[most, batch, height, width, channels]`.
       count: number of steps, int32 in [1, most]; further batches are ignored.
-      key: see `train_step`, like the other arguments.
-      skips: whether each step is a `guarded_step`.
+      key: the run's key.
+      step: function from a state, a batch and the run's key to the next state and the scalars of the step.
 
     Returns:
       The state after the last step, and each step's scalars `[most]`, of which the first `count` count.
     """
-    step = functools.partial(guarded_step if skips else train_step, method=method, optimiser=optimiser, steps=steps)
     shapes = jax.eval_shape(step, state, images[0], key)[1]
     table = jax.tree.map(lambda one: jnp.zeros((len(images), *one.shape), one.dtype), shapes)
 
@@ -156,44 +149,121 @@ def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
 
 # Otherwise XLA moves constants out of the loop, fuses what remains in another way than in a single step, and rounds otherwise:
 # the loss of simclr differs in its last bit. With these options the results are equal, except for swav, whose loss has a loop.
-_WHOLE_BODY = {
-    "xla_disable_hlo_passes": "while-loop-invariant-code-motion,while-loop-expensive-invariant-code-motion",
-}
+_WHOLE_BODY = ("while-loop-invariant-code-motion", "while-loop-expensive-invariant-code-motion")
+# On a CPU, XLA removes the barriers that keep a block from being computed again before its gradient is: nothing would be saved.
+_REMAT_ON_CPU = ("cse_barrier_expander",)
+
+
+def _compiler_options(method: Method, disabled: tuple[str, ...] = ()) -> dict[str, str] | None:
+    disabled += _REMAT_ON_CPU if method.remat and jax.default_backend() == "cpu" else ()
+    return {"xla_disable_hlo_passes": ",".join(disabled)} if disabled else None
+
+
+def _step(
+    method: Method, optimiser: optax.GradientTransformation, steps: int, mesh: Mesh, skips: bool, sharding: str, parts: int
+) -> Step:
+    """Returns the step that `compiled_step` compiles; with `fsdp` the state that it returns is split like its argument."""
+    sharded = gathering(method, mesh) if sharding == FSDP else method
+    one = guarded_step if skips else train_step
+    step = functools.partial(one, method=sharded, optimiser=optimiser, steps=steps, parts=parts)
+    if sharding == REPLICATED:
+        return step
+
+    def split_step(state, images, key):
+        new, metrics = step(state, images, key)
+        return split(new, mesh), metrics
+
+    return split_step
 
 
 # Runs of one study with equal method, optimiser and steps share one compiled program. A study alternates between its methods
 # for each seed, so the programs of all methods are kept.
 @functools.lru_cache(maxsize=64)
 def compiled_step(
-    method: Method, optimiser: optax.GradientTransformation, steps: int, mesh: Mesh, *, skips: bool = False
-) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
-    """Returns a jitted step over the mesh: the state is replicated and donated, and the batch is split.
+    method: Method,
+    optimiser: optax.GradientTransformation,
+    steps: int,
+    mesh: Mesh,
+    *,
+    skips: bool = False,
+    sharding: str = REPLICATED,
+    parts: int = 1,
+) -> Step:
+    """Returns a jitted step over the mesh: the state is donated, and the batch is split.
 
     Args:
       method, optimiser, steps: see `train_step`.
       mesh: the devices.
       skips: whether the step is `guarded_step` in place of `train_step`.
+      sharding: one of `sharding.SHARDINGS`; the state must have the shardings of `placed_init`.
+      parts: see `train_step`.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    step = functools.partial(guarded_step if skips else train_step, method=method, optimiser=optimiser, steps=steps)
+    batch = NamedSharding(mesh, PartitionSpec("data"))
+    # The shardings of a split state depend on its shapes, which are known when the step is traced.
+    state = everywhere if sharding == REPLICATED else None
+    step = _step(method, optimiser, steps, mesh, skips, sharding, parts)
     # Without donation, the states before and after a step would both occupy memory.
-    return jax.jit(step, in_shardings=(everywhere, split, everywhere), out_shardings=everywhere, donate_argnums=0)
+    return jax.jit(
+        step,
+        in_shardings=(state, batch, everywhere),
+        out_shardings=(state, everywhere),
+        donate_argnums=0,
+        compiler_options=_compiler_options(method),
+    )
 
 
 @functools.lru_cache(maxsize=64)
 def compiled_steps(
-    method: Method, optimiser: optax.GradientTransformation, steps: int, mesh: Mesh, *, skips: bool = False
+    method: Method,
+    optimiser: optax.GradientTransformation,
+    steps: int,
+    mesh: Mesh,
+    *,
+    skips: bool = False,
+    sharding: str = REPLICATED,
+    parts: int = 1,
 ) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
     """Returns `train_steps` jitted over the mesh, like `compiled_step`."""
     everywhere = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(None, "data"))
-    function = functools.partial(train_steps, method=method, optimiser=optimiser, steps=steps, skips=skips)
-    shardings = (everywhere, split, everywhere, everywhere)
-    return jax.jit(function, in_shardings=shardings, out_shardings=everywhere, donate_argnums=0, compiler_options=_WHOLE_BODY)
+    batches = NamedSharding(mesh, PartitionSpec(None, "data"))
+    state = everywhere if sharding == REPLICATED else None
+    function = functools.partial(train_steps, step=_step(method, optimiser, steps, mesh, skips, sharding, parts))
+    return jax.jit(
+        function,
+        in_shardings=(state, batches, everywhere, everywhere),
+        out_shardings=(state, everywhere),
+        donate_argnums=0,
+        compiler_options=_compiler_options(method, _WHOLE_BODY),
+    )
 
 
 @functools.lru_cache(maxsize=64)
-def compiled_init(method: Method, optimiser: optax.GradientTransformation) -> Callable[[jax.Array, jax.Array], TrainState]:
-    """Returns `init_state` jitted; it takes a key and an image and returns the untrained state."""
-    return jax.jit(functools.partial(init_state, method, optimiser))
+def compiled_init(
+    method: Method, optimiser: optax.GradientTransformation, mesh: Mesh | None = None
+) -> Callable[[jax.Array, jax.Array], TrainState]:
+    """Returns `init_state` jitted; it takes a key and an image and returns the untrained state.
+
+    Args:
+      method, optimiser: see `train_step`.
+      mesh: devices that the state is split over, so that it is never whole on one of them; None: one device makes all of it.
+    """
+    init = functools.partial(init_state, method, optimiser)
+    if mesh is None:
+        return jax.jit(init)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(lambda key, image: split(init(key, image), mesh), in_shardings=everywhere)
+
+
+def placed_init(
+    method: Method,
+    optimiser: optax.GradientTransformation,
+    key: jax.Array,
+    image: np.ndarray,
+    mesh: Mesh,
+    sharding: str = REPLICATED,
+) -> TrainState:
+    """Returns the untrained state on the devices of a mesh, with the sharding that the compiled steps expect."""
+    if sharding == REPLICATED:
+        return replicate(mesh, compiled_init(method, optimiser)(key, image))
+    return compiled_init(method, optimiser, mesh)(*replicate(mesh, (key, image)))

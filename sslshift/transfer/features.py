@@ -24,6 +24,7 @@ from sslshift.methods import Method
 from sslshift.models import PretrainedEncoder
 from sslshift.storage import whole_file, write
 from sslshift.training.feed import memory_for_images, written
+from sslshift.training.sharding import gathered
 from sslshift.training.step import make_mesh, replicate, shard_batch
 
 _PIXEL_SIDE = 32
@@ -128,7 +129,7 @@ def _joined(parts, *, count):
 
 
 def encoder_of(method: Method, variables, shape: Sequence[int], card: dict | None = None) -> PretrainedEncoder:
-    """Returns the encoder among a method's trained networks, without the heads.
+    """Returns the encoder among a method's trained networks, without the heads; every device holds all of it.
 
     Args:
       method: the method that was trained.
@@ -137,7 +138,8 @@ def encoder_of(method: Method, variables, shape: Sequence[int], card: dict | Non
       card: facts about the training.
     """
     own = {kind: variables[kind].get("encoder", {}) for kind in ("params", "batch_stats")}
-    return PretrainedEncoder(method.networks.encoder, own, tuple(shape), MEAN, STD, card=card or {})
+    # Training may have split the weights over the devices; evaluations and files take whole ones.
+    return PretrainedEncoder(method.networks.encoder, gathered(own), tuple(shape), MEAN, STD, card=card or {})
 
 
 class Extracted(NamedTuple):
