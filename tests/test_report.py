@@ -18,7 +18,9 @@ from sslshift.study.analysis import Analysis
 from sslshift.study.claims import Claim
 from sslshift.study.opened import open_study
 from sslshift.study.report import figures, print_report, write_report
-from sslshift.study.report.sentences import answer
+from sslshift.study.report.page import notes
+from sslshift.study.report.sentences import answer, findings
+from sslshift.study.results import describe_run
 
 # Importing the report and drawing must change none of them.
 RC_PARAMS = matplotlib.rcParams.copy()
@@ -199,3 +201,20 @@ def test_latex_tables_compile(tmp_path, folder):
     (tmp_path / "tables.tex").write_text(text)
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "tables"], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_runs_that_skipped_steps_or_collapsed_are_named(opened, results):
+    first, second, *rest = results.runs
+    text = "at step 10 embeddings of different images differ in 1.21 directions (expected at least 1.6)"
+    changed = (
+        dataclasses.replace(first, trained=first.trained._replace(skipped=3)),
+        dataclasses.replace(second, trained=second.trained._replace(collapse=text)),
+    )
+    analysis = Analysis(dataclasses.replace(results, runs=(*changed, *rest)))
+    (skipped,) = [note for note in notes(analysis) if "skipped" in note]
+    assert skipped.startswith(f"{describe_run(opened, first.run)}: 3 of 10 training steps were skipped, because")
+    (collapsed,) = [sentence for sentence in findings(analysis) if "collapsed" in sentence]
+    assert collapsed.startswith(f"Warning: 1 of {len(results.runs)} runs collapsed, ")
+    assert collapsed.endswith(f"e.g. {describe_run(opened, second.run)}: {text}.")
+    sound = Analysis(results)
+    assert not [each for each in (*notes(sound), *findings(sound)) if "skipped" in each or "collapsed" in each]

@@ -38,6 +38,7 @@ class Trained(NamedTuple):
       unique_read: N without the broken images.
       seconds: wall-clock time of the training; None if an earlier version did not keep it.
       skipped: steps that were not applied, because loss or gradient was not finite (`--on_nonfinite=skip`).
+      collapse: what had collapsed at the end of the training; empty if the encoder tells images apart.
     """
 
     loss_first: float
@@ -46,6 +47,7 @@ class Trained(NamedTuple):
     unique_read: int
     seconds: float | None = None
     skipped: int = 0
+    collapse: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

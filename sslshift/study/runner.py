@@ -46,6 +46,7 @@ from sslshift.study.results import (
 )
 from sslshift.study.shifts import MeasuredShift, TaskShifts, measure_shifts, trained_reference
 from sslshift.training.checkpoints import NotWrittenError
+from sslshift.training.collapse import final_collapse
 from sslshift.training.guards import skipped_steps
 from sslshift.training.journal import BROKEN, METRICS, loss_trend, read_broken, read_metrics
 from sslshift.training.loop import train
@@ -345,8 +346,10 @@ def _keep(
         "broken": broken,
         "unique_read": opened.candidate(run).mixture.unique - broken,
     }
-    skipped = skipped_steps(read_metrics(folder / METRICS))
-    trained |= {"skipped": skipped} if skipped else {}
+    lines = read_metrics(folder / METRICS)
+    found = {"skipped": skipped_steps(lines), "collapse": final_collapse(lines)}
+    # What did not happen is not kept, as in results of earlier versions.
+    trained |= {name: value for name, value in found.items() if value}
     card = encoder_card(opened, run, shift, trained)
     with held:
         save_encoder(encoder_of(opened.learner(run).training.method, variables, opened.canvas, card), folder / ENCODER)

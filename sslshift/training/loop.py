@@ -23,6 +23,7 @@ from sslshift.methods import METHODS, Method
 from sslshift.stopping import Stop
 from sslshift.training.accumulation import require_equal_parts
 from sslshift.training.checkpoints import Checkpoints
+from sslshift.training.collapse import CollapseCheck
 from sslshift.training.feed import PlacedImages, StepChunk, chunks
 from sslshift.training.guards import ON_NONFINITE, SKIP, STOP, FiniteGuard
 from sslshift.training.journal import BROKEN, METRICS, BrokenImages, own_run_folder, read_metrics
@@ -181,7 +182,7 @@ def train(
                 state, metrics = step_fn(state, *chunk.arrays, key)
             # The probe has a separate program, which runs after the step: the program of the step is the same without a probe.
             probe, signals = watch.follow(probe, state.variables, chunk.stop, steps) if watch else (None, {})
-            kept.observe(chunk, metrics, signals)
+            kept.observe(chunk, state, metrics, signals)
             kept.end_chunk(chunk.stop, state, probe)
     return state
 
@@ -258,6 +259,7 @@ class _RunFolder:
         self.observers = Observers(observation, folder, self.done, self._steps, plan.batch_size)
         earlier = read_metrics(folder / METRICS) if training.skips else ()
         self._guard = FiniteGuard(folder, self._steps, earlier, lambda: self.checkpoints.latest)
+        self._collapse = CollapseCheck(training.method, make_mesh(), self._steps, plan.mixture.unique)
         self._pending: tuple[StepChunk, Metrics, Metrics] | None = None
 
     @contextlib.contextmanager
@@ -290,11 +292,11 @@ class _RunFolder:
             self.broken.add(chunk.broken)
             yield chunk
 
-    def observe(self, chunk: StepChunk, metrics: Metrics, signals: Metrics) -> None:
+    def observe(self, chunk: StepChunk, state: TrainState, metrics: Metrics, signals: Metrics) -> None:
         """Writes the metrics of the previous steps: reading the metrics of these steps would leave the device idle."""
         self.observers.dispatched(chunk, metrics)
         self._flush()
-        self._pending = (chunk, metrics, signals)
+        self._pending = (chunk, metrics, signals | self._collapse.signals(state.variables, chunk))
 
     def end_chunk(self, step: int, state: TrainState, probe: OnlineProbe | None) -> None:
         """Saves the state at the steps of checkpoints, and at a request to stop, which then raises StoppedError."""
@@ -325,7 +327,8 @@ class _RunFolder:
         for i, step in enumerate(range(chunk.stop - chunk.count + 1, chunk.stop + 1)):
             scalars = {name: values[i] for name, values in columns.items()}
             finite = self._guard.checked(step, scalars)
-            # A chunk with signals has one step.
-            self.observers.write_scalars(step, finite | signals)
-            self._on_step(step, scalars | signals)
+            # Signals are those of the state after the last step.
+            own = signals if step == chunk.stop else {}
+            self.observers.write_scalars(step, finite | own)
+            self._on_step(step, scalars | own)
         self.observers.finished(chunk.stop)

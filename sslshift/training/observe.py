@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sslshift.heartbeat import STOPPED, TRAINED, TRAINING, Heartbeat
+from sslshift.training.collapse import collapse_text
 from sslshift.training.events import scalar_writer
 from sslshift.training.feed import StepChunk
 from sslshift.training.hang import HangWatch
@@ -49,6 +50,9 @@ class Observers:
     def __init__(self, observation: Observation, folder: Path, done: int, steps: int, batch_size: int):
         self._steps = steps
         self._finished = done
+        self._folder = folder
+        self._note = observation.note
+        self._warned = False
         self._writer = scalar_writer(folder, done, tensorboard=observation.tensorboard)
         self._profile = observation.profiler.follow(folder, done, observation.note) if observation.profiler else None
         self._heartbeat = Heartbeat(folder, steps, batch_size)
@@ -68,8 +72,12 @@ class Observers:
             self._profile.dispatched(chunk, metrics)
 
     def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
-        """Writes the scalars of a step."""
+        """Writes the scalars of a step; warns of the first collapse."""
         self._writer.write_scalars(step, scalars)
+        collapsed = "" if self._warned else collapse_text({"step": step, **scalars})
+        if collapsed:
+            self._warned = True
+            self._note(f"Warning: {self._folder} has collapsed: {collapsed}.")
 
     def finished(self, step: int) -> None:
         """Says that a step has finished, and all steps before it."""

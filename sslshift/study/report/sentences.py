@@ -24,6 +24,7 @@ from sslshift.study.claims import (
     unshown_text,
 )
 from sslshift.study.learner_analysis import Kind, LearnerAnalysis, SourceTrend
+from sslshift.study.results import describe_run
 from sslshift.study.shifts import seen_by
 from sslshift.transfer.inference import FEWEST_SOURCES
 from sslshift.transfer.metrics import METRICS
@@ -80,7 +81,7 @@ def findings(analysis: Analysis) -> list[str]:
         else:
             own = [sentence.text for sentence in _answers(own_analysis)]
         sentences += [prefix + text for text in (*own, *_pixels(own_analysis))]
-    return sentences + _power(analysis) + _bad_runs(analysis) + _scatter(analysis) + _leaks(analysis)
+    return sentences + _power(analysis) + _bad_runs(analysis) + _collapsed(analysis) + _scatter(analysis) + _leaks(analysis)
 
 
 def _answers(learner: LearnerAnalysis) -> list[Sentence]:
@@ -356,6 +357,15 @@ def _bad_runs(analysis: Analysis) -> list[str]:
                 f"{typical.high:.1%})."
             )
     return sentences
+
+
+def _collapsed(analysis: Analysis) -> list[str]:
+    found = [each for each in analysis.results.runs if each.trained.collapse]
+    return [
+        f"Warning: {len(found)} of {len(analysis.results.runs)} runs collapsed, so that their accuracy says little about their "
+        f"data, e.g. {describe_run(analysis.opened, each.run)}: {each.trained.collapse}."
+        for each in found[:1]
+    ]
 
 
 def _scatter(analysis: Analysis) -> list[str]:
