@@ -11,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sslshift import Budget
-from sslshift.data import SamplePlan
+from sslshift.data import SamplePlan, open_reader
 from sslshift.data.mixture import single
 from sslshift.data.pipeline import BatchReader
+from sslshift.data.views import normalise
 from sslshift.methods.base import Output
 from sslshift.methods.siamese import forward
+from sslshift.study.declare import Study
+from sslshift.study.learners import parse_learners
 from sslshift.training.collapse import CollapseCheck, collapse_text, embedding_signals, final_collapse
 from sslshift.training.feed import StepChunk
 from sslshift.training.journal import read_metrics
@@ -82,15 +85,16 @@ def test_checks_are_made_at_quarters_of_a_run_that_is_long_enough(small_method, 
 
 
 def test_a_collapse_is_a_sentence():
-    sound = {"step": 50, "loss": 1.0, "embedding_rank": 1.6, "embedding_spread": 0.001}
+    sound = {"step": 50, "loss": 1.0, "embedding_rank": 1.6, "embedding_spread": 0.1, "feature_spread": 0.001}
     assert collapse_text(sound) == ""
     assert collapse_text({"step": 50, "loss": 1.0}) == ""
-    one = sound | {"embedding_rank": 1.21}
-    assert collapse_text(one) == "at step 50 embeddings of different images differ in 1.21 directions (expected at least 1.6)"
-    # A method without embeddings.
-    equal = {"step": 1000, "embedding_spread": 0.0002}
-    assert collapse_text(equal) == "at step 1,000 differences between images are 0.02% of what the networks return"
-    assert " and differences" in collapse_text(one | {"embedding_spread": 0.0})
+    one = sound | {"embedding_rank": 1.211}
+    assert collapse_text(one) == "embedding rank 1.21 (expected at least 1.6) at step 50"
+    assert (
+        collapse_text({"step": 1000, "feature_spread": 0.0002})
+        == "feature spread 0.0002 (expected at least 0.001) at step 1,000"
+    )
+    assert " and embedding spread 0 (expected" in collapse_text(one | {"embedding_spread": 0.0})
     # What counts is the end of the run.
     assert final_collapse([one, {"step": 51}, sound | {"step": 100}, {"step": 101}]) == ""
     assert final_collapse([sound, one, {"step": 51}]) == collapse_text(one)
@@ -147,8 +151,8 @@ def test_a_run_that_collapses_warns_once_and_keeps_its_bits_and_lines_after_a_ki
     lines = read_metrics(tmp_path / "whole/metrics.jsonl")
     assert [line["step"] for line in lines if SIGNALS & line.keys()] == [25, 50, 75, 100]
     assert len(notes) == 1
-    assert notes[0].startswith(f"Warning: {tmp_path}/whole has collapsed: at step ")
-    assert final_collapse(lines).startswith("at step 100 ")
+    assert notes[0].startswith(f"Warning: {tmp_path}/whole has collapsed: embedding ")
+    assert final_collapse(lines).endswith(" at step 100")
 
     def kill(step, scalars):
         if step == 60:
@@ -159,8 +163,52 @@ def test_a_run_that_collapses_warns_once_and_keeps_its_bits_and_lines_after_a_ki
     state = train(training, reader, 0, tmp_path / "killed")
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), state, whole)))
     assert (tmp_path / "killed/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
-    # Several steps in one program have the same checks, at the ends of their programs.
-    train(dataclasses.replace(training, steps_per_dispatch=10), reader, 0, tmp_path / "several")
-    lines = read_metrics(tmp_path / "several/metrics.jsonl")
+
+
+@pytest.mark.slow
+def test_several_steps_in_one_program_have_checks_at_the_ends_of_programs(small_method, reader, tmp_path):
+    training = Training(constant(small_method("vicreg")), Optimiser(), checkpoint_every=40, steps_per_dispatch=10)
+    train(training, reader, 0, tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines if SIGNALS & line.keys()] == [30, 50, 80, 100]
     assert all(math.isfinite(line["embedding_rank"]) for line in lines if "embedding_rank" in line)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("simclr", SIGNALS), ("dino", {"embedding_spread"}), ("mae", {"feature_spread"})],
+)
+def test_methods_have_the_signals_that_mean_something_for_them(name, expected, small_method, images, canvas):
+    method = small_method(name)
+    variables = jax.jit(method.init)(jax.random.key(0), images[:2])
+    check = CollapseCheck(method, make_mesh(), 100, 100)
+    found = check.signals(variables, StepChunk(25, 1, (jnp.asarray(images),), ()))
+    assert found.keys() == expected
+    # The batch of the first of several steps.
+    several = jnp.stack([jnp.asarray(images), jnp.zeros_like(images)])
+    again = check.signals(variables, StepChunk(25, 2, (several,), ()))
+    assert all(float(again[each]) == pytest.approx(float(found[each]), rel=1e-5) for each in expected)
+    if name == "simclr":
+        (z,) = method.networks.apply(variables, (normalise(images),), train=False, method="project")
+        assert signals(z) == pytest.approx({each: float(found[each]) for each in expected}, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "change", "collapses"),
+    [
+        ("simsiam", without_stop, True),
+        ("byol", without_predictor, True),
+        ("simsiam", None, False),
+        ("byol", None, False),
+        ("barlow_twins", None, False),
+    ],
+)
+def test_collapses_are_found_and_sound_runs_are_not(name, change, collapses, tmp_path):
+    """Quickstart's images and networks at a quarter of its batch; of all sound methods Barlow Twins has the lowest rank."""
+    learner = parse_learners(Study(method=name, for_method=("byol: predictor=512",)))[0]
+    training = learner.training()
+    method = change(training.method) if change else training.method
+    reader = open_reader("bundled:fashion_mnist@2000", budget=64 * 120, batch_size=64, canvas=(28, 28, 1))
+    train(dataclasses.replace(training, method=method, checkpoint_every=120), reader, 0, tmp_path)
+    assert bool(final_collapse(read_metrics(tmp_path / "metrics.jsonl"))) == collapses

@@ -36,7 +36,8 @@ def broken_at(method, steps, *broken):
     return dataclasses.replace(method, loss=loss)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "simsiam")) for name in METHODS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
 def test_a_skipped_step_changes_nothing_but_the_step_number(name, small_method, images, canvas):
     method = broken_at(small_method(name), STEPS, 2)
     optimiser, state = start(method, canvas)

@@ -205,7 +205,7 @@ def test_latex_tables_compile(tmp_path, folder):
 
 def test_runs_that_skipped_steps_or_collapsed_are_named(opened, results):
     first, second, *rest = results.runs
-    text = "at step 10 embeddings of different images differ in 1.21 directions (expected at least 1.6)"
+    text = "embedding rank 1.21 (expected at least 1.6) at step 10"
     changed = (
         dataclasses.replace(first, trained=first.trained._replace(skipped=3)),
         dataclasses.replace(second, trained=second.trained._replace(collapse=text)),
