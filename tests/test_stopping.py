@@ -187,6 +187,15 @@ def test_a_command_that_is_sent_a_signal_twice_at_once_ends_with_code_0(name, st
     assert errors == f"Stopped by {name}. Commands that keep their results continue when they are given again.\n"
 
 
+def test_a_command_that_is_interrupted_ends_with_code_130(started):
+    process = started(sys.executable, "-c", textwrap.dedent(COMMAND.format(stubborn="")))
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert errors == "Stopped. Commands that keep their results continue when they are given again.\n"
+
+
 def test_a_later_second_signal_ends_a_command_that_does_not_end(started):
     process = started(sys.executable, "-c", textwrap.dedent(COMMAND.format(stubborn="yes")))
     assert process.stdout.readline() == "working\n"

@@ -166,7 +166,7 @@ class Checkpoints:
 
     def _finish(self, step: int, response: Any) -> None:
         response.result()
-        # Read from the cache of the file system at over 2 GB/s, beside the training of the next steps.
+        # The system still has these files in memory, and the next steps run beside this thread.
         write_digests(self._folder / str(step))
 
     def wait(self) -> None:

