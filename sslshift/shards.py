@@ -3,7 +3,8 @@
 Shard i of n has a fixed part of the runs, see `deal`. It takes no runs of other shards, so that it costs what was planned for
 it. The command of a shard that was lost continues it, on any machine. Results that all shards need, such as baselines, are
 computed by one of them, which holds a lock; the others do other work first, and then wait (see `sslshift.storage.Store`). All
-processes must see one folder, on a file system with locks (see `sslshift.storage`).
+processes must see one folder, on a file system with locks (see `sslshift.storage`). A process that dies releases its locks, and
+so does a machine that vanishes, after the lease of the file system (NFS 4: 90 s); a process that hangs must be ended.
 
 A study without shards has its folder alone. Shards of several numbers n can run beside each other.
 """

@@ -24,7 +24,7 @@ flags.DEFINE_string(
     "Resources of each shard, e.g. 'partition=gpu; time=60; gpus=1; cpus=8; memory=32G; account=x'; time in minutes or as "
     "D-HH:MM:SS (default: 60 minutes); also qos, constraint, exclude, and parallel, the most shards at the same time.",
 )
-flags.DEFINE_string("logs", "logs/launch", "Folder of the jobs' logs and files, which all machines see.")
+flags.DEFINE_string("logs", "results/launch", "Folder of the jobs' logs and files, which all machines see.")
 flags.DEFINE_list("tpu", [], "Names of TPU slices, separated by ','.")
 flags.DEFINE_string("tpu_zone", "", "Zone of the slices; empty: the default of gcloud.")
 flags.DEFINE_string("tpu_folder", "", "Folder on the hosts in which the command is given; empty: that of the login.")
