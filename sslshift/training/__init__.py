@@ -16,6 +16,9 @@ step, so an interrupted run continues from its checkpoint to the same bits.
 | `checkpoints`, `digests` | checkpoints, in the only file that imports orbax, and digests that show damage of their files |
 | `journal` | other files of a run: metrics, and a list of images that could not be read |
 | `online` | a linear probe and signals without labels, computed during training |
+| `observe` | what is observed while a run trains; it makes the objects of the next row |
+| `events`, `profile`, `hang` | TensorBoard events, a trace of some steps, stacks of all threads if no step finishes |
+| `guards`, `collapse` | steps that are not finite: stop, or skip and count; networks that no longer tell images apart |
 | `repeated` | steps on one batch, again and again, for benchmarks |
 | `programs` | the cost of a step, the number of steps in a program, and a limit on the compiled programs of a process |
 
@@ -36,12 +39,19 @@ that `remat` computes again.
 
 Parameters, targets, optimiser state, batch statistics, gradients, losses and features are in float32 with all of them.
 
+A run always writes `metrics.jsonl` and its sign of life, `progress.json` (`sslshift.heartbeat`). `Observation` adds the rest:
+it changes no number and belongs to no record. To add another destination for scalars, write a class with `write_scalars` and
+`close` and return it from `events.scalar_writer`, the only place that makes them. With `on_nonfinite="skip"` a step whose
+scalars are not all finite changes nothing of the state but the step number; the run stops after more than 10 such steps in a
+row, or if they are more than 10 and more than 5% of its steps.
+
 To add an optimiser, name it in `optimiser.OPTIMISERS` and return its transformation in `Optimiser._at`.
 
 The tests: `test_training` (steps, resumption to the bit, schedules), `test_checkpoints` (written in the background, whole or
 absent, damage is found), `test_feed` (both ways to a batch, and one or several steps in a program, give the same bits),
 `test_step_cost` (FLOPs and bytes of each method's step), `test_transfer_guard` (the loop makes no implicit transfer),
-`test_online` and `test_online_probe` (reports during training), `test_from_python` (the README's example), `test_stopping`
+`test_online` and `test_online_probe` (reports during training), `test_observe` (events, traces, hangs, signs of life),
+`test_guards` and `test_collapse`, `test_from_python` (the README's example), `test_stopping`
 (signals), `test_sharding`, `test_accumulation` and `test_rematerialisation` (the options above: same numbers, less memory).
 """
 
