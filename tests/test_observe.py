@@ -1,5 +1,6 @@
 """What is observed while a run trains: TensorBoard events, a trace, hangs, and a sign of life. None of it changes the state."""
 
+import dataclasses
 import json
 import os
 import struct
@@ -297,6 +298,7 @@ def test_a_source_that_no_longer_answers_is_reported_once_with_all_stacks(tmp_pa
     assert text.partition("\n")[2] in shown
 
 
+@pytest.mark.slow
 def test_a_device_that_never_answers_is_reported(small_method, reader, training, tmp_path, capsys):
     """The main thread waits in the runtime for a program that calls back into Python, which waits."""
     release = threading.Event()
@@ -304,8 +306,6 @@ def test_a_device_that_never_answers_is_reported(small_method, reader, training,
     def wait(loss):
         release.wait(60)
         return loss
-
-    import dataclasses
 
     method = training.method
 
@@ -330,13 +330,6 @@ def _release_after(file: Path, release: threading.Event) -> None:
     while time.monotonic() < deadline and not (file.exists() and "File" in file.read_text()):
         time.sleep(0.05)
     release.set()
-
-
-def test_a_run_without_hangs_leaves_no_log_and_no_thread(training, reader, tmp_path, capsys):
-    train(training, reader, 0, tmp_path, observation=Observation(hang_after=300))
-    assert not (tmp_path / "hang.log").exists()
-    assert not [each for each in threading.enumerate() if each.name == "hang watch"]
-    assert "no step" not in capsys.readouterr().err
 
 
 class _Clock:
@@ -384,9 +377,13 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path):
     life.finish()
 
 
-def test_a_run_writes_its_state(training, reader, tmp_path):
+def test_a_run_writes_its_state_and_leaves_no_log_of_a_hang(training, reader, tmp_path, capsys):
+    observation = Observation(hang_after=300)
     with pytest.raises(KeyboardInterrupt):
-        train(training, reader, 0, tmp_path, killed_at(6))
+        train(training, reader, 0, tmp_path, killed_at(6), observation=observation)
+    assert not [each for each in threading.enumerate() if each.name == "hang watch"]
     assert (progress(tmp_path)["state"], progress(tmp_path)["steps"]) == ("stopped", 10)
-    train(training, reader, 0, tmp_path)
+    train(training, reader, 0, tmp_path, observation=observation)
     assert (progress(tmp_path)["state"], progress(tmp_path)["step"]) == ("trained", 10)
+    assert not (tmp_path / "hang.log").exists()
+    assert "no step" not in capsys.readouterr().err
