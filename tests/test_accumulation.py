@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from method_steps import plain
-from tiny_studies import tiny
+from tiny_studies import learner, tiny
 
+from sslshift import Budget
 from sslshift.data.decode import Canvas
 from sslshift.methods import METHODS
 from sslshift.methods.base import BatchPart
 from sslshift.models import PatchMLP, ViT
+from sslshift.study import learners
 from sslshift.study.design import parse_study
+from sslshift.study.learners import Learner
 from sslshift.training import Optimiser, Training
 from sslshift.training.loop import traced_step
 from sslshift.training.programs import step_cost
@@ -82,10 +85,14 @@ def test_parts_take_less_memory(small_method):
     assert temporary[1] < temporary[0] / 2
 
 
-def test_the_cost_of_a_step_does_not_depend_on_its_parts(small_method):
+def test_the_cost_of_a_step_depends_on_neither_parts_nor_blocks_that_are_computed_again(small_method, monkeypatch):
     method = method_on(small_method, "mae")
     costs = {step_cost(Training(method, Optimiser(), accumulate=parts), Canvas(*CANVAS), 16) for parts in (1, 4)}
     assert len(costs) == 1
+    settings = learner(method="mae", encoder="vit_nano4", remat=True)
+    assert settings.training().method.remat
+    monkeypatch.setattr(learners, "step_flops", lambda training, canvas, batch_size: training.method.remat)
+    assert not Learner(settings, settings.training(), Budget(64), 64, Canvas(*CANVAS)).flops
 
 
 @pytest.mark.parametrize("name", METHODS)

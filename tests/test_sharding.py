@@ -181,6 +181,26 @@ def test_a_run_continues_with_another_sharding_and_on_another_number_of_devices(
     chex.assert_trees_all_close(jax.device_get(state), jax.device_get(expected), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [1, 3])
+def test_an_interrupted_run_with_a_split_state_ends_with_the_same_bits(most, gray_source, tmp_path):
+    method, optimiser = wide_method("moco_v3")
+    reader = reader_of(gray_source, 8)
+    training = Training(method, optimiser, checkpoint_every=3, sharding=FSDP, steps_per_dispatch=most)
+    expected = train(training, reader, 0, tmp_path / "whole")
+
+    def stop(step, scalars):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        train(training, reader, 0, tmp_path / "resumed", stop)
+    state = train(training, reader, 0, tmp_path / "resumed")
+    chex.assert_trees_all_equal(jax.device_get(state), jax.device_get(expected))
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "resumed")]
+    assert lines[0] == lines[1]
+
+
 def test_reports_and_features_see_whole_weights(gray_source, online, tmp_path):
     method, optimiser = wide_method("simclr")
     reader = reader_of(gray_source, 3)

@@ -318,8 +318,9 @@ class Learner:
 
     @functools.cached_property
     def flops(self) -> float:
-        """FLOPs of one training step; the step is traced but not computed."""
-        return step_flops(self.training, self.canvas, self.batch_size)
+        """FLOPs of one training step, without blocks that are computed again; the step is traced but not computed."""
+        training = dataclasses.replace(self.settings, remat=False).training() if self.settings.remat else self.training
+        return step_flops(training, self.canvas, self.batch_size)
 
     @functools.cached_property
     def step_at_peak(self) -> float:

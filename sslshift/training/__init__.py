@@ -22,8 +22,8 @@ step, so an interrupted run continues from its checkpoint to the same bits.
 | `repeated` | steps on one batch, again and again, for benchmarks |
 | `programs` | the cost of a step, the number of steps in a program, and a limit on the compiled programs of a process |
 
-Options for networks or batches that fill the memory of a device. They change the last bits of a result, as another number of
-devices does, and are therefore not part of a run's record; a run may continue with others. They can be combined.
+Options for networks or batches that fill the memory of a device; they can be combined. The first three change the last bits of
+a result, as another number of devices does: they are not part of a run's record, and a run may continue with others.
 
 | option | what it does | saves | costs |
 |---|---|---|---|
@@ -34,8 +34,12 @@ devices does, and are therefore not part of a run's record; a run may continue w
 
 Use `fsdp` if parameters, target and optimiser state fill a device, and the others if activations do; `remat` works with every
 method. Parts are exact only if the loss is a mean over images and no network has batch norm: mae, and dino on a ViT; for other
-methods they are refused (see `Method.coupled`). The FLOPs of a step do not depend on `fsdp` and parts, and include the blocks
-that `remat` computes again.
+methods they are refused (see `Method.coupled`). The FLOPs that a study states are those of a step without these options.
+
+In the memory analysis of XLA for CPUs, `fsdp` on 8 devices lowers the state of MAE on a ViT of 384 features and 6 blocks from
+141 to 18 MiB on each device, and raises the temporary memory of a step on 64 images of 32 x 32 from 82 to 121 MiB, since CPUs
+have no reduce-scatter: whole gradients exist for a moment. `remat` lowers the temporary memory of MAE on a ViT of 192 features
+and 6 blocks, 64 images on one device, from 457 to 121 MiB.
 
 Parameters, targets, optimiser state, batch statistics, gradients, losses and features are in float32 with all of them.
 

@@ -154,8 +154,8 @@ _WHOLE_BODY = ("while-loop-invariant-code-motion", "while-loop-expensive-invaria
 _REMAT_ON_CPU = ("cse_barrier_expander",)
 
 
-def _compiler_options(method: Method, disabled: tuple[str, ...] = ()) -> dict[str, str] | None:
-    disabled += _REMAT_ON_CPU if method.remat and jax.default_backend() == "cpu" else ()
+def _compiler_options(method: Method, mesh: Mesh, disabled: tuple[str, ...] = ()) -> dict[str, str] | None:
+    disabled += _REMAT_ON_CPU if method.remat and mesh.devices.flat[0].platform == "cpu" else ()
     return {"xla_disable_hlo_passes": ",".join(disabled)} if disabled else None
 
 
@@ -209,7 +209,7 @@ def compiled_step(
         in_shardings=(state, batch, everywhere),
         out_shardings=(state, everywhere),
         donate_argnums=0,
-        compiler_options=_compiler_options(method),
+        compiler_options=_compiler_options(method, mesh),
     )
 
 
@@ -234,7 +234,7 @@ def compiled_steps(
         in_shardings=(state, batches, everywhere, everywhere),
         out_shardings=(state, everywhere),
         donate_argnums=0,
-        compiler_options=_compiler_options(method, _WHOLE_BODY),
+        compiler_options=_compiler_options(method, mesh, _WHOLE_BODY),
     )
 
 
