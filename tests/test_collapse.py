@@ -199,7 +199,6 @@ def test_methods_have_the_signals_that_mean_something_for_them(name, expected, s
     [
         ("simsiam", without_stop, True),
         ("byol", without_predictor, True),
-        ("simsiam", None, False),
         ("barlow_twins", None, False),
     ],
 )
