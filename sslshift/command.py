@@ -8,10 +8,11 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from sslshift import cluster
 from sslshift.cache import kept_programs
 from sslshift.clock import Clock, process_age
 from sslshift.stopping import Stop, StoppedError
@@ -40,7 +41,8 @@ def command_line(
     """Parses the flags, yields a clock, and reports an error of the block in one sentence on stderr.
 
     The last line on stderr gives the seconds of the command by part. The process ends with code 1 after an error, 2 after a
-    mistake in the flags, 130 after an interruption, and 0 after a signal to stop (see `sslshift.stopping`).
+    mistake in the flags, 130 after an interruption, and 0 after a signal to stop (see `sslshift.stopping`). With the flags of
+    `define_cluster_flags`, the process joins its cluster first; what ends one process then ends all of them.
 
     Args:
       folder: function that returns the folder for `error.log`, which keeps the traceback of an error. Without a folder, or with
@@ -56,29 +58,35 @@ def command_line(
     clock = Clock()
     try:
         _set_autotuning(flags.FLAGS.autotune_level)
+        _join()
         with (stop or Stop()).listening(), kept_programs(flags.FLAGS.compilation_cache, _note):
             clock = Clock(process_age())
             with clock.running():
                 yield clock
+        cluster.leave()
         _show_timing(clock)
     except StoppedError as stopped:
-        print(stopped, file=sys.stderr)
         # Nothing has failed: the command did what the signal asked for.
-        sys.exit(0)
+        _end(str(stopped), 0)
     except KeyboardInterrupt:
-        print("Stopped. Commands that keep their results continue when they are given again.", file=sys.stderr)
-        sys.exit(130)
+        _end("Stopped. Commands that keep their results continue when they are given again.", 130)
     except Exception as error:
         # Errors that the package raises on purpose are whole sentences; other errors need their type to be understood.
         known = isinstance(error, ValueError | RuntimeError | OSError)
-        details = _keep_traceback(Path(folder())) if folder and folder() else ""
+        details = _keep_traceback(Path(folder())) if folder and folder() and cluster.is_first() else ""
         # After a mistake in the input, only the error is of interest.
         if clock.samples:
             _show_timing(clock)
-        print(f"\nError: {error if known else repr(error)}{details}", file=sys.stderr)
         if not known and not details:
             traceback.print_exc()
-        sys.exit(1)
+        _end(f"\nError: {error if known else repr(error)}{details}", 1)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    if cluster.process_count() > 1:
+        cluster.end(message.strip(), code)
+    print(message, file=sys.stderr)
+    sys.exit(code)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -106,6 +114,45 @@ def define_flags(values: flags.FlagValues) -> None:
         values.register_key_flag_for_module(sys.argv[0], values[name])
 
 
+# Seconds in which all processes must have joined, unless --join_timeout says otherwise.
+_JOIN_TIMEOUT = 300
+
+
+def define_cluster_flags() -> None:
+    """Defines the flags of a command that can run as several processes, see `sslshift.cluster`."""
+    flags.DEFINE_boolean(
+        "distributed",
+        False,
+        "Run as one of several processes, which must all be given the same command. The cluster is found on TPU pods, under "
+        "Slurm (srun) and under Open MPI (mpirun).",
+    )
+    flags.DEFINE_string(
+        "coordinator_address",
+        "",
+        "Without such a cluster: HOST:PORT of process 0, the same for every process. The port and the one after it must be "
+        "free, and reachable by the other hosts alone.",
+    )
+    flags.DEFINE_integer("num_processes", None, "With --coordinator_address: the number of processes.")
+    flags.DEFINE_integer("process_id", None, "With --coordinator_address: the number of this process, from 0.")
+    flags.DEFINE_float(
+        "join_timeout", _JOIN_TIMEOUT, "Seconds in which all processes must have joined.", lower_bound=1, upper_bound=86_400
+    )
+
+
+def _join() -> None:
+    """Joins the other processes if the flags say so."""
+    if "distributed" not in flags.FLAGS:
+        return
+    given = {name: flags.FLAGS[name].value for name in ("coordinator_address", "num_processes", "process_id")}
+    missing = [f"--{name}" for name, value in given.items() if value in (None, "")]
+    if len(missing) < len(given):
+        if missing:
+            raise ValueError(f"--coordinator_address, --num_processes and --process_id belong together; give {missing[0]} too.")
+        cluster.join(cluster.Place(*given.values()), flags.FLAGS.join_timeout)
+    elif flags.FLAGS.distributed:
+        cluster.join(None, flags.FLAGS.join_timeout)
+
+
 def _set_autotuning(level: int | None) -> None:
     if level is not None:
         # XLA reads the variable when the first array is made.
@@ -113,7 +160,8 @@ def _set_autotuning(level: int | None) -> None:
 
 
 def _note(text: str) -> None:
-    print(text, file=sys.stderr)
+    if cluster.is_first():
+        print(text, file=sys.stderr)
 
 
 def _show_timing(clock: Clock) -> None:
