@@ -12,6 +12,9 @@ The package writes all its results with this module, so that a process can be st
   folder of locks, several processes share a store, on one machine or on many: each result is computed by one of them.
 
 A path is local or belongs to an object store (`gs://...`), as in `etils.epath`.
+
+If a command runs as several processes, process 0 alone writes: in the others, `write` and `whole_file` discard what is written,
+and `lock` holds nothing. A `Store` that writes gives all processes what process 0 has read or computed.
 """
 
 import contextlib
@@ -28,6 +31,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from etils import epath
+
+from sslshift import cluster
 
 RECORD = "record.json"
 RESULT = "result.json"
@@ -80,6 +85,9 @@ def whole_file(path: epath.PathLike) -> Iterator[IO[bytes]]:
     Raises:
       OSError: the file cannot be written; an earlier file is not changed.
     """
+    if not cluster.is_first():
+        yield io.BytesIO()
+        return
     path = epath.Path(path)
     part = path.with_name(path.name + _PART)
     try:
@@ -151,6 +159,9 @@ def lock(file: epath.PathLike, *, wait: float = 0.0, remove: bool = False) -> It
       LockedError: another process, or another block of this process, holds the lock.
       ValueError: the file system has no locks; object stores never have locks.
     """
+    if not cluster.is_first():
+        yield
+        return
     # Imported here, because programs that only load encoders need no locks.
     import filelock
 
@@ -235,6 +246,11 @@ class Store:
           OtherRecordError: the folder holds work for another record; the message names the difference.
           ValueError: a file in the folder is damaged.
         """
+        if self.read_only:
+            return self._recalled(folder, record)
+        return cluster.first(f"the result in {folder}", lambda: self._recalled(folder, record))
+
+    def _recalled(self, folder: epath.PathLike, record: Mapping[str, Any]) -> dict[str, Any] | None:
         folder = epath.Path(folder)
         if not (folder / RECORD).exists() or not _holds_work(folder):
             return None
@@ -293,21 +309,27 @@ class Store:
         # A study's folder may have another path on each machine.
         name = os.path.relpath(os.fspath(folder), self._locks.parent)
         with contextlib.ExitStack() as held:
-            pause = _LOOKS[0]
-            while True:
-                try:
-                    held.enter_context(lock(self._locks / f"{slug(name)}.lock", remove=True))
-                    break
-                except LockedError as error:
-                    if not self._wait:
-                        raise
-                    holder = error.holder
-                time.sleep(pause)
-                if pause < _LOOKS[1] <= 2 * pause:
-                    self._note(f"Waiting for {name}, which is computed by {holder}")
-                pause = min(2 * pause, _LOOKS[1])
+            holder = cluster.first(f"the lock of {name}", lambda: self._take(held, name))
+            if holder:
+                raise LockedError(folder, holder)
             _look_again(self._locks.parent, Path(name))
             yield
+
+    def _take(self, held: contextlib.ExitStack, name: str) -> str:
+        """Takes the lock of a folder and returns an empty text; returns the other holder if the store does not wait."""
+        pause = _LOOKS[0]
+        while True:
+            try:
+                held.enter_context(lock(self._locks / f"{slug(name)}.lock", remove=True))
+                return ""
+            except LockedError as error:
+                holder = error.holder
+            if not self._wait:
+                return holder
+            time.sleep(pause)
+            if pause < _LOOKS[1] <= 2 * pause:
+                self._note(f"Waiting for {name}, which is computed by {holder}")
+            pause = min(2 * pause, _LOOKS[1])
 
     def begin(self, folder: epath.PathLike, record: Mapping[str, Any]) -> None:
         """Makes a folder and writes the record of work whose result `finish` keeps; see `remembered`.
@@ -323,8 +345,12 @@ class Store:
     def finish(self, folder: epath.PathLike, result: dict[str, Any]) -> dict[str, Any]:
         """Writes the result to a folder that `begin` made, and returns the value that `recalled` will return."""
         folder = epath.Path(folder)
-        write_json(folder / RESULT, result)
-        return read_json(folder / RESULT)
+
+        def kept() -> dict[str, Any]:
+            write_json(folder / RESULT, result)
+            return read_json(folder / RESULT)
+
+        return cluster.first(f"the new result in {folder}", kept)
 
     def require_writable(self, folder: epath.PathLike) -> None:
         """Raises NotStoredError if the store is open for reading only.

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sslshift.command import run_command
+from sslshift import cluster
+from sslshift.command import define_cluster_flags, run_command
 from sslshift.models import FEATURES
 from sslshift.models.opening import HOW_TO_SAY
 from sslshift.reporting.progress import counting_images
@@ -28,6 +29,7 @@ from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS
 
 FLAGS = flags.FLAGS
+define_cluster_flags()
 flags.DEFINE_multi_string(
     "run",
     None,
@@ -56,13 +58,15 @@ flags.DEFINE_string("out", "results/evaluate", "Folder for results, predictions 
 
 
 def main() -> None:
-    console = Console(emoji=False, width=None if Console().is_terminal else 160)
+    console = Console(emoji=False, width=None if Console().is_terminal else 160, quiet=not cluster.is_first())
     say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
     names = ("run", "task", "evaluations", "evaluation_options", "image_size", "floors", "out")
     # Without --features, an encoder is evaluated with the features with which it was opened.
     features = None if FLAGS["features"].using_default_value else FLAGS.features
     settings = MatrixSettings(**{name: FLAGS[name].value for name in names}, features=features)
     report = run_matrix(settings, functools.partial(counting_images, console), say)
+    if not cluster.is_first():
+        return
     console.print(_shown(report))
     for line in [*report.notes, *report.sentences]:
         say(f"- {line}")

@@ -16,7 +16,8 @@ import functools
 from absl import flags
 from rich.console import Console
 
-from sslshift.command import run_command
+from sslshift import cluster
+from sslshift.command import define_cluster_flags, run_command
 from sslshift.models.opening import HOW_TO_SAY
 from sslshift.reporting import print_table
 from sslshift.reporting.progress import counting_images
@@ -28,6 +29,7 @@ from sslshift.transfer.encoders import UNTRAINED
 _BESIDE = ",".join(name for name, distance in DISTANCES.items() if distance.beside)
 
 FLAGS = flags.FLAGS
+define_cluster_flags()
 flags.DEFINE_string("target", None, "Your images: a URI such as folder:/data/parts.", required=True)
 flags.DEFINE_multi_string("source", None, "Source to compare: 'URI' or 'NAME = URI'; may be given many times.", required=True)
 flags.DEFINE_multi_string(
@@ -51,7 +53,7 @@ flags.DEFINE_string("out", "results/shift", "Folder for results and kept feature
 
 
 def main() -> None:
-    console = Console(emoji=False, width=None if Console().is_terminal else 100)
+    console = Console(emoji=False, width=None if Console().is_terminal else 100, quiet=not cluster.is_first())
     settings = SurveySettings(**{each.name: FLAGS[each.name].value for each in dataclasses.fields(SurveySettings)})
     status = console.status("")
 
@@ -64,6 +66,8 @@ def main() -> None:
         report = run_survey(settings, functools.partial(counting_images, console), on_source)
     finally:
         status.stop()
+    if not cluster.is_first():
+        return
     _print(report, console)
     files = report.write(html=FLAGS.html)
     _say(console, f"wrote {', '.join(map(str, files))}")

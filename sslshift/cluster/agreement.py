@@ -1,7 +1,7 @@
 """Agreement among the processes of a command. Outside of a cluster, the functions act as in one of a single process."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from sslshift.cluster.joining import Place, join_described, join_found
@@ -47,6 +47,23 @@ def first(label: str, compute: Callable[[], T]) -> T:
     if not _joined:
         return compute()
     return gathered(label, compute() if is_first() else None)[0]
+
+
+def gathered_rows(own: Any, counts: Sequence[int]) -> Any:
+    """Returns the rows of all processes in the order of the processes, as a NumPy array; every process must call it.
+
+    Args:
+      own: NumPy array with the rows of this process; dtype and shape of a row are the same in all processes.
+      counts: number of rows of each process.
+    """
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    # All processes send arrays of one shape.
+    padded = np.zeros((max(counts), *own.shape[1:]), own.dtype)
+    padded[: len(own)] = own
+    parts = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(counts), *padded.shape)
+    return np.concatenate([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
 def require_equal(what: str, values: Mapping[str, Any], remedy: str) -> None:

@@ -13,11 +13,12 @@ from typing import Any, Protocol
 from absl import flags
 from rich.console import Console
 
+from sslshift import cluster
 from sslshift.clock import REPORTING, Clock, Timing
-from sslshift.command import command_line, remedy
+from sslshift.command import command_line, define_cluster_flags, remedy
 from sslshift.shards import StudyShard, occupied, reporting
 from sslshift.stopping import Stop
-from sslshift.storage import ERROR_LOG, LockedError, NotStoredError
+from sslshift.storage import ERROR_LOG, LockedError, NotStoredError, digest
 from sslshift.study.analysis import Analysis
 from sslshift.study.cost import keep_timing, read_timings, show_cost
 from sslshift.study.declare import Study
@@ -78,7 +79,8 @@ def run(study: Study, *, command: str = "", clock: Clock | None = None, stop: St
         # The lock is taken after the study is opened: opening may take minutes and writes nothing.
         with _disk_errors(out), occupied(out, opened.design.shard), keep_timing(out, clock) as keep:
             results = run_study(opened, progress)
-            if results.runs:
+            # A process of several reads what others wrote only where all agree on it; a report reads whatever is there.
+            if results.runs and cluster.is_first():
                 with clock.part(REPORTING):
                     _report(results, progress, command, keep())
                 _note_missing(results, progress)
@@ -108,6 +110,7 @@ def run_experiment(
         _DEFINE[field.type](field.name, getattr(defaults, field.name), field.metadata["help"])
     flags.DEFINE_enum("scale", "small", list(scales), "Scale of the experiment; --help shows the defaults of 'small'.")
     flags.DEFINE_boolean("dry_run", False, "Print the cost of the study in runs, samples, FLOPs, hours and money, and stop.")
+    define_cluster_flags()
     flags.DEFINE_boolean("report_only", False, "Report the results in --out and the missing and failed runs, and stop.")
 
     def folder() -> str:
@@ -121,7 +124,7 @@ def run_experiment(
     stop = Stop()
     with command_line(folder, stop=stop) as clock:
         study, notes = _overridden(scales[flags.FLAGS.scale])
-        for note in notes:
+        for note in notes if cluster.is_first() else ():
             print(note)
         # `__spec__` is None after `python FILE`; the command then names the file.
         program = f"python -m {spec.name}" if spec else f"python {shlex.quote(sys.argv[0])}"
@@ -222,6 +225,8 @@ def report_only(study: Study, *, command: str = "", clock: Clock | None = None) 
     """
     progress = Progress(_console(), clock)
     opened = _open(study, progress)
+    if not cluster.is_first():
+        return
     with progress.clock.part(REPORTING):
         results = read_results(opened)
         complete_table(results)
@@ -275,7 +280,7 @@ def _some(opened: Opened, runs: Sequence[Run], shown: int = 5) -> str:
 
 def _console() -> Console:
     # In a file, the table must not be wrapped at 80 columns, the default for an unknown terminal.
-    return Console(emoji=False, width=None if sys.stdout.isatty() else 180)
+    return Console(emoji=False, width=None if sys.stdout.isatty() else 180, quiet=not cluster.is_first())
 
 
 @contextlib.contextmanager
@@ -290,12 +295,22 @@ def _disk_errors(out: Path) -> Iterator[None]:
         raise OSError(f"{out} cannot be written to: {error.strerror}. {remedy(error)}") from error
 
 
+def _require_one_study(opened: Opened, study: Study) -> None:
+    """Raises ClusterError if the processes of this command do not see the same study and the same images."""
+    declared = {f"--{name}": value for name, value in dataclasses.asdict(study).items()}
+    cluster.require_equal("the study", declared, "Give all processes the same command.")
+    seen = {f"the fingerprint of {uri}": source.fingerprint for uri, source in opened.sources.items()}
+    seen |= {f"the digest of task {task.name}": digest(task.facts, 16) for task in opened.tasks}
+    cluster.require_equal("the images", seen, "Every host must see the same files.")
+
+
 def _open(study: Study, progress: Progress) -> Opened:
     """Opens a study, and prints its size and the notes of its sources and tasks."""
     if Path(study.out).exists() and not Path(study.out).is_dir():
         raise ValueError(f"--out={study.out} is a file; name a new folder or the folder of an earlier call.")
     with progress.clock.part("opening"):
         opened = open_study(parse_study(study))
+    _require_one_study(opened, study)
     design = opened.design
     learners = ", ".join(f"{learner} of {learner.parameters / 1e6:.2g} M parameters" for learner in opened.learners)
     of = f"{len(opened.own)} (--shard={design.shard}) of " if design.shard else ""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from sslshift import cluster
 from sslshift.budget import Budget
 from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.data.mixture import Component, Mixture, Stage
@@ -168,9 +169,14 @@ class Opened:
         return images_of(self.reader(self.candidate(run).mixture, 0, run.draw).plan for run in seen.values())
 
     @functools.cached_property
+    def _room(self) -> int:
+        """Bytes for training images on the device that has least room, of all processes."""
+        return min(cluster.gathered("memory for images", memory_for_images(self.design.device_memory)))
+
+    @functools.cached_property
     def memory_note(self) -> str:
         """Says that the training images do not fit into an accelerator's memory; empty if they do, and on a CPU."""
-        room = memory_for_images(self.design.device_memory)
+        room = self._room
         needed = sum(map(len, self._seen.values())) * int(np.prod(self.canvas))
         if not room or needed <= room:
             return ""
@@ -182,7 +188,7 @@ class Opened:
     @functools.cached_property
     def placed(self) -> PlacedImages | None:
         """All training images in the accelerator's memory, read once for all runs; None if they do not fit, and on a CPU."""
-        if self.memory_note or not memory_for_images(self.design.device_memory):
+        if self.memory_note or not self._room:
             return None
         return place(self._seen, self.sources, self.canvas, make_mesh())
 

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import jax
 
+from sslshift import cluster
 from sslshift.clock import TRAINING, Clock
 from sslshift.heartbeat import Heartbeat, keep_run_list
 from sslshift.models import ENCODER, save_encoder
@@ -338,23 +339,23 @@ def _keep(
     held: contextlib.ExitStack,
 ) -> dict[str, Any]:
     folder = run_folder(opened, run)
-    first, last = loss_trend(folder / METRICS)
-    broken = len(read_broken(folder / BROKEN))
-    trained = {
-        "loss_first": first,
-        "loss_last": last,
-        "broken": broken,
-        "unique_read": opened.candidate(run).mixture.unique - broken,
-    }
-    lines = read_metrics(folder / METRICS)
-    found = {"skipped": skipped_steps(lines), "collapse": final_collapse(lines)}
-    # What did not happen is not kept, as in results of earlier versions.
-    trained |= {name: value for name, value in found.items() if value}
+    trained = cluster.first("a trained run", lambda: _trained(folder, opened.candidate(run).mixture.unique))
     card = encoder_card(opened, run, shift, trained)
     with held:
         save_encoder(encoder_of(opened.learner(run).training.method, variables, opened.canvas, card), folder / ENCODER)
         # The card does not contain the time, so that equal runs give equal files.
         return store.finish(folder, trained | {"seconds": seconds})
+
+
+def _trained(folder: Path, unique: int) -> dict[str, Any]:
+    """Returns the fields of `Trained` that the files of a run's folder give."""
+    first, last = loss_trend(folder / METRICS)
+    broken = len(read_broken(folder / BROKEN))
+    lines = read_metrics(folder / METRICS)
+    found = {"skipped": skipped_steps(lines), "collapse": final_collapse(lines)}
+    trained = {"loss_first": first, "loss_last": last, "broken": broken, "unique_read": unique - broken}
+    # What did not happen is not kept, as in results of earlier versions.
+    return trained | {name: value for name, value in found.items() if value}
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sslshift import cluster
 from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.data.pipeline import Batch, BatchReader, Broken, batches
 from sslshift.data.plan import SamplePlan
@@ -134,6 +135,9 @@ def place(images: Mapping[str, np.ndarray], sources: Mapping[str, Source], canva
             pixels = written(pixels, replicate(mesh, block), replicate(mesh, np.int32(first)))
             first += len(block)
             numbers[name].reasons |= reasons
+        # An image that one process cannot read is replaced in all of them.
+        for part in cluster.gathered(f"unreadable images of {name}", list(numbers[name].reasons.items())):
+            numbers[name].reasons |= {int(index): str(reason) for index, reason in part}
     return PlacedImages(mesh, canvas, pixels, numbers)
 
 

@@ -9,9 +9,7 @@ import statistics
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import jax
-
-from sslshift import storage
+from sslshift import cluster, storage
 from sslshift.data.pipeline import Broken
 
 # Names of the files in a run's folder.
@@ -29,10 +27,6 @@ def own_run_folder(folder: Path) -> Iterator[None]:
       ValueError: the file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # All processes of one training share the folder; the first of them keeps others out.
-    if jax.process_index():
-        yield
-        return
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(storage.lock(folder / _LOCK, remove=True))
@@ -55,7 +49,7 @@ class MetricsWriter:
         kept = [line for line in read_metrics(path) if line["step"] <= keep_steps]
         storage.write(path, "".join(json.dumps(line) + "\n" for line in kept))
         # Each line is written at once, so that a killed run loses at most the last line.
-        self._file = path.open("a", buffering=1)
+        self._file = path.open("a", buffering=1) if cluster.is_first() else io.StringIO()
 
     def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")

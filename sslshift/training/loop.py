@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from sslshift import cluster
 from sslshift.data.decode import Canvas
 from sslshift.data.pipeline import BatchReader
 from sslshift.data.plan import SamplePlan
@@ -27,6 +28,7 @@ from sslshift.training.collapse import CollapseCheck
 from sslshift.training.feed import PlacedImages, StepChunk, chunks
 from sslshift.training.guards import ON_NONFINITE, SKIP, STOP, FiniteGuard
 from sslshift.training.journal import BROKEN, METRICS, BrokenImages, own_run_folder, read_metrics
+from sslshift.training.lockstep import in_lockstep
 from sslshift.training.observe import Observation, Observers
 from sslshift.training.online import Online, OnlineProbe, Watch
 from sslshift.training.optimiser import Optimiser, built
@@ -257,7 +259,7 @@ class _RunFolder:
         self.done = self.checkpoints.latest or 0
         self.broken = BrokenImages(folder / BROKEN, plan.mixture.unique, training.max_broken)
         self.observers = Observers(observation, folder, self.done, self._steps, plan.batch_size)
-        earlier = read_metrics(folder / METRICS) if training.skips else ()
+        earlier = cluster.first("the metrics so far", lambda: read_metrics(folder / METRICS)) if training.skips else ()
         self._guard = FiniteGuard(folder, self._steps, earlier, lambda: self.checkpoints.latest)
         self._collapse = CollapseCheck(training.method, make_mesh(), self._steps, plan.mixture.unique)
         self._pending: tuple[StepChunk, Metrics, Metrics] | None = None
@@ -288,7 +290,7 @@ class _RunFolder:
         """Yields the batches of the remaining steps, and lists the images among them that could not be read."""
         # The step number is the position in the data: a resumed run continues to read at its checkpoint.
         settings = {"most": most, "every": self._every, "workers": self._workers}
-        for chunk in chunks(reader, placed, mesh, self.done, self._steps, **settings):
+        for chunk in in_lockstep(chunks(reader, placed, mesh, self.done, self._steps, **settings)):
             self.broken.add(chunk.broken)
             yield chunk
 

@@ -1,7 +1,7 @@
 """The training state, one pure training step, and its compilation over a mesh of devices."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -128,12 +128,22 @@ def train_steps(
 
 
 def make_mesh() -> Mesh:
-    """Returns all devices along one axis, `data`.
+    """Returns the devices of all processes along one axis, `data`.
 
     The axis has type Auto, so batch statistics and negatives of a jitted loss are those of the global batch.
     """
+    # In the order of the processes, whose parts of a batch follow each other; JAX may choose another order by the wiring.
+    return _mesh(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
+
+
+def local_mesh() -> Mesh:
+    """Returns the devices of this process along one axis, `data`; in a single process, it is that of `make_mesh`."""
+    return _mesh(jax.local_devices())
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
     # JAX's default axes are Explicit, over which the product of a sharded batch with itself raises an error.
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def shard_batch(mesh: Mesh, batch: np.ndarray) -> jax.Array:
@@ -143,8 +153,22 @@ def shard_batch(mesh: Mesh, batch: np.ndarray) -> jax.Array:
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Returns the tree with each array replicated on all devices of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Returns the tree with each array replicated on all devices of the mesh; every process passes the same values."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    if not mesh.is_multi_process:
+        return jax.device_put(tree, everywhere)
+    return jax.tree.map(functools.partial(_replicated, everywhere), tree)
+
+
+def _replicated(everywhere: NamedSharding, leaf: Any) -> jax.Array:
+    """Returns one array on the devices of all processes. `device_put` would compare the values of all processes first."""
+    if isinstance(leaf, jax.Array) and leaf.sharding == everywhere:
+        return leaf
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _replicated(everywhere, jax.random.key_data(leaf))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    value = np.asarray(jax.device_get(leaf))
+    return jax.make_array_from_callback(value.shape, everywhere, lambda index: value[index])
 
 
 # Otherwise XLA moves constants out of the loop, fuses what remains in another way than in a single step, and rounds otherwise:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sslshift.models import PretrainedEncoder, layer_activations
-from sslshift.training.step import make_mesh, replicate, shard_batch
+from sslshift.training.step import local_mesh, replicate, shard_batch
 
 # The greatest count and the greatest index of int32.
 _MOST = 2**31 - 1
@@ -30,7 +30,7 @@ def layer_extremes(
     encoder: PretrainedEncoder, batches: Iterable[np.ndarray], *, batch_size: int, mesh: Mesh | None = None
 ) -> dict[str, Limits]:
     """Returns the least and the greatest activation of each neuron of every layer, float32 `[neurons]`."""
-    mesh = mesh or make_mesh()
+    mesh = mesh or local_mesh()
     compute = _compiled_extremes(encoder.module, encoder.shape, encoder.mean, encoder.std, mesh)
     variables = replicate(mesh, encoder.variables)
     seen = None
@@ -67,7 +67,7 @@ def layer_counts(
     Image i counts in group i modulo groups. Values are placed in float32: a value within rounding error of a bin's edge may
     count in a neighbouring bin.
     """
-    mesh = mesh or make_mesh()
+    mesh = mesh or local_mesh()
     size = _rounded(batch_size, mesh)
     count = _compiled_counts(encoder.module, encoder.shape, encoder.mean, encoder.std, bins, groups, mesh)
     variables = replicate(mesh, encoder.variables)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from sslshift import cluster
 from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.data.sources import Source
 from sslshift.data.views import MEAN, STD
@@ -25,7 +26,7 @@ from sslshift.models import PretrainedEncoder
 from sslshift.storage import whole_file, write
 from sslshift.training.feed import memory_for_images, written
 from sslshift.training.sharding import gathered
-from sslshift.training.step import make_mesh, replicate, shard_batch
+from sslshift.training.step import local_mesh, replicate, shard_batch
 
 _PIXEL_SIDE = 32
 # Number of images in a batch, of bytes in a block of whole batches, and of images that one thread reads at a time. A block is
@@ -78,8 +79,8 @@ pixel_encoder = PixelEncoder()
 # Weights are an argument and not part of the key, so that encoders of one architecture share the compiled program.
 @functools.lru_cache(maxsize=8)
 def _compiled(module, shape, mean, std, features):
-    everywhere = NamedSharding(make_mesh(), PartitionSpec())
-    split = NamedSharding(make_mesh(), PartitionSpec("data"))
+    everywhere = NamedSharding(local_mesh(), PartitionSpec())
+    split = NamedSharding(local_mesh(), PartitionSpec("data"))
 
     def apply(variables, images):
         return PretrainedEncoder(module, variables, shape, mean, std, features).apply(images)
@@ -89,7 +90,7 @@ def _compiled(module, shape, mean, std, features):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NetworkEncoder:
-    """A pretrained encoder on all devices, for any number of images.
+    """A pretrained encoder on all devices of this process, for any number of images.
 
     Args:
       pretrained: the encoder.
@@ -106,12 +107,14 @@ class NetworkEncoder:
     @functools.cached_property
     def _placed(self):
         # Cached, so that the weights are copied to the devices only once.
-        return replicate(make_mesh(), self.pretrained.variables)
+        # A run of several processes leaves its weights on the devices of all of them; the way to these leads over the host.
+        several = cluster.process_count() > 1
+        return replicate(local_mesh(), jax.device_get(self.pretrained.variables) if several else self.pretrained.variables)
 
     def __call__(self, images: np.ndarray) -> jax.Array:
         """Returns features on the first device of this process; probes run on one device."""
         encoder = self.pretrained
-        mesh = make_mesh()
+        mesh = local_mesh()
         apply = _compiled(encoder.module, encoder.shape, encoder.mean, encoder.std, encoder.features)
         size = -(-self.batch_size // mesh.size) * mesh.size
         parts = []
@@ -197,13 +200,49 @@ def extract(
     key = json.dumps([fingerprint, source.fingerprint, list(canvas), chosen])
     folder = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
     found = _load(folder)
-    if found is None:
+    # All processes extract features or none does.
+    if not all(cluster.gathered(f"kept features of {source.name}", found is not None)):
         found = _extracted(encode, source, indices, canvas, on_images)
         _save(folder, found)
     return found
 
 
 def _extracted(encode, source, indices, canvas, on_images) -> Extracted:
+    indices = np.asarray(indices)
+    # Each process reads and encodes a part of the images.
+    part = np.array_split(np.arange(len(indices)), cluster.process_count())[cluster.process_index()]
+    found = _joined_parts(_encoded(encode, source, indices[part], canvas, on_images), source)
+    if not len(found.features):
+        why = f", the first because {found.broken[0][1]}" if found.broken else ""
+        raise ValueError(f"{source.name}: none of {len(indices):,} images can be read{why}.")
+    # Scores of features that are not finite would be meaningless.
+    bad = _first_not_finite(found.features)
+    if bad < len(found.features):
+        index = int(indices[found.kept][bad])
+        raise ValueError(f"{source.name}: image {index} has features that are not finite; the encoder is broken.")
+    return found
+
+
+def _joined_parts(own: Extracted, source: Source) -> Extracted:
+    """Returns the features of all processes, each with those of its part of the images, in their order."""
+    if cluster.process_count() == 1:
+        return own
+    shapes = cluster.gathered(f"features of {source.name}", [len(own.kept), list(own.features.shape), list(own.broken)])
+    rows = [shape[0] for _, shape, _ in shapes]
+    # A process without a readable image does not know the dimensions.
+    features = own.features if len(own.features) else np.zeros((0, *max(shape[1:] for _, shape, _ in shapes)), np.float32)
+    joined = cluster.gathered_rows(jax.device_get(features), rows)
+    stays = isinstance(own.features, jax.Array) and _on_device(own.features, source, len(joined))
+    return Extracted(
+        jax.device_put(joined, own.features.sharding) if stays else joined,
+        cluster.gathered_rows(own.kept, [count for count, _, _ in shapes]),
+        cluster.gathered_rows(own.digests, rows),
+        tuple((int(index), str(reason)) for _, _, broken in shapes for index, reason in broken),
+    )
+
+
+def _encoded(encode, source, indices, canvas, on_images) -> Extracted:
+    """Returns the features of images of this process; no features if no image can be read."""
     collected = _Collected(source, len(indices))
     digests = []
     kept = []
@@ -221,16 +260,9 @@ def _extracted(encode, source, indices, canvas, on_images) -> Extracted:
         done += len(images)
         on_images(done, len(indices))
     if not digests:
-        why = f", the first because {broken[0][1]}" if broken else ""
-        raise ValueError(f"{source.name}: none of {len(indices):,} images can be read{why}.")
-    kept = np.concatenate(kept)
-    features = collected.features()
-    # Scores of features that are not finite would be meaningless.
-    bad = _first_not_finite(features)
-    if bad < len(features):
-        index = int(np.asarray(indices)[kept][bad])
-        raise ValueError(f"{source.name}: image {index} has features that are not finite; the encoder is broken.")
-    return Extracted(features, kept, np.concatenate(digests), tuple(broken))
+        nothing = np.zeros((0, 0), np.float32)
+        return Extracted(nothing, np.zeros(len(indices), bool), np.zeros((0, 16), np.uint8), tuple(broken))
+    return Extracted(collected.features(), np.concatenate(kept), np.concatenate(digests), tuple(broken))
 
 
 class _Collected:

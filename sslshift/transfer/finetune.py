@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import ScopeParamShapeError
 
+from sslshift import cluster
 from sslshift.budget import Budget
 from sslshift.data import SamplePlan
 from sslshift.data.decode import Canvas
@@ -185,7 +186,9 @@ class FineTune:
 
     def _notes(self, encoder: PretrainedEncoder, training: "_Training", lost: list[str]) -> Iterator[str]:
         images = len(training.labels)
-        broken = training.broken
+        # Each process has read its part of the images.
+        parts = cluster.gathered("unreadable images of fine-tuning", sorted(training.broken.items()))
+        broken = dict(tuple(each) for part in parts for each in part)
         if self.batch_norm == "frozen" and not _has_batch_norm(encoder):
             yield "this encoder has no batch norm to freeze, so all its parameters were trained"
         if training.batch_size != self.batch_size:
@@ -235,7 +238,8 @@ class _Training(NamedTuple):
         labels = task.train.labels
         # Labels are converted to the dtype on the devices once, not for every batch.
         labels = labels.astype(np.int32 if labels.ndim == 1 else np.uint8)
-        return cls(BatchReader(plan, {source.name: source}, task.canvas), labels, {})
+        reader = BatchReader(plan, {source.name: source}, task.canvas, cluster.process_index(), cluster.process_count())
+        return cls(reader, labels, {})
 
     @property
     def batch_size(self) -> int:
@@ -247,12 +251,19 @@ class _Training(NamedTuple):
 
     def batches(self) -> Iterator[LabelledBatch]:
         """Yields all batches in order."""
+        own = _own_part(self.batch_size)
         for step, batch in enumerate(batches(self.reader, 0, self.steps)):
-            index = self.reader.plan.batch(step).index
+            index = self.reader.plan.batch(step).index[own]
             unreadable = {one.index: one.reason for one in batch.broken}
             self.broken.update(unreadable)
             weights = ~np.isin(index, list(unreadable))
             yield LabelledBatch(batch.images, self.labels[index], weights.astype(np.float32))
+
+
+def _own_part(count: int) -> slice:
+    """Returns the part of a batch that this process reads; the processes divide it equally."""
+    local = count // cluster.process_count()
+    return slice(cluster.process_index() * local, (cluster.process_index() + 1) * local)
 
 
 def _has_batch_norm(encoder: PretrainedEncoder) -> bool:
@@ -304,8 +315,9 @@ def _scores(network: Network, state: FineTuneState, images: LabelledImages, canv
     size = network.batch_size
     parts = []
     for start in range(0, len(images.indices), size):
-        batch = images.source.read(images.indices[start : start + size], canvas)
+        indices = images.indices[start : start + size]
         # The last batch is padded, so that only one shape is compiled; the padding is removed afterwards.
-        filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-        parts.append(jax.device_get(compiled(state.params, state.batch_stats, shard_batch(mesh, filled)))[: len(batch)])
+        filled = np.concatenate([indices, np.repeat(indices[-1:], size - len(indices))])
+        batch = images.source.read(filled[_own_part(size)], canvas)
+        parts.append(jax.device_get(compiled(state.params, state.batch_stats, shard_batch(mesh, batch)))[: len(indices)])
     return np.concatenate(parts)
