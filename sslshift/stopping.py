@@ -26,6 +26,8 @@ import time
 from collections.abc import Iterator
 from typing import NoReturn
 
+from sslshift import cluster
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # `timeout`, and scripts that pass a signal on, send the first signal twice within this time.
 _ONE_SIGNAL_SECONDS = 1.0
@@ -58,6 +60,13 @@ class Stop:
     def requested(self) -> bool:
         """Returns whether a signal has arrived."""
         return bool(self._signal)
+
+    def agreed(self) -> bool:
+        """Returns whether a signal has arrived at any process of the command. All processes ask at the same points."""
+        signals = cluster.gathered("a request to stop", self._signal)
+        self._signal = self._signal or next(filter(None, signals), "")
+        # A signal that arrives after the question waits for the next one, in all processes.
+        return any(signals)
 
     def request(self, name: str) -> None:
         """Makes the request, in the main thread; raises StoppedError unless it is deferred.

@@ -116,7 +116,7 @@ def end(message: str, code: int) -> NoReturn:
     """
     # If another process has ended, the error here follows from that, and the thread that listens ends this process.
     time.sleep(_VERDICT)
-    _joined.fail(message.removeprefix("Error: "))
+    _joined.fail(message, code)
     exit_now(message, code)
 
 

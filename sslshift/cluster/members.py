@@ -59,8 +59,8 @@ class Member:
     def _post(self, number: int, label: str, value: Any) -> None:
         raise NotImplementedError
 
-    def fail(self, message: str) -> None:
-        """Ends all other processes with a sentence."""
+    def fail(self, message: str, code: int) -> None:
+        """Ends all other processes with the sentence and the exit code of this one."""
         raise NotImplementedError
 
 
@@ -140,7 +140,7 @@ class Hub(Member):
             while True:
                 message = link.receive()
                 if "failed" in message:
-                    self._end_all(f"Process {process} on {host} ended: {message['failed']}", but=process)
+                    self._end_all(f"Process {process} on {host}: {message['failed']}", int(message["code"]), but=process)
                 elif "leaving" in message:
                     return
                 elif "number" in message:
@@ -159,18 +159,18 @@ class Hub(Member):
             for link, _ in self._links.values():
                 send_quietly(link, {"beat": True})
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, code: int) -> None:
         with self._ending:
             for link, _ in self._links.values():
-                send_quietly(link, {"end": f"Process 0 ended: {message}"})
+                send_quietly(link, {"end": f"Process 0: {message}", "code": code})
 
-    def _end_all(self, message: str, but: int = 0) -> NoReturn:
+    def _end_all(self, message: str, code: int = 1, but: int = 0) -> NoReturn:
         # Several processes may end at once; the first reason counts.
         with self._ending:
             for process, (link, _) in self._links.items():
                 if process != but:
-                    send_quietly(link, {"end": message})
-            exit_now(f"Error: {message}")
+                    send_quietly(link, {"end": message, "code": code})
+            exit_now(message, code)
 
     def close(self) -> None:
         super().close()
@@ -212,21 +212,21 @@ class Peer(Member):
             while True:
                 message = self._link.receive()
                 if "end" in message:
-                    exit_now(f"Error: {message['end']}")
+                    exit_now(str(message["end"]), int(message["code"]))
                 elif "values" in message:
                     self._deliver(int(message["number"]), message["values"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             if not self._closed:
                 silent = f"gave no sign of life for {SILENCE} s" if isinstance(error, TimeoutError) else "has ended"
-                exit_now(f"Error: Process 0 {silent}, so that no process can go on; the same command continues.")
+                exit_now(f"Process 0 {silent}, so that no process can go on; the same command continues.")
 
     def _beat(self) -> None:
         while not self._closed:
             time.sleep(_BEAT)
             send_quietly(self._link, {"beat": True})
 
-    def fail(self, message: str) -> None:
-        send_quietly(self._link, {"failed": message})
+    def fail(self, message: str, code: int) -> None:
+        send_quietly(self._link, {"failed": message, "code": code})
 
     def close(self) -> None:
         super().close()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from sslshift import cluster
 from sslshift.command import causes, remedy
 from sslshift.training.digests import DIGESTS, find_damage, write_digests
 from sslshift.training.step import TrainState
@@ -73,31 +74,33 @@ class Checkpoints:
         self._complete: int | None = None
         self._unusable: list[int] = []
         try:
-            self._find_usable()
+            # Process 0 has written the files, and the checkpoint with which a run continues must be the same for all.
+            self._complete, self._unusable = cluster.first("usable checkpoints", self._find_usable)
         except CheckpointError:
             self.close()
             raise
 
-    def _find_usable(self) -> None:
-        """Finds the newest checkpoint that is as it was written, and those after it, which are not."""
+    def _find_usable(self) -> tuple[int | None, list[int]]:
+        """Returns the newest checkpoint that is as it was written, and those after it, which are not."""
+        complete: int | None = None
         found: dict[int, str] = {}
         for step in sorted((each.step for each in self._orbax.checkpoints), reverse=True):
             damage = self._damage(step)
             if not damage:
-                self._complete = step
+                complete = step
                 break
             found[step] = damage
         if not found:
-            return
+            return complete, []
         which = "; ".join(f"step {step:,}: {damage}" for step, damage in found.items())
-        if self._complete is None and set(found.values()) != {_UNFINISHED}:
+        if complete is None and set(found.values()) != {_UNFINISHED}:
             raise CheckpointError(
                 f"No checkpoint in {self._folder} is as it was written ({which}). Copy that folder again if it is a copy, or "
                 "delete it: the run then starts again."
             )
-        then = "starts again" if self._complete is None else f"continues from the checkpoint of step {self._complete:,}"
+        then = "starts again" if complete is None else f"continues from the checkpoint of step {complete:,}"
         self._note(f"Damaged or unfinished checkpoints in {self._folder} are not used ({which}): the run {then}.")
-        self._unusable = list(found)
+        return complete, list(found)
 
     def _damage(self, step: int) -> str:
         """Returns a phrase on what has changed in a checkpoint since it was written; empty if nothing has."""
@@ -151,6 +154,8 @@ class Checkpoints:
           parts: the arrays of a checkpoint.
           saves: number of checkpoints that will be written; a third one displaces the first when it is complete.
         """
+        if not cluster.is_first():
+            return
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(parts)) + _CHECKPOINT_FILES
         needed = size * min(saves, max(1, _KEPT + 1 - len(self._orbax.checkpoints)))
         free = shutil.disk_usage(self._folder).free
@@ -166,6 +171,8 @@ class Checkpoints:
 
     def _finish(self, step: int, response: Any) -> None:
         response.result()
+        if not cluster.is_first():
+            return
         # The system still has these files in memory, and the next steps run beside this thread.
         write_digests(self._folder / str(step))
 

@@ -303,7 +303,7 @@ class _RunFolder:
     def end_chunk(self, step: int, state: TrainState, probe: OnlineProbe | None) -> None:
         """Saves the state at the steps of checkpoints, and at a request to stop, which then raises StoppedError."""
         # Asked once in each chunk and nowhere else: chunks end at the same steps, wherever the run was stopped before.
-        stopped = self._stop.requested
+        stopped = self._stop.agreed()
         if stopped or step % self._every == 0 or step == self._steps:
             # Metrics are checked first: a state that is not finite is never saved.
             self._flush()
