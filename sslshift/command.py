@@ -118,24 +118,28 @@ def define_flags(values: flags.FlagValues) -> None:
 _JOIN_TIMEOUT = 300
 
 
-def define_cluster_flags() -> None:
+def define_cluster_flags(values: flags.FlagValues) -> None:
     """Defines the flags of a command that can run as several processes, see `sslshift.cluster`."""
     flags.DEFINE_boolean(
         "distributed",
         False,
         "Run as one of several processes, which must all be given the same command. The cluster is found on TPU pods, under "
         "Slurm (srun) and under Open MPI (mpirun).",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "coordinator_address",
         "",
         "Without such a cluster: HOST:PORT of process 0, the same for every process. The port and the one after it must be "
         "free, and reachable by the other hosts alone.",
+        flag_values=values,
     )
-    flags.DEFINE_integer("num_processes", None, "With --coordinator_address: the number of processes.")
-    flags.DEFINE_integer("process_id", None, "With --coordinator_address: the number of this process, from 0.")
+    flags.DEFINE_integer("num_processes", None, "With --coordinator_address: the number of processes.", flag_values=values)
+    flags.DEFINE_integer(
+        "process_id", None, "With --coordinator_address: the number of this process, from 0.", flag_values=values
+    )
     flags.DEFINE_float(
-        "join_timeout", _JOIN_TIMEOUT, "Seconds in which all processes must have joined.", lower_bound=1, upper_bound=86_400
+        "join_timeout", _JOIN_TIMEOUT, "Seconds in which all processes must have joined.", 1, 86_400, flag_values=values
     )
 
 
@@ -148,7 +152,7 @@ def _join() -> None:
     if len(missing) < len(given):
         if missing:
             raise ValueError(f"--coordinator_address, --num_processes and --process_id belong together; give {missing[0]} too.")
-        cluster.join(cluster.Place(*given.values()), flags.FLAGS.join_timeout)
+        cluster.join(cluster.ClusterPlace(*given.values()), flags.FLAGS.join_timeout)
     elif flags.FLAGS.distributed:
         cluster.join(None, flags.FLAGS.join_timeout)
 

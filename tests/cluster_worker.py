@@ -1,6 +1,6 @@
 """One of several processes: trains every method for some steps and writes the losses and the parameters.
 
-    python tests/cluster_worker.py OUT METHODS STEPS ADDRESS PROCESSES PROCESS [--placed]
+python tests/cluster_worker.py OUT METHODS STEPS ADDRESS PROCESSES PROCESS [--placed]
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def main() -> None:
     out, methods, steps, address, processes, process = sys.argv[1:7]
     flags.FLAGS.mark_as_parsed()
     if int(processes) > 1:
-        cluster.join(cluster.Place(address, int(processes), int(process)), 60)
+        cluster.join(cluster.ClusterPlace(address, int(processes), int(process)), 60)
     import jax
     import numpy as np
 

@@ -10,7 +10,7 @@ import pytest
 from sslshift import cluster
 from sslshift.cluster import links, members
 from sslshift.cluster.links import Link, listening
-from sslshift.cluster.members import Hello, Hub, Peer
+from sslshift.cluster.members import Coordinator, Hello, Participant
 
 SAME = {"jax": "1"}
 
@@ -47,8 +47,8 @@ def joined(count, hellos=None, timeout=20.0, strangers=()):
     def open_one(hello):
         try:
             if hello is hellos[0]:
-                return Hub.open(listener, hello, deadline, timeout)
-            return Peer.open([address], hello, deadline, timeout)
+                return Coordinator.open(listener, hello, deadline, timeout)
+            return Participant.open([address], hello, deadline, timeout)
         except cluster.ClusterError as error:
             return error
 
@@ -122,7 +122,7 @@ def test_a_coordinator_that_does_not_answer_is_named():
     address = listener.getsockname()
     listener.close()
     with pytest.raises(cluster.ClusterError, match=rf"^Process 0 did not answer at 127.0.0.1:{address[1]} within 0.5 s .*"):
-        Peer.open([address], Hello(1, 2, "b", SAME), time.monotonic() + 0.5, 0.5)
+        Participant.open([address], Hello(1, 2, "b", SAME), time.monotonic() + 0.5, 0.5)
 
 
 def test_a_port_that_is_taken_is_named():
@@ -148,7 +148,7 @@ def test_the_death_of_a_process_ends_all_others(lost, ends):
 def test_silence_counts_as_death(monkeypatch, ends):
     monkeypatch.setattr(members, "_BEAT", 0.05)
     monkeypatch.setattr(members, "SILENCE", 0.5)
-    monkeypatch.setattr(Peer, "_beat", lambda self: None)
+    monkeypatch.setattr(Participant, "_beat", lambda self: None)
     found = joined(2)
     eventually(lambda: any("Process 1 on host1 gave no sign of life for 0.5 s" in message for message, _ in ends))
     close(found)
@@ -214,11 +214,11 @@ def test_a_message_that_is_too_long_is_refused_before_it_is_read(monkeypatch):
 )
 def test_places_that_cannot_be(place, sentence):
     with pytest.raises(ValueError, match=sentence):
-        cluster.Place(*place)
+        cluster.ClusterPlace(*place)
 
 
 def test_addresses_of_version_6():
-    place = cluster.Place("[::1]:700", 2, 0)
+    place = cluster.ClusterPlace("[::1]:700", 2, 0)
     assert (place.address, place.jax_address) == (("::1", 700), "[::1]:701")
 
 

@@ -30,13 +30,13 @@ from sslshift.cluster.agreement import (
     process_index,
     require_equal,
 )
-from sslshift.cluster.joining import Place
+from sslshift.cluster.joining import ClusterPlace
 from sslshift.cluster.links import SILENCE, ClusterError
 
 __all__ = [
     "SILENCE",
     "ClusterError",
-    "Place",
+    "ClusterPlace",
     "end",
     "first",
     "gathered",

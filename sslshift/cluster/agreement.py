@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from sslshift.cluster.joining import Place, join_described, join_found
+from sslshift.cluster.joining import ClusterPlace, join_described, join_found
 from sslshift.cluster.links import ClusterError, exit_now
-from sslshift.cluster.members import Member, difference_of
+from sslshift.cluster.members import ClusterMember, difference_of
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ def require_equal(what: str, values: Mapping[str, Any], remedy: str) -> None:
         raise ClusterError(f"The processes differ in {what}: {difference}. {remedy}")
 
 
-def join(place: Place | None, timeout: float) -> None:
+def join(place: ClusterPlace | None, timeout: float) -> None:
     """Joins the processes of a command; call it before the first computation of JAX.
 
     Args:
@@ -121,4 +121,4 @@ def end(message: str, code: int) -> NoReturn:
 
 
 # The cluster of this process, as in `jax.distributed`; None outside of a cluster.
-_joined: Member | None = None
+_joined: ClusterMember | None = None

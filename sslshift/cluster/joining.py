@@ -1,4 +1,4 @@
-"""How the processes of a command find each other, as the user describes them or as JAX finds them."""
+"""Joining of the processes of a command, at the address that the user gives or in the cluster that JAX finds."""
 
 import dataclasses
 import json
@@ -10,14 +10,14 @@ from importlib import metadata
 from typing import Any
 
 from sslshift.cluster.links import ClusterError, exit_now, listening
-from sslshift.cluster.members import Hello, Hub, Member, Peer
+from sslshift.cluster.members import ClusterMember, Coordinator, Hello, Participant
 
 # Packages whose versions must be equal, since programs and the order of their collectives depend on them.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "sslshift")
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ClusterPlace:
     """The place of a process in a cluster that the user describes.
 
     Args:
@@ -55,14 +55,14 @@ class Place:
         return f"{self.coordinator.rpartition(':')[0]}:{self.address[1] + 1}"
 
 
-def join_described(place: Place, deadline: float, timeout: float) -> "Member":
+def join_described(place: ClusterPlace, deadline: float, timeout: float) -> "ClusterMember":
     hello = Hello(place.process, place.processes, socket.gethostname(), _versions())
     if place.process == 0:
         listener = listening(*place.address)
         listening(place.address[0], place.address[1] + 1).close()
-        member = Hub.open(listener, hello, deadline, timeout)
+        member = Coordinator.open(listener, hello, deadline, timeout)
     else:
-        member = Peer.open([place.address], hello, deadline, timeout)
+        member = Participant.open([place.address], hello, deadline, timeout)
     _initialize(
         place.jax_address, place.processes, place.process, initialization_timeout=max(10, int(deadline - time.monotonic()))
     )
@@ -77,7 +77,7 @@ def _initialize(*place: Any, **options: Any) -> None:
     jax.distributed.initialize(*place, **options)
 
 
-def join_found(deadline: float, timeout: float) -> "Member | None":
+def join_found(deadline: float, timeout: float) -> "ClusterMember | None":
     import jax
 
     # JAX would end the process with a stack trace of its own after its time limit.
@@ -109,8 +109,8 @@ def join_found(deadline: float, timeout: float) -> "Member | None":
     sent = np.frombuffer(text.encode().ljust(2048), np.uint8)
     received = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes())
     if listener:
-        return Hub.open(listener, hello, deadline, timeout)
-    return Peer.open([(str(name), int(port)) for name, port in received], hello, deadline, timeout)
+        return Coordinator.open(listener, hello, deadline, timeout)
+    return Participant.open([(str(name), int(port)) for name, port in received], hello, deadline, timeout)
 
 
 def _own_names() -> list[str]:

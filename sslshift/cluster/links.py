@@ -27,7 +27,9 @@ class Link:
         self._connection = connection
         self._sending = threading.Lock()
         connection.settimeout(SILENCE)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Small messages are sent at once; a connection inside of this machine has no such option.
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def wait(self, seconds: float) -> None:
         """Sets the seconds of silence after which `receive` raises TimeoutError."""

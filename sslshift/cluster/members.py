@@ -1,4 +1,4 @@
-"""What goes over the connections of all processes to process 0: greetings, values to agree on, and the reason of an end."""
+"""Members of a cluster: each sends process 0 a greeting, values to agree on, and the reason of its end."""
 
 import collections
 import json
@@ -15,7 +15,7 @@ _BEAT = 5
 
 
 class Hello(NamedTuple):
-    """What a process says of itself when it joins."""
+    """Greeting of a process that joins."""
 
     process: int
     processes: int
@@ -29,7 +29,7 @@ class Hello(NamedTuple):
         return cls(int(said["process"]), int(said["processes"]), str(said["host"])[:255], dict(said["versions"]))
 
 
-class Member:
+class ClusterMember:
     """This process in a cluster: it posts values and waits for those of all."""
 
     def __init__(self, hello: Hello):
@@ -64,7 +64,7 @@ class Member:
         raise NotImplementedError
 
 
-class Hub(Member):
+class Coordinator(ClusterMember):
     """Process 0, to which all others are connected."""
 
     def __init__(self, hello: Hello, links: Mapping[int, tuple[Link, str]]):
@@ -78,7 +78,7 @@ class Hub(Member):
         threading.Thread(target=self._beat, daemon=True).start()
 
     @classmethod
-    def open(cls, listener: socket.socket, hello: Hello, deadline: float, timeout: float) -> "Hub":
+    def open(cls, listener: socket.socket, hello: Hello, deadline: float, timeout: float) -> "Coordinator":
         links: dict[int, tuple[Link, str]] = {}
         problem = ""
         while len(links) < hello.processes - 1 and not problem:
@@ -178,7 +178,7 @@ class Hub(Member):
             link.close()
 
 
-class Peer(Member):
+class Participant(ClusterMember):
     """A process other than 0."""
 
     def __init__(self, hello: Hello, link: Link):
@@ -188,7 +188,7 @@ class Peer(Member):
         threading.Thread(target=self._beat, daemon=True).start()
 
     @classmethod
-    def open(cls, addresses: list[tuple[str, int]], hello: Hello, deadline: float, timeout: float) -> "Peer":
+    def open(cls, addresses: list[tuple[str, int]], hello: Hello, deadline: float, timeout: float) -> "Participant":
         link = connected(addresses, deadline, timeout)
         link.send({"hello": hello._asdict()})
         # Process 0 answers when all have joined, and beats only after that.

@@ -110,7 +110,7 @@ def run_experiment(
         _DEFINE[field.type](field.name, getattr(defaults, field.name), field.metadata["help"])
     flags.DEFINE_enum("scale", "small", list(scales), "Scale of the experiment; --help shows the defaults of 'small'.")
     flags.DEFINE_boolean("dry_run", False, "Print the cost of the study in runs, samples, FLOPs, hours and money, and stop.")
-    define_cluster_flags()
+    define_cluster_flags(flags.FLAGS)
     flags.DEFINE_boolean("report_only", False, "Report the results in --out and the missing and failed runs, and stop.")
 
     def folder() -> str:

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Protocol
 
+from sslshift import cluster
 from sslshift.training.journal import METRICS, MetricsWriter
 
 # Name of the folder in a run's folder.
@@ -43,7 +44,7 @@ def scalar_writer(folder: Path, keep_steps: int, *, tensorboard: bool) -> Scalar
       tensorboard: whether TensorBoard events are written too.
     """
     lines = MetricsWriter(folder / METRICS, keep_steps=keep_steps)
-    if not tensorboard:
+    if not tensorboard or not cluster.is_first():
         return lines
     kind = _TensorFlowEvents if _has("tensorflow") else _Events
     return _Both(lines, kind(folder / EVENTS, keep_steps + 1))
