@@ -21,6 +21,7 @@ import contextlib
 import datetime
 import errno
 import hashlib
+import io
 import json
 import os
 import platform
