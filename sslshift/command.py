@@ -118,29 +118,23 @@ def define_flags(values: flags.FlagValues) -> None:
 _JOIN_TIMEOUT = 300
 
 
-def define_cluster_flags(values: flags.FlagValues) -> None:
+def define_cluster_flags() -> None:
     """Defines the flags of a command that can run as several processes, see `sslshift.cluster`."""
     flags.DEFINE_boolean(
         "distributed",
         False,
         "Run as one of several processes, which must all be given the same command. The cluster is found on TPU pods, under "
         "Slurm (srun) and under Open MPI (mpirun).",
-        flag_values=values,
     )
     flags.DEFINE_string(
         "coordinator_address",
         "",
         "Without such a cluster: HOST:PORT of process 0, the same for every process. The port and the one after it must be "
         "free, and reachable by the other hosts alone.",
-        flag_values=values,
     )
-    flags.DEFINE_integer("num_processes", None, "With --coordinator_address: the number of processes.", flag_values=values)
-    flags.DEFINE_integer(
-        "process_id", None, "With --coordinator_address: the number of this process, from 0.", flag_values=values
-    )
-    flags.DEFINE_float(
-        "join_timeout", _JOIN_TIMEOUT, "Seconds in which all processes must have joined.", 1, 86_400, flag_values=values
-    )
+    flags.DEFINE_integer("num_processes", None, "With --coordinator_address: the number of processes.")
+    flags.DEFINE_integer("process_id", None, "With --coordinator_address: the number of this process, from 0.")
+    flags.DEFINE_float("join_timeout", _JOIN_TIMEOUT, "Seconds in which all processes must have joined.", 1, 86_400)
 
 
 def _join() -> None:

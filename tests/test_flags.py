@@ -24,8 +24,8 @@ def study_of(monkeypatch, capsys):
         studies = []
         among = {name: functools.partial(define, flag_values=defined) for name, define in plain.items()}
         monkeypatch.setattr(absl.flags, "FLAGS", defined)
-        for name in ("DEFINE_enum", "DEFINE_boolean"):
-            monkeypatch.setattr(absl.flags, name, among[name])
+        for name, define in among.items():
+            monkeypatch.setattr(absl.flags, name, define)
         monkeypatch.setattr(cli, "_DEFINE", {kind: among[name] for kind, name in names.items()})
 
         @contextlib.contextmanager

@@ -243,7 +243,7 @@ def test_hosts_that_see_different_images_end_with_one_sentence(tmp_path, photos)
         folder = tmp_path / f"host{process}"
         folder.mkdir()
         (folder / "pictures").symlink_to(photos if process else photos / "dogs")
-        flags = [*TINY, "--sources=folder:pictures@2", "--out=out", "--image_size=12", "--channels=1"]
+        flags = [*TINY, "--sources=folder:pictures@2", "--out=out", "--image_size=12"]
         code = (
             f"import os, runpy, sys; os.chdir({str(folder)!r}); runpy.run_module('experiments.quickstart', run_name='__main__')"
         )

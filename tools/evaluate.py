@@ -29,7 +29,7 @@ from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS
 
 FLAGS = flags.FLAGS
-define_cluster_flags(FLAGS)
+define_cluster_flags()
 flags.DEFINE_multi_string(
     "run",
     None,

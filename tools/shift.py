@@ -29,7 +29,7 @@ from sslshift.transfer.encoders import UNTRAINED
 _BESIDE = ",".join(name for name, distance in DISTANCES.items() if distance.beside)
 
 FLAGS = flags.FLAGS
-define_cluster_flags(FLAGS)
+define_cluster_flags()
 flags.DEFINE_string("target", None, "Your images: a URI such as folder:/data/parts.", required=True)
 flags.DEFINE_multi_string("source", None, "Source to compare: 'URI' or 'NAME = URI'; may be given many times.", required=True)
 flags.DEFINE_multi_string(

@@ -97,7 +97,7 @@ class Coordinator(ClusterMember):
                 link.close()
                 continue
             problem = _refusal(hello, other, links)
-            # One that is refused is told the reason too.
+            # One that is refused gets the reason too.
             links[other.process if not problem else -1] = (link, other.host)
         listener.close()
         if problem:

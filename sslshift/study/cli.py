@@ -110,7 +110,7 @@ def run_experiment(
         _DEFINE[field.type](field.name, getattr(defaults, field.name), field.metadata["help"])
     flags.DEFINE_enum("scale", "small", list(scales), "Scale of the experiment; --help shows the defaults of 'small'.")
     flags.DEFINE_boolean("dry_run", False, "Print the cost of the study in runs, samples, FLOPs, hours and money, and stop.")
-    define_cluster_flags(flags.FLAGS)
+    define_cluster_flags()
     flags.DEFINE_boolean("report_only", False, "Report the results in --out and the missing and failed runs, and stop.")
 
     def folder() -> str:
@@ -299,7 +299,7 @@ def _require_one_study(opened: Opened, study: Study) -> None:
     """Raises ClusterError if the processes of this command do not see the same study and the same images."""
     declared = {f"--{name}": value for name, value in dataclasses.asdict(study).items()}
     cluster.require_equal("the study", declared, "Give all processes the same command.")
-    seen = {f"the fingerprint of {uri}": source.fingerprint for uri, source in opened.sources.items()}
+    seen = {f"the fingerprint of {uri}": source.fingerprint[:12] for uri, source in opened.sources.items()}
     seen |= {f"the digest of task {task.name}": digest(task.facts, 16) for task in opened.tasks}
     cluster.require_equal("the images", seen, "Every host must see the same files.")
 
