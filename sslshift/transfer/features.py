@@ -107,7 +107,7 @@ class NetworkEncoder:
     @functools.cached_property
     def _placed(self):
         # Cached, so that the weights are copied to the devices only once.
-        # A run of several processes leaves its weights on the devices of all of them; the way to these leads over the host.
+        # The weights of a run of several processes lie on the devices of all of them.
         several = cluster.process_count() > 1
         return replicate(local_mesh(), jax.device_get(self.pretrained.variables) if several else self.pretrained.variables)
 
