@@ -106,8 +106,7 @@ class NetworkEncoder:
 
     @functools.cached_property
     def _placed(self):
-        # Cached, so that the weights are copied to the devices only once.
-        # The weights of a run of several processes lie on the devices of all of them.
+        # Cached, so that weights are copied only once. Those of a run of several processes lie on the devices of all of them.
         several = cluster.process_count() > 1
         return replicate(local_mesh(), jax.device_get(self.pretrained.variables) if several else self.pretrained.variables)
 
