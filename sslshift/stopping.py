@@ -114,8 +114,10 @@ class Stop:
             yield
         finally:
             for each, handler in before.items():
-                # None stands for a handler that was not set by Python, which Python cannot set again.
-                signal.signal(each, signal.SIG_DFL if handler is None else handler)
+                # None stands for a handler that was not set by Python, which Python cannot set again. After a request the
+                # process ends, and the second of two equal signals must not turn its code 0 into a failure.
+                restored = signal.SIG_DFL if handler is None else handler
+                signal.signal(each, signal.SIG_IGN if self.requested else restored)
 
     def _on_signal(self, number: int, frame: object) -> None:
         del frame
