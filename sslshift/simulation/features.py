@@ -25,8 +25,10 @@ from sslshift.transfer.features import extract
 # Share of the way from the target's distribution to the farthest source, by place.
 PLACES = {"same": 0.0, "near": 0.1, "middle": 0.4, "far": 1.0}
 _DIMENSIONS = 24
-# Images of each set for the true index: six times the most of any sample.
+# Images of each set for the true index: six times the most of any sample. With one draw of them, an interval of 2,000 images
+# that covers 95% would seem to cover 93%; with eight draws it seems to cover 94.7%.
 _MANY = 12_000
+_DRAWS = 8
 # Images of each set that `index_measurements` draws.
 SIZES = (200, 500, 2000)
 
@@ -156,16 +158,16 @@ WORLDS: Mapping[str, Callable[[], FeatureWorld]] = {
 }
 
 
-def true_indices(world: FeatureWorld, distance: str, *, images: int = _MANY) -> dict[str, float]:
-    """Returns the index of each place, from very many images; 0 for the target's own distribution."""
-    random = np.random.default_rng(9)
-    scale = ShiftScale(world.target(random, images), world.noise(random, images), jax.random.key(9), distance, repeats=20)
-    found = {
-        place: scale.index(world.source(random, images, way), sample_size=images // 2).value
-        for place, way in PLACES.items()
-        if way
-    }
-    return {"same": 0.0} | found
+def true_indices(world: FeatureWorld, distance: str, *, images: int = _MANY, draws: int = _DRAWS) -> dict[str, float]:
+    """Returns the index of each place, as the mean over draws of very many images; 0 for the target's own distribution."""
+    found: dict[str, list[float]] = {place: [] for place, way in PLACES.items() if way}
+    for draw in range(draws):
+        random = np.random.default_rng([9, draw])
+        key = jax.random.key(draw)
+        scale = ShiftScale(world.target(random, images), world.noise(random, images), key, distance, repeats=20)
+        for place, values in found.items():
+            values.append(scale.index(world.source(random, images, PLACES[place]), sample_size=images // 2).value)
+    return {"same": 0.0} | {place: float(np.mean(values)) for place, values in found.items()}
 
 
 def index_coverage(
