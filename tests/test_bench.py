@@ -28,7 +28,10 @@ def test_step_benchmark_counts_time_and_flops():
 
 @pytest.mark.parametrize(
     ("flag", "message"),
-    [("--method=all,", "--method: expected one of all, simclr"), ("--encoder=resnet", "--encoder: expected one of patch_mlp")],
+    [
+        ("--method=all,", "flag --method=all,: value should be one of <all|simclr|"),
+        ("--encoder=resnet", "flag --encoder=resnet: value should be one of <patch_mlp|"),
+    ],
 )
 def test_unknown_names_are_refused(flag, message):
     done = bench("--what=step", flag)

@@ -5,6 +5,7 @@ python -m tools.bench --what=convolution    # the kernel gradient of sslshift/mo
 python -m tools.bench --what=curation       # recall of planted leaks, and times of searches for near pairs
 python -m tools.bench --what=data           # reading and importing JPEG files, compared with Pillow and torch
 python -m tools.bench --what=pipeline       # samples per second of the pipeline and of the training step
+python -m tools.bench --what=scaling        # training over devices and processes of this machine, checkpoints, first step
 python -m tools.bench --what=shift          # time and memory of distances against the number of images
 python -m tools.bench --what=startup        # start of a process to its first step, with and without kept programs
 python -m tools.bench --what=statistics     # coverage, false claims and power of reports, in simulated studies
@@ -26,17 +27,19 @@ from sslshift.command import run_command
 from sslshift.methods import METHODS
 from sslshift.models import ENCODERS
 
-from . import bench_convolution, bench_curation, bench_data, bench_knn, bench_pipeline, bench_probes, bench_shift, bench_startup
+from . import bench_convolution, bench_curation, bench_data, bench_knn, bench_pipeline, bench_probes, bench_shift
 from .bench_peer import compare_with_peer
+from .bench_scaling import measure_scaling
+from .bench_startup import measure_startup
 from .bench_statistics import WORLDS, measure_statistics
 from .bench_step import StepBenchmark
 
 FLAGS = flags.FLAGS
-BENCHMARKS = ["convolution", "curation", "data", "pipeline", "shift", "startup", "statistics", "step", "transfer"]
+BENCHMARKS = ["convolution", "curation", "data", "pipeline", "scaling", "shift", "startup", "statistics", "step", "transfer"]
 flags.DEFINE_enum("what", "all", ["all", *BENCHMARKS], "Benchmark.")
 flags.DEFINE_string("source", "bundled:fashion_mnist", "Source that the pipeline reads.")
-flags.DEFINE_string("method", "simclr", "Method of the training step; all: every method.")
-flags.DEFINE_string("encoder", "patch_mlp", "Encoder of the training step.")
+flags.DEFINE_enum("method", "simclr", ["all", *METHODS], "Method of the training step; all: every method.")
+flags.DEFINE_enum("encoder", "patch_mlp", list(ENCODERS), "Encoder of the training step.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Arithmetic of the networks in --what=step.")
 flags.DEFINE_integer("image_size", 32, "Side in pixels of the colour images in --what=step.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 256, "Number of images in a batch.", lower_bound=1)
@@ -69,15 +72,12 @@ def show(what: str, **figures: object) -> None:
 
 
 def main() -> None:
-    if FLAGS.method not in (*METHODS, "all"):
-        raise ValueError(f"--method: expected one of all, {', '.join(METHODS)}, got {FLAGS.method!r}.")
-    if FLAGS.encoder not in ENCODERS:
-        raise ValueError(f"--encoder: expected one of {', '.join(ENCODERS)}, got {FLAGS.encoder!r}.")
     step = StepBenchmark(show, seconds, FLAGS.encoder, FLAGS.dtype, FLAGS.image_size, FLAGS.batch_size, FLAGS.steps)
     shared = {name: FLAGS[name].value for name in ("source", "encoder", "batch_size", "steps")}
     work = {
-        # First, since its processes need a device that this one does not occupy.
-        "startup": [lambda: bench_startup.measure(show, FLAGS.repeats)],
+        # First, since their processes need a device that this one does not occupy.
+        "startup": [lambda: measure_startup(show, FLAGS.repeats)],
+        "scaling": [lambda: measure_scaling(show, FLAGS.repeats)],
         "convolution": [lambda: bench_convolution.measure(show, seconds)],
         "curation": [lambda: bench_curation.measure(show, seconds)],
         "data": [lambda: bench_data.measure(show, seconds, FLAGS.images, FLAGS.repeats)],

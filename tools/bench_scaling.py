@@ -56,7 +56,7 @@ cluster.leave()
 """
 
 
-def measure(show: Callable[..., None], repeats: int) -> None:
+def measure_scaling(show: Callable[..., None], repeats: int) -> None:
     """Prints the median milliseconds of a step of each path, its ratio to one device, and the seconds to the first step."""
     found: dict[str, list[tuple[float, float]]] = {path: [] for path in _PATHS}
     # In turns, so that a slow minute of the machine falls on every path.

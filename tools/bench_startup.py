@@ -35,7 +35,7 @@ with kept_programs(sys.argv[1], print), Clock(process_age()).running() as clock,
 """
 
 
-def measure(show: Callable[..., None], repeats: int) -> None:
+def measure_startup(show: Callable[..., None], repeats: int) -> None:
     """Prints the median seconds of each part without kept programs (cold), and with those of an earlier call (warm)."""
     found: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}
     for _ in range(repeats):

@@ -7,6 +7,8 @@ import threading
 import time
 from pathlib import Path
 
+from sslshift import cluster
+
 # Name of the file in a run's folder.
 HANG = "hang.log"
 
@@ -18,7 +20,7 @@ class HangWatch:
     device, for another host, or for a file system. It cannot run while a library holds Python's global lock.
 
     Args:
-      folder: folder of the run, for `hang.log`.
+      folder: folder of the run, for `hang.log`, and `hang-I.log` of process I if several train the run.
       seconds: seconds without a finished step; 0 turns the watch off. They should cover the compilation of a step.
     """
 
@@ -60,7 +62,8 @@ class HangWatch:
                 self._report()
 
     def _report(self) -> None:
-        file = self._folder / HANG
+        # Each of several processes has stacks of its own.
+        file = self._folder / (HANG if cluster.is_first() else f"hang-{cluster.process_index()}.log")
         now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
         text = f"{now}: no step has finished for {self._seconds:g} s after step {self._step:,} of {self._folder}."
         try:
