@@ -40,6 +40,10 @@ one `Stop`, `Progress` carries it, and the training loop asks it once per chunk 
 missing or changed (`sslshift.training.digests`), the run says so and continues from the one before; if both are damaged, it
 stops, and so it does before its first step if the disk has no space for its checkpoints.
 
+A study of several processes (`--distributed`, see `sslshift.cluster`) runs the same code in all of them: each decision that
+depends on a file is taken by process 0 and sent to the others (`Store`, `Checkpoints`), features are computed in parts and
+joined, and process 0 alone writes (`sslshift.storage`) and reports. What is computed from features is computed by every process.
+
 Shards of a study (`--shard=i/n`, see `sslshift.shards`) work in one folder at the same time. Each result is computed by the
 process that holds its lock in `.locks/`, and the others wait for it or do other work. The table, `plan.json`, `timing.json`,
 `runs.json` and `leaks.csv` are changed under one short lock, after they were read again; rows keep the order in which one
