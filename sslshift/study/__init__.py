@@ -42,7 +42,7 @@ stops, and so it does before its first step if the disk has no space for its che
 
 A study of several processes (`--distributed`, see `sslshift.cluster`) runs the same code in all of them: each decision that
 depends on a file is taken by process 0 and sent to the others (`Store`, `Checkpoints`), features are computed in parts and
-joined, and process 0 alone writes (`sslshift.storage`) and reports. What is computed from features is computed by every process.
+joined, and process 0 alone writes (`sslshift.storage`) and reports. All processes compute what follows from features.
 
 Shards of a study (`--shard=i/n`, see `sslshift.shards`) work in one folder at the same time. Each result is computed by the
 process that holds its lock in `.locks/`, and the others wait for it or do other work. The table, `plan.json`, `timing.json`,
