@@ -116,13 +116,17 @@ def test_an_error_is_not_replaced_by_a_request():
 
 
 COMMAND = """
-    import sys, time
+    import signal, sys, time
     from sslshift.command import run_command
 
+    # A shell that starts a test run in the background has its processes ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def main():
-        print("working", flush=True)
-        for _ in range(600):
+        for number in range(600):
             try:
+                if not number:
+                    print("working", flush=True)
                 time.sleep(0.1)
             except BaseException as error:
                 if "{stubborn}":

@@ -5,6 +5,7 @@ begins a new file with a mark that tells TensorBoard to drop later steps of earl
 """
 
 import importlib.util
+import time
 import warnings
 from pathlib import Path
 from typing import Protocol
@@ -76,7 +77,8 @@ class _Events:
         from tensorboardX.proto import event_pb2, summary_pb2
 
         self._summary = summary_pb2.Summary
-        self._file = FileWriter(str(folder), flush_secs=_FLUSH)
+        # Names have the second alone: a run that continues within one would overwrite the file of the earlier call.
+        self._file = FileWriter(str(folder), flush_secs=_FLUSH, filename_suffix=f".{time.time_ns()}")
         restarted = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._file.add_event(event_pb2.Event(session_log=restarted), step=first)
 
