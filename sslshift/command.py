@@ -129,7 +129,7 @@ def define_cluster_flags() -> None:
     flags.DEFINE_string(
         "coordinator_address",
         "",
-        "Without such a cluster: HOST:PORT of process 0, the same for every process. The port and the one after it must be "
+        "On a cluster that --distributed does not find: HOST:PORT of process 0. The port and the one after it must be "
         "free, and reachable by the other hosts alone.",
     )
     flags.DEFINE_integer("num_processes", None, "With --coordinator_address: the number of processes.")
