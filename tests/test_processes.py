@@ -92,6 +92,10 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
+# Other columns are accuracies, or follow from them: of 1,000 test images, rounding may turn a few that are nearly tied.
+CONTINUOUS = ("loss_first", "loss_last", "shift_index", "shift_low", "shift_high", "index", "low", "high")
+
+
 def require_same_table(found, expected):
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
@@ -100,7 +104,8 @@ def require_same_table(found, expected):
             if name == "digest":
                 continue
             with contextlib.suppress(ValueError):
-                assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-4, abs=1e-5), name
+                close = 1e-5 if name in CONTINUOUS else 4e-3
+                assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-4, abs=close), name
                 continue
             assert one[name] == other[name], name
 
