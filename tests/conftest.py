@@ -28,7 +28,11 @@ from reference_originals import PAIRS, random_tensors
 from safetensors.numpy import save_file
 from source_builders import picture
 
+from sslshift import Budget
+from sslshift.data import SamplePlan
 from sslshift.data.decode import Canvas
+from sslshift.data.mixture import single
+from sslshift.data.pipeline import BatchReader
 from sslshift.data.sources import ArraySource
 from sslshift.methods import METHODS, Method
 from sslshift.models import PatchMLP, ViT
@@ -71,6 +75,13 @@ def gray_source(random):
 @pytest.fixture
 def canvas():
     return Canvas(12, 12, 1)
+
+
+@pytest.fixture
+def reader(gray_source, canvas):
+    """Ten batches of 32 from 90 of the gray images."""
+    plan = SamplePlan(single(gray_source.name, 200, 90), Budget(320), 32, seed=1, subset_seed=2)
+    return BatchReader(plan, {gray_source.name: gray_source}, canvas)
 
 
 SMALL = {

@@ -1,9 +1,10 @@
-"""Builders for tests of methods: an initial state, the views of a batch, the value of a loss, the layers of heads."""
+"""Builders for tests of methods and of training: an initial state, the views of a batch, the value of a loss, equal trees."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sslshift.data.views import ViewSettings
 from sslshift.methods import METHODS
@@ -25,6 +26,11 @@ def views_of(method, images, number=0):
 
 def value_of(method, state, views, context):
     return method.loss(state.variables, state.target, views, context)[0]
+
+
+def equal(a, b):
+    """Whether two trees have the same values to the bit."""
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), a, b)))
 
 
 def plain(view: ViewSettings) -> ViewSettings:

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sslshift.data.views import make_view
 from sslshift.training.online import Watch
@@ -12,10 +11,6 @@ SIGNALS = {"effective_rank", "alignment", "uniformity"}
 
 
 PROBE = {"online_loss", "online_accuracy"}
-
-
-def equal(a, b):
-    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), a, b)))
 
 
 def seeded_views(method, images):

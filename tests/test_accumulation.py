@@ -21,7 +21,7 @@ from sslshift.training import Optimiser, Training
 from sslshift.training.loop import traced_step
 from sslshift.training.programs import step_cost
 from sslshift.training.sharding import FSDP, REPLICATED
-from sslshift.training.step import compiled_step, init_state, make_mesh, placed_init, replicate, shard_batch
+from sslshift.training.step import StepSettings, compiled_step, init_state, make_mesh, placed_init, replicate, shard_batch
 
 CANVAS = (12, 12, 1)
 # The methods whose loss is a mean over images.
@@ -60,7 +60,7 @@ def test_parts_give_the_numbers_of_the_whole_batch(name, small_method, random):
     outcomes = []
     for parts, sharding in ((1, REPLICATED), *((2, REPLICATED),) * (name == "dino"), (4, FSDP)):
         state = placed_init(method, optimiser, jax.random.key(0), np.zeros(CANVAS, np.uint8), mesh, sharding)
-        step = compiled_step(method, optimiser, 10, mesh, parts=parts, sharding=sharding)
+        step = compiled_step(method, optimiser, 10, mesh, StepSettings(parts=parts, sharding=sharding))
         metrics = []
         for batch in batches:
             state, scalars = step(state, shard_batch(mesh, batch), replicate(mesh, jax.random.key(5)))
@@ -80,7 +80,9 @@ def test_parts_take_less_memory(small_method):
     batch = jax.ShapeDtypeStruct((512, *CANVAS), np.uint8)
     temporary = []
     for parts in (1, 4):
-        compiled = compiled_step(method, optimiser, 10, make_mesh(), parts=parts).lower(state, batch, key).compile()
+        compiled = (
+            compiled_step(method, optimiser, 10, make_mesh(), StepSettings(parts=parts)).lower(state, batch, key).compile()
+        )
         temporary.append(compiled.memory_analysis().temp_size_in_bytes)
     assert temporary[1] < temporary[0] / 2
 
@@ -130,5 +132,5 @@ def test_mistakes_are_reported_before_anything_is_opened():
     # Of several methods only one takes its batches in parts.
     both = parse_study(tiny("--method=simclr,mae", "--for_method=mae: encoder=vit_nano4; accumulate=2; remat=true"))
     assert [(each.accumulate, each.remat) for each in both.learners] == [(1, False), (2, True)]
-    with pytest.raises(ValueError, match="A batch of 8 cannot be divided among 1 devices in 3 parts"):
+    with pytest.raises(ValueError, match="A batch of 8 cannot be divided among 1 device in 3 parts"):
         traced_step(Training(METHODS["mae"].build(ViT(16, 1, 2, 4)), Optimiser(), accumulate=3), Canvas(*CANVAS), 8)

@@ -15,14 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
+from method_steps import equal
 
 from sslshift.training.checkpoints import CheckpointError, Checkpoints, NotWrittenError
 from sslshift.training.digests import DIGESTS, find_damage
 from sslshift.training.step import replicate
-
-
-def equal(a, b):
-    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), a, b)))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from method_steps import equal
 from tiny_studies import tiny
 
 from sslshift import Budget
@@ -53,10 +54,6 @@ def reader(gray_source, random, canvas):
 
 def placed_for(reader, *plans):
     return place(images_of(plans or [reader.plan]), reader.sources, reader.canvas, make_mesh())
-
-
-def equal(a, b):
-    return all(jax.tree.leaves(jax.tree.map(lambda x, y: np.array_equal(x, y), jax.device_get(a), jax.device_get(b))))
 
 
 def test_images_of_several_runs_are_their_union(reader):

@@ -7,22 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_steps import STEPS, start
+from method_steps import STEPS, equal, start
 
-from sslshift import Budget
-from sslshift.data import SamplePlan
-from sslshift.data.mixture import single
-from sslshift.data.pipeline import BatchReader
 from sslshift.methods import METHODS
 from sslshift.training.guards import FiniteGuard, NonFiniteError, skipped_steps
 from sslshift.training.journal import loss_trend, read_metrics
 from sslshift.training.loop import Training, train
 from sslshift.training.optimiser import Optimiser
 from sslshift.training.step import guarded_step, train_step
-
-
-def equal(a, b):
-    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), a, b)))
 
 
 def broken_at(method, steps, *broken):
@@ -61,12 +53,6 @@ def test_a_step_that_is_finite_is_taken_as_it_is(small_method, images, canvas):
     (guarded, state), (plain, _) = (stepping(method, canvas, each) for each in (guarded_step, train_step))
     taken, expected = (step(state, images, jax.random.key(1))[0] for step in (guarded, plain))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), taken, expected)
-
-
-@pytest.fixture
-def reader(gray_source, canvas):
-    plan = SamplePlan(single(gray_source.name, 200, 90), Budget(320), 32, seed=1, subset_seed=2)
-    return BatchReader(plan, {gray_source.name: gray_source}, canvas)
 
 
 @pytest.fixture

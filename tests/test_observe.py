@@ -16,11 +16,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from method_steps import equal
 
-from sslshift import Budget
-from sslshift.data import SamplePlan
-from sslshift.data.mixture import single
-from sslshift.data.pipeline import BatchReader
 from sslshift.heartbeat import PROGRESS, Heartbeat
 from sslshift.study.declare import Study
 from sslshift.study.design import parse_study
@@ -36,16 +33,6 @@ from sslshift.training.profile import Profiler, StepWindow, parse_window
 @pytest.fixture
 def training(small_method):
     return Training(small_method("simclr"), Optimiser(learning_rate=5e-3), checkpoint_every=4)
-
-
-@pytest.fixture
-def reader(gray_source, canvas):
-    plan = SamplePlan(single(gray_source.name, 200, 90), Budget(320), 32, seed=1, subset_seed=2)
-    return BatchReader(plan, {gray_source.name: gray_source}, canvas)
-
-
-def equal(a, b):
-    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), a, b)))
 
 
 def killed_at(stop):

@@ -7,24 +7,15 @@ import math
 import jax
 import numpy as np
 import pytest
-from online_reports import PROBE, SIGNALS, equal, seeded_views
+from method_steps import equal
+from online_reports import PROBE, SIGNALS, seeded_views
 
-from sslshift import Budget
-from sslshift.data import SamplePlan
-from sslshift.data.mixture import single
-from sslshift.data.pipeline import BatchReader
 from sslshift.data.views import normalise
 from sslshift.losses import alignment, effective_rank, uniformity
 from sslshift.methods.siamese import Siamese
 from sslshift.training.loop import Training, train
 from sslshift.training.online import Labelled, Online
 from sslshift.training.optimiser import Optimiser
-
-
-@pytest.fixture
-def reader(gray_source, canvas):
-    plan = SamplePlan(single(gray_source.name, 200, 90), Budget(320), 32, seed=1, subset_seed=2)
-    return BatchReader(plan, {gray_source.name: gray_source}, canvas)
 
 
 @pytest.fixture

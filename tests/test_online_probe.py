@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from online_reports import PROBE, SIGNALS, equal, seeded_views, variables, watched
+from method_steps import equal
+from online_reports import PROBE, SIGNALS, seeded_views, variables, watched
 
 from sslshift.data.views import ViewSettings, normalise
 from sslshift.training import online as module

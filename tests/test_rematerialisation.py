@@ -14,7 +14,7 @@ from sslshift.models import PretrainedEncoder, ResNet, ViT, layer_activations
 from sslshift.models.description import describe, from_description
 from sslshift.training import Optimiser
 from sslshift.training.sharding import FSDP, REPLICATED
-from sslshift.training.step import compiled_step, init_state, make_mesh, placed_init, replicate, shard_batch
+from sslshift.training.step import StepSettings, compiled_step, init_state, make_mesh, placed_init, replicate, shard_batch
 
 CANVAS = (16, 16, 3)
 DEEP = {
@@ -35,7 +35,7 @@ def build(name, **fields):
 def compiled(method, optimiser, mesh, **how):
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(functools.partial(init_state, method, optimiser), key, jax.ShapeDtypeStruct(CANVAS, np.uint8))
-    step = compiled_step(method, optimiser, 10, mesh, **how)
+    step = compiled_step(method, optimiser, 10, mesh, StepSettings(**how))
     return step.lower(state, jax.ShapeDtypeStruct((64, *CANVAS), np.uint8), key).compile()
 
 
@@ -72,7 +72,7 @@ def test_it_composes_with_bfloat16_a_split_state_and_parts():
         method, optimiser = build("mae", **fields)
         sharding = how.get("sharding", REPLICATED)
         state = placed_init(method, optimiser, jax.random.key(0), np.zeros(CANVAS, np.uint8), mesh, sharding)
-        step = compiled_step(method, optimiser, 10, mesh, **how)
+        step = compiled_step(method, optimiser, 10, mesh, StepSettings(**how))
         for _ in range(3):
             state, metrics = step(state, shard_batch(mesh, images), replicate(mesh, jax.random.key(5)))
         assert metrics["loss"].dtype == jnp.float32

@@ -19,7 +19,16 @@ from sslshift.models import PatchMLP, ViT
 from sslshift.training import Optimiser, Training, train
 from sslshift.training import loop as training_loop
 from sslshift.training.sharding import FSDP, REPLICATED, SMALLEST, bytes_per_device, gathered, state_shardings
-from sslshift.training.step import compiled_init, compiled_step, init_state, make_mesh, placed_init, replicate, shard_batch
+from sslshift.training.step import (
+    StepSettings,
+    compiled_init,
+    compiled_step,
+    init_state,
+    make_mesh,
+    placed_init,
+    replicate,
+    shard_batch,
+)
 from sslshift.transfer.features import NetworkEncoder, encoder_of
 
 STEPS = 20
@@ -58,7 +67,7 @@ def trained(method, optimiser, mesh, sharding, images):
     """The losses of some steps, and the state after them, on the devices."""
     built = optimiser.build(STEPS, len(images[0]), method.constant_rate)
     state = placed_init(method, built, jax.random.key(0), np.zeros(CANVAS, np.uint8), mesh, sharding)
-    step = compiled_step(method, built, STEPS, mesh, sharding=sharding)
+    step = compiled_step(method, built, STEPS, mesh, StepSettings(sharding=sharding))
     losses = []
     for batch in images:
         state, metrics = step(state, shard_batch(mesh, batch), replicate(mesh, jax.random.key(5)))
@@ -130,7 +139,7 @@ def test_each_device_holds_an_eighth_of_the_state_before_and_in_a_step():
     assert part < whole / 7
     memory = {}
     for sharding in (REPLICATED, FSDP):
-        step = compiled_step(method, built, STEPS, mesh, sharding=sharding)
+        step = compiled_step(method, built, STEPS, mesh, StepSettings(sharding=sharding))
         placed = jax.tree.map(
             lambda leaf, of: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=of),
             state,

@@ -10,17 +10,12 @@ import textwrap
 import time
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
+from method_steps import equal
 from rich.console import Console
 from source_builders import contents, picture
 from tiny_studies import TINY, tiny
 
-from sslshift import Budget
-from sslshift.data import SamplePlan
-from sslshift.data.mixture import single
-from sslshift.data.pipeline import BatchReader
 from sslshift.stopping import Stop, StoppedError
 from sslshift.storage import Store
 from sslshift.study import runner
@@ -31,16 +26,6 @@ from sslshift.training.loop import Training, train
 from sslshift.training.optimiser import Optimiser
 
 PATIENCE = 120
-
-
-@pytest.fixture
-def reader(gray_source, canvas):
-    plan = SamplePlan(single(gray_source.name, 200, 90), Budget(320), 32, seed=1, subset_seed=2)
-    return BatchReader(plan, {gray_source.name: gray_source}, canvas)
-
-
-def equal(a, b):
-    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), a, b)))
 
 
 def saved(folder):

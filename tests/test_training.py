@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from method_steps import equal
 
 from sslshift import Budget
 from sslshift.data import SamplePlan
@@ -27,16 +28,6 @@ from sslshift.training.step import compiled_step, init_state, make_mesh, train_s
 @pytest.fixture
 def training(small_method):
     return Training(small_method("simclr"), Optimiser(learning_rate=5e-3), checkpoint_every=4)
-
-
-@pytest.fixture
-def reader(gray_source, canvas):
-    plan = SamplePlan(single(gray_source.name, 200, 90), Budget(320), 32, seed=1, subset_seed=2)
-    return BatchReader(plan, {gray_source.name: gray_source}, canvas)
-
-
-def equal(a, b):
-    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), a, b)))
 
 
 def test_step_compiles_once_and_donates_its_state(small_method, random, canvas):

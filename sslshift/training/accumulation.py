@@ -86,7 +86,7 @@ def require_equal_parts(batch_size: int, devices: int, parts: int, name: str = "
     """Raises ValueError unless every device gets an equal share of each part of a batch; `name` precedes the size."""
     if batch_size % (devices * parts):
         several = f" in {parts} parts each (accumulate={parts})" if parts > 1 else ""
-        raise ValueError(f"{name}{batch_size} cannot be divided among {devices} devices{several}.")
+        raise ValueError(f"{name}{batch_size} cannot be divided among {devices} device{'s' * (devices > 1)}{several}.")
 
 
 def _of_part(method: Method, state: Any, key: jax.Array, progress: jax.Array, images: jax.Array, part: BatchPart) -> Gradient:

@@ -35,6 +35,7 @@ from sslshift.training.optimiser import Optimiser, built
 from sslshift.training.sharding import REPLICATED, SHARDINGS
 from sslshift.training.step import (
     Metrics,
+    StepSettings,
     TrainState,
     compiled_step,
     compiled_steps,
@@ -200,8 +201,8 @@ def _jitted_step(
     training: Training, plan: SamplePlan, mesh: Mesh, most: int | None
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     build = compiled_steps if most else compiled_step
-    how = {"skips": training.skips, "sharding": training.sharding, "parts": training.accumulate}
-    return build(training.method, _optimiser(training, plan), _whole_steps(plan), mesh, **how)
+    settings = StepSettings(training.skips, training.sharding, training.accumulate)
+    return build(training.method, _optimiser(training, plan), _whole_steps(plan), mesh, settings)
 
 
 def traced_step(training: Training, canvas: Canvas, batch_size: int) -> TrainState:

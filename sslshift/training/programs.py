@@ -14,7 +14,16 @@ from sslshift.data.decode import Canvas
 from sslshift.data.pipeline import BatchReader, batches
 from sslshift.training.loop import Training
 from sslshift.training.optimiser import built
-from sslshift.training.step import compiled_step, init_state, make_mesh, placed_init, replicate, shard_batch, train_step
+from sslshift.training.step import (
+    StepSettings,
+    compiled_step,
+    init_state,
+    make_mesh,
+    placed_init,
+    replicate,
+    shard_batch,
+    train_step,
+)
 
 # Number of warm-up steps: the first step compiles, and the second may still wait for the pipeline.
 _WARM_UP = 2
@@ -108,7 +117,7 @@ def seconds_per_step(training: Training, reader: BatchReader, seconds: float = 1
     mesh = make_mesh()
     steps = plan.budget.steps(plan.batch_size)
     optimiser = built(training.optimiser, steps, plan.batch_size, method.constant_rate)
-    step = compiled_step(method, optimiser, steps, mesh, sharding=training.sharding, parts=training.accumulate)
+    step = compiled_step(method, optimiser, steps, mesh, StepSettings(sharding=training.sharding, parts=training.accumulate))
     image = np.zeros(reader.canvas, np.uint8)
     state = placed_init(method, optimiser, jax.random.key(0), image, mesh, training.sharding)
     key = replicate(mesh, jax.random.key(1))

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -183,14 +183,29 @@ def _compiler_options(method: Method, mesh: Mesh, disabled: tuple[str, ...] = ()
     return {"xla_disable_hlo_passes": ",".join(disabled)} if disabled else None
 
 
-def _step(
-    method: Method, optimiser: optax.GradientTransformation, steps: int, mesh: Mesh, skips: bool, sharding: str, parts: int
-) -> Step:
+class StepSettings(NamedTuple):
+    """How a step is compiled.
+
+    Attributes:
+      skips: whether the step is `guarded_step` in place of `train_step`.
+      sharding: one of `sharding.SHARDINGS`; the state must have the shardings of `placed_init`.
+      parts: see `train_step`.
+    """
+
+    skips: bool = False
+    sharding: str = REPLICATED
+    parts: int = 1
+
+
+PLAIN = StepSettings()
+
+
+def _step(method: Method, optimiser: optax.GradientTransformation, steps: int, mesh: Mesh, settings: StepSettings) -> Step:
     """Returns the step that `compiled_step` compiles; with `fsdp` the state that it returns is split like its argument."""
-    sharded = gathering(method, mesh) if sharding == FSDP else method
-    one = guarded_step if skips else train_step
-    step = functools.partial(one, method=sharded, optimiser=optimiser, steps=steps, parts=parts)
-    if sharding == REPLICATED:
+    sharded = gathering(method, mesh) if settings.sharding == FSDP else method
+    one = guarded_step if settings.skips else train_step
+    step = functools.partial(one, method=sharded, optimiser=optimiser, steps=steps, parts=settings.parts)
+    if settings.sharding == REPLICATED:
         return step
 
     def split_step(state, images, key):
@@ -208,25 +223,20 @@ def compiled_step(
     optimiser: optax.GradientTransformation,
     steps: int,
     mesh: Mesh,
-    *,
-    skips: bool = False,
-    sharding: str = REPLICATED,
-    parts: int = 1,
+    settings: StepSettings = PLAIN,
 ) -> Step:
     """Returns a jitted step over the mesh: the state is donated, and the batch is split.
 
     Args:
       method, optimiser, steps: see `train_step`.
       mesh: the devices.
-      skips: whether the step is `guarded_step` in place of `train_step`.
-      sharding: one of `sharding.SHARDINGS`; the state must have the shardings of `placed_init`.
-      parts: see `train_step`.
+      settings: how it is compiled.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
     batch = NamedSharding(mesh, PartitionSpec("data"))
     # The shardings of a split state depend on its shapes, which are known when the step is traced.
-    state = everywhere if sharding == REPLICATED else None
-    step = _step(method, optimiser, steps, mesh, skips, sharding, parts)
+    state = everywhere if settings.sharding == REPLICATED else None
+    step = _step(method, optimiser, steps, mesh, settings)
     # Without donation, the states before and after a step would both occupy memory.
     return jax.jit(
         step,
@@ -243,16 +253,13 @@ def compiled_steps(
     optimiser: optax.GradientTransformation,
     steps: int,
     mesh: Mesh,
-    *,
-    skips: bool = False,
-    sharding: str = REPLICATED,
-    parts: int = 1,
+    settings: StepSettings = PLAIN,
 ) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
     """Returns `train_steps` jitted over the mesh, like `compiled_step`."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     batches = NamedSharding(mesh, PartitionSpec(None, "data"))
-    state = everywhere if sharding == REPLICATED else None
-    function = functools.partial(train_steps, step=_step(method, optimiser, steps, mesh, skips, sharding, parts))
+    state = everywhere if settings.sharding == REPLICATED else None
+    function = functools.partial(train_steps, step=_step(method, optimiser, steps, mesh, settings))
     return jax.jit(
         function,
         in_shardings=(state, batches, everywhere, everywhere),
