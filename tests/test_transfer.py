@@ -15,7 +15,8 @@ from sslshift.data import ArraySource, open_source
 from sslshift.data.decode import BrokenImageError, Canvas
 from sslshift.models import PatchMLP, PretrainedEncoder
 from sslshift.storage import Store
-from sslshift.transfer.features import NetworkEncoder, extract, pixel_encoder
+from sslshift.transfer.extraction import extract
+from sslshift.transfer.features import NetworkEncoder, pixel_encoder
 from sslshift.transfer.predictions import load_predictions, on_common_images, save_predictions
 from sslshift.transfer.protocol import SharedFeatures, evaluate, parse_evaluations
 from sslshift.transfer.scores import evaluate_stored
@@ -88,8 +89,8 @@ def test_features_that_are_not_finite_are_refused(gray_source, canvas):
 
 def test_features_are_those_of_every_image_in_its_place(gray_source, canvas, monkeypatch):
     """Blocks, chunks and batches that do not divide the images change nothing."""
-    monkeypatch.setattr("sslshift.transfer.features._BLOCK_BYTES", 1)
-    monkeypatch.setattr("sslshift.transfer.features._BATCH", 70)
+    monkeypatch.setattr("sslshift.transfer.extraction._BLOCK_BYTES", 1)
+    monkeypatch.setattr("sslshift.transfer.extraction.BATCH", 70)
     encoder = network()
     seen = []
     indices = np.random.default_rng(0).permutation(200)[:150]
@@ -104,9 +105,9 @@ def test_features_are_those_of_every_image_in_its_place(gray_source, canvas, mon
 @pytest.mark.parametrize(("block", "hurt"), [(1 << 26, []), (1, []), (1 << 26, [3, 40]), (1, [0, 69, 70, 139])])
 def test_features_that_do_not_fit_stay_on_the_host_and_are_the_same(gray_source, canvas, monkeypatch, block, hurt):
     """As one block of images and as three, with images that cannot be read and without."""
-    monkeypatch.setattr("sslshift.transfer.features._BLOCK_BYTES", block)
-    monkeypatch.setattr("sslshift.transfer.features._BATCH", 70)
-    monkeypatch.setattr("sslshift.transfer.features._CHUNK", 70)
+    monkeypatch.setattr("sslshift.transfer.extraction._BLOCK_BYTES", block)
+    monkeypatch.setattr("sslshift.transfer.extraction.BATCH", 70)
+    monkeypatch.setattr("sslshift.transfer.extraction._CHUNK", 70)
     source = Hurt("memory:hurt", gray_source._images, gray_source.labels)
     source.hurt = frozenset(hurt)
     encode = NetworkEncoder(network(), 40)
@@ -115,7 +116,7 @@ def test_features_that_do_not_fit_stay_on_the_host_and_are_the_same(gray_source,
     assert len(on_device.features.devices()) == 1
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert isinstance(extract(encode, source, np.arange(150), canvas).features, jax.Array)
-    monkeypatch.setattr("sslshift.transfer.features.memory_for_images", lambda share: int(share * 1000))
+    monkeypatch.setattr("sslshift.transfer.extraction.memory_for_images", lambda share: int(share * 1000))
     message = r"memory:hurt: features of 150 images need 8\.94e-06 GiB, and the device has 2\.33e-07 GiB for them \(0\.25 of"
     with pytest.warns(UserWarning, match=message) as warned:
         on_host = extract(encode, source, np.arange(150), canvas)

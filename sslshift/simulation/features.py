@@ -20,7 +20,7 @@ from sslshift.data.permutation import permute
 from sslshift.data.sources import open_source
 from sslshift.shift import ShiftScale
 from sslshift.transfer.encoders import encoder_named
-from sslshift.transfer.features import extract
+from sslshift.transfer.extraction import extract
 
 # Share of the way from the target's distribution to the farthest source, by place.
 PLACES = {"same": 0.0, "near": 0.1, "middle": 0.4, "far": 1.0}

@@ -28,7 +28,8 @@ from sslshift.study.design import ShiftSettings
 from sslshift.study.opened import Opened
 from sslshift.study.progress import Progress
 from sslshift.training.loop import train
-from sslshift.transfer.features import Encoder, NetworkEncoder, encoder_of, extract
+from sslshift.transfer.extraction import extract
+from sslshift.transfer.features import Encoder, NetworkEncoder, encoder_of
 from sslshift.transfer.inference import Bootstrapped, estimate_mean
 from sslshift.transfer.tasks import Task
 

@@ -1,6 +1,7 @@
 """Transfer: the performance of a finished encoder on downstream tasks.
 
-- `declaration` parses tasks, `tasks` makes their splits, `features` runs an encoder on the images of a source, on all devices.
+- `declaration` parses tasks, `tasks` makes their splits, `features` has encoders as functions of images, and `extraction` runs
+  one on the images of a source, on all devices.
 - `knn`, `linear_probe`, `few_shot` and `sgd_probe` evaluate frozen features and share the interface in `evaluation`; `finetune`
   trains the whole network. The features of a network are on the device; evaluations take features from there or from the host.
 - `protocol` combines them: it extracts features once, chooses hyperparameters on the validation split, and scores the test
@@ -30,7 +31,8 @@ from sslshift.extras import needs_study
 with needs_study(__name__):
     from sslshift.transfer.declaration import TaskDeclaration, open_task, parse_task
     from sslshift.transfer.evaluation import Outcome, Split, Splits
-    from sslshift.transfer.features import NetworkEncoder, encoder_of, extract, pixel_encoder
+    from sslshift.transfer.extraction import extract
+    from sslshift.transfer.features import NetworkEncoder, encoder_of, pixel_encoder
     from sslshift.transfer.inference import bootstrap_interval, compare, mcnemar, runs_interval
     from sslshift.transfer.metrics import METRICS
     from sslshift.transfer.protocol import EVALUATIONS, Evaluated, evaluate, parse_evaluations

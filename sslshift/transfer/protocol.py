@@ -18,7 +18,8 @@ from sslshift.command import parsed, settings
 from sslshift.data.decode import Canvas
 from sslshift.losses import effective_rank
 from sslshift.transfer.evaluation import Outcome, Split, Splits
-from sslshift.transfer.features import Encoder, Extracted, extract
+from sslshift.transfer.extraction import Extracted, extract
+from sslshift.transfer.features import Encoder
 from sslshift.transfer.few_shot import FewShot
 from sslshift.transfer.finetune import FineTune
 from sslshift.transfer.inference import Interval, bootstrap_interval
@@ -190,7 +191,7 @@ def evaluate(
       task: the task.
       evaluations: evaluations by name; None: kNN and linear probe with default settings.
       shared: features that other tasks of the same encoder use too; None: no other task.
-      cache: folder that keeps features, see `features.extract`.
+      cache: folder that keeps features, see `extraction.extract`.
       on_progress: callback that receives the current work (such as images of a split), the amount done and the total.
 
     Raises:

@@ -22,7 +22,8 @@ from sslshift.data.sources import Source, cached, open_source
 from sslshift.data.sources.base import printable
 from sslshift.shift.mixtures import blend, blend_counts
 from sslshift.transfer.encoders import NamedEncoder
-from sslshift.transfer.features import Encoder, Extracted, extract
+from sslshift.transfer.extraction import Extracted, extract
+from sslshift.transfer.features import Encoder
 
 # The largest side for an encoder without a size of its own, and the number of images that are looked at for their size.
 _SIDE = 64

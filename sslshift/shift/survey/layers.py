@@ -13,7 +13,8 @@ from sslshift.models import PretrainedEncoder
 from sslshift.shift.layers import LayerProfile, LayerRanges, VisualDna, layer_profile
 from sslshift.shift.mixtures import LayerMixture
 from sslshift.shift.survey.inputs import Encoded, Extractor, ImageSet, MixtureAbout, NoiseFeatures
-from sslshift.transfer.features import NetworkEncoder, no_images
+from sslshift.transfer.extraction import no_images
+from sslshift.transfer.features import NetworkEncoder
 
 # Images of each set: they cost two more passes through the encoder, and histograms need fewer images than distances do.
 IMAGES = 500
