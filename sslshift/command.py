@@ -149,6 +149,9 @@ def _join() -> None:
         cluster.join(cluster.ClusterPlace(*given.values()), flags.FLAGS.join_timeout)
     elif flags.FLAGS.distributed:
         cluster.join(None, flags.FLAGS.join_timeout)
+    own = ("distributed", *given, "join_timeout", "compilation_cache")
+    command = {f"--{name}": str(value) for name, value in flags.FLAGS.flag_values_dict().items() if name not in own}
+    cluster.require_equal("the command", command, "Give all processes the same command.")
 
 
 def _set_autotuning(level: int | None) -> None:

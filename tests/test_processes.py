@@ -185,13 +185,19 @@ def test_a_study_of_2_processes_ends_together_goes_on_and_gives_the_table_of_one
     assert "Process 1 on " in said(tmp_path / "c", 0)
     assert "has ended, so that no process can go on; the same command continues." in said(tmp_path / "c", 0)
 
-    # The same command ends with the table of one process.
+    # Two processes continue, until a step of the last run is saved; then one process ends the study.
     with started(study(several), 2, 2, tmp_path / "d") as running:
-        assert ended(running) == [0, 0], said(tmp_path / "d", 0)
+        wait_until(lambda: training_of(several, 107), running)
+        running[0].send_signal(signal.SIGTERM)
+        assert ended(running, 60) == [0, 0]
+    # Process 1 has written nothing and said nothing but why it ends.
+    lines = [line for line in said(tmp_path / "d", 1).splitlines() if line and not re.search("Gloo|peer ranks", line)]
+    assert all("Stopped by SIGTERM" in line for line in lines)
+    assert len(lines) == 1
+    with started(study(several), 1, 4, tmp_path / "e") as running:
+        assert ended(running) == [0], said(tmp_path / "e", 0)
     require_same_table(rows(several), rows(alone))
     assert (several / "report.html").exists()
-    # Process 1 has written nothing and said nothing.
-    assert not [line for line in said(tmp_path / "d", 1).splitlines() if line and not re.search("Gloo|peer ranks", line)]
     assert not list(several.rglob("*.part"))
 
 
@@ -230,12 +236,42 @@ def test_tools_give_the_same_tables_on_2_processes(tmp_path):
         require_same_table(tables[1], tables[0])
 
 
+# A loop in which the processes agree, until one of them is killed.
+WAITING = """
+import sys
+from sslshift import cluster
+from sslshift.command import define_cluster_flags, run_command
+
+def main():
+    print("joined", flush=True)
+    while True:
+        cluster.gathered("numbers", 1)
+
+define_cluster_flags()
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_the_death_of_either_process_ends_the_other_with_a_sentence(lost, tmp_path):
+    with started(lambda *place: ["-c", WAITING, *of_module("x")(*place)[2:]], 2, 1, tmp_path) as running:
+        wait_until(lambda: all("joined" in said(tmp_path, process) for process in (0, 1)), running)
+        running[lost].kill()
+        killed = time.monotonic()
+        running[1 - lost].wait(60)
+    assert time.monotonic() - killed < 60
+    assert running[1 - lost].returncode != 0
+    assert re.search(
+        f"Process {lost} .*has ended, so that no process can go on; the same command continues", said(tmp_path, 1 - lost)
+    )
+
+
 def test_processes_that_are_given_different_studies_end_with_one_sentence(tmp_path):
     with started(study(tmp_path / "out"), 2, 1, tmp_path, lambda process: ["--budget=1920"] if process else []) as running:
         assert ended(running, 120) == [1, 1]
     for process in (0, 1):
         assert (
-            "The processes differ in the study: --budget is 1290 in process 0 and 1920 in process 1. Give all processes the "
+            "The processes differ in the command: --budget is 1290 in process 0 and 1920 in process 1. Give all processes the "
             "same command." in said(tmp_path, process)
         )
     assert {each.name for each in (tmp_path / "out").iterdir()} <= {"error.log"}

@@ -42,6 +42,14 @@ TINY = Study(
 )
 
 
+def test_a_text_that_is_no_shard_names_no_folder(tmp_path):
+    command = [sys.executable, "-m", "experiments.quickstart", f"--out={tmp_path / 'a' / 'b'}", "--shard=../../x/1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert "Expected --shard=i/n" in done.stderr
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()] == ["a/b/error.log"]
+
+
 @pytest.mark.parametrize(
     "text", ["3/2", "0/2", "1/0", "0/0", "x", "1", "1/", "/2", "-1/2", "1/2/3", "1.0/2", "1/2 x", "1/9999999"]
 )

@@ -222,7 +222,7 @@ def test_a_thousand_runs_are_listed_at_once(tmp_path):
 
 
 def test_the_command_prints_plain_text_and_writes_a_page(study, tmp_path):
-    page = tmp_path / "status.html"
+    page = tmp_path / "pages" / "status.html"
     command = [
         sys.executable,
         "-m",

@@ -37,6 +37,7 @@ flags.DEFINE_bool("json", False, "Print all values as JSON in place of a table."
 def _look() -> list[StudyStatus]:
     studies = read_status(Path(FLAGS.folder), FLAGS.stalled_after)
     if FLAGS.html:
+        Path(FLAGS.html).absolute().parent.mkdir(parents=True, exist_ok=True)
         write(FLAGS.html, status_page(studies, FLAGS.every))
     return studies
 

@@ -2,7 +2,8 @@
 
 A command is a list of arguments from the first to the last line of this file. A shell sees it only as text that `shlex.join`
 has quoted, so that no name, path or setting can run anything. Slurm's script has no part of the command: submitit keeps the
-arguments in a file beside its log, and starts the process without a shell.
+arguments in a file beside its log, and starts the process without a shell. That file is a pickle, as submitit's are, which a
+job loads: the folder of logs must be one that only the user can write to.
 """
 
 import dataclasses

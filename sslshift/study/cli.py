@@ -16,7 +16,7 @@ from rich.console import Console
 from sslshift import cluster
 from sslshift.clock import REPORTING, Clock, Timing
 from sslshift.command import command_line, define_cluster_flags, remedy
-from sslshift.shards import StudyShard, occupied, reporting
+from sslshift.shards import StudyShard, occupied, parse_shard, reporting
 from sslshift.stopping import Stop
 from sslshift.storage import ERROR_LOG, LockedError, NotStoredError, digest
 from sslshift.study.analysis import Analysis
@@ -118,8 +118,11 @@ def run_experiment(
         if flags.FLAGS.dry_run:
             return ""
         out = flags.FLAGS.out if flags.FLAGS["out"].present else scales[flags.FLAGS.scale].out
-        # Shards that fail at the same time must not write one file.
-        return os.path.join(out, "shards", flags.FLAGS.shard.replace("/", "-of-")) if flags.FLAGS.shard else out
+        # Shards that fail at the same time must not write one file. A text that is no shard must not name a folder.
+        with contextlib.suppress(ValueError):
+            shard = parse_shard(flags.FLAGS.shard)
+            return os.path.join(out, "shards", f"{shard.number}-of-{shard.count}") if shard else out
+        return out
 
     stop = Stop()
     with command_line(folder, stop=stop) as clock:
@@ -295,12 +298,10 @@ def _disk_errors(out: Path) -> Iterator[None]:
         raise OSError(f"{out} cannot be written to: {error.strerror}. {remedy(error)}") from error
 
 
-def _require_one_study(opened: Opened, study: Study) -> None:
-    """Raises ClusterError if the processes of this command do not see the same study and the same images."""
-    declared = {f"--{name}": value for name, value in dataclasses.asdict(study).items()}
-    cluster.require_equal("the study", declared, "Give all processes the same command.")
+def _require_same_images(opened: Opened) -> None:
+    """Raises ClusterError if the processes of this command do not see the same images."""
     seen = {f"the fingerprint of {uri}": source.fingerprint[:12] for uri, source in opened.sources.items()}
-    seen |= {f"the digest of task {task.name}": digest(task.facts, 16) for task in opened.tasks}
+    seen |= {f"the digest of task {task.name}": digest(task.facts, 12) for task in opened.tasks}
     cluster.require_equal("the images", seen, "Every host must see the same files.")
 
 
@@ -310,7 +311,7 @@ def _open(study: Study, progress: Progress) -> Opened:
         raise ValueError(f"--out={study.out} is a file; name a new folder or the folder of an earlier call.")
     with progress.clock.part("opening"):
         opened = open_study(parse_study(study))
-    _require_one_study(opened, study)
+    _require_same_images(opened)
     design = opened.design
     learners = ", ".join(f"{learner} of {learner.parameters / 1e6:.2g} M parameters" for learner in opened.learners)
     of = f"{len(opened.own)} (--shard={design.shard}) of " if design.shard else ""
