@@ -362,8 +362,9 @@ def _bad_runs(analysis: Analysis) -> list[str]:
 def _collapsed(analysis: Analysis) -> list[str]:
     found = [each for each in analysis.results.runs if each.trained.collapse]
     return [
-        f"Warning: {len(found)} of {len(analysis.results.runs)} runs collapsed, so that their accuracy says little about their "
-        f"data, e.g. {describe_run(analysis.opened, each.run)}: {each.trained.collapse}."
+        f"Warning: {len(found)} of {len(analysis.results.runs)} runs collapsed, because of their data (noise has nothing to "
+        "learn) or of their settings: their networks give all images nearly the same embedding, and their accuracies do not "
+        f"show what pretraining can give, e.g. {describe_run(analysis.opened, each.run)}: {each.trained.collapse}."
         for each in found[:1]
     ]
 
