@@ -7,12 +7,12 @@ import pytest
 from report_builders import FAR, LEARNER, MIDDLE, NEAR, STUDY, results_of, truth
 
 from sslshift.study.analysis import Analysis
-from sslshift.study.claims import CHANGE, GAIN, REFERENCE, TREND, Hypothesis
 from sslshift.study.evaluate import UNTRAINED
 from sslshift.study.learner_analysis import RAW_PIXELS, Kind
 from sslshift.study.opened import open_study
 from sslshift.study.report.sentences import answer
 from sslshift.study.results import keep_plan, plan_deviations
+from sslshift.transfer.claims import CHANGE, GAIN, REFERENCE, TREND, Hypothesis
 from sslshift.transfer.inference import compare, holm, runs_interval
 from sslshift.transfer.metrics import METRICS
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from sslshift.study.claims import (
+from sslshift.transfer.claims import (
     CHANGE,
     GAIN,
     NOTHING,

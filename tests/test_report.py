@@ -15,12 +15,12 @@ from report_builders import NEAR, STUDY, results_of, truth
 from rich.console import Console
 
 from sslshift.study.analysis import Analysis
-from sslshift.study.claims import Claim
 from sslshift.study.opened import open_study
 from sslshift.study.report import figures, print_report, write_report
 from sslshift.study.report.page import notes
 from sslshift.study.report.sentences import answer, findings
 from sslshift.study.results import describe_run
+from sslshift.transfer.claims import Claim
 
 # Importing the report and drawing must change none of them.
 RC_PARAMS = matplotlib.rcParams.copy()

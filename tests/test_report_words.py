@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sslshift.study.claims import CHANGE, CURVATURE, FALLS, NO_TREND, RISES, TREND, Claim, Hypothesis
 from sslshift.study.learner_analysis import Kind, SourceTrend
 from sslshift.study.report.sentences import _change_words, _trend_words
+from sslshift.transfer.claims import CHANGE, CURVATURE, FALLS, NO_TREND, RISES, TREND, Claim, Hypothesis
 
 LEARNER = ("simclr", "patch_mlp")
 

@@ -10,7 +10,7 @@ from sslshift.simulation import SCENARIOS, Share, World, measure, measurement, s
 from sslshift.simulation.outcomes import claims_something, outcome
 from sslshift.simulation.studies import open_world, results_of
 from sslshift.study.analysis import Analysis
-from sslshift.study.claims import PAIR, PIXELS
+from sslshift.transfer.claims import PAIR, PIXELS
 from sslshift.transfer.inference import estimation
 from tools.bench_statistics import measure_statistics
 
@@ -242,7 +242,7 @@ def test_intervals_cover_and_those_without_images_do_not(monkeypatch, few_resamp
 def test_uncorrected_tables_are_found_out(monkeypatch, few_resamples):
     world = dataclasses.replace(SMALL, sources=4)
     found = measure(world, 60)
-    monkeypatch.setattr("sslshift.study.claims.holm", lambda p_values, weights: np.asarray(p_values))
+    monkeypatch.setattr("sslshift.transfer.claims.holm", lambda p_values, weights: np.asarray(p_values))
     wrong = measure(world, 30)
     # Exploratory tables are corrected one by one: each of them keeps to the bound that the other tests keep together.
     for what in ("whole report", PAIR, PIXELS):

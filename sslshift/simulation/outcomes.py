@@ -9,12 +9,12 @@ import numpy as np
 
 from sslshift.simulation.studies import results_of, source_name
 from sslshift.simulation.world import SimulatedStudy
-from sslshift.study import claims as families
 from sslshift.study.analysis import Analysis
-from sslshift.study.claims import Hypothesis
 from sslshift.study.learner_analysis import Kind
 from sslshift.study.opened import Opened
 from sslshift.study.report.sentences import answer, findings
+from sslshift.transfer import claims as families
+from sslshift.transfer.claims import Hypothesis
 from sslshift.transfer.inference import slopes
 
 # Negated claims of a sentence, which are removed, and the words of the other claims.

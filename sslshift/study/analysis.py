@@ -1,8 +1,8 @@
 """Analysis of a study's results: gains, comparisons and trends with their intervals and verdicts.
 
 `Analysis` covers all tasks, `TaskAnalysis` one task, and `LearnerAnalysis` one method and encoder on one task. Verdicts are
-corrected for everything that a report tests, see `sslshift.study.claims`. Every value is computed when it is first needed and
-then kept. `report` turns the values into sentences and tables.
+corrected for everything that a report tests, see `sslshift.transfer.claims`. Every value is computed when it is first needed
+and then kept. `report` turns the values into sentences and tables.
 """
 
 import dataclasses
@@ -12,7 +12,11 @@ import math
 
 import numpy as np
 
-from sslshift.study.claims import (
+from sslshift.study.evaluate import UNTRAINED
+from sslshift.study.learner_analysis import RAW_PIXELS, Kind, LearnerAnalysis
+from sslshift.study.results import FinishedRun, Results
+from sslshift.study.shifts import MeasuredShift
+from sslshift.transfer.claims import (
     CHANGE,
     GAIN,
     REFERENCE,
@@ -23,10 +27,6 @@ from sslshift.study.claims import (
     is_exploratory,
     shared_comparisons,
 )
-from sslshift.study.evaluate import UNTRAINED
-from sslshift.study.learner_analysis import RAW_PIXELS, Kind, LearnerAnalysis
-from sslshift.study.results import FinishedRun, Results
-from sslshift.study.shifts import MeasuredShift
 from sslshift.transfer.inference import CrossedDeviations, Estimate, crossed_deviations
 from sslshift.transfer.paired import EncoderPredictions, PairedScores
 
@@ -40,7 +40,7 @@ class SummaryRow:
       unique, diversity, epochs: N, D and E of the readable images, the mean over runs; None for a baseline.
       shift: shift of the source to the first task; None for a baseline.
       scores: metric of finished runs on the test split, by task and evaluation.
-      gains: gain of the linear probe over untrained encoders, by task; empty for a baseline.
+      gains: gain of the linear probe over the baseline of gains, by task; empty for a baseline.
       finished, planned: numbers of runs; 0 for a baseline.
     """
 
@@ -65,6 +65,11 @@ class Analysis:
     def __init__(self, results: Results):
         self.results = results
         self.opened = results.opened
+
+    @property
+    def baseline(self) -> str:
+        """Name of the baseline that gains are measured against."""
+        return UNTRAINED
 
     @functools.cached_property
     def tasks(self) -> dict[str, "TaskAnalysis"]:
@@ -265,5 +270,5 @@ class TaskAnalysis:
 
     @functools.cached_property
     def gains(self) -> dict[Kind, Claim | None]:
-        """Gains of the linear probe over untrained encoders."""
+        """Gains of the linear probe over the baseline of gains."""
         return {kind: gain for learner in self.learners.values() for kind, gain in learner.gains.items()}

@@ -14,13 +14,13 @@ from sslshift.clock import REPORTING, Clock, Timing
 from sslshift.reporting import Table, environment, print_table
 from sslshift.shards import editing
 from sslshift.storage import LockedError, Store, read_json, write_json
-from sslshift.study.claims import power_text, shared_comparisons
 from sslshift.study.learners import Learner
 from sslshift.study.opened import Opened
 from sslshift.study.progress import duration
 from sslshift.study.results import run_folder, run_record
 from sslshift.study.shifts import reference_folder, reference_record
 from sslshift.training.programs import seconds_per_step
+from sslshift.transfer.claims import power_text, shared_comparisons
 from sslshift.transfer.inference import PlannedTable
 
 # File of a study's folder with the seconds of each call by part, the latest call last.

@@ -20,7 +20,6 @@ from sslshift.models import FEATURES
 from sslshift.models.opening import open_encoder
 from sslshift.shards import StudyShard, parse_shard
 from sslshift.shift.distances import index_distance
-from sslshift.study.claims import PRIMARY
 from sslshift.study.declare import Study
 from sslshift.study.learners import LearnerSettings, parse_learners
 from sslshift.training.accumulation import require_equal_parts
@@ -28,6 +27,14 @@ from sslshift.training.events import require_tensorboard
 from sslshift.training.profile import StepWindow, parse_window
 from sslshift.transfer.declaration import TaskDeclaration, parse_split, parse_task, require_different_names
 from sslshift.transfer.protocol import parse_evaluations
+
+# Primary hypotheses that a study can declare.
+PRIMARY = {
+    "diversity": "accuracy changes with diversity for the source nearest to the task",
+    "shift": "the effect of diversity changes with the shift of the source",
+    "source": "pretraining on the nearest source is better than none",
+    "mixture": "the first mixture differs from the nearest source",
+}
 
 
 @dataclasses.dataclass(frozen=True)

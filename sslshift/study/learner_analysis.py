@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from sslshift.study.claims import CHANGE, CURVATURE, GAIN, PAIR, PIXELS, REFERENCE, TREND, Claim, Hypothesis, HypothesisTest
 from sslshift.study.evaluate import PIXELS as RAW
-from sslshift.study.evaluate import UNTRAINED
 from sslshift.study.opened import Run
+from sslshift.transfer.claims import CHANGE, CURVATURE, GAIN, PAIR, PIXELS, REFERENCE, TREND, Claim, Hypothesis, HypothesisTest
 from sslshift.transfer.inference import (
     FEWEST_SOURCES,
     Bootstrapped,
@@ -83,12 +82,16 @@ class LearnerAnalysis:
     Args:
       task: analysis of the task.
       learner: names of method and encoder.
+
+    Attributes:
+      baseline: kind that gains are measured against.
     """
 
     def __init__(self, task: "TaskAnalysis", learner: tuple[str, str]):
         self.task = task
         self.analysis = task.analysis
         self.learner = learner
+        self.baseline = Kind(learner, self.analysis.baseline, None)
         self._shifts = task.shifts
 
     @functools.cached_property
@@ -129,8 +132,7 @@ class LearnerAnalysis:
     @functools.cached_property
     def tests(self) -> dict[Hypothesis, HypothesisTest]:
         """Everything that a report tests about this learner; on tasks other than the first, only what their figures show."""
-        untrained = Kind(self.learner, UNTRAINED, None)
-        tests = self._differences(GAIN, {kind: (kind, untrained) for kind in self.kinds})
+        tests = self._differences(GAIN, {kind: (kind, self.baseline) for kind in self.kinds})
         if self.analysis.mixtures:
             others = [kind for kind in self.largest if kind != self.reference]
             tests |= self._differences(REFERENCE, {kind: (kind, self.reference) for kind in others})
@@ -200,7 +202,7 @@ class LearnerAnalysis:
 
     @functools.cached_property
     def gains(self) -> dict[Kind, Claim | None]:
-        """Gains of each kind over untrained encoders."""
+        """Gains of each kind over the baseline of gains."""
         return {kind: self._claim(GAIN, kind) for kind in self.kinds}
 
     @functools.cached_property
@@ -309,11 +311,10 @@ class LearnerAnalysis:
 
     @functools.cached_property
     def measured_table(self) -> PlannedTable | None:
-        """Sizes and variances of the gains over the untrained encoder, as measured; None without two seeds."""
+        """Sizes and variances of the gains, as measured; None without two seeds."""
         linear = self.task.linear
-        untrained = Kind(self.learner, UNTRAINED, None)
-        found = [linear.over_reference(kind, untrained) for kind in self.kinds]
-        reference = len(linear.scores.get(untrained, ()))
+        found = [linear.over_reference(kind, self.baseline) for kind in self.kinds]
+        reference = len(linear.scores.get(self.baseline, ()))
         known = [each for each in found if each is not None and each.seeds > 1]
         if not known:
             return None

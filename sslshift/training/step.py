@@ -184,7 +184,7 @@ def _compiler_options(method: Method, mesh: Mesh, disabled: tuple[str, ...] = ()
 
 
 class StepSettings(NamedTuple):
-    """How a step is compiled.
+    """Settings of a compiled step.
 
     Attributes:
       skips: whether the step is `guarded_step` in place of `train_step`.

@@ -29,10 +29,10 @@ from sslshift.reporting.figures import (
 from sslshift.reporting.numbers import two_digits
 from sslshift.storage import slug
 from sslshift.study.analysis import Analysis, TaskAnalysis
-from sslshift.study.claims import Claim
 from sslshift.study.evaluate import UNTRAINED
 from sslshift.study.learner_analysis import RAW_PIXELS, Kind, LearnerAnalysis
 from sslshift.study.shifts import MeasuredShift
+from sslshift.transfer.claims import Claim
 from sslshift.transfer.inference import Estimate
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.paired import PairedScores

@@ -16,7 +16,7 @@ from sslshift.data.sources import readable
 from sslshift.reporting import Picture, Table, environment, png_uri, render_page
 from sslshift.shift import DISTANCES
 from sslshift.study.analysis import Analysis
-from sslshift.study.claims import PRIMARY
+from sslshift.study.design import PRIMARY
 from sslshift.study.evaluate import has_silent_branches
 from sslshift.study.opened import Opened, Run, range_notes
 from sslshift.study.report.sentences import answer, findings

@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 from sslshift.reporting.numbers import listed, points, two_digits
 from sslshift.study.analysis import Analysis
-from sslshift.study.claims import (
+from sslshift.study.learner_analysis import Kind, LearnerAnalysis, SourceTrend
+from sslshift.study.results import describe_run
+from sslshift.study.shifts import seen_by
+from sslshift.transfer.claims import (
     BETTER,
     FALLS,
     ONE_SEED,
@@ -23,9 +26,6 @@ from sslshift.study.claims import (
     slope_points,
     unshown_text,
 )
-from sslshift.study.learner_analysis import Kind, LearnerAnalysis, SourceTrend
-from sslshift.study.results import describe_run
-from sslshift.study.shifts import seen_by
 from sslshift.transfer.inference import FEWEST_SOURCES
 from sslshift.transfer.metrics import METRICS
 
@@ -110,7 +110,8 @@ def _nearest_source(learner: LearnerAnalysis) -> Sentence:
         return Sentence("The gain of the nearest source could not be tested: its runs share no seed with a baseline.", "")
     return Sentence(
         f"Pretraining on the nearest source, {_with_images(learner.analysis, nearest)}, changes the "
-        f"{_metric(learner.analysis)} by {difference_points(gain)} compared with the untrained encoder: {unshown_text(gain)}.",
+        f"{_metric(learner.analysis)} by {difference_points(gain)} compared with the {learner.baseline.source}: "
+        f"{unshown_text(gain)}.",
         gain.verdict,
     )
 
@@ -143,8 +144,8 @@ def _best_source(learner: LearnerAnalysis) -> Sentence:
     among = f" of {len(learner.kinds)} kinds of runs" if len(learner.kinds) > 1 else ""
     if gain is None:
         text = f"The highest {_metric(analysis)}{among} is that of {_with_images(analysis, best)}, {value}"
-        return Sentence(f"{text}; it shares no seed with an untrained encoder.", "")
-    over = f"{difference_points(gain)} over the untrained encoder"
+        return Sentence(f"{text}; it shares no seed with the baseline, {learner.baseline.source}.", "")
+    over = f"{difference_points(gain)} over the {learner.baseline.source}"
     if gain.verdict != BETTER:
         text = (
             f"No gain from pretraining is shown for any number of unique images: {_with_images(analysis, best)} reaches the "
@@ -303,7 +304,11 @@ def _sources(learner: LearnerAnalysis) -> list[str]:
             f"{kind.source} (shift index {two_digits(analysis.results.shifts[kind.source].value)}) with "
             f"{analysis.unique_read(kind):,} unique images: "
         )
-        text += f"{difference_points(gain)} compared with the untrained encoder ({unshown_text(gain)})" if gain else "no gain"
+        text += (
+            f"{difference_points(gain)} compared with the {learner.baseline.source} ({unshown_text(gain)})"
+            if gain
+            else "no gain"
+        )
         if kind.source in trends:
             claim = trends[kind.source].trend
             text += f"; {slope_points(claim)} for each factor of ten in diversity ({unshown_text(claim)})"
@@ -338,7 +343,7 @@ def _power(analysis: Analysis) -> list[str]:
     if not analysis.learners:
         return []
     table = analysis.task.learners[analysis.learners[0]].measured_table
-    return [power_text(table, analysis.opened.design.wanted_difference, "measured here")] if table else []
+    return [power_text(table, analysis.opened.design.wanted_difference, "measured here", analysis.baseline)] if table else []
 
 
 def _bad_runs(analysis: Analysis) -> list[str]:

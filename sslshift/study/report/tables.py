@@ -11,7 +11,7 @@ from sslshift.reporting import Table
 from sslshift.reporting.numbers import points, two_digits
 from sslshift.study.analysis import Analysis, SummaryRow
 from sslshift.study.candidates import sample_plan
-from sslshift.study.claims import Claim, interval_text, p_text, percent, size, verdict_text
+from sslshift.transfer.claims import Claim, interval_text, p_text, percent, size, verdict_text
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import evaluation_title
 
@@ -41,7 +41,16 @@ def main_table(analysis: Analysis) -> Table:
         f"{_corrected(analysis, gains)}"
     )
     columns = [f"{evaluation_title(name)} %" for name in evaluated_by]
-    head = ["source", "N", "D", "E", "shift index", *columns, "gain over untrained", "verdict"]
+    head = [
+        "source",
+        "N",
+        "D",
+        "E",
+        "shift index",
+        *columns,
+        f"gain over {analysis.baseline.removesuffix(' encoder')}",
+        "verdict",
+    ]
     return _learner_table(analysis, "kinds", "All kinds of runs", head, lines, note)
 
 
@@ -92,9 +101,9 @@ def task_table(analysis: Analysis) -> Table:
         lines.append([*_about(row), "" if row.unique is None else f"{row.unique:,}", *cells])
     head = ["source", "N", *(f"{task.name}: {METRICS[task.metric].text} %" for task in tasks)]
     note = (
-        "Linear probe, with its gain over the untrained encoder in parentheses. Verdicts on the first task are corrected for "
-        "all confirmatory tests of the report; those on other tasks are exploratory, and corrected for each method and task "
-        "(Holm)."
+        f"Linear probe, with its gain over the {analysis.baseline} in parentheses. Verdicts on the first task are corrected "
+        "for all confirmatory tests of the report; those on other tasks are exploratory, and corrected for each method and "
+        "task (Holm)."
     )
     return _learner_table(analysis, "tasks", "Every source on every task", head, lines, note)
 

@@ -34,14 +34,6 @@ _WORDS = {TREND: (RISES, FALLS, NO_TREND), CHANGE: (RISES, FALLS, NO_TREND), CUR
 # Families that no plan names: the sources that stand out are compared.
 _EXPLORATORY = (PAIR, PIXELS)
 
-# Primary hypotheses that a study can declare.
-PRIMARY = {
-    "diversity": "accuracy changes with diversity for the source nearest to the task",
-    "shift": "the effect of diversity changes with the shift of the source",
-    "source": "pretraining on the nearest source is better than none",
-    "mixture": "the first mixture differs from the nearest source",
-}
-
 
 class Hypothesis(NamedTuple):
     """Subject of a test.
@@ -202,7 +194,7 @@ def unshown_text(claim: Claim) -> str:
     return f"{text}; {size(claim.smallest)} would be, with {POWER:.0%} probability"
 
 
-def power_text(table: PlannedTable, wanted: float, source: str) -> str:
+def power_text(table: PlannedTable, wanted: float, source: str, baseline: str = "untrained encoder") -> str:
     """Returns what a study can show, and what a wanted difference takes, in sentences.
 
     Example:
@@ -210,9 +202,10 @@ def power_text(table: PlannedTable, wanted: float, source: str) -> str:
       'With 3 seeds and 5,000 test images, a gain of 2.3 points over the untrained encoder is shown with 80% probability'
 
     Args:
-      table: sizes and variances of the gains over untrained encoders.
+      table: sizes and variances of the gains.
       wanted: difference that the study should show, as a share.
       source: where the variances come from.
+      baseline: what gains are measured against.
     """
     smallest = table.smallest_shown()
     deviation = f"{table.seed_deviation * 100:.2g} points"
@@ -224,7 +217,7 @@ def power_text(table: PlannedTable, wanted: float, source: str) -> str:
         shows = f"With one seed, no difference is shown ({about})"
     else:
         shows = (
-            f"With {table.seeds} seeds and {table.images:,} test images, a gain of {size(smallest)} over the untrained encoder "
+            f"With {table.seeds} seeds and {table.images:,} test images, a gain of {size(smallest)} over the {baseline} "
             f"is shown with {POWER:.0%} probability ({about})"
         )
     seeds = table.seeds_for(wanted)
