@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sslshift.shift import coverage_of, density_coverage, precision_recall
-from sslshift.shift.neighbourhoods import nearness
+from sslshift.shift.neighbourhoods import closest_matches, nearness
 
 
 def naive_radii(x, k):
@@ -148,3 +148,53 @@ def test_nearness_is_what_a_loop_gives(random):
 
 def distances_to(x, y):
     return np.linalg.norm(x[:, None] - y, axis=2).mean(axis=1)
+
+
+def test_blank_images_that_are_near_to_everything_are_not_the_closest_matches(random):
+    """Blank images lie close together near the centre of all features, where they are the nearest images of every source."""
+    blank = 0.02 * random.normal(size=(60, 48))
+    parts = random.normal(size=(200, 48))
+    alike = parts[:10] + 0.3 * random.normal(size=(10, 48))
+    target = np.concatenate([parts, blank[:30]])
+    for other in (2 * random.normal(size=(150, 48)), random.normal(size=(150, 48)) + 0.5):
+        source = np.concatenate([other, alike, blank[30:]])
+        planted = set(range(150, 160))
+        by_distance = np.argsort(nearness(source, target))[:10]
+        assert set(by_distance) <= set(range(160, 190))
+        matches = closest_matches(target, source)
+        assert set(matches.source[:10]) == planted
+        assert all(source_row - 150 == row for source_row, row in zip(matches.source[:10], matches.target[:10], strict=True))
+        assert sorted(matches.source) == list(range(190))
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(30, 50, 5), (2, 2, 5), (40, 700, 1)])
+def test_the_closest_matches_are_what_a_loop_gives(n, m, k, random):
+    target, source = (random.normal(size=(count, 4)) + 5 for count in (n, m))
+    scales = [naive_radii(each, min(k, len(each) - 1)) for each in (target, source)]
+    scaled = np.array(
+        [
+            [math.dist(a, b) / math.sqrt(r * s) for b, r in zip(target, scales[0], strict=True)]
+            for a, s in zip(source, scales[1], strict=True)
+        ]
+    )
+    best = scaled.argmin(axis=1)
+    used = set()
+    first, second = [], []
+    for row in sorted(range(m), key=lambda row: scaled[row].min()):
+        (second if best[row] in used else first).append(row)
+        used.add(best[row])
+    found = closest_matches(target, source, neighbours=k)
+    assert found.source.tolist() == first + second
+    assert found.target.tolist() == best[first + second].tolist()
+
+
+def test_closest_matches_of_equal_images_and_of_too_few():
+    """Equal images have no neighbourhood: an equal pair of them is as near as its neighbours, a copy elsewhere is nearer."""
+    target = np.array([[0.0, 0.0]] * 8 + [[5.0, 0.0], [9.0, 0.0], [7.0, 4.0]])
+    source = np.array([[0.0, 0.0]] * 8 + [[5.0, 0.0], [30.0, 1.0], [20.0, 2.0]])
+    found = closest_matches(target, source, neighbours=2)
+    assert (found.source[0], found.target[0]) == (8, 8)
+    assert found.source[1] == 0
+    assert np.isfinite(closest_matches(target[:8], source[:8]).target).all()
+    with pytest.raises(ValueError, match="at least 2 images on each side"):
+        closest_matches(target, source[:1])

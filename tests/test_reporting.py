@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from sslshift.reporting import Captioned, Picture, Table, csv_text, png_uri, print_table, render_page
-from sslshift.reporting.figures import draw_forms, legend_below, panels, save, styled, svg_element
+from sslshift.reporting.figures import COLOURS, draw_forms, legend_below, look, panels, save, styled, svg_element
 
 AWKWARD = Table("t", "T", ("source", "gain %"), (("a_b & c#|~^\\{x}", "-1.0 ± 0.5"), ("100% → <i>", "")), text_columns=1)
 HARD = Table(
@@ -182,6 +182,13 @@ def test_figures_have_both_forms_and_equal_ones_are_equal_files(tmp_path):
     with Image.open(first.files[0]) as image:
         assert image.width / 300 == pytest.approx(3.35, abs=0.01)
     assert draw_forms(lambda width: None, tmp_path, "g", element="g", label="g") == ((), ())
+
+
+def test_colours_do_not_repeat_before_21_sources_and_looks_before_168():
+    assert [look(number).colour for number in range(7)] == list(COLOURS)
+    assert len({look(number).colour for number in range(21)}) == 21
+    assert len({look(number) for number in range(168)}) == 168
+    assert all(re.fullmatch("#[0-9A-F]{6}", look(number).colour) for number in range(21))
 
 
 def test_an_svg_element_has_no_addresses(tmp_path):

@@ -11,6 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from browser import browsing, find_chromium
 from PIL import Image
 from reference_originals import PAIRS, random_tensors
 
@@ -140,7 +141,7 @@ def test_sources_stand_in_order_with_intervals_costs_and_a_reading(first):
     assert float(table["near"]["low"]) < 0 < float(table["near"]["high"])
     assert float(table["far"]["low"]) > float(table["near"]["high"])
     for text in (
-        "These images do not distinguish near from another sample of the target; it may be up to",
+        "In colour and texture, these images do not distinguish near from another sample of the target; it may be up to",
         "These distances are as this encoder sees them",
         "far is farther than planned by",
         "the same and the target share images, 80 of its 80 are exact copies",
@@ -154,9 +155,15 @@ def test_sources_stand_in_order_with_intervals_costs_and_a_reading(first):
         f"by the {DISTANCES[DEFAULT_DISTANCE].title} distance",
     ):
         assert text in said, text
+    lines = said.splitlines()
+    # The answer, then its table, then everything else.
+    assert re.match("In colour and texture, .* far", lines[0])
+    assert lines[1].startswith("The index is 0 for another sample of the target and 1 for ")
+    assert lines[3].split() == ["Distance", "from", "the", "target"]
+    assert lines[4].split() == ["source", "index", "covers", "images", "unique", "copies", "cost", "licence"]
     assert max(len(line) for line in said.splitlines() if line.startswith(("far ", "planned ", "floor "))) <= 100
     written = (out / "table.md").read_text()
-    assert "| planned | 70 planned |" in written
+    assert re.search(r"\| planned \| \S+ \[.*\] \| \d+% \| 70 planned \|", written)
     assert "| 0.5 each, 35 in all | CC-BY-4.0 |" in written
     record = json.loads((out / "shift.json").read_text())
     assert record["canvas"] == [32, 32, 3]
@@ -170,12 +177,12 @@ def test_the_page_stands_alone(first):
     assert "default-src 'none'" in page
     assert "<script" not in page
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
-    # Eight of the target, eight uncovered, and twice eight of each of three sources.
-    assert page.count("<img ") == 8 + 8 + 3 * 16
+    # Eight of the target, eight uncovered, and of each of three sources eight pairs and eight others.
+    assert page.count("<img ") == 8 + 8 + 3 * 24
     for text in (
         "Map",
         "block3",
-        "noise",
+        "reference: unstructured noise",
         "Images of the target that are farthest from all sources",
         "near/0",
         "these images do not show",
@@ -299,12 +306,30 @@ def test_what_was_measured_stays_readable_when_a_source_fails(data, tmp_path, ca
     assert float(table["flat"]["low"]) > 0
     assert "the target 32 x 32, colour; sides of all are 32 pixels (`looks` in shift.json)" in said
     assert json.loads((tmp_path / "shift.json").read_text())["sources"]["gray"]["looks"] == "32 x 32, 12 of 24 in colour"
-    assert (
-        f"{long} (20) has few images, so all sources are compared at 10 a side; without it, they could be compared at 30,"
-        in said
-    )
+    assert f"{long} (20) has few images, so 20 images of every source are compared; without it, it could be 60," in said
     page = (tmp_path / "shift.html").read_text()
     assert "nowhere was not measured: " in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script" not in page
     assert "Raw pixels have no layers." in page
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium here")
+def test_the_answer_its_index_and_coverage_are_on_a_telephones_first_screen(first, data, tmp_path):
+    out, _, _ = first
+    page = (out / "shift.html").read_text()
+    # A name of one long word must not push the numbers off the screen.
+    (tmp_path / "page.html").write_text(page.replace('<td class="text">far</td>', f'<td class="text">{"far" * 30}</td>'))
+    with browsing() as browser:
+        browser.open(tmp_path / "page.html", 400)
+        assert browser.run("document.documentElement.scrollWidth") <= 400
+        cells = (
+            "Array.from(document.querySelector('table').querySelectorAll('tr')).flatMap((r) => Array.from(r.cells).slice(0, 3))"
+        )
+        assert browser.run(f"{cells}.length") == 3 * 5
+        assert browser.run(f"{cells}.every((cell) => cell.getBoundingClientRect().right <= 400)")
+        heads = "Array.from(document.querySelectorAll('th'), (cell) => cell.textContent)"
+        assert browser.run(heads)[:3] == ["source", "index", "covers"]
+        # Before the table there is only the answer and its limits.
+        assert browser.run("document.querySelector('.answer').getBoundingClientRect().top") < 200
+        assert browser.run("document.querySelectorAll('.wide')[0].closest('figure').previousElementSibling.tagName") == "H2"

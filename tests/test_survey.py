@@ -9,18 +9,10 @@ import numpy as np
 import pytest
 
 from sslshift.shift import ShiftIndex
+from sslshift.shift.index import FAR_END, FAR_FROM, NEAR_END, NEAR_UP_TO
 from sslshift.shift.neighbourhoods import Coverage
-from sslshift.shift.survey.measure import (
-    _WAYS,
-    ONE_ENCODER,
-    Measured,
-    RawDistance,
-    Survey,
-    measure,
-    ranking,
-    reading,
-    source_sentence,
-)
+from sslshift.shift.survey.measure import Measured, RawDistance, Survey, measure
+from sslshift.shift.survey.sentences import _WAYS, ONE_ENCODER, SUPERFICIAL, answer, place, ranking, reading, source_sentence
 
 
 def index(value, low, high):
@@ -43,20 +35,23 @@ def index(value, low, high):
         ((-0.2, -0.3, -0.1), "nearer to the target than halves of the target are to each other .*: look for copies."),
         (
             (0.031, 0.029, 0.033),
-            "near is a little away from the target, at most 0.033 of the way to noise (0.031, .* to 0.033).",
+            "near is a little away from the target, at most 0.033 of the way to unstructured noise (0.031, .* to 0.033).",
         ),
-        ((0.34, 0.3, 0.38), "near is about a third of the way to noise from the target (0.34, 95% interval 0.30 to 0.38)."),
+        (
+            (0.34, 0.3, 0.38),
+            "near is about a third of the way to unstructured noise from the target (0.34, 95% interval 0.30 to 0.38).",
+        ),
         (
             (0.4, 0.1, 0.7),
-            "near is between 0.10 and 0.70 of the way from the target to noise; more images would narrow this down.",
+            "near is between 0.10 and 0.70 of the way from the target to unstructured noise; more images would .*",
         ),
-        ((0.95, 0.9, 1.05), "near is about as far from the target as noise"),
+        ((0.95, 0.9, 1.05), "near is about as far from the target as unstructured noise"),
         (
             (0.6, 0.15, 1.05),
-            "near is at least 0.15 of the way from the target to noise, and may be as far as noise (0.60, .*);",
+            "near is at least 0.15 of the way from the target to unstructured noise, and may be as far as that (0.60, .*);",
         ),
-        ((0.97, 0.96, 0.98), "near is between 0.96 and 0.98 of the way from the target to noise."),
-        ((1.5, 1.2, 1.8), "near is farther from the target than noise"),
+        ((0.97, 0.96, 0.98), "near is between 0.96 and 0.98 of the way from the target to unstructured noise."),
+        ((1.5, 1.2, 1.8), "near is farther from the target than unstructured noise"),
     ],
 )
 def test_a_sentence_says_no_more_than_the_interval(values, text):
@@ -68,8 +63,8 @@ CLAIMS = {
     "is indistinguishable": lambda x, ends: x <= 0.105,
     "do not distinguish": lambda x, ends: x <= ends[0] + 0.005,
     "look for copies": lambda x, ends: x < 0,
-    "farther from the target than noise": lambda x, ends: x > 1,
-    "about as far from the target as noise": lambda x, ends: 0.8 <= x <= 1.2,
+    "farther from the target than unstructured noise": lambda x, ends: x > 1,
+    "about as far from the target as unstructured noise": lambda x, ends: 0.8 <= x <= 1.2,
     "at least": lambda x, ends: x >= ends[0] - 0.005,
     "at most": lambda x, ends: 0 < x <= min(0.105, ends[0] + 0.005),
     "is between": lambda x, ends: ends[0] - 0.005 <= x <= ends[1] + 0.005,
@@ -106,6 +101,56 @@ def test_neighbours_in_the_order_differ_only_where_that_is_shown():
     )
     alone = reading(found({"a": (0.1, 0.2)}, {"a": 1.0}))
     assert alone[1:] == [ONE_ENCODER]
+
+
+def answered(order):
+    return answer(found(order, dict.fromkeys(order, 1.0)))[0]
+
+
+def test_the_answer_is_one_sentence_that_follows_from_intervals_and_thresholds():
+    order = {"facebook": (0.04, 0.06), "apple": (0.09, 0.11), "google": (0.15, 0.17), "clip art": (0.3, 0.36)}
+    order |= {"textures": (0.6, 0.7), "wallpapers": (0.55, 0.75)}
+    assert answered(order) == (
+        "facebook, apple and google are near; clip art is in between; textures and wallpapers are far, indistinguishable in "
+        "their distance."
+    )
+    unsure = {"a": (0.2, 0.3), "b": (0.24, 0.51), "c": (0.45, 0.51)}
+    assert answered(unsure) == (
+        "a is near or in between (more images would narrow this down); b is near, in between or far (more images would narrow "
+        "this down); c is in between or far (more images would narrow this down)."
+    )
+    assert answered({"a": (-0.1, 0.1)}) == "a is near."
+    _, scale = answer(found({"a": (-0.1, 0.1)}, {"a": 1.0}))
+    assert scale.startswith(f"The index is 0 for {NEAR_END} and 1 for {FAR_END}.")
+    assert f"below {NEAR_UP_TO:g}, far if it lies above {FAR_FROM:g}" in scale
+
+
+@hypothesis.given(st.floats(-0.5, 2.5), st.floats(0, 1.2), st.floats(0, 1.2))
+def test_a_place_is_where_the_whole_interval_lies(value, below, above):
+    low = value - below
+    high = value + above
+    reached = {
+        "near" if each < NEAR_UP_TO else "far" if each > FAR_FROM else "in between"
+        for each in np.linspace(low, high, 101)
+        # At a threshold itself both words are true.
+        if each not in (NEAR_UP_TO, FAR_FROM)
+    }
+    said = place(index(value, low, high))
+    assert reached <= set(said.replace(", ", " or ").split(" or "))
+    assert (said == "near") == (high <= NEAR_UP_TO)
+    assert (said == "far") == (low >= FAR_FROM)
+
+
+def test_no_sentence_claims_more_than_the_encoder_sees():
+    survey = found({"a": (0.07, 0.13), "These": (0.06, 0.16), "c": (0.5, 0.6)}, {"a": 1.0, "These": 0.5, "c": 0.8})
+    first, _ = answer(survey, SUPERFICIAL)
+    *said, one = reading(survey, SUPERFICIAL)
+    assert one == ONE_ENCODER
+    opinions = [each for each in said if each.startswith("By the proxy A distance")]
+    rest = [each for each in [first, *said] if each not in opinions]
+    assert len(rest) == 6
+    assert all(each.startswith("In colour and texture, ") for each in rest)
+    assert not any("colour" in each for each in [answer(survey)[0], *reading(survey)])
 
 
 def test_a_small_source_sets_the_size_of_all_and_a_tiny_one_fails(random):

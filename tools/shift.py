@@ -1,13 +1,13 @@
-r"""Compares sources of images with yours before any training: an index from 0 (another sample of yours) to 1 (noise).
+r"""Compares sources of images with yours before any training: near, in between or far, by an index with intervals.
 
     python -m tools.shift --target=folder:/data/parts --source=folder:/data/near --source="web = arrayrecord:/data/web" --html
     python -m tools.shift --target=... --source="near = folder:/data/near" --source="web = folder:/data/web" \
       --mixture="mostly near = 0.7*near + 0.3*web" --encoder=dinov2-small.safetensors
 
-Prints the sources in the order of the index with intervals, sentences that interpret it, and raw distances. OUT gets
+Prints which sources are near, in between and far, the table of the index with intervals, and raw distances. OUT gets
 `table.md`, `shift.csv`, `shift.json`, and with --html the page `shift.html` with the nearest and the farthest images, a map,
-and a profile over layers. Features are kept in OUT, so that a later source costs only the time for its images. Without
---encoder, an untrained network is used, which responds only to texture and colour; the page and the tables report this.
+and a profile over layers. Features are kept in OUT: a later source costs only the time for its images. Without --encoder,
+an untrained network is used, which sees only texture and colour; all sentences are limited to that.
 """
 
 import dataclasses
@@ -77,16 +77,19 @@ def main() -> None:
 
 
 def _print(report: SurveyReport, console: Console) -> None:
-    for line in report.introduction:
+    first, *others = report.tables
+    # A reader may stop after the first screen: the answer, its table, and what limits it.
+    for line in report.answer:
         _say(console, line)
-    for table in report.tables:
-        console.print()
-        print_table(table, console)
+    console.print()
+    print_table(first, console)
     console.print()
     for line in [*report.warnings, *report.reading]:
         _say(console, f"- {line}")
-    console.print()
-    for line in report.notes:
+    for table in others:
+        console.print()
+        print_table(table, console)
+    for line in [*report.introduction, *report.notes]:
         _say(console, line, style="dim")
 
 

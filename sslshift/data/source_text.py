@@ -57,7 +57,7 @@ def parse_named_sources(texts: Sequence[str], reserved: Collection[str] = ()) ->
     ]
     taken = next((name for name in names if name in reserved), None)
     if taken:
-        raise ValueError(f"--source: tables call your own images {taken}; give the source another name.")
+        raise ValueError(f"--source: tables use the name {taken!r} for something else; give the source another name.")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise ValueError(f"--source: two sources are called {twice}; write 'NAME = URI' to name them differently.")

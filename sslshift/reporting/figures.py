@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -25,6 +26,8 @@ from sslshift import storage
 WIDTHS = {"narrow": 3.35, "wide": 7.0}
 # Palette of Okabe and Ito, https://jfly.uni-koeln.de/color/, without its yellow, which is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# Beyond the palette, its colours come back darker and then lighter: mixed with this share of black or of white.
+_SHADES = ((0.0, 0.45), (1.0, 0.4))
 # Markers distinguish sources too, for prints in grey.
 MARKERS = "osD^vPX*"
 # Colour of baselines and of lines at zero.
@@ -65,9 +68,23 @@ class Look(NamedTuple):
 
 
 def look(number: int) -> Look:
-    """Returns the look of the source with this number, counted from 0; numbers beyond the palette repeat it."""
-    # There are 7 colours and 8 markers, so that their combinations repeat only after 56 sources.
-    return Look(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)])
+    """Returns the look of the source with this number, counted from 0.
+
+    Colours repeat after 21 sources, and combinations of a colour and a marker after 168.
+
+    Example:
+      >>> look(0), look(7)
+      (Look(colour='#0072B2', marker='o'), Look(colour='#003F62', marker='*'))
+    """
+    shade, colour = divmod(number % (len(COLOURS) * (1 + len(_SHADES))), len(COLOURS))
+    marker = MARKERS[number % len(MARKERS)]
+    if not shade:
+        return Look(COLOURS[colour], marker)
+    towards, share = _SHADES[shade - 1]
+    parts = np.array([int(COLOURS[colour][place : place + 2], 16) for place in (1, 3, 5)])
+    # Black has no darker form, so that its first form is a grey.
+    mixed = np.full(3, 140) + 40 * (shade - 1) if not parts.any() else np.rint((1 - share) * parts + share * 255 * towards)
+    return Look("#{:02X}{:02X}{:02X}".format(*mixed.astype(int)), marker)
 
 
 def styled() -> contextlib.AbstractContextManager[None]:

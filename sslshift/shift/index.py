@@ -19,6 +19,12 @@ from sslshift.shift.distances import Distance, Function, index_distance
 # Several distances are steady from 200 to 5,000 images (see the calibration in experiments/README.md). Of these, this one is
 # linear in a mixture: if half of a source's images come from the target, the source is half as far away.
 DEFAULT_DISTANCE = "kernel_root"
+# The ends of the scale in words, 0 and 1, for every text about it.
+NEAR_END = "another sample of the target"
+FAR_END = "unstructured noise"
+# A source is near if its whole interval lies below the first value, and far if it lies above the second.
+NEAR_UP_TO = 0.25
+FAR_FROM = 0.5
 # With fewer images on each side of a distance, halves of a sample hardly show its scatter.
 LEAST = 10
 # Images on each side above which the interval no longer changes visibly, while the time of a kernel distance is quadratic.
@@ -165,7 +171,7 @@ class ShiftScale:
             needed = max(size, least)
             raise ValueError(
                 f"A shift index {f'by {name} ' if name else ''}needs at least {2 * needed:,} images of source, target and "
-                f"noise each ({needed:,} on each side of a distance, twice); there are {have}."
+                f"noise each; there are {have}."
             )
         return size
 
@@ -221,8 +227,8 @@ class ShiftScale:
             if not ceilings.mean() > 2 * ceilings.std():
                 alike = " since they are all alike" if np.ptp(np.asarray(self.target, float), axis=0).max() == 0 else ""
                 raise ValueError(
-                    f"The target's features are indistinguishable from noise by this distance and encoder{alike}: there is no "
-                    f"scale. Use more than {size:,} images of each side, another encoder, or another distance."
+                    f"The target's features are indistinguishable from {FAR_END} by this distance and encoder{alike}: there "
+                    f"is no scale. Use more than {2 * size:,} images of each set, another encoder, or another distance."
                 )
             self._known[size] = _Ends(functions, floor, float(squares.mean()), ceilings)
         return self._known[size]

@@ -65,6 +65,14 @@ class LayerRanges(Stored):
         require_same_layers(self.layers, other.layers)
         return LayerRanges({name: each.merge(other.layers[name]) for name, each in self.layers.items()})
 
+    def equals(self, other: "LayerRanges") -> bool:
+        """Returns whether both have the same layers with the same ranges."""
+        return list(self.layers) == list(other.layers) and all(
+            np.array_equal(each.minimum, other.layers[name].minimum)
+            and np.array_equal(each.maximum, other.layers[name].maximum)
+            for name, each in self.layers.items()
+        )
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VisualDna(Stored):

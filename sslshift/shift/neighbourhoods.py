@@ -170,6 +170,68 @@ def nearness(x: np.ndarray, reference: np.ndarray, *, neighbours: int = 5) -> np
     return np.sqrt(nearest_squares(x, reference, min(neighbours, len(reference)))).mean(axis=1)
 
 
+class ClosestMatches(NamedTuple):
+    """Images of a source, the most alike to the target first, each with the image of the target that it resembles.
+
+    Attributes:
+      source: rows of the source, `[m]`.
+      target: row of the target for each of them, `[m]`.
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+
+
+def closest_matches(target: np.ndarray, source: np.ndarray, *, neighbours: int = 5) -> ClosestMatches:
+    """Returns the images of a source by their distance to the target in units of both images' own neighbourhoods.
+
+    In many dimensions a few images, such as blank ones, are near to everything. By plain distances they would be the nearest
+    images of every source. A distance is therefore divided by the distances of either image to its k-th nearest neighbour in
+    its own set, which are small for such images. For the same reason each image of the target matches one image of the source
+    before any image of the target matches a second one.
+
+    Example:
+      >>> import numpy as np
+      >>> target, source = np.array([[0.0], [0.1], [5.0], [9.0]]), np.array([[0.15], [0.2], [5.5], [20.0]])
+      >>> matches = closest_matches(target, source, neighbours=1)  # 5.5 is 0.5 from 5, whose own neighbour is 4 away
+      >>> matches.source.tolist(), matches.target.tolist()
+      ([2, 0, 3, 1], [2, 1, 3, 1])
+
+    Args:
+      target: features `[n, dim]` of the downstream images, n above 1.
+      source: features `[m, dim]`, m above 1.
+      neighbours: k; fewer, if a set has fewer other images.
+
+    Raises:
+      ValueError: features are not finite matrices of one dimension, or there are too few rows.
+
+    References:
+      Zelnik-Manor & Perona, `Self-Tuning Spectral Clustering
+      <https://papers.nips.cc/paper/2004/hash/40173ea48d9567f1f393b20c855bb40b-Abstract.html>`_, 2004
+      Schnitzer et al., `Local and Global Scaling Reduce Hubs in Space <https://jmlr.org/papers/v13/schnitzer12a.html>`_, 2012
+    """
+    require_neighbours(neighbours)
+    target, source = pair(target, source, "The closest matches", 2)
+    scales = [np.sqrt(squared_radii(each, min(neighbours, len(each) - 1))) for each in (target, source)]
+    # Images with equal images around them have a radius of 0: equal pairs of such images are as near as their neighbours.
+    least = 1e-6 * (np.concatenate(scales).mean() or 1.0)
+    of_target, of_source = (np.maximum(each, least) for each in scales)
+    best = np.empty(len(source))
+    place = np.empty(len(source), int)
+    centre = _centre(target)
+    for rows in tiles(len(source), 512):
+        squares, _ = _squared_distances(float64(source, rows) - centre, float64(target, slice(None)) - centre)
+        scaled = np.maximum(squares, least**2) / (of_source[rows, None] * of_target)
+        place[rows] = scaled.argmin(axis=1)
+        best[rows] = scaled.min(axis=1)
+    order = np.argsort(best, kind="stable")
+    # The first image of the source for each image of the target comes before all others.
+    first = np.zeros(len(source), bool)
+    first[np.unique(place[order], return_index=True)[1]] = True
+    order = np.concatenate([order[first], order[~first]])
+    return ClosestMatches(order, place[order])
+
+
 def require_neighbours(neighbours: int) -> None:
     """Raises ValueError for a neighbourhood without neighbours."""
     if neighbours < 1:

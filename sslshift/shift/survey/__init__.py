@@ -1,12 +1,12 @@
 """Surveys: distances of several sources of images from a target, before any training. The command is `python -m tools.shift`.
 
 `run_survey` opens and encodes the images (`inputs`), measures every source (`measure`), and returns a `SurveyReport`, which has
-tables and sentences (`report`) and writes its files, the page (`page`) with layer profiles (`layers`) among them.
+sentences (`sentences`) and tables (`report`) and writes its files, the page (`page`) among them.
 
 To change:
   a number that is measured: `measure.py`.
   a table, a note, a warning, or a file: `report.py`.
-  a sentence about the order of the sources: `measure.py`.
+  the answer, or a sentence about the order of the sources: `sentences.py`.
   the page: `page.html` for its text, `page.py` for its charts.
 """
 
@@ -37,9 +37,10 @@ from sslshift.shift.survey.inputs import (
     open_images,
     parse_mixtures,
 )
-from sslshift.shift.survey.layers import layer_profiles
-from sslshift.shift.survey.measure import Measured, RawDistance, Survey, common_images, measure, reading
+from sslshift.shift.survey.measure import Measured, RawDistance, Survey, common_images, layer_profiles, measure
 from sslshift.shift.survey.report import (
+    FLOOR,
+    REFERENCE,
     about_images,
     as_csv,
     as_json,
@@ -49,6 +50,7 @@ from sslshift.shift.survey.report import (
     raw_table,
     remarks,
 )
+from sslshift.shift.survey.sentences import SUPERFICIAL, answer, reading
 from sslshift.storage import write
 from sslshift.transfer.encoders import encoder_named
 
@@ -98,14 +100,16 @@ class SurveyReport:
 
     Attributes:
       found: the survey.
+      answer: the answer in one sentence, and the thresholds behind it.
       introduction: sentences about the compared sets and the encoder.
       warnings: sentences about limits of the result.
       reading: sentences about the order and the distance of the sources.
-      tables: distance, raw distances, and diversity.
+      tables: distance, which belongs to the answer, raw distances, and diversity.
       notes: sentences about how to read the tables.
     """
 
     found: Survey
+    answer: list[str]
     introduction: list[str]
     warnings: list[str]
     reading: list[str]
@@ -139,9 +143,9 @@ class SurveyReport:
         return [out / name for name in files]
 
     def _markdown(self) -> str:
-        sentences = [*self.introduction, *self.warnings, *self.reading]
-        parts = ["".join(f"- {each}\n" for each in sentences), *(table.markdown for table in self.tables)]
-        return "\n".join([*parts, "".join(f"- {each}\n" for each in self.notes)])
+        first, *others = (table.markdown for table in self.tables)
+        parts = [_bullets(self.answer), first, _bullets([*self.warnings, *self.reading]), *others]
+        return "\n".join([*parts, _bullets([*self.introduction, *self.notes])])
 
     def _record(self) -> dict[str, object]:
         named = self._work.named
@@ -150,23 +154,22 @@ class SurveyReport:
             "canvas": list(self._work.canvas),
             "settings": self._settings.record,
             "versions": versions(),
+            "answer": self.answer,
             "reading": [*self.warnings, *self.reading],
         }
 
     def _page(self) -> str:
         # Only pages need matplotlib, which takes a second to import.
-        from sslshift.shift.survey.page import page
+        from sslshift.shift.survey.page import PageTexts, page
 
         settings = [(f"--{name}", str(value)) for name, value in self._settings.record.items()]
         return page(
             self.found,
             self._sets,
             self._target,
-            about=self.introduction,
-            answer=self.reading,
-            warnings=self.warnings,
+            texts=PageTexts(self.answer, self.warnings, self.reading, [*self.introduction, *self.notes]),
             tables=self.tables,
-            notes=self.notes,
+            trained=self._work.named.trained,
             layers=layer_profiles(self._work, list(self.found.measured), self._sets, self._target, self._noise),
             settings=Table("settings", "Settings", ("flag", "value"), settings, text_columns=2),
         )
@@ -188,7 +191,7 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
     index_distance(settings.distance)
     for name in settings.beside:
         distance_of(name)
-    declared = parse_named_sources(settings.source, reserved=[TARGET])
+    declared = parse_named_sources(settings.source, reserved=[TARGET, FLOOR, REFERENCE])
     planned = parse_mixtures(settings.mixture, declared)
     named = encoder_named(settings.encoder, seed=settings.seed)
     own = open_images(parse_source(settings.target, "--target")._replace(name=TARGET), settings.images, settings.seed)
@@ -214,11 +217,14 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
     found = dataclasses.replace(found, failed=failed | found.failed)
     # In the order of their importance: a reader may stop after the first.
     tables = [main_table(found, sets), raw_table(found), diversity_table(found, sets, target)]
+    seen = "" if named.trained else SUPERFICIAL
     return SurveyReport(
         found,
+        answer(found, seen),
         _introduction(found, target, work, own, opened),
-        remarks(found, sets, target),
-        reading(found),
+        # The limits of the encoder come first: they concern every sentence.
+        [*filter(None, [named.remark]), *remarks(found, sets, target)],
+        reading(found, seen),
         [table for table in tables if table],
         notes(found, named.trained),
         settings,
@@ -278,6 +284,10 @@ def _mixtures(
     return mixed
 
 
+def _bullets(sentences: Sequence[str]) -> str:
+    return "".join(f"- {each}\n" for each in sentences)
+
+
 def _introduction(
     found: Survey, target: Encoded, work: Extractor, own: SourceImages, opened: Mapping[str, SourceImages]
 ) -> list[str]:
@@ -286,9 +296,9 @@ def _introduction(
     looks: dict[str, ImageLook] = {TARGET: own.look} | {name: images.look for name, images in opened.items()}
     lines = [
         f"Target: {about.uri}, {about.used:,} of {about.images:,} images. Encoder: {named.title}, "
-        f"{target.features.shape[1]:,} features. Index by the {distance_of(found.distance).title} distance at "
-        f"{found.sample_size:,} images a side.",
-        *filter(None, [named.remark, named.read]),
+        f"{target.features.shape[1]:,} features. Index by the {distance_of(found.distance).title} distance on "
+        f"{found.images:,} images of each source.",
+        *filter(None, [named.read]),
         *about_images(looks, work.canvas),
     ]
     compared = {about.uri, *(images.declared.uri for images in opened.values())}

@@ -1,56 +1,41 @@
-"""Measures of several sources against one target at equal numbers of images, and sentences about the results.
+"""Measures of several sources against one target at equal numbers of images.
 
-Each source gets its shift index, raw distances beside it, coverage and diversity. The sentences claim only what the intervals
-allow.
+Each source gets its shift index, raw distances beside it, coverage and diversity, and for the page a profile over the layers
+of the encoder, which is kept for later calls.
 """
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from sslshift.data.decode import Canvas
+from sslshift.models import PretrainedEncoder
 from sslshift.shift.distances import distance_of
 from sslshift.shift.diversity import effective_rank, vendi_score
-from sslshift.shift.index import DEFAULT_DISTANCE, LEAST, IndexDifference, ShiftIndex, ShiftScale, halves_of, index_difference
+from sslshift.shift.index import DEFAULT_DISTANCE, LEAST, ShiftIndex, ShiftScale, halves_of
+from sslshift.shift.layers import LayerProfile, LayerRanges, VisualDna, layer_profile
+from sslshift.shift.mixtures import LayerMixture
 from sslshift.shift.neighbourhoods import Coverage, coverage_of
-from sslshift.transfer.inference import holm
+from sslshift.shift.survey.inputs import Encoded, Extractor, ImageSet, MixtureAbout, NoiseFeatures
+from sslshift.transfer.extraction import no_images
+from sslshift.transfer.features import NetworkEncoder
 
-# A survey has one encoder, unlike a study, which trains several to see how much the index depends on them.
-ONE_ENCODER = (
-    "These distances are as this encoder sees them: their intervals do not cover the choice of encoder, and another may see "
-    "other differences."
-)
 NEIGHBOURS = 5
 # Number of draws for a raw distance, which has no interval and therefore needs fewer draws than the index.
 _FEW = 4
-# Raw distances have no interval, and some are nearly equal for all distant sources: a difference below 5% does not count.
-_CLEARLY = 0.95
-# Largest distance of the ends of an interval from a part in words, and from 1 for "about as far as noise".
-_ABOUT = 0.05
-_ABOUT_NOISE = 0.2
-# "a little away" ends here, and "indistinguishable" says how far away a source may be from here on.
-_LITTLE = 0.1
-# A sentence lists this many names, and gives the number of the others.
-_NAMED = 6
-# Parts of the way to noise in words; a sentence uses one if it is near the whole interval.
-_WAYS = {
-    0.1: "a tenth of the way",
-    1 / 7: "a seventh of the way",
-    0.2: "a fifth of the way",
-    0.25: "a quarter of the way",
-    1 / 3: "a third of the way",
-    0.4: "two fifths of the way",
-    0.5: "half the way",
-    0.6: "three fifths of the way",
-    2 / 3: "two thirds of the way",
-    0.75: "three quarters of the way",
-    0.9: "nine tenths of the way",
-}
+# Images of each set in a profile: they cost two more passes through the encoder, and histograms need fewer than distances do.
+IMAGES = 500
+# Four groups have three splits into halves; more groups would take more memory and disk space.
+_GROUPS = 4
+_BATCH = 100
 
 
 class RawDistance(NamedTuple):
@@ -286,114 +271,124 @@ def _diversity(features: np.ndarray) -> tuple[float, float, tuple[str, ...]]:
     return vendi, effective_rank(features), notes
 
 
-def digits(index: ShiftIndex) -> list[str]:
-    """Returns value, low and high as text with as many digits as the width of the interval justifies.
+class LayerProfiles(NamedTuple):
+    """Profiles against the target over the layers of an encoder.
 
-    Example:
-      >>> digits(ShiftIndex(0.0004, -0.0011, 0.002, 0, 0, 1, 100, 20)), digits(ShiftIndex(0.514, 0.2, 0.8, 0, 0, 1, 100, 20))
-      (['0.000', '-0.001', '0.002'], ['0.51', '0.20', '0.80'])
+    Attributes:
+      sources: profile of each source and mixture by name.
+      noise: profile of noise.
+      why: reason why there are no profiles, or an empty text.
     """
-    width = index.high - index.low
-    places = 2 if width >= 0.02 else 3 if width >= 0.002 else 4
-    # A value that rounds to 0 gets no minus sign.
-    return [f"{0.0 if round(each, places) == 0 else each:.{places}f}" for each in index[:3]]
+
+    sources: dict[str, LayerProfile]
+    noise: LayerProfile | None
+    why: str = ""
 
 
-def source_sentence(name: str, index: ShiftIndex) -> str:
-    """Returns a sentence about one source, which is true of every value in the interval."""
-    value, low, high = digits(index)
-    interval = f"({value}, 95% interval {low} to {high})"
-    # The conditions are ordered from near to far; each assumes that all earlier ones are false.
-    if index.high < 0:
-        return f"{name} is nearer to the target than halves of the target are to each other {interval}: look for copies."
-    if index.low <= 0:
-        if index.high <= _LITTLE:
-            return f"{name} is indistinguishable from another sample of the target {interval}."
-        return (
-            f"These images do not distinguish {name} from another sample of the target; it may be up to {high} away {interval}."
-        )
-    if index.low > 1:
-        return f"{name} is farther from the target than noise {interval}."
-    if index.high >= 1:
-        if 1 - index.low <= _ABOUT_NOISE >= index.high - 1:
-            return f"{name} is about as far from the target as noise {interval}."
-        more = "; more images would narrow this down" if index.high - index.low > 0.3 else ""
-        return f"{name} is at least {low} of the way from the target to noise, and may be as far as noise {interval}{more}."
-    if index.high <= _LITTLE:
-        return f"{name} is a little away from the target, at most {high} of the way to noise {interval}."
-    part = min(_WAYS, key=lambda each: abs(each - index.value))
-    if max(index.high - part, part - index.low) <= _ABOUT:
-        return f"{name} is about {_WAYS[part]} to noise from the target {interval}."
-    more = "; more images would narrow this down" if index.high - index.low > 0.3 else ""
-    return f"{name} is between {low} and {high} of the way from the target to noise{more}."
+def layer_profiles(
+    work: Extractor, names: Collection[str], sets: Mapping[str, Encoded], target: Encoded, noise: NoiseFeatures
+) -> LayerProfiles:
+    """Returns profiles over the layers of a survey's encoder.
 
-
-def _in_order(survey: Survey) -> dict[tuple[str, str], IndexDifference]:
-    """Returns the difference of every pair of sources, the nearer one first, whose order is shown.
-
-    P-values are adjusted for all pairs by Holm's method: of six equal sources, some pair would seem to differ in a third of
-    all surveys otherwise.
+    Args:
+      work: the encoder, its canvas and the folder of results.
+      names: sources and mixtures that have a profile.
+      sets: all sources and mixtures by name; those of `names`, and the components of mixtures, are read.
+      target: the target.
+      noise: noise like the target.
     """
-    pairs = list(itertools.combinations(survey.measured, 2))
-    found = [index_difference(survey.measured[far].index, survey.measured[near].index) for near, far in pairs]
-    adjusted = holm([each.p_value for each in found])
-    return {pair: each for pair, each, p_value in zip(pairs, found, adjusted, strict=True) if p_value < 0.05}
+    if not isinstance(work.encode, NetworkEncoder):
+        return LayerProfiles({}, None, f"{work.named.title.capitalize()} have no layers.")
+    mixtures = {name: sets[name].about.shares for name in names if isinstance(sets[name].about, MixtureAbout)}
+    needed = {*names, *itertools.chain(*mixtures.values())}.difference(mixtures)
+    sources = {name: each.images for name, each in sets.items() if name in needed}
+    with work.counting("images in all layers") as on_images:
+        try:
+            return profiles(
+                work.encode.pretrained,
+                work.canvas,
+                target.images,
+                sources,
+                mixtures,
+                noise.images,
+                work.out / "dna",
+                on_images,
+            )
+        except ValueError as error:
+            # The rest of the survey does not depend on the layers.
+            return LayerProfiles({}, None, f"There is no profile over layers: {error}")
 
 
-def ranking(survey: Survey) -> list[str]:
-    """Returns which sources are nearest, and which neighbours in the order differ; nothing for a single source."""
-    names = list(survey.measured)
-    if len(names) < 2:
-        return []
-    shown = _in_order(survey)
-    # Sources without a significant difference from the nearest one share its rank.
-    first = [names[0], *(name for name in names[1:] if (names[0], name) not in shown)]
-    sentences = [
-        f"{names[0]} is the nearest."
-        if len(first) == 1
-        else f"{listed(first)} are the nearest; these images do not show which of them is nearer than the others."
-    ]
-    for near, far in itertools.pairwise(names):
-        if (near, far) in shown:
-            difference = shown[near, far]
-            interval = f"{difference.low:.2g} to {difference.high:.2g}"
-            sentences.append(f"{far} is farther than {near} by {difference.value:.2g} (95% interval {interval}).")
-        elif far not in first:
-            sentences.append(f"These images do not show whether {near} or {far} is nearer.")
-    return sentences
+def profiles(
+    encoder: PretrainedEncoder,
+    canvas: Canvas,
+    target: ImageSet,
+    sources: Mapping[str, ImageSet],
+    mixtures: Mapping[str, Mapping[str, float]],
+    noise: ImageSet,
+    folder: Path,
+    on_images: Callable[[int, int], None] = no_images,
+) -> LayerProfiles:
+    """Returns the profiles of each source and mixture against the target, and of noise, on at most 500 images each.
 
+    The ranges of the neurons are learned once, on all sets of the first call, and kept in `folder` with the histograms of every
+    set. A new target or source is compared with those of earlier calls without reading their images.
 
-def second_opinions(survey: Survey) -> list[str]:
-    """Returns which raw distances contradict an order that the index shows; nothing without raw distances or without order."""
-    shown = _in_order(survey)
-    others = [name for name in next(iter(survey.measured.values())).raw if name != survey.distance]
-    turned = {}
-    for name in others:
-        values = {source: found.raw[name].value for source, found in survey.measured.items()}
-        # Only orders that the index shows can be contradicted.
-        turned[name] = [f"{far} before {near}" for near, far in shown if values[far] < _CLEARLY * values[near]]
-    sentences = [
-        f"By the {distance_of(name).title} distance the order differs: {', '.join(pairs)}."
-        for name, pairs in turned.items()
-        if pairs
-    ]
-    if shown and others and not sentences:
-        sentences.append("The other distances agree with this order to within 5%.")
-    return sentences
-
-
-def reading(survey: Survey) -> list[str]:
-    """Returns all sentences about a survey: first the order, then each source."""
-    alone = [source_sentence(name, found.index) for name, found in survey.measured.items()]
-    return [*ranking(survey), *second_opinions(survey), *alone, ONE_ENCODER]
-
-
-def listed(names: Sequence[str]) -> str:
-    """Returns a list of a few names, or of the first names and the number of the others.
-
-    Example:
-      >>> listed(["a", "b", "c"]), listed([*"abcdefgh"])
-      ('a, b and c', 'a, b, c, d, e, f and 2 more')
+    Raises:
+      ValueError: a set has too few images.
     """
-    *others, last = names if len(names) <= _NAMED + 1 else [*names[:_NAMED], f"{len(names) - _NAMED} more"]
-    return f"{', '.join(others)} and {last}" if others else last
+    # Activations depend on the encoder and on the size of images: each pair has ranges of its own.
+    folder = folder / f"{encoder.with_features('pooled').fingerprint[:16]}-{'x'.join(map(str, canvas))}"
+    parts = [target, noise, *sources.values()]
+    seen = itertools.count(1)
+    # Every image passes the encoder twice: once for the ranges, once for the counts.
+    total = 2 * sum(len(part.indices[:IMAGES]) for part in parts)
+
+    def batches(part: ImageSet) -> Iterator[np.ndarray]:
+        for start in range(0, len(part.indices[:IMAGES]), _BATCH):
+            indices = part.indices[:IMAGES][start : start + _BATCH]
+            yield part.source.read(indices, canvas)
+            on_images(min(next(seen) * _BATCH, total), total)
+
+    ranges = _ranges(encoder, lambda: (images for part in parts for images in batches(part)), folder / "ranges.npz")
+    of_target, of_noise, *others = [_dna(encoder, part, batches, ranges, folder) for part in parts]
+    by_name: dict[str, VisualDna | LayerMixture] = dict(zip(sources, others, strict=True))
+    for name, shares in mixtures.items():
+        by_name[name] = LayerMixture([by_name[each] for each in shares], list(shares.values()))
+    against = {name: layer_profile(dna, of_target) for name, dna in by_name.items()}
+    return LayerProfiles(against, layer_profile(of_noise, of_target))
+
+
+def _ranges(encoder: PretrainedEncoder, images: Callable[[], Iterator[np.ndarray]], file: Path) -> LayerRanges:
+    kept = _kept(LayerRanges, file)
+    if kept is None:
+        kept = LayerRanges.of(encoder, images(), batch_size=_BATCH)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kept.save(file)
+    return kept
+
+
+def _dna(
+    encoder: PretrainedEncoder,
+    part: ImageSet,
+    batches: Callable[[ImageSet], Iterator[np.ndarray]],
+    ranges: LayerRanges,
+    folder: Path,
+) -> VisualDna:
+    chosen = f"{part.source.fingerprint} {part.indices[:IMAGES].tolist()}"
+    # The name of a file identifies its images: a source that has changed gets another file.
+    file = folder / f"{hashlib.sha256(chosen.encode()).hexdigest()[:32]}.npz"
+    kept = _kept(VisualDna, file)
+    # Histograms over other ranges, made before the file of ranges was lost, cannot be compared.
+    if kept is None or not kept.ranges.equals(ranges):
+        kept = VisualDna.of(encoder, batches(part), ranges, groups=_GROUPS, batch_size=_BATCH)
+        kept.save(file)
+    return kept
+
+
+def _kept(kind, file: Path):
+    """Returns the content of a file; None if the file is absent or damaged."""
+    try:
+        return kind.load(file) if file.exists() else None
+    except ValueError:
+        return None

@@ -19,12 +19,12 @@ from matplotlib.lines import Line2D
 from sslshift.data.decode import BrokenImageError, to_image
 from sslshift.reporting import Captioned, Picture, Table, figures, png_uri, render_page
 from sslshift.shift._base import blocks, matrix, require_one_dimension
+from sslshift.shift.index import FAR_END, NEAR_END
 from sslshift.shift.layers import LayerProfile
-from sslshift.shift.neighbourhoods import coverage_of, nearness
+from sslshift.shift.neighbourhoods import closest_matches, coverage_of, nearness
 from sslshift.shift.survey.inputs import Encoded
-from sslshift.shift.survey.layers import IMAGES, LayerProfiles
-from sslshift.shift.survey.measure import Survey
-from sslshift.shift.survey.report import index_text
+from sslshift.shift.survey.measure import IMAGES, LayerProfiles, Survey
+from sslshift.shift.survey.report import FLOOR, REFERENCE, index_text
 
 # Images in each gallery, and their largest side in pixels.
 _SHOWN = 8
@@ -36,11 +36,27 @@ _WIDTH = 4.4
 
 
 class SourceExamples(NamedTuple):
-    """Images of a source that are nearest to the target and farthest from it."""
+    """Images of a source that are nearest to the target, each beside the image that it resembles, and farthest from it."""
 
     name: str
     nearest: list[Captioned]
     farthest: list[Captioned]
+
+
+class PageTexts(NamedTuple):
+    """Sentences of the page.
+
+    Attributes:
+      answer: the answer, which begins the page.
+      warnings: limits of the results.
+      reading: the order of the sources, and each of them.
+      notes: what was compared, and how to read the tables.
+    """
+
+    answer: Sequence[str]
+    warnings: Sequence[str]
+    reading: Sequence[str]
+    notes: Sequence[str]
 
 
 def page(
@@ -48,11 +64,9 @@ def page(
     sets: Mapping[str, Encoded],
     target: Encoded,
     *,
-    about: Sequence[str],
-    answer: Sequence[str],
-    warnings: Sequence[str],
+    texts: PageTexts,
     tables: Sequence[Table],
-    notes: Sequence[str],
+    trained: bool,
     layers: LayerProfiles,
     settings: Table,
 ) -> str:
@@ -62,11 +76,9 @@ def page(
       found: the survey.
       sets: sources and mixtures by name.
       target: the target.
-      about: sentences about the compared sets and the encoder.
-      answer: sentences about the results.
-      warnings: sentences about limits of the results.
-      tables: the tables.
-      notes: sentences about how to read the tables.
+      texts: the sentences.
+      tables: the tables, the one that belongs to the answer first.
+      trained: whether the encoder sees more than colour and texture.
       layers: profiles over the layers of the encoder.
       settings: flags and values.
     """
@@ -80,9 +92,8 @@ def page(
         __package__,
         "page.html",
         target=target.about.uri,
-        about=about,
-        answer=answer,
-        warnings=warnings,
+        **texts._asdict(),
+        trained=trained,
         index_chart=_drawn("index", "shift index of every source with its interval", lambda: _index_chart(found, looks)),
         tables=tables,
         # Features are in a random order, so that the first images are a random sample.
@@ -100,14 +111,15 @@ def page(
         if layers.noise
         else "",
         no_layers=layers.why,
-        notes=notes,
         settings=settings,
     )
 
 
 def _examples(name: str, source: Encoded, target: Encoded) -> SourceExamples:
-    order = _farthest(source.features, target.features)[::-1]
-    return SourceExamples(name, _captioned(source, order[:_SHOWN]), _captioned(source, order[::-1][:_SHOWN]))
+    matches = closest_matches(target.features, source.features)
+    pairs = zip(_captioned(source, matches.source[:_SHOWN]), _captioned(target, matches.target[:_SHOWN]), strict=True)
+    nearest = [Captioned([*of_source.pictures, *of_target.pictures], of_source.caption) for of_source, of_target in pairs]
+    return SourceExamples(name, nearest, _captioned(source, _farthest(source.features, target.features)[:_SHOWN]))
 
 
 def _farthest(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -143,7 +155,7 @@ def _drawn(name: str, label: str, draw: Callable[[], Figure]) -> Markup:
 
 
 def _index_chart(found: Survey, looks: Mapping[str, figures.Look]) -> Figure:
-    """Draws each source with its interval on the scale from 0, another sample of the target, to 1, noise."""
+    """Draws each source with its interval on the scale from 0 to 1."""
     drawing, axes = _panel(0.38 * len(looks) + 0.7)
     for row, (name, each) in enumerate(found.measured.items()):
         index = each.index
@@ -160,7 +172,7 @@ def _index_chart(found: Survey, looks: Mapping[str, figures.Look]) -> Figure:
     axes.set(xlim=(low, high), ylim=(0.4 - len(looks), 0.75), yticks=[])
     for value in (0, 1):
         axes.axvline(value, color=figures.MUTED, linewidth=0.8, zorder=0)
-    axes.set_xlabel("shift index: 0 is another sample of the target, 1 is noise")
+    axes.set_xlabel(f"shift index: 0 is {NEAR_END}, 1 is {FAR_END}")
     return drawing
 
 
@@ -189,7 +201,7 @@ def _map_chart(target: Encoded, pictured: Mapping[str, Encoded], looks: Mapping[
 
 
 def _layer_chart(layers: LayerProfiles, looks: Mapping[str, figures.Look]) -> Figure:
-    """Draws the distance from the target in every layer, a line per source, beside noise and the floor of chance."""
+    """Draws the distance from the target in every layer, a line per source, beside the far end and the floor of chance."""
     names = list(layers.noise.layers)
     places = np.arange(len(names))
     every: list[LayerProfile] = [layers.noise, *(layers.sources[name] for name in looks)]
@@ -205,7 +217,7 @@ def _layer_chart(layers: LayerProfiles, looks: Mapping[str, figures.Look]) -> Fi
     axes.set_xticks(places[::step], names[::step])
     axes.set_ylim(bottom=0)
     axes.set_ylabel("distance, bins")
-    lines = {"noise": Line2D([], [], color="black", linestyle=":"), "floor": Line2D([], [], color="#8a93a3", linewidth=3)}
+    lines = {REFERENCE: Line2D([], [], color="black", linestyle=":"), FLOOR: Line2D([], [], color="#8a93a3", linewidth=3)}
     _legend(drawing, {name: _point(look) for name, look in looks.items()} | lines)
     return drawing
 

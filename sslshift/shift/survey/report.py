@@ -8,10 +8,14 @@ from sslshift.data.decode import Canvas
 from sslshift.data.ranges import compare_ranges
 from sslshift.reporting import Table, csv_text
 from sslshift.shift.distances import DISTANCES, distance_of
+from sslshift.shift.index import FAR_END, NEAR_END
 from sslshift.shift.survey.inputs import COSINES, Encoded, ImageLook, MixtureAbout, SourceAbout
-from sslshift.shift.survey.measure import Measured, Survey, digits, listed
+from sslshift.shift.survey.measure import Measured, Survey
+from sslshift.shift.survey.sentences import digits, listed
 
-FLOOR = "floor"
+# Names of rows and lines that are no sources; a source of the same name is refused.
+FLOOR = "floor: halves of the target"
+REFERENCE = f"reference: {FAR_END}"
 # With more sources than this, their sizes are summarised.
 _MANY = 6
 
@@ -23,7 +27,8 @@ def main_table(survey: Survey, sets: Sets) -> Table:
     # A column that would be empty for every source is omitted.
     copies = any(isinstance(each.about, SourceAbout) and each.about.copies for each in sets.values())
     costs = any(each.about.cost_per_image for each in sets.values())
-    head = ["source", "images", "unique", *(["copies"] if copies else []), *(["cost"] if costs else [])]
+    # A telephone shows the first three columns without scrolling.
+    head = ["source", "index", "covers", "images", "unique", *(["copies"] if copies else []), *(["cost"] if costs else [])]
     lines = []
     for name in [*survey.measured, *survey.failed]:
         about = sets[name].about if name in sets else None
@@ -32,18 +37,18 @@ def main_table(survey: Survey, sets: Sets) -> Table:
         lines.append(
             [
                 name,
+                index_text(found) if found else "not measured",
+                f"{100 * found.coverage.target:.0f}%" if found else "",
                 _used(about),
                 f"{of_source.unique:,}" if of_source else "",
                 *([f"{of_source.copies:,}" if of_source and of_source.copies else ""] if copies else []),
                 *([_cost(about)] if costs else []),
                 about.licence if about else "",
-                index_text(found) if found else "not measured",
-                f"{100 * found.coverage.target:.0f}%" if found else "",
             ]
         )
     # A narrow terminal wraps these columns of words and no columns of numbers.
     more = ("licence", "cost")
-    return Table("index", "Distance from the target", [*head, "licence", "index", "covers"], lines, more_text=more)
+    return Table("index", "Distance from the target", [*head, "licence"], lines, more_text=more)
 
 
 def _used(about: SourceAbout | MixtureAbout | None) -> str:
@@ -117,9 +122,9 @@ def notes(survey: Survey, by_features: bool) -> list[str]:
         "depends on the encoder, so look at some of them."
     )
     return [
-        f"index: 0 is another sample of the target, 1 is noise with the target's pixel values, larger values are possible; by "
-        f"the {distance_of(survey.distance).title} distance ({distance_of(survey.distance).caveat}), "
-        f"{survey.sample_size:,} images on each side, 95% interval over samples of images.",
+        f"index: 0 is {NEAR_END}, 1 is {FAR_END}, larger values are possible; by the {distance_of(survey.distance).title} "
+        f"distance ({distance_of(survey.distance).caveat}), {survey.images:,} images of each source and of the target in two "
+        "halves, 95% interval over samples of images.",
         f"covers: share of the target's images that have a near image among {survey.images:,} images of the source; as many "
         f"further images of the target itself would cover {100 * survey.coverage_expected:.0f}%. near the target: the same in "
         "the other direction.",
@@ -128,7 +133,7 @@ def notes(survey: Survey, by_features: bool) -> list[str]:
         "Vendi score and effective rank: number of kinds of images or of features; they depend on the number of images "
         f"({survey.images:,} here) and on the encoder.",
         *(f"{DISTANCES[name].title}: {DISTANCES[name].caveat}." for name in names),
-        *([f"{FLOOR}: between two halves of the target; raw distances have no interval."] if names else []),
+        *([f"{FLOOR}, which is the distance that chance gives; raw distances have no interval."] if names else []),
     ]
 
 
@@ -188,8 +193,8 @@ def _smallest(survey: Survey, sets: Sets, target: Encoded) -> list[str]:
             sizes = listed([f"{name} ({used[name]:,})" for name in names[:few]])
             have, it = ("has", "it") if few == 1 else ("have", "them")
             return [
-                f"{sizes} {have} few images, so all sources are compared at {survey.sample_size:,} a side; without {it}, they "
-                f"could be compared at {without // 2:,}, with narrower intervals."
+                f"{sizes} {have} few images, so {survey.images:,} images of every source are compared; without {it}, it could "
+                f"be {without // 2 * 2:,}, with narrower intervals."
             ]
     return []
 
