@@ -66,7 +66,7 @@ def test_folder_holds_figures_tables_and_page(folder):
         assert b"/FontFile2" in pdf
         assert b"/Type3" not in pdf
     tables = {path.stem for path in (tmp_path / "tables").iterdir()}
-    assert tables == {"kinds", "trends", "pairs", "order", "shift", "mixtures", "runs"}
+    assert tables == {"kinds", "evaluations", "classes", "trends", "pairs", "order", "shift", "mixtures", "runs"}
     with (tmp_path / "tables/kinds.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["source"] for line in lines[-2:]] == ["untrained encoder", "raw pixels"]
@@ -112,7 +112,7 @@ def test_page_of_an_unfinished_study_says_what_is_missing(opened, tmp_path, undr
     assert "(1 of 3 runs)" in page
     assert "(2 of 3 runs)" in page
     assert (
-        "| staged (0 of 3 runs) | 320 | 0.5 | 2 | 0.20 [0.20, 0.20] | missing | missing | missing |  |"
+        "| staged (0 of 3 runs) | 320 | 0.20 [0.20, 0.20] | missing |  | missing | missing | 0.5 | 2 |"
         in (tmp_path / "tables/kinds.md").read_text()
     )
     runs = (tmp_path / "tables/runs.md").read_text()

@@ -10,8 +10,8 @@ from report_builders import FAR, LEARNER, MIDDLE, NEAR, SHIFTS, STUDY, planned_s
 from sslshift.study.analysis import Analysis
 from sslshift.study.learner_analysis import Kind, LearnerAnalysis
 from sslshift.study.opened import open_study
+from sslshift.study.report.page import caption
 from sslshift.study.report.sentences import answer, findings
-from sslshift.study.report.tables import caption
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ def levels(scores):
     kinds = tuple(Kind(LEARNER, "near", 10**power) for power in range(1, len(scores) + 1))
     by_kind = {kind: types.SimpleNamespace(value=score) for kind, score in zip(kinds, scores, strict=True)}
     linear = types.SimpleNamespace(score=by_kind.__getitem__)
-    return types.SimpleNamespace(task=types.SimpleNamespace(linear=linear)), kinds
+    return types.SimpleNamespace(scores=linear), kinds
 
 
 @given(st.lists(st.floats(0.3, 0.9), min_size=3, max_size=5, unique=True), values, st.booleans(), values, st.booleans())

@@ -10,7 +10,7 @@ from sslshift.simulation import SCENARIOS, Share, World, measure, measurement, s
 from sslshift.simulation.outcomes import claims_something, outcome
 from sslshift.simulation.studies import open_world, results_of
 from sslshift.study.analysis import Analysis
-from sslshift.transfer.claims import PAIR, PIXELS
+from sslshift.transfer.claims import GAIN, PAIR, PIXELS, TREND
 from sslshift.transfer.inference import estimation
 from tools.bench_statistics import measure_statistics
 
@@ -136,6 +136,24 @@ def test_analysis_sees_every_run_in_its_place():
     assert grid.values.mean() == pytest.approx(study.trained[1].mean())
 
 
+def test_evaluations_share_images_and_runs_but_not_their_errors():
+    world = World(sources=2, unique=(64, 640), seeds=2, images=40_000, evaluations=2, evaluation=2.0, run=1.0)
+    (study,) = studies(world, 1)
+    first, second = study.answers
+    one = studies(dataclasses.replace(world, evaluations=1), 1)[0]
+    # Another evaluation does not change the first.
+    assert (first.trained == one.trained).all()
+    shares = [each.trained.mean(axis=-1) for each in study.answers]
+    assert np.std(shares[1] - shares[0]) == pytest.approx(0.02, abs=0.01)
+    agreement = np.mean(first.pixels & second.pixels)
+    assert agreement == pytest.approx(both_right((70, 70), 0.84), abs=3 * 0.5 / np.sqrt(world.images))
+    results = results_of(study, open_world(world))
+    assert results.runs[0].evaluated.evaluations(results.opened.task.name) == ["linear", "knn"]
+    # The other one has gains and trends, and no exploratory tests.
+    claims = Analysis(results).claims
+    assert {name.family for name in claims if name.evaluation == "knn"} == {GAIN, TREND}
+
+
 def test_reference_encoders_err_in_the_scale_of_the_index():
     world = World(sources=3, unique=(64, 640), images=1, encoders=2, encoder=0.2)
     index = np.stack([study.index_by_encoder for study in studies(world, 1000)])
@@ -195,6 +213,12 @@ def test_a_world_that_cannot_be_is_refused(changes, message):
         ("+1.0 ± 0.9 points compared with the untrained encoder (no difference shown, p = 0.03 uncorrected)", False),
         ("The best encoder (a) is not shown to be better than the baseline of raw pixels: +0.1 ± 0.9 points.", False),
         ("no trend shown; for these sources alone the interval is -1.00 to +1.00.", False),
+        ("Collect a: pretraining on 640 of its images raises the accuracy by 1.0 ± 0.5 points", True),
+        ("Do not collect a (-6.3 ± 1.1 points by kNN), which hurts.", True),
+        ("Evaluations disagree: by kNN, each factor of ten in diversity of a lowers it by 1.0 ± 0.5 points", True),
+        ("b is shown neither to help nor to hurt (2.0 points would be; a gain of 1.0 points takes 9 seeds).", False),
+        ("Nothing can be decided yet: none of the 4 sources is shown to help or to hurt (2.0 points would be).", False),
+        ("Nothing can be decided yet: a is shown to help or to hurt (2.0 points would be).", True),
     ],
 )
 def test_words_that_claim_something(sentence, claims):

@@ -12,14 +12,20 @@ from sslshift.simulation.world import SimulatedStudy
 from sslshift.study.analysis import Analysis
 from sslshift.study.learner_analysis import Kind
 from sslshift.study.opened import Opened
+from sslshift.study.report.decision import decision
 from sslshift.study.report.sentences import answer, findings
 from sslshift.transfer import claims as families
 from sslshift.transfer.claims import Hypothesis
 from sslshift.transfer.inference import slopes
 
 # Negated claims of a sentence, which are removed, and the words of the other claims.
-_NEGATED = re.compile(r"(?i)\bno\b[^.;:(]*?\bshown|\bnot shown to be (better|worse)|no difference from [^;.]* is shown")
-_CLAIM = re.compile(r"(?i)\b(better|worse|rises|falls|saturates|curved|helps|harms|pretrain on)\b")
+_NEGATED = re.compile(
+    r"(?i)\bno\b[^.;:(]*?\bshown|\bnot shown to be (better|worse)|no difference from [^;.]* is shown"
+    r"|none of the [^.;:(]* is shown to help or to hurt|shown neither to help nor to hurt"
+)
+_CLAIM = re.compile(
+    r"(?i)\b(better|worse|rises|falls|raises|lowers|saturates|curved|helps?|hurts?|harms|pretrain on|collect)\b"
+)
 
 
 class CheckedClaim(NamedTuple):
@@ -80,7 +86,7 @@ def outcome(study: SimulatedStudy, opened: Opened) -> dict[tuple[str, str], floa
     for name, own in groups.items():
         found["false claim", name] = [any(each.false for each in own)]
         found["shown", name] = [each.sign == np.sign(each.truth) for each in own if round(each.truth, 9)]
-    claiming = any(map(claims_something, [*answer(analysis), *findings(analysis)]))
+    claiming = any(map(claims_something, [*decision(analysis), *answer(analysis), *findings(analysis)]))
     found["sentences", "claim without a verdict"] = [claiming and not any(each.sign for each in claims)]
     return {name: float(np.mean(each)) for name, each in found.items() if each}
 
@@ -111,7 +117,7 @@ def _accuracies(study: SimulatedStudy, analysis: Analysis) -> Iterable[tuple[str
     """Yields the name, ends and true value of the intervals of accuracies, in points."""
     for learner in analysis.task.learners.values():
         for kind in learner.kinds:
-            score = learner.task.linear.score(kind)
+            score = learner.scores.score(kind)
             yield "accuracy", 100 * score.low, 100 * score.high, _accuracy(study, kind)
         score = learner.highest_score
         yield "highest accuracy", 100 * score.low, 100 * score.high, _accuracy(study, learner.highest)

@@ -4,7 +4,8 @@ import dataclasses
 
 from sslshift.simulation.world import World
 
-NULL = World()
+# Two evaluations, as by default.
+NULL = World(evaluations=2, evaluation=0.3)
 TRENDS = dataclasses.replace(
     NULL, sources=5, seeds=4, gain=4.0, gain_by_index=-3.0, trend=2.0, trend_by_index=-2.5, scatter=0.3
 )

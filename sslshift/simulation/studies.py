@@ -1,21 +1,24 @@
 """Simulated studies as `Results`, which the package analyses and reports like those of a real study."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from sslshift.shift import ShiftIndex
-from sslshift.simulation.world import SimulatedStudy, World
+from sslshift.simulation.world import Answers, SimulatedStudy, World
 from sslshift.study.declare import Study
 from sslshift.study.opened import Opened, Run, open_study
 from sslshift.study.results import FinishedRun, Results, Trained
 from sslshift.study.shifts import MeasuredShift
+from sslshift.transfer import protocol
+from sslshift.transfer.claims import MAIN_EVALUATION
 from sslshift.transfer.predictions import Predictions
 from sslshift.transfer.scores import EvaluatedEncoder, EvaluationScore, TaskScores
 
-# The evaluation on which every claim of a report rests.
-EVALUATION = "linear"
+# Evaluations in the order of `SimulatedStudy.answers`; the first is that of the primary hypothesis.
+EVALUATIONS = (MAIN_EVALUATION, *(name for name in protocol.EVALUATIONS if name != MAIN_EVALUATION))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,28 +84,34 @@ def results_of(study: SimulatedStudy, opened: Opened) -> Results:
     sources = {source_name(world, number): number for number in range(world.sources)}
     indices = np.arange(world.images)
 
-    def encoder(right: np.ndarray) -> SimulatedEncoder:
+    def encoder(part: Callable[[Answers], np.ndarray]) -> SimulatedEncoder:
+        right = dict(zip(EVALUATIONS, map(part, study.answers), strict=False))
         # All labels are 0, so that a right prediction is 0 and a wrong one 1.
-        predicted = (~right).view(np.int8)
+        predicted = {name: (~each).view(np.int8) for name, each in right.items()}
         labels = np.zeros(world.images, np.int8)
-        drawn = Predictions("accuracy", labels, indices, {EVALUATION: predicted if len(right) > 1 else predicted[0]})
-        value = float(right.mean())
-        scores = TaskScores("accuracy", world.images, 1.0, {EVALUATION: EvaluationScore(*[value] * 4, {})}, ())
-        return SimulatedEncoder({opened.task.name: scores}, {}, drawn)
+        kept = {name: each if len(each) > 1 else each[0] for name, each in predicted.items()}
+        values = {name: EvaluationScore(*[float(each.mean())] * 4, {}) for name, each in right.items()}
+        scores = TaskScores("accuracy", world.images, 1.0, values, ())
+        return SimulatedEncoder({opened.task.name: scores}, {}, Predictions("accuracy", labels, indices, kept))
 
     def finished(run: Run) -> FinishedRun:
         place = (methods[run.learner], sources[run.source], world.unique.index(run.unique))
-        right = study.trained[place][world.replicates.index((run.draw, run.seed))]
-        return FinishedRun(run, Trained(2.0, 1.0, 0, run.unique, 1.0), encoder(right))
+        replicate = world.replicates.index((run.draw, run.seed))
+        return FinishedRun(
+            run, Trained(2.0, 1.0, 0, run.unique, 1.0), encoder(lambda answers: answers.trained[(*place, replicate)])
+        )
 
     untrained = {
-        (*key, seed): encoder(right) for key, method in methods.items() for seed, right in enumerate(study.untrained[method])
+        (*key, seed): encoder(lambda answers, place=(method, seed): answers.untrained[place])
+        for key, method in methods.items()
+        for seed in range(study.untrained.shape[1])
     }
     shifts = {name: _measured(study.index_by_encoder[:, number]) for name, number in sources.items()}
     ended = max(1, round(world.finished * len(opened.runs)))
     runs = tuple(map(finished, opened.runs[:ended]))
     shifts_by_task = {opened.task.name: shifts}
-    return Results(opened, runs, untrained, encoder(study.pixels), shifts_by_task, {}, missing=opened.runs[ended:])
+    pixels = encoder(lambda answers: answers.pixels)
+    return Results(opened, runs, untrained, pixels, shifts_by_task, {}, missing=opened.runs[ended:])
 
 
 def _measured(by_encoder: np.ndarray) -> MeasuredShift:

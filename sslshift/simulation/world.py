@@ -1,6 +1,7 @@
 """World of studies with known truth: true accuracies, and every source of variation between images and runs."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
@@ -29,6 +30,7 @@ class World:
       seeds: training seeds of each kind.
       draws: draws of each subset, each trained with every seed; 0: each seed draws its own.
       labelled_draws: draws of labelled images, shared by all encoders.
+      evaluations: evaluations of every encoder, all with the same true accuracies.
       images: test images.
       finished: share of the runs that are finished, in the order in which a study runs them.
       encoders: reference encoders behind the measured shift indices.
@@ -45,6 +47,7 @@ class World:
       run: standard deviation of the effect of a run, or of an untrained encoder.
       subset: standard deviation of the effect of a draw of a subset, common to all methods.
       labelled: standard deviation of the effect of a draw of labelled images, common to all encoders.
+      evaluation: standard deviation of the effect of an evaluation on a run; the first evaluation has none.
       encoder: standard deviation of the scale of an encoder's indices, whose mean is 1; the error is common to all sources.
       bad: probability that a run goes wrong.
       bad_loss: accuracy that such a run loses compared with the others.
@@ -56,6 +59,7 @@ class World:
     seeds: int = 3
     draws: int = 0
     labelled_draws: int = 1
+    evaluations: int = 1
     images: int = 5000
     finished: float = 1.0
     encoders: int = 1
@@ -72,12 +76,13 @@ class World:
     run: float = 0.4
     subset: float = 0.2
     labelled: float = 0.0
+    evaluation: float = 0.0
     encoder: float = 0.0
     bad: float = 0.0
     bad_loss: float = 0.0
 
     def __post_init__(self):
-        for name in ("methods", "sources", "seeds", "labelled_draws", "images", "encoders"):
+        for name in ("methods", "sources", "seeds", "labelled_draws", "evaluations", "images", "encoders"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Expected {name} of at least 1 in a world, got {getattr(self, name)}.")
         if not 0 < self.finished <= 1:
@@ -89,7 +94,8 @@ class World:
                 "Expected shares of the latent variance of at least 0 and at most 1 together, got "
                 f"difficulty={self.difficulty} and image_by_source={self.image_by_source}."
             )
-        spread = _SAFE * np.sqrt(self.seed**2 + self.run**2 + self.subset**2 + self.labelled**2) + self.bad_loss
+        parts = (self.seed, self.run, self.subset, self.labelled, self.evaluation)
+        spread = _SAFE * np.sqrt(np.square(parts).sum()) + self.bad_loss
         reached = [self.untrained, *self.accuracies(self.expected_trends).ravel()]
         if min(reached) - spread < 0 or max(reached) + spread > 100:
             raise ValueError(
@@ -124,6 +130,20 @@ class World:
         return crossed or [(seed, seed) for seed in range(self.seeds)]
 
 
+class Answers(NamedTuple):
+    """Right and wrong predictions by one evaluation.
+
+    Attributes:
+      trained: whether a run is right on an image, `[methods, sources, levels, replicates, labelled draws, images]`.
+      untrained: the same for untrained encoders, `[methods, seeds, labelled draws, images]`.
+      pixels: the same for raw pixels, `[labelled draws, images]`.
+    """
+
+    trained: np.ndarray
+    untrained: np.ndarray
+    pixels: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SimulatedStudy:
     """One study of a world.
@@ -133,18 +153,29 @@ class SimulatedStudy:
       trends: true trend of each source, `[sources]`.
       index_by_encoder: measured shift index of each source by each reference encoder, `[encoders, sources]`.
       run_accuracies: true accuracy of each run, `[methods, sources, levels, replicates, labelled draws]`.
-      trained: whether a run is right on an image, `[methods, sources, levels, replicates, labelled draws, images]`.
-      untrained: the same for untrained encoders, `[methods, seeds, labelled draws, images]`.
-      pixels: the same for raw pixels, `[labelled draws, images]`.
+      answers: predictions by each evaluation.
     """
 
     world: World
     trends: np.ndarray
     index_by_encoder: np.ndarray
     run_accuracies: np.ndarray
-    trained: np.ndarray
-    untrained: np.ndarray
-    pixels: np.ndarray
+    answers: tuple[Answers, ...]
+
+    @property
+    def trained(self) -> np.ndarray:
+        """The predictions of runs by the first evaluation."""
+        return self.answers[0].trained
+
+    @property
+    def untrained(self) -> np.ndarray:
+        """The predictions of untrained encoders by the first evaluation."""
+        return self.answers[0].untrained
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The predictions from raw pixels by the first evaluation."""
+        return self.answers[0].pixels
 
     @property
     def accuracies(self) -> np.ndarray:
@@ -178,15 +209,19 @@ def simulate(world: World, random: np.random.Generator) -> SimulatedStudy:
         own = of_run * random.standard_normal((*accuracies.shape, world.images), np.float32)
         return latent + own < special.ndtri(accuracies / 100).astype(np.float32)[..., None]
 
-    return SimulatedStudy(
-        world,
-        trends,
-        scales * world.index,
-        runs,
-        right(runs, by_source[:-2, None, None, None]),
-        right(untrained, by_source[-2]),
-        right(world.untrained + labelled, by_source[-1]),
-    )
+    answers = []
+    for number in range(world.evaluations):
+        # Each evaluation errs on a run in its own way; what an image has in common for all encoders is common to evaluations.
+        scale = world.evaluation if number else 0.0
+        own_runs, own_untrained = (each + random.normal(0, scale, each.shape) if scale else each for each in (runs, untrained))
+        answers.append(
+            Answers(
+                right(own_runs, by_source[:-2, None, None, None]),
+                right(own_untrained, by_source[-2]),
+                right(world.untrained + labelled, by_source[-1]),
+            )
+        )
+    return SimulatedStudy(world, trends, scales * world.index, runs, tuple(answers))
 
 
 def _run_accuracies(world: World, trends: np.ndarray, random: np.random.Generator) -> np.ndarray:

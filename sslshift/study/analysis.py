@@ -7,27 +7,32 @@ and then kept. `report` turns the values into sentences and tables.
 
 import dataclasses
 import functools
-import itertools
 import math
+from collections.abc import Hashable
 
 import numpy as np
 
+from sslshift.study.cost import KindCost, kind_cost
 from sslshift.study.evaluate import UNTRAINED
 from sslshift.study.learner_analysis import RAW_PIXELS, Kind, LearnerAnalysis
 from sslshift.study.results import FinishedRun, Results
 from sslshift.study.shifts import MeasuredShift
+from sslshift.transfer.by_class import ClassGroup, class_groups, scores_within
 from sslshift.transfer.claims import (
     CHANGE,
+    CLASS,
     GAIN,
+    MAIN_EVALUATION,
     REFERENCE,
     TREND,
     Claim,
     Hypothesis,
+    HypothesisTest,
     corrected,
     is_exploratory,
     shared_comparisons,
 )
-from sslshift.transfer.inference import CrossedDeviations, Estimate, crossed_deviations
+from sslshift.transfer.inference import CrossedDeviations, Estimate, crossed_deviations, moderated
 from sslshift.transfer.paired import EncoderPredictions, PairedScores
 
 
@@ -71,6 +76,11 @@ class Analysis:
         """Name of the baseline that gains are measured against."""
         return UNTRAINED
 
+    @property
+    def gain_over(self) -> str:
+        """Heading of a column of gains."""
+        return f"gain over {self.baseline.removesuffix(' encoder')}"
+
     @functools.cached_property
     def tasks(self) -> dict[str, "TaskAnalysis"]:
         """The analysis of each task by its name."""
@@ -86,8 +96,9 @@ class Analysis:
         """Everything that the report tests, with verdicts that are corrected for all of it."""
         tests = {}
         for task in self.tasks.values():
-            for learner in task.learners.values():
-                tests |= learner.tests
+            for learners in task.by_evaluation.values():
+                for learner in learners.values():
+                    tests |= learner.tests
         return corrected(tests, self.primary, self.task.name, as_planned=not self.results.deviations)
 
     @property
@@ -140,9 +151,16 @@ class Analysis:
         """Returns a learner's kinds with a finished run, the nearest source first, then by unique samples."""
         return [kind for kind in self.runs if kind.learner == learner]
 
-    def levels(self, learner: tuple[str, str]) -> dict[str, list[Kind]]:
-        """Returns the kinds of each candidate, by unique samples."""
-        return {name: list(own) for name, own in itertools.groupby(self.of_learner(learner), key=lambda kind: kind.source)}
+    @functools.cached_property
+    def costs(self) -> dict[Kind, KindCost]:
+        """The cost of each kind; empty if nothing has a cost."""
+        found = {kind: kind_cost(self.opened, runs) for kind, runs in self.runs.items()}
+        return found if any(each.total for each in found.values()) else {}
+
+    def leaked(self, candidate: str) -> int:
+        """Returns the number of test images that the sources of a candidate contain or resemble, in the worst of them."""
+        sources = {uri for each in self.opened.candidates if each.name == candidate for uri in each.mixture.largest}
+        return max((leaks.count for uri, leaks in self.results.leaks.items() if uri in sources), default=0)
 
     def runs_of(self, source: str, unique: int) -> list[FinishedRun]:
         """Returns the finished runs of a candidate, of every learner."""
@@ -261,12 +279,50 @@ class TaskAnalysis:
     @property
     def linear(self) -> PairedScores:
         """The scores of the linear probe."""
-        return self.paired("linear")
+        return self.paired(MAIN_EVALUATION)
 
     @functools.cached_property
-    def learners(self) -> dict[tuple[str, str], "LearnerAnalysis"]:
-        """The analysis of each learner that has a finished run, by method and encoder."""
-        return {learner: LearnerAnalysis(self, learner) for learner in self.analysis.learners}
+    def by_evaluation(self) -> dict[str, dict[tuple[str, str], LearnerAnalysis]]:
+        """The analyses of learners that have a finished run, by evaluation, then by method and encoder; the main one first."""
+        names = sorted(self.evaluations, key=lambda name: name != MAIN_EVALUATION) if self.analysis.learners else []
+        found = {name: {learner: LearnerAnalysis(self, learner, name) for learner in self.analysis.learners} for name in names}
+        # An evaluation may have failed for every run of a learner.
+        return {
+            name: {learner: own for learner, own in learners.items() if own.kinds or name == MAIN_EVALUATION}
+            for name, learners in found.items()
+        }
+
+    @functools.cached_property
+    def learners(self) -> dict[tuple[str, str], LearnerAnalysis]:
+        """The analysis by the linear probe of each learner that has a finished run, by method and encoder."""
+        return self.by_evaluation.get(MAIN_EVALUATION, {})
+
+    @functools.cached_property
+    def class_gains(self) -> dict[tuple[Kind, ClassGroup], Claim]:
+        """Gains of each candidate with its largest N within each class, by the linear probe; empty for a single class.
+
+        They are exploratory, and corrected for all classes and candidates of a learner.
+        """
+        test = next(each.test for each in self.analysis.opened.tasks if each.name == self.name)
+        groups = class_groups(self._members[0].predictions.labels, test.source.classes)
+        tests = {}
+        for learner in self.learners.values() if len(groups) > 1 else ():
+            compared = {learner.baseline, *learner.largest}
+            members = [each for each in self._members if each.kind in compared]
+            for group in groups:
+                scores = scores_within(members, MAIN_EVALUATION, group)
+                contrasts = [scores.over_reference(kind, learner.baseline) for kind in learner.largest]
+                for kind, each in zip(learner.largest, moderated(contrasts, one_reference=True), strict=True):
+                    if each is not None:
+                        name = Hypothesis(self.name, learner.learner, CLASS, (kind, group))
+                        tests[name] = HypothesisTest(each, scores.single_seed([kind, learner.baseline]))
+        found = corrected(tests, None, self.analysis.task.name)
+        return {name.subject: claim for name, claim in found.items()}
+
+    def claims_by_evaluation(self, learner: tuple[str, str], family: str, subject: Hashable) -> dict[str, Claim]:
+        """Returns the claims about one subject by each evaluation that has it, the linear probe first."""
+        names = {name: Hypothesis(self.name, learner, family, subject, name) for name in self.by_evaluation}
+        return {name: self.analysis.claims[each] for name, each in names.items() if each in self.analysis.claims}
 
     @functools.cached_property
     def gains(self) -> dict[Kind, Claim | None]:

@@ -6,7 +6,7 @@ import datetime
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -17,11 +17,12 @@ from sslshift.storage import LockedError, Store, read_json, write_json
 from sslshift.study.learners import Learner
 from sslshift.study.opened import Opened
 from sslshift.study.progress import duration
-from sslshift.study.results import run_folder, run_record
+from sslshift.study.results import FinishedRun, run_folder, run_record
 from sslshift.study.shifts import reference_folder, reference_record
 from sslshift.training.programs import seconds_per_step
 from sslshift.transfer.claims import power_text, shared_comparisons
 from sslshift.transfer.inference import PlannedTable
+from sslshift.transfer.protocol import count_outcomes
 
 # File of a study's folder with the seconds of each call by part, the latest call last.
 TIMING = "timing.json"
@@ -101,6 +102,30 @@ def image_costs(opened: Opened) -> dict[str, tuple[int, float]]:
     return {uri: (unique, unique * opened.sources[uri].cost_per_image) for uri, unique in most.items()}
 
 
+class KindCost(NamedTuple):
+    """Money that pretraining as in the runs of a kind takes.
+
+    Attributes:
+      images: cost of the unique samples.
+      training: price of the training of one run, by the mean time of the finished ones; 0 without a price.
+    """
+
+    images: float
+    training: float
+
+    @property
+    def total(self) -> float:
+        """The cost of images and training."""
+        return self.images + self.training
+
+
+def kind_cost(opened: Opened, runs: Sequence[FinishedRun]) -> KindCost:
+    """Returns the cost of one run, from the finished runs of its kind."""
+    seconds = [each.trained.seconds for each in runs if each.trained.seconds is not None]
+    hours = sum(seconds) / len(seconds) / 3600 if seconds else 0.0
+    return KindCost(opened.cost(opened.candidate(runs[0].run)), hours * opened.design.price_per_hour)
+
+
 # Variances of gains over the untrained encoder before anything is measured: those of quickstart, rounded.
 _SEED_DEVIATION = 0.005
 _DISAGREEMENT = 0.04
@@ -112,8 +137,10 @@ def planned_table(opened: Opened) -> PlannedTable:
     names = [candidate.name for candidate in opened.candidates]
     ladders = sum(count > 1 for count in Counter(names).values())
     mixtures = any(candidate.text for candidate in opened.candidates)
-    # Gains, differences from the nearest source if there are mixtures, trends, a curvature, and the change with the shift.
-    tests = len(names) + mixtures * (len(set(names)) - 1) + ladders + (max(Counter(names).values()) > 2) + (ladders > 2)
+    # Gains, differences from the nearest source if there are mixtures, trends, and the change with the shift.
+    tests = len(names) + mixtures * (len(set(names)) - 1) + ladders + (ladders > 2)
+    # Each evaluation has all of them; the curvature is tested by the linear probe alone.
+    tests = tests * count_outcomes(design.evaluations) + (max(Counter(names).values()) > 2)
     images = len(opened.task.test.indices)
     comparisons = shared_comparisons(tests * len(opened.learners))
     return PlannedTable(design.seeds, images, _SEED_DEVIATION, _DISAGREEMENT, len(names), comparisons, design.untrained_seeds)

@@ -1,4 +1,4 @@
-"""Analysis of one method and encoder on one task: gains, comparisons, trends, and everything that is tested about them."""
+"""Analysis of one method and encoder on one task by one evaluation: gains, comparisons, trends, and all that is tested."""
 
 import dataclasses
 import functools
@@ -11,7 +11,19 @@ import numpy as np
 
 from sslshift.study.evaluate import PIXELS as RAW
 from sslshift.study.opened import Run
-from sslshift.transfer.claims import CHANGE, CURVATURE, GAIN, PAIR, PIXELS, REFERENCE, TREND, Claim, Hypothesis, HypothesisTest
+from sslshift.transfer.claims import (
+    CHANGE,
+    CURVATURE,
+    GAIN,
+    MAIN_EVALUATION,
+    PAIR,
+    PIXELS,
+    REFERENCE,
+    TREND,
+    Claim,
+    Hypothesis,
+    HypothesisTest,
+)
 from sslshift.transfer.inference import (
     FEWEST_SOURCES,
     Bootstrapped,
@@ -77,32 +89,41 @@ class SourceTrend:
 
 
 class LearnerAnalysis:
-    """Analysis of a study's results for one method and encoder on one task.
+    """Analysis of a study's results for one method and encoder on one task, by one evaluation.
 
     Args:
       task: analysis of the task.
       learner: names of method and encoder.
+      evaluation: name of the evaluation.
 
     Attributes:
+      scores: scores of every run and baseline by the evaluation.
       baseline: kind that gains are measured against.
     """
 
-    def __init__(self, task: "TaskAnalysis", learner: tuple[str, str]):
+    def __init__(self, task: "TaskAnalysis", learner: tuple[str, str], evaluation: str = MAIN_EVALUATION):
         self.task = task
         self.analysis = task.analysis
         self.learner = learner
+        self.evaluation = evaluation
+        self.scores = task.paired(evaluation)
         self.baseline = Kind(learner, self.analysis.baseline, None)
         self._shifts = task.shifts
 
     @functools.cached_property
     def kinds(self) -> list[Kind]:
-        """The kinds with a finished run, the nearest source first, then by unique samples."""
-        return self.analysis.of_learner(self.learner)
+        """The kinds with a finished run that have the evaluation, the nearest source first, then by unique samples."""
+        return [kind for kind in self.analysis.of_learner(self.learner) if kind in self.scores.scores]
+
+    @functools.cached_property
+    def levels(self) -> dict[str, list[Kind]]:
+        """The kinds of each candidate, by unique samples."""
+        return {name: list(own) for name, own in itertools.groupby(self.kinds, key=lambda kind: kind.source)}
 
     @functools.cached_property
     def largest(self) -> list[Kind]:
         """The kind with the largest number of unique samples, for each candidate."""
-        return [levels[-1] for levels in self.analysis.levels(self.learner).values()]
+        return [levels[-1] for levels in self.levels.values()]
 
     @functools.cached_property
     def reference(self) -> Kind:
@@ -113,12 +134,11 @@ class LearnerAnalysis:
     @functools.cached_property
     def ladders(self) -> dict[str, list[Kind]]:
         """The kinds of each source with several numbers of unique samples that share a seed, near sources first."""
-        linear = self.task.linear
         found = {
             source: levels
-            for source, levels in self.analysis.levels(self.learner).items()
+            for source, levels in self.levels.items()
             # A trend needs two numbers of unique samples that share a seed; an unfinished study may lack them.
-            if len(levels) > 1 and linear.grid(levels) is not None
+            if len(levels) > 1 and self.scores.grid(levels) is not None
         }
         return dict(sorted(found.items(), key=lambda item: self._shifts[item[0]].order))
 
@@ -131,7 +151,10 @@ class LearnerAnalysis:
 
     @functools.cached_property
     def tests(self) -> dict[Hypothesis, HypothesisTest]:
-        """Everything that a report tests about this learner; on tasks other than the first, only what their figures show."""
+        """Everything that a report tests about this learner.
+
+        By the linear probe on the first task, it also compares what stands out.
+        """
         tests = self._differences(GAIN, {kind: (kind, self.baseline) for kind in self.kinds})
         if self.analysis.mixtures:
             others = [kind for kind in self.largest if kind != self.reference]
@@ -141,24 +164,23 @@ class LearnerAnalysis:
             scatter = len(self._indexed) >= FEWEST_SOURCES
             contrast = self._changes[scatter]
             tests[self._name(CHANGE, "")] = HypothesisTest(contrast, contrast.of_seeds is None)
-        if self.task is not self.analysis.task:
+        if self.task is not self.analysis.task or self.evaluation != MAIN_EVALUATION:
             return tests
         # Only the sentence about the nearest source depends on the curvature, and each further test would weaken the others.
         nearest = self.ladders.get(self.nearest_ladder, [])
         if len(nearest) > 2:
             bends = dict(zip(nearest, curvature_weights(self._log_diversity(nearest)).tolist(), strict=True))
-            tests |= self._table(CURVATURE, {self.nearest_ladder: (self.task.linear.contrast(bends), nearest)})
+            tests |= self._table(CURVATURE, {self.nearest_ladder: (self.scores.contrast(bends), nearest)})
         pairs = [pair for pair in itertools.combinations(self.kinds, 2) if pair[0].source != pair[1].source]
         tests |= self._differences(PAIR, {pair: pair for pair in pairs}, kinds=len(self.kinds) - 1)
         return tests | self._differences(PIXELS, {kind: (kind, RAW_PIXELS) for kind in self.kinds})
 
     def _name(self, family: str, subject: Hashable) -> Hypothesis:
-        return Hypothesis(self.task.name, self.learner, family, subject)
+        return Hypothesis(self.task.name, self.learner, family, subject, self.evaluation)
 
     def _differences(self, family: str, pairs: Mapping[Hashable, tuple[Kind, Kind]], *, kinds: int | None = None):
-        linear = self.task.linear
         # Untrained encoders may have more seeds than runs, since they need no training.
-        made = linear.over_reference if family == GAIN else linear.paired_contrast
+        made = self.scores.over_reference if family == GAIN else self.scores.paired_contrast
         contrasts = {subject: (made(a, b), (a, b)) for subject, (a, b) in pairs.items()}
         return self._table(family, contrasts, kinds=kinds, one_reference=family in (GAIN, REFERENCE, PIXELS))
 
@@ -175,7 +197,7 @@ class LearnerAnalysis:
         given = [contrast for contrast, _ in contrasts.values()]
         pooled = moderated(given, scales=scales, kinds=kinds, one_reference=one_reference)
         return {
-            self._name(family, subject): HypothesisTest(contrast, self.task.linear.single_seed(members))
+            self._name(family, subject): HypothesisTest(contrast, self.scores.single_seed(members))
             for (subject, (_, members)), contrast in zip(contrasts.items(), pooled, strict=True)
             if contrast is not None
         }
@@ -191,7 +213,7 @@ class LearnerAnalysis:
         found: dict[str, tuple[Contrast | None, Sequence[Kind]]] = {}
         for source, levels in self.ladders.items():
             each = slope_weights(self._log_diversity(levels)).tolist()
-            found[source] = self.task.linear.contrast(dict(zip(levels, each, strict=True))), levels
+            found[source] = self.scores.contrast(dict(zip(levels, each, strict=True))), levels
         return found
 
     def _log_diversity(self, levels: Sequence[Kind]) -> list[float]:
@@ -286,8 +308,7 @@ class LearnerAnalysis:
                 f"The sources with several numbers of unique samples span {span:.2f} of the shift index, and a change for each "
                 f"unit of the index needs at least {_SPAN}."
             )
-        linear = self.task.linear
-        grid = linear.grid([kind for levels in indexed.values() for kind in levels])
+        grid = self.scores.grid([kind for levels in indexed.values() for kind in levels])
         if grid is None:
             return "No seed is finished for all sources with several numbers of unique samples."
         values = []
@@ -305,25 +326,24 @@ class LearnerAnalysis:
         by_encoder = np.transpose([self._shifts[source].by_encoder for source in indexed])
         weights = np.mean([slope_weights(each) for each in by_encoder], axis=0).tolist()
         return {
-            scatter: pooled_with(change_contrast(by_encoder, trends, linear.images, scatter=scatter), parts, weights)
+            scatter: pooled_with(change_contrast(by_encoder, trends, self.scores.images, scatter=scatter), parts, weights)
             for scatter in (False, True)
         }
 
     @functools.cached_property
     def measured_table(self) -> PlannedTable | None:
         """Sizes and variances of the gains, as measured; None without two seeds."""
-        linear = self.task.linear
-        found = [linear.over_reference(kind, self.baseline) for kind in self.kinds]
-        reference = len(linear.scores.get(self.baseline, ()))
+        found = [self.scores.over_reference(kind, self.baseline) for kind in self.kinds]
+        reference = len(self.scores.scores.get(self.baseline, ()))
         known = [each for each in found if each is not None and each.seeds > 1]
         if not known:
             return None
         # The choice of images explains a part of the variance between seeds, which more images would reduce.
         of_seeds = [each.seeds * max(0.0, each.of_seeds.variance - each.of_seeds.explained) for each in known]
-        of_images = [float(each.replicates.var(ddof=1)) * linear.images for each in known]
+        of_images = [float(each.replicates.var(ddof=1)) * self.scores.images for each in known]
         return PlannedTable(
             max(each.seeds for each in known),
-            linear.images,
+            self.scores.images,
             math.sqrt(np.mean(of_seeds)),
             float(np.mean(of_images)),
             len(known),
@@ -334,35 +354,34 @@ class LearnerAnalysis:
     @functools.cached_property
     def bad_runs(self) -> list[BadRun]:
         """Runs whose linear probe ended far below that of the other runs of their kind, the clearest first."""
-        return self.task.linear.bad_runs(self.kinds)
+        return self.scores.bad_runs(self.kinds)
 
     @functools.cached_property
     def highest(self) -> Kind:
         """The kind with the highest mean score of all."""
-        return max(self.kinds, key=lambda kind: self.task.linear.score(kind).value)
+        return max(self.kinds, key=lambda kind: self.scores.score(kind).value)
 
     @functools.cached_property
     def best(self) -> Kind:
         """The kind with the highest mean score of those whose gain is shown, or of all if no gain is."""
         # The kind with the highest mean may vary so much between seeds that only the gain of another one is shown.
         gaining = [kind for kind in self.kinds if self.gains[kind] and self.gains[kind].verdict == "better"]
-        return max(gaining or self.kinds, key=lambda kind: self.task.linear.score(kind).value)
+        return max(gaining or self.kinds, key=lambda kind: self.scores.score(kind).value)
 
     @functools.cached_property
     def highest_score(self) -> Estimate:
         """The score of the highest kind, corrected for being the highest of all, with its interval."""
-        found = self.task.linear.score(self.highest)
+        found = self.scores.score(self.highest)
         luck = found.value - self._shrunken_scores[self.highest]
         return found._replace(value=found.value - luck, low=max(0.0, found.low - luck), high=found.high - luck)
 
     @functools.cached_property
     def _shrunken_scores(self) -> dict[Kind, float]:
         """The score of each kind, shrunken towards the mean of all as far as their differences may be chance."""
-        linear = self.task.linear
-        scores = [linear.score(kind).value for kind in self.kinds]
+        scores = [self.scores.score(kind).value for kind in self.kinds]
         share = 1 / len(self.kinds)
         # What all kinds have in common, such as the choice of test images, does not decide which is the highest.
-        contrasts = [linear.contrast({other: (other == kind) - share for other in self.kinds}) for kind in self.kinds]
+        contrasts = [self.scores.contrast({other: (other == kind) - share for other in self.kinds}) for kind in self.kinds]
         if len(self.kinds) < 3 or any(each is None or each.seeds < 2 for each in contrasts):
             return dict(zip(self.kinds, scores, strict=True))
         variances = [each.variance for each in moderated(contrasts, kinds=len(contrasts) - 1)]

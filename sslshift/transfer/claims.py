@@ -1,7 +1,8 @@
 """Claims of a report: what is tested, the correction for all tests together, and verdicts and their words.
 
-A report has one primary hypothesis, which the study declares. It has half of the allowed 5% of false findings; all other
-confirmatory tests of all methods share the other half, and what a finding does not need passes on (Holm, weighted). Tests that
+A report has one primary hypothesis, which the study declares, by the linear probe. It has half of the allowed 5% of false
+findings; all other confirmatory tests, of all methods and evaluations, share the other half, and what a finding does not need
+passes on (Holm, weighted). Tests that
 compare whatever stands out afterwards are exploratory: each of their tables is corrected alone, and they are marked.
 """
 
@@ -21,6 +22,10 @@ CURVATURE = "curvature of the trend"
 CHANGE = "change of the trend with the shift"
 PAIR = "pair of sources"
 PIXELS = "difference from raw pixels"
+CLASS = "gain within a class"
+
+# Evaluation of the primary hypothesis, of curvatures and of exploratory tests; every study has it.
+MAIN_EVALUATION = "linear"
 
 BETTER = "better"
 WORSE = "worse"
@@ -31,8 +36,8 @@ NO_TREND = "no trend shown"
 ONE_SEED = "one seed, not tested"
 _COMPARED = (BETTER, WORSE, NOTHING)
 _WORDS = {TREND: (RISES, FALLS, NO_TREND), CHANGE: (RISES, FALLS, NO_TREND), CURVATURE: ("steepens", "flattens", NO_TREND)}
-# Families that no plan names: the sources that stand out are compared.
-_EXPLORATORY = (PAIR, PIXELS)
+# Families that no plan names: the sources or classes that stand out are compared.
+_EXPLORATORY = (PAIR, PIXELS, CLASS)
 
 
 class Hypothesis(NamedTuple):
@@ -43,12 +48,14 @@ class Hypothesis(NamedTuple):
       learner: names of method and encoder.
       family: one of the families above.
       subject: kind or kinds of runs, or the source.
+      evaluation: name of the evaluation.
     """
 
     task: str
     learner: tuple[str, str]
     family: str
     subject: Hashable
+    evaluation: str = MAIN_EVALUATION
 
 
 class HypothesisTest(NamedTuple):
@@ -220,6 +227,16 @@ def power_text(table: PlannedTable, wanted: float, source: str, baseline: str = 
             f"With {table.seeds} seeds and {table.images:,} test images, a gain of {size(smallest)} over the {baseline} "
             f"is shown with {POWER:.0%} probability ({about})"
         )
+    return f"{shows}. {ways_text(table, wanted).capitalize()}."
+
+
+def ways_text(table: PlannedTable, wanted: float) -> str:
+    """Returns what it takes to show a wanted difference, as a clause.
+
+    Example:
+      >>> ways_text(PlannedTable(3, 5000, 0.005, 0.1, kinds=9, comparisons=40), 0.02)
+      'a gain of 2.0 points takes 4 seeds with 5,000 test images or 9,210 test images with 3 seeds'
+    """
     seeds = table.seeds_for(wanted)
     images = table.images_for(wanted)
     ways = [] if seeds is None else [f"{seeds} seeds with {table.images:,} test images"]
@@ -228,7 +245,7 @@ def power_text(table: PlannedTable, wanted: float, source: str, baseline: str = 
         larger = [table._replace(images=table.images * factor) for factor in (2, 5, 20)]
         both = [(each.seeds_for(wanted), each.images) for each in larger]
         ways = [f"{seeds} seeds with {images:,} test images" for seeds, images in both if seeds][:1]
-    return f"{shows}. A gain of {size(wanted)} takes {' or '.join(ways) or 'more than any study has'}."
+    return f"a gain of {size(wanted)} takes {' or '.join(ways) or 'more than any study has'}"
 
 
 def size(value: float) -> str:
@@ -296,6 +313,22 @@ def interval_text(low: float, high: float) -> str:
     if low * high > 0 and any(float(text) == 0 for text in texts):
         texts = [f"{end * 100:+.3f}" for end in (low, high)]
     return " to ".join(texts)
+
+
+def interval_for_money(claim: Claim, cost: float) -> str:
+    """Returns a difference in points for each unit of money, with half the width of its interval.
+
+    Example:
+      >>> about = Hypothesis("t", ("m", "e"), GAIN, "kind")
+      >>> interval_for_money(Claim(about, 0.032, 0.024, 0.040, 0.03, 0.2, 0.02, BETTER, False), 20.0)
+      '+0.16 ± 0.04'
+    """
+    half = claim.half_width * 100 / cost
+    value = claim.value * 100 / cost
+    # Costs of any size leave two digits of the larger of both numbers.
+    largest = max(abs(value), 0.0 if math.isnan(half) else half)
+    digits = max(0, 1 - math.floor(math.log10(largest))) if largest else 0
+    return f"{value:+.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
 
 
 def slope_points(claim: Claim) -> str:

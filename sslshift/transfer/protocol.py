@@ -48,6 +48,13 @@ _TITLES = {
     "finetune_frozen_bn": "fine-tuned, BN frozen",
 }
 
+_PHRASES = {
+    "linear": "the linear probe",
+    "sgd": "the SGD probe",
+    "finetune": "fine-tuning",
+    "finetune_frozen_bn": "fine-tuning with frozen batch norm",
+}
+
 # Number of images for the effective rank, which grows with it; a fixed number makes ranks of tasks comparable.
 _RANK_IMAGES = 1000
 # Largest share of test images that may be in another split. A test split with more would measure memory, not transfer.
@@ -83,6 +90,27 @@ def parse_evaluations(names: str, options: str = "") -> dict[str, Evaluation]:
         value = parsed(path, text, getattr(chosen[name], setting))
         chosen[name] = dataclasses.replace(chosen[name], **{setting: value})
     return chosen
+
+
+def count_outcomes(evaluations: Mapping[str, Evaluation]) -> int:
+    """Returns the number of outcomes of evaluations: few-shot evaluations have one for each number of shots.
+
+    Example:
+      >>> count_outcomes(parse_evaluations("linear,few_shot", "few_shot.shots=1,5"))
+      3
+    """
+    return sum(len(each.shots) if isinstance(each, FewShot) else 1 for each in evaluations.values())
+
+
+def evaluation_phrase(name: str) -> str:
+    """Returns the name of an evaluation in a sentence, after the word `by`.
+
+    Example:
+      >>> evaluation_phrase("knn"), evaluation_phrase("linear"), evaluation_phrase("few_shot_5")
+      ('kNN', 'the linear probe', '5-shot probes')
+    """
+    shots = name.removeprefix("few_shot_")
+    return _PHRASES.get(name) or (f"{shots}-shot probes" if shots != name else evaluation_title(name))
 
 
 def evaluation_title(name: str) -> str:

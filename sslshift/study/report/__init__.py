@@ -1,6 +1,7 @@
 """Report of a study: sentences, tables and figures on one page, in files and on a terminal.
 
-* `sentences` has the answer, the findings and the notes.
+* `decision` has the first sentences: what to collect, what hurts, or how much more it takes to know.
+* `sentences` has the answers to the study's questions, and the findings.
 * `tables` has every table, `figures` every figure; each is one function, which returns a `Table` or a matplotlib `Figure`.
 * `page` and its template `page.html` make `report.html`; headings and the order of its parts are in the template.
 * `write` writes all files, `scores.csv` among them, and prints the summary on a terminal.

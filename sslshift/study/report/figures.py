@@ -115,26 +115,28 @@ def _evaluations_shown(task: TaskAnalysis) -> list[tuple[str, tuple[str, str], s
     return [(_TITLES[name], learner, name) for learner in named for name in _TITLES if name in known]
 
 
+def accuracy_vs_money(task: TaskAnalysis, width: str) -> Figure | None:
+    """Returns panels of accuracy against the cost of images and training; None if nothing has a cost."""
+    costs = task.analysis.costs
+    if not costs:
+        return None
+    shown = _evaluations_shown(task)
+    amounts = [cost.total for cost in costs.values()]
+    with styled():
+        drawing, places = panels(len(shown), width, height=2.3, below=legend_lines(len(_looks(task)) + 2, width), sharey=True)
+        for place, (title, learner, evaluation) in zip(places, shown, strict=True):
+            _kinds_panel(place, task, task.paired(evaluation), learner, lambda kind: costs[kind].total)
+            if min(amounts) > 0:
+                place.set_xscale("log")
+            place.set_title(title)
+            place.set_ylabel(_metric_label(task))
+            place.set_xlabel("cost of images and training")
+        legend_below(drawing, width)
+    return drawing
+
+
 def _diversity_panel(panel: Axes, task: TaskAnalysis, numbers: PairedScores, learner: tuple[str, str]) -> None:
-    analysis = task.analysis
-    everything = analysis.of_learner(learner)
-    styles = _looks(task)
-    present = [name for name in styles if any(kind.source == name for kind in everything)]
-    for number, name in enumerate(present):
-        # A kind lacks this evaluation if it failed.
-        levels = [kind for kind in everything if kind.source == name and kind in numbers.scores]
-        scores = [numbers.score(kind) for kind in levels]
-        # Points are shifted slightly, so that intervals at the same diversity do not overlap.
-        aside = 10 ** (0.025 * (number - (len(present) - 1) / 2))
-        panel.errorbar(
-            [analysis.diversity(kind) * aside for kind in levels],
-            [score.value * 100 for score in scores],
-            yerr=_error_bars(scores),
-            color=styles[name].colour,
-            marker=styles[name].marker,
-            label=styles[name].label,
-        )
-    _baselines(panel, numbers, learner)
+    _kinds_panel(panel, task, numbers, learner, task.analysis.diversity)
     panel.set_xscale("log")
     low, high = panel.get_xlim()
     if math.floor(math.log10(high)) <= math.ceil(math.log10(low)):
@@ -142,6 +144,30 @@ def _diversity_panel(panel: Axes, task: TaskAnalysis, numbers: PairedScores, lea
         panel.set_xlim(10 ** math.floor(math.log10(low)) / 1.1, 10 ** math.ceil(math.log10(high)) * 1.1)
     panel.xaxis.set_major_formatter(lambda value, _: power_of_ten(value))
     panel.xaxis.set_minor_formatter(lambda value, _: "")
+
+
+def _kinds_panel(
+    panel: Axes, task: TaskAnalysis, numbers: PairedScores, learner: tuple[str, str], position: Callable[[Kind], float]
+) -> None:
+    """Draws the accuracies of a learner's kinds at positions on the horizontal axis, and its baselines."""
+    everything = task.analysis.of_learner(learner)
+    styles = _looks(task)
+    present = [name for name in styles if any(kind.source == name for kind in everything)]
+    for number, name in enumerate(present):
+        # A kind lacks this evaluation if it failed.
+        levels = [kind for kind in everything if kind.source == name and kind in numbers.scores]
+        scores = [numbers.score(kind) for kind in levels]
+        # Points are shifted slightly, so that intervals at the same position do not overlap.
+        aside = 10 ** (0.025 * (number - (len(present) - 1) / 2))
+        panel.errorbar(
+            [position(kind) * aside for kind in levels],
+            [score.value * 100 for score in scores],
+            yerr=_error_bars(scores),
+            color=styles[name].colour,
+            marker=styles[name].marker,
+            label=styles[name].label,
+        )
+    _baselines(panel, numbers, learner)
 
 
 def accuracy_vs_shift(task: TaskAnalysis, width: str) -> Figure | None:
@@ -165,7 +191,7 @@ def accuracy_vs_shift(task: TaskAnalysis, width: str) -> Figure | None:
 
 def _shift_panel(panel: Axes, learner: LearnerAnalysis) -> str:
     """Draws every number of unique samples, the largest with filled markers, and returns the panel's title."""
-    numbers = learner.task.linear
+    numbers = learner.scores
     everything = learner.analysis.of_learner(learner.learner)
     for name, style in _looks(learner.task).items():
         shift = learner.task.shifts[name]
@@ -316,6 +342,12 @@ _FIGURES: dict[str, tuple[str, Callable[[TaskAnalysis, str], Figure | None], str
         accuracy_vs_diversity,
         "Means with 95% intervals over test images and seeds (for one seed: over test images alone). The grey band is the "
         "interval of the untrained encoder. Points at the same diversity are shifted slightly so that they do not overlap.",
+    ),
+    "accuracy_vs_money": (
+        "Accuracy against money",
+        accuracy_vs_money,
+        "Means with 95% intervals, against the cost of the unique samples and of the training of one run. Points at the same "
+        "cost are shifted slightly so that they do not overlap.",
     ),
     "accuracy_vs_shift": (
         "Accuracy against shift",

@@ -13,14 +13,15 @@ import numpy as np
 from sslshift.data.decode import to_image
 from sslshift.data.permutation import permute
 from sslshift.data.sources import readable
-from sslshift.reporting import Picture, Table, environment, png_uri, render_page
+from sslshift.reporting import Captioned, Picture, Table, environment, png_uri, render_page
 from sslshift.shift import DISTANCES
 from sslshift.study.analysis import Analysis
 from sslshift.study.design import PRIMARY
 from sslshift.study.evaluate import has_silent_branches
 from sslshift.study.opened import Opened, Run, range_notes
+from sslshift.study.report.decision import decision
 from sslshift.study.report.sentences import answer, findings
-from sslshift.study.report.tables import all_tables, caption
+from sslshift.study.report.tables import all_tables
 from sslshift.study.results import describe_run
 from sslshift.study.shifts import name_of_features, seen_by
 from sslshift.transfer.metrics import METRICS
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # Number of images shown of a source, and of pairs of similar images.
 _SHOWN = 12
+# Number of pairs of similar images whose paths are listed.
+_LISTED = 100
 # Largest number of missing runs that the top of the page names.
 _NAMED = 8
 
@@ -46,7 +49,7 @@ class LeakSection(NamedTuple):
     """Section of the page on test images that one source contains or resembles."""
 
     sentence: str
-    pictures: list[Picture]
+    pairs: list[Captioned]
     table: Table
 
 
@@ -69,7 +72,7 @@ def page(
         "page.html",
         caption=caption(analysis),
         unfinished=_unfinished(analysis),
-        answer=answer(analysis),
+        answer=[*decision(analysis), *answer(analysis)],
         figures=figures,
         order_figure=order[0] if order else None,
         several_tasks=len(opened.tasks) > 1,
@@ -123,24 +126,24 @@ def _leaks(analysis: Analysis) -> list[LeakSection]:
     for number, (uri, leaks) in enumerate(analysis.results.leaks.items()):
         if not leaks.count:
             continue
-        pairs = leaks.pairs[:_SHOWN]
+        shown = leaks.pairs[:_SHOWN]
         source = opened.sources[uri]
-        pictures = []
-        for pair in pairs:
+        pairs = []
+        for pair in shown:
             sides = ((source, pair.source_index), (test, pair.test_index))
-            images = [side.read(np.array([index]), opened.canvas)[0] for side, index in sides]
-            pictures.append(_picture(np.concatenate(images, axis=0)))
-        lines = [(str(each.source_index), str(each.test_index), f"{each.distance:.2g}", each.how) for each in pairs]
-        head = ("in the source", "in the test source", "distance", "how")
-        rest = "" if len(leaks.pairs) == len(pairs) else f"All {len(leaks.pairs):,} pairs are in leaks.csv."
-        table = Table(f"leaks-{number}", "Pairs", head, lines, rest, text_columns=0)
-        sections.append(LeakSection(leaks.sentence(uri, len(indices)), pictures, table))
+            pictures = [_picture(side.read(np.array([index]), opened.canvas)[0]) for side, index in sides]
+            pairs.append(Captioned(pictures, [pair.source_image, pair.test_image]))
+        head = ("image of the source", "test image", "how", "distance")
+        lines = [(each.source_image, each.test_image, each.how, f"{each.distance:.2g}") for each in leaks.pairs[:_LISTED]]
+        rest = "" if len(leaks.pairs) <= _LISTED else f"All {len(leaks.pairs):,} pairs are in leaks.csv."
+        count = f"{len(lines)} pair{'' if len(lines) == 1 else 's'} with their paths"
+        table = Table(f"leaks-{number}", count, head, lines, rest, text_columns=3)
+        sections.append(LeakSection(leaks.sentence(uri, len(indices)), pairs, table))
     return sections
 
 
 def _picture(image: np.ndarray) -> Picture:
-    # A pair is one picture with two images above each other.
-    return Picture(png_uri(to_image(image), most=(128, 256)))
+    return Picture(png_uri(to_image(image)))
 
 
 def _environment(analysis: Analysis) -> Table:
@@ -269,3 +272,21 @@ def _training(analysis: Analysis) -> list[str]:
         for each in analysis.results.runs
         if each.trained.skipped
     ]
+
+
+def caption(analysis: Analysis) -> str:
+    """Returns one sentence on the study and on the meaning of its intervals."""
+    opened = analysis.opened
+    named = ", ".join(" on ".join(learner.key) for learner in opened.learners)
+    return (
+        f"Test {METRICS[opened.task.metric].text} on {opened.task.name} after pretraining on each source with one budget of "
+        f"C = {opened.design.budget.samples:,} samples ({named}); {_counted(opened.design.seeds, opened.design.draws)}"
+    )
+
+
+def _counted(seeds: int, draws: int) -> str:
+    subsets = f"{draws} draws of each subset" if draws > 1 else "one draw of each subset" if draws else ""
+    if seeds > 1:
+        return f"mean and 95% interval over {', '.join(filter(None, [f'{seeds} seeds', subsets]))} and the test images."
+    over = f"{subsets} and the test images" if draws > 1 else "the test images alone"
+    return f"one seed: the intervals are over {over} and do not include the variation between seeds."

@@ -1,6 +1,6 @@
 """Sentences of a study's report; they claim only what the intervals support.
 
-`answer` has the sentences at the top of the report, and `findings` the other claims.
+`answer` has the answers to the study's questions, and `findings` the other claims. `decision` has the sentences above them.
 """
 
 import math
@@ -81,7 +81,7 @@ def findings(analysis: Analysis) -> list[str]:
         else:
             own = [sentence.text for sentence in _answers(own_analysis)]
         sentences += [prefix + text for text in (*own, *_pixels(own_analysis))]
-    return sentences + _power(analysis) + _bad_runs(analysis) + _collapsed(analysis) + _scatter(analysis) + _leaks(analysis)
+    return sentences + _power(analysis) + _bad_runs(analysis) + _collapsed(analysis) + _scatter(analysis)
 
 
 def _answers(learner: LearnerAnalysis) -> list[Sentence]:
@@ -134,7 +134,7 @@ def _best_source(learner: LearnerAnalysis) -> Sentence:
     best = learner.best
     highest = learner.highest
     gain = learner.gains[best]
-    score = learner.task.linear.score(best)
+    score = learner.scores.score(best)
     value = f"{score.value:.1%} ({score.low:.1%} to {score.high:.1%})"
     corrected = learner.highest_score
     if best == highest and f"{corrected.value:.1%}" != f"{score.value:.1%}":
@@ -157,7 +157,7 @@ def _best_source(learner: LearnerAnalysis) -> Sentence:
             f"gain of {over}"
         )
     else:
-        top = f"{learner.task.linear.score(highest).value:.1%}, the highest{among}"
+        top = f"{learner.scores.score(highest).value:.1%}, the highest{among}"
         text = (
             f"Pretrain on {_with_images(analysis, best)}: it reaches a {_metric(analysis)} of {value}, a gain of {over}; "
             f"{_with_images(analysis, highest)} reaches {top}, but no gain of it is shown"
@@ -174,7 +174,7 @@ def _compared_with_others(learner: LearnerAnalysis, best: Kind) -> str:
     for kind in learner.kinds:
         if kind.source != best.source:
             rival = others.setdefault(kind.source, kind)
-            others[kind.source] = max(rival, kind, key=lambda each: learner.task.linear.score(each).value)
+            others[kind.source] = max(rival, kind, key=lambda each: learner.scores.score(each).value)
     for other in others.values():
         # The kind with the higher mean comes first in a pair. The best kind may have a lower mean, see `best`.
         won = learner.pairs.get((best, other))
@@ -225,7 +225,7 @@ def _trend_words(learner: LearnerAnalysis, near: SourceTrend) -> str:
     claim = near.trend
     if claim.verdict == ONE_SEED:
         return "with one seed, whose interval does not include the variation between seeds, no trend can be claimed"
-    linear = learner.task.linear
+    linear = learner.scores
     scores = [linear.score(kind).value for kind in near.levels]
     highest = near.levels[max(range(len(scores)), key=scores.__getitem__)]
     bends = near.curvature is not None and near.curvature.shown
@@ -351,7 +351,7 @@ def _bad_runs(analysis: Analysis) -> list[str]:
     sentences = []
     for learner, own in analysis.task.learners.items():
         prefix = f"{' on '.join(learner)}: " if len(analysis.learners) > 1 else ""
-        robust = own.task.linear.robust_scores(own.kinds) if own.bad_runs else {}
+        robust = own.scores.robust_scores(own.kinds) if own.bad_runs else {}
         for bad in own.bad_runs:
             draw = f", draw {bad.draw}" if analysis.opened.design.draws else ""
             typical = robust[bad.kind]
@@ -384,14 +384,4 @@ def _scatter(analysis: Analysis) -> list[str]:
         f"Runs of one kind vary by {100 * found.draws:.2f} points between draws of the subset and by {100 * found.seeds:.2f} "
         f"points between training seeds (standard deviations of {_metric(analysis)}; {design.draws} draws x {design.seeds} "
         "seeds)."
-    ]
-
-
-def _leaks(analysis: Analysis) -> list[str]:
-    test_images = len(analysis.opened.task.test.indices)
-    return [
-        f"Warning: {leaks.sentence(uri, test_images)}; accuracies after pretraining on it may be too high"
-        f"{'' if leaks.equal else ' if the similar images show the same things (leaks.csv lists them)'}."
-        for uri, leaks in analysis.results.leaks.items()
-        if leaks.count
     ]

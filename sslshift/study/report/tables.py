@@ -11,14 +11,42 @@ from sslshift.reporting import Table
 from sslshift.reporting.numbers import points, two_digits
 from sslshift.study.analysis import Analysis, SummaryRow
 from sslshift.study.candidates import sample_plan
-from sslshift.transfer.claims import Claim, interval_text, p_text, percent, size, verdict_text
+from sslshift.study.learner_analysis import Kind, LearnerAnalysis
+from sslshift.transfer.claims import (
+    GAIN,
+    MAIN_EVALUATION,
+    Claim,
+    interval_for_money,
+    interval_text,
+    p_text,
+    percent,
+    size,
+    verdict_text,
+)
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import evaluation_title
+
+# Candidates show all of their classes up to this number, and otherwise those with the lowest and the highest gains.
+_CLASSES = 8
+_LOWEST_CLASSES = 4
+_HIGHEST_CLASSES = 2
 
 
 def all_tables(analysis: Analysis) -> list[Table]:
     """Returns every table that has a row, the main table first."""
-    made = (main_table, task_table, trend_table, pair_table, order_table, shift_table, mixture_table, run_table)
+    made = (
+        main_table,
+        evaluation_table,
+        task_table,
+        money_table,
+        class_table,
+        trend_table,
+        pair_table,
+        order_table,
+        shift_table,
+        mixture_table,
+        run_table,
+    )
     return [table for table in (make(analysis) for make in made) if table.lines]
 
 
@@ -32,26 +60,94 @@ def main_table(analysis: Analysis) -> Table:
         unknown = "" if scores or row.kind.unique is None else "missing"
         cells = [percent(scores[name]) if name in scores else unknown for name in evaluated_by]
         gain = row.gains.get(task)
-        verdict = verdict_text(gain) if gain else ""
-        lines.append([*_about(row), *_numbers(row), *cells, percent(gain, signed=True) if row.kind.unique else "", verdict])
+        unique, diversity, epochs, shift = _numbers(row)
+        gained = [percent(gain, signed=True) if row.kind.unique else "", _verdicts(analysis, row.kind)]
+        lines.append([*_about(row), unique, shift, *gained, *cells, diversity, epochs])
     gains = [row.gains[task] for row in analysis.rows if row.gains.get(task)]
     note = (
         f"Test {METRICS[analysis.opened.task.metric].text} on {task}; ± is half the width of a 95% interval over test images "
         "and seeds (for one seed: over test images alone). N, D and E count the images that could be read. "
         f"{_corrected(analysis, gains)}"
     )
+    # What a reader decides by comes first, so that a phone shows it without scrolling sideways.
     columns = [f"{evaluation_title(name)} %" for name in evaluated_by]
-    head = [
-        "source",
-        "N",
-        "D",
-        "E",
-        "shift index",
-        *columns,
-        f"gain over {analysis.baseline.removesuffix(' encoder')}",
-        "verdict",
-    ]
-    return _learner_table(analysis, "kinds", "All kinds of runs", head, lines, note)
+    head = ["source", "N", "shift index", analysis.gain_over, "verdict", *columns, "D", "E"]
+    return _learner_table(analysis, "kinds", "All kinds of runs", head, lines, note, verdicts=["verdict"])
+
+
+def _verdicts(analysis: Analysis, kind: Kind) -> str:
+    """Returns the verdict on the gain of a kind by the linear probe, other verdicts, and the number of leaked test images."""
+    found = analysis.task.claims_by_evaluation(kind.learner, GAIN, kind) if kind.unique is not None else {}
+    if MAIN_EVALUATION not in found:
+        return ""
+    main = found[MAIN_EVALUATION]
+    parts = [verdict_text(main)]
+    parts += [f"{evaluation_title(name)}: {verdict_text(each)}" for name, each in found.items() if each.verdict != main.verdict]
+    leaked = analysis.leaked(kind.source)
+    return "; ".join(parts + ([f"{leaked:,} test images are in it or resemble its images"] if leaked else []))
+
+
+def evaluation_table(analysis: Analysis) -> Table:
+    """Returns the gain of every kind by every evaluation, with verdicts; no rows if there is only one evaluation."""
+    names = list(analysis.task.by_evaluation)
+    lines = []
+    for task in analysis.tasks.values() if len(names) > 1 else ():
+        for kind in analysis.runs:
+            claims = task.claims_by_evaluation(kind.learner, GAIN, kind)
+            shown = {name: f"{percent(each, signed=True)}: {verdict_text(each)}" for name, each in claims.items()}
+            cells = [shown.get(name, "") for name in names]
+            lines.append([" on ".join(kind.learner), kind.source, f"{analysis.unique_read(kind):,}", task.name, *cells])
+    tested = [each for name, each in analysis.claims.items() if name.family == GAIN and name.task == analysis.task.name]
+    note = f"Gains over the {analysis.baseline} in points, by each evaluation. {_corrected(analysis, tested)}"
+    head = ["source", "N", "task", *(evaluation_title(name) for name in names)]
+    return _learner_table(analysis, "evaluations", "Gain by each evaluation", head, lines, note, verdicts=head[2:])
+
+
+def money_table(analysis: Analysis) -> Table:
+    """Returns the cost of each kind of runs, and its gain for each unit of money; no rows if nothing has a cost."""
+    lines = []
+    # The cheapest comes first.
+    for kind, cost in sorted(analysis.costs.items(), key=lambda item: item[1].total):
+        gain = analysis.task.gains.get(kind)
+        each = "free" if not cost.total else interval_for_money(gain, cost.total) if gain else ""
+        score = analysis.task.linear.score(kind)
+        amounts = [f"{amount:,.2f}" for amount in (cost.total, cost.images, cost.training)]
+        gained = [percent(gain, signed=True), verdict_text(gain)] if gain else ["", ""]
+        place = [" on ".join(kind.learner), kind.source, f"{analysis.unique_read(kind):,}"]
+        lines.append([*place, amounts[0], *gained, each, percent(score), *amounts[1:]])
+    note = (
+        "Money in the currency of the sources' cost_per_image: the unique samples of a run, and the training of one run at "
+        "--price_per_hour by its mean time here. The gain for each unit of money is the gain divided by the cost, which is "
+        "taken as exact: its verdict is that of the gain. Different sources are not compared by it."
+    )
+    head = ["source", "N", "cost", analysis.gain_over, "verdict", "points per unit of money", "linear %"]
+    head += ["cost of images", "cost of training"]
+    return _learner_table(analysis, "money", "Accuracy for money", head, lines, note, verdicts=["verdict"])
+
+
+def class_table(analysis: Analysis) -> Table:
+    """Returns the gains within classes, the worst first; no rows if the test images are of one class."""
+    found = sorted(analysis.task.class_gains.items(), key=lambda item: item[1].value)
+    lines = []
+    for (kind, group), claim in found:
+        own = [each for (other, _), each in found if other == kind]
+        # Of many classes, only the ends are shown.
+        if len(own) > _CLASSES and own[_LOWEST_CLASSES - 1].value < claim.value < own[-_HIGHEST_CLASSES].value:
+            continue
+        interval = interval_text(claim.low, claim.high) if not math.isnan(claim.half_width) else "n/a"
+        cells = [points(claim.value), interval, verdict_text(claim).removesuffix(", exploratory")]
+        place = [" on ".join(kind.learner), f"{kind.source}, N = {analysis.unique_read(kind):,}", group.name]
+        lines.append([*place, *cells, f"{group.images:,}"])
+    note = (
+        f"Gains of the linear probe over the {analysis.baseline} on the test images of each class, in points, of each source "
+        "with its largest number of images; the interval of each number alone. All of these comparisons are exploratory, and "
+        f"corrected for all {len(found)} of them (Holm, for each method)."
+    )
+    if len(lines) < len(found):
+        note += " Of each source, the classes with the lowest and the highest gains are shown."
+    head = ["source", "class", "gain", "95% interval", "verdict", "test images"]
+    title = "Which classes gain or lose"
+    return _learner_table(analysis, "classes", title, head, lines, note, words=2, verdicts=["verdict"])
 
 
 def _corrected(analysis: Analysis, claims: Sequence[Claim]) -> str:
@@ -112,34 +208,41 @@ def trend_table(analysis: Analysis) -> Table:
     """Returns the effect of diversity for each source, and its change with the shift."""
     lines = []
     tested = []
-    for learner, own in analysis.task.learners.items():
-        name = " on ".join(learner)
-        for each in own.trends:
-            levels = f"{each.levels[0].unique:,} to {each.levels[-1].unique:,}"
-            lines.append([name, each.source, two_digits(each.shift), levels, *_slope(each.trend)])
-            tested.append(each.trend)
-            if each.curvature is not None:
-                lines.append([name, f"{each.source}, curvature", two_digits(each.shift), levels, *_slope(each.curvature)])
-        if isinstance(own.change, Claim):
-            tested.append(own.change)
-            # Without the scatter of sources, the interval is valid only for these sources, and is narrower.
-            for found, of_any in ((own.change_of_any, True), (own.change_of_these, False)):
-                which = f"change for each unit of the shift index, {'any' if of_any else 'these'} sources"
-                verdict = verdict_text(own.change) if of_any == own.change_is_of_any else ""
-                lines.append([name, which, "", "", points(found.value), interval_text(found.low, found.high), verdict])
+    for evaluation, learners in analysis.task.by_evaluation.items():
+        for own in learners.values():
+            about = [" on ".join(own.learner), evaluation_title(evaluation)]
+            lines += [[about[0], each[0], about[1], *each[1:]] for each in _trend_lines(own)]
+            tested += [each.trend for each in own.trends] + ([own.change] if isinstance(own.change, Claim) else [])
     seeds = analysis.opened.design.seeds
     note = (
-        "Slope of linear-probe accuracy for each factor of ten in D, in points, fitted to the runs of each seed; its curvature "
-        f"is the change of the slope for each factor of ten. Intervals include the variation of seeds ({seeds}) and test "
-        "images; the interval of the change for any sources also includes the variation between sources. "
-        f"{_corrected(analysis, tested)}"
+        "Slope of accuracy for each factor of ten in D, in points, fitted to the runs of each seed; its curvature is the "
+        f"change of the slope for each factor of ten. Intervals include the variation of seeds ({seeds}) and test images; the "
+        f"interval of the change for any sources also includes the variation between sources. {_corrected(analysis, tested)}"
     )
-    head = ["source", "shift index", "N", "points per factor of ten", "95% interval", "verdict"]
-    return _learner_table(analysis, "trends", "Effect of diversity, and its change with the shift", head, lines, note)
+    head = ["source", "evaluation", "points per factor of ten", "verdict", "95% interval", "shift index", "N"]
+    title = "Effect of diversity, and its change with the shift"
+    return _learner_table(analysis, "trends", title, head, lines, note, words=2, verdicts=["verdict"])
+
+
+def _trend_lines(own: LearnerAnalysis) -> list[list[str]]:
+    """Returns the trends of a learner by one evaluation, without the columns of learner and evaluation."""
+    lines = []
+    for each in own.trends:
+        about = [two_digits(each.shift), f"{each.levels[0].unique:,} to {each.levels[-1].unique:,}"]
+        lines.append([each.source, *_slope(each.trend), *about])
+        if each.curvature is not None:
+            lines.append([f"{each.source}, curvature", *_slope(each.curvature), *about])
+    if isinstance(own.change, Claim):
+        # Without the scatter of sources, the interval is valid only for these sources, and is narrower.
+        for found, of_any in ((own.change_of_any, True), (own.change_of_these, False)):
+            which = f"change for each unit of the shift index, {'any' if of_any else 'these'} sources"
+            verdict = verdict_text(own.change) if of_any == own.change_is_of_any else ""
+            lines.append([which, points(found.value), verdict, interval_text(found.low, found.high), "", ""])
+    return lines
 
 
 def _slope(claim: Claim) -> list[str]:
-    return [points(claim.value), interval_text(claim.low, claim.high) or "n/a", verdict_text(claim)]
+    return [points(claim.value), verdict_text(claim), interval_text(claim.low, claim.high) or "n/a"]
 
 
 def pair_table(analysis: Analysis) -> Table:
@@ -172,17 +275,16 @@ def order_table(analysis: Analysis) -> Table:
     lines = []
     references = []
     tested = []
-    for learner, own in analysis.task.learners.items() if analysis.mixtures else ():
-        references.append(f"{own.reference.source}, N = {own.reference.unique:,}")
-        for kind, each in own.against_reference.items():
-            cells = [f"{kind.unique:,}", percent(each, signed=True), p_text(each), verdict_text(each)]
-            lines.append([" on ".join(learner), kind.source, *cells])
-            tested.append(each)
-    note = (
-        f"Differences of the linear probe in points from {references[0] if references else ''}. {_corrected(analysis, tested)}"
-    )
-    head = ["candidate", "N", "difference", "adjusted p", "verdict"]
-    return _learner_table(analysis, "order", "Orders and mixtures", head, lines, note)
+    for evaluation, learners in analysis.task.by_evaluation.items() if analysis.mixtures else ():
+        for learner, own in learners.items():
+            references.append(f"{own.reference.source}, N = {own.reference.unique:,}")
+            for kind, each in own.against_reference.items():
+                cells = [f"{kind.unique:,}", percent(each, signed=True), verdict_text(each), p_text(each)]
+                lines.append([" on ".join(learner), kind.source, evaluation_title(evaluation), *cells])
+                tested.append(each)
+    note = f"Differences in points from {references[0] if references else ''}. {_corrected(analysis, tested)}"
+    head = ["candidate", "evaluation", "N", "difference", "verdict", "adjusted p"]
+    return _learner_table(analysis, "order", "Orders and mixtures", head, lines, note, words=2, verdicts=["verdict"])
 
 
 def shift_table(analysis: Analysis) -> Table:
@@ -258,6 +360,7 @@ def _learner_table(
     lines: Sequence[Sequence[str]],
     note: str = "",
     words: int = 1,
+    verdicts: Sequence[str] = (),
 ) -> Table:
     """Returns a table; the first column, method and encoder, is dropped if the study has only one of both.
 
@@ -269,25 +372,8 @@ def _learner_table(
       lines: rows of the table, with the first column.
       note: note of the table.
       words: number of text columns, without the first.
+      verdicts: names of further columns that hold words.
     """
     if len(analysis.opened.learners) == 1:
-        return Table(name, title, head, [line[1:] for line in lines], note, words)
-    return Table(name, title, ["method", *head], lines, note, words + 1)
-
-
-def caption(analysis: Analysis) -> str:
-    """Returns one sentence on the study and on the meaning of its intervals."""
-    opened = analysis.opened
-    named = ", ".join(" on ".join(learner.key) for learner in opened.learners)
-    return (
-        f"Test {METRICS[opened.task.metric].text} on {opened.task.name} after pretraining on each source with one budget of "
-        f"C = {opened.design.budget.samples:,} samples ({named}); {_counted(opened.design.seeds, opened.design.draws)}"
-    )
-
-
-def _counted(seeds: int, draws: int) -> str:
-    subsets = f"{draws} draws of each subset" if draws > 1 else "one draw of each subset" if draws else ""
-    if seeds > 1:
-        return f"mean and 95% interval over {', '.join(filter(None, [f'{seeds} seeds', subsets]))} and the test images."
-    over = f"{subsets} and the test images" if draws > 1 else "the test images alone"
-    return f"one seed: the intervals are over {over} and do not include the variation between seeds."
+        return Table(name, title, head, [line[1:] for line in lines], note, words, verdicts)
+    return Table(name, title, ["method", *head], lines, note, words + 1, verdicts)

@@ -17,9 +17,10 @@ from sslshift.reporting.ledger import CSV
 from sslshift.study.analysis import Analysis
 from sslshift.study.cost import timing_table
 from sslshift.study.evaluate import PIXELS, UNTRAINED
-from sslshift.study.report.page import page
+from sslshift.study.report.decision import decision
+from sslshift.study.report.page import caption, page
 from sslshift.study.report.sentences import answer, findings
-from sslshift.study.report.tables import all_tables, caption, main_table, task_table
+from sslshift.study.report.tables import all_tables, main_table, task_table
 from sslshift.study.results import Results
 from sslshift.transfer.scores import EvaluatedEncoder
 
@@ -59,13 +60,16 @@ def write_report(analysis: Analysis, command: str = "", timings: Sequence[Timing
 def print_report(analysis: Analysis, console: Console) -> None:
     """Prints the main table, the table of tasks if there are several, the answer and the other findings."""
     table = main_table(analysis)
-    # The last column, the verdicts, is dropped, because a terminal is narrow and the sentences repeat them.
-    narrow = dataclasses.replace(table, head=table.head[:-1], lines=[line[:-1] for line in table.lines])
+    # The verdicts are dropped, because a terminal is narrow and the sentences repeat them.
+    kept = [column for column, name in enumerate(table.head) if name != "verdict"]
+    narrow = dataclasses.replace(
+        table, head=[table.head[i] for i in kept], lines=[[line[i] for i in kept] for line in table.lines]
+    )
     print_table(narrow, console, caption(analysis))
     tasks = task_table(analysis)
     if tasks.lines:
         print_table(tasks, console, f"{tasks.title}. {tasks.note}")
-    for sentence in [*answer(analysis), *(f"- {each}" for each in findings(analysis))]:
+    for sentence in [*decision(analysis), *answer(analysis), *(f"- {each}" for each in findings(analysis))]:
         console.print(sentence, highlight=False, soft_wrap=not console.is_terminal, markup=False)
 
 

@@ -1,0 +1,212 @@
+"""The first sentences of a report: what to collect, what hurts, or how much more it takes to know, and what qualifies that.
+
+The decision uses every evaluation. It names only what the verdicts of the report show, which are corrected for all tests.
+"""
+
+import math
+from typing import NamedTuple
+
+from sslshift.reporting.numbers import listed
+from sslshift.study.analysis import Analysis
+from sslshift.study.cost import planned_table
+from sslshift.study.learner_analysis import Kind, LearnerAnalysis
+from sslshift.transfer.claims import (
+    BETTER,
+    FALLS,
+    GAIN,
+    MAIN_EVALUATION,
+    ONE_SEED,
+    RISES,
+    TREND,
+    WORSE,
+    Claim,
+    interval_for_money,
+    percent,
+    plus_minus,
+    size,
+    ways_text,
+)
+from sslshift.transfer.inference import POWER
+from sslshift.transfer.protocol import evaluation_phrase
+
+# Largest number of names in a sentence, and of sentences on evaluations that disagree.
+_FEW = 4
+
+
+class _Effect(NamedTuple):
+    """The clearest gain or loss of a source, and the evaluation that shows it."""
+
+    kind: Kind
+    evaluation: str
+    claim: Claim
+
+
+def decision(analysis: Analysis) -> list[str]:
+    """Returns the decision in one sentence, then leaks, evaluations that disagree, and money.
+
+    With several methods or encoders, the sentences are about the first, and give the number of those with the same decision.
+    """
+    if not analysis.runs:
+        return []
+    learner = analysis.task.learners[analysis.learners[0]]
+    made = {key: _decided(own) for key, own in analysis.task.learners.items()}
+    text, verdict = made[learner.learner]
+    if len(made) > 1:
+        same = sum(other == verdict for _, other in made.values())
+        about = f"{' on '.join(learner.learner)}; the same holds for {same} of {len(made)} methods and encoders"
+        text = f"{text.removesuffix('.')} ({about})."
+    return [text, *_leaks(analysis), *_disagreements(learner), *_money(learner)]
+
+
+def _decided(learner: LearnerAnalysis) -> tuple[str, str]:
+    """Returns the decision about a learner, and the sources that help and hurt as a text that can be compared."""
+    analysis = learner.analysis
+    sources = list(learner.levels)
+    helps = {source: effect for source in sources if (effect := _clearest(learner, source, BETTER))}
+    hurts = {source: effect for source in sources if (effect := _clearest(learner, source, WORSE))}
+    mixed = [source for source in helps if source in hurts]
+    good = [source for source in helps if source not in hurts]
+    bad = [source for source in hurts if source not in helps]
+    undecided = [source for source in sources if source not in helps and source not in hurts]
+    parts = []
+    if good:
+        # The best by the linear probe comes first, as in the next sentences.
+        first = learner.best.source if learner.best.source in good else good[0]
+        effect = helps[first]
+        which = f"the mixture {first}" if first in analysis.mixtures else first
+        parts.append(
+            f"Collect {which}: pretraining on {analysis.unique_read(effect.kind):,} of its images raises the accuracy by "
+            f"{_points(effect.claim)} over the {analysis.baseline} ({_by(effect)})"
+        )
+        others = [source for source in good if source != first]
+        if others:
+            parts.append(f"{_some(others)} {'helps' if len(others) == 1 else 'help'} as well")
+    if bad:
+        about = [f"{source} ({percent(hurts[source].claim, signed=True)} points {_by(hurts[source])})" for source in bad[:_FEW]]
+        more = f" and {len(bad) - _FEW} more sources" if len(bad) > _FEW else ""
+        lead = "do not collect" if parts else "Do not collect"
+        parts.append(f"{lead} {listed(about)}{more}, which {'hurts' if len(bad) == 1 else 'hurt'}")
+    if mixed:
+        words = "helps in some of its runs and hurts" if len(mixed) == 1 else "help in some of their runs and hurt"
+        parts.append(f"{_some(mixed)} {words} in others, see the gains by each evaluation")
+    if undecided:
+        are = "is" if len(undecided) == 1 else "are"
+        about = f"{_some(undecided)} {are} shown neither to help nor to hurt ({_price(learner)})"
+        parts.append(about if parts else _nothing_shown(learner))
+    verdict = f"{sorted(good)} {sorted(bad)} {sorted(mixed)}"
+    return f"{'; '.join(parts)}.", verdict
+
+
+def _clearest(learner: LearnerAnalysis, source: str, verdict: str) -> _Effect | None:
+    """Returns the gain or loss of a source that is shown: by the linear probe if it shows one, with the largest effect."""
+    found = []
+    for evaluation, learners in learner.task.by_evaluation.items():
+        gains = learners[learner.learner].gains if learner.learner in learners else {}
+        shown = [(kind, claim) for kind, claim in gains.items() if kind.source == source and claim and claim.verdict == verdict]
+        found += [_Effect(kind, evaluation, claim) for kind, claim in shown]
+    # The kind that the answer names, so that both sentences give one number.
+    named = [each for each in found if each.evaluation == MAIN_EVALUATION and each.kind == learner.best]
+    main = named or [each for each in found if each.evaluation == MAIN_EVALUATION] or found
+    return max(main, key=lambda each: abs(each.claim.value), default=None)
+
+
+def _nothing_shown(learner: LearnerAnalysis) -> str:
+    """Returns a clause for a study that shows no gain and no loss, with what it takes to show one."""
+    analysis = learner.analysis
+    if all(each is None or each.verdict == ONE_SEED for each in learner.gains.values()):
+        ways = ways_text(planned_table(analysis.opened), analysis.opened.design.wanted_difference)
+        return f"With one seed, nothing can be decided; with variances as in quickstart, {ways}"
+    count = len(learner.levels)
+    what = "the source is shown neither to help nor" if count == 1 else f"none of the {count} sources is shown to help or"
+    return f"Nothing can be decided yet: {what} to hurt ({_price(learner)})"
+
+
+def _price(learner: LearnerAnalysis) -> str:
+    """Returns what the study shows, and what the wanted difference takes."""
+    table = learner.measured_table
+    if table is None:
+        return "it has one seed"
+    smallest = [claim.smallest for claim in learner.gains.values() if claim and not math.isnan(claim.smallest)]
+    shows = f"{size(max(smallest))} would be, with {POWER:.0%} probability; " if smallest else ""
+    return f"{shows}{ways_text(table, learner.analysis.opened.design.wanted_difference)}"
+
+
+def _disagreements(learner: LearnerAnalysis) -> list[str]:
+    """Returns a sentence for each source about which evaluations come to different verdicts."""
+    sentences = []
+    for source, levels in learner.levels.items():
+        # The largest number of images comes first.
+        for kind in reversed(levels):
+            claims = learner.task.claims_by_evaluation(learner.learner, GAIN, kind)
+            about = f"pretraining on {learner.analysis.unique_read(kind):,} images of {source}"
+            if text := _by_each(claims, about, {BETTER: "helps by", WORSE: "hurts by"}, "no difference"):
+                sentences.append(text)
+                break
+    nearest = learner.nearest_ladder
+    if nearest is not None:
+        claims = learner.task.claims_by_evaluation(learner.learner, TREND, nearest)
+        words = {RISES: "raises the accuracy by", FALLS: "lowers it by"}
+        about = f"each factor of ten in diversity of {nearest}"
+        sentences += filter(None, [_by_each(claims, about, words, "no trend")])
+    more = len(sentences) - _FEW
+    rest = [f"Evaluations disagree about {more} more sources; see the table of gains by each evaluation."] if more > 0 else []
+    return sentences[:_FEW] + rest
+
+
+def _by_each(claims: dict[str, Claim], about: str, words: dict[str, str], nothing: str) -> str:
+    """Returns a sentence on claims with different verdicts; empty if all verdicts are equal, or nothing is tested."""
+    verdicts = {each.verdict for each in claims.values()}
+    if len(verdicts) < 2 or ONE_SEED in verdicts:
+        return ""
+    shown = {name: each for name, each in claims.items() if each.verdict in words}
+    parts = [f"by {evaluation_phrase(name)}, {about} {words[each.verdict]} {_points(each)}" for name, each in shown.items()]
+    silent = [name for name in claims if name not in shown]
+    if silent:
+        smallest = size(max(claims[name].smallest for name in silent))
+        by = listed([f"by {evaluation_phrase(name)}" for name in silent])
+        parts.append(f"{by}, {nothing} is shown ({smallest} would be, with {POWER:.0%} probability)")
+    return f"Evaluations disagree: {'; '.join(parts)}."
+
+
+def _money(learner: LearnerAnalysis) -> list[str]:
+    """Returns a sentence on the cheapest gain that is shown, and on the gain for money that is largest of those shown."""
+    analysis = learner.analysis
+    shown = {
+        kind: claim
+        for kind, claim in learner.gains.items()
+        if kind in analysis.costs and analysis.costs[kind].total > 0 and claim and claim.verdict == BETTER
+    }
+    if not shown:
+        return []
+    cost = {kind: analysis.costs[kind].total for kind in shown}
+    most = max(shown, key=lambda kind: shown[kind].value / cost[kind])
+    texts = [
+        f"{analysis.unique_read(kind):,} images of {kind.source}: {_points(shown[kind])} for {cost[kind]:,.2f}, "
+        f"{interval_for_money(shown[kind], cost[kind])} points for each unit of money"
+        for kind in dict.fromkeys([most, learner.best])
+        if kind in shown
+    ]
+    second = f"; the highest accuracy costs more: {texts[1]}" if len(texts) > 1 else ""
+    return [f"Most gain for the money, of the gains that are shown: {texts[0]}{second} (estimates, not compared by a test)."]
+
+
+def _leaks(analysis: Analysis) -> list[str]:
+    test_images = len(analysis.opened.task.test.indices)
+    return [
+        f"Warning: {leaks.sentence(uri, test_images)}; accuracies after pretraining on it may be too high"
+        f"{'' if leaks.equal else ' if the similar images show the same things (leaks.csv lists them)'}."
+        for uri, leaks in analysis.results.leaks.items()
+        if leaks.count
+    ]
+
+
+def _points(claim: Claim) -> str:
+    return f"{plus_minus(abs(claim.value), claim.half_width, signed=False)} points"
+
+
+def _by(effect: _Effect) -> str:
+    return f"by {evaluation_phrase(effect.evaluation)}"
+
+
+def _some(names: list[str]) -> str:
+    return listed(names) if len(names) <= _FEW else f"{len(names)} other sources"
