@@ -89,6 +89,17 @@ def test_the_page_fits_the_screen(page):
     assert page.run(f"{shown}.every((r) => r.left >= 0 && r.right <= {width} + 0.5)")
 
 
+@pytest.mark.parametrize(("name", "columns"), [("kinds", 5), ("evaluations", 4), ("classes", 4), ("trends", 4)])
+def test_what_decides_is_visible_on_a_phone_without_scrolling_sideways(page, name, columns):
+    """Source, N, index, gain and verdict of the main table, and the numbers and verdicts of the others."""
+    head = page.run(f"Array.from(document.querySelectorAll('table[data-name={name}] th'), (e) => e.textContent)")
+    assert name != "kinds" or head[:columns] == ["source", "N", "shift index", "gain over untrained", "verdict"]
+    rows = f"Array.from(document.querySelectorAll('table[data-name={name}] tr'))"
+    edges = page.run(f"{rows}.map((row) => row.cells[{columns - 1}].getBoundingClientRect().right)")
+    assert len(edges) > 5
+    assert max(edges) <= page.run("innerWidth")
+
+
 def test_every_figure_is_shown_once_with_letters_that_can_be_read(page):
     shown = "Array.from(document.querySelectorAll('svg')).filter((svg) => svg.getBoundingClientRect().width > 0)"
     assert page.run(f"{shown}.length") == 3

@@ -50,16 +50,16 @@ def decision(analysis: Analysis) -> list[str]:
         return []
     learner = analysis.task.learners[analysis.learners[0]]
     made = {key: _decided(own) for key, own in analysis.task.learners.items()}
-    text, verdict = made[learner.learner]
+    (text, *rest), verdict = made[learner.learner]
     if len(made) > 1:
         same = sum(other == verdict for _, other in made.values())
         about = f"{' on '.join(learner.learner)}; the same holds for {same} of {len(made)} methods and encoders"
         text = f"{text.removesuffix('.')} ({about})."
-    return [text, *_leaks(analysis), *_disagreements(learner), *_money(learner)]
+    return [text, *rest, *_leaks(analysis), *_disagreements(learner), *_money(learner)]
 
 
-def _decided(learner: LearnerAnalysis) -> tuple[str, str]:
-    """Returns the decision about a learner, and the sources that help and hurt as a text that can be compared."""
+def _decided(learner: LearnerAnalysis) -> tuple[list[str], str]:
+    """Returns the sentences of a learner's decision, and the sources that help and hurt as a text that can be compared."""
     analysis = learner.analysis
     sources = list(learner.levels)
     helps = {source: effect for source in sources if (effect := _clearest(learner, source, BETTER))}
@@ -89,12 +89,11 @@ def _decided(learner: LearnerAnalysis) -> tuple[str, str]:
     if mixed:
         words = "helps in some of its runs and hurts" if len(mixed) == 1 else "help in some of their runs and hurt"
         parts.append(f"{_some(mixed)} {words} in others, see the gains by each evaluation")
-    if undecided:
+    sentences = [f"{'; '.join(parts)}." if parts else f"{_nothing_shown(learner)}."]
+    if parts and undecided:
         are = "is" if len(undecided) == 1 else "are"
-        about = f"{_some(undecided)} {are} shown neither to help nor to hurt ({_price(learner)})"
-        parts.append(about if parts else _nothing_shown(learner))
-    verdict = f"{sorted(good)} {sorted(bad)} {sorted(mixed)}"
-    return f"{'; '.join(parts)}.", verdict
+        sentences.append(f"{_some(undecided)} {are} shown neither to help nor to hurt ({_price(learner)}).")
+    return sentences, f"{sorted(good)} {sorted(bad)} {sorted(mixed)}"
 
 
 def _clearest(learner: LearnerAnalysis, source: str, verdict: str) -> _Effect | None:

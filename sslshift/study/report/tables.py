@@ -96,10 +96,11 @@ def evaluation_table(analysis: Analysis) -> Table:
             claims = task.claims_by_evaluation(kind.learner, GAIN, kind)
             shown = {name: f"{percent(each, signed=True)}: {verdict_text(each)}" for name, each in claims.items()}
             cells = [shown.get(name, "") for name in names]
-            lines.append([" on ".join(kind.learner), kind.source, f"{analysis.unique_read(kind):,}", task.name, *cells])
+            about = [task.name] if len(analysis.tasks) > 1 else []
+            lines.append([" on ".join(kind.learner), kind.source, f"{analysis.unique_read(kind):,}", *about, *cells])
     tested = [each for name, each in analysis.claims.items() if name.family == GAIN and name.task == analysis.task.name]
     note = f"Gains over the {analysis.baseline} in points, by each evaluation. {_corrected(analysis, tested)}"
-    head = ["source", "N", "task", *(evaluation_title(name) for name in names)]
+    head = ["source", "N", *(["task"] if len(analysis.tasks) > 1 else []), *(evaluation_title(name) for name in names)]
     return _learner_table(analysis, "evaluations", "Gain by each evaluation", head, lines, note, verdicts=head[2:])
 
 
@@ -135,7 +136,7 @@ def class_table(analysis: Analysis) -> Table:
         if len(own) > _CLASSES and own[_LOWEST_CLASSES - 1].value < claim.value < own[-_HIGHEST_CLASSES].value:
             continue
         interval = interval_text(claim.low, claim.high) if not math.isnan(claim.half_width) else "n/a"
-        cells = [points(claim.value), interval, verdict_text(claim).removesuffix(", exploratory")]
+        cells = [points(claim.value), verdict_text(claim).removesuffix(", exploratory"), interval]
         place = [" on ".join(kind.learner), f"{kind.source}, N = {analysis.unique_read(kind):,}", group.name]
         lines.append([*place, *cells, f"{group.images:,}"])
     note = (
@@ -145,7 +146,7 @@ def class_table(analysis: Analysis) -> Table:
     )
     if len(lines) < len(found):
         note += " Of each source, the classes with the lowest and the highest gains are shown."
-    head = ["source", "class", "gain", "95% interval", "verdict", "test images"]
+    head = ["source", "class", "gain", "verdict", "95% interval", "test images"]
     title = "Which classes gain or lose"
     return _learner_table(analysis, "classes", title, head, lines, note, words=2, verdicts=["verdict"])
 
