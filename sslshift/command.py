@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -55,6 +56,8 @@ def command_line(
     logging.use_absl_handler()
     # Without this line, JAX and matplotlib report every backend and font that they do not find.
     logging.set_verbosity(logging.WARNING)
+    # Damaged image files are reported by the sources that read them, beside which Pillow's own warnings are noise.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     clock = Clock()
     try:
         _set_autotuning(flags.FLAGS.autotune_level)
@@ -79,7 +82,7 @@ def command_line(
             _show_timing(clock)
         if not known and not details:
             traceback.print_exc()
-        _end(f"\nError: {error if known else repr(error)}{details}", 1)
+        _end(f"\nError: {describe_system_error(error) or (error if known else repr(error))}{details}", 1)
 
 
 def _end(message: str, code: int) -> NoReturn:
@@ -239,6 +242,20 @@ def remedy(error: BaseException) -> str:
         if number in _REMEDIES:
             return _REMEDIES[number]
     return ""
+
+
+def describe_system_error(error: BaseException) -> str:
+    """Returns a sentence for an error of the operating system itself that has a remedy, or "" for other errors.
+
+    Example:
+      >>> describe_system_error(OSError(errno.ENOSPC, "No space left on device", "results/scores.csv"))
+      'results/scores.csv cannot be written: No space left on device. Free some space and give the same command again.'
+    """
+    if not (isinstance(error, OSError) and error.errno in _REMEDIES):
+        return ""
+    # Without permission, or with too many open files, a file can often not even be read.
+    done = "opened" if error.errno in (errno.EACCES, errno.EPERM, errno.EMFILE) else "written"
+    return f"{error.filename or 'A file'} cannot be {done}: {os.strerror(error.errno)}. {_REMEDIES[error.errno]}"
 
 
 def causes(error: BaseException) -> list[BaseException]:

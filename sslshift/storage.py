@@ -95,10 +95,13 @@ def whole_file(path: epath.PathLike) -> Iterator[IO[bytes]]:
         with part.open("wb") as file:
             yield file
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         # On a full disk, an unfinished file would take space that the user needs.
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            # The system names no file when a write fails.
+            error.filename = str(path)
         raise
 
 

@@ -1,6 +1,8 @@
 """Pictures for tests of curation: a source that counts its reads, and the changes that copies of a picture undergo."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -58,3 +60,10 @@ CHANGES = {
     "cut at two sides": lambda image: image[1:, 1:],
     "cut at all sides": lambda image: image[1:-1, 1:-1],
 }
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Returns the start of a PNG that announces a size, without any pixels."""
+    chunks = [b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0]), b"IDAT", b"IEND"]
+    framed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)

@@ -5,9 +5,11 @@ import io
 import jax
 import numpy as np
 import pytest
+from pictures import png_header
 from PIL import Image
 
-from sslshift.data.decode import BrokenImageError, Canvas, decode, decode_onto, fit
+from sslshift.data import formats
+from sslshift.data.decode import BrokenImageError, Canvas, check, decode, decode_onto, fit
 from sslshift.data.records.encode import Encoding, store
 from sslshift.data.sources.manifest import ImageDescription
 from sslshift.shift import proxy_a_distance
@@ -118,12 +120,81 @@ def test_a_classifier_does_not_tell_jpeg_from_png(random):
     assert abs(distances[1] - distances[0]) < 0.5
 
 
-def test_decompression_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+def test_decompression_bomb_is_refused(monkeypatch):
+    monkeypatch.setattr(formats, "LARGEST_PIXELS", 1000)
+    expected = r"40 x 40 are 1,600 pixels; expected at most 1,000 in a file of this kind \(PNG\); --max_pixels=1600"
+    with pytest.raises(BrokenImageError, match=expected):
+        decode(stored(Image.new("L", (40, 40)), "PNG"))
+
+
+def test_a_large_jpeg_is_read_at_half_its_sides_and_looks_the_same(monkeypatch):
+    y, x = np.mgrid[:600, :900]
+    image = np.stack([128 + 100 * np.sin(x / 40), 128 + 100 * np.cos(y / 30), (x + y) / 6], -1).astype(np.uint8)
+    content = stored(image, "JPEG", quality=95)
+    whole = decode_onto(Canvas(64, 64, 3), content)
+    assert decode(content).shape == (600, 900, 3)
+    # 540,000 pixels are more than this limit, and less than four times as many.
+    monkeypatch.setattr(formats, "LARGEST_PIXELS", 200_000)
+    assert decode(content).shape == (300, 450, 3)
+    assert np.array_equal(decode_onto(Canvas(64, 64, 3), content), fit(decode(content), Canvas(64, 64, 3)))
+    assert difference(whole, decode_onto(Canvas(64, 64, 3), content))[0] <= 3
+    facts = store(content, ImageDescription(""), Encoding(256))
+    assert (facts.original_width, facts.original_height, facts.width, facts.height) == (900, 600, 384, 256)
+
+
+def test_limits_depend_on_the_memory_that_decoding_takes(monkeypatch):
+    image = Image.fromarray(np.full((40, 50, 3), 90, np.uint8))
+    monkeypatch.setattr(formats, "LARGEST_PIXELS", 500)
+    assert decode(stored(image, "JPEG")).shape == (20, 25, 3)
+    # The decoder of a progressive file holds all of it, like the decoders of other formats.
+    for content in (stored(image, "JPEG", progressive=True), stored(image, "PNG"), stored(image, "BMP")):
+        for read in (decode, check):
+            with pytest.raises(BrokenImageError, match=r"50 x 40 are 2,000 pixels; expected at most 500 .*max_pixels=2000"):
+                read(content)
+        assert decode(content, max_pixels=2000).shape[2] == 3
+        with pytest.raises(BrokenImageError, match="expected at most 1,999;"):
+            decode(content, max_pixels=1999)
+    with pytest.raises(BrokenImageError, match="expected at most 1,999;"):
+        decode(stored(image, "JPEG"), max_pixels=1999)
+    # Beyond half of its sides only if a user allows it.
+    larger = stored(Image.new("L", (100, 100)), "JPEG")
+    with pytest.raises(BrokenImageError, match=r"expected at most 2,000 in a file of this kind \(JPEG\)"):
+        decode(larger)
+    assert decode(larger, max_pixels=10_000).shape == (13, 13, 1)
+
+
+def test_pillow_says_nothing_about_large_images(recwarn):
+    # Pillow itself warns above 89 million pixels, and refuses 179 million.
+    for side in (9_900, 13_500):
+        assert formats.open_image(png_header(side, side)).size == (side, side)
+    assert not recwarn.list
+
+
+def test_heic_needs_its_extra_and_says_so(monkeypatch):
+    monkeypatch.setattr(formats, "_heif_reader", lambda: None)
+    for brand in (b"heic", b"mif1", b"hevc"):
+        with pytest.raises(BrokenImageError, match=r"HEIC or HEIF file, which the extra 'heic' reads: pip install"):
+            decode(b"\0\0\0\x18ftyp" + brand + b"\0" * 40)
+
+
+def test_heic_is_read_and_turned():
+    heif = pytest.importorskip("pillow_heif")
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:, :32] = (200, 40, 40)
     out = io.BytesIO()
-    Image.new("L", (40, 40)).save(out, "PNG")
-    with pytest.raises(BrokenImageError, match="decompression bomb"):
-        decode(out.getvalue())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    heif.from_pillow(Image.fromarray(image)).save(out, quality=95, exif=exif.tobytes())
+    seen = decode(out.getvalue())
+    # Turned clockwise by a quarter: the left half is on top.
+    assert seen.shape == (64, 48, 3)
+    assert np.abs(seen[8, 24].astype(int) - (200, 40, 40)).max() < 12
+    assert seen[-8].max() < 12
+    with pytest.raises(BrokenImageError, match="expected at most 3,000"):
+        decode(out.getvalue(), max_pixels=3000)
+    for cut in range(20, len(out.getvalue()), 97):
+        with pytest.raises(BrokenImageError):
+            decode(out.getvalue()[:cut])
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])

@@ -116,7 +116,7 @@ def test_any_run_on_any_folder(study, parts, tmp_path):
     done = evaluate(out, *flags)
     assert done.returncode == 0, done.stderr
     assert "parts: 77 train, 19 validation, 24 test images, 2 classes, accuracy" in done.stdout
-    assert "1 files refused and not counted" in done.stdout
+    assert "1 file is refused and not counted" in done.stdout
     scores = table(out / "scores.csv")
     kinds = {row["encoder"] for row in scores}
     assert kinds == {"bundled:mnist N=40", "synthetic:noise?size=300 N=300", "untrained patch_mlp", "raw pixels"}

@@ -1,38 +1,33 @@
 """Imports of damaged and hostile files: each is refused with a reason, and the others are imported."""
 
+import csv
+import dataclasses
 import gzip
 import os
 import re
 import stat
-import struct
 import tarfile
 import zipfile
-import zlib
 from pathlib import Path
 
 import pytest
+from pictures import png_header
 from source_builders import add, crawl, import_of, imported, picture
 
-from sslshift.data import open_source
+from sslshift.data import formats, open_source
 from sslshift.data.records import importing
+from sslshift.data.records.outcome import describe_import
 from sslshift.data.records.running import run_import
-
-
-def png_header(width: int, height: int) -> bytes:
-    """Returns the start of a PNG that announces a size, without any pixels."""
-    chunks = [b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0]), b"IDAT", b"IEND"]
-    framed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
-
+from sslshift.data.sources.refusals import list_refused, refused_sentence
 
 HOSTILE = {
     "empty.png": (b"", "empty"),
     "text.jpg": (b"hello", "not an image"),
     "cut.jpg": (picture(7, 200, 200, "JPEG")[:700], "truncated"),
     "cut.png": (picture(7, 200, 200)[:700], ""),
-    "bomb.png": (png_header(60_000, 60_000), "[bB]omb"),
+    "bomb.png": (png_header(60_000, 60_000), "are 3,600,000,000 pixels; expected at most 100,000,000"),
     "sliver.png": (picture(1, 30_000, 1), "expected a longer side of at most 64 times the shorter side"),
-    "phone.heic": (b"\0\0\0\x18ftypheic", "an HEIC file"),
+    "phone.heic": (b"\0\0\0\x18ftypheic", "an HEIC or HEIF file"),
     "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
 }
 
@@ -110,7 +105,7 @@ def test_input_without_a_readable_image_is_refused_and_read_again(tmp_path):
     with pytest.raises(ValueError, match=r"in holds no image that can be read; it has 1 files of other kinds\."):
         run_import(import_of(folder, output), workers=0)
     (folder / "a.png").touch()
-    with pytest.raises(ValueError, match=r"1 were refused, e\.g\. a\.png \(the file is empty\); .*refused\.csv lists them\."):
+    with pytest.raises(ValueError, match=r"1 were refused: a\.png \(the file is empty\); .*refused\.csv lists all\."):
         run_import(import_of(folder, output), workers=0)
     (folder / "a.png").write_bytes(picture(0))
     rows, refused = imported(folder, output)
@@ -171,3 +166,46 @@ def test_unreadable_files_and_folders_are_refused(photos, tmp_path, monkeypatch)
     rows, refused = imported(photos, tmp_path / "out")
     assert [row["origin"] for row in rows] == ["dogs/d.webp", "dogs/more/e.bmp"]
     assert refused == {str(photos / "cats"): "Permission denied", "dogs/c.png": "Permission denied"}
+
+
+def test_the_first_refused_files_are_shown_and_all_are_listed(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.png").write_bytes(picture(0))
+    for name in "abcd":
+        (tmp_path / "in" / f"{name}.png").touch()
+    job = import_of(tmp_path / "in", tmp_path / "out")
+    lines = describe_import(run_import(job, workers=0), job)
+    empty = "; ".join(f"{name}.png (the file is empty)" for name in "abc")
+    assert f"4 refused, each with its reason in {tmp_path / 'out' / 'refused.csv'}: {empty}" in lines
+    source = open_source(f"folder:{tmp_path / 'in'}")
+    said = refused_sentence("near", source.refused)
+    assert said.startswith("near: 4 files are refused and not counted: ")
+    assert said.endswith("(the file is empty); and 1 more, listed in refused.csv of the results")
+    list_refused(tmp_path, {"near": source.refused, "far": []})
+    rows = list(csv.DictReader((tmp_path / "refused.csv").open()))
+    assert [(row["source"], Path(row["path"]).name, row["reason"]) for row in rows] == [
+        ("near", f"{name}.png", "the file is empty") for name in "abcd"
+    ]
+    list_refused(tmp_path, {"near": []})
+    assert not (tmp_path / "refused.csv").exists()
+
+
+def test_a_larger_limit_of_pixels_is_a_setting_of_an_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "LARGEST_PIXELS", 1000)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "large.png").write_bytes(picture(0, 50, 40))
+    (tmp_path / "in" / "small.png").write_bytes(picture(1, 20, 20))
+    job = import_of(tmp_path / "in", tmp_path / "out")
+    assert len(run_import(job, workers=0).summary.shards) == 1
+    assert "max_pixels" not in (tmp_path / "out" / "import.json").read_text()
+    # Both limits would make other images of the same records.
+    larger = dataclasses.replace(job, max_pixels=2000)
+    with pytest.raises(ValueError, match="max_pixels: None there, 2000 now"):
+        run_import(larger, workers=0)
+    larger = dataclasses.replace(larger, output=tmp_path / "larger")
+    assert run_import(larger, workers=0).summary.records == 2
+    assert len(open_source(f"folder:{tmp_path / 'in'}")) == 1
+    assert len(open_source(f"folder:{tmp_path / 'in'}?max_pixels=2000")) == 2
+    for wrong in ("0", "-5", "many"):
+        with pytest.raises(ValueError, match="max_pixels"):
+            open_source(f"folder:{tmp_path / 'in'}?max_pixels={wrong}")

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from sslshift.data import open_source
-from sslshift.data.decode import FORMATS, BrokenImageError, check, decode
+from sslshift.data.decode import BrokenImageError, check, decode
+from sslshift.data.formats import FORMATS
 from sslshift.data.metadata import strip_metadata
 
 PIXELS = np.full((20, 30, 3), 90, np.uint8)

@@ -221,7 +221,7 @@ def test_a_full_disk_is_told_with_its_folder(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(runner, "search_leaks", fail)
-    with pytest.raises(OSError, match=rf"^{tmp_path} cannot be written to: No space left on device\. Free some space"):
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}'"):
         cli.run(dataclasses.replace(TINY, out=str(tmp_path)))
 
 

@@ -146,7 +146,7 @@ def test_sources_stand_in_order_with_intervals_costs_and_a_reading(first):
         "far is farther than planned by",
         "the same and the target share images, 80 of its 80 are exact copies",
         "It is the target itself.",
-        "near: files that are not readable images are not counted: 1, e.g. ",
+        "near: 1 file is refused and not counted: ",
         "untrained small conv net, random weights of seed 0",
         "not by what the pictures show",
         "python -m tools.fetch_encoder dinov2-small",

@@ -1,5 +1,6 @@
 """Files that are whole or absent, locks that go with their process, and folders that remember."""
 
+import errno
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from sslshift.array_cache import ArrayCache
+from sslshift.command import describe_system_error
 from sslshift.storage import (
     LockedError,
     NotStoredError,
@@ -200,3 +202,18 @@ def test_a_cache_that_cannot_be_written_is_reported_once(tmp_path):
         2,
     ]
     assert notes == [f"{tmp_path}/file/cache cannot be written (Not a directory): later commands compute its content anew."]
+
+
+def test_the_error_of_a_full_disk_names_the_file_and_what_to_do(tmp_path):
+    # The system names a file when it cannot be opened, and none when a write to it fails.
+    with pytest.raises(OSError, match="Error writing") as full, whole_file(tmp_path / "scores.csv"):
+        raise OSError(errno.ENOSPC, "Error writing bytes")
+    said = "scores.csv cannot be written: No space left on device. Free some space and give the same command again."
+    assert describe_system_error(full.value) == f"{tmp_path}/{said}"
+    for number, word in (
+        (errno.EROFS, "written: Read-only file system. The file system"),
+        (errno.EACCES, "opened: Permission"),
+    ):
+        assert f"x cannot be {word}" in describe_system_error(OSError(number, "", "x"))
+    assert describe_system_error(OSError("Libraries raise errors of their own.")) == ""
+    assert describe_system_error(FileNotFoundError(errno.ENOENT, "", "x")) == ""

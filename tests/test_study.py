@@ -284,7 +284,7 @@ def test_study_of_the_users_own_folders(tmp_path, random, capsys):
         "--seeds=1",
         "--shift_images=0",
     )
-    assert "1 files refused, not counted in N" in done
+    assert "1 file is refused and not counted" in done
     rows = table(tmp_path / "out")
     # Of 120 whole images 24 are the held-out test split; the others are pretrained on.
     assert {row["unique"] for row in rows if row["source"] == parts} == {"96"}

@@ -55,6 +55,12 @@ flags.DEFINE_string(
     "Values LOW..HIGH that become 0 and 255, for images of more than 8 bits; default: the smallest range of 8 to 16 bits that "
     "contains all values.",
 )
+flags.DEFINE_integer(
+    "max_pixels",
+    None,
+    "Largest number of pixels of an image; default: 100 million (300 MB), or 400 million in a JPEG file, read at half size.",
+    lower_bound=1,
+)
 flags.DEFINE_integer("shard_size", 1024, "Largest number of images in a shard.")
 flags.DEFINE_integer("workers", -1, "Number of processes; -1: the number of cores, 0: only the command's own process.")
 flags.DEFINE_boolean("beam", False, "Run as an Apache Beam pipeline; needs the extra 'beam'.")
@@ -66,7 +72,8 @@ def main() -> None:
     encoding = Encoding(FLAGS.size, FLAGS.encoding, FLAGS.quality)
     paths = Path(FLAGS.input).expanduser(), Path(FLAGS.output).expanduser()
     stated = parse_range(FLAGS.range, "--range") if FLAGS.range else None
-    job = Import(*paths, encoding, FLAGS.labels, FLAGS.licence, FLAGS.cost_per_image, FLAGS.shard_size, stated)
+    facts = FLAGS.labels, FLAGS.licence, FLAGS.cost_per_image, FLAGS.shard_size
+    job = Import(*paths, encoding, *facts, stated, FLAGS.max_pixels)
     result = run_on_beam(job, FLAGS.beam_options.split()) if FLAGS.beam else _run(job, console)
     for line in describe_import(result, job):
         console.print(line, highlight=False, soft_wrap=True, markup=False)

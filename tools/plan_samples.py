@@ -23,6 +23,7 @@ from sslshift.data.mixture_resolve import resolve
 from sslshift.data.mixture_text import Declaration, parse_mixture
 from sslshift.data.plan import SamplePlan
 from sslshift.data.sources import SCHEMES, Source, open_source
+from sslshift.data.sources.refusals import examples
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -65,7 +66,7 @@ def _open_sources(declaration: Declaration, console: Console) -> dict[str, Sourc
     for name, uri in declaration.uris.items():
         sources[name] = source = open_source(uri)
         called = "" if name == uri else f"{name} = "
-        refused = f", {len(source.refused):,} files refused, e.g. {': '.join(source.refused[0])}" if source.refused else ""
+        refused = f", {len(source.refused):,} files refused, e.g. {examples(source.refused)}" if source.refused else ""
         for text in (f"{len(source):,} images{refused}", *source.notes):
             _say(console, f"{called}{uri}: {text}")
     return sources

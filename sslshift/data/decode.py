@@ -4,7 +4,6 @@ Files may be hostile, so every failure becomes one exception, `BrokenImageError`
 """
 
 import contextlib
-import io
 import os
 import stat
 from collections.abc import Iterator
@@ -12,25 +11,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sslshift.data.deep import read_samples
+from sslshift.data.formats import describe_unknown, open_image, reduce_large, require_shape
 from sslshift.data.metadata import Bare, BrokenImageError, strip_metadata
 from sslshift.data.ranges import WHOLE, Levels, PixelRange
 
-# Pillow registers formats only when it first needs them; without this call, most would be missing from `Image.OPEN`.
-Image.init()
-# Formats that Pillow decodes by itself. It would hand others, such as EPS, to programs that a hostile file could attack.
-FORMATS = tuple(
-    name for name in ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000") if name in Image.OPEN
-)
-# Extensions of images in formats that are not decoded. Such files are refused with a reason; other files are ignored.
-_OTHERS = (".arw", ".cr2", ".cr3", ".dcm", ".dicom", ".dng", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".nef", ".psd", ".svg")
-EXTENSIONS = frozenset(Image.registered_extensions()).union(_OTHERS)
 # Largest size of a file in bytes. A file is held in memory as a whole, and no photograph is larger.
 LARGEST_FILE = 1 << 28
-# Largest ratio of an image's sides. With a larger ratio, a crop to the canvas would show less than a 64th of the image.
-LARGEST_ASPECT = 64
 
 
 class UnknownRangeError(BrokenImageError):
@@ -70,29 +59,33 @@ def require_size(size: int) -> None:
         raise BrokenImageError(f"the file has {size / 2**20:,.0f} MiB; expected at most {LARGEST_FILE >> 20} MiB")
 
 
-def decode(content: bytes, pixel_range: PixelRange | None = WHOLE) -> np.ndarray:
+def decode(content: bytes, pixel_range: PixelRange | None = WHOLE, max_pixels: int | None = None) -> np.ndarray:
     """Decodes an image file to uint8 `[height, width, channels]`, with 1 channel if it is grey and 3 otherwise.
 
     Reads JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF and JPEG 2000. The image is turned by the orientation in its EXIF data, if
     they can be read. Transparent pixels become white, CMYK and palettes become RGB, and the first of several frames is used.
-    Metadata that are broken or large are ignored.
+    Metadata that are broken or large are ignored. JPEG files of more than 100 million pixels are decoded at half their sides or
+    less, see `formats`. HEIC and HEIF need the extra `heic`; their colours of 10 bits become 8.
 
     Args:
       content: the file's bytes.
       pixel_range: the values of images of more than 8 bits that become 0 and 255. By default they are 0 and 65535, and 0 and 1
         for floating-point images; a source decides them once for all of its files. None: such images are refused, unless they
         state the value of white themselves.
+      max_pixels: largest number of pixels of the image; None: 100 million, and 400 million in a JPEG file.
 
     Raises:
-      BrokenImageError: the file is truncated, is not an image, has extremely different sides, or is so large that it is a
-        decompression bomb; or it has more than 8 bits and values outside of the pixel range, unless a user stated the range.
+      BrokenImageError: the file is truncated, is not an image, has extremely different sides or too many pixels; or it has more
+        than 8 bits and values outside of the pixel range, unless a user stated the range.
     """
-    return from_image(decode_image(content, pixel_range).image)
+    return from_image(decode_image(content, pixel_range, max_pixels).image)
 
 
-def decode_onto(canvas: Canvas, content: bytes, pixel_range: PixelRange | None = WHOLE) -> np.ndarray:
+def decode_onto(
+    canvas: Canvas, content: bytes, pixel_range: PixelRange | None = WHOLE, max_pixels: int | None = None
+) -> np.ndarray:
     """Returns an image file on a canvas, equal to `fit(decode(content), canvas)` in fewer steps. Raises like `decode`."""
-    return _fitted(decode_image(content, pixel_range).image, canvas)
+    return _fitted(decode_image(content, pixel_range, max_pixels).image, canvas)
 
 
 class Decoded(NamedTuple):
@@ -104,10 +97,11 @@ class Decoded(NamedTuple):
     levels: Levels | None
 
 
-def decode_image(content: bytes, pixel_range: PixelRange | None = WHOLE) -> Decoded:
+def decode_image(content: bytes, pixel_range: PixelRange | None = WHOLE, max_pixels: int | None = None) -> Decoded:
     """Decodes like `decode`, but returns a Pillow image together with its stored size and values. Raises like `decode`."""
-    with _opened(content) as (image, bare):
+    with _opened(content, max_pixels) as (image, bare):
         width, height = image.size
+        reduce_large(image)
         samples = read_samples(image, bare.content)
         if samples is None:
             # This comes before `load`, which empties the list of tiles with the number of bits.
@@ -120,17 +114,18 @@ def decode_image(content: bytes, pixel_range: PixelRange | None = WHOLE) -> Deco
         return Decoded(_turned(eight_bits, image, bare), width, height, samples.levels(pixel_range))
 
 
-def check(content: bytes, stated: PixelRange | None = None) -> Levels | None:
+def check(content: bytes, stated: PixelRange | None = None, max_pixels: int | None = None) -> Levels | None:
     """Returns the range of values of an image of more than 8 bits, and None for any other image.
 
     Args:
       content: the file's bytes.
       stated: the pixel range that the user gave, if any: values outside of it are counted.
+      max_pixels: see `decode`.
 
     Raises:
       BrokenImageError: `decode` would raise it for a reason other than the pixel range.
     """
-    with _opened(content) as (image, bare):
+    with _opened(content, max_pixels) as (image, bare):
         samples = read_samples(image, bare.content)
         if samples is not None:
             return samples.levels(stated)
@@ -143,30 +138,20 @@ def check(content: bytes, stated: PixelRange | None = None) -> Levels | None:
 
 
 @contextlib.contextmanager
-def _opened(content: bytes) -> Iterator[tuple[ImageFile.ImageFile, Bare]]:
+def _opened(content: bytes, max_pixels: int | None) -> Iterator[tuple[ImageFile.ImageFile, Bare]]:
     """Opens an image file without its metadata; every error here or in the block becomes a `BrokenImageError`."""
     try:
         require_size(len(content))
         bare = strip_metadata(content)
-        with Image.open(io.BytesIO(bare.content), formats=FORMATS) as image:
-            _require_shape(*image.size)
+        with open_image(bare.content) as image:
+            require_shape(image, max_pixels)
             yield image, bare
     except BrokenImageError:
         raise
     except UnidentifiedImageError as error:
-        raise BrokenImageError(_describe_unknown(content)) from error
+        raise BrokenImageError(describe_unknown(content)) from error
     except Exception as error:  # On hostile input Pillow's decoders raise almost any exception.
         raise BrokenImageError(f"{type(error).__name__}: {error}") from error
-
-
-def _require_shape(width: int, height: int) -> None:
-    # Pillow itself only warns up to twice this number of pixels.
-    if width * height > Image.MAX_IMAGE_PIXELS:
-        raise BrokenImageError(f"decompression bomb: {width:,} x {height:,} pixels")
-    if max(width, height) > LARGEST_ASPECT * min(width, height):
-        raise BrokenImageError(
-            f"{width:,} x {height:,} pixels: expected a longer side of at most {LARGEST_ASPECT} times the shorter side"
-        )
 
 
 # Transpositions by EXIF's number. EXIF counts angles clockwise, and Pillow counts them anticlockwise.
@@ -230,49 +215,3 @@ def _fitted(image: Image.Image, canvas: Canvas) -> np.ndarray:
     # Pillow's grey is Rec. 601 luma, as in the "grayscale" augmentation of the methods' papers.
     mode = "L" if canvas.channels == 1 else "RGB"
     return from_image(image if image.mode == mode else image.convert(mode))
-
-
-_SIGNATURES = (
-    (128, b"DICM", "a DICOM file"),
-    (0, b"SIMPLE  =", "a FITS file"),
-    (0, b"v/1\x01", "an OpenEXR file"),
-    (0, b"#?RADIANCE", "a Radiance HDR file"),
-    (0, b"\xff\x0a", "a JPEG XL file"),
-    (0, b"\0\0\0\x0cJXL ", "a JPEG XL file"),
-    (0, b"\x93NUMPY", "a NumPy array"),
-    (0, b"\x89HDF", "an HDF5 file"),
-    (0, b"%PDF", "a PDF document"),
-    (0, b"8BPS", "a Photoshop document"),
-    (4, b"ftypheic", "an HEIC file"),
-    (4, b"ftypheix", "an HEIC file"),
-    (4, b"ftypmif1", "an HEIF file"),
-)
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_SAMPLE_FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point", 6: "complex"}
-
-
-def _describe_unknown(content: bytes) -> str:
-    """Returns the reason why a file cannot be decoded, so that its owner knows what to do."""
-    for start, signature, name in _SIGNATURES:
-        if content[start : start + len(signature)] == signature:
-            return f"it is {name}, which cannot be read; write it as PNG or TIFF"
-    if content.startswith(_TIFF):
-        return _describe_tiff(content)
-    return "it is not an image of a known format, or it is cut short at its start"
-
-
-def _describe_tiff(content: bytes) -> str:
-    try:
-        # BigTIFF has the version 43, which is a plus sign, in place of 42, and a longer header.
-        header = 16 if content[2:3] == b"+" or content[3:4] == b"+" else 8
-        directory = TiffImagePlugin.ImageFileDirectory_v2(content[:header])
-        file = io.BytesIO(content)
-        file.seek(directory.next)
-        directory.load(file)
-        bits = directory.get(258, (1,))
-        kind = _SAMPLE_FORMATS.get(directory.get(339, (1,))[0], "undefined")
-    except Exception:  # The bytes are arbitrary, so reading them can raise any exception.
-        return "a TIFF file whose directory cannot be read"
-    values = f"{len(bits)} {kind} value{'s' * (len(bits) > 1)} of {bits[0]} bits to a pixel"
-    remedy = "write 8 or 16 bits unsigned, or grey of 32 bits floating-point"
-    return f"it is a TIFF file of {values}, in a form that cannot be read; {remedy}"

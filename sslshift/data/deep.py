@@ -4,14 +4,14 @@ Pillow keeps 16 bits of grey images only. For other images it unpacks the more s
 a raw mode selects. With another raw mode, Pillow unpacks the less significant byte. The two bytes together are the value.
 """
 
-import io
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import ImageFile
 
+from sslshift.data.formats import open_image
 from sslshift.data.metadata import BrokenImageError, png_chunks
 from sslshift.data.ranges import Levels, PixelRange
 
@@ -196,7 +196,7 @@ def _read_wide(image: ImageFile.ImageFile, content: bytes) -> Samples:
             )
         little = sys.byteorder == "little" if native else tiff and image.tag_v2.prefix == b"II"
         # Pillow loads an image only once, so that the second byte of each value needs a second image.
-        again = Image.open(io.BytesIO(content), formats=[image.format])
+        again = open_image(content)
         high, low = (
             _loaded(each, lambda name, order=order: f"{name.partition(';')[0].replace('a', 'A')};16{order}")
             for each, order in ((image, "LB"[not little]), (again, "BL"[not little]))

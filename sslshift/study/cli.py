@@ -15,7 +15,8 @@ from rich.console import Console
 
 from sslshift import cluster
 from sslshift.clock import REPORTING, Clock, Timing
-from sslshift.command import command_line, define_cluster_flags, remedy
+from sslshift.command import command_line, define_cluster_flags
+from sslshift.data.sources.refusals import list_refused, refused_sentence
 from sslshift.shards import StudyShard, occupied, parse_shard, reporting
 from sslshift.stopping import Stop
 from sslshift.storage import ERROR_LOG, LockedError, NotStoredError, digest
@@ -249,6 +250,7 @@ def _report(results: Results, progress: Progress, command: str, timings: Sequenc
     except LockedError as error:
         progress.note(f"{error.holder} writes the report at this moment; --report_only writes it later.")
         written = []
+    list_refused(results.opened.design.out, {uri: source.refused for uri, source in results.opened.sources.items()})
     print_report(analysis, progress.console)
     for path in written:
         progress.note(f"wrote {path}")
@@ -295,7 +297,7 @@ def _disk_errors(out: Path) -> Iterator[None]:
         # An error that names its file is more precise than this one.
         if error.errno not in DISK_FULL or error.filename:
             raise
-        raise OSError(f"{out} cannot be written to: {error.strerror}. {remedy(error)}") from error
+        raise OSError(error.errno, error.strerror, str(out)) from error
 
 
 def _require_same_images(opened: Opened) -> None:
@@ -339,6 +341,5 @@ def _open(study: Study, progress: Progress) -> Opened:
         for note in source.notes:
             progress.note(f"{source.name}: {note}")
         if source.refused:
-            path, reason = source.refused[0]
-            progress.note(f"{source.name}: {len(source.refused)} files refused, not counted in N, e.g. {path} ({reason})")
+            progress.note(refused_sentence(source.name, source.refused))
     return opened

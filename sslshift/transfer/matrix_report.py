@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from sslshift.data.decode import Canvas
 from sslshift.data.sources import cached, open_source
+from sslshift.data.sources.base import Refused
+from sslshift.data.sources.refusals import list_refused, refused_sentence
 from sslshift.models import ENCODER, PretrainedEncoder
 from sslshift.models.opening import how_it_was_read
 from sslshift.reporting import csv_text
@@ -148,6 +150,7 @@ class MatrixReport:
         }
         for name, text in contents.items():
             write(out / name, text)
+        list_refused(out, {task.name: _refused(task) for task in self.tasks})
         return [out / name for name in contents]
 
 
@@ -237,11 +240,13 @@ def _introduction(task: Task) -> list[str]:
     """Returns lines with the sizes of a task's splits and the refused files."""
     counts = [f"{len(images.indices):,} {name}" for name, images in task.splits.items()]
     lines = [f"{task.name}: {', '.join(counts)} images, {task.classes} classes, {METRICS[task.metric].text}"]
-    refused = {path: why for images in task.splits.values() for path, why in images.source.refused}
-    if refused:
-        path, why = next(iter(refused.items()))
-        lines.append(f"{task.name}: {len(refused)} files refused and not counted, e.g. {path} ({why})")
-    return lines
+    refused = _refused(task)
+    return [*lines, refused_sentence(task.name, refused)] if refused else lines
+
+
+def _refused(task: Task) -> list[Refused]:
+    """Returns the refused files of a task; several of its splits may be of one source."""
+    return list(dict.fromkeys(each for images in task.splits.values() for each in images.source.refused))
 
 
 def _canvas(encoder: PretrainedEncoder, side: int) -> Canvas:

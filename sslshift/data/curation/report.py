@@ -30,6 +30,7 @@ from sslshift.data.ranges import compare_ranges
 from sslshift.data.sources import PartialSource, Source, parse_uri
 from sslshift.data.sources.base import printable
 from sslshift.data.sources.kept import save_kept
+from sslshift.data.sources.refusals import list_refused, refused_sentence
 from sslshift.reporting import Captioned, Picture, png_uri, render_page
 from sslshift.storage import write
 
@@ -105,6 +106,8 @@ def report(source: Source, against: Source | None, settings: SearchSettings, out
     # One source may be compared with itself: its notes are printed once.
     opened = {each.name: each for each in (source, against) if each}
     lines += [f"{name}: {note}" for name, each in opened.items() for note in each.notes]
+    lines += [refused_sentence(name, each.refused) for name, each in opened.items() if each.refused]
+    list_refused(out, {name: each.refused for name, each in opened.items()})
     return lines + compare_ranges({name: each.pixel_range for name, each in opened.items()})
 
 

@@ -71,7 +71,11 @@ class StoredImage(NamedTuple):
 
 
 def store(
-    content: bytes, description: ImageDescription, encoding: Encoding, pixel_range: PixelRange | None = None
+    content: bytes,
+    description: ImageDescription,
+    encoding: Encoding,
+    pixel_range: PixelRange | None = None,
+    max_pixels: int | None = None,
 ) -> StoredImage | Refused:
     """Returns an image file in its stored form.
 
@@ -80,12 +84,13 @@ def store(
       description: facts about the image in addition to its pixels.
       encoding: the encoding of the stored image.
       pixel_range: the values of images of more than 8 bits that become 0 and 255.
+      max_pixels: largest number of pixels of an image, see `decode`.
 
     Raises:
       UnknownRangeError: the image has more than 8 bits, and there is no pixel range.
     """
     try:
-        picture, width, height, levels = decode_image(content, pixel_range)
+        picture, width, height, levels = decode_image(content, pixel_range, max_pixels)
     except UnknownRangeError:
         # It is also a BrokenImageError, but this image can be stored when the range is known.
         raise

@@ -29,7 +29,8 @@ from sslshift.data.records.shards import FinishedShard, finish, finished_shard, 
 from sslshift.data.sources.base import Refused, printable
 from sslshift.data.sources.labels import gather_spellings, spelling_notes
 from sslshift.data.sources.layout import require_no_splits, split_note
-from sslshift.data.sources.manifest import CLASSES, GROUP, REFUSED, Summary, write_refused
+from sslshift.data.sources.manifest import CLASSES, GROUP, Summary
+from sslshift.data.sources.refusals import REFUSED, examples, write_refused
 from sslshift.data.sources.walk import is_image, list_files
 
 SETTINGS = "import.json"
@@ -51,6 +52,7 @@ class Import:
       cost_per_image: cost of images that state no other cost.
       shard_size: largest number of images in a shard.
       pixel_range: the values of images of more than 8 bits that become 0 and 255; None: derived from all such images.
+      max_pixels: largest number of pixels of an image, see `decode`.
     """
 
     input: Path
@@ -61,12 +63,15 @@ class Import:
     cost_per_image: float = 0.0
     shard_size: int = 1024
     pixel_range: PixelRange | None = None
+    max_pixels: int | None = None
 
     def __post_init__(self):
         if self.labels not in LABELS:
             raise ValueError(f"Expected one of {', '.join(LABELS)} for labels, got {self.labels!r}.")
         if self.shard_size < 1:
             raise ValueError(f"Expected at least one image in a shard, got {self.shard_size}.")
+        if self.max_pixels is not None and self.max_pixels < 1:
+            raise ValueError(f"Expected a number of at least 1 for max_pixels, got {self.max_pixels}.")
         # Written so that NaN fails too.
         if not 0 <= self.cost_per_image < float("inf"):
             raise ValueError(f"Expected a number of at least 0 for cost_per_image, got {self.cost_per_image}.")
@@ -76,6 +81,9 @@ class Import:
         """Everything that decides the result, as JSON."""
         values = dataclasses.asdict(self)
         del values["output"], values["pixel_range"]
+        # Earlier versions had no such setting, and imports that they began must continue.
+        if self.max_pixels is None:
+            del values["max_pixels"]
         stated = self.pixel_range and self.pixel_range.text
         # The path is resolved, so that a command that is repeated from another folder is recognised.
         return values | {"input": printable(self.input.resolve()), "range": stated}
@@ -195,14 +203,14 @@ def import_group(job: Import, task: ShardTask, pixel_range: PixelRange | None = 
         return write_shard(job.output, task.name, _all_stored(job, task, images, pixel_range), extra)
     except UnknownRangeError:
         # All images of the shard are read: the first image that needed the range ended the writing, and later images count too.
-        write_levels(job.output, task.name, filter(None, map(_levels, images)))
+        write_levels(job.output, task.name, filter(None, (_levels(job, image) for image in images)))
         return None
 
 
-def _levels(image: ListedImage) -> Levels | None:
+def _levels(job: Import, image: ListedImage) -> Levels | None:
     """Returns the range of values of an image of more than 8 bits; None for other and for unreadable images."""
     try:
-        levels = check(read_place(image.place))
+        levels = check(read_place(image.place), max_pixels=job.max_pixels)
     except BrokenImageError:
         return None
     return levels and levels.of(image.description.origin)
@@ -227,7 +235,7 @@ def _stored(job: Import, image: ListedImage, pixel_range: PixelRange | None) -> 
         content = read_place(image.place)
     except BrokenImageError as error:
         return Refused(image.description.origin, str(error))
-    return store(content, image.description, job.encoding, pixel_range)
+    return store(content, image.description, job.encoding, pixel_range, job.max_pixels)
 
 
 def join_shards(job: Import, listings: Sequence[Listing]) -> Result:
@@ -297,6 +305,5 @@ def _archives_note(job: Import, listings: Sequence[Listing]) -> list[str]:
 def _no_image(job: Import, refused: Sequence[Refused], others: Counter[str]) -> str:
     start = f"{printable(job.input)} holds no image that can be read"
     if refused:
-        path, reason = refused[0]
-        return f"{start}: {len(refused):,} were refused, e.g. {path} ({reason}); {job.output / REFUSED} lists them."
+        return f"{start}: {len(refused):,} were refused: {examples(refused)}; {job.output / REFUSED} lists all."
     return f"{start}; it has {sum(others.values()):,} files of other kinds."

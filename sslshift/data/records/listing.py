@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sslshift import storage
-from sslshift.data.decode import EXTENSIONS
+from sslshift.data.formats import EXTENSIONS
 from sslshift.data.records.folder import parts_folder
 from sslshift.data.records.members import Member, Place, folder_members, forget_archives, tar_members, zip_members
 from sslshift.data.records.sidecars import SUFFIXES, describe, first_dot, join, whole_stem
@@ -137,7 +137,7 @@ def list_container(container: Container, output: Path, group_size: int, labels: 
     contents = _Contents(container, output, labels)
     images = groups = 0
     # Written group by group, so that listing a container of any size takes little memory.
-    with pq.ParquetWriter(_listing_file(output, container.number), _ROW) as writer:
+    with storage.whole_file(_listing_file(output, container.number)) as file, pq.ParquetWriter(file, _ROW) as writer:
         for group in _grouped(contents.images(), group_size):
             writer.write_table(pa.Table.from_pylist([_row(image) for image in group], _ROW))
             images = images + len(group)

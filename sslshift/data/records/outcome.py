@@ -4,7 +4,8 @@ from pathlib import Path
 
 from sslshift.data.records.importing import Import, Result
 from sslshift.data.sources.base import printable
-from sslshift.data.sources.manifest import REFUSED, Summary, read_columns
+from sslshift.data.sources.manifest import Summary, read_columns
+from sslshift.data.sources.refusals import REFUSED, read_examples
 from sslshift.data.sources.uri import Uri
 
 # Largest number of faults, or of kinds of files, that are named; `refused.csv` has all faults.
@@ -55,7 +56,9 @@ def _licence(summary: Summary, output: Path) -> str:
 def _refused(summary: Summary, output: Path) -> list[str]:
     if not summary.refused:
         return []
-    return [f"{summary.refused:,} refused, each with its reason in {printable(output / REFUSED)}"]
+    some = read_examples(output)
+    begin = f": {some}" if some else ""
+    return [f"{summary.refused:,} refused, each with its reason in {printable(output / REFUSED)}{begin}"]
 
 
 def _unlabelled(summary: Summary, job: Import) -> list[str]:

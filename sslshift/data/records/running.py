@@ -7,6 +7,7 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 
@@ -130,6 +131,12 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
+def _begin_worker() -> None:
+    follow_parent()
+    # As in `sslshift.command`: unreadable files are listed, and need no warnings of Pillow's.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
 @contextlib.contextmanager
 def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
     """Yields a `map` over processes, which yields results in the order in which they are finished."""
@@ -140,7 +147,7 @@ def _pool(workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterat
     # The processes are spawned, since a process with threads cannot be forked safely.
     # The environment is set first, since libraries read these variables when a process loads them.
     context = multiprocessing.get_context("spawn")
-    with _environment(_ONE_THREAD), ProcessPoolExecutor(workers, context, follow_parent) as pool:
+    with _environment(_ONE_THREAD), ProcessPoolExecutor(workers, context, _begin_worker) as pool:
 
         def run(function: Callable, items: Sequence) -> Iterator:
             waiting = set()

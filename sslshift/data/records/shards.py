@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sslshift import storage
+from sslshift.command import remedy
 from sslshift.data.decode import UnknownRangeError
 from sslshift.data.perceptual_hash import VERSION as HASH_VERSION
 from sslshift.data.ranges import PixelRange
@@ -24,7 +25,8 @@ from sslshift.data.records.folder import parts_folder
 from sslshift.data.sources.array_record import open_shard
 from sslshift.data.sources.base import Refused, Terms, licence_text
 from sslshift.data.sources.labels import sort_classes
-from sslshift.data.sources.manifest import CLASSES, FINGERPRINT, MANIFEST, SCHEMA, Shard, Summary, write_refused, write_summary
+from sslshift.data.sources.manifest import CLASSES, FINGERPRINT, MANIFEST, SCHEMA, Shard, Summary, write_summary
+from sslshift.data.sources.refusals import write_refused
 
 # One image per group, so that any image can be read alone. Images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -115,9 +117,8 @@ def write_shard(
         # It is also a ValueError, but the disk is not its cause.
         raise
     except (OSError, RuntimeError, ValueError) as error:
-        raise OSError(
-            f"{final} cannot be written: {error}. Make room, or choose another folder, and repeat the command."
-        ) from error
+        advice = remedy(error) or "Free some space, or name another folder, and give the same command again."
+        raise OSError(f"{final} cannot be written: {getattr(error, 'strerror', None) or error}. {advice}") from error
     finally:
         unfinished.unlink(missing_ok=True)
     return shard

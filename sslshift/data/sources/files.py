@@ -21,6 +21,7 @@ from sslshift.data.sources.labels import class_name, encode_labels, encode_multi
 from sslshift.data.sources.layout import require_no_splits, split_note
 from sslshift.data.sources.lists import read_list
 from sslshift.data.sources.recognise import is_other_archive, kind_of, recognise_folder
+from sslshift.data.sources.refusals import examples
 from sslshift.data.sources.uri import Uri
 from sslshift.data.sources.walk import is_image, list_files
 
@@ -38,18 +39,28 @@ class FileSource(Source):
       paths: the files, in order.
       terms: licence and cost per image that the URI states.
       stated_range: the pixel range that the user stated, if any.
+      max_pixels: largest number of pixels of an image, see `decode`.
 
     Raises:
       ValueError: none of the files is an image, or images of more than 8 bits need a stated range.
     """
 
-    def __init__(self, name: str, root: Path, paths: Sequence[Path], terms: Terms, stated_range: PixelRange | None = None):
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        paths: Sequence[Path],
+        terms: Terms,
+        stated_range: PixelRange | None = None,
+        max_pixels: int | None = None,
+    ):
         # Threads suffice: decoding releases the interpreter lock.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            checks = pool.map(functools.partial(_check, stated_range=stated_range), paths)
+            checks = pool.map(functools.partial(_check, stated_range=stated_range, max_pixels=max_pixels), paths)
             # The check of few files ends before anybody could read a progress bar.
             hidden = len(paths) < 500 or not sys.stderr.isatty()
             checks = list(track(checks, f"checking the images of {escape(name)}", len(paths), disable=hidden))
+        self._max_pixels = max_pixels
         # Positions among `paths` of the files that can be decoded.
         self._whole = np.flatnonzero([not check.reason for check in checks])
         self._paths = [paths[i] for i in self._whole]
@@ -65,7 +76,7 @@ class FileSource(Source):
         refused = zip(paths, checks, strict=True)
         self.refused = [Refused(printable(path), check.reason) for path, check in refused if check.reason]
         if not self._paths:
-            refused = f" ({len(paths)} files were refused, the first: {': '.join(map(str, self.refused[0]))})" if paths else ""
+            refused = f" ({len(paths)} files were refused: {examples(self.refused)})" if paths else ""
             raise ValueError(f"{name}: {root} holds no readable image{refused}.{'' if paths else recognise_folder(root)}")
 
     def __len__(self) -> int:
@@ -75,7 +86,8 @@ class FileSource(Source):
         path = self._paths[index]
         try:
             content = read_file(path)
-            return decode_onto(canvas, content, self.pixel_range) if canvas else decode(content, self.pixel_range)
+            how = self.pixel_range, self._max_pixels
+            return decode_onto(canvas, content, *how) if canvas else decode(content, *how)
         except BrokenImageError as error:
             raise BrokenImageError(
                 f"{printable(path)} could be read when the source was opened, but cannot be read now: {error}"
@@ -92,7 +104,16 @@ class FileSource(Source):
 class FolderSource(FileSource):
     """The image files below a folder, in the order of their paths."""
 
-    def __init__(self, name: str, folder: Path, terms: Terms, *, labels: bool, stated_range: PixelRange | None = None):
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        terms: Terms,
+        *,
+        labels: bool,
+        stated_range: PixelRange | None = None,
+        max_pixels: int | None = None,
+    ):
         if not folder.is_dir():
             is_file = " (it is a file)" if folder.exists() else ""
             raise ValueError(f"{name}: there is no folder {printable(folder)}{is_file}.")
@@ -102,7 +123,7 @@ class FolderSource(FileSource):
         if files.unreadable and not images:
             path, reason = files.unreadable[0]
             raise ValueError(f"{name}: {printable(folder)} holds no image that can be reached: {path}: {reason}.")
-        super().__init__(name, folder, images, terms, stated_range)
+        super().__init__(name, folder, images, terms, stated_range, max_pixels)
         # Links are reported, although their images are in the source under another name, since users count files.
         links = (Refused(printable(path), reason) for path, reason in files.links if is_image(path))
         self.refused = [*self.refused, *links, *files.unreadable]
@@ -142,17 +163,25 @@ class ListSource(FileSource):
       terms: licence and cost per image that the URI states, for images without their own in the list.
       labels: "multi", "single" or None, as `lists.read_list` takes it.
       stated_range: the pixel range that the user stated, if any.
+      max_pixels: largest number of pixels of an image, see `decode`.
 
     Raises:
       ValueError: the file is not a list of images, a column holds unexpected values, or no image can be read.
     """
 
     def __init__(
-        self, name: str, file: Path, terms: Terms, *, labels: str | None = None, stated_range: PixelRange | None = None
+        self,
+        name: str,
+        file: Path,
+        terms: Terms,
+        *,
+        labels: str | None = None,
+        stated_range: PixelRange | None = None,
+        max_pixels: int | None = None,
     ):
         # The whole list is checked before the first image is decoded, which may take minutes.
         listed = read_list(file, name, labels)
-        super().__init__(name, file.parent, [file.parent / path for path in listed.paths], terms, stated_range)
+        super().__init__(name, file.parent, [file.parent / path for path in listed.paths], terms, stated_range, max_pixels)
         # Only readable images contribute a licence, a cost and a label: a class must not exist without an image.
         whole = self._whole.tolist()
         licences = Counter(listed.licences[i] or self.licence for i in whole)
@@ -179,11 +208,11 @@ class _Check(NamedTuple):
     levels: Levels | None = None
 
 
-def _check(path: Path, stated_range: PixelRange | None) -> _Check:
+def _check(path: Path, stated_range: PixelRange | None, max_pixels: int | None) -> _Check:
     """Returns a file's digest, or the reason why it cannot be used."""
     try:
         content = read_file(path)
-        levels = check(content, stated_range)
+        levels = check(content, stated_range, max_pixels)
     except BrokenImageError as error:
         return _Check("", str(error))
     return _Check(hashlib.sha256(content).hexdigest(), "", levels and levels.of(printable(path)))

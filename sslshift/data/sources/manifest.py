@@ -4,9 +4,7 @@ Opening reads `source.json` alone. The manifest has a row per image and can be l
 access to labels or identities.
 """
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +15,10 @@ import pyarrow.parquet as pq
 
 from sslshift import storage
 from sslshift.data.ranges import PixelRange
-from sslshift.data.sources.base import Refused
+from sslshift.data.sources.refusals import REFUSED
 
 MANIFEST = "manifest.parquet"
 SUMMARY = "source.json"
-REFUSED = "refused.csv"
 PARTS = "parts"
 VERSION = 1
 
@@ -204,10 +201,3 @@ def read_columns(folder: Path, names: Sequence[str]) -> list[pa.ChunkedArray]:
 def has_groups(folder: Path) -> bool:
     """Returns whether the manifest has the groups of images."""
     return GROUP.name in pq.read_schema(folder / MANIFEST).names
-
-
-def write_refused(folder: Path, refused: Sequence[Refused]) -> None:
-    """Writes `refused.csv`."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([Refused._fields, *refused])
-    storage.write(folder / REFUSED, text.getvalue())

@@ -45,15 +45,16 @@ def _open_synthetic(uri: str, name: str, options: dict[str, str]) -> Source:
 def _open_folder(uri: str, name: str, options: dict[str, str]) -> Source:
     labels = options.pop("labels", "none")
     _known(uri, labels, ("none", "folder"), "value of labels")
-    stated_range = _range(uri, options)
-    return FolderSource(uri, _path(uri, name), _terms(uri, options), labels=labels == "folder", stated_range=stated_range)
+    how = {"stated_range": _range(uri, options), "max_pixels": _max_pixels(uri, options)}
+    return FolderSource(uri, _path(uri, name), _terms(uri, options), labels=labels == "folder", **how)
 
 
 def _open_list(uri: str, name: str, options: dict[str, str]) -> Source:
     labels = options.pop("labels", None)
     if labels is not None:
         _known(uri, labels, ("single", "multi"), "value of labels")
-    return ListSource(uri, _path(uri, name), _terms(uri, options), labels=labels, stated_range=_range(uri, options))
+    how = {"stated_range": _range(uri, options), "max_pixels": _max_pixels(uri, options)}
+    return ListSource(uri, _path(uri, name), _terms(uri, options), labels=labels, **how)
 
 
 def _open_array_record(uri: str, name: str, options: dict[str, str]) -> Source:
@@ -84,9 +85,9 @@ _TERMS = ("licence", "cost_per_image")
 SCHEMES = {
     "arrayrecord": _Scheme(_open_array_record, ("range", *_TERMS, "keep")),
     "bundled": _Scheme(_open_bundled, (*_TERMS, "keep"), files=False),
-    "csv": _Scheme(_open_list, ("labels", "range", *_TERMS, "keep")),
-    "folder": _Scheme(_open_folder, ("labels", "range", *_TERMS, "keep")),
-    "parquet": _Scheme(_open_list, ("labels", "range", *_TERMS, "keep")),
+    "csv": _Scheme(_open_list, ("labels", "range", "max_pixels", *_TERMS, "keep")),
+    "folder": _Scheme(_open_folder, ("labels", "range", "max_pixels", *_TERMS, "keep")),
+    "parquet": _Scheme(_open_list, ("labels", "range", "max_pixels", *_TERMS, "keep")),
     "synthetic": _Scheme(_open_synthetic, ("size", "seed", "keep"), files=False),
     "tfds": _Scheme(_open_prepared, ("data_dir", "range", *_TERMS, "keep"), files=False),
 }
@@ -111,6 +112,9 @@ def open_source(uri: str) -> Source:
     and 255. A folder or list derives the range from all of its files and reports it in `source.notes`: the smallest range of 8
     to 16 bits that holds all integers, and [0, 1] for floating-point values, which are refused if they are outside of it.
     `?range=LOW..HIGH` states another range. ArrayRecord files of other programs and `tfds:` need this option for such images.
+
+    Images of more than 100 million pixels, or 400 million in a JPEG file, are refused; `?max_pixels=N` of a folder or list
+    states another limit.
 
     Every URI except `synthetic:` takes `?licence=TEXT&cost_per_image=NUMBER`. Every URI takes `?keep=FILE`, a selection of its
     images that `tools.find_duplicates` wrote. `sslshift.data.sources.uri` describes the grammar: for instance, `%3F` is a
@@ -179,6 +183,15 @@ def _whole(uri: str, key: str, text: str) -> int:
 
 def _range(uri: str, options: dict[str, str]) -> PixelRange | None:
     return parse_range(options.pop("range"), f"{uri}: range") if "range" in options else None
+
+
+def _max_pixels(uri: str, options: dict[str, str]) -> int | None:
+    if "max_pixels" not in options:
+        return None
+    most = _whole(uri, "max_pixels", options.pop("max_pixels"))
+    if not most:
+        raise ValueError(f"{uri}: expected at least 1 for max_pixels, got 0.")
+    return most
 
 
 def _terms(uri: str, options: dict[str, str]) -> Terms:

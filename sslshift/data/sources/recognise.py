@@ -1,13 +1,10 @@
 """Recognises files and records that a reader cannot use, and names the command or source that can."""
 
-import io
 import json
 import re
 from pathlib import Path
 
-from PIL import Image
-
-from sslshift.data.decode import FORMATS
+from sslshift.data.formats import open_image
 from sslshift.data.sources.base import printable
 from sslshift.data.sources.walk import is_image
 
@@ -117,7 +114,7 @@ def _is_image(start: bytes) -> bool:
         return True
     try:
         # Pillow reads the header only; nothing is decoded.
-        with Image.open(io.BytesIO(start), formats=FORMATS):
+        with open_image(start):
             return True
     except Exception:  # Pillow raises almost anything on hostile input.
         return False

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from sslshift.data.decode import EXTENSIONS
+from sslshift.data.formats import EXTENSIONS
 from sslshift.data.sources.base import Refused, printable
 
 # Folders and files that systems, storage devices and unpackers add, in lower case. Some hold thumbnails, which are copies.

@@ -177,8 +177,9 @@ def _source_remarks(name: str, about: SourceAbout, target: Encoded) -> list[str]
         said.append(f"{name}: {count} cannot be read and are excluded, e.g. {about.broken[0]}.")
     said += [f"{name}: {note}." for note in about.notes]
     if about.refused:
-        count = f"{len(about.refused):,}"
-        said.append(f"{name}: files that are not readable images are not counted: {count}, e.g. {about.refused[0]}.")
+        are = "file is" if len(about.refused) == 1 else "files are"
+        more = f"; and {len(about.refused) - 3:,} more, see `refused` in shift.json" if len(about.refused) > 3 else ""
+        said.append(f"{name}: {len(about.refused):,} {are} refused and not counted: {'; '.join(about.refused[:3])}{more}.")
     return said
 
 

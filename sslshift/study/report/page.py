@@ -13,6 +13,7 @@ import numpy as np
 from sslshift.data.decode import to_image
 from sslshift.data.permutation import permute
 from sslshift.data.sources import readable
+from sslshift.data.sources.refusals import refused_sentence
 from sslshift.reporting import Captioned, Picture, Table, environment, png_uri, render_page
 from sslshift.shift import DISTANCES
 from sslshift.study.analysis import Analysis
@@ -258,8 +259,7 @@ def _read_images(analysis: Analysis) -> list[str]:
             )
         found += [f"{uri}: {note}." for note in source.notes]
         if source.refused:
-            some = "; ".join(f"{path} ({reason})" for path, reason in source.refused[:5])
-            found.append(f"{uri}: {len(source.refused)} files are not readable images and are not counted in N, e.g. {some}.")
+            found.append(f"{refused_sentence(uri, source.refused)}.")
     return found
 
 
