@@ -11,9 +11,9 @@ from tiny_studies import learner, tiny
 
 from sslshift.data.sources import SCHEMES
 from sslshift.methods import METHODS
-from sslshift.study.declare import Study
+from sslshift.study.declare import Study, parse_own, without_given
 from sslshift.study.design import SourceLevels, parse_sources, parse_study
-from sslshift.study.learners import parse_learners, parse_own, without_given
+from sslshift.study.learners import parse_learners
 from sslshift.study.opened import open_study
 from sslshift.training.optimiser import Optimiser
 

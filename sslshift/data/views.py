@@ -2,15 +2,27 @@
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sslshift.arrays import on_any_mesh
 
 # One fixed normalisation for every source. With statistics of each source, runs would differ in more than their data.
 MEAN = 0.5
 STD = 0.25
+
+
+class Normalisation(NamedTuple):
+    """Mean and standard deviation by which images in [0, 1] are normalised: a number, or one for each channel."""
+
+    mean: float | tuple[float, ...] = MEAN
+    std: float | tuple[float, ...] = STD
+
+
+OWN = Normalisation()
 
 # Weights of Rec. 601.
 _LUMA = (0.299, 0.587, 0.114)
@@ -49,10 +61,20 @@ class ViewSettings:
             )
 
 
-def normalise(images: jax.Array) -> jax.Array:
-    """Returns uint8 images, or floats in [0, 1], of any shape as the normalised floats that an encoder takes."""
+def normalise(images: jax.Array, by: Normalisation = OWN) -> jax.Array:
+    """Returns uint8 images, or floats in [0, 1], as the normalised floats that an encoder takes.
+
+    Args:
+      images: `[..., channels]`.
+      by: mean and standard deviation. If they have a number for each channel, grey images become images of as many channels.
+    """
     scaled = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
-    return (scaled - MEAN) / STD
+    mean, std = (_along_channels(value, images.ndim) for value in by)
+    return (scaled - mean) / std
+
+
+def _along_channels(value: float | tuple[float, ...], ndim: int) -> float | np.ndarray:
+    return np.array(value, np.float32).reshape((1,) * (ndim - 1) + (-1,)) if isinstance(value, tuple) else value
 
 
 def image_keys(key: jax.Array, count: int, first: int | jax.Array = 0, every: int = 1) -> jax.Array:
@@ -62,7 +84,13 @@ def image_keys(key: jax.Array, count: int, first: int | jax.Array = 0, every: in
 
 
 def make_view(
-    key: jax.Array, images: jax.Array, settings: ViewSettings, *, first: int | jax.Array = 0, every: int = 1
+    key: jax.Array,
+    images: jax.Array,
+    settings: ViewSettings,
+    *,
+    first: int | jax.Array = 0,
+    every: int = 1,
+    by: Normalisation = OWN,
 ) -> jax.Array:
     """Returns one random view of each image.
 
@@ -72,19 +100,20 @@ def make_view(
       settings: settings of the view.
       first: number of the first image in the global batch, if `images` are a part of it.
       every: difference between the numbers of two consecutive images.
+      by: normalisation of the views, see `normalise`.
 
     Returns:
       Normalised float32 views, with the shape of the images or with sides of `settings.size`.
     """
-    return _views(images, image_keys(key, len(images), first, every), settings)
+    return _views(images, image_keys(key, len(images), first, every), settings, by)
 
 
 @on_any_mesh(batch_axis=0)
-def _views(images: jax.Array, keys: jax.Array, settings: ViewSettings) -> jax.Array:
-    return jax.vmap(functools.partial(_view, settings=settings))(keys, images)
+def _views(images: jax.Array, keys: jax.Array, settings: ViewSettings, by: Normalisation) -> jax.Array:
+    return jax.vmap(functools.partial(_view, settings=settings, by=by))(keys, images)
 
 
-def _view(key: jax.Array, image: jax.Array, settings: ViewSettings) -> jax.Array:
+def _view(key: jax.Array, image: jax.Array, settings: ViewSettings, by: Normalisation) -> jax.Array:
     # Every step gets a key, used or not, so that switching off one step does not change the others.
     keys = dict(zip(("crop", "jitter", "gray", "blur", "solarise", "flip"), jax.random.split(key, 6), strict=True))
     x = _random_resized_crop(keys["crop"], image.astype(jnp.float32) / 255, settings)
@@ -99,7 +128,7 @@ def _view(key: jax.Array, image: jax.Array, settings: ViewSettings) -> jax.Array
         x = _sometimes(keys["solarise"], settings.solarise_probability, lambda _, x: jnp.where(x < 0.5, x, 1 - x), x)
     if settings.flip_probability:
         x = _sometimes(keys["flip"], settings.flip_probability, lambda _, x: x[:, ::-1], x)
-    return normalise(x)
+    return normalise(x, by)
 
 
 def _sometimes(key, probability, transform, x):

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sslshift.data.views import ViewSettings, image_keys, make_view
+from sslshift.data.views import OWN, Normalisation, ViewSettings, image_keys, make_view, normalise
+from sslshift.models import PretrainedEncoder
 
 PyTree = Any
 Views = tuple[jax.Array, ...]
@@ -70,6 +71,34 @@ def constrain_nothing(params: PyTree) -> PyTree:
     return params
 
 
+def continued(method: "Method", initial: PretrainedEncoder, frozen: float = 0.0) -> "Method":
+    """Returns the method for training that continues from an encoder.
+
+    Args:
+      method: method that was built on the encoder's module.
+      initial: the encoder; views are normalised as it takes them.
+      frozen: share of the run, from its start, during which the parameters of the encoder do not move.
+
+    Raises:
+      ValueError: the share is outside [0, 1).
+    """
+    own = dataclasses.replace(method, normalisation=Normalisation(initial.mean, initial.std))
+    return _hold_encoder(own, frozen)
+
+
+def _hold_encoder(method: "Method", share: float) -> "Method":
+    if not 0 <= share < 1:
+        raise ValueError(f"Expected the share of steps with a frozen encoder in [0, 1), got {share}.")
+
+    def freeze(gradient: PyTree, progress: jax.Array) -> PyTree:
+        found = method.freeze(gradient, progress)
+        # A factor in place of a branch, since progress is traced: the whole run uses one compiled step.
+        moving = (progress >= share).astype(jnp.float32)
+        return found | {"encoder": jax.tree.map(lambda leaf: leaf * moving, found["encoder"])}
+
+    return dataclasses.replace(method, freeze=freeze) if share else method
+
+
 # Frozen and therefore hashable: compiled steps are cached by method.
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -88,6 +117,7 @@ class Method:
       least_batch: size of the smallest batch whose statistics are defined.
       coupled: how the loss couples the images of a batch, as a clause for an error; empty: apart from batch norm, loss and
         target are means over images, so that a batch can be taken in parts.
+      normalisation: mean and standard deviation of the images that the encoder takes.
     """
 
     views: tuple[ViewSettings, ...]
@@ -100,6 +130,7 @@ class Method:
     constant_rate: tuple[str, ...] = ()
     least_batch: int = 2
     coupled: str = "its loss may compare the images of a batch with each other"
+    normalisation: Normalisation = OWN
 
     @property
     def axis_name(self) -> str | None:
@@ -137,8 +168,13 @@ class Method:
     def _views(self, key: jax.Array, images: jax.Array, first: int | jax.Array, every: int = 1) -> Views:
         # Each view needs a different key: with one key, equal settings would make equal views.
         return tuple(
-            make_view(jax.random.fold_in(key, i), images, view, first=first, every=every) for i, view in enumerate(self.views)
+            make_view(jax.random.fold_in(key, i), images, view, first=first, every=every, by=self.normalisation)
+            for i, view in enumerate(self.views)
         )
+
+    def normalised(self, images: jax.Array) -> jax.Array:
+        """Returns uint8 images, or floats in [0, 1], normalised as the encoder takes them."""
+        return normalise(images, self.normalisation)
 
     def step_context(self, key: jax.Array, images: jax.Array, progress: jax.Array, part: BatchPart = WHOLE) -> StepContext:
         """Returns the context of a step on these images; `key` is the key that was given to `views`."""

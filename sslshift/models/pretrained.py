@@ -63,7 +63,8 @@ class PretrainedEncoder:
         """Returns features of images; a pure function that works under `jit`, `vmap`, and `grad` with respect to its variables.
 
         Args:
-          images: `[batch, height, width, channels]`, uint8, or floats in [0, 1].
+          images: `[batch, height, width, channels]`, uint8, or floats in [0, 1]. An encoder of colour images also takes
+            grey ones, whose channel is repeated.
           variables: variables of the same structure that replace those of the encoder; None: those of the encoder.
 
         Returns:
@@ -73,13 +74,15 @@ class PretrainedEncoder:
           ValueError: the images have another shape than the encoder takes, or the encoder has no such features.
         """
         channels = self.shape[2]
-        if images.ndim != 4 or images.shape[3] != channels:
+        if images.ndim != 4 or images.shape[3] not in (1, channels):
             raise ValueError(f"Expected images [batch, height, width, {channels}], got shape {images.shape}.")
         images = jnp.asarray(images)
         if not (images.dtype == jnp.uint8 or jnp.issubdtype(images.dtype, jnp.floating)):
             raise ValueError(f"Expected images of uint8, or floats in [0, 1], got {images.dtype}.")
         scaled = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
-        x = (scaled - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
+        scaled = jnp.broadcast_to(scaled, (*images.shape[:3], channels))
+        mean, std = (jnp.asarray(value, jnp.float32).reshape(1, 1, 1, -1) for value in (self.mean, self.std))
+        x = (scaled - mean) / std
         try:
             return named_features(self.module, self.variables if variables is None else variables, x, self.features)
         except ScopeParamShapeError as error:

@@ -45,6 +45,7 @@ _FIRST = (
 )
 _LAST = (
     "linear_gain_over_untrained",
+    "linear_gain_over_initial",
     "effective_rank",
     "shift_index",
     "shift_low",
@@ -57,6 +58,8 @@ _LAST = (
     "fingerprint",
     "digest",
 )
+# Columns of studies that continue from an encoder; other tables do not have them.
+_OPTIONAL = ("linear_gain_over_initial",)
 _TEXT = ("kind", "method", "encoder", "source", "task", "metric", "licence", "fingerprint", "digest")
 
 
@@ -178,7 +181,8 @@ def _digest(row: LedgerRow) -> str:
 
 def _columns(rows: Sequence[LedgerRow]) -> list[str]:
     middle = dict.fromkeys(name for row in rows for name in row if name not in (*_FIRST, *_LAST))
-    return [*_FIRST, *middle, *_LAST]
+    last = [name for name in _LAST if name not in _OPTIONAL or any(name in row for row in rows)]
+    return [*_FIRST, *middle, *last]
 
 
 def _text_of(value: Any) -> str:

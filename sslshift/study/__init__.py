@@ -23,9 +23,13 @@ To add an experiment, write one module in `experiments/`: a docstring, a `Study`
 number to the report, compute it in `analysis` and show it in `report/`.
 
 To add a flag, add a field to `Study`, with its range in `__post_init__`, and a field to `Design`, which `design.parse_study`
-fills; a flag that --for_method may set goes into `LearnerSettings` and `OWN_FLAGS` of `learners` instead. A flag that changes
+fills; a flag that --for_method may set goes into `LearnerSettings` and `OWN_FLAGS` of `declare` instead. A flag that changes
 training must be part of `Learner.record` or `results.run_record`; otherwise a run with another value would be taken for the
 same run.
+
+With `--init`, `learners` opens an encoder and `sslshift.models.initial.fitted` brings it to the images of the study. It enters
+`Training.initial`, the method takes its normalisation and holds it still at first, and the baseline of gains is this encoder
+as it is (`evaluate.evaluate_initial`, `Analysis.baseline`). Runs depend on the digest of its content.
 
 On a GPU or TPU, all training images are placed in its memory before the first run if they fit (`--device_memory`): they are
 read once, and a step needs only row numbers. Short steps share a program (`--steps_per_dispatch`). Neither changes the stream
@@ -52,7 +56,7 @@ are in `shards/i-of-n/error.log`.
 
 The tests: `test_study` (commands in processes of their own), `test_runner` (resumption, failures, the results table),
 `test_overlap` (evaluation beside training), `test_shards` (several processes in one folder), `test_stopping` (signals to stop),
-`test_analysis`, `test_report*`, `test_study_shifts`, `test_flags`, `test_calibration`.
+`test_analysis`, `test_report*`, `test_study_shifts`, `test_flags`, `test_calibration`, `test_continued_study` (`--init`).
 """
 
 from sslshift.extras import needs_study

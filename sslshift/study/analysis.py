@@ -13,7 +13,7 @@ from collections.abc import Hashable
 import numpy as np
 
 from sslshift.study.cost import KindCost, kind_cost
-from sslshift.study.evaluate import UNTRAINED
+from sslshift.study.evaluate import INITIAL, UNTRAINED
 from sslshift.study.learner_analysis import RAW_PIXELS, Kind, LearnerAnalysis
 from sslshift.study.results import FinishedRun, Results
 from sslshift.study.shifts import MeasuredShift
@@ -73,8 +73,8 @@ class Analysis:
 
     @property
     def baseline(self) -> str:
-        """Name of the baseline that gains are measured against."""
-        return UNTRAINED
+        """Name of the baseline that gains are measured over: the encoder of `--init`, or else the untrained encoder."""
+        return INITIAL if self.results.initial else UNTRAINED
 
     @property
     def gain_over(self) -> str:
@@ -183,7 +183,7 @@ class Analysis:
     @functools.cached_property
     def members(self) -> list[tuple[Kind, int | None, int | None]]:
         """Kind, seed and draw of each encoder of `Results.encoders`, in the same order."""
-        baselines = [(RAW_PIXELS, None, None)]
+        baselines = [(RAW_PIXELS, None, None), *((Kind(key, INITIAL, None), None, None) for key in self.results.initial)]
         for method, encoder, seed in self.results.untrained:
             baselines.append((Kind((method, encoder), UNTRAINED, None), seed, None))
         return [*baselines, *((Kind.of_run(each.run), each.run.seed, each.run.draw) for each in self.results.runs)]
@@ -212,7 +212,9 @@ class Analysis:
         """The rows of a table: kinds by method and encoder, the nearest source first, then baselines."""
         known = {(method, encoder) for method, encoder, _ in self.results.untrained}
         named = [learner.key for learner in self.opened.learners if learner.key in known]
-        baselines = [*(Kind(learner, UNTRAINED, None) for learner in named), RAW_PIXELS]
+        baselines = [Kind(learner, name, None) for name in (INITIAL, UNTRAINED) for learner in named]
+        baselines = [kind for kind in baselines if kind.source == UNTRAINED or kind.learner in self.results.initial]
+        baselines.append(RAW_PIXELS)
         return [
             *(self._row(kind) for kind in self.planned_kinds),
             *(SummaryRow(kind, None, None, None, None, self._scores(kind), {}) for kind in baselines),
@@ -261,7 +263,8 @@ class TaskAnalysis:
         """Names of the evaluations; raw pixels lack some."""
         results = self.analysis.results
         # Runs come first, because their evaluations determine the order of the columns.
-        encoders = [*(each.evaluated for each in results.runs), *results.untrained.values(), results.pixels]
+        baselines = [*results.untrained.values(), *results.initial.values(), results.pixels]
+        encoders = [*(each.evaluated for each in results.runs), *baselines]
         return list(dict.fromkeys(name for each in encoders for name in each.evaluations(self.name)))
 
     @functools.cached_property

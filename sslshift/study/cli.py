@@ -17,14 +17,16 @@ from sslshift import cluster
 from sslshift.clock import REPORTING, Clock, Timing
 from sslshift.command import command_line, define_cluster_flags
 from sslshift.data.sources.refusals import list_refused, refused_sentence
+from sslshift.models.opening import how_it_was_read
+from sslshift.reporting.numbers import listed
 from sslshift.shards import StudyShard, occupied, parse_shard, reporting
 from sslshift.stopping import Stop
 from sslshift.storage import ERROR_LOG, LockedError, NotStoredError, digest
 from sslshift.study.analysis import Analysis
 from sslshift.study.cost import keep_timing, read_timings, show_cost
-from sslshift.study.declare import Study
+from sslshift.study.declare import Study, without_given
 from sslshift.study.design import parse_study
-from sslshift.study.learners import options_given, without_given
+from sslshift.study.learners import options_given
 from sslshift.study.ledger import complete_table
 from sslshift.study.opened import Opened, Run, open_study, range_notes
 from sslshift.study.progress import Progress
@@ -41,6 +43,7 @@ _COMPANIONS = {
     "sources": ("mixture",),
     "downstream": ("downstream_test", "task"),
     "optimiser": ("learning_rate", "weight_decay", "warmup"),
+    "init": ("encoder", "optimiser", "learning_rate", "weight_decay", "warmup"),
 }
 
 _DEFINE = {
@@ -168,6 +171,8 @@ def _overridden(declared: Study) -> tuple[Study, list[str]]:
     unused = _unused(declared, given)
     defaults = {field.name: field.default for field in dataclasses.fields(Study)}
     study = dataclasses.replace(declared, **{name: defaults[name] for name in unused} | given)
+    if study.init and "encoder" not in given:
+        study = dataclasses.replace(study, encoder="")
     if "for_method" not in given:
         # A flag of the user takes precedence over the experiment's setting for one method.
         own = {*given, *unused, *(options_given(study) if "method_options" in given else ())}
@@ -189,8 +194,16 @@ def _unused(declared: Study, given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _unused_notes(declared: Study, unused: Mapping[str, str]) -> list[str]:
+    continued = [name for name, of in unused.items() if of == "init"]
     notes = []
+    if continued:
+        notes.append(
+            f"--init: this experiment's own {listed([f'--{name}' for name in continued])} are for training from random weights "
+            "and are not used; the recipe of the method for this encoder applies, or the flags that you give."
+        )
     for name, of in unused.items():
+        if name in continued:
+            continue
         values = getattr(declared, name)
         text = "; ".join(values) if isinstance(values, tuple) else str(values)
         notes.append(
@@ -304,6 +317,8 @@ def _require_same_images(opened: Opened) -> None:
     """Raises ClusterError if the processes of this command do not see the same images."""
     seen = {f"the fingerprint of {uri}": source.fingerprint[:12] for uri, source in opened.sources.items()}
     seen |= {f"the digest of task {task.name}": digest(task.facts, 12) for task in opened.tasks}
+    # All learners continue from the same encoder; the digest is empty without one.
+    seen["the digest of the encoder of --init"] = opened.learners[0].settings.initial_digest[:12]
     cluster.require_equal("the images", seen, "Every host must see the same files.")
 
 
@@ -324,6 +339,9 @@ def _open(study: Study, progress: Progress) -> Opened:
     for learner in opened.learners:
         name = f"{learner}: " if len(opened.learners) > 1 else ""
         progress.note(f"{name}{learner.settings}")
+    initial = opened.learners[0].settings.initial
+    if initial:
+        progress.note(f"--init={study.init}: {how_it_was_read(initial) or 'an encoder of sslshift.'}")
     for task in opened.tasks:
         for note in task.notes:
             progress.note(f"{task.name}: {note}")

@@ -14,6 +14,7 @@ from sslshift.clock import REPORTING, Clock, Timing
 from sslshift.reporting import Table, environment, print_table
 from sslshift.shards import editing
 from sslshift.storage import LockedError, Store, read_json, write_json
+from sslshift.study.evaluate import INITIAL, UNTRAINED
 from sslshift.study.learners import Learner
 from sslshift.study.opened import Opened
 from sslshift.study.progress import duration
@@ -180,7 +181,8 @@ def show_cost(opened: Opened, console: Console, measured: PlannedTable | None = 
     if measured:
         planned = planned._replace(seed_deviation=measured.seed_deviation, disagreement=measured.disagreement)
     source = f"measured on the runs in {opened.design.out}" if measured else "assumed, as in quickstart"
-    notes.append(power_text(planned, opened.design.wanted_difference, source))
+    baseline = INITIAL if opened.design.declared.init else UNTRAINED
+    notes.append(power_text(planned, opened.design.wanted_difference, source, baseline))
     for note in notes:
         console.print(f"- {note}", highlight=False, soft_wrap=True, markup=False)
 

@@ -1,10 +1,14 @@
 """Declaration of a study: sources, numbers of unique samples, budget, learners and downstream tasks, as text and numbers.
 
-Every field is a command-line flag of every experiment. `sslshift.study.design` parses the text.
+Every field is a command-line flag of every experiment. `sslshift.study.design` parses the text; `parse_own` reads the settings
+of one method.
 """
 
 import dataclasses
+from collections.abc import Collection, Sequence
+from typing import Any
 
+from sslshift.command import parsed, settings
 from sslshift.methods import METHODS
 from sslshift.models import ENCODERS, FEATURES
 from sslshift.models.opening import HOW_TO_SAY
@@ -12,6 +16,26 @@ from sslshift.shift import DEFAULT_DISTANCE
 from sslshift.shift.distances import INDEX_DISTANCES
 from sslshift.training.sharding import REPLICATED
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS
+
+# Flags of a study that --for_method may set for one method; every other name in --for_method is an option of the method.
+OWN_FLAGS = (
+    "encoder",
+    "dtype",
+    "remat",
+    "accumulate",
+    "head",
+    "optimiser",
+    "learning_rate",
+    "weight_decay",
+    "warmup",
+    "layer_decay",
+    "init_rate",
+    "init_frozen",
+    "min_crop_scale",
+    "jitter",
+    "blur",
+    "flip",
+)
 
 
 def _field(default, what: str):
@@ -71,13 +95,27 @@ class Study:
         3, "Training seeds of each kind of run. A seed decides the order of samples, the initial weights and the views."
     )
     untrained_seeds: int = _field(
-        10, "Seeds of untrained encoders, the baseline of gains; they are only evaluated. At least as many as --seeds."
+        10,
+        "Seeds of untrained encoders, the baseline of gains; they are only evaluated. At least as many as --seeds; as many as "
+        "--seeds with --init, whose encoder is then the baseline of gains.",
     )
     draws: int = _field(
         0, "Draws of each subset, each trained with every seed, to estimate both variances; 0: one draw for each seed."
     )
     method: str = _field("simclr", f"SSL methods, separated by ',', each trained on every encoder: {', '.join(METHODS)}.")
-    encoder: str = _field("patch_mlp", f"Encoders, separated by ',': {', '.join(ENCODERS)}.")
+    encoder: str = _field(
+        "patch_mlp", f"Encoders, separated by ',': {', '.join(ENCODERS)}; with --init, or empty, the encoder of --init."
+    )
+    init: str = _field(
+        "",
+        "Encoder that pretraining continues from, in place of random weights: a run's folder, a file of save_encoder or of a "
+        "published encoder (see tools.fetch_encoder). It keeps its normalisation, its positions are resized, and its heads are "
+        f"new. Gains are then measured over this encoder as it is. {HOW_TO_SAY}",
+    )
+    init_rate: float = _field(0.1, "With --init: factor on the learning rate of the encoder; new heads learn at the full rate.")
+    init_frozen: float = _field(
+        0.1, "With --init: share of the steps, from the first on, in which only the new heads learn and the encoder is frozen."
+    )
     for_method: tuple[str, ...] = _field(
         (),
         "Settings for one method only; may be given many times. Write 'METHOD: NAME=VALUE; NAME=VALUE', e.g. 'byol: "
@@ -102,6 +140,11 @@ class Study:
     )
     weight_decay: float = _field(-1.0, "Weight decay of all parameters except biases and norms; -1: the recipe's value.")
     warmup: float = _field(-1.0, "Share of the steps in which the learning rate rises; -1: the recipe's value.")
+    layer_decay: float = _field(
+        -1.0,
+        "Factor on the learning rate for every layer of the encoder further from its output; -1: 0.9 for a ViT with --init, "
+        "and 1 otherwise.",
+    )
     min_crop_scale: float = _field(
         -1.0,
         "Smallest share of an image's area in a view (not of local views of dino and swav); -1: the recipe's value.",
@@ -215,3 +258,46 @@ class Study:
             raise ValueError(f"Expected --wanted_difference above 0 percentage points, got {self.wanted_difference}.")
         if not 0 <= self.device_memory <= 1:
             raise ValueError(f"--device_memory must be a share in [0, 1], got {self.device_memory}.")
+
+
+def parse_own(text: str) -> tuple[str, dict[str, Any]]:
+    """Returns the method's name and its settings in one --for_method: flags as values, options of the method as text.
+
+    Example:
+      >>> parse_own("mae: encoder=vit_nano4; learning_rate=1e-3; decoder_depth=2")
+      ('mae', {'encoder': 'vit_nano4', 'learning_rate': 0.001, 'decoder_depth': '2'})
+
+    Raises:
+      ValueError: the text cannot be read, or the method is unknown.
+    """
+    method, colon, rest = (part.strip() for part in text.partition(":"))
+    if not colon or method not in METHODS:
+        raise ValueError(
+            f"Expected --for_method as 'METHOD: NAME=VALUE; NAME=VALUE' with METHOD one of {', '.join(METHODS)}, got {text!r}."
+        )
+    # The type of a flag's default decides how its text is read.
+    defaults = {field.name: field.default for field in dataclasses.fields(Study)}
+    found: dict[str, Any] = {}
+    for name, value in settings(rest, flag="--for_method").items():
+        if name in defaults and name not in OWN_FLAGS:
+            raise ValueError(
+                f"--for_method: {name} is not a setting of one method. Expected one of {', '.join(OWN_FLAGS)}, or an option of "
+                f"{method}."
+            )
+        found[name] = parsed(f"--for_method: {name}", value, defaults[name]) if name in OWN_FLAGS else value
+    return method, found
+
+
+def without_given(for_method: Sequence[str], given: Collection[str]) -> tuple[str, ...]:
+    """Returns settings per method without the flags in `given`, which the user set for all methods.
+
+    Example:
+      >>> without_given(("byol: learning_rate=2e-3; predictor=512",), {"learning_rate"})
+      ('byol: predictor=512',)
+    """
+    remaining = []
+    for text in for_method:
+        method, own = parse_own(text)
+        kept = [f"{name}={value}" for name, value in own.items() if name not in given]
+        remaining += [f"{method}: {'; '.join(kept)}"] if kept else []
+    return tuple(remaining)

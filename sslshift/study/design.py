@@ -162,7 +162,7 @@ def parse_study(study: Study) -> Design:
         budget=budget,
         batch_size=study.batch_size,
         seeds=study.seeds,
-        untrained_seeds=max(study.seeds, study.untrained_seeds),
+        untrained_seeds=study.seeds if study.init else max(study.seeds, study.untrained_seeds),
         draws=study.draws,
         image_size=study.image_size,
         online_every=study.online_every,

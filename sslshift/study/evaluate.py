@@ -1,20 +1,20 @@
 """Evaluation of a study's encoders: the encoders of its runs, and the baselines for comparison.
 
-Baselines are raw pixels, and each learner's encoder before training. Their folders are named `floors/...`, and their rows in
-the results table have the kind `floor`, as in earlier versions.
+Baselines are raw pixels, each learner's encoder with random weights, and the encoder of `--init` as it is. Their folders are
+named `floors/...`, and their rows in the results table have the kind `floor`, as in earlier versions.
 """
 
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from sslshift.models import ENCODER, ENCODERS, ResNet, load_encoder
+from sslshift.models import ENCODER, ResNet, load_encoder
 from sslshift.models.description import describe
 from sslshift.storage import Store
 from sslshift.study.learners import Learner
@@ -26,6 +26,7 @@ from sslshift.transfer.features import Encoder, NetworkEncoder, encoder_of, pixe
 from sslshift.transfer.scores import EvaluatedEncoder, evaluate_stored
 
 UNTRAINED = "untrained encoder"
+INITIAL = "initial encoder"
 PIXELS = "raw pixels"
 
 
@@ -79,6 +80,34 @@ def evaluate_untrained(opened: Opened, store: Store, learner: Learner, seed: int
     return _evaluate_baseline(opened, store, encoder, f"untrained-{start['weights']}", what, progress)
 
 
+# By method and encoder.
+InitialScores = Mapping[tuple[str, str], EvaluatedEncoder]
+
+
+def evaluate_initial(opened: Opened, store: Store, progress: Progress) -> InitialScores:
+    """Returns the scores of the encoder that each learner continues from, as it is; empty without --init."""
+    found = {}
+    for learner in opened.learners if opened.design.declared.init else ():
+        encoder = functools.partial(initial_encoder, opened, learner)
+        # The name has the digest of the file and not of these weights, so that they need not be computed again.
+        name = f"initial-{learner.settings.initial_digest[:12]}-{learner.settings.dtype}"
+        what = "baseline: the encoder of --init as it is"
+        found[learner.key] = _evaluate_baseline(opened, store, encoder, name, what, progress)
+    return found
+
+
+def initial_record(learner: Learner) -> dict:
+    """Returns everything that the scores of a learner's initial encoder depend on, apart from the tasks."""
+    return {name: learner.record[name] for name in ("method", "encoder", "dtype", "canvas", "init")}
+
+
+def initial_encoder(opened: Opened, learner: Learner) -> NetworkEncoder:
+    """Returns the encoder that a learner's training continues from, in the arithmetic of the learner."""
+    method = learner.training.method
+    own = {kind: {"encoder": value} for kind, value in learner.training.initial.variables.items()}
+    return NetworkEncoder(encoder_of(method, own, opened.canvas))
+
+
 def untrained_record(learner: Learner, seed: int) -> dict:
     """Returns everything that the scores of a learner's untrained encoder depend on, apart from the tasks."""
     return learner.record | {"seed": seed} | baseline_record(learner)
@@ -91,7 +120,7 @@ def baseline_record(learner: Learner) -> dict:
 
 def has_silent_branches(learner: Learner) -> bool:
     """Returns whether the residual branches of a learner's encoder add nothing when training starts."""
-    return isinstance(ENCODERS[learner.settings.encoder], ResNet)
+    return isinstance(learner.settings.module, ResNet)
 
 
 def _evaluate_baseline(
@@ -108,12 +137,13 @@ def _evaluate_baseline(
 
 
 def untrained_encoder(opened: Opened, learner: Learner, seed: int) -> NetworkEncoder:
-    """Returns a learner's encoder before training, with its residual branches switched on.
+    """Returns a learner's encoder with random weights, with its residual branches switched on.
 
     Training starts ResNets with zero-initialised branches: the last scale of each branch is 0. Such a network computes almost
     nothing, and any training would exceed a baseline this weak.
     """
-    state = initial_state(learner.training, opened.reader(opened.equal_shares, seed, seed), seed)
+    training = dataclasses.replace(learner.training, initial=None)
+    state = initial_state(training, opened.reader(opened.equal_shares, seed, seed), seed)
     encoder = encoder_of(learner.training.method, state.variables, opened.canvas)
     if has_silent_branches(learner):
         encoder = dataclasses.replace(encoder, variables=branches_on(encoder.variables))

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from clu.parameter_overview import count_parameters
@@ -15,8 +16,11 @@ from sslshift.command import parsed, settings
 from sslshift.data.decode import Canvas
 from sslshift.data.views import ViewSettings
 from sslshift.methods import METHODS, Method
-from sslshift.models import ENCODERS
-from sslshift.study.declare import Study
+from sslshift.methods.base import continued
+from sslshift.models import ENCODERS, PretrainedEncoder, ViT
+from sslshift.models.initial import architecture_name, fitted
+from sslshift.models.opening import open_encoder
+from sslshift.study.declare import OWN_FLAGS, Study, parse_own
 from sslshift.training import Optimiser, Training
 from sslshift.training.guards import ON_NONFINITE, STOP
 from sslshift.training.loop import OnStep, traced_step
@@ -24,23 +28,9 @@ from sslshift.training.programs import peak_flops, step_flops
 from sslshift.training.sharding import REPLICATED, SHARDINGS, bytes_per_device
 from sslshift.training.step import TrainState, make_mesh
 
-# Flags of a study that --for_method may set for one method; every other name in --for_method is an option of the method.
-OWN_FLAGS = (
-    "encoder",
-    "dtype",
-    "remat",
-    "accumulate",
-    "head",
-    "optimiser",
-    "learning_rate",
-    "weight_decay",
-    "warmup",
-    "min_crop_scale",
-    "jitter",
-    "blur",
-    "flip",
-)
 DTYPES = ("float32", "bfloat16")
+# Layer decay of DINOv2's training (https://github.com/facebookresearch/dinov2, dinov2/configs/ssl_default_config.yaml).
+_VIT_DECAY = 0.9
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,13 +39,16 @@ class LearnerSettings:
 
     Attributes:
       method: name of the method in `METHODS`.
-      encoder: name of the encoder in `ENCODERS`.
+      encoder: name of the encoder in `ENCODERS`, or of the architecture of `initial`.
       dtype: dtype of the networks' arithmetic.
       views: settings of the views, before the method adds its own, such as local crops.
       options: all hyperparameters of the method.
       optimiser: optimiser and schedule.
       checkpoint_every, workers, max_broken, on_nonfinite, sharding, accumulate: see `sslshift.training.loop.Training`.
       remat: whether the backward pass computes the encoder's blocks again.
+      initial: encoder that training continues from; None: random weights.
+      initial_digest: digest of its content as it was read; empty without it.
+      frozen: share of the steps in which the encoder of `initial` stays as it is.
     """
 
     method: str
@@ -71,6 +64,27 @@ class LearnerSettings:
     sharding: str = REPLICATED
     accumulate: int = 1
     remat: bool = False
+    initial: PretrainedEncoder | None = None
+    initial_digest: str = ""
+    frozen: float = 0.0
+
+    @property
+    def module(self) -> nn.Module:
+        """The architecture of the encoder."""
+        return self.initial.module if self.initial else ENCODERS[self.encoder]
+
+    def fitted(self, canvas: Canvas) -> "LearnerSettings":
+        """Returns the settings with an initial encoder for images of this shape.
+
+        Raises:
+          ValueError: the initial encoder does not take such images.
+        """
+        if not self.initial:
+            return self
+        try:
+            return dataclasses.replace(self, initial=fitted(self.initial, *canvas))
+        except ValueError as error:
+            raise ValueError(f"--init: the encoder does not fit the images of the study: {error}") from None
 
     def build(self) -> Method:
         """Returns the method on its encoder.
@@ -78,7 +92,7 @@ class LearnerSettings:
         Raises:
           ValueError: the method has no such option, an option is out of range, or the encoder has no blocks for `remat`.
         """
-        encoder = ENCODERS[self.encoder]
+        encoder = self.module
         # This sets only the arithmetic: parameters, statistics and losses stay in float32.
         if self.dtype == "bfloat16":
             encoder = encoder.clone(dtype=jnp.bfloat16)
@@ -86,19 +100,19 @@ class LearnerSettings:
             if not hasattr(encoder, "remat"):
                 raise ValueError(f"Expected an encoder with blocks, a ResNet or a ViT, for --remat, got {self.encoder}.")
             encoder = encoder.clone(remat=True)
-        return METHODS[self.method].build(encoder, self.views, **self.options)
+        method = METHODS[self.method].build(encoder, self.views, **self.options)
+        return continued(method, self.initial, self.frozen) if self.initial else method
 
     def training(self) -> Training:
         """Returns the built method with all other settings of its training; see `build`."""
-        fields = ("optimiser", "checkpoint_every", "workers", "max_broken", "on_nonfinite", "sharding", "accumulate")
+        fields = ("optimiser", "checkpoint_every", "workers", "max_broken", "on_nonfinite", "sharding", "accumulate", "initial")
         return Training(self.build(), **{name: getattr(self, name) for name in fields})
 
     def __str__(self) -> str:
         """Returns optimiser and head in one line for users, with the differences from the recipe."""
-        encoder = ENCODERS[self.encoder]
         recipe = METHODS[self.method]
-        default = Optimiser(**recipe.optimiser_for(encoder))
-        defaults = recipe.options_for(encoder)
+        default = Optimiser(**recipe.optimiser_for(self.module))
+        defaults = recipe.options_for(self.module)
         used = self.optimiser
         parts = [
             _compared("optimiser", used.name, default.name),
@@ -108,6 +122,9 @@ class LearnerSettings:
         for name, value in self.options.items():
             if name == "projector" or value != defaults[name]:
                 parts.append(_compared(name, _text(value), _text(defaults[name])))
+        if self.initial:
+            layers = f", layer decay {used.layer_decay:g}" if used.layer_decay < 1 else ""
+            parts.append(f"encoder's rate {used.encoder_rate:g} of it{layers}, frozen for {self.frozen:.0%} of the steps")
         return ", ".join(parts)
 
 
@@ -130,6 +147,8 @@ def parse_learners(study: Study) -> tuple[LearnerSettings, ...]:
     Raises:
       ValueError: a name is unknown or named twice, a setting cannot be read, or settings do not fit each other.
     """
+    initial = _initial(study)
+    known = [architecture_name(initial.module)] if initial else ENCODERS
     own: dict[str, dict[str, Any]] = {}
     for text in study.for_method:
         method, given = parse_own(text)
@@ -140,22 +159,36 @@ def parse_learners(study: Study) -> tuple[LearnerSettings, ...]:
         flags = {name: value for name, value in given.items() if name in OWN_FLAGS}
         options = options_given(study) | {name: value for name, value in given.items() if name not in OWN_FLAGS}
         # An encoder in --for_method replaces --encoder: mae needs a ViT while others use a ResNet.
-        for encoder in _names("encoder", flags.pop("encoder", study.encoder), ENCODERS):
+        named = flags.pop("encoder", study.encoder) or ("" if not initial else known[0])
+        for encoder in _names("encoder", named, known, f" or nothing, with --init={study.init}" if initial else ""):
             # The study with the flags of only this method on this encoder.
             single = dataclasses.replace(study, **flags | {"method": method, "encoder": encoder})
-            learner = _settings(single, options)
+            learner = _settings(single, options, initial)
             # Unknown options and values out of range are reported before anything is opened.
             learner.build()
             found.append(learner)
     return tuple(found)
 
 
-def _settings(study: Study, options: Mapping[str, str]) -> LearnerSettings:
+def _initial(study: Study) -> PretrainedEncoder | None:
+    """Returns the encoder of --init; None without it."""
+    if not study.init:
+        return None
+    encoder = open_encoder(study.init)
+    if encoder.features != "pooled":
+        raise ValueError(
+            f"--init={study.init}: features= has no effect on training; --features names the features to evaluate."
+        )
+    return encoder
+
+
+def _settings(study: Study, options: Mapping[str, str], initial: PretrainedEncoder | None) -> LearnerSettings:
     """Returns the settings of one method on one encoder.
 
     Args:
       study: declaration with one method and one encoder.
       options: options of the method, as text.
+      initial: encoder that training continues from; None: random weights.
     """
     if study.dtype not in DTYPES:
         raise ValueError(f"Expected one of {', '.join(DTYPES)} for --dtype, got {study.dtype!r}.")
@@ -164,13 +197,14 @@ def _settings(study: Study, options: Mapping[str, str]) -> LearnerSettings:
     if study.sharding not in SHARDINGS:
         raise ValueError(f"Expected one of {', '.join(SHARDINGS)} for --sharding, got {study.sharding!r}.")
     recipe = METHODS[study.method]
+    module = initial.module if initial else ENCODERS[study.encoder]
     return LearnerSettings(
         method=study.method,
         encoder=study.encoder,
         dtype=study.dtype,
         views=tuple(_changed_view(study, view) for view in recipe.views),
-        options=_method_options(study, options),
-        optimiser=_optimiser(study, recipe.optimiser_for(ENCODERS[study.encoder])),
+        options=_method_options(study, options, recipe.options_for(module)),
+        optimiser=_optimiser(study, recipe.optimiser_for(module), module),
         checkpoint_every=study.checkpoint_every,
         workers=study.workers,
         max_broken=study.max_broken,
@@ -178,13 +212,15 @@ def _settings(study: Study, options: Mapping[str, str]) -> LearnerSettings:
         sharding=study.sharding,
         accumulate=study.accumulate,
         remat=study.remat,
+        initial=initial,
+        initial_digest=initial.fingerprint if initial else "",
+        frozen=study.init_frozen if initial else 0.0,
     )
 
 
-def _method_options(study: Study, given: Mapping[str, str]) -> dict[str, Any]:
+def _method_options(study: Study, given: Mapping[str, str], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Returns all hyperparameters of a method: its recipe for the encoder, changed by --head and by `given`."""
-    options = METHODS[study.method].options_for(ENCODERS[study.encoder])
-    defaults = dict(options)
+    options = dict(defaults)
     if study.head:
         # Checked even for a method without a projector: an invalid width is an error.
         projector = parsed("--head", study.head, (0,))
@@ -208,7 +244,7 @@ def _changed_view(study: Study, view: ViewSettings) -> ViewSettings:
     return dataclasses.replace(view, **{name: value for name, value in given.items() if value != -1})
 
 
-def _optimiser(study: Study, recipe: Mapping[str, Any]) -> Optimiser:
+def _optimiser(study: Study, recipe: Mapping[str, Any], module: nn.Module) -> Optimiser:
     if study.optimiser not in ("", recipe["name"]) and study.learning_rate == -1:
         # Learning rates do not carry over between optimisers: with adamw's 1e-3, lars would hardly train.
         raise ValueError(
@@ -216,61 +252,21 @@ def _optimiser(study: Study, recipe: Mapping[str, Any]) -> Optimiser:
             f"{study.optimiser}: give --learning_rate too."
         )
     chosen = dict(recipe) if study.optimiser in ("", recipe["name"]) else {"name": study.optimiser}
-    given = {name: getattr(study, name) for name in ("learning_rate", "weight_decay", "warmup")}
-    return Optimiser(**chosen | {name: value for name, value in given.items() if value != -1})
+    given = {name: getattr(study, name) for name in ("learning_rate", "weight_decay", "warmup", "layer_decay")}
+    continued = {"encoder_rate": study.init_rate} | ({"layer_decay": _VIT_DECAY} if isinstance(module, ViT) else {})
+    own = (continued if study.init else {}) | {name: value for name, value in given.items() if value != -1}
+    return Optimiser(**chosen | own)
 
 
-def _names(flag: str, text: str, known: Collection[str]) -> list[str]:
+def _names(flag: str, text: str, known: Collection[str], why: str = "") -> list[str]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
-            raise ValueError(f"Expected one of {', '.join(known)} for --{flag}, got {name!r}.")
+            expected = f"one of {', '.join(known)}" if len(known) > 1 else next(iter(known))
+            raise ValueError(f"Expected {expected} for --{flag}{why}, got {name!r}.")
     if len(set(names)) < len(names):
         raise ValueError(f"--{flag}={text} names one of them twice.")
     return names
-
-
-def parse_own(text: str) -> tuple[str, dict[str, Any]]:
-    """Returns the method's name and its settings in one --for_method: flags as values, options of the method as text.
-
-    Example:
-      >>> parse_own("mae: encoder=vit_nano4; learning_rate=1e-3; decoder_depth=2")
-      ('mae', {'encoder': 'vit_nano4', 'learning_rate': 0.001, 'decoder_depth': '2'})
-
-    Raises:
-      ValueError: the text cannot be read, or the method is unknown.
-    """
-    method, colon, rest = (part.strip() for part in text.partition(":"))
-    if not colon or method not in METHODS:
-        raise ValueError(
-            f"Expected --for_method as 'METHOD: NAME=VALUE; NAME=VALUE' with METHOD one of {', '.join(METHODS)}, got {text!r}."
-        )
-    # The type of a flag's default decides how its text is read.
-    defaults = {field.name: field.default for field in dataclasses.fields(Study)}
-    found: dict[str, Any] = {}
-    for name, value in settings(rest, flag="--for_method").items():
-        if name in defaults and name not in OWN_FLAGS:
-            raise ValueError(
-                f"--for_method: {name} is not a setting of one method. Expected one of {', '.join(OWN_FLAGS)}, or an option of "
-                f"{method}."
-            )
-        found[name] = parsed(f"--for_method: {name}", value, defaults[name]) if name in OWN_FLAGS else value
-    return method, found
-
-
-def without_given(for_method: Sequence[str], given: Collection[str]) -> tuple[str, ...]:
-    """Returns settings per method without the flags in `given`, which the user set for all methods.
-
-    Example:
-      >>> without_given(("byol: learning_rate=2e-3; predictor=512",), {"learning_rate"})
-      ('byol: predictor=512',)
-    """
-    remaining = []
-    for text in for_method:
-        method, own = parse_own(text)
-        kept = [f"{name}={value}" for name, value in own.items() if name not in given]
-        remaining += [f"{method}: {'; '.join(kept)}"] if kept else []
-    return tuple(remaining)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -299,6 +295,7 @@ class Learner:
     @functools.cached_property
     def record(self) -> dict[str, Any]:
         """All settings that the training of its runs shares; evaluations are recorded with their scores."""
+        optimiser = dataclasses.asdict(self.training.optimiser)
         return {
             "batch_size": self.batch_size,
             "method": self.settings.method,
@@ -307,8 +304,10 @@ class Learner:
             "budget": self.budget.samples,
             "canvas": self.canvas,
             "method_options": dict(self.settings.options),
-            "optimiser": dataclasses.asdict(self.training.optimiser),
+            "optimiser": {name: value for name, value in optimiser.items() if (name, value) != ("encoder_rate", 1.0)},
             "views": [dataclasses.asdict(view) for view in self.training.method.views],
+            # The content and not the path, so that a file may be moved.
+            **({"init": self.settings.initial_digest, "init_frozen": self.settings.frozen} if self.settings.initial else {}),
         } | ({"on_nonfinite": self.settings.on_nonfinite} if self.training.skips else {})
 
     @property
@@ -371,7 +370,8 @@ def open_learners(several: Sequence[LearnerSettings], budget: Budget, batch_size
     Raises:
       ValueError: an encoder does not accept images of this shape, or a loss does not accept the batch.
     """
-    learners = tuple(Learner(each, each.training(), budget, batch_size, canvas) for each in several)
+    ready = [each.fitted(canvas) for each in several]
+    learners = tuple(Learner(each, each.training(), budget, batch_size, canvas) for each in ready)
     for learner in learners:
         # Counting FLOPs traces a step: an encoder or loss that does not accept its input raises an error now.
         _ = learner.parameters

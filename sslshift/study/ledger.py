@@ -7,7 +7,7 @@ from typing import Any
 
 from sslshift.reporting.ledger import LedgerRow, append, fingerprint, read_ledger, require_budget
 from sslshift.shards import editing
-from sslshift.study.evaluate import PIXELS, UNTRAINED, baseline_record, untrained_record
+from sslshift.study.evaluate import INITIAL, PIXELS, UNTRAINED, InitialScores, baseline_record, initial_record, untrained_record
 from sslshift.study.opened import Opened, Run
 from sslshift.study.results import FinishedRun, Results, further_untrained, run_record
 from sslshift.study.shifts import DRAWN, NOT_MEASURED, TaskShifts
@@ -63,7 +63,13 @@ class Ledger:
             self._rows = append(there, rows, self._out, self._order)
 
 
-def run_rows(opened: Opened, finished: FinishedRun, untrained: EvaluatedEncoder, task_shifts: TaskShifts) -> list[LedgerRow]:
+def run_rows(
+    opened: Opened,
+    finished: FinishedRun,
+    untrained: EvaluatedEncoder,
+    task_shifts: TaskShifts,
+    initial: InitialScores,
+) -> list[LedgerRow]:
     """Returns one row for each task of a finished run.
 
     Args:
@@ -71,6 +77,7 @@ def run_rows(opened: Opened, finished: FinishedRun, untrained: EvaluatedEncoder,
       finished: the run with its scores.
       untrained: scores of the untrained encoder.
       task_shifts: shifts by task and candidate.
+      initial: scores of the encoders that training continues from.
     """
     budget = opened.design.budget
     run = finished.run
@@ -96,12 +103,16 @@ def run_rows(opened: Opened, finished: FinishedRun, untrained: EvaluatedEncoder,
     for task in opened.tasks:
         index = task_shifts[task.name][run.source].index
         # Rounded, because the last bits of a difference may vary between equal runs.
-        gain = finished.evaluated.scores[task.name].linear - untrained.scores[task.name].linear
+        linear = finished.evaluated.scores[task.name].linear
+        over = {"linear_gain_over_untrained": untrained} | (
+            {"linear_gain_over_initial": initial[run.learner]} if initial else {}
+        )
+        gains = {name: round(linear - each.scores[task.name].linear, 6) for name, each in over.items()}
         row = own | {
             "shift_index": index.value,
             "shift_low": index.low,
             "shift_high": index.high,
-            "linear_gain_over_untrained": round(gain, 6),
+            **gains,
         }
         rows.append(row | _task_cells(opened, task, finished.evaluated, depends))
     return rows
@@ -119,6 +130,12 @@ def baseline_rows(opened: Opened, evaluated: EvaluatedEncoder, name: str, start:
     # Tables of earlier versions have this kind, so it is kept.
     own = {"kind": "floor", "source": name} | {key: start[key] for key in ("method", "encoder", "seed") if key in start}
     return [own | _task_cells(opened, task, evaluated, {"floor": name, "start": start}) for task in opened.tasks]
+
+
+def initial_rows(opened: Opened, initial: InitialScores) -> list[LedgerRow]:
+    """Returns the rows of the encoders that training continues from."""
+    known = [(learner, initial[learner.key]) for learner in opened.learners if initial]
+    return [row for learner, each in known for row in baseline_rows(opened, each, INITIAL, initial_record(learner))]
 
 
 def _task_cells(opened: Opened, task: Task, evaluated: EvaluatedEncoder, depends: Mapping[str, Any]) -> LedgerRow:
@@ -141,6 +158,7 @@ def _depends(opened: Opened, run: Run) -> dict[str, Any]:
 def row_order(opened: Opened) -> dict[str, int]:
     """Returns the place of each row in the table of a study that one process runs without a failure, by fingerprint."""
     found = [{"floor": PIXELS, "start": {}}]
+    found += [{"floor": INITIAL, "start": initial_record(each)} for each in opened.learners if each.training.initial]
     for run in opened.runs:
         found.append({"floor": UNTRAINED, "start": untrained_record(opened.learner(run), run.seed)})
         found.append(_depends(opened, run))
@@ -154,12 +172,13 @@ def all_rows(results: Results) -> Iterator[LedgerRow]:
     """Yields the rows of all results of a study."""
     opened = results.opened
     yield from baseline_rows(opened, results.pixels, PIXELS, {})
+    yield from initial_rows(opened, results.initial)
     for (method, encoder, seed), evaluated in results.untrained.items():
         learner = next(each for each in opened.learners if each.key == (method, encoder))
         yield from baseline_rows(opened, evaluated, UNTRAINED, untrained_record(learner, seed))
     for finished in results.runs:
         untrained = results.untrained[*finished.run.learner, finished.run.seed]
-        yield from run_rows(opened, finished, untrained, results.task_shifts)
+        yield from run_rows(opened, finished, untrained, results.task_shifts, results.initial)
 
 
 def complete_table(results: Results) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from sslshift.reporting.environment import versions
 from sslshift.shards import editing
 from sslshift.storage import ERROR_LOG, FAILED, NotStoredError, Store, read_json, slug, write, write_json
-from sslshift.study.evaluate import evaluate_pixels, evaluate_run, evaluate_untrained
+from sslshift.study.evaluate import InitialScores, evaluate_initial, evaluate_pixels, evaluate_run, evaluate_untrained
 from sslshift.study.leaks import SourceLeaks, read_leaks
 from sslshift.study.learners import Learner
 from sslshift.study.opened import Opened, Run
@@ -73,6 +73,7 @@ class Results:
       failed: runs that raised an error, each with one sentence about the error.
       missing: runs that are neither finished nor failed.
       deviations: sentences on what was changed after results were known, see `plan_deviations`.
+      initial: scores of the encoder that training continues from, by method and encoder; empty without `--init`.
     """
 
     opened: Opened
@@ -84,6 +85,7 @@ class Results:
     failed: tuple[tuple[Run, str], ...] = ()
     missing: tuple[Run, ...] = ()
     deviations: tuple[str, ...] = ()
+    initial: InitialScores = dataclasses.field(default_factory=dict)
 
     @property
     def shifts(self) -> dict[str, MeasuredShift]:
@@ -93,7 +95,7 @@ class Results:
     @property
     def encoders(self) -> list[EvaluatedEncoder]:
         """Every encoder that was evaluated, baselines first."""
-        return [self.pixels, *self.untrained.values(), *(each.evaluated for each in self.runs)]
+        return [self.pixels, *self.initial.values(), *self.untrained.values(), *(each.evaluated for each in self.runs)]
 
 
 def stored_results(opened: Opened, failures: Mapping[Run, str] = MappingProxyType({})) -> Results:
@@ -130,10 +132,11 @@ def stored_results(opened: Opened, failures: Mapping[Run, str] = MappingProxyTyp
         with contextlib.suppress(NotStoredError):
             untrained[*learner.key, seed] = evaluate_untrained(opened, store, learner, seed, silent)
     pixels = evaluate_pixels(opened, store, silent)
+    initial = evaluate_initial(opened, store, silent)
     shifts = read_shifts(opened, store, silent)
     leaks = read_leaks(opened, store, silent)
-    deviations = plan_deviations(opened)
-    return Results(opened, tuple(finished), untrained, pixels, shifts, leaks, tuple(failed), tuple(missing), deviations)
+    rest = (tuple(failed), tuple(missing), plan_deviations(opened), initial)
+    return Results(opened, tuple(finished), untrained, pixels, shifts, leaks, *rest)
 
 
 def further_untrained(opened: Opened, learners: Collection[tuple[str, str]]) -> list[tuple[Learner, int]]:
@@ -261,9 +264,12 @@ def encoder_card(opened: Opened, run: Run, shift: MeasuredShift, trained: dict[s
     record = learner.record
     unique = trained["unique_read"]
     measured = {"by": settings.distance, "features": name_of_features(settings)} if settings.images else {}
+    initial = learner.settings.initial
+    start = {"digest": learner.settings.initial_digest, **initial.card} if initial else {}
     return {
         "method": {"name": record["method"], "options": record["method_options"]},
         "encoder": {"name": record["encoder"], "parameters": learner.parameters, "dtype": record["dtype"]},
+        **({"init": start} if initial else {}),
         "optimiser": record["optimiser"],
         "views": record["views"],
         "mixture": candidate.text or candidate.name,

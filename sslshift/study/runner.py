@@ -27,10 +27,19 @@ from sslshift.reporting.ledger import LedgerError, read_ledger, require_budget
 from sslshift.shards import LOCKS, editing
 from sslshift.stopping import StoppedError
 from sslshift.storage import ERROR_LOG, FAILED, LockedError, NotStoredError, OtherRecordError, Store
-from sslshift.study.evaluate import PIXELS, UNTRAINED, evaluate_pixels, evaluate_run, evaluate_untrained, untrained_record
+from sslshift.study.evaluate import (
+    PIXELS,
+    UNTRAINED,
+    InitialScores,
+    evaluate_initial,
+    evaluate_pixels,
+    evaluate_run,
+    evaluate_untrained,
+    untrained_record,
+)
 from sslshift.study.leaks import search_leaks
 from sslshift.study.learners import Learner
-from sslshift.study.ledger import Ledger, all_rows, baseline_rows, run_rows
+from sslshift.study.ledger import Ledger, all_rows, baseline_rows, initial_rows, run_rows
 from sslshift.study.opened import Opened, Run
 from sslshift.study.progress import Progress
 from sslshift.study.results import (
@@ -91,12 +100,13 @@ def run_study(opened: Opened, progress: Progress) -> Results:
         search_leaks(opened, store, progress)
     with clock.part("baselines"):
         pixels = evaluate_pixels(opened, store, progress)
-    ledger.add(baseline_rows(opened, pixels, PIXELS, {}))
+        initial = evaluate_initial(opened, store, progress)
+    ledger.add([*baseline_rows(opened, pixels, PIXELS, {}), *initial_rows(opened, initial)])
     with clock.part("shift"):
         task_shifts = measure_shifts(opened, store, progress)
     if unfinished and opened.memory_note:
         progress.note(opened.memory_note)
-    ended = _EndedRuns(opened, store, progress, ledger, task_shifts)
+    ended = _EndedRuns(opened, store, progress, ledger, task_shifts, initial)
     with (
         progress.study(len(opened.own), [run.learner for run in unfinished], opened.weights),
         _following(progress) as following,
@@ -199,12 +209,15 @@ class _EndedRuns:
       untrained: scores of untrained encoders, by method, encoder and seed.
     """
 
-    def __init__(self, opened: Opened, store: Store, progress: Progress, ledger: Ledger, task_shifts: TaskShifts):
+    def __init__(
+        self, opened: Opened, store: Store, progress: Progress, ledger: Ledger, shifts: TaskShifts, initial: InitialScores
+    ):
         self._opened = opened
         self._store = store
         self._progress = progress
         self._ledger = ledger
-        self._task_shifts = task_shifts
+        self._task_shifts = shifts
+        self._initial = initial
         self._last = 0.0
         self.failed: list[tuple[Run, str]] = []
         self.untrained: dict[tuple[str, str, int], EvaluatedEncoder] = {}
@@ -231,7 +244,7 @@ class _EndedRuns:
                 with self._progress.clock.part(EVALUATING):
                     evaluated = evaluate_run(opened, self._store, run_folder(opened, run), work.on_progress)
             finished = FinishedRun(run, trained, evaluated)
-            self._ledger.add(run_rows(opened, finished, untrained, self._task_shifts))
+            self._ledger.add(run_rows(opened, finished, untrained, self._task_shifts, self._initial))
             heartbeat.finish()
             # The time between the ends of two runs is what another run adds to the study.
             seconds = time.monotonic() - max(started, self._last) if work.done else None

@@ -120,7 +120,9 @@ def measure_shifts(opened: Opened, store: Store, progress: Progress) -> TaskShif
     found = []
     for reference in reference_encoders(opened, store, progress):
         encoder = reference.encoder
-        features = CandidateFeatures(opened, NetworkEncoder(encoder), canvas=Canvas(*encoder.shape))
+        # An encoder of the study's own takes its images, grey ones too if it continues from an encoder of colour images.
+        canvas = Canvas(*encoder.shape) if opened.design.shift.encoder else opened.canvas
+        features = CandidateFeatures(opened, NetworkEncoder(encoder), canvas=canvas)
         found.append({task.name: _to_task(opened, store, task, features, names, reference.folder) for task in opened.tasks})
     means = {
         task.name: {name: MeasuredShift.mean([each[task.name][name] for each in found]) for name in names}

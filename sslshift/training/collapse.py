@@ -28,7 +28,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sslshift.data.views import normalise
 from sslshift.methods import Method
 from sslshift.methods.siamese import Siamese
 from sslshift.models import PrototypeHead, Prototypes
@@ -112,7 +111,7 @@ def _compiled(method: Method, mesh: Mesh) -> Callable[[PyTree, jax.Array], Metri
 
     def signals(variables, images):
         # Several steps in one program have several batches.
-        batch = normalise((images if images.ndim == 4 else images[0])[:_IMAGES])
+        batch = method.normalised((images if images.ndim == 4 else images[0])[:_IMAGES])
         if not isinstance(networks, Siamese):
             return {FEATURE_SPREAD: embedding_signals(method.features(variables, batch))[SPREAD]}
         (embeddings,) = networks.apply(variables, (batch,), train=False, method="project")

@@ -21,6 +21,7 @@ from sslshift.data.decode import Canvas
 from sslshift.data.pipeline import BatchReader
 from sslshift.data.plan import SamplePlan
 from sslshift.methods import METHODS, Method
+from sslshift.models import PretrainedEncoder
 from sslshift.stopping import Stop
 from sslshift.training.accumulation import require_equal_parts
 from sslshift.training.checkpoints import Checkpoints
@@ -66,6 +67,7 @@ class Training:
       accumulate: number of parts in which a batch is taken, one after the other, to save memory; the gradient is that of the
         whole batch, and methods for which it would not be are refused (see `accumulation.py`).
       sharding: what each device holds of the state: all of it (`replicated`) or an equal part of every large array (`fsdp`).
+      initial: encoder that training continues from; its module is that of the method's encoder. None: random weights.
     """
 
     method: Method
@@ -77,6 +79,7 @@ class Training:
     on_nonfinite: str = STOP
     accumulate: int = 1
     sharding: str = REPLICATED
+    initial: PretrainedEncoder | None = None
 
     def __post_init__(self):
         if self.checkpoint_every < 1 or self.steps_per_dispatch < 1:
@@ -191,10 +194,11 @@ def train(
 
 
 def initial_state(training: Training, reader: BatchReader, seed: int) -> TrainState:
-    """Returns the untrained state of a run."""
+    """Returns the state of a run before step 0."""
     image = np.zeros(reader.canvas, np.uint8)
     key = jax.random.key(seed)
-    return placed_init(training.method, _optimiser(training, reader.plan), key, image, make_mesh(), training.sharding)
+    encoder = training.initial and training.initial.variables
+    return placed_init(training.method, _optimiser(training, reader.plan), key, image, make_mesh(), training.sharding, encoder)
 
 
 def _jitted_step(

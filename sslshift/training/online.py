@@ -38,7 +38,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sslshift.data.permutation import permute
-from sslshift.data.views import make_view, normalise
+from sslshift.data.views import make_view
 from sslshift.losses import alignment, effective_rank, uniformity
 from sslshift.methods import Method
 from sslshift.training.sharding import gathered
@@ -203,7 +203,7 @@ def probe_step(
       method: method that trains the encoder.
       learning_rate: learning rate of Adam.
     """
-    features = lax.stop_gradient(method.features(variables, normalise(images))[: len(labels)])
+    features = lax.stop_gradient(method.features(variables, method.normalised(images))[: len(labels)])
     # The statistics include this batch, so that a feature that was constant so far is not divided by almost 0.
     probe = probe.follow(features)
     gradient = jax.grad(lambda params: _cross_entropy(probe.logits(params, features), labels))(probe.params)
@@ -249,7 +249,8 @@ def view_pair(method: Method, key: jax.Array, images: jax.Array, first: int | ja
     """Returns two views of each image by the method's first two settings or its only one; `first` numbers the first image."""
     # MAE has a single view.
     settings = (method.views * 2)[:2]
-    one, other = (make_view(jax.random.fold_in(key, i), images, view, first=first) for i, view in enumerate(settings))
+    by = method.normalisation
+    one, other = (make_view(jax.random.fold_in(key, i), images, view, first=first, by=by) for i, view in enumerate(settings))
     return one, other
 
 
@@ -347,7 +348,7 @@ def _compiled(method: Method, mesh: Mesh, learning_rate: float) -> _Functions:
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def features_of(variables, images):
-        return method.features(variables, normalise(images))
+        return method.features(variables, method.normalised(images))
 
     def views_of(variables, images, key, first):
         return tuple(method.features(variables, view) for view in view_pair(method, key, images, first))

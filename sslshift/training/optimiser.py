@@ -25,6 +25,7 @@ class Optimiser:
       warmup: share of the steps in which the learning rate rises.
       beta2: decay of adamw's second moment.
       layer_decay: factor on the learning rate for every layer further from the output, see `layer_numbers`.
+      encoder_rate: factor on the learning rate of the encoder; its heads learn at the full rate.
 
     Raises:
       ValueError: the name is unknown, or a number is out of its range.
@@ -36,6 +37,7 @@ class Optimiser:
     warmup: float = 0.1
     beta2: float = 0.999
     layer_decay: float = 1.0
+    encoder_rate: float = 1.0
 
     def __post_init__(self):
         if self.name not in OPTIMISERS:
@@ -44,8 +46,8 @@ class Optimiser:
             raise ValueError(
                 f"Expected a learning rate above 0, a weight decay of at least 0 and a warm-up in [0, 1), got {self}."
             )
-        if not 0 <= self.beta2 < 1 or not 0 < self.layer_decay <= 1:
-            raise ValueError(f"Expected a beta2 in [0, 1) and a layer decay in (0, 1], got {self}.")
+        if not 0 <= self.beta2 < 1 or not 0 < self.layer_decay <= 1 or not 0 < self.encoder_rate <= 1:
+            raise ValueError(f"Expected a beta2 in [0, 1), and a layer decay and an encoder's rate in (0, 1], got {self}.")
 
     def build(
         self, steps: int, batch_size: int, constant_rate: tuple[str, ...] = (), rate: jax.Array | None = None
@@ -73,7 +75,7 @@ class Optimiser:
                 return {name: "constant" if name in constant_rate else "scheduled" for name in params}
 
             transformation = optax.partition(parts, labels)
-        if self.layer_decay == 1:
+        if self.layer_decay == self.encoder_rate == 1:
             return transformation
         # The factor comes after the optimiser, since adamw and lars would cancel a factor on the gradient.
         return optax.chain(transformation, optax.stateless(self._decay_layers))
@@ -89,7 +91,11 @@ class Optimiser:
     def _decay_layers(self, updates: PyTree, params: PyTree) -> PyTree:
         numbers = layer_numbers(params)
         last = max(jax.tree.leaves(numbers))
-        return jax.tree.map(lambda update, number: update * self.layer_decay ** (last - number), updates, numbers)
+
+        def scaled(path, update, number):
+            return update * self.layer_decay ** (last - number) * (self.encoder_rate if path[0].key == "encoder" else 1.0)
+
+        return jax.tree_util.tree_map_with_path(scaled, updates, numbers)
 
 
 @functools.lru_cache(maxsize=64)

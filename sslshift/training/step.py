@@ -35,13 +35,46 @@ class TrainState(flax.struct.PyTreeNode):
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def init_state(method: Method, optimiser: optax.GradientTransformation, key: jax.Array, image: jax.Array) -> TrainState:
-    """Returns the state before step 0 for uint8 images of the shape of `image`, `[height, width, channels]`."""
+def init_state(
+    method: Method,
+    optimiser: optax.GradientTransformation,
+    key: jax.Array,
+    image: jax.Array,
+    encoder: PyTree | None = None,
+) -> TrainState:
+    """Returns the state before step 0.
+
+    Args:
+      method, optimiser: see `train_step`.
+      key: key of the initial weights.
+      image: uint8 image `[height, width, channels]` of the shape of the training images.
+      encoder: `params` and `batch_stats` that the encoder starts from, in place of random ones. A target starts from them too.
+
+    Raises:
+      ValueError: `encoder` has arrays of other names or shapes than the method's encoder.
+    """
     # Two images, since batch statistics of a single image are undefined.
     variables = method.init(key, jnp.stack([image, image]))
+    if encoder is not None:
+        _require_same_shapes(variables, encoder)
+        variables = {kind: own | ({"encoder": encoder[kind]} if encoder.get(kind) else {}) for kind, own in variables.items()}
     params = variables["params"]
     target = method.init_target(variables)
     return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], target, optimiser.init(params))
+
+
+def _require_same_shapes(variables: PyTree, encoder: PyTree) -> None:
+    expected, got = (
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in ({kind: own.get("encoder", {}) for kind, own in variables.items()}, {"batch_stats": {}} | encoder)
+    )
+    differing = sorted(name for name in expected | got if expected.get(name) != got.get(name))
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"The encoder to start from does not fit the method's encoder: {len(differing)} arrays differ, e.g. {name}, "
+            f"expected shape {expected.get(name)}, got {got.get(name)}."
+        )
 
 
 def train_step(
@@ -272,8 +305,8 @@ def compiled_steps(
 @functools.lru_cache(maxsize=64)
 def compiled_init(
     method: Method, optimiser: optax.GradientTransformation, mesh: Mesh | None = None
-) -> Callable[[jax.Array, jax.Array], TrainState]:
-    """Returns `init_state` jitted; it takes a key and an image and returns the untrained state.
+) -> Callable[..., TrainState]:
+    """Returns `init_state` jitted; it takes a key, an image and the encoder's variables and returns the state before step 0.
 
     Args:
       method, optimiser: see `train_step`.
@@ -283,7 +316,7 @@ def compiled_init(
     if mesh is None:
         return jax.jit(init)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(lambda key, image: split(init(key, image), mesh), in_shardings=everywhere)
+    return jax.jit(lambda key, image, encoder=None: split(init(key, image, encoder), mesh), in_shardings=everywhere)
 
 
 def placed_init(
@@ -293,8 +326,10 @@ def placed_init(
     image: np.ndarray,
     mesh: Mesh,
     sharding: str = REPLICATED,
+    encoder: PyTree | None = None,
 ) -> TrainState:
-    """Returns the untrained state on the devices of a mesh, with the sharding that the compiled steps expect."""
+    """Returns the state before step 0 on the devices of a mesh, with the sharding that the compiled steps expect."""
+    start = (key, image) if encoder is None else (key, image, encoder)
     if sharding == REPLICATED:
-        return replicate(mesh, compiled_init(method, optimiser)(key, image))
-    return compiled_init(method, optimiser, mesh)(*replicate(mesh, (key, image)))
+        return replicate(mesh, compiled_init(method, optimiser)(*start))
+    return compiled_init(method, optimiser, mesh)(*replicate(mesh, start))

@@ -11,7 +11,6 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sslshift import cluster
-from sslshift.data.views import MEAN, STD
 from sslshift.methods import Method
 from sslshift.models import PretrainedEncoder
 from sslshift.training.sharding import gathered
@@ -124,4 +123,7 @@ def encoder_of(method: Method, variables, shape: Sequence[int], card: dict | Non
     """
     own = {kind: variables[kind].get("encoder", {}) for kind in ("params", "batch_stats")}
     # Training may have split the weights over the devices; evaluations and files take whole ones.
-    return PretrainedEncoder(method.networks.encoder, gathered(own), tuple(shape), MEAN, STD, card=card or {})
+    mean, std = method.normalisation
+    # Grey images are repeated for an encoder of colour images, which has one mean for each channel.
+    channels = len(mean) if isinstance(mean, tuple) else shape[2]
+    return PretrainedEncoder(method.networks.encoder, gathered(own), (*shape[:2], channels), mean, std, card=card or {})

@@ -272,7 +272,8 @@ def _has_batch_norm(encoder: PretrainedEncoder) -> bool:
 
 def _start(network: Network, encoder: PretrainedEncoder, canvas: Canvas) -> FineTuneState:
     """Returns the state before training, on all devices."""
-    images = jax.ShapeDtypeStruct((network.batch_size, *canvas), jnp.float32)
+    # An encoder of colour images takes grey ones with their channel repeated.
+    images = jax.ShapeDtypeStruct((network.batch_size, *canvas[:2], encoder.shape[2]), jnp.float32)
     try:
         return replicate(make_mesh(), network.init(encoder.variables, images))
     except ScopeParamShapeError as error:

@@ -76,8 +76,7 @@ class Network:
 
     def normalised(self, views: jax.Array) -> jax.Array:
         """Returns views with the encoder's own normalisation in place of this package's."""
-        mean = jnp.asarray(self.mean, jnp.float32)
-        std = jnp.asarray(self.std, jnp.float32)
+        mean, std = (jnp.asarray(value, jnp.float32).reshape(1, 1, 1, -1) for value in (self.mean, self.std))
         return views * (STD / std) + (MEAN - mean) / std
 
     def logits(self, params: PyTree, batch_stats: PyTree, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, PyTree]:

@@ -29,7 +29,7 @@ from sslshift.reporting.figures import (
 from sslshift.reporting.numbers import two_digits
 from sslshift.storage import slug
 from sslshift.study.analysis import Analysis, TaskAnalysis
-from sslshift.study.evaluate import UNTRAINED
+from sslshift.study.evaluate import INITIAL, UNTRAINED
 from sslshift.study.learner_analysis import RAW_PIXELS, Kind, LearnerAnalysis
 from sslshift.study.shifts import MeasuredShift
 from sslshift.transfer.claims import Claim
@@ -313,14 +313,15 @@ def _metric_label(task: TaskAnalysis) -> str:
 
 
 def _baselines(panel: Axes, numbers: PairedScores, learner: tuple[str, str]) -> None:
-    """Draws lines at the scores of the untrained encoder and of raw pixels, and the former's interval as a band."""
-    for kind, line in ((Kind(learner, UNTRAINED, None), "--"), (RAW_PIXELS, ":")):
+    """Draws lines at the scores of baselines, and the interval of the untrained encoder as a band."""
+    baselines = ((Kind(learner, INITIAL, None), "-."), (Kind(learner, UNTRAINED, None), "--"), (RAW_PIXELS, ":"))
+    for kind, line in baselines:
         score = numbers.score(kind)
-        # A baseline may lack an evaluation: raw pixels cannot be fine-tuned.
+        # A baseline may be missing, or lack an evaluation: raw pixels cannot be fine-tuned.
         if score is None:
             continue
         panel.axhline(score.value * 100, color=MUTED, linestyle=line, linewidth=1, label=kind.source)
-        if kind.learner:
+        if kind.source == UNTRAINED:
             panel.axhspan(score.low * 100, score.high * 100, color=MUTED, alpha=0.1, linewidth=0)
 
 

@@ -188,11 +188,28 @@ def notes(analysis: Analysis) -> list[str]:
         f"{name_of_features(opened.design.shift)}: 0 is another sample of the downstream images, 1 is noise with their pixel "
         f"values. It is {seen_by(opened.design.shift)}; another encoder or another distance gives other values. The change of "
         "a trend with the index includes the variation of the encoders, but not that of the images behind the index.",
+        *initial_notes(opened),
         *baseline_notes(opened),
         *_task_notes(analysis),
         *_shifts(analysis),
         *_read_images(analysis),
         *_training(analysis),
+    ]
+
+
+def initial_notes(opened: Opened) -> list[str]:
+    """Returns a note on the encoder that all runs continue from; empty if they start from random weights."""
+    settings = opened.learners[0].settings
+    if not settings.initial:
+        return []
+    card = settings.initial.card
+    named = ", ".join(str(card[name]) for name in ("name", "architecture", "licence") if card.get(name))
+    return [
+        f"All runs continue from the encoder of --init={opened.design.declared.init} ({f'{named}, ' if named else ''}content "
+        f"{settings.initial_digest[:12]}), with its own normalisation of images and with new heads; the initial encoder is the "
+        f"baseline of gains. The encoder is frozen in the first {settings.frozen:.0%} of the steps, and then learns at "
+        f"{settings.optimiser.encoder_rate:g} of the rate of the heads. Its licence, and what it was trained on, apply to the "
+        "encoders of this study too."
     ]
 
 

@@ -16,7 +16,7 @@ from sslshift.reporting import csv_text, print_table
 from sslshift.reporting.ledger import CSV
 from sslshift.study.analysis import Analysis
 from sslshift.study.cost import timing_table
-from sslshift.study.evaluate import PIXELS, UNTRAINED
+from sslshift.study.evaluate import INITIAL, PIXELS, UNTRAINED
 from sslshift.study.report.decision import decision
 from sslshift.study.report.page import caption, page
 from sslshift.study.report.sentences import answer, findings
@@ -106,6 +106,8 @@ def scores_csv(results: Results) -> str:
         # N is the number of images that could be read, as in the tables; it may be less than the requested number.
         place = dataclasses.asdict(each.run) | {"kind": "run", "unique": each.trained.unique_read}
         rows += _score_rows(partial(ScoreRow, **place), each.evaluated)
+    for (method, encoder), evaluated in results.initial.items():
+        rows += _score_rows(partial(ScoreRow, kind="floor", source=INITIAL, method=method, encoder=encoder), evaluated)
     for (method, encoder, seed), evaluated in results.untrained.items():
         row = partial(ScoreRow, kind="floor", source=UNTRAINED, method=method, encoder=encoder, seed=seed)
         rows += _score_rows(row, evaluated)

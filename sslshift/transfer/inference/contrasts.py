@@ -288,6 +288,9 @@ class PlannedTable(NamedTuple):
         if unpaired:
             parts.append((self.seed_deviation**2 / self.reference_seeds, self.reference_seeds - 1))
         total = sum(variance for variance, _ in parts)
+        # All encoders predicted the same, e.g. since training has not changed the encoder that it continued from.
+        if not total:
+            return 0.0
         satterthwaite = total**2 / sum(variance**2 / degrees for variance, degrees in parts)
         candidates = ((total, satterthwaite), *parts[1:])
         significance = (1 - level) / self.comparisons
