@@ -137,11 +137,12 @@ def test_sources_as_text():
         parse_sources(" ; ")
     for text in ("bundled:mnist@1k", "bundled:mnist@40, bundled:fashion_mnist@40", "bundled:mnist@_", "bundled:mnist@-5"):
         with pytest.raises(
-            ValueError, match=f"expected a URI with '@' and whole numbers separated by ',', got '{text}'; sources are separated"
+            ValueError,
+            match=rf"expected a URI with '@' and whole numbers \(or all\) separated by ',', got '{text}'; sources are",
         ):
             parse_sources(text)
     with pytest.raises(ValueError, match="each source only once"):
-        parse_sources("a@1; a@2")
+        parse_sources("folder:a@1; folder:a@2")
 
 
 def test_settings_of_one_method_make_a_study_of_its_own():

@@ -139,7 +139,7 @@ def test_a_run_is_evaluated_beside_the_training_of_the_next_one(opened, hooked, 
     assert [each.run for each in results.runs] == list(opened.runs)
     assert set(results.untrained) == {(*run.learner, run.seed) for run in opened.runs}
     assert (opened.design.out / "results.csv").read_bytes() == (done / "results.csv").read_bytes()
-    lines = [line.split(":")[1] for line in said.splitlines() if line.startswith("bundled:mnist")]
+    lines = [line.split(":")[0] for line in said.splitlines() if line.startswith("mnist")]
     assert lines == [f"mnist N={run.unique} seed {run.seed}" for run in opened.runs]
 
 

@@ -84,6 +84,6 @@ def test_mixtures_of_a_survey_have_names_of_their_own():
 
 def test_sources_are_named_by_their_path_or_by_their_whole_uri():
     assert parse_named_sources(["folder:/a/x", "folder:/b/y"]) == [NamedUri("x", "folder:/a/x"), NamedUri("y", "folder:/b/y")]
-    assert [each.name for each in parse_named_sources(["folder:/a/x", "folder:/b/x"])] == ["folder:/a/x", "folder:/b/x"]
-    with pytest.raises(ValueError, match=r"tables use the name .the target. for something else"):
+    assert [each.name for each in parse_named_sources(["folder:/a/x", "folder:/b/x"])] == ["a/x", "b/x"]
+    with pytest.raises(ValueError, match=r"tables use the name 'the target' for something else"):
         parse_named_sources(["the target = folder:/a"], reserved=["the target"])

@@ -1,6 +1,7 @@
 """Tables, pages and figures, whatever they are about."""
 
 import csv
+import io
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from sslshift.reporting import Captioned, Picture, Table, csv_text, png_uri, print_table, render_page
 from sslshift.reporting.figures import COLOURS, draw_forms, legend_below, look, panels, save, styled, svg_element
+from sslshift.reporting.progress import LogLines
 
 AWKWARD = Table("t", "T", ("source", "gain %"), (("a_b & c#|~^\\{x}", "-1.0 ± 0.5"), ("100% → <i>", "")), text_columns=1)
 HARD = Table(
@@ -226,3 +228,29 @@ def test_drawing_leaves_the_style_of_others(tmp_path):
     save(drawing("wide"), tmp_path, "f")
     assert matplotlib.rcParams.copy() == before
     assert Figure().get_figwidth() == before["figure.figsize"][0]
+
+
+def test_a_log_gets_a_line_with_the_time_left_now_and_then(monkeypatch):
+    seconds = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: seconds)
+    out = io.StringIO()
+    lines = LogLines(Console(file=out), done=100)
+    for second in range(50):
+        seconds = float(second)
+        # Two images a second; 100 were there before.
+        lines.show("reading", 100 + 2 * second, 300, "fast")
+    assert out.getvalue().splitlines() == [
+        "reading: 120 of 300, fast, about 2 min left",
+        "reading: 160 of 300, fast, about 70 s left",
+    ]
+    seconds = 60.0
+    lines.show("training", 50, 100)
+    seconds = 80.0
+    lines.show("training", 60, 100)
+    seconds = 101.0
+    lines.show("training", 80, None)
+    # The second part has a speed of its own, and a part without an end has no time left.
+    assert out.getvalue().splitlines()[2:] == ["training: 50 of 100", "training: 60 of 100, about 80 s left", "training: 80"]
+    on_terminal = io.StringIO()
+    LogLines(Console(file=on_terminal, force_terminal=True)).show("reading", 1, 2)
+    assert on_terminal.getvalue() == ""

@@ -179,9 +179,7 @@ def test_a_failed_run_is_recorded_told_and_tried_again(tmp_path, monkeypatch, ca
         return train(training, reader, seed, folder, *args, **kwargs)
 
     monkeypatch.setattr(runner, "train", failing)
-    with pytest.raises(
-        RuntimeError, match=r"1 of 4 runs failed, the first was bundled:mnist N=40 seed 0: NonFiniteError: Step 2"
-    ):
+    with pytest.raises(RuntimeError, match=r"1 of 4 runs failed, the first was mnist N=40 seed 0: NonFiniteError: Step 2"):
         cli.run(study)
     assert (tmp_path / "report.html").exists()
     opened = open_study(study)
@@ -194,8 +192,8 @@ def test_a_failed_run_is_recorded_told_and_tried_again(tmp_path, monkeypatch, ca
     assert len(runs(tmp_path)) == 3
     cli.report_only(dataclasses.replace(study, seeds=3))
     told = capsys.readouterr().out
-    assert "1 of 6 runs failed: bundled:mnist N=40 seed 0" in told
-    assert "2 of 6 runs not there yet: bundled:mnist N=40 seed 2; bundled:mnist N=60 seed 2" in told
+    assert "1 of 6 runs failed: mnist N=40 seed 0" in told
+    assert "2 of 6 runs not there yet: mnist N=40 seed 2; mnist N=60 seed 2" in told
     monkeypatch.setattr(runner, "train", train)
     before = finished_at(tmp_path)
     cli.run(study)
@@ -319,7 +317,7 @@ def test_a_dry_run_counts_measures_and_writes_nothing(done, tmp_path, capsys):
     assert lines["simclr"][2:5] == ["4", "4", "256"]
     assert lines["all"][1:4] == ["8", "8", "512"]
     assert float(lines["byol"][5]) > float(lines["simclr"][5]) > 1e7
-    assert "Images cost 30.00, for the largest subset of each source: 60 of bundled:mnist?cost_per_image=0.5 at 30.00" in told
+    assert "Images cost 30.00, for the largest subset of each source: 60 of mnist at 30.00" in told
     assert not (tmp_path / "out").exists()
     # What is finished is not counted as missing.
     finished, _ = done

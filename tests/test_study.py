@@ -365,9 +365,8 @@ def test_test_images_among_the_pretraining_images_are_told(tmp_path, capsys):
     )
     page = (tmp_path / "out/report.html").read_text()
     # Only of equal pixels it is said that an image is in both.
-    web = f"folder:{tmp_path / 'web'}"
     for warning in (
-        f"10 of the 1,000 test images are also in {web}, pixel for pixel; 10 others are similar to images in it",
+        "10 of the 1,000 test images are also in web, pixel for pixel; 10 others are similar to images in it",
         "for example bundled:mnist/test, image 10 to ",
         "without colours, which these encoders do not see",
     ):

@@ -56,6 +56,10 @@ def test_a_uri_stands_in_every_text_around_it(uri):
         SourceLevels("synthetic:noise", (3,)),
         SourceLevels(text, ()),
     ]
+    assert parse_sources(f"a name = {text} @10,all; other={text}/b") == [
+        SourceLevels(text, (10, None), "a name"),
+        SourceLevels(f"{text}/b", (), "other"),
+    ]
     for mixture in (
         f"x = near:{text}@2000/balanced*0.7<=50% + synthetic:noise for 0.5; near",
         f"{text}*0.5 -> synthetic:noise; synthetic:noise + {text} for 30%",

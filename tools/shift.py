@@ -12,6 +12,7 @@ an untrained network is used, which sees only texture and colour; all sentences 
 
 import dataclasses
 import functools
+import itertools
 
 from absl import flags
 from rich.console import Console
@@ -19,11 +20,11 @@ from rich.console import Console
 from sslshift import cluster
 from sslshift.command import define_cluster_flags, run_command
 from sslshift.models.opening import HOW_TO_SAY
-from sslshift.reporting import print_table
-from sslshift.reporting.progress import counting_images
+from sslshift.reporting import say
+from sslshift.reporting.progress import LogLines, counting_images
 from sslshift.shift.distances import DISTANCES, INDEX_DISTANCES
 from sslshift.shift.index import DEFAULT_DISTANCE
-from sslshift.shift.survey import SurveyReport, SurveySettings, run_survey
+from sslshift.shift.survey import SurveySettings, run_survey
 from sslshift.transfer.encoders import UNTRAINED
 
 _BESIDE = ",".join(name for name, distance in DISTANCES.items() if distance.beside)
@@ -56,11 +57,14 @@ def main() -> None:
     console = Console(emoji=False, width=None if Console().is_terminal else 100, quiet=not cluster.is_first())
     settings = SurveySettings(**{each.name: FLAGS[each.name].value for each in dataclasses.fields(SurveySettings)})
     status = console.status("")
+    lines = LogLines(console)
+    numbers = itertools.count()
 
     def on_source(name: str) -> None:
         # A terminal shows one moving part at a time; the bar of encoded images ends here.
         status.start()
         status.update(f"measuring {name}")
+        lines.show(f"measuring {name}", next(numbers), len(settings.source) + len(settings.mixture))
 
     try:
         report = run_survey(settings, functools.partial(counting_images, console), on_source)
@@ -68,33 +72,12 @@ def main() -> None:
         status.stop()
     if not cluster.is_first():
         return
-    _print(report, console)
+    report.show(console)
     files = report.write(html=FLAGS.html)
-    _say(console, f"wrote {', '.join(map(str, files))}")
+    say(console, f"wrote {', '.join(map(str, files))}")
     failed = len(report.found.failed)
     if failed:
         raise RuntimeError(f"{failed} of {failed + len(report.found.measured)} sources could not be measured.")
-
-
-def _print(report: SurveyReport, console: Console) -> None:
-    first, *others = report.tables
-    # A reader may stop after the first screen: the answer, its table, and what limits it.
-    for line in report.answer:
-        _say(console, line)
-    console.print()
-    print_table(first, console)
-    console.print()
-    for line in [*report.warnings, *report.reading]:
-        _say(console, f"- {line}")
-    for table in others:
-        console.print()
-        print_table(table, console)
-    for line in [*report.introduction, *report.notes]:
-        _say(console, line, style="dim")
-
-
-def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal, style=style)
 
 
 if __name__ == "__main__":

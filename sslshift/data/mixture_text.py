@@ -347,7 +347,11 @@ class _Sources:
             if self._known is not None:
                 hint = f"expected one of {', '.join(self._known)}"
                 raise _wrong(piece, f"no source is called {head!r}; {hint}")
-            hint = f"did you mean {near[0]}?" if near else "write its URI where it first appears, as in near:folder:/data/parts"
+            hint = (
+                f"did you mean {near[0]}?"
+                if near
+                else "write its URI where it first appears, as in near:folder:/data/parts; a ';' in a path is %3B"
+            )
             raise _wrong(piece, f"no source is called {head!r} so far; {hint}")
         first, _, rest = head.partition(":")
         known = self._schemes is not None and first in self._schemes

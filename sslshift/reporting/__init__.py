@@ -52,6 +52,6 @@ To change something, edit this file:
 from sslshift.reporting.page import render_page
 from sslshift.reporting.pictures import Captioned, Picture, png_uri
 from sslshift.reporting.table import Table, csv_text
-from sslshift.reporting.terminal import print_table
+from sslshift.reporting.terminal import print_table, say
 
-__all__ = ["Captioned", "Picture", "Table", "csv_text", "png_uri", "print_table", "render_page"]
+__all__ = ["Captioned", "Picture", "Table", "csv_text", "png_uri", "print_table", "render_page", "say"]

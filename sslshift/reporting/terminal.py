@@ -1,4 +1,4 @@
-"""Tables on a terminal."""
+"""Tables and sentences on a terminal."""
 
 from rich.console import Console
 from rich.table import Table as Grid
@@ -30,3 +30,8 @@ def print_table(table: Table, console: Console, title: str | None = None) -> Non
     for line in table.lines:
         shown.add_row(*map(Text, line))
     console.print(shown)
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Prints a sentence as it is; a log gets it in one line."""
+    console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal, style=style)

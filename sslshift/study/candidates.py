@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -11,8 +12,12 @@ from sslshift.data.mixture import Mixture, single
 from sslshift.data.mixture_resolve import resolve
 from sslshift.data.mixture_text import Declaration
 from sslshift.data.plan import SamplePlan
+from sslshift.data.source_text import short_names
 from sslshift.data.sources import Source, parse_uri
 from sslshift.study.design import Design
+
+# Names of baselines in tables.
+RESERVED = ("untrained encoder", "raw pixels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +61,64 @@ def open_candidates(design: Design, open_: Callable[[str], Source]) -> tuple[dic
     for levels in design.sources:
         size = len(sources[levels.uri])
         # A run cannot see more unique samples than its budget.
-        for unique in levels.unique or (min(size, design.budget.samples),):
+        whole = min(size, design.budget.samples)
+        # All images may be one of the numbers, too.
+        for unique in dict.fromkeys(whole if unique is None else unique for unique in levels.unique or (None,)):
             candidates.append(Candidate(levels.uri, single(levels.uri, size, unique)))
     candidates += [_mixed(declaration, sources, design.budget) for declaration in design.mixtures]
-    _require_names([each for each in candidates if each.text], {each.uri for each in design.sources})
+    _require_names(
+        [each for each in candidates if each.text], {name for each in design.sources for name in (each.uri, each.name)}
+    )
     for candidate in candidates:
         # A plan that cannot be made is reported before anything is trained.
         sample_plan(candidate.mixture, design.budget, design.batch_size, sources, seed=0, draw=0)
     return sources, candidates
+
+
+def names_of(design: Design, uris: Iterable[str]) -> dict[str, str]:
+    """Returns the name of each source, by its URI, in tables, figures and sentences.
+
+    It is the name in `--sources`, or else the name in the mixtures if they agree, or else a part of the URI. The results table
+    and the records of runs have the URI: names may change without changing a result.
+    """
+    uris = list(uris)
+    in_mixtures: dict[str, set[str]] = {}
+    for declaration in design.mixtures:
+        for name, uri in declaration.uris.items():
+            in_mixtures.setdefault(uri, set()).update({name} - {uri})
+    given = {uri: next(iter(names)) for uri, names in in_mixtures.items() if len(names) == 1}
+    given |= {each.uri: each.name for each in design.sources if each.name}
+    short = dict(zip(uris, short_names(uris), strict=True))
+    found = short | given
+    # A name that stands for two things would merge them in every table.
+    taken = [*found.values(), *(each.name for each in design.mixtures), *RESERVED]
+    return {uri: name if taken.count(name) == 1 else uri for uri, name in found.items()}
+
+
+def named_candidate(candidate: Candidate, names: Mapping[str, str]) -> Candidate:
+    """Returns a candidate with names in place of the URIs of its sources; a mixture without a name is called by them."""
+    mixture = candidate.mixture
+    stages = tuple(
+        dataclasses.replace(
+            stage, components=tuple(dataclasses.replace(part, source=names[part.source]) for part in stage.components)
+        )
+        for stage in mixture.stages
+    )
+    caps = tuple((names[uri], cap) for uri, cap in mixture.caps)
+    return Candidate(named_text(candidate.name, names), Mixture(stages, caps), candidate.text)
+
+
+def named_text(text: str, names: Mapping[str, str]) -> str:
+    """Returns the name of a candidate with names in place of URIs.
+
+    Example:
+      >>> named_text("near:folder:/a?labels=folder@10*0.7 + folder:/b", {"folder:/a?labels=folder": "near", "folder:/b": "b"})
+      'near@10*0.7 + b'
+    """
+    # A longer URI may begin with a shorter one.
+    for uri in sorted(names, key=len, reverse=True):
+        text = re.sub(rf"(?:\b[A-Za-z_][\w.-]*:)?{re.escape(uri)}", lambda _, uri=uri: names[uri], text)
+    return text
 
 
 def _require_names(mixtures: Sequence[Candidate], sources: set[str]) -> None:

@@ -255,7 +255,7 @@ def report_only(study: Study, *, command: str = "", clock: Clock | None = None) 
 
 
 def _report(results: Results, progress: Progress, command: str, timings: Sequence[Timing]) -> None:
-    analysis = Analysis(results)
+    analysis = Analysis(results.named)
     try:
         # The process that finishes the last run waits for its turn, so that the last report has all runs.
         with reporting(results.opened.design.out, wait=not results.missing):
@@ -342,6 +342,8 @@ def _open(study: Study, progress: Progress) -> Opened:
     initial = opened.learners[0].settings.initial
     if initial:
         progress.note(f"--init={study.init}: {how_it_was_read(initial) or 'an encoder of sslshift.'}")
+    for uri, name in opened.names.items():
+        progress.note(f"source {name} = {uri}: {len(opened.sources[uri]):,} images")
     for task in opened.tasks:
         for note in task.notes:
             progress.note(f"{task.name}: {note}")

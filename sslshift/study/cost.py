@@ -12,12 +12,12 @@ from rich.console import Console
 
 from sslshift.clock import REPORTING, Clock, Timing
 from sslshift.reporting import Table, environment, print_table
+from sslshift.reporting.progress import duration
 from sslshift.shards import editing
 from sslshift.storage import LockedError, Store, read_json, write_json
 from sslshift.study.evaluate import INITIAL, UNTRAINED
 from sslshift.study.learners import Learner
 from sslshift.study.opened import Opened
-from sslshift.study.progress import duration
 from sslshift.study.results import FinishedRun, run_folder, run_record
 from sslshift.study.shifts import reference_folder, reference_record
 from sslshift.training.programs import seconds_per_step
@@ -210,7 +210,7 @@ def _image_notes(opened: Opened) -> list[str]:
     costs = {uri: each for uri, each in image_costs(opened).items() if each[1]}
     if not costs:
         return []
-    parts = ", ".join(f"{unique:,} of {uri} at {cost:,.2f}" for uri, (unique, cost) in costs.items())
+    parts = ", ".join(f"{unique:,} of {opened.names[uri]} at {cost:,.2f}" for uri, (unique, cost) in costs.items())
     total = sum(cost for _, cost in costs.values())
     return [f"Images cost {total:,.2f}, for the largest subset of each source: {parts}."]
 

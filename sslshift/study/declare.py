@@ -51,7 +51,8 @@ class Study:
 
     sources: str = _field(
         "",
-        "Candidate sources, separated by ';'. Each is a URI with optional numbers of unique samples '@N,N,...' (default: all).",
+        "Candidate sources, separated by ';'. Each is 'URI' or 'NAME = URI' with optional numbers of unique samples "
+        "'@N,N,...' or '@all' (default: all). In a path, write ';' as %3B, '?' as %3F, and '@' before a number as %40.",
     )
     mixture: tuple[str, ...] = _field(
         (),

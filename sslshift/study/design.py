@@ -5,6 +5,7 @@ every mistake that can be found without opening a source. No other module of thi
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,9 @@ import jax
 
 from sslshift.budget import Budget
 from sslshift.data.mixture_text import Declaration, parse_mixture
+from sslshift.data.source_text import parse_given_name
 from sslshift.data.sources import SCHEMES
-from sslshift.data.sources.uri import Uri, parse_uri, spelled
+from sslshift.data.sources.uri import Uri, parse_uri
 from sslshift.models import FEATURES
 from sslshift.models.opening import open_encoder
 from sslshift.shards import StudyShard, parse_shard
@@ -39,10 +41,17 @@ PRIMARY = {
 
 @dataclasses.dataclass(frozen=True)
 class SourceLevels:
-    """A source that a study compares, with the numbers of unique samples to try; an empty tuple means all images."""
+    """A source that a study compares.
+
+    Attributes:
+      uri: its URI.
+      unique: numbers of unique samples to try; None stands for all images, and so does an empty tuple.
+      name: name in tables, figures and sentences; empty if none was given.
+    """
 
     uri: str
-    unique: tuple[int, ...] = ()
+    unique: tuple[int | None, ...] = ()
+    name: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,9 +161,12 @@ def parse_study(study: Study) -> Design:
     if study.tensorboard:
         require_tensorboard()
     budget = Budget(study.budget).whole_batches(study.batch_size)
+    sources = tuple(parse_sources(study.sources)) if study.sources.strip() or not study.mixture else ()
+    known = {each.name: each.uri for each in sources if each.name}
     return Design(
-        sources=tuple(parse_sources(study.sources)) if study.sources.strip() or not study.mixture else (),
-        mixtures=tuple(parse_mixture(text, SCHEMES) for text in study.mixture),
+        sources=sources,
+        # Mixtures may use the names of sources.
+        mixtures=tuple(parse_mixture(text, SCHEMES, known=known or None) for text in study.mixture),
         tasks=tuple(_tasks(study)),
         evaluations=_evaluations(study),
         features=study.features,
@@ -193,42 +205,66 @@ def _shift(study: Study) -> ShiftSettings:
 
 
 def parse_sources(text: str) -> list[SourceLevels]:
-    """Returns the sources in `"URI@N,N; URI"`.
+    """Returns the sources in `"NAME = URI@N,N,all; URI"`.
 
-    Inside a URI, write `%3B` for `;` and `%40` for an `@` before numbers; see `sslshift.data.sources.uri`.
+    In a URI, every character can be written as `%` and two hexadecimal digits, and must be so written where it would end the
+    URI: `%3B` for `;`, `%3F` for `?`, and `%40` for an `@` before numbers; see `sslshift.data.sources.uri`.
 
     Example:
-      >>> parse_sources("bundled:mnist@10,4_000; synthetic:noise?size=100")[0]
-      SourceLevels(uri='bundled:mnist', unique=(10, 4000))
+      >>> parse_sources("digits = bundled:mnist@10,4_000,all; synthetic:noise?size=100")[0]
+      SourceLevels(uri='bundled:mnist', unique=(10, 4000, None), name='digits')
 
     Raises:
-      ValueError: the text names no source, or names a source or one of its numbers twice.
+      ValueError: the text names no source, or names a source, a name or one of its numbers twice.
     """
-    parsed = []
+    parsed: list[SourceLevels] = []
     for part in filter(None, (part.strip() for part in text.split(";"))):
-        # An '@' that no number follows belongs to the URI: names of folders may contain one.
-        match = re.fullmatch(r"(?P<uri>.*?)\s*@(?P<numbers>[0-9][0-9_]*(\s*,\s*[0-9][0-9_]*)*)", part)
-        uri, numbers = match.group("uri", "numbers") if match else (part, "")
-        named = parse_uri(uri) if ":" in uri else None
-        if "@" in (named.path if named else uri) and not _may_hold_at(named):
-            raise ValueError(
-                f"--sources: expected a URI with '@' and whole numbers separated by ',', got {part!r}; sources are separated "
-                "by ';'."
-            )
-        unique = tuple(int(number) for number in filter(None, numbers.split(",")))
-        if len(set(unique)) < len(unique):
-            raise ValueError(f"--sources: {part!r} repeats a number of unique samples.")
-        parsed.append(SourceLevels(spelled(uri), unique))
+        parsed.append(_source_levels(part, after=bool(parsed)))
     # Two spellings of one URI are the same source.
-    names = [str(parse_uri(each.uri)) if ":" in each.uri else each.uri for each in parsed]
+    names = [str(parse_uri(each.uri)) for each in parsed]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"--sources must name at least one source, and each source only once; got {text!r}.")
+    given = [each.name for each in parsed if each.name]
+    twice = next((name for name in given if given.count(name) > 1), None)
+    if twice:
+        raise ValueError(f"--sources: two sources are called {twice!r}; give each a name of its own.")
     return parsed
 
 
-def _may_hold_at(uri: Uri | None) -> bool:
-    """Returns whether a URI may contain an '@': only paths of files may."""
-    return uri is not None and (uri.scheme not in SCHEMES or SCHEMES[uri.scheme].files)
+def _source_levels(part: str, *, after: bool) -> SourceLevels:
+    """Returns the source of one piece of `--sources`; `after` says whether a ';' is in front of it."""
+    # An '@' that no number follows belongs to the URI: names of folders may contain one.
+    number = r"(?:[0-9][0-9_]*|all)"
+    match = re.fullmatch(rf"(?P<uri>.*?)(?P<space>\s*)@(?P<numbers>{number}(?:\s*,\s*{number})*)", part, re.DOTALL)
+    uri, numbers = match.group("uri", "numbers") if match else (part, "")
+    try:
+        name, uri = parse_given_name(uri, "--sources")
+    except ValueError as error:
+        # The piece may be the rest of a path.
+        hint = " Sources are separated by ';'; write ';' in a path as %3B." if after else ""
+        raise ValueError(f"{error}{hint}") from error
+    named = parse_uri(uri)
+    if "@" in named.path and not SCHEMES[named.scheme].files:
+        raise ValueError(
+            f"--sources: expected a URI with '@' and whole numbers (or all) separated by ',', got {part!r}; sources are "
+            "separated by ';'."
+        )
+    if match and not match["space"] and SCHEMES[named.scheme].files and not named.options:
+        _require_no_such_path(named, numbers)
+    unique = tuple(None if each.strip() == "all" else int(each) for each in filter(None, numbers.split(",")))
+    if len(set(unique)) < len(unique):
+        raise ValueError(f"--sources: {part!r} repeats a number of unique samples.")
+    return SourceLevels(uri, () if unique == (None,) else unique, name)
+
+
+def _require_no_such_path(uri: Uri, numbers: str) -> None:
+    """Raises ValueError if the '@' and the numbers after a URI could as well be the end of its path."""
+    literal = f"{uri.path}@{numbers}"
+    if os.path.lexists(os.path.expanduser(literal)):
+        raise ValueError(
+            f"--sources: {uri.scheme}:{literal} may mean {numbers} images of {uri.path}, or the path {literal}, which exists. "
+            f"Write '{uri} @{numbers}' with a space for the first, and '{Uri(uri.scheme, literal)}' for the second."
+        )
 
 
 def _primary(study: Study) -> str:

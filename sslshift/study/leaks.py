@@ -145,7 +145,7 @@ def search_leaks(opened: Opened, store: Store, progress: Progress) -> dict[str, 
         result = store.remembered(folder, record, lambda source=source: _searched(source, opened, search).as_result())
         leaks = found[uri] = SourceLeaks.of_result(result)
         if leaks.count:
-            progress.note(f"WARNING: {leaks.sentence(uri, len(indices))} (leaks.csv lists the pairs)")
+            progress.note(f"WARNING: {leaks.sentence(opened.names[uri], len(indices))} (leaks.csv lists the pairs)")
     if not store.read_only:
         _write(found, opened)
     return found

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from sslshift.data.pipeline import BatchReader
 from sslshift.data.ranges import compare_ranges
 from sslshift.data.sources import PartialSource, Source, cached, digests, open_source, readable
 from sslshift.shards import deal
-from sslshift.study.candidates import Candidate, open_candidates, sample_plan
+from sslshift.study.candidates import Candidate, named_candidate, named_text, names_of, open_candidates, sample_plan
 from sslshift.study.declare import Study
 from sslshift.study.design import Design, parse_study
 from sslshift.study.learners import Learner, open_learners
@@ -73,6 +73,7 @@ class Opened:
       learners: every method on every encoder, in the order of the declaration.
       candidates: candidates on which the budget is spent.
       runs: runs of the grid, in the order of their execution.
+      names: name of each source in tables, figures and sentences, by its URI.
     """
 
     design: Design
@@ -83,6 +84,7 @@ class Opened:
     learners: tuple[Learner, ...]
     candidates: tuple[Candidate, ...]
     runs: tuple[Run, ...]
+    names: Mapping[str, str]
 
     @property
     def task(self) -> Task:
@@ -120,6 +122,25 @@ class Opened:
         """Runs of this process: those of its shard, or all."""
         shard = self.design.shard
         return tuple(run for run in self.runs if self.shard_of[run] == shard.number) if shard else self.runs
+
+    @functools.cached_property
+    def named(self) -> "Opened":
+        """The study with names in place of URIs, for people; records, folders and the results table have the URIs."""
+        names = self.names
+        mixtures = (dataclasses.replace(each, name=named_text(each.name or str(each), names)) for each in self.design.mixtures)
+        return dataclasses.replace(
+            self,
+            design=dataclasses.replace(self.design, mixtures=tuple(mixtures)),
+            sources={names[uri]: source for uri, source in self.sources.items()},
+            withheld={names[uri]: count for uri, count in self.withheld.items()},
+            candidates=tuple(named_candidate(each, names) for each in self.candidates),
+            runs=tuple(self.named_run(run) for run in self.runs),
+            names={name: name for name in names.values()},
+        )
+
+    def named_run(self, run: Run) -> Run:
+        """Returns a run with names in place of the URIs of its sources."""
+        return dataclasses.replace(run, source=named_text(run.source, self.names))
 
     def learner(self, run: Run) -> Learner:
         """Returns the learner that trains a run."""
@@ -240,7 +261,8 @@ def open_study(study: Study | Design) -> Opened:
     # Learners are built last, because tracing is slow: a missing folder is reported first.
     learners = open_learners(design.learners, design.budget, design.batch_size, canvas)
     runs = _grid(design, learners, candidates)
-    return Opened(design, canvas, sources, withheld, tasks, learners, tuple(candidates), runs)
+    names = names_of(design, sources)
+    return Opened(design, canvas, sources, withheld, tasks, learners, tuple(candidates), runs, names)
 
 
 def _grid(design: Design, learners: tuple[Learner, ...], candidates: list[Candidate]) -> tuple[Run, ...]:

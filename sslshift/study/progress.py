@@ -1,4 +1,4 @@
-"""Progress of a study: bars on a terminal, and one line for each finished part on terminals and in logs."""
+"""Progress of a study: bars on a terminal, lines now and then in logs, and one line for each finished part in both."""
 
 import contextlib
 import threading
@@ -14,6 +14,7 @@ from rich.text import Text
 from sslshift.clock import Clock
 from sslshift.heartbeat import Heartbeat
 from sslshift.reporting.numbers import two_digits
+from sslshift.reporting.progress import LogLines, duration
 from sslshift.stopping import Stop
 from sslshift.transfer.scores import TaskScores
 
@@ -148,7 +149,7 @@ class Progress:
         with contextlib.nullcontext(self._bars) if self._bars else self._new_bars() as bars:
             bar = bars.add_task(what, total=total)
             try:
-                yield Work(bars, bar, what, self._cancelled, heartbeat)
+                yield Work(bars, bar, what, self._cancelled, heartbeat, LogLines(self.console))
             finally:
                 bars.remove_task(bar)
 
@@ -174,7 +175,16 @@ class Work:
       done: whether there was anything to do.
     """
 
-    def __init__(self, bars: Bars, bar: TaskID, what: str, cancelled: threading.Event, heartbeat: Heartbeat | None):
+    def __init__(
+        self,
+        bars: Bars,
+        bar: TaskID,
+        what: str,
+        cancelled: threading.Event,
+        heartbeat: Heartbeat | None,
+        lines: LogLines,
+    ):
+        self._lines = lines
         self._bars = bars
         self._bar = bar
         self._what = what
@@ -184,21 +194,18 @@ class Work:
 
     def on_step(self, step: int, scalars: dict[str, float]) -> None:
         """Shows a step; the training loop calls it."""
-        self._show(step, None, f"loss {scalars['loss']:.3f}")
+        self._show(step, None, "training", f"loss {scalars['loss']:.3f}")
 
     def on_progress(self, part: str, done: int, total: int) -> None:
         """Shows a part of an evaluation; `transfer.protocol.evaluate` calls it."""
-        self._show(done, total, part)
+        self._show(done, total, part, part)
         if self._heartbeat:
             self._heartbeat.evaluated(part, done, total)
 
-    def _show(self, done: int, total: int | None, text: str) -> None:
+    def _show(self, done: int, total: int | None, part: str, text: str) -> None:
         if self._cancelled.is_set():
             raise CancelledWorkError
         self.done = True
         self._bars.update(self._bar, completed=done, total=total, description=f"{self._what}, {text}")
-
-
-def duration(seconds: float) -> str:
-    """Returns a time as text, such as 45 s, 12 min or 3.4 h."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        known = next((task.total for task in self._bars.tasks if task.id == self._bar), None)
+        self._lines.show(f"{self._what}, {part}", done, None if known is None else int(known), text if text != part else "")

@@ -15,6 +15,7 @@ from rich.console import Console
 from sslshift.reporting.environment import versions
 from sslshift.shards import editing
 from sslshift.storage import ERROR_LOG, FAILED, NotStoredError, Store, read_json, slug, write, write_json
+from sslshift.study.candidates import named_text
 from sslshift.study.evaluate import InitialScores, evaluate_initial, evaluate_pixels, evaluate_run, evaluate_untrained
 from sslshift.study.leaks import SourceLeaks, read_leaks
 from sslshift.study.learners import Learner
@@ -74,6 +75,7 @@ class Results:
       missing: runs that are neither finished nor failed.
       deviations: sentences on what was changed after results were known, see `plan_deviations`.
       initial: scores of the encoder that training continues from, by method and encoder; empty without `--init`.
+      uris: names of candidates in the results table, by their names here; empty if they are the same.
     """
 
     opened: Opened
@@ -86,6 +88,26 @@ class Results:
     missing: tuple[Run, ...] = ()
     deviations: tuple[str, ...] = ()
     initial: InitialScores = dataclasses.field(default_factory=dict)
+    uris: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def named(self) -> "Results":
+        """The results with the names of sources in place of their URIs, for people."""
+        opened = self.opened
+        names = opened.names
+        return dataclasses.replace(
+            self,
+            opened=opened.named,
+            runs=tuple(dataclasses.replace(each, run=opened.named_run(each.run)) for each in self.runs),
+            task_shifts={
+                task: {named_text(name, names): shift for name, shift in shifts.items()}
+                for task, shifts in self.task_shifts.items()
+            },
+            leaks={names[uri]: leaks for uri, leaks in self.leaks.items()},
+            failed=tuple((opened.named_run(run), reason) for run, reason in self.failed),
+            missing=tuple(opened.named_run(run) for run in self.missing),
+            uris={named_text(each.name, names): each.name for each in opened.candidates},
+        )
 
     @property
     def shifts(self) -> dict[str, MeasuredShift]:
@@ -241,7 +263,8 @@ def run_record(opened: Opened, run: Run) -> dict[str, Any]:
 def describe_run(opened: Opened, run: Run) -> str:
     """Returns a short description that distinguishes a run from the other runs of its study."""
     learner = f"{opened.learner(run)}: " if len(opened.learners) > 1 else ""
-    return f"{learner}{run.source} N={run.unique:,} seed {run.seed}" + (f" draw {run.draw}" if opened.design.draws else "")
+    source = named_text(run.source, opened.names)
+    return f"{learner}{source} N={run.unique:,} seed {run.seed}" + (f" draw {run.draw}" if opened.design.draws else "")
 
 
 def encoder_card(opened: Opened, run: Run, shift: MeasuredShift, trained: dict[str, Any]) -> dict[str, Any]:

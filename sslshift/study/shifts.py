@@ -23,7 +23,7 @@ from sslshift.models.opening import how_it_was_read, open_encoder
 from sslshift.shift import NoiseSource, ShiftIndex, ShiftScale
 from sslshift.shift.mixtures import blend
 from sslshift.storage import NotStoredError, Store, digest, slug
-from sslshift.study.candidates import Candidate
+from sslshift.study.candidates import Candidate, named_text
 from sslshift.study.design import ShiftSettings
 from sslshift.study.opened import Opened
 from sslshift.study.progress import Progress
@@ -131,7 +131,7 @@ def measure_shifts(opened: Opened, store: Store, progress: Progress) -> TaskShif
     for task, shifts in means.items():
         where = "" if len(means) == 1 else f" to {task}"
         for name, shift in shifts.items():
-            progress.say_shift(f"shift index of {name}{where}", shift.value)
+            progress.say_shift(f"shift index of {named_text(name, opened.names)}{where}", shift.value)
     return means
 
 

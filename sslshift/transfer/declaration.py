@@ -92,7 +92,9 @@ def parse_task(text: str) -> TaskDeclaration:
             f"Expected a task as 'NAME = URI; test=URI' with a URI that begins with one of "
             f"{', '.join(s + ':' for s in SCHEMES)}, got {text!r}."
         )
-    given = settings(rest, flag=f"task {text!r}", names=("validation", "test", "metric", "labelled"))
+    # The text may be the rest of a path.
+    escaped = "" if "=" in rest or not rest else " (a ';' in a path is %3B)"
+    given = settings(rest, flag=f"task {text!r}{escaped}", names=("validation", "test", "metric", "labelled"))
     labelled = given.get("labelled", "0")
     # int() would also accept signs, blanks and non-ASCII digits.
     if not re.fullmatch("[0-9][0-9_]*", labelled):

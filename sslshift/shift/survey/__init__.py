@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import jax
+from rich.console import Console
 
 from sslshift.data.source_text import NamedUri, parse_named_sources, parse_source
 from sslshift.data.sources.base import printable
-from sslshift.reporting import Table
+from sslshift.reporting import Table, print_table, say
 from sslshift.reporting.environment import versions
 from sslshift.shift.distances import distance_of, index_distance
 from sslshift.shift.survey.inputs import (
@@ -120,6 +121,23 @@ class SurveyReport:
     _sets: Mapping[str, Encoded]
     _target: Encoded
     _noise: NoiseFeatures
+
+    def show(self, console: Console) -> None:
+        """Prints the report: first what a reader needs who stops after one screen, the answer, its table and its limits."""
+        first, *others = self.tables
+        for line in self.answer:
+            say(console, line)
+        console.print()
+        print_table(first, console)
+        console.print()
+        for line in [*self.warnings, *self.reading]:
+            say(console, f"- {line}")
+        for table in others:
+            console.print()
+            print_table(table, console)
+        console.print()
+        for line in [*self.introduction, *self.notes]:
+            say(console, line, style="dim")
 
     def write(self, *, html: bool) -> list[Path]:
         """Writes `table.md`, `shift.csv`, `shift.json`, and perhaps the page `shift.html`; returns their paths.

@@ -116,7 +116,8 @@ def _sample(opened: Opened, uri: str) -> Strip:
     # The images are drawn at random, because the first images of a source often show one class or scene.
     indices = permute(np.arange(min(_SHOWN, len(source))), len(source), 0)
     images = source.read(readable(source, indices, opened.canvas), opened.canvas)
-    return Strip([_picture(image) for image in images], f"{uri}: {len(source):,} images, licence: {source.licence}")
+    text = f"{uri}: {len(source):,} images, licence: {source.licence}"
+    return Strip([_picture(image) for image in images], text + (f"; {source.name}" if source.name != uri else ""))
 
 
 def _leaks(analysis: Analysis) -> list[LeakSection]:

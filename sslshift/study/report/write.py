@@ -104,7 +104,8 @@ def scores_csv(results: Results) -> str:
     rows: list[ScoreRow] = []
     for each in results.runs:
         # N is the number of images that could be read, as in the tables; it may be less than the requested number.
-        place = dataclasses.asdict(each.run) | {"kind": "run", "unique": each.trained.unique_read}
+        source = results.uris.get(each.run.source, each.run.source)
+        place = dataclasses.asdict(each.run) | {"kind": "run", "source": source, "unique": each.trained.unique_read}
         rows += _score_rows(partial(ScoreRow, **place), each.evaluated)
     for (method, encoder), evaluated in results.initial.items():
         rows += _score_rows(partial(ScoreRow, kind="floor", source=INITIAL, method=method, encoder=encoder), evaluated)
