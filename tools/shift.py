@@ -64,7 +64,7 @@ def main() -> None:
         # A terminal shows one moving part at a time; the bar of encoded images ends here.
         status.start()
         status.update(f"measuring {name}")
-        lines.show(f"measuring {name}", next(numbers), len(settings.source) + len(settings.mixture))
+        lines.show("measuring sources", next(numbers), len(settings.source) + len(settings.mixture), name)
 
     try:
         report = run_survey(settings, functools.partial(counting_images, console), on_source)
