@@ -17,7 +17,7 @@ from sslshift.data.sources import Source, parse_uri
 from sslshift.study.design import Design
 
 # Names of baselines in tables.
-RESERVED = ("untrained encoder", "raw pixels")
+RESERVED = ("untrained encoder", "initial encoder", "raw pixels")
 
 
 @dataclasses.dataclass(frozen=True)
