@@ -10,6 +10,7 @@ from scipy import special, stats
 
 from sslshift.transfer.claims import (
     CHANGE,
+    ENCODERS,
     GAIN,
     NOTHING,
     PAIR,
@@ -18,6 +19,7 @@ from sslshift.transfer.claims import (
     Hypothesis,
     HypothesisTest,
     corrected,
+    corrected_differences,
     interval_text,
     plus_minus,
     unshown_text,
@@ -25,6 +27,7 @@ from sslshift.transfer.claims import (
 )
 from sslshift.transfer.inference import (
     Bootstrapped,
+    Comparison,
     Contrast,
     PlannedTable,
     curvature_weights,
@@ -276,3 +279,19 @@ def test_seeds_added_after_looking_make_false_findings_more_frequent(random):
     runs = random.normal(0, 1, (20_000, 6))
     first, both = (stats.ttest_1samp(runs[:, :seeds], 0, axis=1).pvalue < 0.05 for seeds in (3, 6))
     assert (first | both).mean() == pytest.approx(0.089, abs=0.008)
+
+
+def test_differences_of_finished_encoders_are_corrected_together():
+    def found(value, p_value):
+        return Comparison(value, value - 0.01, value + 0.01, math.nan, "better", p_value)
+
+    names = [Hypothesis("task", ("a", "b"), ENCODERS, "", evaluation) for evaluation in ("linear", "knn", "finetune")]
+    differences = zip(names, (found(0.02, 0.01), found(-0.03, 0.015), found(0.011, 0.04)), strict=True)
+    claims = list(corrected_differences(dict(differences)).values())
+    assert [each.adjusted for each in claims] == pytest.approx([0.03, 0.03, 0.04])
+    assert [each.verdict for each in claims] == ["better", "worse", "better"]
+    alone = corrected_differences({names[0]: found(0.01, 0.06), names[1]: found(0.02, 0.03)})
+    assert [verdict_text(each) for each in alone.values()] == [
+        "no difference shown",
+        "no difference shown (p = 0.03 uncorrected)",
+    ]

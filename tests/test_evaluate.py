@@ -12,6 +12,7 @@ from PIL import Image
 
 import sslshift
 from sslshift.data import open_source
+from sslshift.transfer.inference import holm
 from sslshift.transfer.matrix import by_kind, find_encoders
 
 # One device, as most users have.
@@ -126,6 +127,14 @@ def test_any_run_on_any_folder(study, parts, tmp_path):
     assert "50" in next(line for line in done.stdout.splitlines() if line.startswith("- parts: few_shot_50"))
     compared = table(out / "comparisons.csv")
     assert {row["verdict"] for row in compared} <= {"better", "worse", "no difference shown"}
+    # Verdicts are those after the correction for all comparisons of all evaluations.
+    p_values = [float(row["p"]) for row in compared]
+    assert [float(row["adjusted_p"]) for row in compared] == pytest.approx(holm(p_values).tolist())
+    assert all((row["verdict"] == "no difference shown") == (float(row["adjusted_p"]) >= 0.05) for row in compared)
+    assert f"- Verdicts are corrected for all {len(compared)} comparisons (Holm)." in done.stdout
+    pair = next(line for line in done.stdout.splitlines() if line.startswith("- parts: bundled:mnist N=40 against raw pixels"))
+    for evaluation in ("the linear probe", "kNN", "1-shot probes", "5-shot probes", "10-shot probes"):
+        assert f"by {evaluation} " in pair
     assert ("bundled:mnist N=40", "raw pixels") in {(row["encoder"], row["against"]) for row in compared}
     # Once more: everything is there, and the same.
     files = {name: (out / name).read_bytes() for name in ("scores.csv", "comparisons.csv", "table.md")}

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
 from sslshift.reporting.numbers import points
-from sslshift.transfer.inference import POWER, Contrast, Estimate, PlannedTable, holm
+from sslshift.transfer.inference import POWER, Comparison, Contrast, Estimate, PlannedTable, holm
 from sslshift.transfer.paired import LEVEL
 
 # Families of tests, with the words for a number above 0, below 0, and neither.
@@ -23,6 +23,7 @@ CHANGE = "change of the trend with the shift"
 PAIR = "pair of sources"
 PIXELS = "difference from raw pixels"
 CLASS = "gain within a class"
+ENCODERS = "pair of encoders"
 
 # Evaluation of the primary hypothesis, of curvatures and of exploratory tests; every study has it.
 MAIN_EVALUATION = "linear"
@@ -134,6 +135,20 @@ def corrected(
             allowed = (1 - level) * weights[name] / total if name in counted else math.nan
             claims[name] = _claim(name, tests[name], estimates[name], p_values[name], p_value, allowed, exploratory)
     return {name: claims[name] for name in tests}
+
+
+def corrected_differences(found: Mapping[Hypothesis, Comparison]) -> dict[Hypothesis, Claim]:
+    """Returns differences of finished encoders with verdicts that are corrected for all of them.
+
+    Nothing is declared before these encoders are compared, so that all differences have the same weight.
+    """
+    adjusted = holm([each.interval_p for each in found.values()])
+    claims = {}
+    for (name, each), p_value in zip(found.items(), adjusted.tolist(), strict=True):
+        verdict = (BETTER if each.difference > 0 else WORSE) if p_value < 1 - LEVEL else NOTHING
+        numbers = each.difference, each.low, each.high, each.interval_p, p_value, math.nan
+        claims[name] = Claim(name, *numbers, verdict, exploratory=False)
+    return claims
 
 
 def is_exploratory(name: Hypothesis, primary: Hypothesis | None, main_task: str) -> bool:

@@ -17,6 +17,7 @@ from sslshift.models import ENCODER, PretrainedEncoder
 from sslshift.models.opening import how_it_was_read
 from sslshift.reporting import csv_text
 from sslshift.storage import Store, write
+from sslshift.transfer.claims import ENCODERS, Claim, Hypothesis, corrected_differences, verdict_text
 from sslshift.transfer.declaration import TaskDeclaration, open_task, parse_tasks
 from sslshift.transfer.features import NetworkEncoder, pixel_encoder
 from sslshift.transfer.inference import Comparison, Interval
@@ -32,7 +33,7 @@ from sslshift.transfer.matrix import (
     untrained,
 )
 from sslshift.transfer.metrics import METRICS
-from sslshift.transfer.protocol import DEFAULT, Evaluation, evaluation_title, parse_evaluations
+from sslshift.transfer.protocol import DEFAULT, Evaluation, evaluation_phrase, evaluation_title, parse_evaluations
 from sslshift.transfer.scores import EvaluatedEncoder, evaluate_stored
 from sslshift.transfer.tasks import Task
 
@@ -125,23 +126,49 @@ class MatrixReport:
         notes = [f"{task}: {note}" for encoder in everyone for task, scores in encoder.scores.items() for note in scores.notes]
         return list(dict.fromkeys(notes))
 
+    @functools.cached_property
+    def _claims(self) -> dict[Hypothesis, Claim]:
+        """The differences, with verdicts that are corrected for all of them."""
+        return corrected_differences(
+            {
+                Hypothesis(task, (a, b), ENCODERS, "", evaluation): found
+                for (a, b, task, evaluation), found in self._comparisons.items()
+            }
+        )
+
     @property
     def sentences(self) -> list[str]:
-        """The comparisons by the linear probe, or else by the first evaluation; `comparisons.csv` has all evaluations."""
-        evaluations = [evaluation for _, _, _, evaluation in self._comparisons]
-        shown = "linear" if "linear" in evaluations else next(iter(evaluations), "")
-        return [
-            f"{task}, {evaluation_title(evaluation)}: {a} against {b}: {_difference(found, single=len(self.kinds[a]) == 1)}"
-            for (a, b, task, evaluation), found in self._comparisons.items()
-            if evaluation == shown
-        ]
+        """The comparisons by every evaluation; it says where their verdicts differ."""
+        pairs: dict[tuple[str, tuple[str, str]], list[Claim]] = {}
+        for name, claim in self._claims.items():
+            pairs.setdefault((name.task, name.learner), []).append(claim)
+        lines = []
+        for (task, (a, b)), claims in pairs.items():
+            disagree = ", where evaluations disagree" if len({each.verdict for each in claims}) > 1 else ""
+            parts = [f"by {evaluation_phrase(each.hypothesis.evaluation)} {self._difference(each)}" for each in claims]
+            # An interval over test images does not cover other training seeds.
+            alone = " (for these networks only; other seeds may differ)" if len(self.kinds[a]) == 1 else ""
+            lines.append(f"{task}: {a} against {b}{disagree}: {'; '.join(parts)}{alone}")
+        count = len(self._claims)
+        return [*lines, f"Verdicts are corrected for all {count:,} comparisons (Holm)."] if count > 1 else lines
+
+    def _difference(self, claim: Claim) -> str:
+        task, (a, b), _, _, evaluation = claim.hypothesis
+        mcnemar = self._comparisons[a, b, task, evaluation].p_value
+        test = "" if math.isnan(mcnemar) else f", McNemar p = {mcnemar:.2g}"
+        ends = f"[{100 * claim.low:+.1f}, {100 * claim.high:+.1f}]"
+        return f"{100 * claim.value:+.1f} points {ends}{test}: {verdict_text(claim)}"
 
     def write(self, out: Path) -> list[Path]:
         """Writes `scores.csv`, `comparisons.csv` and `table.md`; returns their paths."""
         metrics = {task.name: task.metric for task in self.tasks}
         scores = [(*key, metrics[key[1]], *found) for key, found in self._scores.items()]
-        differences = [(*key, *found) for key, found in self._comparisons.items()]
+        differences = [
+            (*key, *found[:4], claim.verdict, claim.p_value, claim.adjusted)
+            for (key, found), claim in zip(self._comparisons.items(), self._claims.values(), strict=True)
+        ]
         head = ("encoder", "against", "task", "evaluation", "difference", "low", "high", "mcnemar_p", "verdict")
+        head += ("p", "adjusted_p")
         table = [self.head, ["---"] * len(self.head), *self.lines]
         contents = {
             "scores.csv": csv_text(("encoder", "task", "evaluation", "metric", "value", "low", "high"), scores),
@@ -295,11 +322,3 @@ def _scores_text(encoder: EvaluatedEncoder) -> str:
 
 def _percent(found: Interval | None) -> str:
     return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found else ""
-
-
-def _difference(found: Comparison, *, single: bool) -> str:
-    points = f"{100 * found.difference:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-    test = "" if math.isnan(found.p_value) else f", McNemar p = {found.p_value:.2g}"
-    # An interval over test images does not cover other training seeds.
-    alone = " (for these networks only; other seeds may differ)" if single else ""
-    return f"{points}{test}: {found.verdict}{alone}"

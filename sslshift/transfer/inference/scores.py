@@ -35,6 +35,7 @@ class Comparison(NamedTuple):
       p_value: p-value of McNemar's exact test if both sides are a single run, the metric is accuracy and images are
         independent, otherwise nan. An interval excludes 0 only if this test rejects as well.
       verdict: `better` or `worse` (of a) if the interval excludes 0, otherwise `no difference shown`.
+      interval_p: p-value that belongs to the interval, or McNemar's if that is larger; it can be corrected for many tests.
     """
 
     difference: float
@@ -42,6 +43,7 @@ class Comparison(NamedTuple):
     high: float
     p_value: float
     verdict: str
+    interval_p: float
 
 
 def bootstrap_interval(
@@ -190,7 +192,9 @@ def compare(
         if p_value > 1 - level:
             low = min(low, 0.0)
             high = max(high, 0.0)
-    return Comparison(found.value, low, high, p_value, _verdict(low, high))
+    # `fmax` ignores a McNemar's test that was not possible.
+    interval_p = float(np.fmax(found.p_value, p_value))
+    return Comparison(found.value, low, high, p_value, _verdict(low, high), interval_p)
 
 
 def _mean_difference(a: Bootstrapped, b: Bootstrapped) -> tuple[float, np.ndarray]:
