@@ -10,7 +10,7 @@ from sslshift.study.analysis import Analysis
 from sslshift.study.evaluate import UNTRAINED
 from sslshift.study.learner_analysis import RAW_PIXELS, Kind
 from sslshift.study.opened import open_study
-from sslshift.study.report.sentences import answer
+from sslshift.study.report.decision import decision
 from sslshift.study.results import keep_plan, plan_deviations
 from sslshift.transfer.claims import CHANGE, GAIN, REFERENCE, TREND, Hypothesis
 from sslshift.transfer.inference import compare, holm, runs_interval
@@ -180,6 +180,6 @@ def test_seeds_that_are_added_to_a_folder_without_a_plan_are_said(opened, tmp_pa
 def test_after_a_deviation_every_verdict_is_exploratory(results):
     changed = dataclasses.replace(results, deviations=("The number of seeds was raised",))
     assert all(each.exploratory for each in Analysis(changed).claims.values())
-    assert answer(Analysis(changed))[0] == (
+    assert decision(Analysis(changed))[0] == (
         "The number of seeds was raised: false findings are more frequent than stated, and all verdicts are exploratory."
     )

@@ -6,10 +6,11 @@ import pytest
 from report_builders import FAR, LEARNER, MIDDLE, NEAR, STUDY, planned, results_of, truth
 
 from sslshift.study.analysis import Analysis
-from sslshift.study.leaks import SourceLeaks
+from sslshift.study.leaks import LeakedPair, SourceLeaks
 from sslshift.study.learner_analysis import Kind
 from sslshift.study.opened import open_study
 from sslshift.study.report.decision import decision
+from sslshift.study.report.page import leak_sections
 from sslshift.study.report.sentences import findings
 from sslshift.study.report.tables import all_tables, class_table, main_table, money_table
 from sslshift.transfer.claims import GAIN
@@ -92,6 +93,16 @@ def test_leaks_stand_beside_the_answer(opened):
     # A mixture has the leaks of its sources.
     assert verdicts["staged"].endswith("; 12 test images are in it or resemble its images")
     assert "resemble" not in verdicts[MIDDLE]
+
+
+def test_leaks_are_shown_in_pairs_with_their_paths(opened):
+    pairs = tuple(LeakedPair(k, k, 0.0, "same pixels", f"photos/{k}.png", f"test/{k}.jpg") for k in range(15))
+    leaks = {NEAR: SourceLeaks(count=15, equal=15, same=15, pairs=pairs)}
+    (section,) = leak_sections(Analysis(dataclasses.replace(results_of(opened), leaks=leaks)))
+    assert [each.caption for each in section.pairs] == [[f"photos/{k}.png", f"test/{k}.jpg"] for k in range(12)]
+    assert all(len(each.pictures) == 2 for each in section.pairs)
+    assert section.table.lines[-1] == ("photos/14.png", "test/14.jpg", "same pixels", "0")
+    assert section.table.title == "15 pairs with their paths"
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from sslshift.transfer.claims import (
     ways_text,
 )
 from sslshift.transfer.inference import POWER
+from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import evaluation_phrase
 
 # Largest number of names in a sentence, and of sentences on evaluations that disagree.
@@ -44,6 +45,8 @@ class _Effect(NamedTuple):
 def decision(analysis: Analysis) -> list[str]:
     """Returns the decision in one sentence, then leaks, evaluations that disagree, and money.
 
+    If a plan was changed after results were known, that comes first.
+
     With several methods or encoders, the sentences are about the first, and give the number of those with the same decision.
     """
     if not analysis.runs:
@@ -55,7 +58,11 @@ def decision(analysis: Analysis) -> list[str]:
         same = sum(other == verdict for _, other in made.values())
         about = f"{' on '.join(learner.learner)}; the same holds for {same} of {len(made)} methods and encoders"
         text = f"{text.removesuffix('.')} ({about})."
-    return [text, *rest, *_leaks(analysis), *_disagreements(learner), *_money(learner)]
+    changed = [
+        f"{deviation}: false findings are more frequent than stated, and all verdicts are exploratory."
+        for deviation in analysis.results.deviations
+    ]
+    return [*changed, text, *rest, *_leaks(analysis), *_disagreements(learner), *_money(learner)]
 
 
 def _decided(learner: LearnerAnalysis) -> tuple[list[str], str]:
@@ -68,6 +75,7 @@ def _decided(learner: LearnerAnalysis) -> tuple[list[str], str]:
     good = [source for source in helps if source not in hurts]
     bad = [source for source in hurts if source not in helps]
     undecided = [source for source in sources if source not in helps and source not in hurts]
+    metric = METRICS[analysis.opened.task.metric].text
     parts = []
     if good:
         # The best by the linear probe comes first, as in the next sentences.
@@ -75,7 +83,7 @@ def _decided(learner: LearnerAnalysis) -> tuple[list[str], str]:
         effect = helps[first]
         which = f"the mixture {first}" if first in analysis.mixtures else first
         parts.append(
-            f"Collect {which}: pretraining on {analysis.unique_read(effect.kind):,} of its images raises the accuracy by "
+            f"Collect {which}: pretraining on {analysis.unique_read(effect.kind):,} of its images raises the {metric} by "
             f"{_points(effect.claim)} over the {analysis.baseline} ({_by(effect)})"
         )
         others = [source for source in good if source != first]
@@ -92,7 +100,7 @@ def _decided(learner: LearnerAnalysis) -> tuple[list[str], str]:
     sentences = [f"{'; '.join(parts)}." if parts else f"{_nothing_shown(learner)}."]
     if parts and undecided:
         are = "is" if len(undecided) == 1 else "are"
-        sentences.append(f"{_some(undecided)} {are} shown neither to help nor to hurt ({_price(learner)}).")
+        sentences.append(f"{_some(undecided)} {are} shown neither to help nor to hurt ({_price(learner, undecided)}).")
     return sentences, f"{sorted(good)} {sorted(bad)} {sorted(mixed)}"
 
 
@@ -117,15 +125,16 @@ def _nothing_shown(learner: LearnerAnalysis) -> str:
         return f"With one seed, nothing can be decided; with variances as in quickstart, {ways}"
     count = len(learner.levels)
     what = "the source is shown neither to help nor" if count == 1 else f"none of the {count} sources is shown to help or"
-    return f"Nothing can be decided yet: {what} to hurt ({_price(learner)})"
+    return f"Nothing can be decided yet: {what} to hurt ({_price(learner, list(learner.levels))})"
 
 
-def _price(learner: LearnerAnalysis) -> str:
-    """Returns what the study shows, and what the wanted difference takes."""
+def _price(learner: LearnerAnalysis, sources: list[str]) -> str:
+    """Returns what the study shows of these sources, and what the wanted difference takes."""
     table = learner.measured_table
     if table is None:
         return "it has one seed"
-    smallest = [claim.smallest for claim in learner.gains.values() if claim and not math.isnan(claim.smallest)]
+    gains = [claim for kind, claim in learner.gains.items() if kind.source in sources and claim]
+    smallest = [claim.smallest for claim in gains if not math.isnan(claim.smallest)]
     shows = f"{size(max(smallest))} would be, with {POWER:.0%} probability; " if smallest else ""
     return f"{shows}{ways_text(table, learner.analysis.opened.design.wanted_difference)}"
 
@@ -144,7 +153,7 @@ def _disagreements(learner: LearnerAnalysis) -> list[str]:
     nearest = learner.nearest_ladder
     if nearest is not None:
         claims = learner.task.claims_by_evaluation(learner.learner, TREND, nearest)
-        words = {RISES: "raises the accuracy by", FALLS: "lowers it by"}
+        words = {RISES: "raises the score by", FALLS: "lowers the score by"}
         about = f"each factor of ten in diversity of {nearest}"
         sentences += filter(None, [_by_each(claims, about, words, "no trend")])
     more = len(sentences) - _FEW

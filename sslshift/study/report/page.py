@@ -80,7 +80,7 @@ def page(
         findings=findings(analysis),
         tables={table.name: table for table in all_tables(analysis)},
         samples=[_sample(opened, uri) for uri in opened.sources],
-        leaks=_leaks(analysis),
+        leaks=leak_sections(analysis),
         notes=notes(analysis),
         files=files,
         timing=timing,
@@ -120,7 +120,7 @@ def _sample(opened: Opened, uri: str) -> Strip:
     return Strip([_picture(image) for image in images], text + (f"; {source.name}" if source.name != uri else ""))
 
 
-def _leaks(analysis: Analysis) -> list[LeakSection]:
+def leak_sections(analysis: Analysis) -> list[LeakSection]:
     """Returns a section for each source that contains or resembles test images."""
     opened = analysis.opened
     test, indices = opened.task.test

@@ -63,11 +63,7 @@ def answer(analysis: Analysis) -> list[str]:
             about = f"{' on '.join(named[0])}; this verdict holds for {same} of {len(named)} methods and encoders"
             text = f"{text.removesuffix('.')} ({about})."
         sentences.append(text)
-    changed = [
-        f"{deviation}: false findings are more frequent than stated, and all verdicts are exploratory."
-        for deviation in analysis.results.deviations
-    ]
-    return [*changed, f"Primary question: {sentences[0][0].lower()}{sentences[0][1:]}", *sentences[1:]]
+    return [f"Primary question: {sentences[0][0].lower()}{sentences[0][1:]}", *sentences[1:]]
 
 
 def findings(analysis: Analysis) -> list[str]:
