@@ -182,19 +182,17 @@ def compare(
     components = variance_components(sides)
     found = estimate(difference, over_images, components, units, level=level, grouped=groups is not None)
     found = widened_difference(found, over_images, metric.effective_images(labels, groups), level=level)
-    low = found.low
-    high = found.high
+    difference, low, high, interval_p = found
     p_value = float("nan")
     # McNemar's test covers only independent test images; for several seeds, it would ignore the variance between seeds.
     if metric.name == "accuracy" and groups is None and all(side.values.size == 1 for side in sides):
         p_value = mcnemar(*(np.ravel(side[0]) == labels for side in (a, b)))
+        interval_p = max(interval_p, p_value)
         # A verdict must not contradict the exact test beside it.
         if p_value > 1 - level:
             low = min(low, 0.0)
             high = max(high, 0.0)
-    # `fmax` ignores a McNemar's test that was not possible.
-    interval_p = float(np.fmax(found.p_value, p_value))
-    return Comparison(found.value, low, high, p_value, _verdict(low, high), interval_p)
+    return Comparison(difference, low, high, p_value, _verdict(low, high), interval_p)
 
 
 def _mean_difference(a: Bootstrapped, b: Bootstrapped) -> tuple[float, np.ndarray]:
