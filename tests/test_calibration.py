@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from sslshift.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
+from sslshift.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted, destroyed
 from sslshift.shift import ShiftIndex
 from sslshift.study import calibration, cli
 from sslshift.study.calibration import Agreement, agreement, steps
@@ -58,6 +58,31 @@ def test_unknown_corruptions_are_refused(images):
 def index_of(*draws, floor=0.0):
     values = np.array(draws)
     return ShiftIndex(values.mean(), values.mean() - 0.1, values.mean() + 0.1, 0, floor, 1, 50, len(draws), draws)
+
+
+def test_destroyed_images_keep_what_they_say_and_lose_their_places(random):
+    """On images with a gradient, whose neighbouring pixels are alike before and not afterwards."""
+    ramp = np.linspace(0, 255, 16).astype(np.uint8)
+    images = np.stack([np.broadcast_to(ramp, (16, 16)), np.full((16, 16), 77, np.uint8)] * 3, axis=0)[..., None].repeat(
+        3, axis=-1
+    )
+    found = destroyed(images, key=jax.random.key(0))
+    assert list(found) == ["noise", "pixels", "blocks_2", "blocks_4", "phases"]
+    for name, each in found.items():
+        assert (each.shape, each.dtype) == (images.shape, np.uint8)
+        if name in ("pixels", "blocks_2", "blocks_4"):
+            np.testing.assert_array_equal(np.sort(each.reshape(6, -1)), np.sort(images.reshape(6, -1)))
+            assert (each != images).any()
+        assert np.isin(each, images).all() or name == "phases"
+    # Within a block of four pixels the gradient is whole.
+    rows = found["blocks_4"][0, :, :, 0].reshape(16, 4, 4).astype(int)
+    np.testing.assert_array_equal(np.diff(rows, axis=-1), np.diff(np.sort(rows, axis=-1), axis=-1))
+    # Amplitudes are kept up to rounding and what lies outside of 0 to 255.
+    noisy = random.integers(100, 156, (2, 16, 16, 1)).astype(np.uint8)
+    turned = destroyed(noisy, key=jax.random.key(1))["phases"]
+    before, after = (np.abs(np.fft.fft2(each, axes=(1, 2))) for each in (noisy, turned))
+    np.testing.assert_allclose(after, before, atol=20)
+    assert np.corrcoef(noisy.ravel(), turned.ravel())[0, 1] < 0.3
 
 
 def test_agreement_counts_and_adds_up():

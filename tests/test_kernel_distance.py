@@ -9,6 +9,7 @@ import pytest
 
 from sslshift.shift import DISTANCES, ShiftScale, kernel_distance
 from sslshift.shift.distances.kernel import KernelBlocks, kernel_distance_estimate, kernel_distances_of_parts
+from sslshift.shift.index import FAR_ENDS
 
 KEY = jax.random.key(0)
 OTHER_KEY = jax.random.key(1)
@@ -140,10 +141,13 @@ def test_distances_of_parts_are_those_of_one_after_the_other_over_many_tiles(off
     np.testing.assert_allclose(kernel_distances_of_parts(x, y, parts_x, parts_y), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("far_end", FAR_ENDS)
 @pytest.mark.parametrize("name", ["kernel", "kernel_root"])
-def test_an_index_by_parts_is_the_index_by_single_distances(name, random, monkeypatch):
+def test_an_index_by_parts_is_the_index_by_single_distances(name, far_end, random, monkeypatch):
     monkeypatch.setitem(DISTANCES, "singly", DISTANCES[name]._replace(of_parts=None))
     sides = [random.normal(size=(count, 6)) + shift for count, shift in ((90, 0.0), (70, 3.0), (50, 0.5))]
-    by_parts, one_by_one = (ShiftScale(*sides[:2], KEY, distance).index(sides[2]) for distance in (name, "singly"))
+    by_parts, one_by_one = (
+        ShiftScale(*sides[:2], KEY, distance, far_end=far_end).index(sides[2]) for distance in (name, "singly")
+    )
     np.testing.assert_allclose(by_parts.draws, one_by_one.draws, rtol=1e-9)
     np.testing.assert_allclose(by_parts[:6], one_by_one[:6], rtol=1e-9)

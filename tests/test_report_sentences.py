@@ -51,7 +51,7 @@ def test_the_answer_is_three_sentences_the_primary_one_first(analysis):
 
 def test_the_primary_question_is_the_declared_one(opened):
     for primary, beginning in (
-        ("shift", "Primary question: from data like that of the task to noise"),
+        ("shift", "Primary question: from data like that of the task to complete separation from "),
         ("source", f"Primary question: pretraining on the nearest source, {NEAR} with 320 unique images, changes the "),
         ("mixture", "Primary question: the linear-probe accuracy after staged with 320 unique images differs from that after "),
     ):

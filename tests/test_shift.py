@@ -10,6 +10,7 @@ from sslshift.data.noise import NoiseSource
 from sslshift.data.permutation import permute
 from sslshift.data.sources import ArraySource
 from sslshift.shift import ShiftScale, noise_like, shift_index
+from sslshift.shift.index import FAR_ENDS, NOISE
 from sslshift.transfer.features import pixel_encoder
 
 KEY = jax.random.key(0)
@@ -20,8 +21,8 @@ KEY = jax.random.key(0)
     [
         (lambda: shift_index(np.ones((50, 3)), np.ones((13, 3)), key=KEY), "at least 20 images.*13 of the target"),
         (
-            lambda: shift_index(np.ones((20, 3)), np.ones((20, 3)), key=KEY, noise=np.ones((20, 3))),
-            "indistinguishable from noise.*all alike",
+            lambda: shift_index(np.ones((20, 3)), np.ones((20, 3)), key=KEY, noise=np.ones((20, 3)), far_end=NOISE),
+            "indistinguishable from unstructured noise.*all alike",
         ),
     ],
 )
@@ -46,9 +47,9 @@ def fashion():
 
 def test_index_is_0_for_the_target_1_for_noise_and_between_for_digits(fashion):
     target, noise = fashion
-    same = shift_index(features_of("bundled:fashion_mnist", 1000), target, key=KEY, noise=noise)
-    digits = shift_index(features_of("bundled:mnist", 1000), target, key=KEY, noise=noise)
-    itself = shift_index(noise, target, key=KEY, noise=noise)
+    same = shift_index(features_of("bundled:fashion_mnist", 1000), target, key=KEY, noise=noise, far_end=NOISE)
+    digits = shift_index(features_of("bundled:mnist", 1000), target, key=KEY, noise=noise, far_end=NOISE)
+    itself = shift_index(noise, target, key=KEY, noise=noise, far_end=NOISE)
     assert same.low < 0 < same.high
     assert abs(same.value) < 0.05
     assert itself.value == pytest.approx(1, abs=0.01)
@@ -57,8 +58,9 @@ def test_index_is_0_for_the_target_1_for_noise_and_between_for_digits(fashion):
     assert digits.sample_size == 500
 
 
-def test_index_grows_as_a_source_is_blended_away_from_the_target(fashion):
-    scale = ShiftScale(*fashion, KEY, repeats=8)
+@pytest.mark.parametrize("far_end", FAR_ENDS)
+def test_index_grows_as_a_source_is_blended_away_from_the_target(fashion, far_end):
+    scale = ShiftScale(*fashion, KEY, repeats=8, far_end=far_end)
     near = features_of("bundled:fashion_mnist", 1000)
     far = features_of("bundled:mnist", 1000)
     values = []
@@ -71,8 +73,8 @@ def test_index_grows_as_a_source_is_blended_away_from_the_target(fashion):
 def test_index_is_the_same_for_the_same_key_and_has_a_default_noise(random):
     target = random.normal(size=(400, 6)) @ random.normal(size=(6, 6))
     source = target[:150] + 0.5
-    first = shift_index(source, target, key=KEY)
-    assert first == shift_index(source, target, key=KEY)
+    first = shift_index(source, target, key=KEY, far_end=NOISE)
+    assert first == shift_index(source, target, key=KEY, far_end=NOISE)
     assert first.value > 0
 
 

@@ -1,5 +1,6 @@
 """The scale behind the shift index: its draws, the coverage of its interval, and what it refuses."""
 
+import functools
 import json
 
 import jax
@@ -20,11 +21,16 @@ from sslshift.shift import (
 )
 from sslshift.shift.distances import INDEX_DISTANCES
 from sslshift.shift.distances.visual_dna import Ranges
+from sslshift.shift.index import NOISE
 from sslshift.shift.mixtures import blend
 from sslshift.simulation.features import WORLDS, index_coverage, true_indices
 
 KEY = jax.random.key(3)
 SCALES = np.array([1.0, 2.0, 0.5, 1.5, 1.0, 1.0])
+
+
+# The definition by noise; that of separation, the default, has tests of its own below.
+to_noise = functools.partial(ShiftScale, far_end=NOISE)
 
 
 def drawn(random, count, shift=0.0):
@@ -45,7 +51,7 @@ def test_an_index_is_the_definition_over_halves(random):
 
     target = drawn(random, 44)
     far = noise(random, 60)
-    index = ShiftScale(target, far, KEY, distance, repeats=4).index(drawn(random, 50, 1.0))
+    index = to_noise(target, far, KEY, distance, repeats=4).index(drawn(random, 50, 1.0))
     assert index.sample_size == 22
     assert index.repeats == len(index.draws) == 4
     floors, ceilings, of_noise, sources, of_source = (
@@ -85,7 +91,7 @@ def test_the_index_of_a_squared_distance_is_the_root_of_the_ratio(random):
     """The interval too: both ends are roots of those of the ratio, so that either index covers the truth as often."""
     sides = drawn(random, 120), noise(random, 120)
     source = drawn(random, 120, 0.4)
-    squared, root = (ShiftScale(*sides, KEY, name).index(source) for name in ("kernel", "kernel_root"))
+    squared, root = (to_noise(*sides, KEY, name).index(source) for name in ("kernel", "kernel_root"))
     expected = np.sign(squared[:6]) * np.sqrt(np.abs(squared[:6]))
     np.testing.assert_allclose(root[:6], expected, rtol=1e-12)
 
@@ -93,12 +99,12 @@ def test_the_index_of_a_squared_distance_is_the_root_of_the_ratio(random):
 @pytest.mark.parametrize("name", [name for name in DISTANCES if name not in INDEX_DISTANCES])
 def test_a_distance_without_an_index_says_which_ones_have_one(random, name):
     with pytest.raises(ValueError, match=f"There is no shift index by {name}: .* Use one of kernel, kernel_root, "):
-        ShiftScale(drawn(random, 60), noise(random, 60), KEY, name)
+        to_noise(drawn(random, 60), noise(random, 60), KEY, name)
 
 
 @pytest.mark.parametrize("name", INDEX_DISTANCES)
 def test_every_distance_gives_0_for_the_same_1_for_noise_and_more_for_farther(random, name):
-    scale = ShiftScale(drawn(random, 240), noise(random, 240), KEY, name, repeats=8)
+    scale = to_noise(drawn(random, 240), noise(random, 240), KEY, name, repeats=8)
     same, near, far, itself = (
         scale.index(each) for each in (drawn(random, 240), drawn(random, 240, 0.5), drawn(random, 240, 2.0), noise(random, 240))
     )
@@ -137,7 +143,7 @@ def test_the_interval_covers_what_many_other_samples_say(random, name):
     """Over 40 samples of the same distributions, at least 85% of the 95% intervals hold the mean of all."""
     found = []
     for number in range(40):
-        scale = ShiftScale(drawn(random, 200), noise(random, 200), jax.random.key(number), name, repeats=10)
+        scale = to_noise(drawn(random, 200), noise(random, 200), jax.random.key(number), name, repeats=10)
         found.append(scale.index(drawn(random, 200, 1.0)))
     truth = np.mean([each.value for each in found])
     assert sum(each.low <= truth <= each.high for each in found) >= 34
@@ -151,19 +157,19 @@ def test_the_same_pair_at_500_and_at_5000_images_agrees(random):
     far = noise(random, 5000)
     source = drawn(random, 5000, 0.7)
     for name in ("kernel", "rbf_mmd"):
-        few, many = (ShiftScale(target[:n], far[:n], KEY, name, repeats=6).index(source[:n]) for n in (500, 5000))
+        few, many = (to_noise(target[:n], far[:n], KEY, name, repeats=6).index(source[:n]) for n in (500, 5000))
         assert abs(few.value - many.value) <= np.hypot(few.high - few.value, many.high - many.value)
         assert many.high - many.low < few.high - few.low
 
 
 def test_sources_of_other_sizes_are_measured_at_their_own(random):
-    scale = ShiftScale(drawn(random, 300), noise(random, 300), KEY, repeats=4)
+    scale = to_noise(drawn(random, 300), noise(random, 300), KEY, repeats=4)
     few = scale.index(drawn(random, 80, 1.0))
     many = scale.index(drawn(random, 1000, 1.0))
     assert (few.sample_size, many.sample_size) == (40, 150)
     assert scale.index(drawn(random, 1000, 1.0), sample_size=40).floor == few.floor
     plenty = np.tile(drawn(random, 300), (20, 1))
-    assert ShiftScale(plenty, plenty + 9, KEY, "rbf_mmd", repeats=4).index(plenty + 1).sample_size == 2500
+    assert to_noise(plenty, plenty + 9, KEY, "rbf_mmd", repeats=4).index(plenty + 1).sample_size == 2500
     with pytest.raises(ValueError, match="one ShiftScale at one sample_size"):
         index_difference(few, many)
 
@@ -172,16 +178,16 @@ def test_features_on_eight_devices_have_the_index_of_those_on_one(random):
     target, far, source = (each.astype(np.float32) for each in (drawn(random, 96), noise(random, 96), drawn(random, 96, 1.0)))
     split = jax.sharding.NamedSharding(jax.make_mesh((8,), ("data",)), jax.sharding.PartitionSpec("data"))
     there = [jax.device_put(each, split) for each in (target, far, source)]
-    expected = ShiftScale(target, far, KEY, repeats=4).index(source)
-    assert ShiftScale(*there[:2], KEY, repeats=4).index(there[2]) == expected
-    assert ShiftScale(target.tolist(), far.tolist(), KEY, repeats=4).index(source.tolist()) == expected
+    expected = to_noise(target, far, KEY, repeats=4).index(source)
+    assert to_noise(*there[:2], KEY, repeats=4).index(there[2]) == expected
+    assert to_noise(target.tolist(), far.tolist(), KEY, repeats=4).index(source.tolist()) == expected
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.int32])
 def test_default_noise_does_not_depend_on_how_features_are_held(random, dtype):
     # Beyond the squares that float16 holds, and in more images than bfloat16 can count.
     target, source = (np.asarray(drawn(random, 600, shift) @ np.triu(np.ones((6, 6))) * 900, dtype) for shift in (0.0, 2.0))
-    settings = {"key": KEY, "distance": "sliced_wasserstein", "repeats": 4}
+    settings = {"key": KEY, "distance": "sliced_wasserstein", "repeats": 4, "far_end": NOISE}
     expected = shift_index(source.astype(np.float64), target.astype(np.float64), **settings)
     assert shift_index(source, target, **settings) == expected
 
@@ -190,33 +196,33 @@ def test_draws_depend_on_the_key_alone(random):
     target = drawn(random, 100)
     far = noise(random, 100)
     source = drawn(random, 100)
-    again = [ShiftScale(target, far, jax.random.key(seed), repeats=4).index(source) for seed in (0, 0, 1)]
+    again = [to_noise(target, far, jax.random.key(seed), repeats=4).index(source) for seed in (0, 0, 1)]
     assert again[0] == again[1] != again[2]
 
 
 def test_a_source_of_one_image_is_far_and_a_constant_target_has_no_scale(random):
     target = drawn(random, 100)
     far = noise(random, 100)
-    assert ShiftScale(target, far, KEY).index(np.tile(target[:1] + 1, (100, 1))).low > 0
+    assert to_noise(target, far, KEY).index(np.tile(target[:1] + 1, (100, 1))).low > 0
     alike = np.tile(target[:1], (100, 1))
     with pytest.raises(ValueError, match="all alike"):
-        ShiftScale(alike, alike, KEY).index(target)
+        to_noise(alike, alike, KEY).index(target)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: ShiftScale(x, x[:, :3], KEY), "6 and 3 dimensions"),
-        (lambda x: ShiftScale(x * np.nan, x, KEY), "finite features"),
-        (lambda x: ShiftScale(x, x, KEY, "fid"), "as the name of a distance, got 'fid'"),
-        (lambda x: ShiftScale(x, x, KEY, repeats=5), "even number of draws"),
-        (lambda x: ShiftScale(x, x + 9, KEY).index(x[:, :3]), "3 and 6 dimensions"),
-        (lambda x: ShiftScale(x, x + 9, KEY).index(x * np.inf), "finite features"),
+        (lambda x: to_noise(x, x[:, :3], KEY), "6 and 3 dimensions"),
+        (lambda x: to_noise(x * np.nan, x, KEY), "finite features"),
+        (lambda x: to_noise(x, x, KEY, "fid"), "as the name of a distance, got 'fid'"),
+        (lambda x: to_noise(x, x, KEY, repeats=5), "even number of draws"),
+        (lambda x: to_noise(x, x + 9, KEY).index(x[:, :3]), "3 and 6 dimensions"),
+        (lambda x: to_noise(x, x + 9, KEY).index(x * np.inf), "finite features"),
         (
-            lambda x: ShiftScale(x, x + 9, KEY).index(x[:19]),
+            lambda x: to_noise(x, x + 9, KEY).index(x[:19]),
             "by kernel_root needs at least 20 images .* 19 of the source, 60 of the",
         ),
-        (lambda x: ShiftScale(x, x + 9, KEY).index(x, sample_size=40), "needs at least 80 images"),
+        (lambda x: to_noise(x, x + 9, KEY).index(x, sample_size=40), "needs at least 80 images"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_one_sentence(random, call, message):
@@ -239,7 +245,7 @@ def test_a_blend_has_its_components_in_exact_proportion():
 
 def test_the_index_of_a_blend_lies_between_its_components_and_rises_with_its_share(random):
     parts = {"near": drawn(random, 400), "far": drawn(random, 400, 2.0)}
-    scale = ShiftScale(drawn(random, 400), noise(random, 400), KEY, "sliced_wasserstein", repeats=8)
+    scale = to_noise(drawn(random, 400), noise(random, 400), KEY, "sliced_wasserstein", repeats=8)
     series = [scale.index(blend(parts, {"near": 1 - share, "far": share}), sample_size=200) for share in (0.0, 0.3, 0.6, 1.0)]
     assert np.all(np.diff([each.value for each in series]) > 0)
     assert index_difference(series[1], series[0]).shown

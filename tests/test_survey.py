@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sslshift.shift import ShiftIndex
-from sslshift.shift.index import FAR_END, FAR_FROM, NEAR_END, NEAR_UP_TO
+from sslshift.shift.index import FAR_ENDS, FAR_FROM, NEAR_END, NEAR_UP_TO, NOISE, SEPARATION
 from sslshift.shift.neighbourhoods import Coverage
 from sslshift.shift.survey.measure import Measured, RawDistance, Survey, measure
 from sslshift.shift.survey.sentences import _WAYS, ONE_ENCODER, SUPERFICIAL, answer, place, ranking, reading, source_sentence
@@ -55,7 +55,7 @@ def index(value, low, high):
     ],
 )
 def test_a_sentence_says_no_more_than_the_interval(values, text):
-    assert re.search(re.escape(text).replace(r"\.\*", ".*"), source_sentence("near", index(*values)))
+    assert re.search(re.escape(text).replace(r"\.\*", ".*"), source_sentence("near", index(*values), far_end=NOISE))
 
 
 # What the words of a sentence claim about the index; the first that occur count.
@@ -76,7 +76,7 @@ CLAIMS = {
 def test_every_sentence_is_true_of_the_whole_interval(value, below, above):
     low = value - below
     high = value + above
-    said = source_sentence("near", index(value, low, high))
+    said = source_sentence("near", index(value, low, high), far_end=NOISE)
     claim = next(claim for words, claim in CLAIMS.items() if words in said)
     ends = [float(number) for number in re.findall(r"-?\d\.\d+", said)]
     assert all(claim(each, ends) for each in np.linspace(low, high, 7)), said
@@ -121,7 +121,7 @@ def test_the_answer_is_one_sentence_that_follows_from_intervals_and_thresholds()
     )
     assert answered({"a": (-0.1, 0.1)}) == "a is near."
     _, scale = answer(found({"a": (-0.1, 0.1)}, {"a": 1.0}))
-    assert scale.startswith(f"The index is 0 for {NEAR_END} and 1 for {FAR_END}.")
+    assert scale.startswith(f"The index is 0 for {NEAR_END} and 1 for {FAR_ENDS[SEPARATION]}.")
     assert f"below {NEAR_UP_TO:g}, far if it lies above {FAR_FROM:g}" in scale
 
 

@@ -4,6 +4,7 @@ python -m tools.bench                       # everything
 python -m tools.bench --what=convolution    # the kernel gradient of sslshift/models/convolution.py
 python -m tools.bench --what=curation       # recall of planted leaks, and times of searches for near pairs
 python -m tools.bench --what=data           # reading and importing JPEG files, compared with Pillow and torch
+python -m tools.bench --what=far_ends       # definitions of the far end of the shift index, on several targets
 python -m tools.bench --what=pipeline       # samples per second of the pipeline and of the training step
 python -m tools.bench --what=scaling        # training over devices and processes of this machine, checkpoints, first step
 python -m tools.bench --what=shift          # time and memory of distances against the number of images
@@ -28,6 +29,7 @@ from sslshift.methods import METHODS
 from sslshift.models import ENCODERS
 
 from . import bench_convolution, bench_curation, bench_data, bench_knn, bench_pipeline, bench_probes, bench_shift
+from .bench_far_ends import measure_far_ends
 from .bench_peer import compare_with_peer
 from .bench_scaling import measure_scaling
 from .bench_startup import measure_startup
@@ -35,7 +37,19 @@ from .bench_statistics import WORLDS, measure_statistics
 from .bench_step import StepBenchmark
 
 FLAGS = flags.FLAGS
-BENCHMARKS = ["convolution", "curation", "data", "pipeline", "scaling", "shift", "startup", "statistics", "step", "transfer"]
+BENCHMARKS = [
+    "convolution",
+    "curation",
+    "data",
+    "far_ends",
+    "pipeline",
+    "scaling",
+    "shift",
+    "startup",
+    "statistics",
+    "step",
+    "transfer",
+]
 flags.DEFINE_enum("what", "all", ["all", *BENCHMARKS], "Benchmark.")
 flags.DEFINE_string("source", "bundled:fashion_mnist", "Source that the pipeline reads.")
 flags.DEFINE_enum("method", "simclr", ["all", *METHODS], "Method of the training step; all: every method.")
@@ -51,6 +65,7 @@ flags.DEFINE_enum("attention", "xla", ["xla", "cudnn"], "Implementation of our a
 flags.DEFINE_integer("repeats", 5, "Number of timings; the result is their median.", lower_bound=1)
 flags.DEFINE_integer("studies", 50, "Simulated studies of each world in --what=statistics.", lower_bound=2)
 flags.DEFINE_string("world", "all", f"World of --what=statistics: one of {WORLDS}.")
+flags.DEFINE_list("folders", [], "Folders of pictures in --what=far_ends: the target's, then sources from near to far.")
 flags.DEFINE_integer("workers", 1, "Processes of --what=statistics; they change no number.", lower_bound=1)
 
 
@@ -81,6 +96,7 @@ def main() -> None:
         "convolution": [lambda: bench_convolution.measure(show, seconds)],
         "curation": [lambda: bench_curation.measure(show, seconds)],
         "data": [lambda: bench_data.measure(show, seconds, FLAGS.images, FLAGS.repeats)],
+        "far_ends": [lambda: measure_far_ends(show, FLAGS.folders, "untrained")],
         "pipeline": [lambda: bench_pipeline.measure(show, seconds, **shared)],
         "shift": [lambda: bench_shift.measure(show, seconds, FLAGS.largest)],
         "step": [functools.partial(step.measure, name) for name in (METHODS if FLAGS.method == "all" else [FLAGS.method])],

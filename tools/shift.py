@@ -23,7 +23,7 @@ from sslshift.models.opening import HOW_TO_SAY
 from sslshift.reporting import say
 from sslshift.reporting.progress import LogLines, counting_images
 from sslshift.shift.distances import DISTANCES, INDEX_DISTANCES
-from sslshift.shift.index import DEFAULT_DISTANCE
+from sslshift.shift.index import DEFAULT_DISTANCE, FAR_ENDS, SEPARATION
 from sslshift.shift.survey import SurveySettings, run_survey
 from sslshift.transfer.encoders import UNTRAINED
 
@@ -45,6 +45,7 @@ flags.DEFINE_string(
 flags.DEFINE_integer("images", 2000, "Largest number of images of each source and of the target.", lower_bound=20)
 flags.DEFINE_integer("image_size", 0, "Side of images in pixels; 0: the encoder's, or the target's up to 64.", 0, 4096)
 flags.DEFINE_string("distance", DEFAULT_DISTANCE, f"Distance behind the index: {', '.join(INDEX_DISTANCES)}.")
+flags.DEFINE_enum("far_end", SEPARATION, [*FAR_ENDS], "What an index of 1 means: complete separation, or noise.")
 flags.DEFINE_string("distances", _BESIDE, "Raw distances to show beside the index, separated by commas, or none.")
 flags.DEFINE_integer(
     "seed", 0, "Seed of all draws, and of an untrained network's weights.", lower_bound=0, upper_bound=(1 << 63) - 1

@@ -1,4 +1,4 @@
-"""Corruptions of images in five severities, which test whether a distance responds: blur, noise, loss of contrast."""
+"""Corruptions of images in five severities, which test whether a distance responds, and images without their structure."""
 
 from collections.abc import Callable
 
@@ -66,6 +66,34 @@ def corrupted(images: np.ndarray, kind: str, severity: int, *, key: jax.Array) -
             f"Expected one of {', '.join(CORRUPTIONS)} and a severity from 0 to {SEVERITIES[-1]}, got {kind}, {severity}."
         )
     return CORRUPTIONS[kind](images, severity, key) if severity else images
+
+
+def destroyed(images: np.ndarray, *, key: jax.Array) -> dict[str, np.ndarray]:
+    """Returns images without their structure, by the way in which it was destroyed.
+
+    `noise` draws every pixel from the pixels of all images, `pixels` shuffles the pixels of each image, `blocks_2` and
+    `blocks_4` shuffle its 2 x 2 and 4 x 4 blocks, and `phases` keeps its amplitudes at each spatial frequency, but not their
+    places.
+
+    Args:
+      images: uint8 `[n, height, width, channels]`, with sides that 4 divides.
+      key: PRNG key.
+    """
+    count, height, width, channels = images.shape
+    random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
+    pixels = images.reshape(-1, channels)
+    found = {"noise": pixels[random.integers(len(pixels), size=images.shape[:3])]}
+    for name, rows, columns in (("pixels", height, width), ("blocks_2", 2, 2), ("blocks_4", 4, 4)):
+        parts = images.reshape(count, rows, height // rows, columns, width // columns, channels).swapaxes(2, 3)
+        order = random.permuted(np.tile(np.arange(rows * columns), (count, 1)), axis=1)
+        shuffled = parts.reshape(count, rows * columns, -1)[np.arange(count)[:, None], order]
+        found[name] = shuffled.reshape(parts.shape).swapaxes(2, 3).reshape(images.shape)
+    # The phases of real noise make the result real. All channels turn alike, so that edges keep their colours.
+    turn = np.fft.fft2(random.normal(size=(count, height, width, 1)), axes=(1, 2))
+    turn /= np.abs(turn)
+    turn[:, 0, 0] = 1
+    found["phases"] = _pixels(np.fft.ifft2(np.fft.fft2(images, axes=(1, 2)) * turn, axes=(1, 2)).real)
+    return found
 
 
 def _pixels(values: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from sslshift.storage import whole_file
 
@@ -177,7 +178,48 @@ class DistanceEstimate(NamedTuple):
     bound: float = 0.0
 
 
+class Ratio(NamedTuple):
+    """A ratio of means over draws.
+
+    Attributes:
+      value: the ratio.
+      deviations: half the difference of the two draws of each pair; their mean square is the variance within pairs.
+      within: variance of the ratio over samples of images, from within pairs.
+      less: the same without the part that differs between pairs.
+      growth: change of the variance for each unit of the ratio, whose linear part is in proportion to the ratio.
+    """
+
+    value: float
+    deviations: np.ndarray
+    within: float
+    less: float
+    growth: float
+
+    @classmethod
+    def of_draws(cls, numbers: np.ndarray, scale: np.ndarray) -> Self:
+        """Returns the ratio of numbers and scale `[draws]`, where draws 2k and 2k + 1 are halves of the same images."""
+        value = float(numbers.mean() / scale.mean())
+        # Linear in both means: source and noise of a draw share its half of the target.
+        first, second = ((numbers - value * scale) / scale.mean()).reshape(-1, 2).T
+        deviations = (first - second) / 2
+        within = float(np.square(deviations).mean())
+        between = float(((first + second) / 2).var(ddof=1))
+        # The quadratic part is at most half of what varies within pairs. The mean over pairs has an error of its own.
+        error = between / len(first)
+        growth = max(0.0, within - 2 * between) / max(value, math.sqrt(within)) if value > 0 else 0.0
+        return cls(value, deviations, within + error, max(within - between, within / 2) + error, growth)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval of the ratio."""
+        times = float(special.stdtrit(len(self.deviations), 0.975))
+        # The upper end is the value at which this ratio would be at the lower end, with the variance at that value.
+        more = times**2 * self.growth / 2
+        return self.value - times * math.sqrt(self.less), self.value + more + math.hypot(more, times * math.sqrt(self.within))
+
+
 Function = Callable[[np.ndarray, np.ndarray], float]
+Spread = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Distance(NamedTuple):
@@ -196,6 +238,8 @@ class Distance(NamedTuple):
       no_index: reason why there is no shift index by this distance, as the end of a sentence; empty: there is one.
       of_parts: function of two sets and of the rows of several parts of each, int64 `[parts, n]`, which returns the number that
         an index is formed from for each pair of parts, if this is faster than one after the other. None: it is not.
+      spread: like `bind`, for a function of one set and of the rows of several parts, which returns for each part the mean over
+        pairs of its images of the number that an index is formed from. None: there is no index by this distance.
     """
 
     title: str
@@ -207,6 +251,7 @@ class Distance(NamedTuple):
     unbiased: bool = False
     no_index: str = ""
     of_parts: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
+    spread: Callable[[jax.Array, Sequence[np.ndarray]], Spread] | None = None
 
     def on(self, key: jax.Array, *pool: np.ndarray) -> Function:
         """Returns the distance as a function of two sets of features alone.

@@ -14,6 +14,7 @@ from sslshift.models import ENCODERS, FEATURES
 from sslshift.models.opening import HOW_TO_SAY
 from sslshift.shift import DEFAULT_DISTANCE
 from sslshift.shift.distances import INDEX_DISTANCES
+from sslshift.shift.index import FAR_ENDS, SEPARATION
 from sslshift.training.sharding import REPLICATED
 from sslshift.transfer.protocol import DEFAULT, EVALUATIONS
 
@@ -170,6 +171,9 @@ class Study:
     )
     shift_images: int = _field(2000, "Largest number of images on each side of the shift index; 0: no shift index.")
     shift_distance: str = _field(DEFAULT_DISTANCE, f"Distance behind the shift index: {', '.join(INDEX_DISTANCES)}.")
+    shift_far_end: str = _field(
+        SEPARATION, f"What a shift index of 1 means, one of {', '.join(FAR_ENDS)}: complete separation, or noise like the task."
+    )
     shift_encoder: str = _field(
         "",
         "Encoder whose features are compared: a file of a published encoder (see tools.fetch_encoder) or a run; empty: the "

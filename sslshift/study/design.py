@@ -22,6 +22,7 @@ from sslshift.models import FEATURES
 from sslshift.models.opening import open_encoder
 from sslshift.shards import StudyShard, parse_shard
 from sslshift.shift.distances import index_distance
+from sslshift.shift.index import require_far_end
 from sslshift.study.declare import Study
 from sslshift.study.learners import LearnerSettings, parse_learners
 from sslshift.training.accumulation import require_equal_parts
@@ -61,12 +62,14 @@ class ShiftSettings:
     Attributes:
       images: largest number of images on each side; 0: the study has no shift index.
       distance: name of the distance behind the index.
+      far_end: name of what an index of 1 means.
       encoder: file or run of the encoder whose features are compared; empty: the study trains reference encoders.
       seeds: number of reference encoders; 0 with an encoder from elsewhere.
     """
 
     images: int
     distance: str
+    far_end: str
     encoder: str
     seeds: int
 
@@ -198,10 +201,11 @@ def parse_study(study: Study) -> Design:
 def _shift(study: Study) -> ShiftSettings:
     # Distance and encoder are first used after the baselines; they are checked here to report mistakes early.
     index_distance(study.shift_distance)
+    require_far_end(study.shift_far_end)
     if study.shift_encoder:
         open_encoder(study.shift_encoder)
     seeds = 0 if study.shift_encoder else study.reference_seeds
-    return ShiftSettings(study.shift_images, study.shift_distance, study.shift_encoder, seeds)
+    return ShiftSettings(study.shift_images, study.shift_distance, study.shift_far_end, study.shift_encoder, seeds)
 
 
 def parse_sources(text: str) -> list[SourceLevels]:

@@ -21,6 +21,7 @@ from sslshift.data.sources import Source, readable
 from sslshift.models import ENCODER, PretrainedEncoder, load_encoder, save_encoder
 from sslshift.models.opening import how_it_was_read, open_encoder
 from sslshift.shift import NoiseSource, ShiftIndex, ShiftScale
+from sslshift.shift.index import FAR_ENDS, NOISE
 from sslshift.shift.mixtures import blend
 from sslshift.storage import NotStoredError, Store, digest, slug
 from sslshift.study.candidates import Candidate, named_text
@@ -222,12 +223,24 @@ def name_of_features(settings: ShiftSettings) -> str:
     return f"{settings.seeds} encoders of the study's own, each trained on an equal share of every candidate source"
 
 
+def far_end_text(settings: ShiftSettings) -> str:
+    """Returns what an index of 1 means, in words about a study's task.
+
+    Example:
+      >>> far_end_text(ShiftSettings(2000, "kernel_root", "separation", "", 4))
+      'complete separation from the downstream images'
+    """
+    return FAR_ENDS[settings.far_end].replace("the target", "the downstream images")
+
+
 def seen_by(settings: ShiftSettings) -> str:
     """Returns the words that belong beside an index: which encoders it is valid for.
 
     Example:
-      >>> seen_by(ShiftSettings(2000, "kernel_root", "", 4)), seen_by(ShiftSettings(2000, "kernel_root", "dino.npz", 0))
-      ('over 4 reference encoders', 'as this encoder sees it')
+      >>> seen_by(ShiftSettings(2000, "kernel_root", "separation", "", 4))
+      'over 4 reference encoders'
+      >>> seen_by(ShiftSettings(2000, "kernel_root", "separation", "dino.npz", 0))
+      'as this encoder sees it'
     """
     return f"over {settings.seeds} reference encoders" if settings.seeds > 1 else "as this encoder sees it"
 
@@ -291,7 +304,9 @@ def _to_task(
 ) -> dict[str, MeasuredShift]:
     settings = opened.design.shift
     # Cached and called on demand, so that a finished study extracts no features.
-    scale = functools.cache(lambda: ShiftScale(*features.of_task(task), jax.random.key(0), settings.distance))
+    scale = functools.cache(
+        lambda: ShiftScale(*features.of_task(task), jax.random.key(0), settings.distance, far_end=settings.far_end)
+    )
     target, indices = task.test
     shared = {
         "by": settings.distance,
@@ -301,6 +316,9 @@ def _to_task(
         "canvas": features.canvas,
         "drawn": DRAWN,
     }
+    if settings.far_end != NOISE:
+        # Indices of earlier versions have noise as their far end, and no such entry.
+        shared["far_end"] = settings.far_end
     found = {}
     for name in names:
         candidate = next(each for each in opened.candidates if each.name == name)

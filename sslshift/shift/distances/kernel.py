@@ -302,6 +302,38 @@ def kernel_distances_of_parts(
     return within - 2 * between / (n * m)
 
 
+def kernel_spreads(x: np.ndarray, parts: np.ndarray, kernel: Kernel | None = None) -> np.ndarray:
+    """Returns the mean squared kernel distance between two different images of each part of a set `[parts]`.
+
+    The kernel distance between single images x and y is k(x, x) + k(y, y) - 2 k(x, y).
+
+    Example:
+      >>> import numpy as np
+      >>> x, parts = np.array([[0.0], [1.0], [2.0]]), np.array([[0, 1], [1, 2]])
+      >>> kernel_spreads(x, parts).round(9).tolist()  # k(0, 0) + k(1, 1) - 2 k(0, 1), and so on
+      [7.0, 79.0]
+
+    Args:
+      x: features `[n, dim]`.
+      parts: rows of each part, int64 `[parts, size]`, different rows in one part, and at least 2.
+      kernel: another kernel; None: the cubic one.
+    """
+    x, members = _used(x, parts)
+    kernel = kernel or Cubic.near(x)
+    size = parts.shape[1]
+    return 2 * (_diagonal(x, kernel) @ members / size - _within_parts(x, members, kernel) / (size * (size - 1)))
+
+
+def _diagonal(x: np.ndarray, kernel: Kernel) -> np.ndarray:
+    """Returns the kernel of each row with itself `[n]`."""
+    values = np.empty(len(x))
+    # Tiles of a few rows: all but the diagonal of a tile is computed in vain.
+    for rows in tiles(len(x), 16):
+        block = kernel.prepare(float64(x, rows))
+        values[rows] = np.diagonal(kernel(block, block))
+    return values
+
+
 def _used(x: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the rows that occur in a part, and whether each is in each part, 0 or 1 in float64 `[rows, parts]`."""
     members = np.zeros((len(x), len(parts)))
@@ -352,6 +384,7 @@ KERNEL = Distance(
     lambda key, pool: kernel_distance,
     unbiased=True,
     of_parts=kernel_distances_of_parts,
+    spread=lambda key, pool: kernel_spreads,
 )
 KERNEL_ROOT = Distance(
     "root of kernel (MMD)",
@@ -363,4 +396,5 @@ KERNEL_ROOT = Distance(
     squared=lambda key, pool: kernel_distance,
     unbiased=True,
     of_parts=kernel_distances_of_parts,
+    spread=lambda key, pool: kernel_spreads,
 )

@@ -16,7 +16,7 @@ from sslshift.shift._base import (
     with_directions,
 )
 from sslshift.shift.distances.frechet import MixtureMoments, Moments
-from sslshift.shift.distances.kernel import kernel_distances_of_parts, sums_between, sums_within
+from sslshift.shift.distances.kernel import kernel_distances_of_parts, kernel_spreads, sums_between, sums_within
 
 # Factor of the published CMMD, without which its values would be small fractions.
 SCALE = 1000.0
@@ -143,6 +143,10 @@ def _unbiased_of_parts(x: np.ndarray, y: np.ndarray, parts_x: np.ndarray, parts_
     return SCALE * kernel_distances_of_parts(*sides, parts_x, parts_y, _LessOne(10.0))
 
 
+def _spreads(x: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    return SCALE * kernel_spreads(with_directions(x), parts, _LessOne(10.0))
+
+
 RBF_MMD = Distance(
     "RBF MMD (CMMD)",
     1,
@@ -150,4 +154,5 @@ RBF_MMD = Distance(
     lambda key, pool: _from_moments,
     unbiased=True,
     of_parts=_unbiased_of_parts,
+    spread=lambda key, pool: _spreads,
 )

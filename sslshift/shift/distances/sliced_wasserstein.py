@@ -262,10 +262,18 @@ def _mean_square(x: np.ndarray, y: np.ndarray, key: jax.Array) -> float:
     return float(np.square(_along_directions(x, y, key)).mean())
 
 
+def _spreads(x: np.ndarray, parts: np.ndarray, key: jax.Array) -> np.ndarray:
+    """Returns the mean over directions of the squared distance between two images of each part."""
+    axes = random_directions(key, x.shape[1], 256)
+    # Two independent draws differ by twice the variance in the mean of squares.
+    return np.array([2 * projected(x[part], axes).var(axis=1, ddof=1).mean() for part in parts])
+
+
 SLICED_WASSERSTEIN = Distance(
     "sliced Wasserstein",
     1,
     "mean over random directions; its floor falls with the square root of n",
     lambda key, pool: functools.partial(sliced_wasserstein, key=key),
     squared=lambda key, pool: functools.partial(_mean_square, key=key),
+    spread=lambda key, pool: functools.partial(_spreads, key=key),
 )

@@ -324,10 +324,17 @@ def _mean_square(x: np.ndarray, y: np.ndarray, ranges: Ranges) -> float:
     return float(np.square(visual_dna_distances(*(Histograms.of(each, ranges) for each in (x, y)))).mean())
 
 
+def _spreads(x: np.ndarray, parts: np.ndarray, ranges: Ranges) -> np.ndarray:
+    """Returns the mean over neurons of the squared distance between two images of each part."""
+    # Two independent draws differ by twice the variance in the mean of squares.
+    return np.array([2 * ranges.place(float64(x[part], slice(None)), 1000).var(axis=0, ddof=1).mean() for part in parts])
+
+
 VISUAL_DNA = Distance(
     "VisualDNA",
     1,
     "in bins, mean over features, each seen alone; its floor falls with the square root of n; halfway is half",
     lambda key, pool: functools.partial(visual_dna_distance, ranges=_ranges_of(pool)),
     squared=lambda key, pool: functools.partial(_mean_square, ranges=_steady_ranges(pool)),
+    spread=lambda key, pool: functools.partial(_spreads, ranges=_steady_ranges(pool)),
 )

@@ -25,6 +25,7 @@ from sslshift.data.sources.base import printable
 from sslshift.reporting import Table, print_table, say
 from sslshift.reporting.environment import versions
 from sslshift.shift.distances import distance_of, index_distance
+from sslshift.shift.index import require_far_end
 from sslshift.shift.survey.inputs import (
     Counting,
     Encoded,
@@ -74,6 +75,7 @@ class SurveySettings:
     images: int
     image_size: int
     distance: str
+    far_end: str
     distances: str
     seed: int
     out: str
@@ -207,6 +209,7 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
     # All settings are checked before the first image is encoded.
     out = _folder(settings.out)
     index_distance(settings.distance)
+    require_far_end(settings.far_end)
     for name in settings.beside:
         distance_of(name)
     declared = parse_named_sources(settings.source, reserved=[TARGET, FLOOR, REFERENCE])
@@ -229,6 +232,7 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
         key=jax.random.key(settings.seed),
         distance=settings.distance,
         distances=settings.beside,
+        far_end=settings.far_end,
         on_source=on_source,
     )
     # Sources that could not be opened come before those that could not be measured, as in the order of work.

@@ -20,7 +20,7 @@ from sslshift.data.decode import Canvas
 from sslshift.models import PretrainedEncoder
 from sslshift.shift.distances import distance_of
 from sslshift.shift.diversity import effective_rank, vendi_score
-from sslshift.shift.index import DEFAULT_DISTANCE, LEAST, ShiftIndex, ShiftScale, halves_of
+from sslshift.shift.index import DEFAULT_DISTANCE, LEAST, SEPARATION, ShiftIndex, ShiftScale, halves_of
 from sslshift.shift.layers import LayerProfile, LayerRanges, VisualDna, layer_profile
 from sslshift.shift.mixtures import LayerMixture
 from sslshift.shift.neighbourhoods import Coverage, coverage_of
@@ -85,6 +85,8 @@ class Survey:
       measured: sources by name, the nearest first.
       failed: reason why each other source could not be measured, by name.
       vendi, rank: scores of the target, on the same number of images as the scores of the sources.
+      far_end: name of the far end of the scale.
+      noise: index of noise with the target's pixel values, on a scale with another far end.
     """
 
     distance: str
@@ -94,6 +96,8 @@ class Survey:
     failed: dict[str, str]
     vendi: float
     rank: float
+    far_end: str = SEPARATION
+    noise: ShiftIndex | None = None
 
     @property
     def images(self) -> int:
@@ -139,6 +143,7 @@ def measure(
     distance: str = DEFAULT_DISTANCE,
     distances: Sequence[str] = (),
     repeats: int = 40,
+    far_end: str = SEPARATION,
     on_source: Callable[[str], None] = lambda name: None,
 ) -> Survey:
     """Measures sources against a target, all at the sample size that the smallest of them allows.
@@ -161,16 +166,17 @@ def measure(
       distance: name of the distance behind the index.
       distances: names of the raw distances beside it.
       repeats: draws behind the index.
+      far_end: name of the far end of the scale, see `ShiftScale`.
       on_source: called with each source's name before it is measured.
 
     Raises:
       ValueError: there is no such distance, or no source can be measured; the message gives the reason for the first source.
     """
     least = _required_images(target, distance)
-    scale = ShiftScale(target, noise, key, distance, repeats)
+    scale = ShiftScale(target, noise, key, distance, repeats, far_end)
     # A distance of few images is larger than one of many: sources are compared at one size only.
     size = common_images([len(target), len(noise)], [len(each) for each in sources.values()], distance) // 2
-    raw = {name: _Raw(target, noise, key, size, name) for name in distances}
+    raw = {name: _Raw(scale, size, name) for name in distances}
     measured = {}
     failed = {}
     for name, features in sources.items():
@@ -179,17 +185,15 @@ def measure(
             failed[name] = _too_few(len(features), distance)
             continue
         try:
-            index = scale.index(features, sample_size=size)
+            measured[name] = _measured(scale, size, features, raw)
         except ValueError as error:
             failed[name] = str(error)
-        else:
-            measured[name] = _measured(index, features[: 2 * size], target, raw, distance)
     _require_any(measured, failed)
-    # The order of the index, which tables, charts and sentences share.
-    in_order = sorted(measured, key=lambda name: measured[name].index.value)
-    # Diversity grows with the number of images: target and sources are measured on the same number of images.
+    # Diversity grows with the number of images, which is the same for target and sources.
     own = _diversity(target[: 2 * size])
-    return Survey(distance, size, len(target), {name: measured[name] for name in in_order}, failed, *own[:2])
+    of_noise = scale.index(noise, sample_size=size) if far_end == SEPARATION and measured else None
+    in_order = dict(sorted(measured.items(), key=lambda item: item[1].index.value))
+    return Survey(distance, size, len(target), in_order, failed, *own[:2], far_end, of_noise)
 
 
 def _too_few(images: int, distance: str) -> str:
@@ -218,13 +222,13 @@ def _required_images(target: np.ndarray, distance: str) -> int:
 class _Raw:
     """A raw distance of sources from a target, the mean over a few draws of halves; and the index by it, if there is one."""
 
-    def __init__(self, target: np.ndarray, noise: np.ndarray, key: jax.Array, size: int, name: str):
-        self._target = target
-        self._key = key
+    def __init__(self, scale: ShiftScale, size: int, name: str):
+        self._target = scale.target
+        self._key = scale.key
         self._size = size
-        self._distance = distance_of(name).on(key, target, noise)
-        self._scale = None if distance_of(name).no_index else ShiftScale(target, noise, key, name, _FEW)
-        self._halves = halves_of(key, 0, len(target), size, _FEW)
+        self._distance = distance_of(name).on(scale.key, scale.target, scale.noise)
+        self._scale = None if distance_of(name).no_index else dataclasses.replace(scale, distance=name, repeats=_FEW)
+        self._halves = halves_of(scale.key, 0, len(scale.target), size, _FEW)
 
     @functools.cached_property
     def _floor(self) -> float:
@@ -244,21 +248,21 @@ class _Raw:
         return RawDistance(value, self._floor, index)
 
 
-def _measured(
-    index: ShiftIndex, features: np.ndarray, target: np.ndarray, others: Mapping[str, _Raw], distance: str
-) -> Measured:
+def _measured(scale: ShiftScale, size: int, features: np.ndarray, others: Mapping[str, _Raw]) -> Measured:
+    index = scale.index(features, sample_size=size)
+    features = features[: 2 * size]
     raw = {}
     for name, other in others.items():
         try:
             raw[name] = other.of_source(features)
         except ValueError as error:
             raw[name] = RawDistance(math.nan, math.nan, math.nan, str(error))
-    if distance in raw:
+    if scale.distance in raw:
         # This index has more draws.
-        raw[distance] = raw[distance]._replace(index=index.value)
+        raw[scale.distance] = raw[scale.distance]._replace(index=index.value)
     vendi, rank, notes = _diversity(features)
     notes += tuple(f"no {distance_of(name).title} distance: {each.why}" for name, each in raw.items() if each.why)
-    return Measured(index, raw, coverage_of(target, features, neighbours=NEIGHBOURS), vendi, rank, notes)
+    return Measured(index, raw, coverage_of(scale.target, features, neighbours=NEIGHBOURS), vendi, rank, notes)
 
 
 def _diversity(features: np.ndarray) -> tuple[float, float, tuple[str, ...]]:

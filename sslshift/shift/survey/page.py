@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from sslshift.data.decode import BrokenImageError, to_image
 from sslshift.reporting import Captioned, Picture, Table, figures, png_uri, render_page
 from sslshift.shift._base import blocks, matrix, require_one_dimension
-from sslshift.shift.index import FAR_END, NEAR_END
+from sslshift.shift.index import FAR_ENDS, NEAR_END
 from sslshift.shift.layers import LayerProfile
 from sslshift.shift.neighbourhoods import closest_matches, coverage_of, nearness
 from sslshift.shift.survey.inputs import Encoded
@@ -172,7 +172,7 @@ def _index_chart(found: Survey, looks: Mapping[str, figures.Look]) -> Figure:
     axes.set(xlim=(low, high), ylim=(0.4 - len(looks), 0.75), yticks=[])
     for value in (0, 1):
         axes.axvline(value, color=figures.MUTED, linewidth=0.8, zorder=0)
-    axes.set_xlabel(f"shift index: 0 is {NEAR_END}, 1 is {FAR_END}")
+    axes.set_xlabel(f"shift index: 0 is {NEAR_END}, 1 is {FAR_ENDS[found.far_end]}")
     return drawing
 
 

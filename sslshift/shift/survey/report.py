@@ -8,14 +8,14 @@ from sslshift.data.decode import Canvas
 from sslshift.data.ranges import compare_ranges
 from sslshift.reporting import Table, csv_text
 from sslshift.shift.distances import DISTANCES, distance_of
-from sslshift.shift.index import FAR_END, NEAR_END
+from sslshift.shift.index import FAR_ENDS, NEAR_END, NOISE
 from sslshift.shift.survey.inputs import COSINES, Encoded, ImageLook, MixtureAbout, SourceAbout
 from sslshift.shift.survey.measure import Measured, Survey
 from sslshift.shift.survey.sentences import digits, listed
 
 # Names of rows and lines that are no sources; a source of the same name is refused.
 FLOOR = "floor: halves of the target"
-REFERENCE = f"reference: {FAR_END}"
+REFERENCE = f"reference: {FAR_ENDS[NOISE]}"
 # With more sources than this, their sizes are summarised.
 _MANY = 6
 
@@ -122,9 +122,9 @@ def notes(survey: Survey, by_features: bool) -> list[str]:
         "depends on the encoder, so look at some of them."
     )
     return [
-        f"index: 0 is {NEAR_END}, 1 is {FAR_END}, larger values are possible; by the {distance_of(survey.distance).title} "
-        f"distance ({distance_of(survey.distance).caveat}), {survey.images:,} images of each source and of the target in two "
-        "halves, 95% interval over samples of images.",
+        f"index: 0 is {NEAR_END}, 1 is {FAR_ENDS[survey.far_end]}{_beyond(survey)}; by the "
+        f"{distance_of(survey.distance).title} distance ({distance_of(survey.distance).caveat}), {survey.images:,} images of "
+        "each source and of the target in two halves, 95% interval over samples of images.",
         f"covers: share of the target's images that have a near image among {survey.images:,} images of the source; as many "
         f"further images of the target itself would cover {100 * survey.coverage_expected:.0f}%. near the target: the same in "
         "the other direction.",
@@ -135,6 +135,13 @@ def notes(survey: Survey, by_features: bool) -> list[str]:
         *(f"{DISTANCES[name].title}: {DISTANCES[name].caveat}." for name in names),
         *([f"{FLOOR}, which is the distance that chance gives; raw distances have no interval."] if names else []),
     ]
+
+
+def _beyond(survey: Survey) -> str:
+    """Returns what can be said of values above 0, as a part of a sentence."""
+    if survey.far_end == NOISE:
+        return ", larger values are possible"
+    return ", and its square is the share of the distance between two sets in all differences between their images"
 
 
 def remarks(survey: Survey, sets: Sets, target: Encoded) -> list[str]:

@@ -8,7 +8,16 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from sslshift.shift.distances import distance_of
-from sslshift.shift.index import FAR_END, FAR_FROM, NEAR_END, NEAR_UP_TO, IndexDifference, ShiftIndex, index_difference
+from sslshift.shift.index import (
+    FAR_ENDS,
+    FAR_FROM,
+    NEAR_END,
+    NEAR_UP_TO,
+    SEPARATION,
+    IndexDifference,
+    ShiftIndex,
+    index_difference,
+)
 from sslshift.shift.survey.measure import Survey
 from sslshift.transfer.inference import holm
 
@@ -70,10 +79,18 @@ def answer(survey: Survey, seen: str = "") -> list[str]:
     shown = _in_order(survey)
     parts = [_group_text(names, where, shown) for where, names in groups.items()]
     scale = (
-        f"The index is 0 for {NEAR_END} and 1 for {FAR_END}. A source is near if its whole 95% interval lies below "
-        f"{NEAR_UP_TO:g}, far if it lies above {FAR_FROM:g}, and in between if it lies between the two."
+        f"The index is 0 for {NEAR_END} and 1 for {FAR_ENDS[survey.far_end]}. A source is near if its whole 95% interval "
+        f"lies below {NEAR_UP_TO:g}, far if it lies above {FAR_FROM:g}, and in between if it lies between the two."
+        f"{_noise_text(survey)}"
     )
     return [_as_seen(f"{'; '.join(parts)}.", seen), scale]
+
+
+def _noise_text(survey: Survey) -> str:
+    """Returns a sentence about noise on a scale that does not end at it."""
+    if not survey.noise:
+        return ""
+    return f" For comparison, noise with the pixel values of the target is at {digits(survey.noise)[0]}."
 
 
 def place(index: ShiftIndex) -> str:
@@ -109,18 +126,19 @@ def _as_seen(sentence: str, seen: str) -> str:
     return f"{seen[0].upper()}{seen[1:]}, {rest}"
 
 
-def source_sentence(name: str, index: ShiftIndex, seen: str = "") -> str:
+def source_sentence(name: str, index: ShiftIndex, seen: str = "", far_end: str = SEPARATION) -> str:
     """Returns a sentence about one source, which is true of every value in the interval.
 
     Args:
       name: the source.
       index: its index.
       seen: what the encoder sees; empty for a trained encoder.
+      far_end: name of the far end of the scale.
     """
-    return _as_seen(_source_sentence(name, index), seen)
+    return _as_seen(_source_sentence(name, index, FAR_ENDS[far_end]), seen)
 
 
-def _source_sentence(name: str, index: ShiftIndex) -> str:
+def _source_sentence(name: str, index: ShiftIndex, far_end: str) -> str:
     value, low, high = digits(index)
     interval = f"({value}, 95% interval {low} to {high})"
     # The conditions are ordered from near to far; each assumes that all earlier ones are false.
@@ -131,19 +149,19 @@ def _source_sentence(name: str, index: ShiftIndex) -> str:
             return f"{name} is indistinguishable from {NEAR_END} {interval}."
         return f"These images do not distinguish {name} from {NEAR_END}; it may be up to {high} away {interval}."
     if index.low > 1:
-        return f"{name} is farther from the target than {FAR_END} {interval}."
+        return f"{name} is farther from the target than {far_end} {interval}."
     if index.high >= 1:
         if 1 - index.low <= _ABOUT_FAR >= index.high - 1:
-            return f"{name} is about as far from the target as {FAR_END} {interval}."
+            return f"{name} is about as far from the target as {far_end} {interval}."
         more = "; more images would narrow this down" if index.high - index.low > 0.3 else ""
-        return f"{name} is at least {low} of the way from the target to {FAR_END}, and may be as far as that {interval}{more}."
+        return f"{name} is at least {low} of the way from the target to {far_end}, and may be as far as that {interval}{more}."
     if index.high <= _LITTLE:
-        return f"{name} is a little away from the target, at most {high} of the way to {FAR_END} {interval}."
+        return f"{name} is a little away from the target, at most {high} of the way to {far_end} {interval}."
     part = min(_WAYS, key=lambda each: abs(each - index.value))
     if max(index.high - part, part - index.low) <= _ABOUT:
-        return f"{name} is about {_WAYS[part]} to {FAR_END} from the target {interval}."
+        return f"{name} is about {_WAYS[part]} to {far_end} from the target {interval}."
     more = "; more images would narrow this down" if index.high - index.low > 0.3 else ""
-    return f"{name} is between {low} and {high} of the way from the target to {FAR_END}{more}."
+    return f"{name} is between {low} and {high} of the way from the target to {far_end}{more}."
 
 
 def _in_order(survey: Survey) -> dict[tuple[str, str], IndexDifference]:
@@ -208,7 +226,7 @@ def reading(survey: Survey, seen: str = "") -> list[str]:
       seen: what the encoder sees; empty for a trained encoder.
     """
     order = [_as_seen(sentence, seen) for sentence in ranking(survey)]
-    alone = [source_sentence(name, found.index, seen) for name, found in survey.measured.items()]
+    alone = [source_sentence(name, found.index, seen, survey.far_end) for name, found in survey.measured.items()]
     return [*order, *second_opinions(survey), *alone, ONE_ENCODER]
 
 

@@ -183,7 +183,7 @@ def accuracy_vs_shift(task: TaskAnalysis, width: str) -> Figure | None:
         for place, (learner, draw) in zip(places, shown, strict=True):
             title = draw(place, learner)
             place.set_title(f"{' on '.join(learner.learner)}\n{title}" if len(named) > 1 else title)
-            place.set_xlabel("shift index (0: downstream images, 1: noise)")
+            place.set_xlabel(f"shift index (0: downstream images, 1: {learner.analysis.opened.design.shift.far_end})")
             place.tick_params(labelbottom=True)
         legend_below(drawing, width)
     return drawing

@@ -24,7 +24,7 @@ from sslshift.study.report.decision import decision
 from sslshift.study.report.sentences import answer, findings
 from sslshift.study.report.tables import all_tables
 from sslshift.study.results import describe_run
-from sslshift.study.shifts import name_of_features, seen_by
+from sslshift.study.shifts import far_end_text, name_of_features, seen_by
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.tasks import Task
 
@@ -186,9 +186,10 @@ def notes(analysis: Analysis) -> list[str]:
         "number alone, with the variances between seeds pooled over its table.",
         *(_about_task(task) for task in opened.tasks),
         f"The shift index uses the {DISTANCES[opened.design.shift.distance].title} distance between features of "
-        f"{name_of_features(opened.design.shift)}: 0 is another sample of the downstream images, 1 is noise with their pixel "
-        f"values. It is {seen_by(opened.design.shift)}; another encoder or another distance gives other values. The change of "
-        "a trend with the index includes the variation of the encoders, but not that of the images behind the index.",
+        f"{name_of_features(opened.design.shift)}: 0 is another sample of the downstream images, 1 is "
+        f"{far_end_text(opened.design.shift)}. It is {seen_by(opened.design.shift)}; another encoder or another distance gives "
+        "other values. The change of a trend with the index includes the variation of the encoders, but not that of the images "
+        "behind the index.",
         *initial_notes(opened),
         *baseline_notes(opened),
         *_task_notes(analysis),

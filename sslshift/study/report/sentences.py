@@ -11,7 +11,7 @@ from sslshift.reporting.numbers import listed, points, two_digits
 from sslshift.study.analysis import Analysis
 from sslshift.study.learner_analysis import Kind, LearnerAnalysis, SourceTrend
 from sslshift.study.results import describe_run
-from sslshift.study.shifts import seen_by
+from sslshift.study.shifts import far_end_text, seen_by
 from sslshift.transfer.claims import (
     BETTER,
     FALLS,
@@ -255,10 +255,10 @@ def _diversity_with_shift(learner: LearnerAnalysis) -> Sentence:
     second = f"; {about} the interval is {interval_text(other.low, other.high)}"
     if not learner.change_is_of_any:
         second += f" (no verdict: that takes at least {FEWEST_SOURCES} sources)"
-    seen = seen_by(learner.analysis.opened.design.shift)
+    settings = learner.analysis.opened.design.shift
     return Sentence(
-        f"From data like that of the task to noise (one unit of the shift index, {seen}), the effect of a factor of ten in "
-        "diversity changes by "
+        f"From data like that of the task to {far_end_text(settings)} (one unit of the shift index, {seen_by(settings)}), the "
+        "effect of a factor of ten in diversity changes by "
         f"{points(change.value)} points ({interval_text(tested.low, tested.high)}){which}: {_change_words(learner, change)}"
         f"{second}.",
         change.verdict,

@@ -12,6 +12,7 @@ from sslshift.reporting.numbers import points, two_digits
 from sslshift.study.analysis import Analysis, SummaryRow
 from sslshift.study.candidates import sample_plan
 from sslshift.study.learner_analysis import Kind, LearnerAnalysis
+from sslshift.study.shifts import far_end_text
 from sslshift.transfer.claims import (
     GAIN,
     MAIN_EVALUATION,
@@ -307,7 +308,10 @@ def shift_table(analysis: Analysis) -> Table:
         "distance at index 1",
         "images per side",
     )
-    note = "The index is 0 at the distance between two halves of the downstream images, and 1 at their distance from noise."
+    note = (
+        "The index is 0 at the distance between two halves of the downstream images, and 1 at "
+        f"{far_end_text(analysis.opened.design.shift)}."
+    )
     title = "Shift of each source from the downstream images"
     if len(analysis.results.task_shifts) == 1:
         return Table("shift", title, head, [line[1:] for line in lines], note)

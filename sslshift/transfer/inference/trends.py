@@ -59,7 +59,7 @@ def curvature_weights(x: Sequence[float]) -> np.ndarray:
 def change_contrast(
     shift: Sequence[float] | np.ndarray, trends: Bootstrapped, images: int, *, scatter: bool = True
 ) -> Contrast:
-    """Returns the change of the trend in diversity for each unit of the shift index: 0 is near the task, 1 is noise.
+    """Returns the change of the trend in diversity for each unit of the shift index: 0 is near the task, 1 far.
 
     For each seed the slopes of all sources are regressed on the sources' indices. The variance has components of seeds, of the
     scatter of sources about the line (with sources - 2 degrees of freedom), and of the encoders behind the index, whose error
