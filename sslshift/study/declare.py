@@ -78,7 +78,8 @@ class Study:
     )
     evaluations: str = _field(
         DEFAULT,
-        f"Evaluations of encoders, separated by ',': linear (required, for the gains) and others of {', '.join(EVALUATIONS)}.",
+        "Evaluations of encoders, separated by ',': linear (required, for the primary hypothesis) and others of "
+        f"{', '.join(EVALUATIONS)}.",
     )
     evaluation_options: str = _field(
         "", "Settings of the evaluations, e.g. 'few_shot.draws=10; finetune.epochs=20; knn.neighbours=10,20'."

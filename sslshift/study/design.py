@@ -285,7 +285,7 @@ def _evaluations(study: Study) -> dict[str, Any]:
     evaluations = parse_evaluations(study.evaluations, study.evaluation_options)
     if "linear" not in evaluations:
         raise ValueError(
-            f"--evaluations={study.evaluations} must include linear: gains and verdicts are those of the linear probe."
+            f"--evaluations={study.evaluations} must include linear: the primary hypothesis is about the linear probe."
         )
     if study.features not in FEATURES:
         raise ValueError(f"Expected one of {', '.join(FEATURES)} for --features, got {study.features!r}.")

@@ -4,6 +4,7 @@ The decision uses every evaluation. It names only what the verdicts of the repor
 """
 
 import math
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from sslshift.reporting.numbers import listed
@@ -12,11 +13,9 @@ from sslshift.study.cost import planned_table
 from sslshift.study.learner_analysis import Kind, LearnerAnalysis
 from sslshift.transfer.claims import (
     BETTER,
-    FALLS,
     GAIN,
     MAIN_EVALUATION,
     ONE_SEED,
-    RISES,
     TREND,
     WORSE,
     Claim,
@@ -30,7 +29,7 @@ from sslshift.transfer.inference import POWER
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import evaluation_phrase
 
-# Largest number of names in a sentence, and of sentences on evaluations that disagree.
+# Largest number of names in a sentence.
 _FEW = 4
 
 
@@ -70,7 +69,9 @@ def _decided(learner: LearnerAnalysis) -> tuple[list[str], str]:
     analysis = learner.analysis
     sources = list(learner.levels)
     helps = {source: effect for source in sources if (effect := _clearest(learner, source, BETTER))}
-    hurts = {source: effect for source in sources if (effect := _clearest(learner, source, WORSE))}
+    # A source that hurts with few of its images only is not advised against: the largest number is what would be collected.
+    largest = {kind.source: {kind} for kind in learner.largest}
+    hurts = {source: effect for source in sources if (effect := _clearest(learner, source, WORSE, largest[source]))}
     mixed = [source for source in helps if source in hurts]
     good = [source for source in helps if source not in hurts]
     bad = [source for source in hurts if source not in helps]
@@ -95,8 +96,8 @@ def _decided(learner: LearnerAnalysis) -> tuple[list[str], str]:
         lead = "do not collect" if parts else "Do not collect"
         parts.append(f"{lead} {listed(about)}{more}, which {'hurts' if len(bad) == 1 else 'hurt'}")
     if mixed:
-        words = "helps in some of its runs and hurts" if len(mixed) == 1 else "help in some of their runs and hurt"
-        parts.append(f"{_some(mixed)} {words} in others, see the gains by each evaluation")
+        words = "helps by one evaluation and hurts" if len(mixed) == 1 else "help by one evaluation and hurt"
+        parts.append(f"{_some(mixed)} {words} by another")
     sentences = [f"{'; '.join(parts)}." if parts else f"{_nothing_shown(learner)}."]
     if parts and undecided:
         are = "is" if len(undecided) == 1 else "are"
@@ -104,12 +105,20 @@ def _decided(learner: LearnerAnalysis) -> tuple[list[str], str]:
     return sentences, f"{sorted(good)} {sorted(bad)} {sorted(mixed)}"
 
 
-def _clearest(learner: LearnerAnalysis, source: str, verdict: str) -> _Effect | None:
-    """Returns the gain or loss of a source that is shown: by the linear probe if it shows one, with the largest effect."""
+def _clearest(learner: LearnerAnalysis, source: str, verdict: str, kinds: Collection[Kind] = ()) -> _Effect | None:
+    """Returns the gain or loss of a source that is shown: by the linear probe if it shows one, with the largest effect.
+
+    Args:
+      learner: analysis of a method and encoder.
+      source: name of the source.
+      verdict: `BETTER` or `WORSE`.
+      kinds: kinds of the source to look at; empty: all.
+    """
     found = []
     for evaluation, learners in learner.task.by_evaluation.items():
         gains = learners[learner.learner].gains if learner.learner in learners else {}
-        shown = [(kind, claim) for kind, claim in gains.items() if kind.source == source and claim and claim.verdict == verdict]
+        wanted = kinds or [kind for kind in gains if kind.source == source]
+        shown = [(kind, gains[kind]) for kind in wanted if gains.get(kind) and gains[kind].verdict == verdict]
         found += [_Effect(kind, evaluation, claim) for kind, claim in shown]
     # The kind that the answer names, so that both sentences give one number.
     named = [each for each in found if each.evaluation == MAIN_EVALUATION and each.kind == learner.best]
@@ -140,40 +149,46 @@ def _price(learner: LearnerAnalysis, sources: list[str]) -> str:
 
 
 def _disagreements(learner: LearnerAnalysis) -> list[str]:
-    """Returns a sentence for each source about which evaluations come to different verdicts."""
-    sentences = []
-    for source, levels in learner.levels.items():
-        # The largest number of images comes first.
-        for kind in reversed(levels):
-            claims = learner.task.claims_by_evaluation(learner.learner, GAIN, kind)
-            about = f"pretraining on {learner.analysis.unique_read(kind):,} images of {source}"
-            if text := _by_each(claims, about, {BETTER: "helps by", WORSE: "hurts by"}, "no difference"):
-                sentences.append(text)
-                break
+    """Returns sentences on different verdicts of evaluations: one for the sources with the same verdicts, one for the trend."""
+    patterns: dict[tuple, dict[str, dict[str, Claim]]] = {}
+    for kind in learner.largest:
+        claims = learner.task.claims_by_evaluation(learner.learner, GAIN, kind)
+        patterns.setdefault(tuple((name, each.verdict) for name, each in claims.items()), {})[kind.source] = claims
+    sentences = [_by_each(each, ("helps", "help"), ("hurts", "hurt"), "no difference") for each in patterns.values()]
     nearest = learner.nearest_ladder
     if nearest is not None:
-        claims = learner.task.claims_by_evaluation(learner.learner, TREND, nearest)
-        words = {RISES: "raises the score by", FALLS: "lowers the score by"}
         about = f"each factor of ten in diversity of {nearest}"
-        sentences += filter(None, [_by_each(claims, about, words, "no trend")])
-    more = len(sentences) - _FEW
-    rest = [f"Evaluations disagree about {more} more sources; see the table of gains by each evaluation."] if more > 0 else []
-    return sentences[:_FEW] + rest
+        claims = learner.task.claims_by_evaluation(learner.learner, TREND, nearest)
+        sentences.append(_by_each({about: claims}, ("helps", "help"), ("hurts", "hurt"), "no trend"))
+    return [each for each in sentences if each]
 
 
-def _by_each(claims: dict[str, Claim], about: str, words: dict[str, str], nothing: str) -> str:
-    """Returns a sentence on claims with different verdicts; empty if all verdicts are equal, or nothing is tested."""
-    verdicts = {each.verdict for each in claims.values()}
+def _by_each(claims: Mapping[str, Mapping[str, Claim]], above: tuple[str, str], below: tuple[str, str], nothing: str) -> str:
+    """Returns a sentence on claims with the same verdicts by each evaluation; empty if all evaluations agree.
+
+    Args:
+      claims: claims by evaluation, by their subject in words.
+      above, below: verbs for one and for several subjects, for numbers above and below 0 that are shown.
+      nothing: words for a number that is not shown.
+    """
+    first = next(iter(claims.values()))
+    verdicts = {each.verdict for each in first.values()}
     if len(verdicts) < 2 or ONE_SEED in verdicts:
         return ""
-    shown = {name: each for name, each in claims.items() if each.verdict in words}
-    parts = [f"by {evaluation_phrase(name)}, {about} {words[each.verdict]} {_points(each)}" for name, each in shown.items()]
-    silent = [name for name in claims if name not in shown]
+    parts = []
+    for name in (name for name, each in first.items() if each.shown):
+        verb = (above if first[name].value > 0 else below)[len(claims) > 1]
+        sizes = [f"by {_points(each[name])}" for each in claims.values()]
+        # "By kNN, a hurts by 2 points", or "by kNN, a and b hurt (by 2 points, by 3 points)".
+        sizes_text = sizes[0] if len(sizes) == 1 else f"({', '.join(sizes)})"
+        parts.append(f"by {evaluation_phrase(name)}, {listed(list(claims))} {verb} {sizes_text}")
+    silent = [name for name, each in first.items() if not each.shown]
     if silent:
-        smallest = size(max(claims[name].smallest for name in silent))
+        smallest = size(max(each[name].smallest for each in claims.values() for name in silent))
         by = listed([f"by {evaluation_phrase(name)}" for name in silent])
         parts.append(f"{by}, {nothing} is shown ({smallest} would be, with {POWER:.0%} probability)")
-    return f"Evaluations disagree: {'; '.join(parts)}."
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _money(learner: LearnerAnalysis) -> list[str]:

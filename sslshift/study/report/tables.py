@@ -85,7 +85,7 @@ def _verdicts(analysis: Analysis, kind: Kind) -> str:
     parts = [verdict_text(main)]
     parts += [f"{evaluation_title(name)}: {verdict_text(each)}" for name, each in found.items() if each.verdict != main.verdict]
     leaked = analysis.leaked(kind.source)
-    return "; ".join(parts + ([f"{leaked:,} test images are in it or resemble its images"] if leaked else []))
+    return "; ".join(parts + ([f"{leaked:,} possible leaks"] if leaked else []))
 
 
 def evaluation_table(analysis: Analysis) -> Table:
