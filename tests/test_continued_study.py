@@ -81,10 +81,10 @@ def test_the_record_has_the_content_of_the_file_and_not_its_path(own_file, tmp_p
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--encoder=vit_s16"], r"Expected patch_mlp for --encoder or nothing, with --init=\S+, got 'vit_s16'"),
-        (["--encoder=patch_mlp,vit_s16"], "got 'vit_s16'"),
+        (["--encoder=vit_s16"], r"--init=\S+ is of the architecture patch_mlp, but --encoder names vit_s16: remove --encoder"),
+        (["--encoder=patch_mlp,vit_s16"], "but --encoder names vit_s16"),
         (["--method=mae"], r"Expected a ViT \(vit_\*\) as encoder of mae, which hides tokens, got PatchMLP"),
-        (["--for_method=simclr: encoder=resnet18"], "Expected patch_mlp for --encoder"),
+        (["--for_method=simclr: encoder=resnet18"], "but --encoder names resnet18"),
         (["--init_frozen=1"], "share of steps with a frozen encoder"),
         (["--init_rate=0"], "an encoder's rate in"),
         (

@@ -110,7 +110,7 @@ def test_narrow_weights_are_trained_in_float32(published):
     assert {leaf.dtype for leaf in jax.tree.leaves(found.variables)} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize("name", ["byol", "dino", "moco_v3"])
+@pytest.mark.parametrize("name", ["dino", *(pytest.param(name, marks=pytest.mark.slow) for name in ("byol", "moco_v3"))])
 def test_targets_start_from_the_same_weights_and_heads_from_the_seed(name, own_encoder, small_method):
     method, variables = built(small_method, name, own_encoder())
     state = started(method, variables, (12, 12, 1))

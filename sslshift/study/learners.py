@@ -148,7 +148,6 @@ def parse_learners(study: Study) -> tuple[LearnerSettings, ...]:
       ValueError: a name is unknown or named twice, a setting cannot be read, or settings do not fit each other.
     """
     initial = _initial(study)
-    known = [architecture_name(initial.module)] if initial else ENCODERS
     own: dict[str, dict[str, Any]] = {}
     for text in study.for_method:
         method, given = parse_own(text)
@@ -159,8 +158,7 @@ def parse_learners(study: Study) -> tuple[LearnerSettings, ...]:
         flags = {name: value for name, value in given.items() if name in OWN_FLAGS}
         options = options_given(study) | {name: value for name, value in given.items() if name not in OWN_FLAGS}
         # An encoder in --for_method replaces --encoder: mae needs a ViT while others use a ResNet.
-        named = flags.pop("encoder", study.encoder) or ("" if not initial else known[0])
-        for encoder in _names("encoder", named, known, f" or nothing, with --init={study.init}" if initial else ""):
+        for encoder in _encoder_names(flags.pop("encoder", study.encoder), study.init, initial):
             # The study with the flags of only this method on this encoder.
             single = dataclasses.replace(study, **flags | {"method": method, "encoder": encoder})
             learner = _settings(single, options, initial)
@@ -180,6 +178,20 @@ def _initial(study: Study) -> PretrainedEncoder | None:
             f"--init={study.init}: features= has no effect on training; --features names the features to evaluate."
         )
     return encoder
+
+
+def _encoder_names(text: str, init: str, initial: PretrainedEncoder | None) -> list[str]:
+    """Returns the names of the encoders of a study, or of one of its methods."""
+    if not initial:
+        return _names("encoder", text, ENCODERS)
+    own = architecture_name(initial.module)
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        if name != own:
+            raise ValueError(
+                f"--init={init} is of the architecture {own}, but --encoder names {name}: remove --encoder, or give a file of "
+                "that architecture."
+            )
+    return [own]
 
 
 def _settings(study: Study, options: Mapping[str, str], initial: PretrainedEncoder | None) -> LearnerSettings:
@@ -258,12 +270,11 @@ def _optimiser(study: Study, recipe: Mapping[str, Any], module: nn.Module) -> Op
     return Optimiser(**chosen | own)
 
 
-def _names(flag: str, text: str, known: Collection[str], why: str = "") -> list[str]:
+def _names(flag: str, text: str, known: Collection[str]) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
-            expected = f"one of {', '.join(known)}" if len(known) > 1 else next(iter(known))
-            raise ValueError(f"Expected {expected} for --{flag}{why}, got {name!r}.")
+            raise ValueError(f"Expected one of {', '.join(known)} for --{flag}, got {name!r}.")
     if len(set(names)) < len(names):
         raise ValueError(f"--{flag}={text} names one of them twice.")
     return names
