@@ -106,7 +106,9 @@ def test_learned_positions_get_the_grid_of_the_images_and_all_else_stays(publish
 def test_narrow_weights_are_trained_in_float32(published):
     reference = published(VIT)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), reference.variables)
-    found = fitted(PretrainedEncoder(reference.module, half, reference.shape), 28, 28, 3)
+    narrow = PretrainedEncoder(reference.module.clone(dtype=jnp.bfloat16), half, reference.shape)
+    found = fitted(narrow, 28, 28, 3)
+    assert found.module.dtype is None
     assert {leaf.dtype for leaf in jax.tree.leaves(found.variables)} == {jnp.dtype(jnp.float32)}
 
 

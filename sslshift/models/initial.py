@@ -76,6 +76,9 @@ def fitted(encoder: PretrainedEncoder, height: int, width: int, channels: int) -
     if own < channels:
         raise ValueError("it takes grey images, and these images have colour.")
     module = encoder.module
+    # The study decides about the arithmetic, and not the run that kept the encoder.
+    if getattr(module, "dtype", None) is not None:
+        module = module.clone(dtype=None)
     if isinstance(module, ViT):
         require_patches(height, width, module.patch)
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(encoder.variables))

@@ -107,7 +107,7 @@ class Study:
     )
     method: str = _field("simclr", f"SSL methods, separated by ',', each trained on every encoder: {', '.join(METHODS)}.")
     encoder: str = _field(
-        "patch_mlp", f"Encoders, separated by ',': {', '.join(ENCODERS)}; with --init, or empty, the encoder of --init."
+        "patch_mlp", f"Encoders, separated by ',': {', '.join(ENCODERS)}. Empty: that of --init, the default with it."
     )
     init: str = _field(
         "",

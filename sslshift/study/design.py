@@ -35,7 +35,7 @@ from sslshift.transfer.protocol import parse_evaluations
 PRIMARY = {
     "diversity": "accuracy changes with diversity for the source nearest to the task",
     "shift": "the effect of diversity changes with the shift of the source",
-    "source": "pretraining on the nearest source is better than none",
+    "source": "pretraining on the nearest source gains over the untrained encoder, or over that of --init",
     "mixture": "the first mixture differs from the nearest source",
 }
 

@@ -47,7 +47,9 @@ class Optimiser:
                 f"Expected a learning rate above 0, a weight decay of at least 0 and a warm-up in [0, 1), got {self}."
             )
         if not 0 <= self.beta2 < 1 or not 0 < self.layer_decay <= 1 or not 0 < self.encoder_rate <= 1:
-            raise ValueError(f"Expected a beta2 in [0, 1), and a layer decay and an encoder's rate in (0, 1], got {self}.")
+            raise ValueError(
+                f"Expected a beta2 in [0, 1), a layer decay in (0, 1] and an encoder's rate in (0, 1], got {self}."
+            )
 
     def build(
         self, steps: int, batch_size: int, constant_rate: tuple[str, ...] = (), rate: jax.Array | None = None
