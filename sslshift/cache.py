@@ -1,7 +1,7 @@
 """Caches below the user's cache folder: a bound on their size, and the compiled programs that commands keep for the next call.
 
 On Linux the folder is `$XDG_CACHE_HOME/sslshift`, by default `~/.cache/sslshift`. Everything in it can be deleted at any time.
-`compilation` has programs; `identities` has hashes of images and leaks, see `sslshift.study.leaks` (environment variable
+`compilation` has programs; `identities` has hashes of images and leaks, see `sslshift.transfer.leaks` (environment variable
 SSLSHIFT_IDENTITIES: another folder, or empty for none).
 """
 

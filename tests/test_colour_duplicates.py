@@ -23,7 +23,7 @@ from sslshift.data.likeness import correlations
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import
 from sslshift.data.records.running import run_import
-from sslshift.study.leaks import LeakedPair, SourceLeaks
+from sslshift.transfer.leaks import LeakedPair, SourceLeaks
 from tools.bench_pictures import COLOURS, SHAPES, icon
 
 

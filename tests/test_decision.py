@@ -6,7 +6,6 @@ import pytest
 from report_builders import FAR, LEARNER, MIDDLE, NEAR, STUDY, planned, results_of, truth
 
 from sslshift.study.analysis import Analysis
-from sslshift.study.leaks import LeakedPair, SourceLeaks
 from sslshift.study.learner_analysis import Kind
 from sslshift.study.opened import open_study
 from sslshift.study.report.decision import decision
@@ -14,6 +13,7 @@ from sslshift.study.report.page import leak_sections
 from sslshift.study.report.sentences import findings
 from sslshift.study.report.tables import all_tables, class_table, main_table, money_table
 from sslshift.transfer.claims import GAIN
+from sslshift.transfer.leaks import LeakedPair, SourceLeaks
 
 
 @pytest.fixture(scope="module")

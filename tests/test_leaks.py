@@ -24,6 +24,7 @@ from sslshift.storage import Store
 from sslshift.study import leaks as leaks_of_study
 from sslshift.study.opened import open_study
 from sslshift.study.progress import Progress
+from sslshift.transfer.leaks import CACHE
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ def test_identities_from_the_cache_are_those_of_the_images(photos, tmp_path):
 
 
 def test_a_second_study_on_the_same_images_reads_none_of_them_for_leaks(tmp_path, monkeypatch):
-    monkeypatch.setenv(leaks_of_study.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
     test = open_source("bundled:mnist/test")
     (tmp_path / "web").mkdir()
     for index in range(30):
@@ -179,7 +180,7 @@ def test_a_second_study_on_the_same_images_reads_none_of_them_for_leaks(tmp_path
     (leaks,) = search("third", True).values()
     assert leaks.equal == 4
     # Without a cache nothing is kept, and nothing of it is read.
-    monkeypatch.setenv(leaks_of_study.CACHE, "")
+    monkeypatch.setenv(CACHE, "")
     assert search("fourth", True) == dict.fromkeys(found, leaks)
 
 

@@ -144,7 +144,7 @@ def test_sources_stand_in_order_with_intervals_costs_and_a_reading(first):
         "In colour and texture, these images do not distinguish near from another sample of the target; it may be up to",
         "These distances are as this encoder sees them",
         "far is farther than planned by",
-        "the same and the target share images, 80 of its 80 are exact copies",
+        "the same and the target share images, 80 of its 80 are copies as the encoder sees them",
         "It is the target itself.",
         "near: 1 file is refused and not counted: ",
         "untrained small conv net, random weights of seed 0",

@@ -17,11 +17,12 @@ from sslshift.shards import editing
 from sslshift.storage import ERROR_LOG, FAILED, NotStoredError, Store, read_json, slug, write, write_json
 from sslshift.study.candidates import named_text
 from sslshift.study.evaluate import InitialScores, evaluate_initial, evaluate_pixels, evaluate_run, evaluate_untrained
-from sslshift.study.leaks import SourceLeaks, read_leaks
+from sslshift.study.leaks import read_leaks
 from sslshift.study.learners import Learner
 from sslshift.study.opened import Opened, Run
 from sslshift.study.progress import Progress
 from sslshift.study.shifts import MeasuredShift, TaskShifts, name_of_features, read_shifts
+from sslshift.transfer.leaks import SourceLeaks
 from sslshift.transfer.scores import EvaluatedEncoder
 
 # File of a study's folder with what each call planned, and how much was known when it did.

@@ -14,6 +14,7 @@ from sslshift.models import ENCODER, PretrainedEncoder, open_encoder
 from sslshift.models.description import describe
 from sslshift.transfer.encoders import untrained_encoder
 from sslshift.transfer.inference import Comparison, Interval, compare, runs_interval
+from sslshift.transfer.matrix_leaks import sources_of
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.paired import complete_block
 from sslshift.transfer.predictions import Predictions, on_common_images, with_labelled_draws
@@ -87,7 +88,7 @@ def by_kind(files: Sequence[Path]) -> list[EncoderKind]:
     for file in files:
         encoder = open_encoder(file)
         about = {name: encoder.card.get(name) for name in _SHARED}
-        about["unique"] = {uri: source.get("unique") for uri, source in encoder.card.get("sources", {}).items()}
+        about["unique"] = {uri: source.get("unique") for uri, source in sources_of(encoder.card).items()}
         # Without a card, nothing is known about the encoder, so each file is a separate kind.
         key = json.dumps(about, sort_keys=True) if encoder.card.get("mixture") else str(file)
         kinds.setdefault(key, []).append((int(encoder.card.get("seed", 0)), file, encoder))
@@ -115,7 +116,7 @@ def _trained_on(card) -> str:
     if "mixture" not in card:
         # The card of a published encoder contains its name.
         return str(card.get("name", ""))
-    wanted = sum(source.get("unique", 0) for source in card.get("sources", {}).values())
+    wanted = sum(source.get("unique", 0) for source in sources_of(card).values())
     return f"{card['mixture']} N={wanted:,}"
 
 

@@ -32,6 +32,7 @@ from sslshift.transfer.matrix import (
     score_table,
     untrained,
 )
+from sslshift.transfer.matrix_leaks import MatrixLeaks, find_matrix_leaks
 from sslshift.transfer.metrics import METRICS
 from sslshift.transfer.protocol import DEFAULT, Evaluation, evaluation_phrase, evaluation_title, parse_evaluations
 from sslshift.transfer.scores import EvaluatedEncoder, evaluate_stored
@@ -78,11 +79,13 @@ class MatrixReport:
       kinds: scores of the encoders of each kind, by name.
       baselines: names of the kinds that were not trained.
       tasks: the tasks.
+      leaks: test images among the images that encoders were pretrained on.
     """
 
     kinds: Mapping[str, KindScores]
     baselines: Sequence[str]
     tasks: Sequence[Task]
+    leaks: MatrixLeaks
 
     @functools.cached_property
     def _scores(self) -> dict[tuple[str, str, str], Interval]:
@@ -121,10 +124,10 @@ class MatrixReport:
 
     @property
     def notes(self) -> list[str]:
-        """Notes of the tasks and evaluations, each once."""
+        """Leaks, and notes of the tasks and evaluations, each once."""
         everyone = [each.scores for kind in self.kinds.values() for each in kind]
         notes = [f"{task}: {note}" for encoder in everyone for task, scores in encoder.scores.items() for note in scores.notes]
-        return list(dict.fromkeys(notes))
+        return [*self.leaks.sentences, *dict.fromkeys(notes)]
 
     @functools.cached_property
     def _claims(self) -> dict[Hypothesis, Claim]:
@@ -178,6 +181,10 @@ class MatrixReport:
         for name, text in contents.items():
             write(out / name, text)
         list_refused(out, {task.name: _refused(task) for task in self.tasks})
+        if self.leaks.rows:
+            write(out / "leaks.csv", self.leaks.csv)
+        else:
+            (out / "leaks.csv").unlink(missing_ok=True)
         return [out / name for name in contents]
 
 
@@ -225,7 +232,9 @@ def run_matrix(settings: MatrixSettings, counting: Counting, say: Callable[[str]
         draw = int(job.encoder.card.get("draw", job.seed))
         kinds.setdefault(job.name, []).append(ScoredEncoder(job.seed, draw, encoder))
         say(f"{title}{f' ({job.path})' if job.path else ''}: {_scores_text(encoder)}")
-    return MatrixReport(kinds, list(dict.fromkeys(job.name for job in baselines)), opened)
+    cards = {kind.name: [encoder.card for _, _, encoder in kind.encoders] for kind in named}
+    leaks = find_matrix_leaks(cards, opened, tasks.open)
+    return MatrixReport(kinds, list(dict.fromkeys(job.name for job in baselines)), opened, leaks)
 
 
 class _Job(NamedTuple):
@@ -252,13 +261,13 @@ class _Tasks:
 
     def __init__(self, declared: Sequence[TaskDeclaration]):
         self._declared = declared
-        self._open = functools.cache(open_source)
+        self.open = functools.cache(open_source)
         self._on_canvas: dict[Canvas, tuple[Task, ...]] = {}
 
     def on_canvas(self, canvas: Canvas) -> tuple[Task, ...]:
         """Returns the tasks with images of this shape."""
         if canvas not in self._on_canvas:
-            kept = functools.cache(lambda uri: cached(self._open(uri), canvas))
+            kept = functools.cache(lambda uri: cached(self.open(uri), canvas))
             self._on_canvas[canvas] = tuple(open_task(each, canvas, kept) for each in self._declared)
         return self._on_canvas[canvas]
 

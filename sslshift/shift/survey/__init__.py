@@ -223,7 +223,8 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
     work = Extractor(named, named.build(canvas), canvas, out, settings.seed, counting)
     target = work.encoded(own)
     noise = work.noise(target)
-    sets = _each([images.declared for images in opened.values()], lambda each: work.encoded(opened[each.name], target), failed)
+    finder = work.finder(target)
+    sets = _each([images.declared for images in opened.values()], lambda each: work.encoded(opened[each.name], finder), failed)
     sets |= _mixtures(planned, sets, [len(target.features), len(noise.features)], settings.distance, failed)
     found = measure(
         target.features,

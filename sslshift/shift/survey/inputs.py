@@ -18,12 +18,13 @@ from sslshift.data.mixture_text import parse_mixture
 from sslshift.data.noise import NoiseSource
 from sslshift.data.permutation import permute
 from sslshift.data.source_text import NamedUri
-from sslshift.data.sources import Source, cached, open_source
+from sslshift.data.sources import PartialSource, Source, cached, open_source
 from sslshift.data.sources.base import printable
 from sslshift.shift.mixtures import blend, blend_counts
 from sslshift.transfer.encoders import NamedEncoder
 from sslshift.transfer.extraction import Extracted, extract
 from sslshift.transfer.features import Encoder
+from sslshift.transfer.leaks import LeakFinder, OnCanvas
 
 # The largest side for an encoder without a size of its own, and the number of images that are looked at for their size.
 _SIDE = 64
@@ -83,7 +84,9 @@ class SourceAbout:
       notes: remarks from reading the source.
       pixel_range: range of the pixel values that the source declares.
       fingerprint: hash of the source.
-      copies: number of used images that are exact copies of images of the target; None for the target itself.
+      copies: number of used images that are copies of images of the target; None for the target itself.
+      near_copies: number of these copies that are not exact: stored again, resized or brightened.
+      example: a copy and its image of the target; empty if there is none that is not exact.
     """
 
     uri: str
@@ -101,6 +104,8 @@ class SourceAbout:
     pixel_range: Any
     fingerprint: str
     copies: int | None
+    near_copies: int = 0
+    example: str = ""
     kind: str = "source"
 
     @property
@@ -239,6 +244,14 @@ def choose_canvas(named: NamedEncoder, target: ImageLook, image_size: int) -> Ca
     return Canvas(side, side, 3 if target.colour else 1)
 
 
+class _Copies(NamedTuple):
+    """Copies of the target's images in a source, see `SourceAbout`."""
+
+    count: int | None
+    near: int = 0
+    example: str = ""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Extractor:
     """Encodes all images of a survey, and keeps their features for later calls.
@@ -259,12 +272,12 @@ class Extractor:
     seed: int
     counting: Counting
 
-    def encoded(self, images: SourceImages, target: Encoded | None = None) -> Encoded:
+    def encoded(self, images: SourceImages, finder: LeakFinder | None = None) -> Encoded:
         """Returns the features of a source's images and the facts about it.
 
         Args:
           images: images of the source.
-          target: the target, whose exact copies are counted; None: these are the images of the target.
+          finder: search for copies of the target's images; None: these are the images of the target.
 
         Raises:
           ValueError: no image can be read, or features are not finite.
@@ -279,6 +292,8 @@ class Extractor:
             except ValueError as error:
                 # Readers know the source by its name in tables, which takes the place of the URI.
                 raise ValueError(f"{name}: {str(error).removeprefix(f'{source.name}: ')}") from error
+        kept = images.indices[found.kept]
+        copies = _Copies(None) if finder is None else self._copies(reader, kept, finder)
         about = SourceAbout(
             uri=printable(images.declared.uri),
             images=len(source),
@@ -295,9 +310,27 @@ class Extractor:
             notes=list(source.notes),
             pixel_range=source.pixel_range,
             fingerprint=source.fingerprint,
-            copies=None if target is None else _copies(found.digests, target.digests),
+            copies=copies.count,
+            near_copies=copies.near,
+            example=copies.example,
         )
-        return Encoded(name, found.features, about, ImageSet(reader, images.indices[found.kept]), found.digests)
+        return Encoded(name, found.features, about, ImageSet(reader, kept), found.digests)
+
+    def finder(self, target: Encoded) -> LeakFinder:
+        """Returns a search for copies of the target's images, as the encoder sees them."""
+        source, indices = target.images
+        test = OnCanvas(PartialSource(source, indices), self.canvas)
+        return LeakFinder(test, np.arange(len(test)), colour=self.canvas.channels > 1, note=lambda _: None)
+
+    def _copies(self, source: Source, indices: np.ndarray, finder: LeakFinder) -> "_Copies":
+        own = OnCanvas(PartialSource(source, indices), self.canvas)
+        if finder.why_not(own):
+            return _Copies(0)
+        leaks = finder.leaks(own)
+        count = len(np.unique(leaks.pairs.first))
+        near = next(zip(leaks.near.first.tolist(), leaks.near.second.tolist(), strict=True), None)
+        example = f"{own.origin(near[0])} and {finder.test.origin(near[1])}" if near else ""
+        return _Copies(count, count - len(np.unique(leaks.same.first)), example)
 
     def noise(self, target: Encoded) -> NoiseFeatures:
         """Returns the features of noise images; their number equals that of the target's images."""
@@ -312,12 +345,6 @@ class Extractor:
         found = extract(self.encode, source, indices, self.canvas, cache=cache, on_images=on_images)
         # Distances are computed in float64 on the host.
         return found._replace(features=jax.device_get(found.features))
-
-
-def _copies(digests: np.ndarray, of: np.ndarray) -> int:
-    # Digests are computed from pixels on the canvas: copies at another size or compression are not exact copies.
-    known = {digest.tobytes() for digest in of}
-    return sum(digest.tobytes() in known for digest in digests)
 
 
 def _unlike(features: np.ndarray) -> dict[str, int]:

@@ -175,8 +175,10 @@ def _source_remarks(name: str, about: SourceAbout, target: Encoded) -> list[str]
     said = []
     if about.copies:
         same = " It is the target itself." if about.fingerprint == target.about.fingerprint else ""
-        are = "is an exact copy" if about.copies == 1 else "are exact copies"
-        count = f"{about.copies:,} of its {about.used:,} {are} as the encoder sees them"
+        are = "is a copy" if about.copies == 1 else "are copies"
+        near = f", {about.near_copies:,} of them nearly the same" if about.near_copies else ""
+        example = f" (for example {about.example})" if about.example else ""
+        count = f"{about.copies:,} of its {about.used:,} {are} as the encoder sees them{near}{example}"
         # An accuracy on images that were trained on means nothing: this is the gravest finding of a survey.
         said.append(f"Warning: {name} and {target.name} share images, {count}; do not train on what you test on.{same}")
     if about.broken:
