@@ -208,10 +208,7 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
     """
     # All settings are checked before the first image is encoded.
     out = _folder(settings.out)
-    index_distance(settings.distance)
-    require_far_end(settings.far_end)
-    for name in settings.beside:
-        distance_of(name)
+    _require_known(settings)
     declared = parse_named_sources(settings.source, reserved=[TARGET, FLOOR, REFERENCE])
     planned = parse_mixtures(settings.mixture, declared)
     named = encoder_named(settings.encoder, seed=settings.seed)
@@ -256,6 +253,14 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
         target,
         noise,
     )
+
+
+def _require_known(settings: SurveySettings) -> None:
+    """Raises ValueError if a setting names a distance or a far end that does not exist."""
+    index_distance(settings.distance)
+    require_far_end(settings.far_end)
+    for name in settings.beside:
+        distance_of(name)
 
 
 def _folder(text: str) -> Path:
