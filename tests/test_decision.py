@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from report_builders import FAR, LEARNER, MIDDLE, NEAR, STUDY, planned, results_of, truth
 
@@ -9,6 +10,7 @@ from sslshift.study.analysis import Analysis
 from sslshift.study.learner_analysis import Kind
 from sslshift.study.opened import open_study
 from sslshift.study.report.decision import decision
+from sslshift.study.report.figures import accuracy_vs_money
 from sslshift.study.report.page import leak_sections
 from sslshift.study.report.sentences import findings
 from sslshift.study.report.tables import all_tables, class_table, main_table, money_table
@@ -128,6 +130,16 @@ def priced(opened, monkeypatch):
     return Analysis(results_of(dataclasses.replace(opened, design=design)))
 
 
+def test_accuracy_is_drawn_against_money(priced):
+    drawing = accuracy_vs_money(priced.task, "narrow")
+    assert [panel.get_title("left") for panel in drawing.axes] == ["linear probe", "kNN"]
+    # The axis is logarithmic, has at least two labels, and shows all costs.
+    low, high = drawing.axes[0].get_xlim()
+    assert low < min(cost.total for cost in priced.costs.values()) < max(cost.total for cost in priced.costs.values()) < high
+    assert drawing.axes[0].get_xscale() == "log"
+    assert np.log10(high / low) > 1
+
+
 def test_gains_have_a_price(priced):
     # Each run took 1.5 seconds, at a price of 1 for a second.
     assert priced.costs[Kind(LEARNER, NEAR, 320)] == (160.0, pytest.approx(1.5))
@@ -151,6 +163,7 @@ def test_without_costs_there_is_no_money(opened):
     analysis = Analysis(results_of(opened))
     assert analysis.costs == {}
     assert money_table(analysis).lines == []
+    assert accuracy_vs_money(analysis.task, "narrow") is None
 
 
 def test_gains_within_classes_add_up_to_the_gain(opened):

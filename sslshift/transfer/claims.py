@@ -257,10 +257,10 @@ def ways_text(table: PlannedTable, wanted: float) -> str:
     ways = [] if seeds is None else [f"{seeds} seeds with {table.images:,} test images"]
     ways += [] if images is None or table.seeds < 2 else [f"{images:,} test images with {table.seeds} seeds"]
     if not ways:
-        larger = [table._replace(images=table.images * factor) for factor in (2, 5, 20)]
+        larger = [table._replace(images=table.images * factor) for factor in (2, 5, 20, 100, 500)]
         both = [(each.seeds_for(wanted), each.images) for each in larger]
         ways = [f"{seeds} seeds with {images:,} test images" for seeds, images in both if seeds][:1]
-    return f"a gain of {size(wanted)} takes {' or '.join(ways) or 'more than any study has'}"
+    return f"a gain of {size(wanted)} takes {' or '.join(ways) or 'more seeds and test images than any study has'}"
 
 
 def size(value: float) -> str:

@@ -127,7 +127,7 @@ def accuracy_vs_money(task: TaskAnalysis, width: str) -> Figure | None:
         for place, (title, learner, evaluation) in zip(places, shown, strict=True):
             _kinds_panel(place, task, task.paired(evaluation), learner, lambda kind: costs[kind].total)
             if min(amounts) > 0:
-                place.set_xscale("log")
+                _logarithmic(place)
             place.set_title(title)
             place.set_ylabel(_metric_label(task))
             place.set_xlabel("cost of images and training")
@@ -137,6 +137,11 @@ def accuracy_vs_money(task: TaskAnalysis, width: str) -> Figure | None:
 
 def _diversity_panel(panel: Axes, task: TaskAnalysis, numbers: PairedScores, learner: tuple[str, str]) -> None:
     _kinds_panel(panel, task, numbers, learner, task.analysis.diversity)
+    _logarithmic(panel)
+
+
+def _logarithmic(panel: Axes) -> None:
+    """Makes the horizontal axis logarithmic, with at least two labels."""
     panel.set_xscale("log")
     low, high = panel.get_xlim()
     if math.floor(math.log10(high)) <= math.ceil(math.log10(low)):
