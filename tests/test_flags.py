@@ -103,3 +103,16 @@ def test_what_is_given_as_declared_changes_nothing(study_of):
     assert printed == (
         "--downstream was not given: encoders are evaluated on this experiment's own task, bundled:fashion_mnist\n"
     )
+
+
+def test_an_initial_encoder_does_not_get_the_architecture_and_the_rates_of_the_default(study_of):
+    study, printed = study_of(quickstart.QUICKSTART, "--init=mine.safetensors", "--warmup=0.05")
+    assert (study.init, study.encoder, study.optimiser) == ("mine.safetensors", "", "")
+    assert (study.learning_rate, study.weight_decay, study.warmup) == (-1.0, -1.0, 0.05)
+    # New heads are trained from random weights, as the experiment declares them.
+    assert (study.head, study.sources) == (quickstart.QUICKSTART.head, quickstart.QUICKSTART.sources)
+    assert printed.startswith("--init: this experiment's own --optimiser, --learning_rate and --weight_decay are for training")
+    study, _ = study_of(methods.METHODS, "--init=mine.safetensors")
+    assert "mae: min_crop_scale=0.5; decoder_depth=2" in study.for_method
+    study, _ = study_of(quickstart.QUICKSTART, "--init=mine.safetensors", "--encoder=resnet18")
+    assert study.encoder == "resnet18"
