@@ -339,9 +339,10 @@ def _open(study: Study, progress: Progress) -> Opened:
     for learner in opened.learners:
         name = f"{learner}: " if len(opened.learners) > 1 else ""
         progress.note(f"{name}{learner.settings}")
-    initial = opened.learners[0].settings.initial
-    if initial:
-        progress.note(f"--init={study.init}: {how_it_was_read(initial) or 'an encoder of sslshift.'}")
+    first = opened.learners[0].settings
+    if first.initial:
+        about = how_it_was_read(first.initial)
+        progress.note(f"pretraining continues from --init={study.init}, a {first.encoder}{f'. {about}' if about else ''}")
     for uri, name in opened.names.items():
         progress.note(f"source {name} = {uri}: {len(opened.sources[uri]):,} images")
     for task in opened.tasks:
