@@ -185,7 +185,7 @@ def test_the_page_stands_alone(first):
         "reference: unstructured noise",
         "Images of the target that are farthest from all sources",
         "near/0",
-        "these images do not show",
+        "indistinguishable in their distance",
     ):
         assert text in page, text
     assert page.count('class="chart"') == 3

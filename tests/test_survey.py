@@ -93,9 +93,9 @@ def found(order, raw):
 def test_neighbours_in_the_order_differ_only_where_that_is_shown():
     order = {"a": (0.07, 0.13), "b": (0.06, 0.16), "c": (0.5, 0.6)}
     said = reading(found(order, {"a": 1.0, "b": 0.5, "c": 0.8}))
-    assert said[0] == "a and b are the nearest; these images do not show which of them is nearer than the others."
+    assert said[0] == "a and b are the nearest, indistinguishable in their distance."
     assert said[1].startswith("c is farther than b by 0.4")
-    assert said[2] == "By the proxy A distance the order differs: c before a."
+    assert said[2] == "By the other distance (proxy A), c is nearer than a."
     assert (
         reading(found(order, {"a": 0.31, "b": 0.2, "c": 0.3}))[2] == "The other distances agree with this order to within 5%."
     )
@@ -146,7 +146,7 @@ def test_no_sentence_claims_more_than_the_encoder_sees():
     first, _ = answer(survey, SUPERFICIAL)
     *said, one = reading(survey, SUPERFICIAL)
     assert one == ONE_ENCODER
-    opinions = [each for each in said if each.startswith("By the proxy A distance")]
+    opinions = [each for each in said if each.startswith("By the other distance")]
     rest = [each for each in [first, *said] if each not in opinions]
     assert len(rest) == 6
     assert all(each.startswith("In colour and texture, ") for each in rest)

@@ -182,7 +182,9 @@ class ClosestMatches(NamedTuple):
     target: np.ndarray
 
 
-def closest_matches(target: np.ndarray, source: np.ndarray, *, neighbours: int = 5) -> ClosestMatches:
+def closest_matches(
+    target: np.ndarray, source: np.ndarray, *, neighbours: int = 5, target_radii: np.ndarray | None = None
+) -> ClosestMatches:
     """Returns the images of a source by their distance to the target in units of both images' own neighbourhoods.
 
     In many dimensions a few images, such as blank ones, are near to everything. By plain distances they would be the nearest
@@ -201,6 +203,7 @@ def closest_matches(target: np.ndarray, source: np.ndarray, *, neighbours: int =
       target: features `[n, dim]` of the downstream images, n above 1.
       source: features `[m, dim]`, m above 1.
       neighbours: k; fewer, if a set has fewer other images.
+      target_radii: `squared_radii` of the target, if they are known, which several sources share.
 
     Raises:
       ValueError: features are not finite matrices of one dimension, or there are too few rows.
@@ -212,7 +215,9 @@ def closest_matches(target: np.ndarray, source: np.ndarray, *, neighbours: int =
     """
     require_neighbours(neighbours)
     target, source = pair(target, source, "The closest matches", 2)
-    scales = [np.sqrt(squared_radii(each, min(neighbours, len(each) - 1))) for each in (target, source)]
+    if target_radii is None:
+        target_radii = squared_radii(target, min(neighbours, len(target) - 1))
+    scales = [np.sqrt(each) for each in (target_radii, squared_radii(source, min(neighbours, len(source) - 1)))]
     # Images with equal images around them have a radius of 0: equal pairs of such images are as near as their neighbours.
     least = 1e-6 * (np.concatenate(scales).mean() or 1.0)
     of_target, of_source = (np.maximum(each, least) for each in scales)

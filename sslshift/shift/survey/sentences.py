@@ -187,7 +187,7 @@ def ranking(survey: Survey) -> list[str]:
     sentences = [
         f"{names[0]} is the nearest."
         if len(first) == 1
-        else f"{listed(first)} are the nearest; these images do not show which of them is nearer than the others."
+        else f"{listed(first)} are the nearest, indistinguishable in their distance."
     ]
     for near, far in itertools.pairwise(names):
         if (near, far) in shown:
@@ -195,27 +195,31 @@ def ranking(survey: Survey) -> list[str]:
             interval = f"{difference.low:.2g} to {difference.high:.2g}"
             sentences.append(f"{far} is farther than {near} by {difference.value:.2g} (95% interval {interval}).")
         elif far not in first:
-            sentences.append(f"These images do not show whether {near} or {far} is nearer.")
+            sentences.append(f"{near} and {far} are indistinguishable in their distance.")
     return sentences
 
 
 def second_opinions(survey: Survey) -> list[str]:
-    """Returns which raw distances contradict an order that the index shows; nothing without raw distances or without order."""
+    """Returns which orders of the index raw distances contradict, each with those that do; nothing without either."""
     shown = _in_order(survey)
     others = [name for name in next(iter(survey.measured.values())).raw if name != survey.distance]
-    turned = {}
-    for name in others:
-        values = {source: found.raw[name].value for source, found in survey.measured.items()}
-        # Only orders that the index shows can be contradicted.
-        turned[name] = [f"{far} before {near}" for near, far in shown if values[far] < _CLEARLY * values[near]]
-    sentences = [
-        f"By the {distance_of(name).title} distance the order differs: {', '.join(pairs)}."
-        for name, pairs in turned.items()
-        if pairs
-    ]
+    turned: dict[str, list[str]] = {}
+    # Only orders that the index shows can be contradicted.
+    for near, far in shown:
+        for name in others:
+            values = [survey.measured[source].raw[name].value for source in (near, far)]
+            if values[1] < _CLEARLY * values[0]:
+                turned.setdefault(f"{far} is nearer than {near}", []).append(distance_of(name).title)
+    sentences = [f"By {_number_of(names, others)} ({listed(names)}), {what}." for what, names in turned.items()]
     if shown and others and not sentences:
         sentences.append("The other distances agree with this order to within 5%.")
     return sentences
+
+
+def _number_of(names: Sequence[str], others: Sequence[str]) -> str:
+    if len(others) == 1:
+        return "the other distance"
+    return "all other distances" if len(names) == len(others) else f"{len(names)} of {len(others)} other distances"
 
 
 def reading(survey: Survey, seen: str = "") -> list[str]:
