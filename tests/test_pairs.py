@@ -23,7 +23,7 @@ from sslshift.data.curation.cosine import Vectors, near_in_all, near_in_clusters
 from sslshift.data.curation.hamming import BANDS, Band, HashIndex, by_bands, by_comparison
 from sslshift.data.curation.pairs import Matches, Pairs, chunks, joined, linked
 from sslshift.data.perceptual_hash import FLAT
-from sslshift.data.threads import in_threads
+from sslshift.data.threads import in_threads, watched
 
 clustered_hashes = st.tuples(
     hnp.arrays(np.uint64, st.integers(1, 4)), hnp.arrays(np.int64, st.integers(0, 40), elements=st.integers(0, 2**62))
@@ -276,3 +276,16 @@ def test_work_in_threads_keeps_its_order_and_does_not_run_ahead():
     assert next(results) == 0
     assert len(started) < 500
     assert list(results) == [part * part for part in range(1, 1000)]
+
+
+def test_long_work_prints_lines_where_no_bar_can_be_drawn(monkeypatch, capsys):
+    seconds = iter(range(0, 1000, 3))
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    assert list(watched(range(12), "reading [x]", long=True)) == list(range(12))
+    # Three seconds pass with every part: one line after ten seconds, and one every twenty.
+    assert capsys.readouterr().err.splitlines() == [
+        "reading [x]: 3 of 12, about 36 s left",
+        "reading [x]: 10 of 12, about 7 s left",
+    ]
+    assert watched(range(12), "reading", long=False) == range(12)
+    assert list(watched(iter("ab"), "reading", long=True, total=2)) == ["a", "b"]

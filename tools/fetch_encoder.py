@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from sslshift.command import run_command
 from sslshift.models.reference.fetching import KNOWN, fetch, find_download
 from sslshift.models.reference.files import sha256
+from sslshift.reporting.progress import LogLines
 from sslshift.storage import whole_file
 
 FLAGS = flags.FLAGS
@@ -46,8 +47,14 @@ def main() -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
             bar = bars.add_task(FLAGS.name, total=download.size)
+            lines = LogLines(console)
+
+            def on_bytes(done: int) -> None:
+                bars.update(bar, completed=done)
+                lines.show(f"fetching {FLAGS.name}", done, download.size, "in bytes")
+
             with whole_file(file) as target:
-                fetch(download, target, lambda done: bars.update(bar, completed=done))
+                fetch(download, target, on_bytes)
         outcome = "fetched"
     licence = f", {download.licence}" if download.licence else ""
     console.print(f"{file}: {outcome}{licence}, sha256 {download.sha256}", highlight=False, soft_wrap=True, markup=False)

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.markup import escape
-from rich.progress import track
 
 from sslshift.data.decode import BrokenImageError, Canvas, check, decode, decode_onto, read_file
 from sslshift.data.ranges import Levels, PixelRange, decide_range, describe_range, merge_levels
@@ -24,6 +21,7 @@ from sslshift.data.sources.recognise import is_other_archive, kind_of, recognise
 from sslshift.data.sources.refusals import examples
 from sslshift.data.sources.uri import Uri
 from sslshift.data.sources.walk import is_image, list_files
+from sslshift.data.threads import watched
 
 
 class FileSource(Source):
@@ -58,8 +56,8 @@ class FileSource(Source):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             checks = pool.map(functools.partial(_check, stated_range=stated_range, max_pixels=max_pixels), paths)
             # The check of few files ends before anybody could read a progress bar.
-            hidden = len(paths) < 500 or not sys.stderr.isatty()
-            checks = list(track(checks, f"checking the images of {escape(name)}", len(paths), disable=hidden))
+            long = len(paths) >= 500
+            checks = list(watched(checks, f"checking the images of {name}", long=long, total=len(paths)))
         self._max_pixels = max_pixels
         # Positions among `paths` of the files that can be decoded.
         self._whole = np.flatnonzero([not check.reason for check in checks])

@@ -21,9 +21,9 @@ from sslshift.reporting import Captioned, Picture, Table, figures, png_uri, rend
 from sslshift.shift._base import blocks, matrix, require_one_dimension
 from sslshift.shift.index import FAR_ENDS, NEAR_END
 from sslshift.shift.layers import LayerProfile
-from sslshift.shift.neighbourhoods import closest_matches, coverage_of, nearness
+from sslshift.shift.neighbourhoods import closest_matches, coverage_of, nearness, squared_radii
 from sslshift.shift.survey.inputs import Encoded
-from sslshift.shift.survey.measure import IMAGES, LayerProfiles, Survey
+from sslshift.shift.survey.measure import IMAGES, NEIGHBOURS, LayerProfiles, Survey
 from sslshift.shift.survey.report import FLOOR, REFERENCE, index_text
 
 # Images in each gallery, and their largest side in pixels.
@@ -87,6 +87,7 @@ def page(
     looks = {name: figures.look(number) for number, name in enumerate(names)}
     pictured = {name: sets[name] for name in names if sets[name].images}
     # Mixtures have no images of their own: their components show them.
+    radii = squared_radii(target.features, NEIGHBOURS)
     everything = np.concatenate([each.features for each in pictured.values()]) if pictured else None
     return render_page(
         __package__,
@@ -100,7 +101,7 @@ def page(
         target_images=_captioned(target, np.arange(min(_SHOWN, len(target.features)))),
         uncovered=[] if everything is None else _captioned(target, _farthest(target.features, everything)[:_SHOWN]),
         covered="" if everything is None else f"{100 * coverage_of(target.features, everything).target:.0f}%",
-        examples=[_examples(name, each, target) for name, each in pictured.items()],
+        examples=[_examples(name, each, target, radii) for name, each in pictured.items()],
         points=_POINTS,
         map_chart=_drawn("map", "map of the images of all sources and the target", lambda: _map_chart(target, pictured, looks))
         if pictured
@@ -115,8 +116,8 @@ def page(
     )
 
 
-def _examples(name: str, source: Encoded, target: Encoded) -> SourceExamples:
-    matches = closest_matches(target.features, source.features)
+def _examples(name: str, source: Encoded, target: Encoded, radii: np.ndarray) -> SourceExamples:
+    matches = closest_matches(target.features, source.features, neighbours=NEIGHBOURS, target_radii=radii)
     pairs = zip(_captioned(source, matches.source[:_SHOWN]), _captioned(target, matches.target[:_SHOWN]), strict=True)
     nearest = [Captioned([*of_source.pictures, *of_target.pictures], of_source.caption) for of_source, of_target in pairs]
     return SourceExamples(name, nearest, _captioned(source, _farthest(source.features, target.features)[:_SHOWN]))
