@@ -39,19 +39,19 @@ def index(value, low, high):
         ),
         (
             (0.34, 0.3, 0.38),
-            "near is about a third of the way to unstructured noise from the target (0.34, 95% interval 0.30 to 0.38).",
+            "near is about a third of the way to unstructured noise (0.34, 95% interval 0.30 to 0.38).",
         ),
         (
             (0.4, 0.1, 0.7),
-            "near is between 0.10 and 0.70 of the way from the target to unstructured noise; more images would .*",
+            "near is between 0.10 and 0.70 of the way to unstructured noise; more images would .*",
         ),
-        ((0.95, 0.9, 1.05), "near is about as far from the target as unstructured noise"),
+        ((0.95, 0.9, 1.05), "near is about as far as unstructured noise"),
         (
             (0.6, 0.15, 1.05),
-            "near is at least 0.15 of the way from the target to unstructured noise, and may be as far as that (0.60, .*);",
+            "near is at least 0.15 of the way to unstructured noise, and may be as far as that (0.60, .*);",
         ),
-        ((0.97, 0.96, 0.98), "near is between 0.96 and 0.98 of the way from the target to unstructured noise."),
-        ((1.5, 1.2, 1.8), "near is farther from the target than unstructured noise"),
+        ((0.97, 0.96, 0.98), "near is between 0.96 and 0.98 of the way to unstructured noise."),
+        ((1.5, 1.2, 1.8), "near is farther than unstructured noise"),
     ],
 )
 def test_a_sentence_says_no_more_than_the_interval(values, text):
@@ -63,8 +63,8 @@ CLAIMS = {
     "is indistinguishable": lambda x, ends: x <= 0.105,
     "do not distinguish": lambda x, ends: x <= ends[0] + 0.005,
     "look for copies": lambda x, ends: x < 0,
-    "farther from the target than unstructured noise": lambda x, ends: x > 1,
-    "about as far from the target as unstructured noise": lambda x, ends: 0.8 <= x <= 1.2,
+    "farther than unstructured noise": lambda x, ends: x > 1,
+    "about as far as unstructured noise": lambda x, ends: 0.8 <= x <= 1.2,
     "at least": lambda x, ends: x >= ends[0] - 0.005,
     "at most": lambda x, ends: 0 < x <= min(0.105, ends[0] + 0.005),
     "is between": lambda x, ends: ends[0] - 0.005 <= x <= ends[1] + 0.005,

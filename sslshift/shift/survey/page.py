@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sslshift.data.decode import BrokenImageError, to_image
+from sslshift.data.source_text import short_names
 from sslshift.reporting import Captioned, Picture, Table, figures, png_uri, render_page
 from sslshift.shift._base import blocks, matrix, require_one_dimension
 from sslshift.shift.index import FAR_ENDS, NEAR_END
@@ -92,7 +93,7 @@ def page(
     return render_page(
         __package__,
         "page.html",
-        target=target.about.uri,
+        target=short_names([target.about.uri])[0],
         **texts._asdict(),
         trained=trained,
         index_chart=_drawn("index", "shift index of every source with its interval", lambda: _index_chart(found, looks)),

@@ -149,19 +149,19 @@ def _source_sentence(name: str, index: ShiftIndex, far_end: str) -> str:
             return f"{name} is indistinguishable from {NEAR_END} {interval}."
         return f"These images do not distinguish {name} from {NEAR_END}; it may be up to {high} away {interval}."
     if index.low > 1:
-        return f"{name} is farther from the target than {far_end} {interval}."
+        return f"{name} is farther than {far_end} {interval}."
     if index.high >= 1:
         if 1 - index.low <= _ABOUT_FAR >= index.high - 1:
-            return f"{name} is about as far from the target as {far_end} {interval}."
+            return f"{name} is about as far as {far_end} {interval}."
         more = "; more images would narrow this down" if index.high - index.low > 0.3 else ""
-        return f"{name} is at least {low} of the way from the target to {far_end}, and may be as far as that {interval}{more}."
+        return f"{name} is at least {low} of the way to {far_end}, and may be as far as that {interval}{more}."
     if index.high <= _LITTLE:
         return f"{name} is a little away from the target, at most {high} of the way to {far_end} {interval}."
     part = min(_WAYS, key=lambda each: abs(each - index.value))
     if max(index.high - part, part - index.low) <= _ABOUT:
-        return f"{name} is about {_WAYS[part]} to {far_end} from the target {interval}."
+        return f"{name} is about {_WAYS[part]} to {far_end} {interval}."
     more = "; more images would narrow this down" if index.high - index.low > 0.3 else ""
-    return f"{name} is between {low} and {high} of the way from the target to {far_end}{more}."
+    return f"{name} is between {low} and {high} of the way to {far_end}{more}."
 
 
 def _in_order(survey: Survey) -> dict[tuple[str, str], IndexDifference]:
