@@ -1,6 +1,7 @@
 """The first sentences of a report, of results whose truth is known: decision, evaluations that disagree, leaks and money."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -45,6 +46,24 @@ def test_the_first_sentence_names_what_to_collect_and_what_hurts(opened):
     )
     # Both evaluations agree, nothing has a cost, and there are no leaks.
     assert others == []
+
+
+def test_the_first_sentence_compares_with_the_encoder_that_training_continued_from(opened):
+    initial = {LEARNER: planned(opened, 0.76, 300)}
+    results = dataclasses.replace(results_of(opened), initial=initial)
+    analysis = Analysis(results)
+    task = opened.task.name
+    near = [each.evaluated for each in results.runs if (each.run.source, each.run.unique) == (NEAR, 320)]
+    gain = np.mean([each.scores[task].linear for each in near]) - initial[LEARNER].scores[task].linear
+    start = f"Collect {NEAR}: pretraining on 320 of its images raises the accuracy by {gain * 100:.1f} ± "
+    assert decision(analysis)[0].startswith(start)
+    assert "points over the initial encoder (by the linear probe)" in decision(analysis)[0]
+    assert [row.kind.source for row in analysis.rows][-3:] == ["initial encoder", "untrained encoder", "raw pixels"]
+    flat = results_of(opened, lambda run: 0.76 + 0.01 * ((run.seed * 7 + run.unique) % 5 - 2))
+    (only,) = decision(Analysis(dataclasses.replace(flat, initial=initial)))
+    assert re.search(
+        r"or to hurt; with the best, .+, the accuracy is at [+-]\S+ ± \S+ points from the initial encoder \(", only
+    )
 
 
 def test_without_an_effect_the_first_sentence_is_the_price_of_one(opened):

@@ -19,6 +19,7 @@ from sslshift.transfer.claims import (
     TREND,
     WORSE,
     Claim,
+    difference_points,
     interval_for_money,
     percent,
     plus_minus,
@@ -134,7 +135,11 @@ def _nothing_shown(learner: LearnerAnalysis) -> str:
         return f"With one seed, nothing can be decided; with variances as in quickstart, {ways}"
     count = len(learner.levels)
     what = "the source is shown neither to help nor" if count == 1 else f"none of the {count} sources is shown to help or"
-    return f"Nothing can be decided yet: {what} to hurt ({_price(learner, list(learner.levels))})"
+    gain = learner.gains.get(learner.best)
+    # Whoever continues from an encoder asks for the difference from it.
+    own = f"; with the best, {learner.best.source}, the accuracy is at {difference_points(gain)} from the {analysis.baseline}"
+    about = own if analysis.results.initial and gain else ""
+    return f"Nothing can be decided yet: {what} to hurt{about} ({_price(learner, list(learner.levels))})"
 
 
 def _price(learner: LearnerAnalysis, sources: list[str]) -> str:
