@@ -38,19 +38,20 @@ SMALL = Study(
     blur=0.3,
 )
 
-CLOTHES = "bundled:fashion_mnist"
-DIGITS = "bundled:mnist"
-LEAVES = "synthetic:dead_leaves?size=4000"
-NOISE = "synthetic:noise?size=4000"
+SOURCES = {
+    "clothes": "bundled:fashion_mnist",
+    "digits": "bundled:mnist",
+    "leaves": "synthetic:dead_leaves?size=4000",
+    "noise": "synthetic:noise?size=4000",
+}
 
 
-def blend(name: str, first: str, second: str, share: float) -> tuple[str, str]:
-    """Returns a blend of two sources with 4 and with 4,000 unique images, which has its share of each."""
-    # The index of a blend is known: it lies between those of its parts, in proportion to the shares.
+def blend(name: str, share: float, first: str, second: str) -> tuple[str, str]:
+    """Returns a blend of two sources, by name, with 4 and with 4,000 unique images; the first has the share."""
+    # The index of a blend is known to lie between those of its parts.
     parts = ((first, share), (second, 1 - share))
     few, many = (
-        " + ".join(f"part{number}:{uri}@{round(part * unique)}*{part:g}" for number, (uri, part) in enumerate(parts, 1))
-        for unique in (4, 4000)
+        " + ".join(f"{part}:{SOURCES[part]}@{round(own * unique)}*{own:g}" for part, own in parts) for unique in (4, 4000)
     )
     return f"{name} = {few}", f"{name} = {many}"
 
@@ -59,13 +60,13 @@ def blend(name: str, first: str, second: str, share: float) -> tuple[str, str]:
 # a further number of images, or a fourth seed, would tell less about it.
 QUICKSTART = dataclasses.replace(
     SMALL,
-    sources=f"{CLOTHES}@4,20000; {DIGITS}@4,4000; {LEAVES}@4,4000; {NOISE}@4,4000",
+    sources="; ".join(f"{name} = {uri}@4,{20_000 if name == 'clothes' else 4000}" for name, uri in SOURCES.items()),
     mixture=(
-        *blend("clothes_and_few_digits", CLOTHES, DIGITS, 0.75),
-        *blend("clothes_and_digits", CLOTHES, DIGITS, 0.5),
-        *blend("clothes_and_leaves", CLOTHES, LEAVES, 0.5),
-        *blend("clothes_and_noise", CLOTHES, NOISE, 0.5),
-        *blend("leaves_and_noise", LEAVES, NOISE, 0.5),
+        *blend("clothes_and_few_digits", 0.75, "clothes", "digits"),
+        *blend("clothes_and_digits", 0.5, "clothes", "digits"),
+        *blend("clothes_and_leaves", 0.5, "clothes", "leaves"),
+        *blend("clothes_and_noise", 0.5, "clothes", "noise"),
+        *blend("leaves_and_noise", 0.5, "leaves", "noise"),
     ),
     primary="shift",
     seeds=3,

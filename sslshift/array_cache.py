@@ -1,11 +1,14 @@
 """Arrays that take long to compute, kept in files for all later commands of the user, up to a number of bytes."""
 
+import hashlib
 import io
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sslshift.cache import prune
 from sslshift.storage import digest, write
@@ -80,3 +83,15 @@ def _read_arrays(path: Path) -> dict[str, Any] | None:
             return dict(arrays)
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         return None
+
+
+def array_digest(array: np.ndarray) -> str:
+    """Returns a digest of an array's shape, dtype and values.
+
+    Example:
+      >>> import numpy as np
+      >>> array_digest(np.arange(3)) == array_digest(np.arange(3)[::1]) != array_digest(np.arange(3.0))
+      True
+    """
+    array = np.ascontiguousarray(array)
+    return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()[:32]

@@ -13,6 +13,7 @@ from sslshift.shift.index import FAR_ENDS, FAR_FROM, NEAR_END, NEAR_UP_TO, NOISE
 from sslshift.shift.neighbourhoods import Coverage
 from sslshift.shift.survey.measure import Measured, RawDistance, Survey, measure
 from sslshift.shift.survey.sentences import _WAYS, ONE_ENCODER, SUPERFICIAL, answer, place, ranking, reading, source_sentence
+from sslshift.storage import Store, digest
 
 
 def index(value, low, high):
@@ -179,3 +180,36 @@ def test_six_equal_sources_are_rarely_put_into_an_order(random):
         survey = measure(target, 3 * other + 2, sets, key=jax.random.key(number), repeats=20)
         ordered += any("is farther than" in sentence for sentence in ranking(survey))
     assert ordered <= 8
+
+
+def test_numbers_of_a_source_are_kept_and_those_of_other_images_or_settings_are_not_taken(random, tmp_path):
+    computed = []
+
+    def remember(name, record, compute):
+        def counted():
+            computed.append(name)
+            return compute()
+
+        return Store().remembered(tmp_path / f"{name}-{digest(record)}", record, counted)
+
+    x = random.normal(size=(5, 60, 8))
+    x[1] = 5 * x[1] + 9
+    settings = {"key": jax.random.key(0), "distances": ("frechet", "proxy_a"), "repeats": 4}
+    sources = {"a": x[2], "b": x[3] + 1}
+    plain = measure(x[0], x[1], sources, **settings)
+    for _ in range(2):
+        again = measure(x[0], x[1], sources, **settings, remember=remember)
+        # The index by proxy A is nan, which equals nothing.
+        assert repr(again.measured) == repr(plain.measured)
+    assert computed == ["a", "b"]
+    # Another source is measured alone; another target, other noise, and other settings measure all anew.
+    measure(x[0], x[1], sources | {"c": x[4]}, **settings, remember=remember)
+    assert computed == ["a", "b", "c"]
+    for target, noise, other in (
+        (x[4], x[1], {}),
+        (x[0], x[4], {}),
+        (x[0], x[1], {"far_end": NOISE}),
+        (x[0], x[1], {"repeats": 6}),
+    ):
+        measure(target, noise, {"a": x[2]}, **settings | other, remember=remember)
+    assert computed == ["a", "b", "c", *"aaaa"]

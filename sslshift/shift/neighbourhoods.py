@@ -5,6 +5,7 @@ public implementations, but always contain their own centre: where more than k i
 image is still inside. Distances come from inner products, and are recomputed from differences where rounding could decide.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -168,6 +169,22 @@ def nearness(x: np.ndarray, reference: np.ndarray, *, neighbours: int = 5) -> np
     require_one_dimension(x.shape[1], reference.shape[1])
     # The mean over several neighbours is less sensitive to a single copy than the nearest one.
     return np.sqrt(nearest_squares(x, reference, min(neighbours, len(reference)))).mean(axis=1)
+
+
+def expected_coverage(target: int, source: int, *, neighbours: int = 5) -> float:
+    """Returns the coverage of a target by further images of its own distribution, which no source can exceed.
+
+    Example:
+      >>> round(expected_coverage(1000, 1000), 2)
+      0.97
+
+    Args:
+      target: number of images of the target.
+      source: number of further images.
+      neighbours: k of the coverage.
+    """
+    # An image is not covered if all of its k nearest neighbours in both sets belong to its own set.
+    return 1 - math.prod((target - 1 - i) / (target - 1 + source - i) for i in range(neighbours))
 
 
 class ClosestMatches(NamedTuple):

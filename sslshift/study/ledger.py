@@ -7,6 +7,7 @@ from typing import Any
 
 from sslshift.reporting.ledger import LedgerRow, append, fingerprint, read_ledger, require_budget
 from sslshift.shards import editing
+from sslshift.shift.index import NOISE
 from sslshift.study.evaluate import INITIAL, PIXELS, UNTRAINED, InitialScores, baseline_record, initial_record, untrained_record
 from sslshift.study.opened import Opened, Run
 from sslshift.study.results import FinishedRun, Results, further_untrained, run_record
@@ -204,10 +205,16 @@ def _shift_record(opened: Opened) -> dict[str, Any]:
     """
     settings = opened.design.shift
     drawn = {"drawn": DRAWN} if settings.images else {}
-    return drawn | {
-        "by": settings.distance,
-        "features": settings.encoder,
-        "images": settings.images,
-        "reference": opened.reference.record | {"seeds": settings.seeds},
-        "sources": {uri: source.fingerprint for uri, source in opened.sources.items()},
-    }
+    # Indices of earlier versions have noise as their far end, and no such entry.
+    far_end = {"far_end": settings.far_end} if settings.images and settings.far_end != NOISE else {}
+    return (
+        drawn
+        | far_end
+        | {
+            "by": settings.distance,
+            "features": settings.encoder,
+            "images": settings.images,
+            "reference": opened.reference.record | {"seeds": settings.seeds},
+            "sources": {uri: source.fingerprint for uri, source in opened.sources.items()},
+        }
+    )

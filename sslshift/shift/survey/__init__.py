@@ -53,7 +53,7 @@ from sslshift.shift.survey.report import (
     remarks,
 )
 from sslshift.shift.survey.sentences import SUPERFICIAL, answer, reading
-from sslshift.storage import write
+from sslshift.storage import Store, digest, slug, write
 from sslshift.transfer.encoders import encoder_named
 
 __all__ = ["Measured", "RawDistance", "Survey", "SurveyReport", "SurveySettings", "run_survey"]
@@ -232,6 +232,7 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
         distances=settings.beside,
         far_end=settings.far_end,
         on_source=on_source,
+        remember=lambda name, record, compute: Store().remembered(_place(out, name, record), record, compute),
     )
     # Sources that could not be opened come before those that could not be measured, as in the order of work.
     found = dataclasses.replace(found, failed=failed | found.failed)
@@ -253,6 +254,11 @@ def run_survey(settings: SurveySettings, counting: Counting, on_source: Callable
         target,
         noise,
     )
+
+
+def _place(out: Path, name: str, record: Mapping[str, object]) -> Path:
+    """Returns the folder of a source's numbers."""
+    return out / "measured" / f"{slug(name)}-{digest(record)}"
 
 
 def _require_known(settings: SurveySettings) -> None:

@@ -11,11 +11,12 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from sslshift.array_cache import array_digest
 from sslshift.data.decode import Canvas
 from sslshift.models import PretrainedEncoder
 from sslshift.shift.distances import distance_of
@@ -23,7 +24,7 @@ from sslshift.shift.diversity import effective_rank, vendi_score
 from sslshift.shift.index import DEFAULT_DISTANCE, LEAST, SEPARATION, ShiftIndex, ShiftScale, halves_of
 from sslshift.shift.layers import LayerProfile, LayerRanges, VisualDna, layer_profile
 from sslshift.shift.mixtures import LayerMixture
-from sslshift.shift.neighbourhoods import Coverage, coverage_of
+from sslshift.shift.neighbourhoods import Coverage, coverage_of, expected_coverage
 from sslshift.shift.survey.inputs import Encoded, Extractor, ImageSet, MixtureAbout, NoiseFeatures
 from sslshift.transfer.extraction import no_images
 from sslshift.transfer.features import NetworkEncoder
@@ -73,6 +74,18 @@ class Measured(NamedTuple):
     rank: float
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of_result(cls, result: dict[str, Any]) -> "Measured":
+        """Returns the numbers in a `result.json`, which holds the values of `_asdict`."""
+        *numbers, draws = result["index"]
+        raw = {name: RawDistance(*each) for name, each in result["raw"].items()}
+        index = ShiftIndex(*numbers, tuple(draws))
+        return cls(index, raw, Coverage(*result["coverage"]), result["vendi"], result["rank"], tuple(result["notes"]))
+
+
+# As `Store.remembered`, with a name in place of the folder.
+Remember = Callable[[str, dict[str, Any], Callable[[], dict[str, Any]]], dict[str, Any]]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Survey:
@@ -107,10 +120,7 @@ class Survey:
     @property
     def coverage_expected(self) -> float:
         """Returns the coverage of the target by an equal number of further target images, which no source can exceed."""
-        # An image is not covered if all of its k nearest neighbours in both sets belong to its own set.
-        n = self.target_images
-        m = self.images
-        return 1 - math.prod((n - 1 - i) / (n - 1 + m - i) for i in range(NEIGHBOURS))
+        return expected_coverage(self.target_images, self.images, neighbours=NEIGHBOURS)
 
 
 def least_images(distance: str) -> int:
@@ -145,11 +155,11 @@ def measure(
     repeats: int = 40,
     far_end: str = SEPARATION,
     on_source: Callable[[str], None] = lambda name: None,
+    remember: Remember = lambda name, record, compute: compute(),
 ) -> Survey:
     """Measures sources against a target, all at the sample size that the smallest of them allows.
 
-    Sizes are equal since every distance, coverage and diversity score depends on the number of images. A source with too few
-    images for any index fails, and does not reduce the size of the others.
+    Every distance, coverage and diversity score depends on the number of images. A source with too few for any index fails.
 
     Example:
       >>> import jax, numpy as np
@@ -168,37 +178,38 @@ def measure(
       repeats: draws behind the index.
       far_end: name of the far end of the scale, see `ShiftScale`.
       on_source: called with each source's name before it is measured.
+      remember: keeps the numbers of sources for later calls.
 
     Raises:
       ValueError: there is no such distance, or no source can be measured; the message gives the reason for the first source.
     """
     least = _required_images(target, distance)
     scale = ShiftScale(target, noise, key, distance, repeats, far_end)
-    # A distance of few images is larger than one of many: sources are compared at one size only.
     size = common_images([len(target), len(noise)], [len(each) for each in sources.values()], distance) // 2
-    raw = {name: _Raw(scale, size, name) for name in distances}
+    raw = functools.cache(lambda: {name: _Raw(scale, size, name) for name in distances})
+    sets = [array_digest(each) for each in (target, noise, jax.random.key_data(key))]
+    record = {"version": 1, "by": [distance, far_end, repeats, *distances], "size": size, "sets": sets}
     measured = {}
     failed = {}
     for name, features in sources.items():
         on_source(name)
-        if len(features) < least:
-            failed[name] = _too_few(len(features), distance)
-            continue
         try:
-            measured[name] = _measured(scale, size, features, raw)
+            _require_enough(features, least, distance)
+            compute = functools.partial(_measured, scale, size, features, raw)
+            measured[name] = Measured.of_result(remember(name, record | {"features": array_digest(features)}, compute))
         except ValueError as error:
             failed[name] = str(error)
     _require_any(measured, failed)
-    # Diversity grows with the number of images, which is the same for target and sources.
-    own = _diversity(target[: 2 * size])
+    vendi, rank, _ = _diversity(target[: 2 * size])
     of_noise = scale.index(noise, sample_size=size) if far_end == SEPARATION and measured else None
-    in_order = dict(sorted(measured.items(), key=lambda item: item[1].index.value))
-    return Survey(distance, size, len(target), in_order, failed, *own[:2], far_end, of_noise)
+    measured = dict(sorted(measured.items(), key=lambda item: item[1].index.value))
+    return Survey(distance, size, len(target), measured, failed, vendi, rank, far_end, of_noise)
 
 
-def _too_few(images: int, distance: str) -> str:
-    have = f"{images:,} image{'' if images == 1 else 's'} that can be read"
-    return f"it has {have}; an index by {distance} needs at least {least_images(distance):,}"
+def _require_enough(features: np.ndarray, least: int, distance: str) -> None:
+    if len(features) < least:
+        have = f"{len(features):,} image{'' if len(features) == 1 else 's'} that can be read"
+        raise ValueError(f"it has {have}; an index by {distance} needs at least {least:,}")
 
 
 def _require_any(measured: Mapping[str, Measured], failed: Mapping[str, str]) -> None:
@@ -248,11 +259,12 @@ class _Raw:
         return RawDistance(value, self._floor, index)
 
 
-def _measured(scale: ShiftScale, size: int, features: np.ndarray, others: Mapping[str, _Raw]) -> Measured:
+def _measured(scale: ShiftScale, size: int, features: np.ndarray, others: Callable[[], Mapping[str, _Raw]]) -> dict[str, Any]:
+    """Returns the numbers of one source as `Measured.of_result` takes them."""
     index = scale.index(features, sample_size=size)
     features = features[: 2 * size]
     raw = {}
-    for name, other in others.items():
+    for name, other in others().items():
         try:
             raw[name] = other.of_source(features)
         except ValueError as error:
@@ -262,7 +274,8 @@ def _measured(scale: ShiftScale, size: int, features: np.ndarray, others: Mappin
         raw[scale.distance] = raw[scale.distance]._replace(index=index.value)
     vendi, rank, notes = _diversity(features)
     notes += tuple(f"no {distance_of(name).title} distance: {each.why}" for name, each in raw.items() if each.why)
-    return Measured(index, raw, coverage_of(scale.target, features, neighbours=NEIGHBOURS), vendi, rank, notes)
+    coverage = coverage_of(scale.target, features, neighbours=NEIGHBOURS)
+    return Measured(index, raw, coverage, vendi, rank, notes)._asdict()
 
 
 def _diversity(features: np.ndarray) -> tuple[float, float, tuple[str, ...]]:
@@ -308,16 +321,8 @@ def layer_profiles(
     sources = {name: each.images for name, each in sets.items() if name in needed}
     with work.counting("images in all layers") as on_images:
         try:
-            return profiles(
-                work.encode.pretrained,
-                work.canvas,
-                target.images,
-                sources,
-                mixtures,
-                noise.images,
-                work.out / "dna",
-                on_images,
-            )
+            looked_at = target.images, sources, mixtures, noise.images
+            return profiles(work.encode.pretrained, work.canvas, *looked_at, work.out / "dna", on_images)
         except ValueError as error:
             # The rest of the survey does not depend on the layers.
             return LayerProfiles({}, None, f"There is no profile over layers: {error}")
@@ -341,7 +346,7 @@ def profiles(
     Raises:
       ValueError: a set has too few images.
     """
-    # Activations depend on the encoder and on the size of images: each pair has ranges of its own.
+    # Each pair of an encoder and a size of images has ranges of its own.
     folder = folder / f"{encoder.with_features('pooled').fingerprint[:16]}-{'x'.join(map(str, canvas))}"
     parts = [target, noise, *sources.values()]
     seen = itertools.count(1)
@@ -354,22 +359,17 @@ def profiles(
             yield part.source.read(indices, canvas)
             on_images(min(next(seen) * _BATCH, total), total)
 
-    ranges = _ranges(encoder, lambda: (images for part in parts for images in batches(part)), folder / "ranges.npz")
+    ranges = _kept(LayerRanges, folder / "ranges.npz")
+    if ranges is None:
+        ranges = LayerRanges.of(encoder, (images for part in parts for images in batches(part)), batch_size=_BATCH)
+        folder.mkdir(parents=True, exist_ok=True)
+        ranges.save(folder / "ranges.npz")
     of_target, of_noise, *others = [_dna(encoder, part, batches, ranges, folder) for part in parts]
     by_name: dict[str, VisualDna | LayerMixture] = dict(zip(sources, others, strict=True))
     for name, shares in mixtures.items():
         by_name[name] = LayerMixture([by_name[each] for each in shares], list(shares.values()))
     against = {name: layer_profile(dna, of_target) for name, dna in by_name.items()}
     return LayerProfiles(against, layer_profile(of_noise, of_target))
-
-
-def _ranges(encoder: PretrainedEncoder, images: Callable[[], Iterator[np.ndarray]], file: Path) -> LayerRanges:
-    kept = _kept(LayerRanges, file)
-    if kept is None:
-        kept = LayerRanges.of(encoder, images(), batch_size=_BATCH)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        kept.save(file)
-    return kept
 
 
 def _dna(
