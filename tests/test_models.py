@@ -14,6 +14,7 @@ from sslshift.models import (
     MAEDecoder,
     MLPHead,
     PatchMLP,
+    PatchResNet,
     PrototypeHead,
     ResNet,
     ViT,
@@ -92,6 +93,7 @@ def test_only_a_cpu_sees_the_loop_of_the_kernel_gradient():
 SMALL_ENCODERS = {
     "patch_mlp": ENCODERS["patch_mlp"],
     "resnet": ResNet((1, 1, 1, 1), width=8),
+    "patch_resnet": PatchResNet((8, 12), (1, 2)),
     "resnet_bottleneck_cifar": ResNet((1, 1), Bottleneck, width=8, small_images=True),
     "vit": ENCODERS["vit_nano4"],
     "vit_mean_learned": ViT(16, 2, 2, 8, pool="mean", positions="learned"),
@@ -133,6 +135,9 @@ def test_bfloat16_computes_low_and_keeps_parameters(name, random):
         # The CIFAR stem is 3 x 3 in place of 7 x 7.
         ("resnet18_cifar", 11_168_832),
         ("resnet50_cifar", 23_500_352),
+        # Ours. Stem, blocks, shortcuts, and two numbers for each output of a norm:
+        # 48 * 48 + 9 * (2 * 48^2 + 48 * 96 + 96^2 + 96 * 192 + 192^2) + 48 * 96 + 96 * 192 + 2 * (3 * 48 + 3 * 96 + 3 * 192).
+        ("resnet_nano4", 690912),
         # timm's less their last layer and the learned positions: ViT-B 86,567,656 - 769,000 - 197 * 768, S and Ti alike.
         ("vit_b16", 85_647_360),
         ("vit_s16", 22_050_664 - 385_000 - 197 * 384),

@@ -121,7 +121,7 @@ def test_how_characters_are_read(text, path, options):
         ("folder:x?licence=R&D", "the option 'D' has no value.*and '&' in a value as %26"),
         ("folder:x?label=folder", r"unknown option label; expected one of labels, .*Did you mean labels\?"),
         ("folder:x?LABELS=folder", r"unknown option LABELS.*Did you mean labels\?"),
-        ("synthetic:noise?licence=CC0", "unknown option licence; expected one of size, seed, keep"),
+        ("synthetic:noise?licence=CC0", "unknown option licence; expected one of size, seed, side, keep"),
         ("arrayrecord:x?license=CC0", r"Did you mean licence\?"),
         ("foldr:x", r"Expected a source that begins with arrayrecord:.*Did you mean folder:\?"),
         ("Folder:x", r"Did you mean folder:\?"),

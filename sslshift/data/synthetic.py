@@ -1,6 +1,7 @@
 """Generated images, each a pure function of (seed, index): scenes of discs, noise, and log-spectrograms of signals.
 
-To add one, write a function of (seed, index) here and name it in `GENERATORS`; `synthetic:NAME` then opens it.
+To add one, write a function of (seed, index) here and name it in `GENERATORS`; `synthetic:NAME` then opens it. Functions in
+`scenes` make images in colour, of any side.
 
 References:
   Lee, Mumford & Huang, `Occlusion Models for Natural Images
@@ -9,7 +10,7 @@ References:
 
 import numpy as np
 
-from sslshift.data import signals
+from sslshift.data import scenes, signals
 
 # Part of a source's fingerprint: raise it when any pixel of a generated image changes.
 VERSION = 1
@@ -60,6 +61,13 @@ def events(seed: int, index: int) -> np.ndarray:
 def hum(seed: int, index: int) -> np.ndarray:
     """Returns a log-spectrogram of a running machine, uint8 `[32, 32, 1]`."""
     return signals.spectrogram(signals.hum(_generator(seed, index), index))
+
+
+def scene(name: str, seed: int, index: int, side: int) -> np.ndarray:
+    """Returns an image in colour, uint8 `[side, side, 3]`; `name` is one of `scenes.SCENES`."""
+    labelled = scenes.CLASSES.get(name)
+    # Only scenes with classes need to know which one to draw.
+    return scenes.SCENES[name](_generator(seed, index), side, *([index % len(labelled)] if labelled else []))
 
 
 GENERATORS = {"dead_leaves": dead_leaves, "noise": noise, "events": events, "hum": hum}

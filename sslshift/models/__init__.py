@@ -31,7 +31,7 @@ from sslshift.models.heads import MLPHead, PrototypeHead, Prototypes
 from sslshift.models.patch_mlp import PatchMLP
 from sslshift.models.patches import patchify, sincos_positions
 from sslshift.models.pretrained import FEATURES, PretrainedEncoder, layer_activations
-from sslshift.models.resnet import BasicBlock, Bottleneck, ResNet
+from sslshift.models.resnet import BasicBlock, Bottleneck, PatchResNet, ResNet
 from sslshift.models.vit import MAEDecoder, ViT
 
 if TYPE_CHECKING:
@@ -45,9 +45,15 @@ _RESNETS = {
 }
 _VITS = {"ti": (192, 12, 3), "s": (384, 12, 6), "b": (768, 12, 12)}
 
-# `patch_mlp` and `vit_nano4` are ours, small enough for a CPU; all others are published architectures.
+# These are ours, small enough for a CPU, or to ship with the package; all others are published architectures.
+_OURS = {
+    "patch_mlp": PatchMLP(),
+    "vit_nano4": ViT(96, 4, 3, 4),
+    "resnet_nano4": PatchResNet(),
+    "resnet_micro4": PatchResNet((64, 128, 256), (2, 2, 2)),
+}
 ENCODERS = (
-    {"patch_mlp": PatchMLP(), "vit_nano4": ViT(96, 4, 3, 4)}
+    _OURS
     | _RESNETS
     | {f"{name}_cifar": encoder.clone(small_images=True) for name, encoder in _RESNETS.items()}
     | {f"vit_{size}{patch}": ViT(*shape, patch) for size, shape in _VITS.items() for patch in (4, 8, 16)}
@@ -62,6 +68,7 @@ __all__ = [
     "MAEDecoder",
     "MLPHead",
     "PatchMLP",
+    "PatchResNet",
     "PretrainedEncoder",
     "PrototypeHead",
     "Prototypes",

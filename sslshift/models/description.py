@@ -1,8 +1,8 @@
 """Conversion of an encoder's architecture to JSON values and back; nothing in a file can run code.
 
-A description names a class by its kind. The kinds of this package are `resnet`, `vit` and `patch_mlp`; the kind of any other
-class is the name of the class, and the caller passes that class: `load_encoder(path, modules=[MyEncoder])`. A class is never
-looked up or imported by a name in a file.
+A description names a class by its kind. The kinds of this package are `resnet`, `patch_resnet`, `vit` and `patch_mlp`; the
+kind of any other class is the name of the class, and the caller passes that class: `load_encoder(path, modules=[MyEncoder])`. A
+class is never looked up or imported by a name in a file.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ import numpy as np
 from flax.core import FrozenDict
 
 from sslshift.models.patch_mlp import PatchMLP
-from sslshift.models.resnet import BasicBlock, Bottleneck, ResNet
+from sslshift.models.resnet import BasicBlock, Bottleneck, PatchResNet, ResNet
 from sslshift.models.vit import ViT
 
 Modules = Sequence[type[nn.Module]]
 
-_KINDS: dict[str, type[nn.Module]] = {"resnet": ResNet, "vit": ViT, "patch_mlp": PatchMLP}
+_KINDS: dict[str, type[nn.Module]] = {"resnet": ResNet, "patch_resnet": PatchResNet, "vit": ViT, "patch_mlp": PatchMLP}
 _BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 # These fields change how an encoder is computed, not its architecture.

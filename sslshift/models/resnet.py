@@ -114,3 +114,39 @@ class ResNet(nn.Module):
                 number += 1
         self.sow("intermediates", "map", x)
         return jnp.mean(x, axis=(1, 2))
+
+
+class PatchResNet(nn.Module):
+    """ResNet on patches, as fast on a CPU as on other devices; maps images to as many features as the last stage has.
+
+    One convolution without overlap replaces ResNet's 7x7 convolution and pooling, which take half of the time of a small ResNet
+    on a CPU; ConvNeXt and ViTs begin in this way. The image's sides need not be multiples of the patch.
+
+    Args:
+      widths: number of features of each stage; every stage but the first halves the sides.
+      depths: number of blocks in each stage.
+      patch: side of a patch in pixels.
+      dtype, axis_name, remat: as in `ResNet`.
+    """
+
+    widths: Sequence[int] = (48, 96, 192)
+    depths: Sequence[int] = (1, 1, 1)
+    patch: int = 4
+    dtype: Any = None
+    axis_name: str | None = None
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        settings = _Settings(self.dtype, self.axis_name)
+        x = settings.conv(self.widths[0], (self.patch, self.patch), self.patch, padding="SAME", name="stem")(x)
+        x = nn.relu(settings.norm(train, name="stem_norm")(x))
+        number = 0
+        for stage, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
+            for place in range(depth):
+                stride = 2 if stage > 0 and place == 0 else 1
+                block = BasicBlock(width, stride, settings, name=f"block{number}")
+                x = through(block, x, train=train, remat=self.remat)
+                number += 1
+        self.sow("intermediates", "map", x)
+        return jnp.mean(x, axis=(1, 2))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sslshift.data import synthetic
+from sslshift.data import scenes, synthetic
 from sslshift.data.decode import Canvas, fit
 from sslshift.data.sources.base import Source, StoredIdentities
 
@@ -108,6 +108,32 @@ class SyntheticSource(Source):
 
     def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
         image = self._make(self._seed, index)
+        return fit(image, canvas) if canvas else image
+
+
+class SceneSource(Source):
+    """Any number of generated images in colour. Image i is a pure function of (seed, i, side)."""
+
+    def __init__(self, name: str, scene: str, size: int, seed: int, side: int):
+        about = f"{name}, side {side}, scenes {scenes.VERSION}"
+        super().__init__(name, licence="CC0-1.0 (generated)", fingerprint=about)
+        # Without the side: two sides show the same scenes.
+        self.generator = f"scenes.{scene}, seed {seed}"
+        self._scene = scene
+        self._size = size
+        self._seed = seed
+        self._side = side
+        self.classes = scenes.CLASSES.get(scene)
+
+    def __len__(self) -> int:
+        return self._size
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        return np.arange(self._size) % len(self.classes) if self.classes else None
+
+    def image(self, index: int, canvas: Canvas | None = None) -> np.ndarray:
+        image = synthetic.scene(self._scene, self._seed, index, self._side)
         return fit(image, canvas) if canvas else image
 
 

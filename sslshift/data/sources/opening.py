@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sslshift.data import bundled, synthetic
+from sslshift.data import bundled, scenes, synthetic
 from sslshift.data.ranges import PixelRange, parse_range
 from sslshift.data.sources.array_record import ArrayRecordSource
 from sslshift.data.sources.base import PartialSource, Source, Terms, printable
 from sslshift.data.sources.files import FolderSource, ListSource
 from sslshift.data.sources.kept import load_kept
-from sslshift.data.sources.memory import ArraySource, SyntheticSource
+from sslshift.data.sources.memory import ArraySource, SceneSource, SyntheticSource
 from sslshift.data.sources.prepared import PreparedSource, parse_prepared
 from sslshift.data.sources.uri import Uri, parse_uri, require_options, spelled
 
@@ -33,13 +33,20 @@ def _open_bundled(uri: str, name: str, options: dict[str, str]) -> Source:
 
 
 def _open_synthetic(uri: str, name: str, options: dict[str, str]) -> Source:
-    make = synthetic.GENERATORS[_known(uri, name, synthetic.GENERATORS, "generated source")]
+    _known(uri, name, (*synthetic.GENERATORS, *scenes.SCENES), "generated source")
     size = _whole(uri, "size", options.pop("size", "20000"))
     seed = _whole(uri, "seed", options.pop("seed", "0"))
     # Image numbers and seeds are 64-bit integers in the generators and in the permutation that draws subsets.
     if not (1 <= size <= 1 << 62 and seed < 1 << 63):
         raise ValueError(f"{uri}: expected a size from 1 to 2^62 and a seed below 2^63, got size={size} and seed={seed}.")
-    return SyntheticSource(uri, make, size, seed, synthetic.CLASSES.get(name))
+    if name in synthetic.GENERATORS:
+        if "side" in options:
+            raise ValueError(f"{uri}: {name} has images of one side; {', '.join(scenes.SCENES)} take side=.")
+        return SyntheticSource(uri, synthetic.GENERATORS[name], size, seed, synthetic.CLASSES.get(name))
+    side = _whole(uri, "side", options.pop("side", str(scenes.SIDE)))
+    if not scenes.SMALLEST_SIDE <= side <= scenes.LARGEST_SIDE:
+        raise ValueError(f"{uri}: expected a side of {scenes.SMALLEST_SIDE} to {scenes.LARGEST_SIDE} pixels, got {side}.")
+    return SceneSource(uri, name, size, seed, side)
 
 
 def _open_folder(uri: str, name: str, options: dict[str, str]) -> Source:
@@ -88,7 +95,7 @@ SCHEMES = {
     "csv": _Scheme(_open_list, ("labels", "range", "max_pixels", *_TERMS, "keep")),
     "folder": _Scheme(_open_folder, ("labels", "range", "max_pixels", *_TERMS, "keep")),
     "parquet": _Scheme(_open_list, ("labels", "range", "max_pixels", *_TERMS, "keep")),
-    "synthetic": _Scheme(_open_synthetic, ("size", "seed", "keep"), files=False),
+    "synthetic": _Scheme(_open_synthetic, ("size", "seed", "side", "keep"), files=False),
     "tfds": _Scheme(_open_prepared, ("data_dir", "range", *_TERMS, "keep"), files=False),
 }
 
@@ -105,8 +112,9 @@ def open_source(uri: str) -> Source:
     - `arrayrecord:PATH`: a folder of ArrayRecord shards, as `tools.import_images` writes them, or one shard.
     - `tfds:NAME/SPLIT`: a dataset that TFDS prepared in ArrayRecord format; `?data_dir=PATH` if it is not in TFDS's own folder.
     - `bundled:NAME` or `bundled:NAME/SPLIT`: images that ship with the package (`fashion_mnist`, `mnist`).
-    - `synthetic:NAME?size=N&seed=S`: generated images: `dead_leaves`, `noise`, and log-spectrograms of labelled `events` and of
-      the `hum` of machines.
+    - `synthetic:NAME?size=N&seed=S`: N generated images: `dead_leaves`, `noise`, and log-spectrograms of labelled `events` and
+      of the `hum` of machines, all grey and small; `fractals`, `shapes`, `textures` and `textured_leaves` in colour, which take
+      `&side=64` pixels too.
 
     All images of more than 8 bits (16-bit PNG, floating-point TIFF) in a source share one pixel range, the values that become 0
     and 255. A folder or list derives the range from all of its files and reports it in `source.notes`: the smallest range of 8
