@@ -199,8 +199,11 @@ def _drawn(random: np.random.Generator, count: int, *ranges: tuple[float, float]
 
 
 def _palette(random: np.random.Generator) -> Callable[[int], np.ndarray]:
-    """Returns a function that draws colours `[3, count]` of one common saturation, from grey to vivid."""
-    saturation = random.random(dtype=_f32)
+    """Returns a function that draws colours `[3, count]` of one common saturation, from grey to vivid.
+
+    A third of the palettes is grey: where colours alone tell images apart, an encoder learns no shapes.
+    """
+    saturation = max(_f32(0), _f32(1.5) * random.random(dtype=_f32) - _f32(0.5))
 
     def draw(count: int) -> np.ndarray:
         colours = random.random((3, count), _f32)

@@ -7,20 +7,22 @@ bfloat16. An encoder with its weights is a `PretrainedEncoder`; `save_encoder` a
 
 | file | what it holds |
 |---|---|
-| `resnet`, `vit`, `patch_mlp` | one architecture each; `patches` and `convolution` contain their parts |
+| `resnet`, `vit`, `patch_mlp` | one architecture each, or two; `patches` and `convolution` contain their parts |
 | `heads` | heads that methods put on an encoder during pretraining |
 | `pretrained` | an encoder with its weights: features by name, the output of every block |
 | `description`, `weights` | architectures as JSON, and encoders in files |
 | `opening`, `reference/` | published encoders |
 | `initial` | encoders that pretraining continues from, for images of another size |
+| `bundled/` | the encoder that ships with the package |
 
 To add an encoder, write its module in a file here, and give it a name in `ENCODERS` below and a kind in
 `description._KINDS`. A module of another package needs no line here: pass it to a method, and its class to
 `load_encoder(path, modules=[MyEncoder])`.
 
 The tests: `test_models` (architectures), `test_pretrained` (features, files), `test_from_python` (modules of other packages),
-`test_initial`, `test_reference`, `test_damaged_weights` and `test_fetch_encoder` (published encoders), `test_trainer_files` and
-`test_encoder_facts` (checkpoints of other training code). `conftest` has the fixtures that several of these files share.
+`test_initial`, `test_bundled` (the encoder that ships with the package), `test_reference`, `test_damaged_weights` and
+`test_fetch_encoder` (published encoders), `test_trainer_files` and `test_encoder_facts` (checkpoints of other training code).
+`conftest` has the fixtures that several of these files share.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Opening of any encoder in a file: the encoder of a run, or a published one."""
+"""Opening of any encoder: that of a run, a published one in a file, or the one that ships with the package."""
 
 import difflib
 import json
@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from safetensors import SafetensorError, safe_open
 
-from sslshift.models import weights
+from sslshift.models import bundled, weights
 from sslshift.models.description import Modules
 from sslshift.models.pretrained import PretrainedEncoder
 from sslshift.models.reference.checkpoints import CHECKPOINTS
@@ -38,6 +38,7 @@ OPTIONS: dict[str, Callable[[str], Any]] = {
 }
 # For the help of flags that take an encoder.
 HOW_TO_SAY = (
+    "'bundled' is the encoder that ships with the package. "
     "Options of a published encoder follow its path, 'checkpoint.safetensors?part=teacher&heads=12': part of several encoders, "
     "heads, epsilon, stem=cifar, size, mean, std, features."
 )
@@ -48,15 +49,17 @@ def open_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEn
 
     Args:
       path: a run's folder, a `.safetensors` file that `save_encoder` wrote, a file of a published encoder (see
-        `load_reference`), or a folder of a hub that holds a `model.safetensors`. The path of a published encoder may be
-        followed by the options of `load_reference` that `OPTIONS` lists: `checkpoint.safetensors?part=teacher&heads=12`.
-        Values are percent-encoded: `&` is written `%26`.
+        `load_reference`), a folder of a hub that holds a `model.safetensors`, or `bundled`, the encoder that ships with the
+        package. The path of a published encoder may be followed by the options of `load_reference` that `OPTIONS` lists:
+        `checkpoint.safetensors?part=teacher&heads=12`. Values are percent-encoded: `&` is written `%26`.
       modules: encoder classes of other packages, see `load_encoder`.
 
     Raises:
       ValueError: there is no such path (the message says where to get an encoder), an option is unknown, or the file holds no
         encoder.
     """
+    if is_bundled(path):
+        return bundled.load_bundled()
     if not os.fspath(path):
         raise ValueError("Expected a run's folder or a file of weights, got an empty path.")
     file, options = _parsed(path)
@@ -98,10 +101,17 @@ def load_encoder(path: str | os.PathLike, modules: Modules = ()) -> PretrainedEn
       ValueError: there is no such file, the run is not finished, the encoder is of a class that was not passed, or the file is
         damaged or does not fit its card.
     """
+    if is_bundled(path):
+        return bundled.load_bundled()
     file, options = _parsed(path)
     hub = (file / _HUB_FILE).is_file() and not (file / weights.ENCODER).exists()
     published = hub or (file.is_file() and not _has_card(file) and (file.suffix != ".safetensors" or _readable(file)))
     return open_encoder(path, modules) if published or options else weights.read_encoder(file, modules)
+
+
+def is_bundled(path: str | os.PathLike) -> bool:
+    """Returns whether a path is the name of the encoder that ships with the package; a file of that name is `./bundled`."""
+    return os.fspath(path) == bundled.NAME
 
 
 def is_published(encoder: PretrainedEncoder) -> bool:

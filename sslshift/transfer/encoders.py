@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from sslshift.data.decode import Canvas
 from sslshift.models import ENCODERS, PretrainedEncoder, ResNet
-from sslshift.models.opening import how_it_was_read, is_published, open_encoder
+from sslshift.models.opening import how_it_was_read, is_bundled, is_published, open_encoder
 from sslshift.transfer.features import Encoder, NetworkEncoder, pixel_encoder
 
 # Images in a batch. Smaller sets are padded to it, and larger batches are no faster on a CPU.
@@ -23,6 +23,10 @@ SMALL = ResNet((1, 1, 1, 1), width=32)
 _BETTER = (
     "To compare what the pictures show, use a trained encoder: python -m tools.fetch_encoder dinov2-small, then "
     "--encoder=dinov2-small.safetensors."
+)
+_GENERATED = (
+    "The bundled encoder was trained on generated shapes and textures: it distinguishes sources by form, texture and colour, "
+    f"and knows no objects. {_BETTER}"
 )
 
 
@@ -59,8 +63,8 @@ def encoder_named(text: str, *, seed: int = 0) -> NamedEncoder:
       ('raw pixels', 'untrained resnet18, random weights of seed 3')
 
     Args:
-      text: a run's folder or a file, see `open_encoder`; `pixels`; `untrained`, a small conv net; or `untrained:NAME` with a
-        name in `ENCODERS`.
+      text: `bundled`, a run's folder or a file, see `open_encoder`; `pixels`; `untrained`, a small conv net; or
+        `untrained:NAME` with a name in `ENCODERS`.
       seed: random seed of the weights of an untrained encoder.
 
     Raises:
@@ -91,7 +95,7 @@ def encoder_named(text: str, *, seed: int = 0) -> NamedEncoder:
     encoder = open_encoder(text)
     return NamedEncoder(
         _title(encoder, text),
-        "",
+        _GENERATED if is_bundled(text) else "",
         True,
         Canvas(*encoder.shape),
         lambda canvas: NetworkEncoder(encoder, _BATCH),
@@ -132,5 +136,7 @@ def _title(encoder: PretrainedEncoder, text: str) -> str:
     if is_published(encoder):
         return f"{card['name']} ({card['architecture']})"
     method = card.get("method", {}).get("name", "")
+    if is_bundled(text):
+        return f"the bundled encoder ({method} on generated images)"
     about = ", ".join(filter(None, [method, f"trained on {card['mixture']}" if "mixture" in card else ""]))
     return f"the encoder of {text}" + (f" ({about})" if about else "")
