@@ -53,7 +53,7 @@ def test_a_file_with_other_content_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"encoder\.safetensors does not have the content .* reinstall the package"):
         load_bundled(folder)
     file.unlink()
-    with pytest.raises(ValueError, match="The bundled encoder cannot be read .* reinstall the package"):
+    with pytest.raises(ValueError, match=r"The bundled encoder cannot be read .* reinstall the package"):
         load_bundled(folder)
 
 
