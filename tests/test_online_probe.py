@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from method_steps import equal
 from online_reports import PROBE, SIGNALS, seeded_views, variables, watched
 
-from sslshift.data.views import ViewSettings, normalise
+from sslshift.data.views import OWN, ViewSettings, normalise
 from sslshift.training import online as module
 from sslshift.training.checkpoints import CheckpointError, Checkpoints
 from sslshift.training.online import Labelled, Online, Watch, init_probe, probe_step, signals
@@ -23,6 +23,8 @@ class Pixels:
     """In place of a method: features are pixels times what the variables say. Counts how often it is traced."""
 
     views = (ViewSettings(),)
+    normalisation = OWN
+    normalised = staticmethod(normalise)
 
     def __init__(self):
         self.traced = 0
