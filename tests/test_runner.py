@@ -18,14 +18,16 @@ from sslshift.models import ENCODERS, ResNet
 from sslshift.reporting.ledger import LedgerError, read_ledger
 from sslshift.shards import LOCK, occupied
 from sslshift.storage import NotStoredError, Store
-from sslshift.study import cli, evaluate, runner
+from sslshift.study import cli, cost, evaluate, runner
 from sslshift.study import ledger as ledger_module
 from sslshift.study.analysis import Analysis
+from sslshift.study.cost import slow_note
 from sslshift.study.declare import Study
 from sslshift.study.opened import open_study
 from sslshift.study.progress import Progress, TimeLeft
 from sslshift.study.report.page import baseline_notes
 from sslshift.study.results import run_folder
+from sslshift.training import programs
 from sslshift.training.guards import NonFiniteError
 from sslshift.training.loop import initial_state
 from sslshift.transfer.scores import EvaluationScore, TaskScores, evaluate_stored
@@ -323,6 +325,18 @@ def test_a_dry_run_counts_measures_and_writes_nothing(done, tmp_path, capsys):
     finished, _ = done
     cli.dry_run(finished)
     assert re.search(r"simclr +patch_mlp +2 +0 +128", capsys.readouterr().out)
+
+
+def test_a_dry_run_of_a_large_encoder_measures_a_part_of_a_batch(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(programs, "_SLOW", 1e5)
+    monkeypatch.setattr(cost, "_LARGE", 10)
+    study = dataclasses.replace(TINY, budget=1280, batch_size=64, out=str(tmp_path / "out"))
+    cli.dry_run(study)
+    assert "one was measured after compilation on 8 of its 64 images" in capsys.readouterr().out
+    opened = open_study(study)
+    assert slow_note(opened) == ""
+    monkeypatch.setattr(cost, "_CORE", 1.0)
+    assert re.match(r"Training patch_mlp takes about [\d,.]+ \w+ on this CPU, .*--encoder=vit_nano4", slow_note(opened))
 
 
 def test_images_of_another_shape_than_the_encoder_takes_are_refused_before_training(tmp_path):

@@ -1,9 +1,9 @@
 """Shift: the distance of training images from downstream images, and the diversity of either set.
 
 Functions take feature arrays `[n, dim]`, one row per image. `frechet_distance` and the other distances return raw numbers;
-`shift_index` puts one of them on a scale from 0 (another sample of the downstream data) to 1 (complete separation), with an interval. Every
-number depends on the encoder of the features: report the encoder with it. It also depends on the number of images: compare
-sets of equal size.
+`shift_index` puts one of them on a scale from 0 (another sample of the downstream data) to 1 (complete separation), with an
+interval. Every number depends on the encoder of the features: report the encoder with it. It also depends on the number of
+images: compare sets of equal size.
 
 | file | what it holds |
 |---|---|

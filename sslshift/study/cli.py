@@ -23,7 +23,7 @@ from sslshift.shards import StudyShard, occupied, parse_shard, reporting
 from sslshift.stopping import Stop
 from sslshift.storage import ERROR_LOG, LockedError, NotStoredError, digest
 from sslshift.study.analysis import Analysis
-from sslshift.study.cost import keep_timing, read_timings, show_cost
+from sslshift.study.cost import keep_timing, read_timings, show_cost, slow_note
 from sslshift.study.declare import Study, without_given
 from sslshift.study.design import parse_study
 from sslshift.study.learners import options_given
@@ -79,6 +79,8 @@ def run(study: Study, *, command: str = "", clock: Clock | None = None, stop: St
     with contextlib.nullcontext(clock) if clock else Clock().running() as clock:
         progress = Progress(_console(), clock, stop)
         opened = _open(study, progress)
+        if slow := slow_note(opened):
+            progress.note(slow)
         out = opened.design.out
         # The lock is taken after the study is opened: opening may take minutes and writes nothing.
         with _disk_errors(out), occupied(out, opened.design.shard), keep_timing(out, clock) as keep:

@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import datetime
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from rich.console import Console
 
 from sslshift.clock import REPORTING, Clock, Timing
@@ -20,7 +22,7 @@ from sslshift.study.learners import Learner
 from sslshift.study.opened import Opened
 from sslshift.study.results import FinishedRun, run_folder, run_record
 from sslshift.study.shifts import reference_folder, reference_record
-from sslshift.training.programs import seconds_per_step
+from sslshift.training.programs import measured_images, seconds_per_step
 from sslshift.transfer.claims import power_text, shared_comparisons
 from sslshift.transfer.inference import PlannedTable
 from sslshift.transfer.protocol import count_outcomes
@@ -43,6 +45,7 @@ class LearnerCost:
       samples: number of training samples of all runs.
       flops: FLOPs of the training of all runs.
       step_seconds: measured time of one step; None if no run is missing.
+      images: number of images of the batches that were measured.
       seconds: estimated time to train the missing runs.
     """
 
@@ -53,6 +56,7 @@ class LearnerCost:
     samples: int
     flops: float
     step_seconds: float | None
+    images: int
     seconds: float
 
 
@@ -64,19 +68,33 @@ def learner_costs(opened: Opened) -> list[LearnerCost]:
         runs = [run for run in opened.own if run.learner == learner.key]
         missing = [run for run in runs if store.recalled(run_folder(opened, run), run_record(opened, run)) is None]
         step = None
+        images = _images(learner)
         # A step is measured on real batches of a missing run, so that its time includes reading and decoding.
         if missing:
             first = missing[0]
-            step = seconds_per_step(learner.training, opened.reader(opened.candidate(first).mixture, first.seed, first.draw))
+            reader = opened.reader(opened.candidate(first).mixture, first.seed, first.draw)
+            step = seconds_per_step(learner.training, reader, images=images)
         flops = learner.flops * learner.steps * len(runs)
         seconds = (step or 0.0) * learner.steps * len(missing)
         samples = opened.design.budget.samples * len(runs)
-        found.append(LearnerCost(learner.key, learner, len(runs), len(missing), samples, flops, step, seconds))
+        found.append(LearnerCost(learner.key, learner, len(runs), len(missing), samples, flops, step, images, seconds))
     return found
 
 
-def reference_cost(opened: Opened) -> LearnerCost | None:
-    """Returns the cost of the reference encoders of the shift index, which are trained like runs; None if there are none."""
+def _images(learner: Learner) -> int:
+    """Returns the number of images of a batch with which a step is measured."""
+    if jax.default_backend() != "cpu":
+        return learner.batch_size
+    return measured_images(learner.flops, learner.batch_size, jax.device_count() * learner.training.accumulate)
+
+
+def reference_cost(opened: Opened, known: Sequence[LearnerCost] = ()) -> LearnerCost | None:
+    """Returns the cost of the reference encoders of the shift index, which are trained like runs; None if there are none.
+
+    Args:
+      opened: the study.
+      known: costs of learners; a reference encoder that is trained as one of them takes the same time for a step.
+    """
     count = opened.design.shift.seeds if opened.design.shift.images else 0
     if not count:
         return None
@@ -84,13 +102,16 @@ def reference_cost(opened: Opened) -> LearnerCost | None:
     learner = opened.reference
     places = [(reference_folder(opened, seed), reference_record(opened, seed)) for seed in range(count)]
     missing = sum(store.recalled(*place) is None for place in places)
-    step = None
-    if missing:
-        step = seconds_per_step(learner.training, opened.reader(opened.equal_shares, 0, 0, learner.budget))
+    images = _images(learner)
+    alike = (each.step_seconds for each in known if each.learner.training == learner.training and each.step_seconds)
+    step = next(alike, None) if missing else None
+    if missing and step is None:
+        reader = opened.reader(opened.equal_shares, 0, 0, learner.budget)
+        step = seconds_per_step(learner.training, reader, images=images)
     samples = learner.budget.samples * count
     flops = learner.flops * learner.steps * count
     name = ("shift index", f"reference {learner.settings.encoder}")
-    return LearnerCost(name, learner, count, missing, samples, flops, step, (step or 0.0) * learner.steps * missing)
+    return LearnerCost(name, learner, count, missing, samples, flops, step, images, (step or 0.0) * learner.steps * missing)
 
 
 def image_costs(opened: Opened) -> dict[str, tuple[int, float]]:
@@ -155,8 +176,9 @@ def show_cost(opened: Opened, console: Console, measured: PlannedTable | None = 
       console: console that the text is printed on.
       measured: sizes and variances of the gains that are finished; None if there are none.
     """
-    references = reference_cost(opened)
-    found = learner_costs(opened) + ([references] if references else [])
+    found = learner_costs(opened)
+    references = reference_cost(opened, found)
+    found += [references] if references else []
     price = opened.design.price_per_hour
     head = ["method", "encoder", "runs", "missing", "samples", "training FLOPs", "ms a step", "time for missing"]
     lines = []
@@ -170,7 +192,7 @@ def show_cost(opened: Opened, console: Console, measured: PlannedTable | None = 
     steps = sum(each.learner.steps * each.missing for each in found)
     left = sum(each.seconds for each in found)
     notes = [
-        f"Training the missing runs takes about {duration(left)} here ({steps:,} steps; one was measured after compilation). "
+        f"Training the missing runs takes about {duration(left)} here ({steps:,} steps; {_measured_text(found)}). "
         "Evaluating encoders and baselines, and measuring distances, take time in addition.",
         _memory_note(opened),
         *_image_notes(opened),
@@ -185,6 +207,35 @@ def show_cost(opened: Opened, console: Console, measured: PlannedTable | None = 
     notes.append(power_text(planned, opened.design.wanted_difference, source, baseline))
     for note in notes:
         console.print(f"- {note}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _measured_text(found: Sequence[LearnerCost]) -> str:
+    """Returns how the time of a step was measured."""
+    part = min((each.images for each in found if each.images < each.learner.batch_size), default=0)
+    on = f" on {part} of its {found[0].learner.batch_size} images" if part else ""
+    return f"one was measured after compilation{on}"
+
+
+# FLOPs that a core of a CPU computes in a second of training, measured with ResNets on x86-64 cores with AVX-512.
+_CORE = 4e10
+# Parameters of encoders that no CPU trains in minutes; the FLOPs of smaller ones are not counted, which takes seconds.
+_LARGE = 4e6
+
+
+def slow_note(opened: Opened) -> str:
+    """Returns a sentence about a study that would take a CPU more than an hour, and about what would not; else no text."""
+    large = [each for each in opened.learners if each.parameters > _LARGE]
+    if jax.default_backend() != "cpu" or not large:
+        return ""
+    runs = Counter(run.learner for run in opened.own)
+    seconds = sum(each.flops * each.steps * runs[each.key] for each in large) / (_CORE * (os.cpu_count() or 1))
+    if seconds < 3600:
+        return ""
+    names = " and ".join(dict.fromkeys(each.settings.encoder for each in large))
+    return (
+        f"Training {names} takes about {duration(seconds)} on this CPU, by its number of FLOPs. --encoder=patch_mlp or "
+        "--encoder=vit_nano4 takes minutes, as does a GPU; --dry_run measures the time of a step."
+    )
 
 
 def _numbers(several: Sequence[LearnerCost], step: str, price: float) -> list[str]:

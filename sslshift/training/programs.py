@@ -27,6 +27,8 @@ from sslshift.training.step import (
 
 # Number of warm-up steps: the first step compiles, and the second may still wait for the pipeline.
 _WARM_UP = 2
+# FLOPs that a few cores compute in about a second.
+_SLOW = 1e11
 
 
 # Dense peaks in FLOP/s by device and dtype, from the vendors' data sheets; float32 products run as TF32 on these GPUs.
@@ -104,13 +106,31 @@ def _host() -> jax.Device | None:
         return None
 
 
-def seconds_per_step(training: Training, reader: BatchReader, seconds: float = 1.0) -> float:
+def measured_images(flops: float, batch_size: int, parts: int = 1) -> int:
+    """Returns the number of a batch's images with which `seconds_per_step` takes seconds on a CPU, and not minutes.
+
+    Example:
+      >>> measured_images(1.2e12, 256), measured_images(1.2e12, 256, 8), measured_images(1e10, 256)
+      (21, 16, 256)
+
+    Args:
+      flops: FLOPs of a step on the whole batch.
+      batch_size: number of images in it.
+      parts: a number that divides the batch, of devices for example, and that must divide the part of it too.
+    """
+    if not flops > _SLOW:
+        return batch_size
+    return max(2 if parts == 1 else parts, int(batch_size * _SLOW / flops) // parts * parts)
+
+
+def seconds_per_step(training: Training, reader: BatchReader, seconds: float = 1.0, images: int | None = None) -> float:
     """Returns the seconds of a training step on real batches of a run, without compilation; the trained state is discarded.
 
     Args:
       training: method and optimiser.
       reader: reads the batches.
       seconds: approximate duration of the measurement, at least two steps.
+      images: number of images of each batch that are trained on; the seconds are in proportion to it. None: all of them.
     """
     plan = reader.plan
     method = training.method
@@ -124,7 +144,7 @@ def seconds_per_step(training: Training, reader: BatchReader, seconds: float = 1
     started = time.perf_counter()
     done = 0
     for number, batch in enumerate(batches(reader, 0, steps, workers=training.workers), 1):
-        state, metrics = step(state, shard_batch(mesh, batch.images), key)
+        state, metrics = step(state, shard_batch(mesh, batch.images[:images]), key)
         # JAX returns before a step has finished: without waiting, only the dispatch of the step would be measured.
         jax.block_until_ready(metrics)
         # In the shortest runs at least one step remains to be measured.
@@ -134,7 +154,7 @@ def seconds_per_step(training: Training, reader: BatchReader, seconds: float = 1
         done = number - min(_WARM_UP, steps - 1)
         if done >= 2 and time.perf_counter() - started > seconds:
             break
-    return (time.perf_counter() - started) / done
+    return (time.perf_counter() - started) / done * (plan.batch_size / images if images else 1)
 
 
 # The check is made between runs: the rest of the system's limit remains for the programs of the next run.
