@@ -25,8 +25,8 @@ _BETTER = (
     "--encoder=dinov2-small.safetensors."
 )
 _GENERATED = (
-    "The bundled encoder was trained on generated shapes and textures: it distinguishes sources by form, texture and colour, "
-    f"and knows no objects. {_BETTER}"
+    "The bundled encoder was trained on generated images alone, and briefly: it distinguishes sources by colour and texture, "
+    f"not by what the pictures show. {_BETTER}"
 )
 
 
@@ -96,7 +96,7 @@ def encoder_named(text: str, *, seed: int = 0) -> NamedEncoder:
     return NamedEncoder(
         _title(encoder, text),
         _GENERATED if is_bundled(text) else "",
-        True,
+        not is_bundled(text),
         Canvas(*encoder.shape),
         lambda canvas: NetworkEncoder(encoder, _BATCH),
         dict(encoder.card),

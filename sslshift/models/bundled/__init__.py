@@ -1,8 +1,8 @@
 """The encoder that ships with the package: `open_encoder("bundled")` opens it, as do all flags that take an encoder.
 
-It was trained on generated images alone (`sslshift.data.scenes`, CC0), never on photographs. Its card, in `encoder.json` and
-in the header of the weights, says how. `python -m tools.make_bundled_encoder` makes these files from a run of
-`experiments.reference_encoder`.
+It was trained on generated images alone (`sslshift.data.scenes`, CC0), and so far briefly: `experiments/README.md` says what it
+is worth. Its card, in `encoder.json` and in the header of the weights, says how it was trained. The file stands in for a better
+one, which `python -m tools.make_bundled_encoder` makes from a run of `experiments.reference_encoder`.
 """
 
 import dataclasses
