@@ -15,6 +15,7 @@ from sslshift.data.curation import (
 from sslshift.data.records.encode import Encoding
 from sslshift.data.records.importing import Import
 from sslshift.data.records.running import run_import
+from sslshift.data.reframed import Crop, cut_out, windows
 from sslshift.data.sources import PartialSource
 
 
@@ -109,3 +110,47 @@ def test_similar_clothes_are_no_duplicates_though_their_hashes_say_so():
 def test_wrong_arguments_are_one_sentence(twice, arguments, message):
     with pytest.raises(ValueError, match=message):
         find_duplicates(twice, **arguments)
+
+
+def pieces(random, count):
+    """Pictures with structure at several scales, as photographs have it."""
+    for _ in range(count):
+        layers = [random.uniform(0, 255, (side, side, 3)).astype(np.uint8) for side in (4, 9, 20)]
+        large = [np.asarray(Image.fromarray(each).resize((96, 96), Image.Resampling.BICUBIC), float) for each in layers]
+        yield (0.5 * large[0] + 0.3 * large[1] + 0.2 * large[2]).astype(np.uint8)
+
+
+def test_mirrored_and_cropped_copies_are_found_when_asked_for_and_nothing_else(random):
+    images = list(pieces(random, 40))
+    mirrored = [image[:, ::-1].copy() for image in images[:10]]
+    # Windows at a corner, in the middle, and of a mirrored picture.
+    cropped = [image[:86, 5:91] for image in images[10:15]] + [image[9:87, 9:87] for image in images[15:20]]
+    both = [image[4:90, ::-1][:, 2:88] for image in images[20:25]]
+    source = Pictures([*images, *mirrored, *cropped, *both])
+
+    def found(*also):
+        pairs = find_duplicates(source, also=also).near
+        return {*zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)}
+
+    planted = {(index, 40 + index) for index in range(25)}
+    assert found() == set()
+    assert found("mirrored") == {pair for pair in planted if pair[1] < 50}
+    assert found("cropped") == {pair for pair in planted if 50 <= pair[1] < 60}
+    assert found("mirrored", "cropped") == planted
+    # Another colour is another picture, mirrored or not.
+    red = Pictures([images[0], mirrored[0][..., [1, 0, 2]]])
+    assert find_duplicates(red, also=("mirrored", "cropped")).near.count == 0
+    with pytest.raises(ValueError, match="Expected by='pixels' to search for mirrored images, got 'hash'"):
+        find_duplicates(source, by="hash", also=("mirrored",))
+
+
+def test_windows_keep_four_fifths_and_are_cut_where_they_say(random):
+    grid = windows()
+    assert grid[0] == (0, 0, 1)
+    assert len(grid) == 1 + 4 + 9 + 16 + 25
+    assert all(window.size >= 0.8 - 1e-9 and max(window.left, window.top) + window.size <= 1 + 1e-9 for window in grid)
+    # A picture that is linear in both directions stays so, between the values at the edges of its window.
+    y, x = np.mgrid[:32, :32] + 0.5
+    (cut,) = cut_out((2 * x + 3 * y).astype(np.float32), [Crop(0.1, 0.05, 0.85)])
+    middle = np.s_[6:26, 6:26]
+    assert np.abs(cut - (2 * (3.2 + 0.85 * x) + 3 * (1.6 + 0.85 * y)))[middle].max() < 0.05

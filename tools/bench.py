@@ -2,7 +2,7 @@ r"""Benchmarks, whose results are medians as JSON lines; ratios are measured in 
 
 python -m tools.bench                       # everything
 python -m tools.bench --what=convolution    # the kernel gradient of sslshift/models/convolution.py
-python -m tools.bench --what=curation       # recall of planted leaks, and times of searches for near pairs
+python -m tools.bench --what=curation       # recall of planted leaks; with --source=URI, of changed copies of its images
 python -m tools.bench --what=data           # reading and importing JPEG files, compared with Pillow and torch
 python -m tools.bench --what=far_ends       # definitions of the far end of the shift index, on several targets
 python -m tools.bench --what=pipeline       # samples per second of the pipeline and of the training step
@@ -51,7 +51,9 @@ BENCHMARKS = [
     "transfer",
 ]
 flags.DEFINE_enum("what", "all", ["all", *BENCHMARKS], "Benchmark.")
-flags.DEFINE_string("source", "bundled:fashion_mnist", "Source that the pipeline reads.")
+flags.DEFINE_string(
+    "source", "bundled:fashion_mnist", "Source that the pipeline reads, or whose copies --what=curation plants."
+)
 flags.DEFINE_enum("method", "simclr", ["all", *METHODS], "Method of the training step; all: every method.")
 flags.DEFINE_enum("encoder", "patch_mlp", list(ENCODERS), "Encoder of the training step.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Arithmetic of the networks in --what=step.")
@@ -94,7 +96,7 @@ def main() -> None:
         "startup": [lambda: measure_startup(show, FLAGS.repeats)],
         "scaling": [lambda: measure_scaling(show, FLAGS.repeats)],
         "convolution": [lambda: bench_convolution.measure(show, seconds)],
-        "curation": [lambda: bench_curation.measure(show, seconds)],
+        "curation": [lambda: bench_curation.measure(show, seconds, FLAGS.source)],
         "data": [lambda: bench_data.measure(show, seconds, FLAGS.images, FLAGS.repeats)],
         "far_ends": [lambda: measure_far_ends(show, FLAGS.folders, "untrained")],
         "pipeline": [lambda: bench_pipeline.measure(show, seconds, **shared)],

@@ -15,6 +15,7 @@ from sslshift.data.curation.identities import Identities
 from sslshift.data.decode import from_image, to_image
 from sslshift.data.sources import open_source
 
+from .bench_duplicates import measure_duplicates
 from .bench_pictures import CHANGES, COLOUR_CHANGES, COLOURS, SHAPES, Pictures, icon
 
 # Test images that are changed and planted among the training images.
@@ -39,8 +40,11 @@ def _colours(show: Callable[..., None]) -> None:
             show("colours", icons=side, change=change, **figures)
 
 
-def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]], float]) -> None:
+def measure(show: Callable[..., None], seconds: Callable[[Callable[[], object]], float], uri: str) -> None:
     """Prints the effect of colours, the recall by change for both bundled sets, wrong reports, and the times of searches."""
+    if uri != "bundled:fashion_mnist":
+        measure_duplicates(show, uri)
+        return
     _colours(show)
     for name in ("fashion_mnist", "mnist"):
         train = open_source(f"bundled:{name}")

@@ -24,7 +24,7 @@ class Pictures(Source):
         return fit(self._images[index], canvas) if canvas else self._images[index]
 
 
-def _stored(quality: int) -> Callable[[Image.Image], Image.Image]:
+def stored(quality: int) -> Callable[[Image.Image], Image.Image]:
     def store(image: Image.Image) -> Image.Image:
         out = io.BytesIO()
         image.save(out, "JPEG", quality=quality)
@@ -42,8 +42,8 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "enlarged by a half": _scaled(1.5),
     "12 grey levels brighter": lambda image: image.point(lambda level: min(255, level + 12)),
     "contrast times 1.1": lambda image: ImageEnhance.Contrast(image).enhance(1.1),
-    "JPEG of quality 75": _stored(75),
-    "JPEG of quality 50": _stored(50),
+    "JPEG of quality 75": stored(75),
+    "JPEG of quality 50": stored(50),
     "reduced to three quarters": _scaled(0.75),
     "reduced to half": _scaled(0.5),
     "a pixel cut off at two sides": lambda image: image.crop((1, 1, *image.size)),

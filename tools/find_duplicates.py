@@ -9,9 +9,10 @@ Prints the numbers of images, of exact and near-duplicates, and of effective uni
 and `kept.parquet`; `URI?keep=OUT/kept.parquet` is the source without duplicates. Look at `pairs.html`, and check whether the
 doubtful pairs show the same picture.
 
-Images that differ only in colour are not duplicates. Similar images with different labels are kept and reported: if they show
-the same picture, one label is wrong, but two parts may differ by a scratch that no limit detects. With
---different_labels=first the first of such images is kept, and with drop none.
+Copies that were resized, stored as JPEG or slightly brightened are found; with --also=mirrored,cropped, mirrored copies and
+windows of 80% of both sides or more too. Rotated copies and added text are not; tools/README.md has measurements. Images that
+differ only in colour are not duplicates. Similar images with different labels are kept and reported: one label may be wrong,
+but two parts may differ by a scratch that no limit detects; --different_labels treats them otherwise.
 """
 
 from pathlib import Path
@@ -23,6 +24,7 @@ from rich.console import Console
 from sslshift.command import run_command
 from sslshift.data.curation import duplicates as limits
 from sslshift.data.curation.report import SearchSettings, report
+from sslshift.data.reframed import CHANGES
 from sslshift.data.sources import open_source
 
 FLAGS = flags.FLAGS
@@ -47,6 +49,7 @@ flags.DEFINE_float(
     limits.MIN_CORRELATION,
     "Minimum correlation of two pictures' detail with --by=pixels; for photographs use 0.98.",
 )
+flags.DEFINE_list("also", [], f"Changes that --by=pixels searches for too: {', '.join(CHANGES)}.")
 flags.DEFINE_string("features", "", "File of numpy.save with the features of the source's images, [images, dim].")
 flags.DEFINE_string("against_features", "", "File of numpy.save with the features of the images of --against.")
 flags.DEFINE_float("min_cosine", limits.MIN_COSINE, "Minimum cosine of two images' features; depends on the encoder.")
@@ -76,6 +79,7 @@ def main() -> None:
         features=_load_features(FLAGS.features),
         against_features=_load_features(FLAGS.against_features),
         different_labels=FLAGS.different_labels,
+        also=tuple(FLAGS.also),
     )
     console = Console(emoji=False)
     for line in report(source, against, settings, out):

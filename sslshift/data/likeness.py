@@ -219,12 +219,12 @@ def _drawings() -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns row and column matrices `[32, 32]` of a picture's 34 variants: 16 cropped or whole, 15 extended, 3 reduced."""
     edge = FRAME * SIDE
     ends = list(itertools.product((0, edge), repeat=2))
-    less, more = ([_stretch(sign * start, SIDE - sign * end) for start, end in ends] for sign in (1, -1))
+    less, more = ([stretch(sign * start, SIDE - sign * end) for start, end in ends] for sign in (1, -1))
     framed = [*itertools.product(less, repeat=2), *itertools.islice(itertools.product(more, repeat=2), 1, None)]
     return framed + [(drawing(side) @ _reduction(side),) * 2 for side in REDUCED]
 
 
-def _stretch(start: float, end: float) -> np.ndarray:
+def stretch(start: float, end: float) -> np.ndarray:
     """Returns the matrix that resizes the stretch from `start` to `end` of a line of 32 pixels to 32 pixels."""
     line = Image.fromarray(np.pad(np.eye(SIDE, dtype=np.float32), ((SIDE, SIDE), (0, 0)), mode="edge"))
     box = (0, SIDE + start, SIDE, SIDE + end)

@@ -2,15 +2,20 @@
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Callable, Collection
 
 import numpy as np
 
 from sslshift.data.curation.cosine import ROUNDING, Vectors, near_features
 from sslshift.data.curation.hamming import HashIndex
-from sslshift.data.curation.identities import Identities
+from sslshift.data.curation.identities import Identities, looks
 from sslshift.data.curation.pairs import NONE, Found, Measure, Pairs, exact_pairs, linked
-from sslshift.data.perceptual_hash import FLAT
+from sslshift.data.likeness import correlations, details_and_contrast
+from sslshift.data.perceptual_hash import FLAT, SIDE, colour_thumbnails, hash_thumbnails
+from sslshift.data.reframed import CHANGES, WHOLE, ColourThumbnail, cut_out, reframed_distance, windows
 from sslshift.data.sources import PartialSource, Source
+from sslshift.data.threads import watched
 
 # Criteria for near-duplicates. "digest" searches for none; "pixels" compares hashes first, and then pixels.
 BY = ("digest", "hash", "pixels", "features")
@@ -21,6 +26,13 @@ MIN_CORRELATION = 0.996
 # Bits in which hashes may differ if hashes decide alone. The limit is lower, since no comparison of pixels follows.
 MAX_DISTANCE_ALONE = 4
 MIN_COSINE = 0.95
+# Minimum correlation of the detail of a mirrored or cropped image, at its best window.
+MIN_REFRAMED = 0.985
+# Bits in which hashes of candidates may differ, and the least correlation, at a window of the coarse grid.
+_REFRAMED_BITS = 9
+_REFRAMED_LIKELY = 0.85
+# Images whose windows are compared in one step: their thumbnails take 60 MB.
+_REFRAMED = 256
 # Treatment of a group whose images have different labels: all are kept, or the first one, or none.
 DIFFERENT_LABELS = ("keep", "first", "drop")
 
@@ -150,12 +162,12 @@ def find_duplicates(
     min_correlation: float = MIN_CORRELATION,
     features: np.ndarray | None = None,
     min_cosine: float = MIN_COSINE,
+    also: Collection[str] = (),
 ) -> Duplicates:
     """Finds the exact and the near-duplicates of a source.
 
-    Exact duplicates have equal digests; near-duplicates are searched among the remaining images. In the 20,000 bundled clothes,
-    the search finds 6 pairs of duplicates in half a second; in the digits it finds none. Hashes alone would report 16% of the
-    clothes as duplicates.
+    Exact duplicates have equal digests; near-duplicates are searched among the remaining images. In the 20,000 bundled clothes
+    the search finds 6 pairs in half a second, and hashes alone would report 16% of the clothes.
 
     Images that differ in colour alone are not duplicates (`likeness.colour_differences`), except with "hash", which compares
     brightness alone. A chain of near-duplicates could end in another colour, so groups are divided until every image is near to
@@ -169,10 +181,10 @@ def find_duplicates(
       by: "digest": exact duplicates only; "hash": perceptual hashes decide alone, which suits photographs; "pixels": hashes
         find candidates and the correlation of their detail decides; "features": cosines of the given features decide.
       max_distance: bits in which hashes may differ; None: 4 if hashes decide alone, 7 if pixels decide.
-      min_correlation: minimum correlation of the detail, at most 1; `leaks` has measurements of its effect. Cropped copies are
-        not searched for here.
+      min_correlation: minimum correlation of the detail, at most 1; `leaks` has measurements of its effect.
       features: `[len(source), dim]` from any encoder, for by="features".
       min_cosine: minimum cosine of two images' features, which depends on the encoder: look at pairs before you rely on it.
+      also: changes to search for too, of `reframed.CHANGES`, for by="pixels"; all images are then read.
 
     Raises:
       ValueError: an argument is out of its range, or the features do not belong to this source.
@@ -182,8 +194,7 @@ def find_duplicates(
       Lee et al., `Deduplicating Training Data Makes Language Models Better <https://arxiv.org/abs/2107.06499>`_, 2022 (exact
       and near-duplicates are treated alike); Abbas et al., `SemDeDup <https://arxiv.org/abs/2303.09540>`_, 2023 (features)
     """
-    if by not in BY:
-        raise ValueError(f"Expected one of {', '.join(BY)} for by, got {by!r}.")
+    _require_known(by, also)
     require_correlation(min_correlation)
     vectors = _vectors(features, source) if by == "features" else None
     # Near-duplicates are searched among one image of each group of equal images: further copies of an image cost nothing.
@@ -200,6 +211,7 @@ def find_duplicates(
         found = _by_pixels(identities, unique, MAX_DISTANCE if max_distance is None else max_distance, min_correlation)
     # The search numbered the images of `unique`; results number those of the source.
     near, missed = (Pairs(unique[pairs.first], unique[pairs.second], pairs.distance) for pairs in found)
+    near = _with_reframed(near, source, unique, also, min_correlation)
     flat = int((identities.hashes[exact.second] == FLAT).sum())
     return Duplicates(len(source), exact, near, missed, source.labels, flat)
 
@@ -223,6 +235,16 @@ def deduplicated(source: Source, *, different_labels: str = "keep", **how) -> So
         )
     # A `PartialSource` with all images would have another fingerprint than the source.
     return source if len(kept) == len(source) else PartialSource(source, kept)
+
+
+def _require_known(by: str, also: Collection[str]) -> None:
+    if by not in BY:
+        raise ValueError(f"Expected one of {', '.join(BY)} for by, got {by!r}.")
+    unknown = next((each for each in also if each not in CHANGES), None)
+    if unknown is not None:
+        raise ValueError(f"Expected some of {', '.join(CHANGES)} for also, got {unknown!r}.")
+    if also and by != "pixels":
+        raise ValueError(f"Expected by='pixels' to search for {' and '.join(also)} images, got {by!r}.")
 
 
 def require_correlation(value: float) -> None:
@@ -265,6 +287,75 @@ def _by_pixels(identities: Identities, unique: np.ndarray, max_distance: int, mi
     other = identities.colour_differences(unique[groups[members]], unique[members]) > 0
     drifted = np.unique(groups[members[other]])
     return found._replace(pairs=_without_drift(found.pairs, groups, drifted, limit, unlikeness))
+
+
+def _with_reframed(near: Pairs, source: Source, unique: np.ndarray, also: Collection[str], min_correlation: float) -> Pairs:
+    """Returns the pairs, and those of mirrored and cropped images among the images `unique` of a source."""
+    if not also:
+        return near
+    gray = np.zeros((len(unique), SIDE, SIDE), np.float16)
+    done = 0
+    for block in looks(source, unique, shown=True):
+        gray[done : done + len(block.indices)] = block.gray
+        done += len(block.indices)
+
+    def look(place: int) -> ColourThumbnail:
+        image = source.image(int(unique[place]))
+        thumbnail, chroma = colour_thumbnails(image[None])
+        return ColourThumbnail(thumbnail[0], np.zeros((2, SIDE, SIDE), np.float32) if chroma is None else chroma[0])
+
+    found = reframed_pairs(gray, look, also, min_correlation)
+    pairs = [
+        np.concatenate(sides) for sides in zip(near, (unique[found.first], unique[found.second], found.distance), strict=True)
+    ]
+    order = np.lexsort(pairs[1::-1])
+    return Pairs(*(side[order] for side in pairs))
+
+
+def reframed_pairs(
+    gray: np.ndarray, look: Callable[[int], ColourThumbnail], also: Collection[str], min_correlation: float = MIN_CORRELATION
+) -> Pairs:
+    """Returns pairs of images of which one is the other mirrored, or a window of the other.
+
+    Args:
+      gray: thumbnails `[n, 32, 32]`.
+      look: returns an image's thumbnail with its chroma, for candidates.
+      also: changes to search for, of `reframed.CHANGES`.
+      min_correlation: minimum correlation of the detail of a mirrored image that is whole.
+    """
+    look = functools.lru_cache(maxsize=1024)(look)
+    grid = windows() if "cropped" in also else windows()[:1]
+    hashes = np.concatenate([hash_thumbnails(gray[i : i + 4096].astype(np.float32)) for i in range(0, len(gray), 4096)])
+    index = HashIndex(hashes)
+    found: dict[tuple[int, int], float] = {}
+    places = watched(range(0, len(gray), _REFRAMED), "comparing with mirrored and cropped images", long=len(gray) > 2000)
+    # The first window is the whole picture, which is another picture only if it is mirrored.
+    ways = [(grid[1:], False)] if len(grid) > 1 else []
+    ways += [(grid, True)] if "mirrored" in also else []
+    for start, (own, flipped) in itertools.product(places, ways):
+        block = gray[start : start + _REFRAMED].astype(np.float32)
+        variants = cut_out(block[..., ::-1] if flipped else block, own).reshape(-1, SIDE, SIDE)
+        details, _ = details_and_contrast(variants)
+        best: dict[tuple[int, int], tuple[float, int]] = {}
+        for row, other, _ in index.near(hash_thumbnails(variants), _REFRAMED_BITS):
+            whole = start + row // len(own)
+            theirs, _ = details_and_contrast(gray[other].astype(np.float32))
+            likely = correlations(details[row], theirs)
+            for i, j, window, value in zip(whole, other, row % len(own), likely, strict=True):
+                if i != j and value >= _REFRAMED_LIKELY and value > best.get((i, j), (0, 0))[0]:
+                    best[i, j] = (value, window)
+        for (i, j), (_, window) in best.items():
+            pair = (int(min(i, j)), int(max(i, j)))
+            if pair in found:
+                continue
+            whole = look(int(i)).mirrored if flipped else look(int(i))
+            distance, best_window = reframed_distance(whole, look(int(j)), own[window], 1 - MIN_REFRAMED)
+            # A mirrored picture that is whole is compared as strictly as a copy, and an unchanged one was compared before.
+            least = MIN_REFRAMED if best_window.size <= WHOLE else min_correlation if flipped else np.inf
+            if distance <= 1 - least:
+                found[pair] = distance
+    first, second = np.array(sorted(found), np.int64).reshape(-1, 2).T
+    return Pairs(first, second, np.array([found[pair] for pair in sorted(found)]))
 
 
 def _without_drift(pairs: Pairs, groups: np.ndarray, drifted: np.ndarray, limit: float, unlikeness: Measure) -> Pairs:

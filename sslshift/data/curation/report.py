@@ -27,6 +27,7 @@ from sslshift.data.curation.leaks import NEAR, SAME, differently_labelled, find_
 from sslshift.data.curation.pairs import NONE, Pairs
 from sslshift.data.decode import to_image
 from sslshift.data.ranges import compare_ranges
+from sslshift.data.reframed import CHANGES
 from sslshift.data.sources import PartialSource, Source, parse_uri
 from sslshift.data.sources.base import printable
 from sslshift.data.sources.kept import save_kept
@@ -50,6 +51,7 @@ class SearchSettings:
       features: features of the source's images, `[images, dim]`, for by="features".
       against_features: features of the test split's images, from the same encoder.
       different_labels: treatment of images that are alike but have different labels, one of `duplicates.DIFFERENT_LABELS`.
+      also: changes to search for too among the duplicates of a source, of `reframed.CHANGES`.
     """
 
     by: str = "pixels"
@@ -59,6 +61,14 @@ class SearchSettings:
     features: np.ndarray | None = None
     against_features: np.ndarray | None = None
     different_labels: str = "keep"
+    also: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = next((each for each in self.also if each not in CHANGES), None)
+        if unknown is not None:
+            raise ValueError(f"Expected some of {', '.join(CHANGES)} for --also, got {unknown!r}.")
+        if self.also and self.by != "pixels":
+            raise ValueError(f"--also needs --by=pixels, got --by={self.by}.")
 
     @property
     def bits(self) -> int:
@@ -74,6 +84,7 @@ class SearchSettings:
             "hash": f"hashes within {self.bits} bits, which compare brightness but not colours",
             "pixels": (
                 f"hashes within {self.bits} bits, a correlation of detail of at least {self.min_correlation:g}, similar colours"
+                + (f"; also {' and '.join(self.also)} images" if self.also else "")
             ),
             "features": f"a cosine of features of at least {self.min_cosine:g}",
         }[self.by]
@@ -101,6 +112,8 @@ def report(source: Source, against: Source | None, settings: SearchSettings, out
       ValueError: a setting is out of its range, features do not fit the source, or no image of the source would remain.
       BrokenImageError: an image cannot be read.
     """
+    if against and settings.also:
+        raise ValueError("--also finds duplicates within a source; remove --against or --also.")
     out.mkdir(parents=True, exist_ok=True)
     lines = _report_leaks(source, against, settings, out) if against else _report_duplicates(source, settings, out)
     # One source may be compared with itself: its notes are printed once.
@@ -125,6 +138,7 @@ def _report_duplicates(source: Source, settings: SearchSettings, out: Path) -> l
         min_correlation=settings.min_correlation,
         features=settings.features,
         min_cosine=settings.min_cosine,
+        also=settings.also,
     )
     numbers = (
         f"{found.count:,} images: {found.exact.count:,} exact duplicates, {found.near.count:,} near-duplicates "
