@@ -14,7 +14,8 @@ from PIL import Image
 from published import RESNET, VIT
 from tiny_studies import tiny
 
-from sslshift.models import PatchMLP, PretrainedEncoder, save_encoder
+from sslshift.data.decode import Canvas
+from sslshift.models import ENCODERS, PatchMLP, PretrainedEncoder, save_encoder
 from sslshift.reporting.ledger import append
 from sslshift.study import cli
 from sslshift.study.analysis import Analysis
@@ -54,6 +55,13 @@ def test_the_file_gives_the_architecture_and_the_recipe_that_belongs_to_it(vit_f
     assert "encoder's rate 0.1 of it, layer decay 0.9, frozen for 10% of the steps" in str(found)
     (found,) = parse_learners(of_init(f"{vit_file}?{HEADS}", "--init_rate=0.5", "--layer_decay=0.7", "--init_frozen=0"))
     assert (found.optimiser.encoder_rate, found.optimiser.layer_decay, found.frozen) == (0.5, 0.7, 0.0)
+
+
+def test_the_bundled_encoder_is_one_word():
+    (found,) = parse_learners(of_init("bundled"))
+    assert (found.encoder in ENCODERS, found.module) == (True, ENCODERS[found.encoder])
+    # It was trained on images in colour, and takes the digits of the study too.
+    assert found.fitted(Canvas(28, 28, 1)).initial.shape == (28, 28, 3)
 
 
 def test_without_init_nothing_enters_a_record():

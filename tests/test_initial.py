@@ -11,7 +11,7 @@ from published import RESNET, VIT
 from sslshift.data.views import Normalisation, normalise
 from sslshift.methods import METHODS
 from sslshift.methods.base import continued
-from sslshift.models import ENCODERS, PatchMLP, PretrainedEncoder, ResNet, ViT, load_encoder, save_encoder
+from sslshift.models import ENCODERS, PatchMLP, PatchResNet, PretrainedEncoder, ResNet, ViT, load_encoder, save_encoder
 from sslshift.models.initial import architecture_name, fitted
 from sslshift.models.reference import IMAGENET_MEAN, IMAGENET_STD, load_reference
 from sslshift.training import Optimiser, Training, train
@@ -241,5 +241,6 @@ def test_architectures_have_the_names_of_the_flag_and_published_ones_their_own()
         ResNet((3, 4, 23, 3), ENCODERS["resnet50"].block): "resnet101",
         ResNet((1, 1, 1, 1), width=32): "resnet1-1-1-1_w32",
         PatchMLP(width=8): "patch_mlp_4x8x256",
+        PatchResNet((8, 16), (1, 2)): "resnet_8-16_1-2_4",
     }
     assert [architecture_name(module) for module in others] == list(others.values())

@@ -12,10 +12,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sslshift.models import ENCODERS
 from sslshift.models.patch_mlp import PatchMLP
 from sslshift.models.patches import require_patches, resized_positions
 from sslshift.models.pretrained import PretrainedEncoder
-from sslshift.models.resnet import BasicBlock, Bottleneck, ResNet
+from sslshift.models.resnet import BasicBlock, Bottleneck, PatchResNet, ResNet
 from sslshift.models.vit import ViT
 
 _RESNETS = {
@@ -46,6 +47,9 @@ def architecture_name(module: nn.Module) -> str:
     Args:
       module: an encoder. Kinds of positions, registers and scales of branches do not change the name.
     """
+    own = next((name for name, each in ENCODERS.items() if each == module), None)
+    if own:
+        return own
     if isinstance(module, ViT):
         shape = (module.width, module.depth, module.heads)
         size = _VITS.get(shape, "x".join(map(str, shape)) + "_")
@@ -56,8 +60,9 @@ def architecture_name(module: nn.Module) -> str:
         width = "" if module.width == 64 else f"_w{module.width}"
         return f"{known}{width}{'_cifar' if module.small_images else ''}"
     if isinstance(module, PatchMLP):
-        sizes = (module.patch, module.width, module.features)
-        return "patch_mlp" if module == PatchMLP() else f"patch_mlp_{'x'.join(map(str, sizes))}"
+        return f"patch_mlp_{module.patch}x{module.width}x{module.features}"
+    if isinstance(module, PatchResNet):
+        return f"resnet_{'-'.join(map(str, module.widths))}_{'-'.join(map(str, module.depths))}_{module.patch}"
     return type(module).__name__.lower()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sslshift.models import ENCODER, ResNet, load_encoder
+from sslshift.models import ENCODER, PatchResNet, ResNet, load_encoder
 from sslshift.models.description import describe
 from sslshift.storage import Store
 from sslshift.study.learners import Learner
@@ -120,7 +120,7 @@ def baseline_record(learner: Learner) -> dict:
 
 def has_silent_branches(learner: Learner) -> bool:
     """Returns whether the residual branches of a learner's encoder add nothing when training starts."""
-    return isinstance(learner.settings.module, ResNet)
+    return isinstance(learner.settings.module, ResNet | PatchResNet)
 
 
 def _evaluate_baseline(
