@@ -36,8 +36,8 @@ encoder:
     done
 
 Result at the small scale (36 runs in 14 minutes on 2 CPU cores): for each task, its own images are best (digits: up to 93.9%;
-other sources: 85.6 to 88.6%). On clothes, the effect of diversity falls by 0.50 points for each unit of the shift index
-(-0.83 to -0.17, for these four sources). experiments/README.md has the tables.
+other sources: 85.6 to 88.6%). On clothes, the effect of diversity falls by 0.82 points for each unit of the shift index
+(-1.36 to -0.27, for these four sources). experiments/README.md has the tables.
 """
 
 import dataclasses
