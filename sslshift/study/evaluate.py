@@ -86,13 +86,17 @@ InitialScores = Mapping[tuple[str, str], EvaluatedEncoder]
 
 def evaluate_initial(opened: Opened, store: Store, progress: Progress) -> InitialScores:
     """Returns the scores of the encoder that each learner continues from, as it is; empty without --init."""
-    found = {}
+    found: dict[tuple[str, str], EvaluatedEncoder] = {}
+    # Methods that continue from the same weights in the same arithmetic share one evaluation.
+    by_name: dict[str, EvaluatedEncoder] = {}
     for learner in opened.learners if opened.design.declared.init else ():
         encoder = functools.partial(initial_encoder, opened, learner)
         # The name has the digest of the file and not of these weights, so that they need not be computed again.
         name = f"initial-{learner.settings.initial_digest[:12]}-{learner.settings.dtype}"
         what = "baseline: the encoder of --init as it is"
-        found[learner.key] = _evaluate_baseline(opened, store, encoder, name, what, progress)
+        if name not in by_name:
+            by_name[name] = _evaluate_baseline(opened, store, encoder, name, what, progress)
+        found[learner.key] = by_name[name]
     return found
 
 
