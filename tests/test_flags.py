@@ -47,8 +47,17 @@ def test_another_downstream_set_does_not_get_the_test_split_of_the_default(study
         "--downstream_test: this experiment's default (bundled:fashion_mnist/test) belongs to its own --downstream" in printed
     )
     assert (
-        "--sources was not given: encoders are pretrained on this experiment's own sources, bundled:fashion_mnist@4" in printed
+        "--sources was not given: encoders are pretrained on this experiment's own sources, clothes = bundled:fashion_mnist@4"
+        in printed
     )
+
+
+def test_an_empty_mixture_is_none_and_a_long_default_is_named_by_its_first_value(study_of):
+    study, printed = study_of(quickstart.QUICKSTART, "--mixture=")
+    assert (study.mixture, study.sources) == ((), quickstart.QUICKSTART.sources)
+    study, printed = study_of(quickstart.QUICKSTART, "--sources=bundled:mnist@4", "--downstream=bundled:mnist")
+    assert study.mixture == ()
+    assert "@1*0.25 and 9 more) belongs to its own --sources" in printed
 
 
 def test_nor_its_further_tasks(study_of):

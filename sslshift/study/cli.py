@@ -184,9 +184,11 @@ def _overridden(declared: Study) -> tuple[Study, list[str]]:
 
 
 def _given() -> dict[str, Any]:
-    """Returns the fields of a study that the user set."""
+    """Returns the fields of a study that the user set; an empty value of a flag that may be repeated means none."""
     given = {field.name: flags.FLAGS[field.name] for field in dataclasses.fields(Study) if flags.FLAGS[field.name].present}
-    return {name: tuple(flag.value) if isinstance(flag.value, list) else flag.value for name, flag in given.items()}
+    return {
+        name: tuple(filter(None, each.value)) if isinstance(each.value, list) else each.value for name, each in given.items()
+    }
 
 
 def _unused(declared: Study, given: Mapping[str, Any]) -> dict[str, str]:
@@ -207,7 +209,8 @@ def _unused_notes(declared: Study, unused: Mapping[str, str]) -> list[str]:
         if name in continued:
             continue
         values = getattr(declared, name)
-        text = "; ".join(values) if isinstance(values, tuple) else str(values)
+        first = values[0] if isinstance(values, tuple) else values
+        text = f"{first} and {len(values) - 1} more" if isinstance(values, tuple) and len(values) > 1 else first
         notes.append(
             f"--{name}: this experiment's default ({text}) belongs to its own --{of} and is not used; give --{name} to set it."
         )
