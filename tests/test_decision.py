@@ -66,6 +66,16 @@ def test_the_first_sentence_compares_with_the_encoder_that_training_continued_fr
     )
 
 
+def test_an_initial_encoder_below_an_untrained_one_is_said_first(opened):
+    results = dataclasses.replace(results_of(opened), initial={LEARNER: planned(opened, 0.6, 300)})
+    warning, text, *_ = decision(Analysis(results))
+    assert warning == (
+        "Warning: the encoder of --init has a linear-probe accuracy of 60.4%, less than an untrained network of its "
+        "architecture (70.4%): a gain over it need not be worth having."
+    )
+    assert text.startswith("Collect ")
+
+
 def test_without_an_effect_the_first_sentence_is_the_price_of_one(opened):
     flat = Analysis(results_of(opened, lambda run: 0.7 + 0.01 * ((run.seed * 7 + run.unique) % 5 - 2)))
     (only,) = decision(flat)

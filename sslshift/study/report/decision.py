@@ -62,7 +62,25 @@ def decision(analysis: Analysis) -> list[str]:
         f"{deviation}: false findings are more frequent than stated, and all verdicts are exploratory."
         for deviation in analysis.results.deviations
     ]
-    return [*changed, text, *rest, *_leaks(analysis), *_disagreements(learner), *_money(learner)]
+    return [*changed, *_weak_start(learner), text, *rest, *_leaks(analysis), *_disagreements(learner), *_money(learner)]
+
+
+def _weak_start(learner: LearnerAnalysis) -> list[str]:
+    """Returns a warning if the encoder that training continues from scores below an untrained one."""
+    results = learner.analysis.results
+    initial = results.initial.get(learner.learner)
+    task = learner.analysis.opened.task
+    untrained = [each.scores[task.name].linear for key, each in results.untrained.items() if key[:2] == learner.learner]
+    if initial is None or not untrained:
+        return []
+    own = initial.scores[task.name].linear
+    without = sum(untrained) / len(untrained)
+    if own >= without:
+        return []
+    return [
+        f"Warning: the encoder of --init has a linear-probe {METRICS[task.metric].text} of {100 * own:.1f}%, less than an "
+        f"untrained network of its architecture ({100 * without:.1f}%): a gain over it need not be worth having."
+    ]
 
 
 def _decided(learner: LearnerAnalysis) -> tuple[list[str], str]:
