@@ -115,7 +115,7 @@ def test_activations_of_a_resnet_and_of_an_encoder_without_blocks(tensors, write
     seen = layer_activations(PretrainedEncoder(module, variables, (12, 12, 3)), random_images((12, 12)))
     assert {name: layer.shape for name, layer in seen.items()} == {"map": (2, 9, 8)}
     with pytest.raises(ValueError, match="images \\[batch"):
-        layer_activations(encoder, images[..., :1])
+        layer_activations(encoder, images[..., :2])
 
 
 @pytest.mark.parametrize("precision", [np.float16, ml_dtypes.bfloat16, np.float64])

@@ -6,6 +6,7 @@ file above `LARGEST_PIXELS` is decoded at half its sides (a quarter or an eighth
 where the decoder averages blocks of pixels without ever holding the whole image.
 """
 
+import contextlib
 import functools
 import io
 import struct
@@ -61,7 +62,9 @@ def open_image(content: bytes) -> ImageFile.ImageFile:
             continue
     reader = _heif_reader() if start[4:12] in _HEIF else None
     if reader:
-        return reader(io.BytesIO(content), "")
+        # The library's own words about a damaged file mean nothing to its owner; `describe_unknown` has better ones.
+        with contextlib.suppress(SyntaxError, ValueError, RuntimeError, EOFError, OSError):
+            return reader(io.BytesIO(content), "")
     raise UnidentifiedImageError
 
 

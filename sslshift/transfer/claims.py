@@ -250,7 +250,7 @@ def ways_text(table: PlannedTable, wanted: float) -> str:
 
     Example:
       >>> ways_text(PlannedTable(3, 5000, 0.005, 0.1, kinds=9, comparisons=40), 0.02)
-      'a gain of 2.0 points takes 4 seeds with 5,000 test images or 9,210 test images with 3 seeds'
+      'a gain of 2.0 points takes 7 seeds with 5,000 test images'
     """
     seeds = table.seeds_for(wanted)
     images = table.images_for(wanted)
