@@ -6,79 +6,18 @@ import json
 import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from process_runs import PATIENCE, ended, of_module, said, started
 from tiny_studies import TINY
 
 from sslshift import cluster
 from sslshift.data.decode import BrokenImageError
 from sslshift.data.pipeline import Broken
-from sslshift.methods import METHODS
 from sslshift.training.feed import StepChunk
 from sslshift.training.lockstep import OtherProcessError, in_lockstep
-
-ROOT = Path(__file__).parent.parent
-PATIENCE = 600
-
-
-def free_port():
-    """A port that is free, like the one after it."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            with contextlib.suppress(OSError):
-                two.bind(("127.0.0.1", one.getsockname()[1] + 1))
-                return one.getsockname()[1]
-
-
-@contextlib.contextmanager
-def started(command, processes, devices, folder, of_process=lambda process: []):
-    """Starts the processes of a command, which all end with the block; their output is in files of the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": paths,
-    }
-    running = []
-    try:
-        for process in range(processes):
-            own = command(f"127.0.0.1:{port}", processes, process) + of_process(process)
-            out = (folder / f"out{process}.txt").open("w")
-            running.append(
-                subprocess.Popen([sys.executable, *own], cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
-            )
-        yield running
-    finally:
-        for each in running:
-            each.kill()
-            each.wait()
-
-
-def ended(running, seconds=PATIENCE):
-    return [each.wait(seconds) for each in running]
-
-
-def said(folder, process):
-    return (folder / f"out{process}.txt").read_text()
-
-
-def of_module(module, *flags):
-    """The command line of a module, by address, number of processes and process."""
-
-    def command(address, processes, process):
-        places = [f"--coordinator_address={address}", f"--num_processes={processes}", f"--process_id={process}"]
-        return ["-m", module, *flags, *(places if processes > 1 else [])]
-
-    return command
 
 
 def study(out, *flags):
@@ -108,28 +47,6 @@ def require_same_table(found, expected):
                 assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-4, abs=close), name
                 continue
             assert one[name] == other[name], name
-
-
-# Several processes share two cores, so that each method is trained by 2 or by 4 of them.
-@pytest.mark.slow
-def test_every_method_trains_to_the_same_numbers_on_1_and_on_2_or_4_processes(tmp_path):
-    parts = {1: list(METHODS), 2: list(METHODS)[::2], 4: list(METHODS)[1::2]}
-    for processes, names in parts.items():
-        folder = tmp_path / str(processes)
-
-        def command(address, processes, process, folder=folder, names=names):
-            return ["tests/cluster_worker.py", str(folder), ",".join(names), "20", address, str(processes), str(process)]
-
-        with started(command, processes, 8 // processes, folder) as running:
-            assert ended(running) == [0] * processes, said(folder, 0)
-    for name in METHODS:
-        runs = [tmp_path / "1", tmp_path / str(2 if name in parts[2] else 4)]
-        losses = [[json.loads(line)["loss"] for line in (run / name / "metrics.jsonl").open()] for run in runs]
-        arrays = [np.load(run / f"{name}.npz") for run in runs]
-        assert len(losses[0]) == 20
-        np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5, atol=1e-5, err_msg=name)
-        for leaf in arrays[0]:
-            np.testing.assert_allclose(arrays[1][leaf], arrays[0][leaf], rtol=1e-4, atol=1e-5, err_msg=f"{name} {leaf}")
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ row, or if they are more than 10 and more than 5% of its steps.
 
 A run may be trained by several processes (see `sslshift.cluster`), each with its own devices: the step is one program over all
 devices, each process reads its part of every batch, and process 0 writes all files but the checkpoints, which all write. Losses
-and parameters agree with those of one process to 1e-5 over 20 steps (`test_processes`). Bits differ, since devices of other
+and parameters agree with those of one process to 1e-5 over 20 steps (`test_process_methods`). Bits differ: devices of other
 processes add their sums in another order, and a long run enlarges the difference.
 
 To add an optimiser, name it in `optimiser.OPTIMISERS` and return its transformation in `Optimiser._at`.
