@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+_WITHOUT = ", no checkpoints"
 # Processes, devices of each, and other settings. The paths are compared with the first one.
 _PATHS = {
-    "1 device": (1, 1, {}),
+    "1 device": (1, 1, {"steps": 420}),
+    "1 device" + _WITHOUT: (1, 1, {"steps": 420, "every": 10_000}),
     "8 devices": (1, 8, {}),
-    "8 devices, no checkpoints": (1, 8, {"every": 10_000}),
+    "8 devices" + _WITHOUT: (1, 8, {"every": 10_000}),
     "8 devices, fsdp": (1, 8, {"sharding": "fsdp"}),
     "2 processes of 4": (2, 4, {}),
     "4 processes of 2": (4, 2, {}),
@@ -68,8 +70,17 @@ def measure_scaling(show: Callable[..., None], repeats: int) -> None:
         first = statistics.median(start for start, _ in runs)
         ratio = seconds[path] / seconds["1 device"]
         show("scaling", path=path, milliseconds=1000 * seconds[path], ratio=ratio, seconds_to_first_step=first)
-    stall = 1 - seconds["8 devices, no checkpoints"] / seconds["8 devices"]
-    show("scaling", path=f"share of checkpoints, one in {_EVERY} steps", share=stall)
+    for path in (each for each in _PATHS if each + _WITHOUT in _PATHS):
+        turns = zip(found[path], found[path + _WITHOUT], strict=True)
+        shares = [1 - without / step for (_, step), (_, without) in turns]
+        middle = statistics.median(shares)
+        show(
+            "scaling",
+            path=f"{path}: share of checkpoints, one in {_EVERY} steps",
+            share=middle,
+            lowest=min(shares),
+            highest=max(shares),
+        )
 
 
 def _run(processes: int, devices: int, options: dict[str, Any]) -> tuple[float, float]:
@@ -80,10 +91,10 @@ def _run(processes: int, devices: int, options: dict[str, Any]) -> tuple[float, 
             "devices": devices,
             "address": f"127.0.0.1:{_free_port()}",
             "folder": str(Path(folder) / "run"),
-            "steps": _STEPS,
+            "steps": options.get("steps", _STEPS),
             "every": options.get("every", _EVERY),
             "warm_up": _WARM_UP,
-            "training": {name: value for name, value in options.items() if name != "every"},
+            "training": {name: value for name, value in options.items() if name not in ("every", "steps")},
         }
         commands = [[sys.executable, "-c", _PROCESS, json.dumps(settings | {"process": i})] for i in range(processes)]
         running = [subprocess.Popen(each, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for each in commands]
