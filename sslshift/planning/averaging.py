@@ -29,6 +29,8 @@ _FEWEST_SIZES = 5
 _FEWEST_SOURCES = 5
 # Blocks that equal weights are worth beside the scores.
 _PRIOR_BLOCKS = 4.0
+# Standard deviation, as a share, of what a law that holds may miss at a cell: no law is exact.
+_INEXACT = 0.002
 # Largest factor by which intervals are widened.
 _WIDEST = 5.0
 
@@ -103,8 +105,8 @@ class Forecast:
 
     @property
     def extrapolates(self) -> bool:
-        """Whether anything is predicted beyond the pilots' range: not from one budget, and not without a law."""
-        return len(self.pilots.budgets) > 1 and any(isinstance(fit, Fit) for fit in self.fits.values())
+        """Whether anything is predicted beyond the pilots' range: neither from one budget nor from few numbers of images."""
+        return len(self.pilots.budgets) > 1 and len({unique for _, unique, _ in self.pilots.cells}) >= _FEWEST_SIZES
 
     def outside(self, training: Training) -> Floats:
         """Returns how far each training lies beyond the pilots, as the logarithm of a ratio; 0 inside their range [trainings]."""
@@ -139,7 +141,7 @@ def forecast(pilots: Pilots, flat: Sequence[str] = (), seed: int = 0) -> Forecas
     Raises:
       ValueError: a source has neither pilots nor a shift index, or `flat` names no parameter.
     """
-    data = pilots.data
+    data = _inexact(pilots.data)
     used = set(pilots.largest)
     for name, place in zip(pilots.sources, pilots.shift, strict=True):
         if name not in used and not math.isfinite(place.value):
@@ -147,7 +149,7 @@ def forecast(pilots: Pilots, flat: Sequence[str] = (), seed: int = 0) -> Forecas
     every = laws(pilots.places, data.training, flat)
     blocks = _blocks(pilots)
     refused, warnings = _screen(pilots, flat)
-    fits: dict[str, Fit | NullFit] = {null.NAME: fit_null(data, DRAWS, seed)}
+    fits: dict[str, Fit | NullFit] = {null.NAME: fit_null(pilots.data, DRAWS, seed)}
     notes, lack = {}, {}
     for i, (name, law) in enumerate(every.items()):
         if name not in refused:
@@ -199,6 +201,10 @@ def _screen(pilots: Pilots, flat: Sequence[str]) -> tuple[dict[str, str], list[s
     return {}, warnings
 
 
+def _inexact(data: Data) -> Data:
+    return dataclasses.replace(data, covariance=data.covariance + _INEXACT**2 * np.eye(len(data.accuracy)))
+
+
 def _blocks(pilots: Pilots) -> list[list[int]]:
     keys = sorted({(source, budget) for source, _, budget in pilots.cells})
     return [[i for i, (source, _, budget) in enumerate(pilots.cells) if (source, budget) == key] for key in keys]
@@ -208,7 +214,7 @@ def _left_out(name: str, every: dict, pilots: Pilots, blocks: Sequence[Sequence[
     """Returns mean and covariance that a law predicts for each block from the others."""
     data = pilots.data
     if name in every:
-        return predict_left_out(every[name], data, blocks)
+        return predict_left_out(every[name], _inexact(data), blocks)
     predicted = []
     for block in blocks:
         rest = np.setdiff1d(np.arange(len(data.accuracy)), block)

@@ -6,6 +6,8 @@ a share of the last slope that is uniform between 0 and 1. A mixture is the mean
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -18,47 +20,57 @@ NAME = "monotone"
 _UNSEEN = 0.05
 
 
+class Curve(NamedTuple):
+    """Isotonic curve of a source at a budget.
+
+    Attributes:
+      budget: the budget.
+      unique: logarithms of its numbers of unique images, ascending [cells].
+      accuracy: of each draw [draws, cells].
+    """
+
+    budget: int
+    unique: Floats
+    accuracy: Floats
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class NullFit:
     """Isotonic curves through draws of the pilots' means.
 
     Attributes:
-      data: the pilots.
-      means: their means with noise added [draws, means].
+      curves: curves of each source that has pilots, by its index, with ascending budgets.
       shares: share of the last slope with which each draw goes on, beyond the budgets and beyond the images [draws, 2].
       others: deviations of sources without pilots [draws].
     """
 
-    data: Data
-    means: Floats
+    curves: Mapping[int, tuple[Curve, ...]]
     shares: Floats
     others: Floats
 
     def predict(self, training: Training, draws: int | None = None) -> Floats:
         """Returns draws of the accuracy [draws, trainings], without the noise of a run."""
-        parts = self._of_parts(training)[:draws]
-        return training.add(parts * training.share)
+        return training.add(self._of_parts(training)[:draws] * training.share)
 
     def _of_parts(self, training: Training) -> Floats:
         budgets = training.add(training.seen)[training.row]
-        known = {source: self._of_source(source, training.unique, budgets) for source in np.unique(self.data.training.source)}
-        average = np.mean(list(known.values()), axis=0) + self.others[:, None]
-        return np.stack([known.get(source, average)[:, i] for i, source in enumerate(training.source)], axis=1)
+        found = np.empty((len(self.shares), len(training.source)))
+        unknown = ~np.isin(training.source, list(self.curves))
+        if unknown.any():
+            every = [self._of_source(source, training.unique[unknown], budgets[unknown]) for source in self.curves]
+            found[:, unknown] = np.mean(every, axis=0) + self.others[:, None]
+        for source in self.curves:
+            parts = training.source == source
+            if parts.any():
+                found[:, parts] = self._of_source(source, training.unique[parts], budgets[parts])
+        return found
 
     def _of_source(self, source: int, unique: Floats, budgets: Floats) -> Floats:
         """Returns the accuracy of a source [draws, parts] at numbers of unique images and budgets."""
-        pilots = self.data.training
-        cells = pilots.source == source
-        levels = np.unique(pilots.seen[cells])
-        curves = np.stack([self._curve(np.flatnonzero(cells & (pilots.seen == level)), unique) for level in levels], axis=1)
-        return _interpolate(np.log(levels), curves, np.log(budgets), self.shares[:, 0])
-
-    def _curve(self, cells: Floats, unique: Floats) -> Floats:
-        order = cells[np.argsort(self.data.training.unique[cells], kind="stable")]
-        weights = 1 / np.diag(self.data.covariance)[order]
-        rising = np.array([isotonic_regression(means[order], weights=weights).x for means in self.means])
-        levels = np.log(self.data.training.unique[order])
-        return _interpolate(levels, np.repeat(rising[:, :, None], len(unique), axis=2), np.log(unique), self.shares[:, 1])
+        points = np.log(unique)
+        levels = np.log([curve.budget for curve in self.curves[source]])
+        values = [_interpolate(each.unique, each.accuracy[:, :, None], points, self.shares[:, 1]) for each in self.curves[source]]
+        return _interpolate(levels, np.stack(values, axis=1), np.log(budgets), self.shares[:, 0])
 
 
 def fit_null(data: Data, draws: int, seed: int) -> NullFit:
@@ -67,15 +79,25 @@ def fit_null(data: Data, draws: int, seed: int) -> NullFit:
     scale = np.sqrt(data.degrees / random.chisquare(data.degrees, draws)) if np.isfinite(data.degrees) else np.ones(draws)
     noise = random.standard_normal((draws, len(data.accuracy))) @ np.linalg.cholesky(data.covariance).T
     means = data.accuracy + scale[:, None] * noise
-    return NullFit(data, means, random.uniform(size=(draws, 2)), _UNSEEN * random.standard_normal(draws))
+    curves: dict[int, list[Curve]] = {}
+    pilots = data.training
+    for source, budget in sorted(set(zip(pilots.source.tolist(), pilots.seen.tolist(), strict=True))):
+        cells = np.flatnonzero((pilots.source == source) & (pilots.seen == budget))
+        cells = cells[np.argsort(pilots.unique[cells], kind="stable")]
+        weights = 1 / np.diag(data.covariance)[cells]
+        rising = np.array([isotonic_regression(each[cells], weights=weights).x for each in means])
+        curves.setdefault(source, []).append(Curve(budget, np.log(pilots.unique[cells]), rising))
+    every = {source: tuple(each) for source, each in curves.items()}
+    return NullFit(every, random.uniform(size=(draws, 2)), _UNSEEN * random.standard_normal(draws))
 
 
 def _interpolate(levels: Floats, values: Floats, points: Floats, share: Floats) -> Floats:
-    """Interpolates values [draws, levels, points], each of which is known at its levels, at the points [points].
+    """Interpolates values [draws, levels, points or 1], which are known at their levels, at the points [points].
 
     Beyond the last level, a draw goes on with its share [draws] of the mean slope, which never falls; below the first one, with
     the whole of it.
     """
+    values = np.broadcast_to(values, (*values.shape[:2], len(points)))
     if len(levels) == 1:
         return values[:, 0]
     right = np.clip(np.searchsorted(levels, points), 1, len(levels) - 1)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sslshift.planning.averaging import Forecast, interval_of
+from sslshift.planning.fitting import Fit
 from sslshift.planning.laws import Floats, Training
 from sslshift.planning.prices import Prices
 
@@ -116,11 +117,11 @@ def consider(forecast: Forecast, prices: Prices, money: float) -> Considered:
     search = _Search(forecast, prices)
     plans = [search.kept, *_unlike(search.plans(money))]
     if not forecast.extrapolates:
-        inside = forecast.outside(_training(plans, forecast.pilots.sources)) < 1e-9
+        inside = forecast.outside(trainings(plans, forecast.pilots.sources)) < 1e-9
         plans = [plan for plan, kept in zip(plans, inside, strict=True) if kept]
     draws = np.concatenate(
         [
-            forecast.predict(_training(plans[start : start + _CHUNK], forecast.pilots.sources))
+            forecast.predict(trainings(plans[start : start + _CHUNK], forecast.pilots.sources))
             for start in range(0, len(plans), _CHUNK)
         ],
         axis=1,
@@ -221,12 +222,13 @@ def _equal(considered: Considered, best: int, others: Iterable[int], level: floa
 
 def _ceiling(forecast: Forecast, level: float) -> tuple[float, float, float] | None:
     """Returns the accuracy with unlimited images of the best source, or None if the pilots' laws do not say it."""
-    if not forecast.extrapolates:
+    laws = [fit for fit in forecast.fits.values() if isinstance(fit, Fit)]
+    if not (forecast.extrapolates and laws):
         return None
     count = len(forecast.pilots.sources)
     limitless = Training.of_single(range(count), [1e15] * count, [1e15] * count)
-    # Laws alone: the monotone null has no limit below 1.
-    draws = np.concatenate([fit.predict(limitless) for name, fit in forecast.fits.items() if name != "monotone"])
+    # The monotone null has no limit below 1.
+    draws = np.concatenate([fit.predict(limitless) for fit in laws])
     best = draws.max(axis=1)
     tail = (1 - level) / 2
     low, high = np.quantile(best, [tail, 1 - tail])
@@ -245,7 +247,8 @@ def _require_possible(target: float, ceiling: tuple[float, float, float] | None)
         )
 
 
-def _training(plans: Sequence[Plan], sources: Sequence[str]) -> Training:
+def trainings(plans: Sequence[Plan], sources: Sequence[str]) -> Training:
+    """Returns what the plans train on, for sources in the order of a forecast."""
     index = {name: i for i, name in enumerate(sources)}
     return Training.of_rows(
         [[(index[name], plan.unique[name], share * plan.budget) for name, share in plan.shares.items()] for plan in plans]
