@@ -193,7 +193,9 @@ def _screen(pilots: Pilots, flat: Sequence[str]) -> tuple[dict[str, str], list[s
         )
     if len(pilots.largest) < _FEWEST_SOURCES:
         if set(flat) & {"k", "g"}:
-            return dict.fromkeys(names, f"without the prior of k and g it takes {_FEWEST_SOURCES} sources with pilots"), warnings
+            return dict.fromkeys(
+                names, f"without the prior of k and g it takes {_FEWEST_SOURCES} sources with pilots"
+            ), warnings
         warnings.append(
             f"The effect of the shift index rests on its prior (k: 1.5 ± 1.5, g: at most 0.3), since only {len(pilots.largest)} sources have "
             f"pilots; it takes {_FEWEST_SOURCES} to estimate it."
@@ -210,7 +212,9 @@ def _blocks(pilots: Pilots) -> list[list[int]]:
     return [[i for i, (source, _, budget) in enumerate(pilots.cells) if (source, budget) == key] for key in keys]
 
 
-def _left_out(name: str, every: dict, pilots: Pilots, blocks: Sequence[Sequence[int]], seed: int) -> list[tuple[Floats, Floats]]:
+def _left_out(
+    name: str, every: dict, pilots: Pilots, blocks: Sequence[Sequence[int]], seed: int
+) -> list[tuple[Floats, Floats]]:
     """Returns mean and covariance that a law predicts for each block from the others."""
     data = pilots.data
     if name in every:
@@ -233,7 +237,10 @@ def _weigh(
         return dict(zip(kept, equal, strict=True))
     scores = np.array(
         [
-            [_log_density(pilots.means[block] - mean, covariance) / len(block) for block, (mean, covariance) in zip(blocks, left_out[name], strict=True)]
+            [
+                _log_density(pilots.means[block] - mean, covariance) / len(block)
+                for block, (mean, covariance) in zip(blocks, left_out[name], strict=True)
+            ]
             for name in kept
         ]
     )

@@ -176,7 +176,9 @@ class _Problem(NamedTuple):
     def residuals(self, theta: Floats) -> Floats:
         """Returns whitened residuals of the means and of the priors [fits, means + parameters]."""
         centres = self.law.means if self.centres is None else self.centres
-        return np.concatenate([self._whiten(self.law.error(theta, self.training) - self.error), (theta - centres) / self.law.sds], 1)
+        return np.concatenate(
+            [self._whiten(self.law.error(theta, self.training) - self.error), (theta - centres) / self.law.sds], 1
+        )
 
     def jacobian(self, theta: Floats) -> Floats:
         """Returns the derivatives of the residuals [fits, means + parameters, parameters], by finite differences."""
@@ -211,7 +213,11 @@ class _Problem(NamedTuple):
         return np.clip(base, self.law.low, self.law.high)
 
     def _whiten(self, values: Floats) -> Floats:
-        return (self.whitening @ values[..., None])[..., 0] / self.scale if len(self.whitening) > 1 else values @ self.whitening[0].T / self.scale
+        return (
+            (self.whitening @ values[..., None])[..., 0] / self.scale
+            if len(self.whitening) > 1
+            else values @ self.whitening[0].T / self.scale
+        )
 
 
 def _minimise(problem: _Problem, theta: Floats) -> tuple[Floats, Floats, Floats]:

@@ -186,8 +186,10 @@ def laws(shift: Floats, reference: Training, flat: Sequence[str] = ()) -> dict[s
     log_reference = float(np.mean(np.log(_saturating(reference, np.full((1, 1), 10.0)))))
     discounts = _own("discount", np.where(known, OWN_DISCOUNT, _UNKNOWN_DISCOUNT))
     floors = _own("floor", np.where(known, OWN_FLOOR, _UNKNOWN_FLOOR))
-    rates = tuple(HALF_LIFE._replace(name=f"tau of source {i}", mean=0.0, sd=0.5, low=-3.0, high=3.0, log=False, source=i)
-                  for i in range(len(shift)))
+    rates = tuple(
+        HALF_LIFE._replace(name=f"tau of source {i}", mean=0.0, sd=0.5, low=-3.0, high=3.0, log=False, source=i)
+        for i in range(len(shift))
+    )
 
     def curve(theta: Floats, training: Training, log_amounts: Floats) -> Floats:
         amounts = training.add(np.exp(log_amounts - log_reference))
@@ -220,12 +222,30 @@ def laws(shift: Floats, reference: Training, flat: Sequence[str] = ()) -> dict[s
     e, b_0, b, r, k, p, g, tau = shared
     every = (
         Law("discount", "shift makes each image worth less", (e, b_0, b, r, k, *discounts), discount, (0, 1), (2, 3, 4)),
-        Law("penalty", "shift makes each image worth less, and repetition harms", (e, b_0, b, r, k, p, *discounts), penalty,
-            (0, 1, 5), (2, 3, 4)),
-        Law("floor", "shift leaves an error that no number of images removes", (e, b_0, b, r, g, *floors), floor,
-            (0, 1, 4, *range(5, 5 + len(shift))), (2, 3)),
-        Law("half_life", "the value of an image halves with each further half-life of epochs", (e, b_0, b, tau, k, *discounts, *rates),
-            half_life, (0, 1), (2, 3, 4)),
+        Law(
+            "penalty",
+            "shift makes each image worth less, and repetition harms",
+            (e, b_0, b, r, k, p, *discounts),
+            penalty,
+            (0, 1, 5),
+            (2, 3, 4),
+        ),
+        Law(
+            "floor",
+            "shift leaves an error that no number of images removes",
+            (e, b_0, b, r, g, *floors),
+            floor,
+            (0, 1, 4, *range(5, 5 + len(shift))),
+            (2, 3),
+        ),
+        Law(
+            "half_life",
+            "the value of an image halves with each further half-life of epochs",
+            (e, b_0, b, tau, k, *discounts, *rates),
+            half_life,
+            (0, 1),
+            (2, 3, 4),
+        ),
     )
     return {law.name: law for law in every}
 

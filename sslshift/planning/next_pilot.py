@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from sslshift.planning.averaging import Forecast
 from sslshift.planning.laws import Floats, Training
@@ -19,6 +18,8 @@ from sslshift.planning.planner import Considered
 from sslshift.planning.prices import Prices
 
 _OUTCOMES = (np.arange(9) + 0.5) / 9
+# Number of computations with outcomes that say nothing.
+_BLIND = 4
 # Ratios of a pilot's budget to its unique images.
 _EPOCHS = (1, 2, 4, 8, 16, 32, 64, 128)
 # Budgets of a pilot as multiples of the largest one so far.
@@ -51,19 +52,21 @@ def value_pilots(forecast: Forecast, prices: Prices, considered: Considered, mon
     if not places:
         return []
     index = {name: i for i, name in enumerate(forecast.pilots.sources)}
-    names, unique, budgets, costs = zip(*places, strict=True)
+    names, unique, budgets, _ = zip(*places, strict=True)
     outcomes = forecast.predict(Training.of_single([index[name] for name in names], unique, budgets))
     noise = math.sqrt(forecast.pilots.noise.seed + forecast.pilots.noise.run)
-    now = considered.draws.mean(axis=0).max()
-    # The value of a pilot changes with the plans that are near the best in some draw; the others never win.
-    order = np.argsort(considered.costs, kind="stable")
-    draws = considered.draws[:, order]
+    means = considered.draws.mean(axis=0)
+    # Plans that are the best in no draw are the best after no outcome.
+    hopeful = np.unique(considered.draws.argmax(axis=1))
     found = []
     for column, (name, images, budget, cost) in enumerate(places):
-        affordable = int(np.searchsorted(considered.costs[order], money - cost, side="right"))
-        expected = _expected_best(outcomes[:, column], noise, draws[:, :affordable]) if affordable else 0.0
+        affordable = considered.costs <= money - cost
+        best = int(np.argmax(np.where(affordable, means, -np.inf)))
+        left = hopeful[affordable[hopeful]]
+        gain = _expected_gain(outcomes[:, column], noise, considered.draws[:, left] - considered.draws[:, [best]])
+        lost = means.max() - means[best]
         spread = math.hypot(float(outcomes[:, column].std()), noise)
-        found.append(NextPilot(name, images, budget, cost, float(expected - now), spread))
+        found.append(NextPilot(name, images, budget, cost, gain - float(lost), spread))
     return sorted(found, key=lambda pilot: (-pilot.value, pilot.cost, pilot.source, pilot.budget, pilot.unique))
 
 
@@ -84,17 +87,28 @@ def _candidates(forecast: Forecast, prices: Prices, money: float) -> Iterator[tu
                     yield name, unique, budget, cost
 
 
-def _expected_best(outcome: Floats, noise: float, draws: Floats) -> float:
-    """Returns the mean over outcomes of the best plan's accuracy, after the draws are weighted by the outcome."""
-    spread = math.hypot(float(outcome.std()), noise)
-    levels = np.quantile(outcome, _OUTCOMES) + 0.0
-    # Nine equally likely outcomes of a run: quantiles of the prediction, widened by the noise of the run.
-    levels = outcome.mean() + (levels - outcome.mean()) * (spread / max(float(outcome.std()), 1e-12))
-    weights = stats.norm.pdf((levels[:, None] - outcome) / noise)
-    total = weights.sum(axis=1, keepdims=True)
-    weights = np.where(total > 0, weights / np.maximum(total, 1e-300), 1 / len(outcome))
-    # Weighted over all outcomes, the draws must have their own weights again, or the mean itself would move.
-    balance = weights.mean(axis=0) * len(outcome)
-    weights = weights / np.maximum(balance, 1e-3)
+def _expected_gain(outcome: Floats, noise: float, differences: Floats) -> float:
+    """Returns how much better the best plan is in the mean once the outcome is known, with the same money.
+
+    The maximum over plans of a mean of few draws is too high by itself. The same computation with outcomes that belong to other
+    draws, which say nothing, measures by how much, and is subtracted.
+
+    Args:
+      outcome: mean accuracy of the pilot in each draw [draws].
+      noise: standard deviation of a run.
+      differences: accuracies of plans less that of the plan that is the best without the pilot [draws, plans].
+    """
+    random = np.random.default_rng(0)
+    blind = np.mean([_expected_best(random.permutation(outcome), noise, differences) for _ in range(_BLIND)])
+    return _expected_best(outcome, noise, differences) - float(blind)
+
+
+def _expected_best(outcome: Floats, noise: float, differences: Floats) -> float:
+    """Returns the mean over nine outcomes of the best plan's difference, after the draws are weighted by the outcome."""
+    spread = max(float(outcome.std()), 1e-12)
+    # Equally likely outcomes of a run: quantiles of the prediction, widened by the noise of the run.
+    widened = math.hypot(spread, noise) / spread
+    levels = outcome.mean() + (np.quantile(outcome, _OUTCOMES) - outcome.mean()) * widened
+    weights = np.exp(-0.5 * ((levels[:, None] - outcome) / noise) ** 2) + 1e-300
     weights /= weights.sum(axis=1, keepdims=True)
-    return float((weights @ draws).max(axis=1).mean())
+    return float(np.maximum((weights @ differences).max(axis=1, initial=0.0), 0.0).mean())

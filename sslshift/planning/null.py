@@ -69,7 +69,9 @@ class NullFit:
         """Returns the accuracy of a source [draws, parts] at numbers of unique images and budgets."""
         points = np.log(unique)
         levels = np.log([curve.budget for curve in self.curves[source]])
-        values = [_interpolate(each.unique, each.accuracy[:, :, None], points, self.shares[:, 1]) for each in self.curves[source]]
+        values = [
+            _interpolate(each.unique, each.accuracy[:, :, None], points, self.shares[:, 1]) for each in self.curves[source]
+        ]
         return _interpolate(levels, np.stack(values, axis=1), np.log(budgets), self.shares[:, 0])
 
 

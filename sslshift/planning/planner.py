@@ -176,7 +176,14 @@ def choose(
         gain_low, gain_high = np.quantile(difference, [tail, 1 - tail])
         value = float(np.clip(means[index], low, high))
         return Judged(
-            considered.plans[index], value, low, high, float(difference.mean()), float(gain_low), float(gain_high), float(reaches[index])
+            considered.plans[index],
+            value,
+            low,
+            high,
+            float(difference.mean()),
+            float(gain_low),
+            float(gain_high),
+            float(reaches[index]),
         )
 
     options, returns = {}, {}
@@ -282,7 +289,9 @@ class _Search:
                     unique = {name: int(min(owned[name], math.ceil(share * budget))) for name, share in shares.items()}
                     # Images that the shares leave unused are not bought.
                     if all(name in shares for name in buy):
-                        cost = budget * self.prices.per_sample + sum(self.prices.sources[name].cost(n) for name, n in buy.items())
+                        cost = budget * self.prices.per_sample + sum(
+                            self.prices.sources[name].cost(n) for name, n in buy.items()
+                        )
                         yield Plan(dict(buy), unique, shares, budget, cost)
 
     def budgets(self, money: float) -> list[int]:
@@ -334,7 +343,9 @@ class _Search:
         yield from self._capped(self._by_worth(usable, owned, budget), usable)
         if len(buy) == 1:
             (bought,) = buy
-            nearest = max((name for name in usable if name != bought), key=lambda name: self.worth[self.names.index(name)], default=None)
+            nearest = max(
+                (name for name in usable if name != bought), key=lambda name: self.worth[self.names.index(name)], default=None
+            )
             for part in _MIXED if nearest else ():
                 yield from self._capped({bought: part, nearest: 1 - part}, usable)
         elif len(buy) > 1:
@@ -351,7 +362,9 @@ class _Search:
 
         def seen(log_price: float) -> Floats:
             # The first epoch is worth `worth` for each sample, and each further one less by exp(-1 / repetition).
-            return images * np.where(np.log(worth) >= log_price, 1 + self.repetition * np.maximum(np.log(worth) - log_price, 0), 0)
+            return images * np.where(
+                np.log(worth) >= log_price, 1 + self.repetition * np.maximum(np.log(worth) - log_price, 0), 0
+            )
 
         low, high = float(np.log(worth.min())) - budget / images.sum() / self.repetition - 1, float(np.log(worth.max()))
         if seen(high).sum() >= budget:

@@ -100,13 +100,17 @@ def read_prices(path: Path, used: Mapping[str, int], samples_per_second: float |
     compute = _table(content, "compute", f"{path}")
     sources = _table(content, "sources", f"{path}")
     if unknown := sorted(set(sources) - set(used)):
-        raise ValueError(f"{path} names {', '.join(unknown)}, which the results do not have. Their sources are {', '.join(sorted(used))}.")
+        raise ValueError(
+            f"{path} names {', '.join(unknown)}, which the results do not have. Their sources are {', '.join(sorted(used))}."
+        )
     if missing := sorted(set(used) - set(sources)):
         raise ValueError(
             f'{path} has no price of {", ".join(missing)}. Add a table [sources."{missing[0]}"] with per_image (0 if its images are free), '
             "or exclude the source with --ignore."
         )
-    priced = {name: _source(_table(sources, name, f"{path}: sources"), used[name], f'{path}: [sources."{name}"]') for name in sources}
+    priced = {
+        name: _source(_table(sources, name, f"{path}: sources"), used[name], f'{path}: [sources."{name}"]') for name in sources
+    }
     if sum(price.max_share for price in priced.values()) < 1 - 1e-9:
         raise ValueError(f"{path}: the shares of max_share add up to less than 1, so that no training budget can be filled.")
     return Prices(currency, _per_sample(compute, samples_per_second, f"{path}: [compute]"), priced)
@@ -124,7 +128,9 @@ def _per_sample(compute: Mapping[str, Any], measured: float | None, where: str) 
     per_hour = _amount(compute, "per_hour", 0.0, where)
     speed = _amount(compute, "samples_per_second", measured or 0.0, where)
     if per_hour and not speed:
-        raise ValueError(f"{where} has a price per hour and no samples_per_second, and the results do not say how fast the pilots were.")
+        raise ValueError(
+            f"{where} has a price per hour and no samples_per_second, and the results do not say how fast the pilots were."
+        )
     return per_hour / 3600 / speed if per_hour else 0.0
 
 
@@ -141,7 +147,9 @@ def _source(table: Mapping[str, Any], used: int, where: str) -> SourcePrice:
         raise ValueError(f"{where}: {owned:,.0f} images are owned, but the pilots used {used:,}.")
     if share > 1:
         raise ValueError(f"{where}: expected a max_share between 0 and 1, got {share:g}.")
-    return SourcePrice(_amount(table, "per_image", 0.0, where), int(owned), available, _amount(table, "setup", 0.0, where), share)
+    return SourcePrice(
+        _amount(table, "per_image", 0.0, where), int(owned), available, _amount(table, "setup", 0.0, where), share
+    )
 
 
 def _amount(table: Mapping[str, Any], name: str, default: float, where: str) -> float:

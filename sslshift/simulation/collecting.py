@@ -86,7 +86,9 @@ def draw_collection(family: str, seed: int) -> Collection:
     # A budget of four times the dearest pilot costs a tenth of the money to all of it.
     per_sample = money * 10 ** random.uniform(-1.0, 0.0) / (4 * BUDGETS[-1])
     names = [f"source {i}" for i in range(count)]
-    return Collection(family, shift, Prices("EUR", per_sample, dict(zip(names, prices, strict=True))), money, _truth(family, shift, random))
+    return Collection(
+        family, shift, Prices("EUR", per_sample, dict(zip(names, prices, strict=True))), money, _truth(family, shift, random)
+    )
 
 
 def train_pilots(world: Collection, seed: int) -> Pilots:
@@ -151,7 +153,13 @@ def _truth(family: str, shift: Floats, random: np.random.Generator) -> Callable[
     if family == "floor":
         return of(every["floor"], [*base[:4], random.uniform(0.03, 0.2), *(0.04 * own)])
     if family == "half_life":
-        theta = [*base[:3], math.log(4) + 0.6 * random.standard_normal(), discount, *own, *(0.4 * random.standard_normal(len(shift)))]
+        theta = [
+            *base[:3],
+            math.log(4) + 0.6 * random.standard_normal(),
+            discount,
+            *own,
+            *(0.4 * random.standard_normal(len(shift))),
+        ]
         return of(every["half_life"], theta)
     if family == "monotone":
         return _logarithmic(every["discount"], random, len(shift), repetition)

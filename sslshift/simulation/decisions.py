@@ -13,8 +13,8 @@ import numpy as np
 from sslshift.planning.averaging import Forecast, forecast
 from sslshift.planning.laws import Floats, Training
 from sslshift.planning.next_pilot import NextPilot, value_pilots
-from sslshift.planning.planner import FURTHEST, Considered, Plan, choose, consider, trainings
 from sslshift.planning.pilots import Pilots
+from sslshift.planning.planner import FURTHEST, Considered, Plan, choose, consider, trainings
 from sslshift.simulation.collecting import BUDGETS, Collection, add_pilot, draw_collection, train_pilots
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -87,7 +87,10 @@ def _rules(world: Collection, pilots: Pilots) -> Iterator[tuple[str, Plan | None
     yield "all external", _spend(world, dict.fromkeys(names[1:], left / (len(names) - 1)), budget)
     yield "equal split", _spend(world, dict.fromkeys(names, left / len(names)), budget)
     sizes = {name: price[name].available for name in names}
-    yield "proportional to size", _spend(world, {name: left * size / sum(sizes.values()) for name, size in sizes.items()}, budget)
+    yield (
+        "proportional to size",
+        _spend(world, {name: left * size / sum(sizes.values()) for name, size in sizes.items()}, budget),
+    )
     yield "cheapest first", _in_order(world, cheapest, left, budget)
     yield "nearest first", _in_order(world, names, left, budget)
     yield "5 times more unlabelled", _in_order(world, names, left, budget, 5 * _LABELLED)
