@@ -82,7 +82,7 @@ class Forecast:
     warnings: tuple[str, ...]
 
     def predict(self, training: Training) -> Floats:
-        """Returns draws of the mean accuracy over seeds [draws, trainings], each draw from one law in proportion to the weights."""
+        """Returns draws of the mean accuracy over seeds [draws, trainings]; each law has draws in proportion to its weight."""
         weights = {result.name: result.weight for result in self.results}
         counts = _shares([weights[name] for name in self.fits], DRAWS)
         draws = np.concatenate(
@@ -109,7 +109,7 @@ class Forecast:
         return len(self.pilots.budgets) > 1 and len({unique for _, unique, _ in self.pilots.cells}) >= _FEWEST_SIZES
 
     def outside(self, training: Training) -> Floats:
-        """Returns how far each training lies beyond the pilots, as the logarithm of a ratio; 0 inside their range [trainings]."""
+        """Returns how far each training [trainings] lies beyond the pilots, as the logarithm of a ratio; 0 inside their range."""
         budgets = self.pilots.budgets
         total = training.add(training.seen)
         beyond = np.maximum(np.log(total / budgets[-1]), np.log(budgets[0] / total))
@@ -188,8 +188,8 @@ def _screen(pilots: Pilots, flat: Sequence[str]) -> tuple[dict[str, str], list[s
         return dict.fromkeys(names, reason), [f"No law is fitted: {reason}."]
     if len(pilots.budgets) == 1:
         warnings.append(
-            f"All pilots have the budget {pilots.budgets[0]:,}: unique images and epochs cannot be told apart, and nothing is predicted "
-            "for other budgets. Train pilots with a fourth of the budget too."
+            f"All pilots have the budget {pilots.budgets[0]:,}: unique images and epochs cannot be told apart, and nothing is "
+            "predicted for other budgets. Train pilots with a fourth of the budget too."
         )
     if len(pilots.largest) < _FEWEST_SOURCES:
         if set(flat) & {"k", "g"}:
@@ -197,8 +197,8 @@ def _screen(pilots: Pilots, flat: Sequence[str]) -> tuple[dict[str, str], list[s
                 names, f"without the prior of k and g it takes {_FEWEST_SOURCES} sources with pilots"
             ), warnings
         warnings.append(
-            f"The effect of the shift index rests on its prior (k: 1.5 ± 1.5, g: at most 0.3), since only {len(pilots.largest)} sources have "
-            f"pilots; it takes {_FEWEST_SOURCES} to estimate it."
+            "The effect of the shift index rests on its prior (k: 1.5 ± 1.5, g: at most 0.3), since only "
+            f"{len(pilots.largest)} sources have pilots; it takes {_FEWEST_SOURCES} to estimate it."
         )
     return {}, warnings
 

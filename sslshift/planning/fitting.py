@@ -6,8 +6,8 @@ grid over the nonlinear parameters, with the linear ones solved exactly at each 
 Levenberg-Marquardt method, which runs for all starts, all left-out blocks, or all draws at once.
 
 A draw of the parameters is a fit to simulated data: the means with noise of V added and priors moved by noise of their own.
-For a linear law this is the exact posterior distribution. Each draw has its own V, scaled by the degrees of freedom of the noise
-over a chi-squared number, since the noise itself is estimated.
+For a linear law this is the exact posterior distribution. Each draw has its own V, scaled by the degrees of freedom of the
+noise over a chi-squared number, since the noise itself is estimated.
 """
 
 import dataclasses

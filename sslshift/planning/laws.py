@@ -7,12 +7,15 @@ An error is 1 - accuracy. Every law here has the form
 where the amount of a source grows with its unique images u and, ever more slowly, with the epochs E over them. D_0 is the
 geometric mean of the amounts of the pilots, so that b_0 is the error above the floor of a typical pilot.
 
-| law | amount of u images in E epochs | discount | floor | penalty | source |
-|---|---|---|---|---|---|
-| `discount` | u (1 + R (1 - exp(-(E - 1) / R))) | k s + d | e | 0 | https://arxiv.org/abs/2305.16264, joined to the shift s |
-| `penalty` | as above | k s + d | e | P sqrt(E - 1) | the same; additive penalty on repetition |
-| `floor` | as above | 0 | e + g s + d | 0 | transfer gap, https://arxiv.org/abs/2102.01293, https://arxiv.org/abs/2408.16947 |
-| `half_life` | u times the product of (i / (i - 1))^(2^(-(i - 1) / tau)) over epochs i | k s + d | e | 0 | https://arxiv.org/abs/2404.07177 |
+| law | amount of u images in E epochs | discount | floor | penalty |
+|---|---|---|---|---|
+| `discount` | u (1 + R (1 - exp(-(E - 1) / R))) | k s + d | e | 0 |
+| `penalty` | as above | k s + d | e | P sqrt(E - 1) |
+| `floor` | as above | 0 | e + g s + d | 0 |
+| `half_life` | u times the product of (i / (i - 1))^(2^(-(i - 1) / tau)) over epochs i | k s + d | e | 0 |
+
+The amounts of the first three are those of https://arxiv.org/abs/2305.16264, joined to the shift index s of the source; the floor
+is the transfer gap of https://arxiv.org/abs/2408.16947; the last law is that of https://arxiv.org/abs/2404.07177.
 
 d is a source's own deviation from what its shift predicts. Its prior is centred on 0, so that it grows only with pilots of the
 source itself (partial pooling). tau is a half-life of each source, pooled in the same way. All functions are float64 NumPy.

@@ -1,8 +1,8 @@
 """Noise of pilots: how far the mean accuracies of cells vary, and how far they vary together.
 
-A cell is a source with its unique images and budget. The accuracy of a run is that of its cell plus the effect of its seed, which
-all cells share (the same initial weights and order), plus the rest, which is its own. The means of cells also share the test
-images.
+A cell is a source with its unique images and budget. The accuracy of a run is that of its cell plus the effect of its seed,
+which all cells share (the same initial weights and order), plus the rest, which is its own. The means of cells also share the
+test images.
 """
 
 from typing import NamedTuple

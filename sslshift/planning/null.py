@@ -1,8 +1,8 @@
 """The law that assumes least: accuracy does not fall with more unique images, and its gains do not grow.
 
 Within the pilots' range, the accuracy of a source at a budget is the isotonic regression of its means on their unique images,
-interpolated in the logarithm of both numbers. Beyond it, the accuracy may stay where it is or go on as it did: a draw goes on with
-a share of the last slope that is uniform between 0 and 1. A mixture is the mean of its sources, weighted by their samples.
+interpolated in the logarithm of both numbers. Beyond it, the accuracy may stay where it is or go on as it did: a draw goes on
+with a share of the mean slope that is uniform between 0 and 1. A mixture is the mean of its sources, weighted by their samples.
 """
 
 import dataclasses

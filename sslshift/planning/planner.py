@@ -59,7 +59,7 @@ class Judged(NamedTuple):
       low, high: ends of the interval of a run's accuracy.
       gain: mean difference to keeping the best pilot.
       gain_low, gain_high: interval of this difference.
-      reaches: probability that a run reaches the target; NaN without a target.
+      reaches: probability that a run reaches the target; None without a target.
     """
 
     plan: Plan
@@ -69,7 +69,7 @@ class Judged(NamedTuple):
     gain: float
     gain_low: float
     gain_high: float
-    reaches: float
+    reaches: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +183,7 @@ def choose(
             float(difference.mean()),
             float(gain_low),
             float(gain_high),
-            float(reaches[index]),
+            None if target is None else float(reaches[index]),
         )
 
     options, returns = {}, {}

@@ -1,6 +1,6 @@
 """Worlds of sources with prices, whose accuracy for every training is known: what `sslshift.planning` is tried on.
 
-Five families have the forms that the planner fits, the last of them only its monotone null; three have forms that it does not know:
+Five families have the forms that the planner fits, the last of them only its null; three have forms that it does not know:
 
 | family | truth |
 |---|---|
@@ -76,8 +76,8 @@ def draw_collection(family: str, seed: int) -> Collection:
     shift[0] *= 0.3
     prices = []
     for i in range(count):
-        owned = int(round(10 ** random.uniform(3.2, 4.3)))
-        available = owned + int(round(10 ** random.uniform(2.5, 5.0)))
+        owned = round(10 ** random.uniform(3.2, 4.3))
+        available = owned + round(10 ** random.uniform(2.5, 5.0))
         # The nearest images are the dear ones more often than not.
         price = 10 ** random.uniform(-2.5, -0.5) if i else 10 ** random.uniform(-1.5, -0.5)
         setup = float(random.choice([0, 0, 20, 100]))
@@ -92,7 +92,7 @@ def draw_collection(family: str, seed: int) -> Collection:
 
 
 def train_pilots(world: Collection, seed: int) -> Pilots:
-    """Trains the pilots of a world: two budgets, up to four numbers of images of each source, three seeds of the nearest one."""
+    """Trains pilots: two budgets, up to four numbers of images of each source, three seeds of the nearest one."""
     random = np.random.default_rng([seed, 1])
     cells = []
     for i, name in enumerate(world.names):

@@ -1,7 +1,7 @@
-"""How good the planner's decisions are in worlds whose truth is known: coverage of its intervals, and regret beside simple rules.
+"""How good plans are in worlds whose truth is known: coverage of intervals, and regret beside that of simple rules.
 
-Regret is the difference in true accuracy between the best plan that the money allows and the chosen one, in points. The best plan
-is searched among all that the planner considers and those of the rules.
+Regret is the difference in true accuracy between the best plan that the money allows and the chosen one, in points. The best
+plan is searched among all that the planner considers and those of the rules.
 """
 
 import math
