@@ -1,5 +1,6 @@
 """Plans: what they cost, their caps, the best of them in worlds where it is known, and prices."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,8 +11,9 @@ from sslshift.planning.averaging import forecast
 from sslshift.planning.laws import Training, laws
 from sslshift.planning.next_pilot import value_pilots
 from sslshift.planning.pilots import Place, Run, gather, read_pilots
-from sslshift.planning.planner import FURTHEST, _Search, consider, decide, trainings
+from sslshift.planning.planner import consider, decide
 from sslshift.planning.prices import Prices, SourcePrice, read_prices
+from sslshift.planning.search import FURTHEST, PlanSearch, trainings
 
 NAMES = ("near", "middle", "far")
 SHIFT = np.array([0.05, 0.4, 0.9])
@@ -124,7 +126,7 @@ def test_plans_that_cannot_be_told_apart_are_named_the_cheapest_first(fitted):
 
 
 def test_shares_by_worth_give_the_most_effective_data(fitted):
-    search = _Search(fitted, prices())
+    search = PlanSearch(fitted, prices())
     owned = {"near": 3000, "middle": 8000, "far": 40_000}
     for budget in (2000, 20_000, 100_000, 600_000):
         shares = search._by_worth(NAMES, owned, budget)
@@ -155,7 +157,7 @@ def test_a_pilot_is_worth_more_the_more_its_outcome_can_change_the_plan(fitted):
     considered = consider(fitted, given, 60.0)
     found = value_pilots(fitted, given, considered, 60.0)
     assert found == value_pilots(fitted, given, considered, 60.0)
-    assert all(left.value >= right.value for left, right in zip(found, found[1:], strict=False))
+    assert all(left.value >= right.value for left, right in itertools.pairwise(found))
     assert all(pilot.cost <= 60 for pilot in found)
     assert not {(pilot.source, pilot.unique, pilot.budget) for pilot in found} & set(fitted.pilots.cells)
     # If all plans are equal, no outcome can change the plan.

@@ -109,7 +109,7 @@ class Forecast:
         return len(self.pilots.budgets) > 1 and len({unique for _, unique, _ in self.pilots.cells}) >= _FEWEST_SIZES
 
     def outside(self, training: Training) -> Floats:
-        """Returns how far each training [trainings] lies beyond the pilots, as the logarithm of a ratio; 0 inside their range."""
+        """Returns how far each training [trainings] lies beyond the pilots, as the log of a ratio; 0 inside their range."""
         budgets = self.pilots.budgets
         total = training.add(training.seen)
         beyond = np.maximum(np.log(total / budgets[-1]), np.log(budgets[0] / total))

@@ -14,8 +14,8 @@ geometric mean of the amounts of the pilots, so that b_0 is the error above the 
 | `floor` | as above | 0 | e + g s + d | 0 |
 | `half_life` | u times the product of (i / (i - 1))^(2^(-(i - 1) / tau)) over epochs i | k s + d | e | 0 |
 
-The amounts of the first three are those of https://arxiv.org/abs/2305.16264, joined to the shift index s of the source; the floor
-is the transfer gap of https://arxiv.org/abs/2408.16947; the last law is that of https://arxiv.org/abs/2404.07177.
+The amounts of the first three are those of https://arxiv.org/abs/2305.16264, joined to the shift index s of the source; the
+floor is the transfer gap of https://arxiv.org/abs/2408.16947; the last law is that of https://arxiv.org/abs/2404.07177.
 
 d is a source's own deviation from what its shift predicts. Its prior is centred on 0, so that it grows only with pilots of the
 source itself (partial pooling). tau is a half-life of each source, pooled in the same way. All functions are float64 NumPy.

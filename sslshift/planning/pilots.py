@@ -145,8 +145,8 @@ def gather(runs: Iterable[Run], places: Mapping[str, Place] | None = None, facts
     counts = np.bincount(of_cell)
     if counts.max() < _FEWEST_SEEDS:
         raise ValueError(
-            f"expected one source, N and C with {_FEWEST_SEEDS} seeds or more, got at most {counts.max()}: without repeats, the "
-            "noise of a run is not known, and no law can be fitted. Train one of the pilots with more seeds."
+            f"expected one source, N and C with {_FEWEST_SEEDS} seeds or more, got at most {counts.max()}: without repeats, "
+            "the noise of a run is not known, and no law can be fitted. Train one of the pilots with more seeds."
         )
     names = sorted({run.seed for run in runs})
     seed = np.array([names.index(run.seed) for run in runs])

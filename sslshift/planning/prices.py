@@ -105,8 +105,8 @@ def read_prices(path: Path, used: Mapping[str, int], samples_per_second: float |
         )
     if missing := sorted(set(used) - set(sources)):
         raise ValueError(
-            f'{path} has no price of {", ".join(missing)}. Add a table [sources."{missing[0]}"] with per_image (0 if its images '
-            "are free), or exclude the source with --ignore."
+            f'{path} has no price of {", ".join(missing)}. Add a table [sources."{missing[0]}"] with per_image (0 if its '
+            "images are free), or exclude the source with --ignore."
         )
     priced = {
         name: _source(_table(sources, name, f"{path}: sources"), used[name], f'{path}: [sources."{name}"]') for name in sources

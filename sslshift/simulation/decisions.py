@@ -14,7 +14,8 @@ from sslshift.planning.averaging import Forecast, forecast
 from sslshift.planning.laws import Floats, Training
 from sslshift.planning.next_pilot import NextPilot, value_pilots
 from sslshift.planning.pilots import Pilots
-from sslshift.planning.planner import FURTHEST, Considered, Plan, choose, consider, trainings
+from sslshift.planning.planner import Considered, choose, consider
+from sslshift.planning.search import FURTHEST, Plan, trainings
 from sslshift.simulation.collecting import BUDGETS, Collection, add_pilot, draw_collection, train_pilots
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
