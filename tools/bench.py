@@ -6,6 +6,7 @@ python -m tools.bench --what=curation       # recall of planted leaks; with --so
 python -m tools.bench --what=data           # reading and importing JPEG files, compared with Pillow and torch
 python -m tools.bench --what=far_ends       # definitions of the far end of the shift index, on several targets
 python -m tools.bench --what=pipeline       # samples per second of the pipeline and of the training step
+python -m tools.bench --what=planning       # coverage and regret of plans, in simulated worlds
 python -m tools.bench --what=scaling        # training over devices and processes of this machine, checkpoints, first step
 python -m tools.bench --what=shift          # time and memory of distances against the number of images
 python -m tools.bench --what=startup        # start of a process to its first step, with and without kept programs
@@ -31,6 +32,7 @@ from sslshift.models import ENCODERS
 from . import bench_convolution, bench_curation, bench_data, bench_knn, bench_pipeline, bench_probes, bench_shift
 from .bench_far_ends import measure_far_ends
 from .bench_peer import compare_with_peer
+from .bench_planning import FAMILIES, measure_planning
 from .bench_scaling import measure_scaling
 from .bench_startup import measure_startup
 from .bench_statistics import WORLDS, measure_statistics
@@ -43,6 +45,7 @@ BENCHMARKS = [
     "data",
     "far_ends",
     "pipeline",
+    "planning",
     "scaling",
     "shift",
     "startup",
@@ -65,10 +68,10 @@ flags.DEFINE_integer("largest", 1_000_000, "Largest number of images in --what=s
 flags.DEFINE_string("peer", "", "Framework to compare SimCLR's step with: torch; nothing else is measured then.")
 flags.DEFINE_enum("attention", "xla", ["xla", "cudnn"], "Implementation of our attention with --peer.")
 flags.DEFINE_integer("repeats", 5, "Number of timings; the result is their median.", lower_bound=1)
-flags.DEFINE_integer("studies", 50, "Simulated studies of each world in --what=statistics.", lower_bound=2)
-flags.DEFINE_string("world", "all", f"World of --what=statistics: one of {WORLDS}.")
+flags.DEFINE_integer("studies", 50, "Simulated studies of each world in --what=statistics and --what=planning.", lower_bound=2)
+flags.DEFINE_string("world", "all", f"World of --what=statistics, one of {WORLDS}, or of --what=planning, one of {FAMILIES}.")
 flags.DEFINE_list("folders", [], "Folders of pictures in --what=far_ends: the target's, then sources from near to far.")
-flags.DEFINE_integer("workers", 1, "Processes of --what=statistics; they change no number.", lower_bound=1)
+flags.DEFINE_integer("workers", 1, "Processes of --what=statistics and --what=planning; they change no number.", lower_bound=1)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -100,6 +103,7 @@ def main() -> None:
         "data": [lambda: bench_data.measure(show, seconds, FLAGS.images, FLAGS.repeats)],
         "far_ends": [lambda: measure_far_ends(show, FLAGS.folders, "untrained")],
         "pipeline": [lambda: bench_pipeline.measure(show, seconds, **shared)],
+        "planning": [lambda: measure_planning(show, FLAGS.studies, FLAGS.workers, FLAGS.world)],
         "shift": [lambda: bench_shift.measure(show, seconds, FLAGS.largest)],
         "step": [functools.partial(step.measure, name) for name in (METHODS if FLAGS.method == "all" else [FLAGS.method])],
         "statistics": [lambda: measure_statistics(show, FLAGS.studies, FLAGS.workers, FLAGS.world)],

@@ -33,7 +33,7 @@ def measure_statistics(show: Callable[..., None], studies: int, workers: int, on
         raise ValueError(f"--world: expected one of {WORLDS}, got {only!r}.")
     for name, world in SCENARIOS.items():
         if only in ("all", name):
-            found = measure(world, studies, workers=workers, on_progress=_Progress(name))
+            found = measure(world, studies, workers=workers, on_progress=WorldProgress(name))
             for (what, of), share in found.items():
                 show("statistics", world=name, measure=what, of=of, share=share.value, error=share.error, studies=studies)
     for name, distance in INDEX.items():
@@ -41,7 +41,7 @@ def measure_statistics(show: Callable[..., None], studies: int, workers: int, on
             show("statistics", **case, **coverage._asdict(), samples=studies)
 
 
-class _Progress:
+class WorldProgress:
     """Prints progress and the time left of one world to stderr, at most every ten seconds."""
 
     def __init__(self, name: str):

@@ -5,13 +5,16 @@ plan is searched among all that the planner considers and those of the rules.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from sslshift.planning.averaging import Forecast, forecast
-from sslshift.planning.laws import Floats, Training
+from sslshift.planning.laws import Training
 from sslshift.planning.next_pilot import NextPilot, value_pilots
 from sslshift.planning.pilots import Pilots
 from sslshift.planning.planner import Considered, choose, consider
@@ -167,7 +170,33 @@ def _regret_of_pilots(
     return regrets
 
 
-def mean_and_tail(values: Sequence[float]) -> tuple[float, float, float]:
-    """Returns the mean, its standard error, and the 90th percentile."""
-    array: Floats = np.asarray(values, float)
-    return float(array.mean()), float(array.std(ddof=1) / math.sqrt(len(array))), float(np.quantile(array, 0.9))
+def judge_many(
+    family: str,
+    worlds: int,
+    *,
+    with_pilots: int = 0,
+    workers: int = 1,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Judgement]:
+    """Plans in many worlds of a family.
+
+    Args:
+      family: name of the family.
+      worlds: number of worlds. World i depends on its family and i alone.
+      with_pilots: number of worlds in which further pilots are tried too, which takes six times as long.
+      workers: number of processes, which changes no number.
+      on_progress: function that is called with the number of worlds done and of all worlds.
+    """
+    tasks = [(family, i, i < with_pilots) for i in range(worlds)]
+    found = []
+    # Spawned, since a process with threads cannot be forked safely; each of them has one thread, so that they do not compete.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for judgement in pool.map(_judge_with_one_thread, tasks, chunksize=2):
+            found.append(judgement)
+            on_progress(len(found), worlds)
+    return found
+
+
+def _judge_with_one_thread(task: tuple[str, int, bool]) -> Judgement:
+    with threadpool_limits(1):
+        return judge(*task)
