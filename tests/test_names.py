@@ -14,7 +14,7 @@ from sslshift.study.opened import open_study
 from sslshift.study.report.decision import decision
 from sslshift.study.report.sentences import answer, findings
 from sslshift.study.report.tables import all_tables
-from sslshift.study.report.write import scores_csv
+from sslshift.study.report.write import names_record, scores_csv
 from sslshift.study.results import describe_run, run_folder, run_record
 
 NAMED = f"digits = {NEAR}@8,64,320; {MIDDLE}@8,64,320; {FAR}@8,320"
@@ -109,3 +109,9 @@ def test_names_change_what_people_read_and_nothing_else(results):
         by_uri = by_uri.replace(uri, name)
     # Of two names of equal distance the order may differ; the numbers are the same.
     assert sorted(by_uri.splitlines()) == sorted("\n".join(table.csv for table in all_tables(analysis)).splitlines())
+
+
+def test_the_folder_keeps_the_names_of_sources_and_mixtures(results):
+    record = names_record(results.named)
+    assert record["sources"] == {uri: results.opened.names[uri] for uri in (NEAR, MIDDLE, FAR)}
+    assert record["mixtures"] == ["staged"]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sslshift.planning.fitting import Data
+from sslshift.planning.folders import Folders
 from sslshift.planning.laws import Floats, Training
 from sslshift.planning.noise import Noise, covariance_of_means, estimate_noise
 
@@ -21,6 +22,7 @@ _TABLE = "results.csv"
 # Rows of these kinds are no runs: raw pixels, untrained encoders, the encoder that training continues from.
 _NO_RUN = "floor"
 _FEWEST_SEEDS = 3
+_NOTHING = Folders()
 
 
 class Run(NamedTuple):
@@ -104,19 +106,26 @@ class Pilots:
         return np.array([place.value for place in self.shift])
 
 
-def read_pilots(paths: Sequence[Path], choices: Mapping[str, str] | None = None, ignored: Sequence[str] = ()) -> Pilots:
+def read_pilots(
+    paths: Sequence[Path], choices: Mapping[str, str] | None = None, ignored: Sequence[str] = (), folders: Folders = _NOTHING
+) -> Pilots:
     """Reads results of studies.
 
     Args:
       paths: folders of studies, or CSV files with at least the columns of `REQUIRED`.
       choices: the task, metric, method or encoder to take, where the tables have several.
-      ignored: names of sources to leave out.
+      ignored: names or URIs of sources to exclude.
+      folders: what the folders say of names and mixtures; mixtures are excluded.
 
     Raises:
       FileNotFoundError: a path does not exist, or a folder has no results.
       ValueError: the table is not one of results, or its results cannot be planned from.
     """
-    rows = [row for path in paths for row in _read_rows(path)]
+    rows = [row for path in paths for row in _read_rows(path) if row["source"] not in folders.mixtures]
+    rows = [row | {"source": folders.names.get(row["source"], row["source"])} for row in rows]
+    ignored = [folders.names.get(name, name) for name in ignored]
+    if unknown := sorted(set(ignored) - {row["source"] for row in rows}):
+        raise ValueError(f"--ignore names {', '.join(unknown)}, which the results do not have.")
     facts = _choose(rows, choices or {})
     rows = [row for row in rows if all(row.get(name, "") in ("", value) for name, value in facts.items())]
     rows = [row for row in rows if row["source"] not in ignored]
@@ -144,9 +153,11 @@ def gather(runs: Iterable[Run], places: Mapping[str, Place] | None = None, facts
     of_cell = np.array([cells.index((run.source, run.unique, run.budget)) for run in runs])
     counts = np.bincount(of_cell)
     if counts.max() < _FEWEST_SEEDS:
+        name, unique, budget = cells[int(counts.argmax())]
         raise ValueError(
             f"expected one source, N and C with {_FEWEST_SEEDS} seeds or more, got at most {counts.max()}: without repeats, "
-            "the noise of a run is not known, and no law can be fitted. Train one of the pilots with more seeds."
+            f"the noise of a run is not known, and no law can be fitted. For example, train {name} with N = {unique:,} and "
+            f"C = {budget:,} with {_FEWEST_SEEDS - counts.max()} more seeds."
         )
     names = sorted({run.seed for run in runs})
     seed = np.array([names.index(run.seed) for run in runs])

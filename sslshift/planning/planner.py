@@ -87,7 +87,9 @@ class Considered:
 def consider(forecast: Forecast, prices: Prices, money: float) -> Considered:
     """Returns all plans that the money allows, with draws of their accuracies."""
     search = PlanSearch(forecast, prices)
-    plans = [search.kept, *_unlike(search.plans(money))]
+    # To train what the best pilot has trained again would only cost money.
+    again = dataclasses.replace(search.kept, cost=0.0)
+    plans = [search.kept, *(plan for plan in _unlike(search.plans(money)) if dataclasses.replace(plan, cost=0.0) != again)]
     if not forecast.extrapolates:
         inside = forecast.outside(trainings(plans, forecast.pilots.sources)) < 1e-9
         plans = [plan for plan, kept in zip(plans, inside, strict=True) if kept]
@@ -101,7 +103,14 @@ def consider(forecast: Forecast, prices: Prices, money: float) -> Considered:
     return Considered(tuple(plans), draws, np.array([plan.cost for plan in plans]))
 
 
-def decide(forecast: Forecast, prices: Prices, money: float, target: float | None = None, level: float = 0.9) -> Decision:
+def decide(
+    forecast: Forecast,
+    prices: Prices,
+    money: float,
+    target: float | None = None,
+    level: float = 0.9,
+    considered: Considered | None = None,
+) -> Decision:
     """Returns what to do with an amount of money.
 
     Args:
@@ -110,6 +119,7 @@ def decide(forecast: Forecast, prices: Prices, money: float, target: float | Non
       money: the most that images and training may cost.
       target: accuracy to reach; the cheapest plan that reaches it with probability `level` is then the best one.
       level: probability of the intervals.
+      considered: the plans, if they are known already.
 
     Raises:
       ValueError: the money is not a positive number, the level is not between 0 and 1, or no law allows the target.
@@ -121,7 +131,7 @@ def decide(forecast: Forecast, prices: Prices, money: float, target: float | Non
     ceiling = _ceiling(forecast, level)
     if target is not None:
         _require_possible(target, ceiling)
-    return choose(forecast, consider(forecast, prices, money), money, target, level, ceiling)
+    return choose(forecast, considered or consider(forecast, prices, money), money, target, level, ceiling)
 
 
 def choose(

@@ -75,13 +75,16 @@ class Prices:
     sources: Mapping[str, SourcePrice]
 
 
-def read_prices(path: Path, used: Mapping[str, int], samples_per_second: float | None = None) -> Prices:
+def read_prices(
+    path: Path, used: Mapping[str, int], samples_per_second: float | None = None, names: Mapping[str, str] | None = None
+) -> Prices:
     """Reads a file of prices.
 
     Args:
       path: a TOML file.
       used: largest number of unique images that the pilots used of each source, by name; 0 for a source without pilots.
       samples_per_second: speed of the pilots, for a file that gives the price of an hour alone.
+      names: name of each source by its URI; the file may have either.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -98,7 +101,10 @@ def read_prices(path: Path, used: Mapping[str, int], samples_per_second: float |
     if not isinstance(currency, str):
         raise ValueError(f'{path}: expected a text such as "EUR" for currency, got {currency!r}.')
     compute = _table(content, "compute", f"{path}")
-    sources = _table(content, "sources", f"{path}")
+    given = _table(content, "sources", f"{path}")
+    sources = {(names or {}).get(name, name): table for name, table in given.items()}
+    if len(sources) < len(given):
+        raise ValueError(f"{path} has two tables of one source, under its name and under its URI. Keep one of them.")
     if unknown := sorted(set(sources) - set(used)):
         raise ValueError(
             f"{path} names {', '.join(unknown)}, which the results do not have. Their sources are {', '.join(sorted(used))}."

@@ -70,11 +70,10 @@ class PlanSearch:
                 for shares in self.divisions(owned, budget, buy):
                     unique = {name: int(min(owned[name], math.ceil(share * budget))) for name, share in shares.items()}
                     # Images that the shares leave unused are not bought.
-                    if all(name in shares for name in buy):
-                        cost = budget * self.prices.per_sample + sum(
-                            self.prices.sources[name].cost(n) for name, n in buy.items()
-                        )
-                        yield Plan(dict(buy), unique, shares, budget, cost)
+                    used = {name: unique.get(name, 0) - self.prices.sources[name].owned for name in buy}
+                    if all(images > 0 for images in used.values()):
+                        price = sum(self.prices.sources[name].cost(images) for name, images in used.items())
+                        yield Plan(used, unique, shares, budget, budget * self.prices.per_sample + price)
 
     def budgets(self, money: float) -> list[int]:
         """Returns the budgets that are planned, whose training leaves no debt."""

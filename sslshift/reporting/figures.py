@@ -5,7 +5,9 @@ a notebook therefore do not change.
 """
 
 import contextlib
+import io
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -202,6 +204,23 @@ def save(drawing: Figure, folder: Path, name: str) -> list[Path]:
             with storage.whole_file(folder / f"{name}.{kind}") as file:
                 write(file, metadata=about)
     return [folder / f"{name}.{kind}" for kind in metadata]
+
+
+def chart(name: str, label: str, draw: Callable[[], Figure]) -> Markup:
+    """Returns a figure of one form as an element of a page, with the class `chart`; no files are saved.
+
+    Args:
+      name: unique name of letters and hyphens; the ids of all parts begin with it.
+      label: description of the figure for screen readers.
+      draw: function that returns the figure.
+    """
+    text = io.StringIO()
+    # Ids in an SVG file are random unless they are derived from a salt; without a date, equal results make equal pages.
+    with warnings.catch_warnings(), styled(), matplotlib.rc_context({"svg.hashsalt": name}):
+        # The browser has fonts for names of sources that matplotlib has no glyphs for.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        draw().savefig(text, format="svg", metadata={"Date": None})
+    return svg_element(text.getvalue(), name, label, "chart")
 
 
 def svg_element(text: str, name: str, label: str, css_class: str = "") -> Markup:

@@ -3,15 +3,11 @@
 Its sentences are in `page.html`, its charts here.
 """
 
-import io
-import warnings as python_warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -96,7 +92,7 @@ def page(
         target=short_names([target.about.uri])[0],
         **texts._asdict(),
         trained=trained,
-        index_chart=_drawn("index", "shift index of every source with its interval", lambda: _index_chart(found, looks)),
+        index_chart=figures.chart("index", "shift index of every source with its interval", lambda: _index_chart(found, looks)),
         tables=tables,
         # Features are in a random order, so that the first images are a random sample.
         target_images=_captioned(target, np.arange(min(_SHOWN, len(target.features)))),
@@ -104,12 +100,16 @@ def page(
         covered="" if everything is None else f"{100 * coverage_of(target.features, everything).target:.0f}%",
         examples=[_examples(name, each, target, radii) for name, each in pictured.items()],
         points=_POINTS,
-        map_chart=_drawn("map", "map of the images of all sources and the target", lambda: _map_chart(target, pictured, looks))
+        map_chart=figures.chart(
+            "map", "map of the images of all sources and the target", lambda: _map_chart(target, pictured, looks)
+        )
         if pictured
         else "",
         layer_images=f"{layers.noise.images[0]:,}" if layers.noise else "",
         most_layer_images=f"{IMAGES:,}",
-        layer_chart=_drawn("layers", "VisualDNA distance of every source in every layer", lambda: _layer_chart(layers, looks))
+        layer_chart=figures.chart(
+            "layers", "VisualDNA distance of every source in every layer", lambda: _layer_chart(layers, looks)
+        )
         if layers.noise
         else "",
         no_layers=layers.why,
@@ -143,17 +143,6 @@ def _image(encoded: Encoded, index: int) -> Captioned:
     # An address that is not a path ends in the index already.
     short = "" if origin.endswith(f"image {index}") else "/".join(PurePath(origin).parts[-2:])
     return Captioned([Picture(png_uri(picture, (_SIDE, _SIDE)), origin)], [f"{index:,}", short])
-
-
-def _drawn(name: str, label: str, draw: Callable[[], Figure]) -> Markup:
-    """Returns a chart as an element of the page."""
-    text = io.StringIO()
-    # Ids in an SVG file are random unless they are derived from a salt; without a date, equal results make equal pages.
-    with python_warnings.catch_warnings(), figures.styled(), matplotlib.rc_context({"svg.hashsalt": name}):
-        # The browser has fonts for names of sources that matplotlib has no glyphs for.
-        python_warnings.filterwarnings("ignore", "Glyph .* missing")
-        draw().savefig(text, format="svg", metadata={"Date": None})
-    return figures.svg_element(text.getvalue(), name, label, "chart")
 
 
 def _index_chart(found: Survey, looks: Mapping[str, figures.Look]) -> Figure:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -25,6 +25,8 @@ from sslshift.study.results import Results
 from sslshift.transfer.scores import EvaluatedEncoder
 
 SCORES = "scores.csv"
+# File with the names of what the results table names by URI, for commands that plan from the table.
+NAMES = "names.json"
 
 
 def write_report(analysis: Analysis, command: str = "", timings: Sequence[Timing] = ()) -> list[Path]:
@@ -47,6 +49,7 @@ def write_report(analysis: Analysis, command: str = "", timings: Sequence[Timing
     storage.write(out / SCORES, scores_csv(analysis.results))
     # The page contains both files, so that it can be sent without them.
     files = {name: (out / name).read_text(encoding="utf-8") for name in (CSV, SCORES) if (out / name).exists()}
+    storage.write_json(out / NAMES, names_record(analysis.results))
     (out / "tables").mkdir(parents=True, exist_ok=True)
     spent = timing_table(timings)
     for table in [*all_tables(analysis), *([spent] if spent.lines else [])]:
@@ -55,6 +58,15 @@ def write_report(analysis: Analysis, command: str = "", timings: Sequence[Timing
     figures = draw_all(analysis, out / "figures")
     storage.write(out / "report.html", page(analysis, figures, files, spent, command))
     return [out / name for name in (CSV, SCORES, "tables", "figures", "report.html")]
+
+
+def names_record(results: Results) -> dict[str, Any]:
+    """Returns the names of single sources by their names in the results table, and the mixtures as the table names them."""
+    candidates = results.opened.candidates
+    return {
+        "sources": {results.uris.get(each.name, each.name): each.name for each in candidates if not each.text},
+        "mixtures": list(dict.fromkeys(results.uris.get(each.name, each.name) for each in candidates if each.text)),
+    }
 
 
 def print_report(analysis: Analysis, console: Console) -> None:

@@ -1,0 +1,288 @@
+"""The answer in three sentences, and what qualifies it."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from sslshift.planning.averaging import Forecast
+from sslshift.planning.next_pilot import NextPilot
+from sslshift.planning.planner import Decision, Judged
+from sslshift.planning.prices import Prices
+from sslshift.planning.search import Plan
+from sslshift.reporting.numbers import listed
+
+# Smallest value of a pilot, as a share, for which it is run: differences below a hundredth of a point are no reason for
+# anything.
+NEGLIGIBLE = 1e-4
+# Different numbers of unique images without which no law is fitted.
+_FEWEST_SIZES = 5
+# A plan of at most half the cost that brings most of the gain is worth a sentence.
+_THRIFTY_COST = 0.5
+_MOST = 0.8
+# Epochs of the pilots that are proposed at a further budget.
+_EPOCHS = (1, 4, 16)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outlook:
+    """Everything that a plan says.
+
+    Attributes:
+      forecast: the laws.
+      prices: the prices.
+      money: the most that may be spent.
+      decision: the plan and its options.
+      candidates: pilots that could be run, the most valuable first; those that are missing if the forecast predicts nothing
+        beyond the pilots.
+      excluded: mixtures of the tables, which cannot be bought.
+    """
+
+    forecast: Forecast
+    prices: Prices
+    money: float
+    decision: Decision
+    candidates: Sequence[NextPilot]
+    excluded: Sequence[str] = ()
+
+    @property
+    def next_pilot(self) -> NextPilot | None:
+        """The most valuable pilot, or None if none pays; a missing pilot, whose value is NaN, always does."""
+        best = self.candidates[0] if self.candidates else None
+        return best if best and not best.value <= NEGLIGIBLE else None
+
+    @property
+    def action(self) -> str:
+        """The action: to run a pilot first, to collect, to train, or nothing."""
+        if self.next_pilot:
+            return "pilot"
+        return self.action_of(self.decision.chosen.plan) if self.decision.chosen.gain > 0 else "nothing"
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """The task, metric, method and encoder of the pilots."""
+        return self.forecast.pilots.facts
+
+    @property
+    def metric(self) -> str:
+        """The metric in words."""
+        return self.facts.get("metric", "accuracy").replace("_", " ")
+
+    def price(self, cost: float) -> str:
+        """Returns an amount of money in words."""
+        return f"{cost:,.2f} {self.prices.currency}".strip()
+
+    def action_of(self, plan: Plan) -> str:
+        """Returns "collect" for a plan that buys images, "train" if it only trains, "nothing" if it keeps the best pilot."""
+        return "collect" if plan.buy else "nothing" if plan == self.decision.kept.plan else "train"
+
+    def describe(self, plan: Plan) -> str:
+        """Returns a plan in words, to follow "to"."""
+        if self.action_of(plan) == "nothing":
+            return f"keep the encoder of the best pilot ({self.best_pilot})"
+        shares = _by_share(plan)
+        name, share = shares[0]
+        parts = [f"{each:.0%} of them from {plan.unique[other]:,} images of {other}" for other, each in shares]
+        on = f"on {plan.unique[name]:,} images of {name}" if share > 1 - 1e-9 else f"samples, {listed(parts)}"
+        what = f"buy {listed([f'{images:,} images of {each}' for each, images in plan.buy.items()])} and " if plan.buy else ""
+        return f"{what}train with C = {plan.budget:,} {on}"
+
+    @property
+    def best_pilot(self) -> str:
+        """The pilot of the highest mean accuracy, in words."""
+        kept = self.decision.kept.plan
+        (name,) = kept.shares
+        return f"{name}, N = {kept.unique[name]:,}, C = {kept.budget:,}"
+
+
+def _by_share(plan: Plan) -> list[tuple[str, float]]:
+    return sorted(plan.shares.items(), key=lambda item: (-item[1], item[0]))
+
+
+def answer(outlook: Outlook) -> list[str]:
+    """Returns what to do, what it returns and how sure that is, and what else could be done."""
+    return [_what_to_do(outlook), _what_it_returns(outlook), _what_else(outlook)]
+
+
+def _what_to_do(outlook: Outlook) -> str:
+    pilot = outlook.next_pilot
+    plan = outlook.decision.chosen.plan
+    if pilot:
+        what = f"{pilot.source} with N = {pilot.unique:,} and C = {pilot.budget:,}, for {outlook.price(pilot.cost)}"
+        if math.isnan(pilot.value):
+            count = len(outlook.candidates)
+            first = f"{count} more pilots, first" if count > 1 else "one more pilot,"
+            return f"Train {first} {what}: otherwise nothing beyond the pilots is predicted."
+        gain = f"it is expected to add {_points(pilot.value)} points to what the money buys"
+        return f"Train a pilot before you decide: {what}; {gain}."
+    if outlook.action == "nothing":
+        return (
+            f"Buy and train nothing: no plan for {outlook.price(outlook.money)} is expected to be better than the best pilot "
+            "so far "
+            f"({outlook.best_pilot})."
+        )
+    cost = f"{outlook.price(plan.cost)} in all" if plan.buy else outlook.price(plan.cost)
+    none = "" if plan.buy else "buy no images and "
+    lead = "Decide now, since no further pilot pays" if outlook.forecast.extrapolates else "Within the pilots' range"
+    return f"{lead}: {none}{outlook.describe(plan)}, for {cost}."
+
+
+def _what_it_returns(outlook: Outlook) -> str:
+    chosen = outlook.decision.chosen
+    level = f"{outlook.decision.level:.0%} interval"
+    lead = "This"
+    if outlook.next_pilot:
+        price = f" ({outlook.price(chosen.plan.cost)})" if chosen.plan.cost else ""
+        lead = f"Without it, the best plan is to {outlook.describe(chosen.plan)}{price}, which"
+    elif outlook.action == "nothing":
+        lead = "It"
+    reached = f"{lead} is expected to reach {_percent(chosen.value)}% {outlook.metric} ({level} of a run: {_span(chosen)})"
+    gain = f"{_points(chosen.gain)} points more than the best pilot so far ({level}: {_ends(chosen)})"
+    parts = [reached] if chosen.plan == outlook.decision.kept.plan else [reached, gain]
+    if outlook.decision.target is not None:
+        parts.append(f"and {_percent(outlook.decision.target)}% with a probability of {chosen.reaches:.0%}")
+    return f"{', '.join(parts)}."
+
+
+def _what_else(outlook: Outlook) -> str:
+    chosen = outlook.decision.chosen
+    equal = outlook.decision.indistinguishable
+    if equal:
+        first = equal[0]
+        one = len(equal) == 1
+        cheaper = first.plan.cost < chosen.plan.cost
+        those = "One other plan is" if one else f"{len(equal)} other plans are"
+        which = f"it is {'cheaper' if cheaper else 'not cheaper'}" if one else "the cheapest of them is"
+        if not one and not cheaper:
+            which = "none of them is cheaper; the cheapest is"
+        about = (
+            f"{outlook.describe(first.plan)}, for {outlook.price(first.plan.cost)} ({_percent(first.value)}%; {_span(first)})"
+        )
+        return f"{those} indistinguishable from it: {f'to {about}; {which}' if one else f'{which} to {about}'}."
+    others = [each for each in outlook.decision.options.values() if each.plan != chosen.plan]
+    if not others:
+        return "Nothing else can be done for the money."
+    points = [each for several in outlook.decision.returns.values() for each in several]
+    thrifty = [
+        each for each in points if each.plan.cost <= _THRIFTY_COST * chosen.plan.cost and each.gain >= _MOST * chosen.gain > 0
+    ]
+    if thrifty:
+        least = min(thrifty, key=lambda each: (each.plan.cost, -each.gain))
+        return (
+            f"Most of the gain costs less: {_points(least.gain)} points for {outlook.price(least.plan.cost)}, to "
+            f"{outlook.describe(least.plan)} ({_percent(least.value)}%; {_span(least)})."
+        )
+    second = max(others, key=lambda each: each.value)
+    return (
+        f"The next best option is to {outlook.describe(second.plan)}, for {outlook.price(second.plan.cost)}: "
+        f"{_percent(second.value)}% ({_span(second)})."
+    )
+
+
+def warnings(outlook: Outlook) -> list[str]:
+    """Returns what the pilots do not show, and what to know of the plan."""
+    return list(dict.fromkeys(_warnings(outlook)))
+
+
+def _warnings(outlook: Outlook) -> Iterator[str]:
+    forecast = outlook.forecast
+    decision = outlook.decision
+    yield from forecast.warnings
+    if not forecast.extrapolates and outlook.candidates:
+        yield f"These pilots would do, one seed each: {_named(outlook.candidates)}."
+    if decision.target is not None and not decision.chosen.reaches >= decision.level:
+        yield (
+            f"No plan for {outlook.price(outlook.money)} reaches {_percent(decision.target)}% with a probability of "
+            f"{decision.level:.0%}: the plan is the one with the highest probability."
+        )
+    if forecast.extrapolates and forecast.inflation > 1.05:
+        yield (
+            f"Intervals beyond the pilots' range are {forecast.inflation:.1f} times as wide as the laws say: so much larger "
+            "were their "
+            "errors on the pilots of the largest budget, predicted from the others."
+        )
+    plan = decision.chosen.plan
+    largest = forecast.pilots.budgets[-1]
+    if plan.budget > largest:
+        yield (
+            f"The plan's budget is {plan.budget / largest:.3g} times that of the largest pilot: no pilot shows that the "
+            f"laws hold there."
+        )
+    for name, images in plan.unique.items():
+        shown = forecast.pilots.largest.get(name, 0)
+        if not shown:
+            yield f"{name} has no pilots: what it is worth rests on its shift index alone."
+        elif images > shown:
+            yield f"The plan uses {images:,} images of {name}, and the pilots used at most {shown:,}."
+    without = [name for name in forecast.pilots.sources if name not in decision.options]
+    if without and forecast.extrapolates:
+        yield (
+            f"No image of {listed(without)} can be bought: what is available, affordable or within max_share is owned already."
+        )
+    if len(forecast.pilots.sources) > 1:
+        yield (
+            "The pilots trained on single sources: they show neither which order of sources is best nor whether a mixture "
+            "helps more."
+        )
+    if outlook.excluded:
+        yield f"Mixtures cannot be bought, so that their runs are excluded: {listed(list(outlook.excluded))}."
+
+
+def missing_pilots(forecast: Forecast, prices: Prices) -> list[NextPilot]:
+    """Returns the pilots that would let a law be fitted and let it predict other budgets; their value is not known (NaN)."""
+    pilots = forecast.pilots
+    largest = pilots.budgets[-1]
+    name = nearest(forecast)
+    price = prices.sources[name]
+    # No image has to be bought for them.
+    limit = min(max(pilots.largest[name], price.owned), largest)
+    sizes = {unique for _, unique, _ in pilots.cells}
+    places = []
+    if len(pilots.budgets) == 1:
+        budget = max(1, largest // 4)
+        places = [(min(limit, unique), budget) for epochs in _EPOCHS if (unique := budget // epochs)]
+        sizes |= {unique for unique, _ in places}
+    halves = itertools.takewhile(bool, (limit >> step for step in itertools.count()))
+    new = [unique for unique in halves if unique not in sizes][: max(0, _FEWEST_SIZES - len(sizes))]
+    places += [(unique, largest) for unique in new]
+    return [NextPilot(name, *place, place[1] * prices.per_sample, math.nan, math.nan) for place in places]
+
+
+def nearest(forecast: Forecast) -> str:
+    """Returns the source with pilots of the smallest shift index; the one with the best pilot if no index is known."""
+    pilots = forecast.pilots
+    places = {name: place for name, place in zip(pilots.sources, pilots.places, strict=True) if name in pilots.largest}
+    if any(math.isfinite(place) for place in places.values()):
+        return min(places, key=lambda name: (not math.isfinite(places[name]), places[name]))
+    return pilots.cells[int(np.argmax(pilots.means))][0]
+
+
+def _named(pilots: Sequence[NextPilot]) -> str:
+    """Returns pilots of one source in words."""
+    budgets = sorted({pilot.budget for pilot in pilots})
+    sizes = {budget: sorted({pilot.unique for pilot in pilots if pilot.budget == budget}) for budget in budgets}
+    parts = [f"N = {listed([f'{each:,}' for each in sizes[budget]])} at C = {budget:,}" for budget in budgets]
+    return f"{pilots[0].source} with {', and '.join(parts)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.2f}" if abs(share) < 0.01 else f"{100 * share:.1f}"
+
+
+def _signed(share: float) -> str:
+    # Adding 0.0 turns -0.0 into 0.0.
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
+
+
+def _ends(evaluated: Judged) -> str:
+    return f"{_signed(evaluated.gain_low)} to {_signed(evaluated.gain_high)}"
+
+
+def _span(evaluated: Judged) -> str:
+    return f"{_percent(evaluated.low)} to {_percent(evaluated.high)}%"
