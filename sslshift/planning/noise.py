@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from sslshift.planning.laws import Floats
 
-# Correlation of the image noise of two encoders of one test set: their differences vary less than each of them. Six tenths to
-# nine tenths were seen between runs of the bundled studies; a small one makes intervals of differences wider.
+# Correlation of the image noise of two cells on one test set: their difference varies less than each of them. Between the cells of
+# four bundled studies, whether an image is right in the mean over seeds correlates by 0.67 to 0.97, with medians of 0.80 to 0.87.
 SHARED_IMAGES = 0.8
 
 
