@@ -2,7 +2,8 @@
 
 The packages, from the ground up (each imports only from those before it, see the contracts in pyproject.toml): `extras`,
 `cluster`, `clock`, `cache`; `stopping`; `arrays`, `command`, `storage`; `heartbeat`, `shards`, `array_cache`; `reporting`;
-`losses`, `models`, `budget`; `data`; `methods`; `training`; `transfer`; `shift`; `study`; `machines`; `doctor`, `simulation`.
+`losses`, `models`, `budget`; `data`; `methods`; `training`; `transfer`; `shift`; `study`;
+`decision`, `machines`, `doctor`, `simulation`.
 Their docstrings explain them and say which files to touch; the README has the words.
 
 `losses`, `models` and `methods` need JAX, Flax, Optax and Chex only; everything else needs the extra `study`.

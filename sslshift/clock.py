@@ -69,6 +69,19 @@ class Timing(NamedTuple):
         """Returns the parts of the main thread that took time, the longest first."""
         return sorted(((name, each) for name, each in self.parts.items() if each > 0), key=lambda part: -part[1])
 
+    def since(self, earlier: "Timing") -> "Timing":
+        """Returns the timing of the part of a command that follows an earlier moment.
+
+        Example:
+          >>> Timing({"training": 12.0}, {}, 4, 0, 24_000, 0.0).since(Timing({"training": 2.0}, {}, 3, 0, 4_000, 0.0))
+          Timing(parts={'training': 10.0}, overlapped={}, compiled=1, from_cache=0, samples=20000, at_peak=0.0)
+        """
+        parts, overlapped = (
+            {name: seconds - then.get(name, 0.0) for name, seconds in now.items()}
+            for now, then in ((self.parts, earlier.parts), (self.overlapped, earlier.overlapped))
+        )
+        return Timing(parts, overlapped, *(now - then for now, then in zip(self[2:], earlier[2:], strict=True)))
+
     def sentence(self) -> str:
         """Returns the timing in one line.
 

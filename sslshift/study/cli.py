@@ -5,7 +5,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,14 +21,14 @@ from sslshift.models.opening import how_it_was_read
 from sslshift.reporting.numbers import listed
 from sslshift.shards import StudyShard, occupied, parse_shard, reporting
 from sslshift.stopping import Stop
-from sslshift.storage import ERROR_LOG, LockedError, NotStoredError, digest
+from sslshift.storage import ERROR_LOG, LockedError, NotStoredError
 from sslshift.study.analysis import Analysis
 from sslshift.study.cost import keep_timing, read_timings, show_cost, slow_note
 from sslshift.study.declare import Study, without_given
 from sslshift.study.design import parse_study
 from sslshift.study.learners import options_given
 from sslshift.study.ledger import complete_table
-from sslshift.study.opened import Opened, Run, open_study, range_notes
+from sslshift.study.opened import Opened, Run, open_study, range_notes, require_same_images
 from sslshift.study.progress import Progress
 from sslshift.study.report import print_report, write_report
 from sslshift.study.results import Results, describe_run, run_folder
@@ -77,23 +77,65 @@ def run(study: Study, *, command: str = "", clock: Clock | None = None, stop: St
       ValueError: the declaration is wrong, or the folder holds another study.
     """
     with contextlib.nullcontext(clock) if clock else Clock().running() as clock:
-        progress = Progress(_console(), clock, stop)
-        opened = _open(study, progress)
+        progress = Progress(console(), clock, stop)
+        opened = open_same(study, progress)
+        describe_study(opened, progress)
         if slow := slow_note(opened):
             progress.note(slow)
-        out = opened.design.out
-        # The lock is taken after the study is opened: opening may take minutes and writes nothing.
-        with _disk_errors(out), occupied(out, opened.design.shard), keep_timing(out, clock) as keep:
-            results = run_study(opened, progress)
-            # A process of several reads what others wrote only where all agree on it; a report reads whatever is there.
-            if results.runs and cluster.is_first():
-                with clock.part(REPORTING):
-                    _report(results, progress, command, keep())
-                _note_missing(results, progress)
+        run_opened(opened, progress, command)
+
+
+def run_opened(opened: Opened, progress: Progress, command: str = "", since: Timing | None = None) -> Results:
+    """Runs an opened study to its end and shows its results, see `run`.
+
+    Args:
+      opened: the study.
+      progress: shows progress, and has the clock of the command.
+      command: command line that repeats the study, for the report.
+      since: timing of the command when other work of its own ended; None: all of its seconds belong to the study.
+
+    Raises:
+      RuntimeError: some runs failed, or another process uses the folder.
+    """
+    out = opened.design.out
+    # The lock is taken after the study is opened: opening may take minutes and writes nothing.
+    with _disk_errors(out), occupied(out, opened.design.shard), keep_timing(out, progress.clock, since) as keep:
+        results = run_study(opened, progress)
+        # A process of several reads what others wrote only where all agree on it; a report reads whatever is there.
+        if results.runs and cluster.is_first():
+            with progress.clock.part(REPORTING):
+                _report(results, progress, command, keep())
+            _note_missing(results, progress)
     # Raised after the report, so that a failed run does not hide the results of the others.
     failed = [each for each in results.failed if each[0] in opened.own]
     if failed:
         raise RuntimeError(_failures(opened, failed))
+    return results
+
+
+def dry_run(study: Study, *, clock: Clock | None = None) -> None:
+    """Prints the cost of a study; trains nothing and writes nothing."""
+    progress = Progress(console(), clock)
+    opened = open_same(study, progress)
+    describe_study(opened, progress)
+    try:
+        analysis = Analysis(read_results(opened))
+        measured = analysis.task.learners[analysis.learners[0]].measured_table
+    except NotStoredError:
+        measured = None
+    show_cost(opened, progress.console, measured)
+
+
+def report_only(study: Study, *, command: str = "", clock: Clock | None = None) -> None:
+    """Reports the results in a study's folder, finished or not; trains and evaluates nothing.
+
+    Raises:
+      NotStoredError: no run is finished.
+    """
+    progress = Progress(console(), clock)
+    opened = open_same(study, progress)
+    describe_study(opened, progress)
+    report_opened(opened, progress, command)
 
 
 def run_experiment(
@@ -101,6 +143,8 @@ def run_experiment(
     run: RunFunction = run,
     scales: Mapping[str, Study] | None = None,
     *,
+    dry_run: Callable[..., None] = dry_run,
+    report_only: Callable[..., None] = report_only,
     spec: ModuleSpec | None = None,
 ) -> None:
     """Runs an experiment's `main`: its study, overridden by flags. The traceback of an error is kept in OUT/error.log.
@@ -109,6 +153,7 @@ def run_experiment(
       defaults: the study of `--scale=small`.
       run: function that runs the study.
       scales: studies of the same question at other scales, by the values of `--scale`.
+      dry_run, report_only: functions of these flags; the arguments are those of the functions of this module.
       spec: `__spec__` of the experiment's module, for the command in the report; None if the module is a script.
     """
     scales = {"small": defaults} | dict(scales or {})
@@ -163,7 +208,7 @@ def _overridden(declared: Study) -> tuple[Study, list[str]]:
     Raises:
       ValueError: a test split was given without the images that it belongs to.
     """
-    given = _given()
+    given = _given(declared)
     if given.get("downstream_test") and "downstream" not in given:
         raise ValueError(
             f"--downstream_test={given['downstream_test']} was given without --downstream: a test split belongs to the images "
@@ -183,9 +228,10 @@ def _overridden(declared: Study) -> tuple[Study, list[str]]:
     return study, [*_unused_notes(declared, changed), *_kept_notes(study, given)]
 
 
-def _given() -> dict[str, Any]:
+def _given(declared: Study) -> dict[str, Any]:
     """Returns the fields of a study that the user set; an empty value of a flag that may be repeated means none."""
-    given = {field.name: flags.FLAGS[field.name] for field in dataclasses.fields(Study) if flags.FLAGS[field.name].present}
+    names = [field.name for field in dataclasses.fields(declared)]
+    given = {name: flags.FLAGS[name] for name in names if flags.FLAGS[name].present}
     return {
         name: tuple(filter(None, each.value)) if isinstance(each.value, list) else each.value for name, each in given.items()
     }
@@ -227,26 +273,8 @@ def _kept_notes(study: Study, given: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def dry_run(study: Study, *, clock: Clock | None = None) -> None:
-    """Prints the cost of a study; trains nothing and writes nothing."""
-    console = _console()
-    opened = _open(study, Progress(console, clock))
-    try:
-        analysis = Analysis(read_results(opened))
-        measured = analysis.task.learners[analysis.learners[0]].measured_table
-    except NotStoredError:
-        measured = None
-    show_cost(opened, console, measured)
-
-
-def report_only(study: Study, *, command: str = "", clock: Clock | None = None) -> None:
-    """Reports the results in a study's folder, finished or not; trains and evaluates nothing.
-
-    Raises:
-      NotStoredError: no run is finished.
-    """
-    progress = Progress(_console(), clock)
-    opened = _open(study, progress)
+def report_opened(opened: Opened, progress: Progress, command: str = "") -> None:
+    """Reports the results in the folder of an opened study, see `report_only`."""
     if not cluster.is_first():
         return
     with progress.clock.part(REPORTING):
@@ -301,7 +329,8 @@ def _some(opened: Opened, runs: Sequence[Run], shown: int = 5) -> str:
     return "; ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
-def _console() -> Console:
+def console() -> Console:
+    """Returns the console of a command that runs studies; it prints in the first process alone."""
     # In a file, the table must not be wrapped at 80 columns, the default for an unknown terminal.
     return Console(emoji=False, width=None if sys.stdout.isatty() else 180, quiet=not cluster.is_first())
 
@@ -318,23 +347,20 @@ def _disk_errors(out: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(out)) from error
 
 
-def _require_same_images(opened: Opened) -> None:
-    """Raises ClusterError if the processes of this command do not see the same images."""
-    seen = {f"the fingerprint of {uri}": source.fingerprint[:12] for uri, source in opened.sources.items()}
-    seen |= {f"the digest of task {task.name}": digest(task.facts, 12) for task in opened.tasks}
-    # All learners continue from the same encoder; the digest is empty without one.
-    seen["the digest of the encoder of --init"] = opened.learners[0].settings.initial_digest[:12]
-    cluster.require_equal("the images", seen, "Every host must see the same files.")
-
-
-def _open(study: Study, progress: Progress) -> Opened:
-    """Opens a study, and prints its size and the notes of its sources and tasks."""
+def open_same(study: Study, progress: Progress) -> Opened:
+    """Opens a study, and checks that all processes see the same images."""
     if Path(study.out).exists() and not Path(study.out).is_dir():
         raise ValueError(f"--out={study.out} is a file; name a new folder or the folder of an earlier call.")
     with progress.clock.part("opening"):
         opened = open_study(parse_study(study))
-    _require_same_images(opened)
+    require_same_images(opened)
+    return opened
+
+
+def describe_study(opened: Opened, progress: Progress) -> None:
+    """Prints the size of an opened study, and the notes of its sources and tasks."""
     design = opened.design
+    study = design.declared
     learners = ", ".join(f"{learner} of {learner.parameters / 1e6:.2g} M parameters" for learner in opened.learners)
     of = f"{len(opened.own)} (--shard={design.shard}) of " if design.shard else ""
     progress.note(
@@ -368,4 +394,3 @@ def _open(study: Study, progress: Progress) -> Opened:
             progress.note(f"{source.name}: {note}")
         if source.refused:
             progress.note(refused_sentence(source.name, source.refused))
-    return opened

@@ -267,8 +267,13 @@ def _image_notes(opened: Opened) -> list[str]:
 
 
 @contextlib.contextmanager
-def keep_timing(out: Path, clock: Clock) -> Iterator[Callable[[], list[Timing]]]:
+def keep_timing(out: Path, clock: Clock, since: Timing | None = None) -> Iterator[Callable[[], list[Timing]]]:
     """Adds the seconds of a call by part to `timing.json` when the block ends, with or without an error.
+
+    Args:
+      out: folder of the study.
+      clock: clock of the command.
+      since: timing of the command before its work on this study; None: all of its seconds are counted.
 
     Yields:
       A function for the report. It keeps the seconds up to now, and returns the timings of all calls that the folder keeps.
@@ -285,15 +290,18 @@ def keep_timing(out: Path, clock: Clock) -> Iterator[Callable[[], list[Timing]]]
             kept[:] = [_as_json(timing)]
             write_json(out / TIMING, {"calls": [*others[1 - _CALLS :], *kept]})
 
+    def timing() -> Timing:
+        return clock.timing().since(since) if since else clock.timing()
+
     def report() -> list[Timing]:
-        reported.append(clock.timing())
+        reported.append(timing())
         keep(reported[-1])
         return read_timings(out)
 
     try:
         yield report
     finally:
-        whole = clock.timing()
+        whole = timing()
         # The parts that the report shows stay as they are, so that the same command later writes the same report.
         last = reported[-1] if reported else whole
         keep(last._replace(parts=last.parts | {REPORTING: whole.seconds - last.seconds}))

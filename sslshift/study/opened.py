@@ -16,6 +16,7 @@ from sslshift.data.pipeline import BatchReader
 from sslshift.data.ranges import compare_ranges
 from sslshift.data.sources import PartialSource, Source, cached, digests, open_source, readable
 from sslshift.shards import deal
+from sslshift.storage import digest
 from sslshift.study.candidates import Candidate, named_candidate, named_text, names_of, open_candidates, sample_plan
 from sslshift.study.declare import Study
 from sslshift.study.design import Design, parse_study
@@ -257,6 +258,22 @@ def open_study(study: Study | Design) -> Opened:
             withheld[uri] = len(source) - len(rest)
         return rest
 
+    return _with_grid(design, canvas, tasks, open_, withheld)
+
+
+def open_again(opened: Opened, study: Study) -> Opened:
+    """Opens a study of images that another study has opened, such as one at another budget; no image is read again.
+
+    Args:
+      opened: a study with the same tasks and image size, and with all sources of the new one.
+      study: declaration of the new study.
+    """
+    return _with_grid(parse_study(study), opened.canvas, opened.tasks, opened.sources.__getitem__, dict(opened.withheld))
+
+
+def _with_grid(
+    design: Design, canvas: Canvas, tasks: tuple[Task, ...], open_: Callable[[str], Source], withheld: dict[str, int]
+) -> Opened:
     sources, candidates = open_candidates(design, open_)
     # Learners are built last, because tracing is slow: a missing folder is reported first.
     learners = open_learners(design.learners, design.budget, design.batch_size, canvas)
@@ -362,3 +379,12 @@ def range_notes(opened: Opened) -> list[str]:
     """Returns a sentence without a full stop if sources and tasks have different pixel ranges."""
     tasks = {each.train.source.name: each.train.source for each in opened.tasks}
     return compare_ranges({name: source.pixel_range for name, source in (tasks | opened.sources).items()})
+
+
+def require_same_images(opened: Opened) -> None:
+    """Raises ClusterError if the processes of this command do not see the same images."""
+    seen = {f"the fingerprint of {uri}": source.fingerprint[:12] for uri, source in opened.sources.items()}
+    seen |= {f"the digest of task {task.name}": digest(task.facts, 12) for task in opened.tasks}
+    # All learners continue from the same encoder; the digest is empty without one.
+    seen["the digest of the encoder of --init"] = opened.learners[0].settings.initial_digest[:12]
+    cluster.require_equal("the images", seen, "Every host must see the same files.")
