@@ -16,7 +16,7 @@ from sslshift.reporting.numbers import listed
 
 # Smallest value of a pilot, as a share, for which it is run: differences below a hundredth of a point are no reason for
 # anything.
-NEGLIGIBLE = 1e-4
+NEGLIGIBLE = 5e-4
 # Different numbers of unique images without which no law is fitted.
 _FEWEST_SIZES = 5
 # A plan of at most half the cost that brings most of the gain is worth a sentence.

@@ -178,13 +178,15 @@ def _amounts(law: Law, base: list[float], own: Floats, training: Training) -> Fl
 
 def _logarithmic(law: Law, random: np.random.Generator, count: int, repetition: float) -> Callable[[Training], Floats]:
     worst = random.uniform(0.3, 0.5)
-    gains = random.uniform(0.01, 0.05, count)
+    # Gain of each source with the data of the dearest pilots.
+    gains = random.uniform(0.02, 0.12, count)
     turn = 10 ** random.uniform(-1.5, 0.5)
+    most = np.log1p(BUDGETS[-1] / 5000 / turn)
 
     def error(training: Training) -> Floats:
         effective = _amounts(law, [0, 1, 1, repetition, 0], np.zeros(count), training)
         gain = training.add(gains[training.source] * training.share)
-        return worst - gain * np.log1p(effective / turn) * 2
+        return worst - gain * np.log1p(effective / turn) / most
 
     return error
 
