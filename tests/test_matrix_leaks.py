@@ -37,10 +37,21 @@ def test_test_images_that_an_encoder_was_pretrained_on_are_found(clothes):
     warning, unknown = found.sentences
     assert warning.startswith("WARNING: parts: 3 of the 20 test images are also in memory:seen, pixel for pixel; 2 others are")
     assert "accuracies of encoders that were pretrained on it (first; second) may be too high; leaks.csv lists" in warning
-    assert unknown.endswith("pretrained on by published: no card says which images it saw")
+    assert "pretrained on by published: no card says which images it saw, or those" in unknown
     assert sorted(row[3] for row in found.rows) == [0, 1, 2, 3, 4]
     assert {row[:2] for row in found.rows} == {("parts", "memory:seen")}
     assert len(found.csv.splitlines()) == 6
+
+
+def test_what_an_encoder_saw_before_its_training_continued_is_searched_too(clothes):
+    seen = Pictures(clothes[:4], "memory:seen")
+    sources = {"memory:seen": seen, "memory:own": Pictures(clothes[40:], "memory:own")}
+    known = {"sources": ["memory:own"], "init": {"sources": ["memory:seen"]}}
+    (warning,) = find_matrix_leaks({"continued": [known]}, [task(clothes[:20])], sources.__getitem__).sentences
+    assert warning.startswith("WARNING: parts: 4 of the 20 test images are also in memory:seen")
+    published = {"sources": ["memory:own"], "init": {"digest": "0", "file": "dinov2.safetensors"}}
+    (unknown,) = find_matrix_leaks({"continued": [published]}, [task(clothes[:20])], sources.__getitem__).sentences
+    assert "pretrained on by continued" in unknown
 
 
 def test_a_source_that_cannot_be_opened_or_has_changed_is_not_passed_over(clothes):

@@ -31,10 +31,21 @@ class MatrixLeaks:
 
 
 def sources_of(card: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Returns the sources that a card names by URI, each with the facts that are stated; empty if it names none."""
+    """Returns the sources that a card names by URI, each with the facts that are stated; empty if it names none.
+
+    An encoder whose training continued from another one (`--init`) has seen the sources of both.
+    """
     sources = card.get("sources") or {}
+    before = card.get("init")
+    seen = sources_of(before) if isinstance(before, Mapping) else {}
     # An encoder that a study trains for distances states the URIs alone.
-    return dict(sources) if isinstance(sources, dict) else {str(uri): {} for uri in sources}
+    return seen | (dict(sources) if isinstance(sources, dict) else {str(uri): {} for uri in sources})
+
+
+def _names_all(card: Mapping[str, Any]) -> bool:
+    """Returns whether a card, and that of the encoder that its training continued from, say which images were seen."""
+    before = card.get("init")
+    return bool(card.get("sources")) and (not before or (isinstance(before, Mapping) and _names_all(before)))
 
 
 def find_matrix_leaks(
@@ -49,7 +60,7 @@ def find_matrix_leaks(
     """
     found = MatrixLeaks()
     by_kind = {kind: {uri for card in each for uri in sources_of(card)} for kind, each in cards.items()}
-    unnamed = [kind for kind, uris in by_kind.items() if not uris]
+    unnamed = [kind for kind, each in cards.items() if not all(map(_names_all, each))]
     sources = {uri: facts for each in cards.values() for card in each for uri, facts in sources_of(card).items()}
     opened = functools.cache(opened)
     unknown = []
@@ -76,7 +87,8 @@ def find_matrix_leaks(
     found.sentences += [f"It is not known whether test images were pretrained on: {why}" for why in dict.fromkeys(unknown)]
     if unnamed:
         found.sentences.append(
-            f"It is not known whether test images were pretrained on by {_some(unnamed)}: no card says which images it saw"
+            f"It is not known whether test images were pretrained on by {_some(unnamed)}: no card says which images it saw, or "
+            "those that the encoder saw that its training continued from"
         )
     return found
 
