@@ -330,8 +330,8 @@ def one(**changes):
         (one(method="byol"), r"several values of method: byol, simclr. Choose one with --method."),
         (one(encoder="resnet18"), r"several values of encoder: patch_mlp, resnet18. Choose one with --encoder."),
         (
-            one(source="web", shift_index="", linear="") + one(source="web", shift_index=""),
-            r"prices.toml has no price of web",
+            one(source="web", shift_index="", linear="", unique=""),
+            r"web: neither pilots nor a shift index. Train pilots on it, measure its shift, or exclude it with --ignore.",
         ),
     ],
 )

@@ -132,7 +132,14 @@ def read_pilots(
     runs = [_run(row) for row in rows if row["linear"] and row["unique"]]
     if not runs:
         raise ValueError("expected results of runs, found none: no row has both `unique` and `linear`.")
-    return gather(runs, _places(rows), facts)
+    places = _places(rows)
+    known = {run.source for run in runs} | set(places)
+    if lost := sorted({row["source"] for row in rows if not row["linear"] and row.get("kind") != _NO_RUN} - known):
+        raise ValueError(
+            f"{', '.join(lost)}: neither pilots nor a shift index. Train pilots on it, measure its shift, or exclude it with "
+            "--ignore."
+        )
+    return gather(runs, places, facts)
 
 
 def gather(runs: Iterable[Run], places: Mapping[str, Place] | None = None, facts: Mapping[str, str] | None = None) -> Pilots:
