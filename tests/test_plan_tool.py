@@ -376,6 +376,8 @@ def test_the_pilots_that_are_named_would_do(call):
 def test_one_budget_is_planned_inside_its_range_alone(call):
     report = call(rows(sources=("near", "web"), budgets=(40_000,)), prices=two_sources())
     plan = report.record
+    # JSON has no NaN.
+    json.dumps(plan, allow_nan=False)
     assert plan["plan"]["budget"] == 40_000
     assert all(max(each["unique"].values()) <= 20_000 for each in [plan["plan"], *plan["options"]])
 
@@ -384,6 +386,20 @@ def test_a_target_above_the_ceiling_is_refused(planned):
     report, _ = planned
     with pytest.raises(ValueError, match=r"a target of 99.9% is above what the laws allow .*: \d+.\d% \(\d+.\d to \d+.\d%\)"):
         run_plan(dataclasses.replace(report.settings, target=0.999))
+
+
+def test_a_target_that_is_sure_needs_no_pilot_and_the_cheapest_plan(planned):
+    report, _ = planned
+    sure = run_plan(dataclasses.replace(report.settings, target=0.805))
+    assert sure.outlook.decision.chosen.reaches >= 0.9
+    assert sure.record["next_pilot"] is None
+    assert sure.record["plan"]["action"] in ("train", "collect")
+    assert sure.answer[0].startswith("The cheapest way to the target is to buy ")
+    reached = run_plan(dataclasses.replace(report.settings, target=0.6))
+    assert reached.record["plan"]["action"] == "nothing"
+    assert reached.answer[0] == (
+        "Buy and train nothing: the best pilot so far reaches the target already (near, N = 20,000, C = 40,000)."
+    )
 
 
 def test_a_source_without_pilots_needs_a_shift_index(call):
@@ -401,6 +417,7 @@ def test_money_below_one_image_trains_or_does_nothing(call):
     assert report.record["plan"]["buy"] == {}
     assert all(each["source"] is None for each in report.record["options"])
     assert any("No image of near can be bought" in each for each in report.record["warnings"])
+    assert "The file of prices has no price of training ([compute]): training counts as free." in report.record["warnings"]
 
 
 def test_a_study_is_planned_by_the_names_that_it_gives(call, tmp_path):

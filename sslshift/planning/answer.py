@@ -50,8 +50,13 @@ class Outlook:
     @property
     def next_pilot(self) -> NextPilot | None:
         """The most valuable pilot, or None if none pays; a missing pilot, whose value is NaN, always does."""
-        best = self.candidates[0] if self.candidates else None
+        best = None if self.is_sure or not self.candidates else self.candidates[0]
         return best if best and not best.value <= NEGLIGIBLE else None
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the plan reaches the target with the wanted probability, so that no pilot is needed for it."""
+        return self.decision.target is not None and self.decision.chosen.reaches >= self.decision.level
 
     @property
     def action(self) -> str:
@@ -117,6 +122,8 @@ def _what_to_do(outlook: Outlook) -> str:
             return f"Train {first} {what}: otherwise nothing beyond the pilots is predicted."
         gain = f"it is expected to add {_points(pilot.value)} points to what the money buys"
         return f"Train a pilot before you decide: {what}; {gain}."
+    if outlook.action == "nothing" and outlook.is_sure:
+        return f"Buy and train nothing: the best pilot so far reaches the target already ({outlook.best_pilot})."
     if outlook.action == "nothing":
         return (
             f"Buy and train nothing: no plan for {outlook.price(outlook.money)} is expected to be better than the best pilot "
@@ -126,6 +133,8 @@ def _what_to_do(outlook: Outlook) -> str:
     cost = f"{outlook.price(plan.cost)} in all" if plan.buy else outlook.price(plan.cost)
     none = "" if plan.buy else "buy no images and "
     lead = "Decide now, since no further pilot pays" if outlook.forecast.extrapolates else "Within the pilots' range"
+    if outlook.is_sure:
+        return f"The cheapest way to the target is to {none}{outlook.describe(plan)}, for {cost}."
     return f"{lead}: {none}{outlook.describe(plan)}, for {cost}."
 
 
@@ -192,7 +201,9 @@ def _warnings(outlook: Outlook) -> Iterator[str]:
     yield from forecast.warnings
     if not forecast.extrapolates and outlook.candidates:
         yield f"These pilots would do, one seed each: {_named(outlook.candidates)}."
-    if decision.target is not None and not decision.chosen.reaches >= decision.level:
+    if not outlook.prices.per_sample:
+        yield "The file of prices has no price of training ([compute]): training counts as free."
+    if decision.target is not None and not outlook.is_sure:
         yield (
             f"No plan for {outlook.price(outlook.money)} reaches {_percent(decision.target)}% with a probability of "
             f"{decision.level:.0%}: the plan is the one with the highest probability."

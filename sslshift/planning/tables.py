@@ -68,7 +68,8 @@ def next_table(outlook: Outlook) -> Table:
         ]
         for pilot in outlook.candidates[:_SHOWN]
     ]
-    title = "The next pilot" if outlook.next_pilot else "The next pilot: none pays"
+    none = "none is needed for the target" if outlook.is_sure else "none pays"
+    title = "The next pilot" if outlook.next_pilot else f"The next pilot: {none}"
     note = (
         "Value: the accuracy that the outcome of the pilot adds to the plan by changing it, after its cost, in points. "
         "Spread: standard "
