@@ -9,12 +9,14 @@ import sys
 
 import numpy as np
 import pytest
+from browser import browsing, find_chromium
 from planning_tables import BUDGETS, PRICES, rows, truth, write_table
 from rich.console import Console
 
 from sslshift.planning import PlanSettings, Training, forecast, read_pilots, run_plan
 from sslshift.planning.answer import warnings as qualified
 from sslshift.planning.rounds import read_history
+from sslshift.reporting import csv_text
 
 
 @pytest.fixture
@@ -209,6 +211,34 @@ def test_a_round_with_pickled_objects_is_not_loaded(call, tmp_path):
         call(rows(sources=("near",), epochs=(2, 16, 64)), prices=one_source())
 
 
+def test_a_round_is_kept_with_its_json_file_which_comes_last(call, tmp_path):
+    found = rows(sources=("near",), epochs=(2, 16))
+    call(found, prices=one_source()).write()
+    # As if the process had been killed between the two files.
+    (tmp_path / "plan" / "rounds" / "001.json").unlink()
+    (tmp_path / "plan" / "rounds" / "001.npz").write_bytes(b"half")
+    report = call(found, prices=one_source())
+    assert (report.history.number, report.history.earlier) == (1, ())
+    report.write()
+    assert call(rows(sources=("near",)), prices=one_source()).history.number == 2
+
+
+def test_a_round_of_another_process_is_not_overwritten(call):
+    first = call(rows(sources=("near",), epochs=(2, 16)), prices=one_source())
+    call(rows(sources=("near",), epochs=(2, 64)), prices=one_source()).write()
+    with pytest.raises(RuntimeError, match=r"another process has written .*001.json in the meantime"):
+        first.write()
+
+
+def test_a_file_that_is_no_round_is_reported(call, tmp_path):
+    (tmp_path / "plan" / "rounds").mkdir(parents=True)
+    (tmp_path / "plan" / "rounds" / "001.json").write_text('{"digest": "x", "known": {}}')
+    with pytest.raises(
+        ValueError, match=r"001.json is no round \(question, plan, weights, inflation missing\). Delete 001.json"
+    ):
+        call(rows(sources=("near",), epochs=(2, 16)), prices=one_source())
+
+
 def one_source():
     return '[sources."near"]\nper_image = 0.2\n'
 
@@ -340,6 +370,27 @@ def test_a_wrong_table_is_reported_in_one_sentence(call, more, message):
         call(rows(sources=("near",), epochs=(2, 16)) + more, prices=one_source())
 
 
+def test_a_study_that_measured_the_shift_anew_is_read_with_the_latest_index(tmp_path):
+    found = rows(sources=("near",), epochs=(2, 16))
+    again = [row | {"shift_index": 0.2, "shift_low": 0.1, "shift_high": 0.3} for row in found]
+    text = csv_text((*found[0], "fingerprint"), [[*row.values(), f"print{i}"] for i, row in enumerate(found + again)])
+    (tmp_path / "results.csv").write_text(text)
+    pilots = read_pilots([tmp_path])
+    assert pilots.places.tolist() == [0.2]
+    assert len(pilots.runs) == len(found)
+
+
+def test_names_of_all_kinds_are_shown_as_they_are(call, tmp_path):
+    name = "parts <b>&amp; $x_1$ Größe, 50%"
+    found = [row | {"source": name} for row in rows(sources=("near",), epochs=(2, 16))]
+    report = call(found, prices=f'[sources."{name}"]\nper_image = 0.2\n')
+    report.write()
+    page = (tmp_path / "plan" / "plan.html").read_text()
+    assert "<b>&amp;" not in page
+    assert "parts &lt;b&gt;&amp;amp; $x_1$ Größe, 50%" in page
+    assert read(tmp_path)["plan"]["unique"] == {name: 20_000}
+
+
 def test_a_flag_chooses_one_of_several_tasks(call):
     found = rows(sources=("near",), epochs=(2, 16))
     report = call(found + [row | {"task": "cars", "linear": 0.5} for row in found], prices=one_source(), task="cars")
@@ -354,7 +405,7 @@ def test_too_few_seeds_name_a_pilot_that_would_do(call):
 
 def test_too_few_pilots_name_those_that_would_do(call):
     report = call(rows(sources=("near", "web"), budgets=(40_000,), epochs=(2, 16)), prices=two_sources())
-    assert report.answer[0].startswith("Train 4 more pilots, first near with N = 10,000 and C = 10,000, for 0.00 EUR")
+    assert report.answer[0].startswith("Train 4 more pilots, first near with N = 10,000 and C = 10,000, for 0.0046 EUR")
     text = "near with N = 625, 2,500 and 10,000 at C = 10,000, and N = 5,000 at C = 40,000."
     assert f"These pilots would do, one seed each: {text}" in report.record["warnings"]
     assert report.record["plan"]["action"] == "pilot"
@@ -462,3 +513,18 @@ def test_the_command_plans_and_its_errors_are_sentences(tmp_path):
     assert failed.returncode == 1
     assert re.search(r"Error: --prices=.*none.toml does not exist. Expected a TOML file:\s+currency = ", failed.stderr)
     assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_chromium(), reason="needs Chromium")
+def test_the_page_fits_a_telephone(planned):
+    _, folder = planned
+    with browsing() as browser:
+        browser.open(folder / "plan" / "plan.html", 400)
+        assert browser.run("document.documentElement.scrollWidth") == 400
+        # Wide tables scroll in their own frames; nothing else is wider than the screen.
+        wide = (
+            "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > 401 && !e.closest('.wide'))"
+        )
+        assert browser.run(f"{wide}.map(e => e.tagName).join()") == ""
+        assert not [each for name, each in browser.events if name == "Log.entryAdded"]

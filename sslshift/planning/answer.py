@@ -77,7 +77,9 @@ class Outlook:
 
     def price(self, cost: float) -> str:
         """Returns an amount of money in words."""
-        return f"{cost:,.2f} {self.prices.currency}".strip()
+        # A pilot can cost less than a cent, which is not the same as nothing.
+        amount = f"{cost:.2g}" if 0 < cost < 0.01 else f"{cost:,.2f}"
+        return f"{amount} {self.prices.currency}".strip()
 
     def action_of(self, plan: Plan) -> str:
         """Returns "collect" for a plan that buys images, "train" if it only trains, "nothing" if it keeps the best pilot."""
@@ -87,12 +89,12 @@ class Outlook:
         """Returns a plan in words, to follow "to"."""
         if self.action_of(plan) == "nothing":
             return f"keep the encoder of the best pilot ({self.best_pilot})"
-        shares = _by_share(plan)
-        name, share = shares[0]
-        parts = [f"{each:.0%} of them from {plan.unique[other]:,} images of {other}" for other, each in shares]
-        on = f"on {plan.unique[name]:,} images of {name}" if share > 1 - 1e-9 else f"samples, {listed(parts)}"
-        what = f"buy {listed([f'{images:,} images of {each}' for each, images in plan.buy.items()])} and " if plan.buy else ""
-        return f"{what}train with C = {plan.budget:,} {on}"
+        names = sorted(plan.shares, key=lambda name: (-plan.shares[name], name))
+        what = f"buy {listed([f'{images:,} images of {name}' for name, images in plan.buy.items()])} and " if plan.buy else ""
+        if len(names) == 1:
+            return f"{what}train with C = {plan.budget:,} on {plan.unique[names[0]]:,} images of {names[0]}"
+        parts = [f"{plan.shares[name]:.0%} on {plan.unique[name]:,} images of {name}" for name in names]
+        return f"{what}train with C = {plan.budget:,}, {listed(parts)}"
 
     @property
     def best_pilot(self) -> str:
@@ -100,10 +102,6 @@ class Outlook:
         kept = self.decision.kept.plan
         (name,) = kept.shares
         return f"{name}, N = {kept.unique[name]:,}, C = {kept.budget:,}"
-
-
-def _by_share(plan: Plan) -> list[tuple[str, float]]:
-    return sorted(plan.shares.items(), key=lambda item: (-item[1], item[0]))
 
 
 def answer(outlook: Outlook) -> list[str]:
@@ -158,10 +156,16 @@ def _what_it_returns(outlook: Outlook) -> str:
 def _what_else(outlook: Outlook) -> str:
     chosen = outlook.decision.chosen
     equal = outlook.decision.indistinguishable
+    cheaper = bool(equal) and equal[0].plan.cost < chosen.plan.cost
+    least = None if cheaper else _thrifty(outlook)
+    if least:
+        return (
+            f"Most of the gain costs less: {_points(least.gain)} points for {outlook.price(least.plan.cost)}, to "
+            f"{outlook.describe(least.plan)} ({_percent(least.value)}%; {_span(least)})."
+        )
     if equal:
         first = equal[0]
         one = len(equal) == 1
-        cheaper = first.plan.cost < chosen.plan.cost
         those = "One other plan is" if one else f"{len(equal)} other plans are"
         which = f"it is {'cheaper' if cheaper else 'not cheaper'}" if one else "the cheapest of them is"
         if not one and not cheaper:
@@ -173,21 +177,21 @@ def _what_else(outlook: Outlook) -> str:
     others = [each for each in outlook.decision.options.values() if each.plan != chosen.plan]
     if not others:
         return "Nothing else can be done for the money."
-    points = [each for several in outlook.decision.returns.values() for each in several]
-    thrifty = [
-        each for each in points if each.plan.cost <= _THRIFTY_COST * chosen.plan.cost and each.gain >= _MOST * chosen.gain > 0
-    ]
-    if thrifty:
-        least = min(thrifty, key=lambda each: (each.plan.cost, -each.gain))
-        return (
-            f"Most of the gain costs less: {_points(least.gain)} points for {outlook.price(least.plan.cost)}, to "
-            f"{outlook.describe(least.plan)} ({_percent(least.value)}%; {_span(least)})."
-        )
     second = max(others, key=lambda each: each.value)
     return (
         f"The next best option is to {outlook.describe(second.plan)}, for {outlook.price(second.plan.cost)}: "
         f"{_percent(second.value)}% ({_span(second)})."
     )
+
+
+def _thrifty(outlook: Outlook) -> Judged | None:
+    """Returns the cheapest plan that brings most of the gain for at most half the cost, or None."""
+    chosen = outlook.decision.chosen
+    plans = [each for several in outlook.decision.returns.values() for each in several]
+    enough = [
+        each for each in plans if each.plan.cost <= _THRIFTY_COST * chosen.plan.cost and each.gain >= _MOST * chosen.gain > 0
+    ]
+    return min(enough, key=lambda each: (each.plan.cost, -each.gain), default=None)
 
 
 def warnings(outlook: Outlook) -> list[str]:

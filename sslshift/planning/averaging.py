@@ -237,7 +237,10 @@ def _weigh(
         return dict(zip(kept, equal, strict=True))
     scores = np.array(
         [
-            [_log_density(pilots.means[block] - mean, covariance) for block, (mean, covariance) in zip(blocks, left_out[name], strict=True)]
+            [
+                _log_density(pilots.means[block] - mean, covariance)
+                for block, (mean, covariance) in zip(blocks, left_out[name], strict=True)
+            ]
             for name in kept
         ]
     )

@@ -88,7 +88,7 @@ def _about(outlook: Outlook) -> list[str]:
     pilots = outlook.forecast.pilots
     facts = [f"{name} {value}" for name, value in pilots.facts.items()]
     return [
-        f"{', '.join(facts)}" if facts else "",
+        *([", ".join(facts)] if facts else []),
         f"{len(pilots.runs):,} runs of {len(pilots.cells):,} pilots on {len(pilots.largest):,} sources; "
         f"{outlook.price(outlook.money)} to spend",
     ]

@@ -191,7 +191,15 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         rows = [row | {"where": f"{file}, line {reader.line_num}"} for row in reader]
     if short := [row["where"] for row in rows if None in row.values() or None in row]:
         raise ValueError(f"{short[0]}: the row has another number of columns than the head.")
-    return [{name: value.strip() for name, value in row.items()} for row in rows]
+    rows = [{name: value.strip() for name, value in row.items()} for row in rows]
+    # A study that measures the shift anew adds rows of runs that it has; the last row of a run has the latest index.
+    return list({_identity(row, i): row for i, row in enumerate(rows)}.values())
+
+
+def _identity(row: Mapping[str, str], place: int) -> tuple[str, ...]:
+    """Returns the cells that equal rows of a study's table agree in; rows of other tables differ by their places."""
+    columns = (*REQUIRED, *CHOICES, "kind", "draw")
+    return tuple(row.get(name, "") for name in columns) if row.get("fingerprint") else (str(place),)
 
 
 def _choose(rows: Sequence[Mapping[str, str]], choices: Mapping[str, str]) -> dict[str, str]:

@@ -25,6 +25,7 @@ from sslshift.planning.pilots import Pilots, Place, Run, gather
 from sslshift.reporting.numbers import listed
 
 FOLDER = "rounds"
+_PARTS = ("digest", "question", "plan", "weights", "inflation", "known")
 # Intervals that are scored.
 LEVELS = (0.5, 0.8, 0.9)
 # Change of a weight, and of a predicted accuracy, that is reported.
@@ -101,7 +102,7 @@ def read_history(out: Path, outlook: Outlook, flat: Sequence[str]) -> History:
     earlier = []
     present = (numbers[-1] if numbers else 0) + 1
     for number in numbers:
-        record = storage.read_json(_file(out, number, "json"))
+        record = _read(out, number)
         if record["known"]["facts"] != own["facts"]:
             named = [f"{name} {value}" for name, value in record["known"]["facts"].items() if own["facts"].get(name) != value]
             raise ValueError(f"{out / FOLDER} keeps the rounds of another question ({listed(named)}). Give another --out.")
@@ -135,8 +136,11 @@ def keep_round(out: Path, outlook: Outlook, flat: Sequence[str], number: int, pl
         "known": known,
     }
     file = _file(out, number, "json")
-    if file.exists() and storage.read_json(file) == record:
+    there = _read(out, number) if file.exists() else None
+    if there == record:
         return
+    if there and there["digest"] != record["digest"]:
+        raise RuntimeError(f"another process has written {file} in the meantime; give the same command again.")
     file.parent.mkdir(parents=True, exist_ok=True)
     # The JSON file comes last: a round without it is none.
     with storage.whole_file(_file(out, number, "npz")) as arrays:
@@ -146,6 +150,17 @@ def keep_round(out: Path, outlook: Outlook, flat: Sequence[str], number: int, pl
 
 def _file(out: Path, number: int, ending: str) -> Path:
     return out / FOLDER / f"{number:03d}.{ending}"
+
+
+def _read(out: Path, number: int) -> dict[str, Any]:
+    record = storage.read_json(_file(out, number, "json"))
+    if missing := [name for name in _PARTS if name not in record]:
+        raise ValueError(f"{_file(out, number, 'json')} is no round ({', '.join(missing)} missing). {_cure(number)}")
+    return record
+
+
+def _cure(number: int) -> str:
+    return f"Delete {number:03d}.json and {number:03d}.npz in its folder to continue without that round."
 
 
 def _known(pilots: Pilots, flat: Sequence[str]) -> dict[str, Any]:
@@ -208,8 +223,7 @@ def _restored(out: Path, number: int, record: Mapping[str, Any]) -> KeptRound:
                 fits[name] = _fit_of(name, values, every)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{file} cannot be read ({error}): an earlier version wrote it, or it is damaged. Delete {number:03d}.json and "
-            f"{number:03d}.npz in its folder to continue without that round."
+            f"{file} cannot be read ({error}): an earlier version wrote it, or it is damaged. {_cure(number)}"
         ) from error
     results = tuple(LawResult(name, weight, {}, float("nan"), "", ()) for name, weight in record["weights"].items())
     return KeptRound(number, Forecast(pilots, fits, results, record["inflation"], ()), record)

@@ -126,14 +126,13 @@ def law_table(outlook: Outlook) -> Table:
             "refused" if law.refused else f"{law.weight:.0%}",
             f"{100 * law.held_out_error:.2f}" if math.isfinite(law.held_out_error) else "",
             sentences[law.name],
-            ", ".join(f"{name} = {value:.3g}" for name, value in law.parameters.items()),
+            ", ".join(f"{name} = {value:.3g}" for name, value in law.parameters.items() if " of " not in name),
         ]
         for law in outlook.forecast.results
     ]
     note = (
         "Held-out error: root of the mean squared error, in points, on the pilots of a source at a budget, predicted from all "
-        "others. "
-        "Predictions average over the laws by their weights."
+        "others. Predictions average over the laws by their weights. plan.json also has the parameters of single sources."
     )
     head = ("law", "weight", "held-out error", "says", "parameters")
     return Table("laws", "Laws", head, lines, note, more_text=("says", "parameters"))
