@@ -125,8 +125,7 @@ def _what_to_do(outlook: Outlook) -> str:
     if outlook.action == "nothing":
         return (
             f"Buy and train nothing: no plan for {outlook.price(outlook.money)} is expected to be better than the best pilot "
-            "so far "
-            f"({outlook.best_pilot})."
+            f"so far ({outlook.best_pilot})."
         )
     cost = f"{outlook.price(plan.cost)} in all" if plan.buy else outlook.price(plan.cost)
     none = "" if plan.buy else "buy no images and "
@@ -215,15 +214,14 @@ def _warnings(outlook: Outlook) -> Iterator[str]:
     if forecast.extrapolates and forecast.inflation > 1.05:
         yield (
             f"Intervals beyond the pilots' range are {forecast.inflation:.1f} times as wide as the laws say: so much larger "
-            "were their "
-            "errors on the pilots of the largest budget, predicted from the others."
+            "were their errors on the pilots of the largest budget, predicted from the others."
         )
     plan = decision.chosen.plan
     largest = forecast.pilots.budgets[-1]
     if plan.budget > largest:
         yield (
             f"The plan's budget is {plan.budget / largest:.3g} times that of the largest pilot: no pilot shows that the "
-            f"laws hold there."
+            "laws hold there."
         )
     for name, images in plan.unique.items():
         shown = forecast.pilots.largest.get(name, 0)
