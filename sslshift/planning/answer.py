@@ -14,8 +14,7 @@ from sslshift.planning.prices import Prices
 from sslshift.planning.search import Plan
 from sslshift.reporting.numbers import listed
 
-# Smallest value of a pilot, as a share, for which it is run: differences below a hundredth of a point are no reason for
-# anything.
+# Smallest value of a pilot, as a share, for which it is run: a twentieth of a point.
 NEGLIGIBLE = 5e-4
 # Different numbers of unique images without which no law is fitted.
 _FEWEST_SIZES = 5
