@@ -66,6 +66,7 @@ assert not {name.partition(".")[0] for name in sys.modules} & {"grain", "PIL", "
         "import sslshift.transfer",
         "import sslshift.shift",
         "import sslshift.study",
+        "import sslshift.decision",
         "import experiments.quickstart",
     ],
 )

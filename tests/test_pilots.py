@@ -257,6 +257,16 @@ def test_unfinished_pilots_are_joined_without_the_next_command(known, monkeypatc
     assert len(table(study)) == 36
 
 
+def test_pilots_that_learn_less_than_raw_pixels_have_a_warning(known):
+    study, _ = known
+    found = [results_of(each) for each in opened(study).studies]
+    assert pilots.weak_note(found) == ""
+    # Raw pixels are right on 72% of the images.
+    weak = [results_of(each.opened, accuracy=lambda run: 0.7 if run.unique > 16 else 0.6) for each in found]
+    assert pilots.weak_note(weak).startswith("Warning: the best pilots reach 69.9%, ")
+    assert "and raw pixels 72." in pilots.weak_note(weak)
+
+
 def test_a_dry_run_shows_both_budgets_and_writes_nothing(known, monkeypatch, capsys):
     study, ran = known
     monkeypatch.setattr(pilots, "_evaluation_seconds", lambda opened: 2.0)

@@ -265,6 +265,8 @@ def join(pilots: OpenedPilots, progress: Progress) -> None:
         append([], rows, out)
         write(out / _TABLE, table.markdown)
     print_table(table, progress.console)
+    if weak := weak_note(results):
+        progress.note(weak)
     for path in (out / CSV, out / _TABLE):
         progress.note(f"wrote {path}")
     if not any(each.missing or each.failed for each in results):
@@ -288,6 +290,25 @@ def joined_rows(results: Sequence[Results]) -> list[LedgerRow]:
                 known = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
                 rows.append(known | {"source": each.opened.names[finished.run.source]})
     return rows
+
+
+def weak_note(results: Sequence[Results]) -> str:
+    """Returns a warning if no pilots are better than raw pixels on the first task; else no text."""
+    scores: dict[tuple, list[float]] = defaultdict(list)
+    for each in results:
+        task = each.opened.task.name
+        for finished in each.runs:
+            run = finished.run
+            cell = (*run.learner, run.source, run.unique, each.opened.design.budget)
+            scores[cell].append(finished.evaluated.scores[task].linear)
+    best = max(sum(values) / len(values) for values in scores.values())
+    pixels = results[0].pixels.scores[results[0].opened.task.name].linear
+    if best > pixels:
+        return ""
+    return (
+        f"Warning: the best pilots reach {best:.1%}, and raw pixels {pixels:.1%}. These pilots learn little that the task "
+        "needs, and a better encoder may rank the sources differently: raise --budget, or choose another --encoder."
+    )
 
 
 def pilot_table(rows: Sequence[LedgerRow]) -> Table:

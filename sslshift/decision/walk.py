@@ -75,7 +75,7 @@ def decide_on(settings: DecisionSettings, progress: Progress, command: str = "")
     pilots = open_pilots(pilots_of(settings), progress)
     describe_study(pilots.studies[0], progress)
     costs = pilot_costs(pilots)
-    progress.note(f"\n{cost_text(pilots, costs)} Measuring the shift takes a few minutes in addition.\n")
+    progress.note(f"\n{cost_text(pilots, costs)} Measuring the shift takes a minute or two in addition.\n")
     with progress.clock.part("shift"):
         measure_shift(settings, progress)
     if not may_train(costs, settings.hours, settings.yes):
@@ -181,7 +181,7 @@ def may_train(
     seconds = sum(each.seconds for each in costs)
     if yes or seconds <= hours * 3600:
         return True
-    if not (sys.stdin.isatty() if asked is None else asked):
+    if not ((sys.stdin and sys.stdin.isatty()) if asked is None else asked):
         raise ValueError(
             f"The pilots take about {duration(seconds)}, more than --hours={hours:g}, and there is no terminal to ask on. Give "
             "--yes to train them, or a smaller --budget."
