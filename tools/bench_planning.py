@@ -1,4 +1,4 @@
-r"""How good plans are in simulated worlds with known truth: coverage of intervals, and regret beside that of simple rules.
+r"""Evaluates plans in simulated worlds with known truth: coverage of intervals, and regret beside that of simple rules.
 
 python -m tools.bench --what=planning --studies=200 --workers=2
 python -m tools.bench --what=planning --studies=200 --world=threshold
@@ -15,7 +15,7 @@ from sslshift.simulation.measurement import Share
 
 from .bench_statistics import WorldProgress
 
-# Worlds in which further pilots are tried: one in so many.
+# Worlds in which further pilots are tried: one in this number.
 _WITH_PILOTS = 4
 PLANNER = "planner"
 FAMILIES = ", ".join(("all", *FITTED, *UNFITTED))

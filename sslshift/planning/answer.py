@@ -54,7 +54,7 @@ class Outlook:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the plan reaches the target with the wanted probability, so that no pilot is needed for it."""
+        """True if the plan reaches the target with the wanted probability, so that no pilot is needed for it."""
         return self.decision.target is not None and self.decision.chosen.reaches >= self.decision.level
 
     @property

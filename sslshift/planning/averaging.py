@@ -36,13 +36,13 @@ _WIDEST = 5.0
 
 
 class LawResult(NamedTuple):
-    """What became of a law.
+    """A law in the average, or the reason why it is not.
 
     Attributes:
       name: its name.
       weight: its weight in the average; 0 if it is refused.
       parameters: its most probable parameters by name.
-      held_out_error: root of the mean squared error on blocks left out, as a share; NaN if there are too few of them.
+      held_out_error: root of the mean squared error on held-out blocks, as a share; NaN if there are too few of them.
       refused: why it has no weight; empty if it has one.
       notes: parameters on a bound or not identified.
     """
@@ -105,7 +105,7 @@ class Forecast:
 
     @property
     def extrapolates(self) -> bool:
-        """Whether anything is predicted beyond the pilots' range: neither from one budget nor from few numbers of images."""
+        """True if anything is predicted beyond the pilots' range: not from one budget, and not from few numbers of images."""
         return len(self.pilots.budgets) > 1 and len({unique for _, unique, _ in self.pilots.cells}) >= _FEWEST_SIZES
 
     def outside(self, training: Training) -> Floats:
@@ -150,11 +150,14 @@ def forecast(pilots: Pilots, flat: Sequence[str] = (), seed: int = 0) -> Forecas
     blocks = _blocks(pilots)
     refused, warnings = _screen(pilots, flat)
     fits: dict[str, Fit | NullFit] = {null.NAME: fit_null(pilots.data, DRAWS, seed)}
-    notes, lack = {}, {}
+    notes = {}
+    lack = {}
     for i, (name, law) in enumerate(every.items()):
         if name not in refused:
             fit = fit_law(law, data, DRAWS, seed + i + 1)
-            fits[name], notes[name], lack[name] = fit, fit.notes, fit.lack_of_fit
+            fits[name] = fit
+            notes[name] = fit.notes
+            lack[name] = fit.lack_of_fit
     left_out = {name: _left_out(name, every, pilots, blocks, seed) for name in fits} if len(blocks) > 1 else {}
     for name, probability in lack.items():
         if probability < _REJECTED:

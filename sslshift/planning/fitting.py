@@ -83,9 +83,9 @@ def fit_law(law: Law, data: Data, draws: int, seed: int) -> Fit:
 
 
 def predict_left_out(law: Law, data: Data, blocks: Sequence[Sequence[int]]) -> list[tuple[Floats, Floats]]:
-    """Returns the means [left out] and covariances [left out, left out] that a law predicts for blocks left out one at a time.
+    """Returns the means [held out] and covariances [held out, held out] that a law predicts, with one block held out at a time.
 
-    The covariance is of the prediction, by a linear approximation, and of the noise of the means left out.
+    The covariance is of the prediction, by a linear approximation, and of the noise of the held-out means.
     """
     whitenings = []
     for block in blocks:
@@ -230,7 +230,8 @@ def _minimise(problem: _Problem, theta: Floats) -> tuple[Floats, Floats, Floats]
     Returns:
       Parameters [fits, parameters], sums of squares [fits], and Jacobians [fits, means + parameters, parameters].
     """
-    low, high = problem.law.low, problem.law.high
+    low = problem.law.low
+    high = problem.law.high
     residual = problem.residuals(theta)
     cost = (residual**2).sum(axis=1)
     damping = np.full(len(theta), 1e-2)
@@ -251,7 +252,9 @@ def _minimise(problem: _Problem, theta: Floats) -> tuple[Floats, Floats, Floats]
         found = (tried**2).sum(axis=1)
         better = found < cost[active]
         gained = np.where(better, cost[active] - found, np.inf)
-        theta[active[better]], residual[active[better]], cost[active[better]] = moved[better], tried[better], found[better]
+        theta[active[better]] = moved[better]
+        residual[active[better]] = tried[better]
+        cost[active[better]] = found[better]
         damping[active] = np.where(better, damping[active] / 5, damping[active] * 5)
         # A fit is finished when a step gains nothing that a person could see, or when no step is short enough to gain.
         active = active[(gained > 1e-4) & (damping[active] < 1e6)]

@@ -61,7 +61,7 @@ class Prior(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Training:
-    """What trainings see: one row for each training, which has one part for each source that it uses.
+    """Images that trainings see: one row for each training, which has one part for each source that it uses.
 
     Attributes:
       row: training of each part [parts], from 0 without gaps and ascending.
@@ -82,7 +82,7 @@ class Training:
 
     @classmethod
     def of_rows(cls, rows: Sequence[Sequence[tuple[int, float, float]]]) -> "Training":
-        """Returns trainings from a list of (source, unique, seen) for each; parts without samples are left out."""
+        """Returns trainings from a list of (source, unique, seen) for each; parts without samples are excluded."""
         parts = [(i, *part) for i, row in enumerate(rows) for part in row if part[2] > 0]
         row, source, unique, seen = (np.array(column) for column in zip(*parts, strict=True))
         return cls(row.astype(int), source.astype(int), unique.astype(float), seen.astype(float))

@@ -2,8 +2,8 @@
 
 A pilot helps if its outcome can change the plan. For each pilot that could be run, nine outcomes are taken from what the
 forecast predicts for it, the draws of the forecast are weighted by how well they agree with each outcome, and the best plan
-under these weights is chosen with the money that the pilot leaves. The mean accuracy of these plans less that of the best plan now is
-the value of the pilot; if it is not positive for any pilot, none pays.
+under these weights is chosen with the money that the pilot leaves. The mean accuracy of these plans less that of the best plan
+now is the value of the pilot; if it is not positive for any pilot, none pays.
 """
 
 import math

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from sslshift.planning.laws import Floats
 
-# Correlation of the image noise of two cells on one test set: their difference varies less than each of them. Between the cells of
-# four bundled studies, whether an image is right in the mean over seeds correlates by 0.67 to 0.97, with medians of 0.80 to 0.87.
+# Correlation of the image noise of two cells on one test set: their difference varies less than each of them. Between the
+# cells of four bundled studies, whether an image is right in the mean over seeds correlates by 0.67 to 0.97, with medians of
+# 0.80 to 0.87.
 SHARED_IMAGES = 0.8
 
 
@@ -52,7 +53,7 @@ def estimate_noise(cell: NDArray[np.int64], seed: NDArray[np.int64], accuracy: F
     if degrees < 1:
         if len(accuracy) == cells.shape[1]:
             raise ValueError("no cell has two runs, so that the noise of a run cannot be estimated.")
-        # One cell has all repeats: seed and run cannot be told apart, and all of the variance is the run's own.
+        # One cell has all repeats: effects of seed and run are not separable, and all of the variance is the run's own.
         degrees = len(accuracy) - cells.shape[1]
         return Noise(0.0, float(within @ within) / degrees, degrees)
     run = float(rest @ rest) / degrees

@@ -46,7 +46,7 @@ class Judged(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What to do.
+    """A decision about an amount of money.
 
     Attributes:
       chosen: the best plan.
@@ -168,7 +168,8 @@ def choose(
             None if target is None else float(reaches[index]),
         )
 
-    options, returns = {}, {}
+    options = {}
+    returns = {}
     for name in ("", *forecast.pilots.sources):
         index = np.array([i for i, plan in enumerate(considered.plans) if i and set(plan.buy) == ({name} if name else set())])
         if len(index):

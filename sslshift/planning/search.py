@@ -18,7 +18,7 @@ _BUDGET_STEP = math.sqrt(2)
 _SPENT = (0.1, 0.25, 0.5, 1.0)
 # Shares of the second source in mixtures of two.
 _MIXED = (0.25, 0.5, 0.75)
-# Combinations of sources that are tried: all pairs of so many of the most promising ones.
+# Combinations of sources that are tried: all pairs of this number of the most promising ones.
 _PAIRED = 6
 
 
@@ -147,7 +147,8 @@ class PlanSearch:
                 np.log(worth) >= log_price, 1 + self.repetition * np.maximum(np.log(worth) - log_price, 0), 0
             )
 
-        low, high = float(np.log(worth.min())) - budget / images.sum() / self.repetition - 1, float(np.log(worth.max()))
+        low = float(np.log(worth.min())) - budget / images.sum() / self.repetition - 1
+        high = float(np.log(worth.max()))
         if seen(high).sum() >= budget:
             return {usable[int(np.argmax(worth))]: 1.0}
         for _ in range(60):
@@ -178,7 +179,7 @@ class PlanSearch:
 def _worth(forecast: Forecast) -> tuple[Floats, float]:
     """Returns the worth of a first-epoch image of each source [sources], and the repetition constant.
 
-    They only suggest shares, which the forecast then judges: a law of the form `discount` gives both, or plain guesses do.
+    They only suggest shares, which the forecast then evaluates: a law of the form `discount` gives both, or plain guesses do.
     """
     for result in sorted(forecast.results, key=lambda result: -result.weight):
         if result.parameters and "k" in result.parameters:

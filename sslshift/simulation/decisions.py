@@ -1,4 +1,4 @@
-"""How good plans are in worlds whose truth is known: coverage of intervals, and regret beside that of simple rules.
+"""Evaluates plans in worlds whose truth is known: coverage of intervals, and regret beside that of simple rules.
 
 Regret is the difference in true accuracy between the best plan that the money allows and the chosen one, in points. The best
 plan is searched among all that the planner considers and those of the rules.
@@ -107,7 +107,8 @@ def _spend(world: Collection, money: Mapping[str, float], budget: int) -> Plan:
 
 
 def _in_order(world: Collection, order: Sequence[str], left: float, budget: int, most: float = math.inf) -> Plan:
-    bought, used = {}, []
+    bought = {}
+    used = []
     for name in order:
         price = world.prices.sources[name]
         images = int(min(price.affordable(left), max(0.0, most - price.owned)))
@@ -161,7 +162,8 @@ def _regret_of_pilots(
     regrets = {}
     for name, pilot in chosen.items():
         money = world.money
-        again, plans = fitted, considered
+        again = fitted
+        plans = considered
         if pilot is not None:
             money -= pilot.cost
             again = forecast(add_pilot(world, pilots, (pilot.source, pilot.unique, pilot.budget), seed))
