@@ -96,12 +96,12 @@ def test_costs_are_those_of_the_prices(planned):
         assert each["unique"].get("near", 0) <= 40_000
 
 
-def test_the_interval_of_the_plan_contains_the_truth_of_its_largest_source(planned):
+def test_intervals_of_a_plan_contain_the_truth_at_four_times_the_budget(planned):
     report, _ = planned
-    option = report.outlook.decision.options["near"]
-    if set(option.plan.shares) == {"near"}:
-        expected = truth("near", option.plan.unique["near"], option.plan.budget)
-        assert option.low <= expected <= option.high
+    fitted = report.outlook.forecast
+    for place, name in enumerate(fitted.pilots.sources):
+        found = fitted.interval(Training.of_single([place], [40_000], [160_000]))
+        assert found.low[0] < truth(name, 40_000, 160_000) < found.high[0]
 
 
 def test_the_answer_has_three_sentences_that_agree_with_the_plan(planned):
@@ -499,6 +499,13 @@ def test_two_studies_that_disagree_on_names_are_refused(tmp_path):
         (tmp_path / str(number) / "names.json").write_text(json.dumps({"sources": {"folder:/a": name}, "mixtures": []}))
     with pytest.raises(ValueError, match="folder:/a is called close, and also near"):
         run_plan(PlanSettings([str(tmp_path / "0"), str(tmp_path / "1")], "prices.toml", 1.0))
+
+
+def test_the_folder_of_a_study_is_not_overwritten(call, tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "plan.json").write_text('{"calls": []}')
+    with pytest.raises(ValueError, match=r"--out=.*study is the folder of a study, whose plan.json would be overwritten."):
+        call(rows(sources=("near",), epochs=(2, 16)), prices=one_source(), out=str(tmp_path / "study"))
 
 
 def test_the_command_plans_and_its_errors_are_sentences(tmp_path):

@@ -149,6 +149,8 @@ def run_plan(settings: PlanSettings) -> PlanReport:
         raise ValueError("--money is given without --prices, the file of prices.")
     if not 0 < settings.level < 1:
         raise ValueError(f"Expected a --level between 0 and 1, such as 0.9, got {settings.level:g}.")
+    out = Path(settings.out).expanduser()
+    _require_own(out)
     paths = [Path(each).expanduser() for each in settings.results]
     folders = read_folders(paths)
     pilots = read_pilots(paths, settings.choices, settings.ignore, folders)
@@ -156,11 +158,17 @@ def run_plan(settings: PlanSettings) -> PlanReport:
     outlook = history = None
     if settings.money is not None:
         outlook = _outlook(settings, fitted, folders)
-        history = read_history(Path(settings.out).expanduser(), outlook, settings.flat)
+        history = read_history(out, outlook, settings.flat)
     predictions = ""
     if settings.predict:
         predictions = predict_grid(Path(settings.predict).expanduser(), fitted, settings.level, folders.names)
     return PlanReport(settings, outlook, history, predictions)
+
+
+def _require_own(out: Path) -> None:
+    """Raises ValueError if the folder belongs to a study, which keeps what it planned in a file of the same name."""
+    if (out / RECORD).exists() and "plan" not in storage.read_json(out / RECORD):
+        raise ValueError(f"--out={out} is the folder of a study, whose {RECORD} would be overwritten. Give another folder.")
 
 
 def _outlook(settings: PlanSettings, fitted: Forecast, folders: Folders) -> Outlook:
