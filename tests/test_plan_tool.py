@@ -14,6 +14,7 @@ from planning_tables import BUDGETS, PRICES, rows, truth, write_table
 from rich.console import Console
 
 from sslshift.planning import PlanSettings, Training, forecast, read_pilots, run_plan
+from sslshift.planning.answer import answer
 from sslshift.planning.answer import warnings as qualified
 from sslshift.planning.rounds import read_history
 from sslshift.reporting import csv_text
@@ -66,7 +67,7 @@ def test_plan_json_has_the_documented_keys(planned):
     assert all(set(each) == keys for each in plan["indistinguishable"])
     assert all(set(each) == keys | {"source", "gain", "gain_per_money"} for each in plan["options"])
     assert plan["next_pilot"] is None or set(plan["next_pilot"]) == {"source", "unique", "budget", "cost", "value"}
-    assert [set(law) for law in plan["laws"]] == [{"name", "weight", "parameters", "held_out_error", "refused"}] * 5
+    assert [set(law) for law in plan["laws"]] == [{"name", "weight", "parameters", "held_out_error", "refused", "notes"}] * 5
     assert sum(law["weight"] for law in plan["laws"]) == pytest.approx(1, abs=1e-5)
     assert plan["currency"] == "EUR"
     assert plan["money"] == 1000
@@ -451,6 +452,33 @@ def test_a_target_that_is_sure_needs_no_pilot_and_the_cheapest_plan(planned):
     assert reached.answer[0] == (
         "Buy and train nothing: the best pilot so far reaches the target already (near, N = 20,000, C = 40,000)."
     )
+
+
+def test_a_gain_that_is_not_shown_is_not_advised(planned):
+    report, _ = planned
+    decision = report.outlook.decision
+    unshown = dataclasses.replace(decision, indistinguishable=(decision.kept, *decision.indistinguishable), target=None)
+    outlook = dataclasses.replace(report.outlook, decision=unshown, candidates=())
+    first, _, third = answer(outlook)
+    assert first.startswith(
+        "No plan for 1,000.00 EUR is shown to be better than the best pilot so far (near, N = 20,000, C = 40,000); "
+    )
+    assert outlook.describe(decision.chosen.plan) in first
+    assert "keep the encoder" not in third
+
+
+def test_what_rests_on_priors_is_said_once(planned):
+    report, _ = planned
+    forecast = report.outlook.forecast
+    notes = (
+        "x: b = 0.3 rests on its prior alone: the pilots do not identify it.",
+        "x: R lies on its bound 2: the pilots do not fix it.",
+    )
+    results = tuple(law._replace(notes=notes if law.weight else ()) for law in forecast.results)
+    noted = dataclasses.replace(forecast, results=results, warnings=("Something else.", *notes))
+    found = qualified(dataclasses.replace(report.outlook, forecast=noted))
+    assert found[:2] == ["Something else.", "The pilots do not identify b and R, which the priors of the laws decide instead."]
+    assert not set(notes) & set(found)
 
 
 def test_a_source_without_pilots_needs_a_shift_index(call):

@@ -58,6 +58,11 @@ class Outlook:
         return self.decision.target is not None and self.decision.chosen.reaches >= self.decision.level
 
     @property
+    def is_unshown(self) -> bool:
+        """True if the plan is indistinguishable from keeping the best pilot."""
+        return any(each.plan == self.decision.kept.plan for each in self.decision.indistinguishable)
+
+    @property
     def action(self) -> str:
         """The action: to run a pilot first, to collect, to train, or nothing."""
         if self.next_pilot:
@@ -129,6 +134,12 @@ def _what_to_do(outlook: Outlook) -> str:
     cost = f"{outlook.price(plan.cost)} in all" if plan.buy else outlook.price(plan.cost)
     none = "" if plan.buy else "buy no images and "
     lead = "Decide now, since no further pilot pays" if outlook.forecast.extrapolates else "Within the pilots' range"
+    if outlook.is_unshown:
+        return (
+            f"No plan for {outlook.price(outlook.money)} is shown to be better than the best pilot so far "
+            f"({outlook.best_pilot}); "
+            f"the most promising one is to {none}{outlook.describe(plan)}, for {cost}."
+        )
     if outlook.is_sure:
         return f"The cheapest way to the target is to {none}{outlook.describe(plan)}, for {cost}."
     return f"{lead}: {none}{outlook.describe(plan)}, for {cost}."
@@ -153,7 +164,9 @@ def _what_it_returns(outlook: Outlook) -> str:
 
 def _what_else(outlook: Outlook) -> str:
     chosen = outlook.decision.chosen
-    equal = outlook.decision.indistinguishable
+    # The first sentence has said it of the best pilot.
+    said = outlook.decision.kept.plan if outlook.is_unshown and not outlook.next_pilot else None
+    equal = [each for each in outlook.decision.indistinguishable if each.plan != said]
     cheaper = bool(equal) and equal[0].plan.cost < chosen.plan.cost
     least = None if cheaper else _thrifty(outlook)
     if least:
@@ -200,7 +213,12 @@ def warnings(outlook: Outlook) -> list[str]:
 def _warnings(outlook: Outlook) -> Iterator[str]:
     forecast = outlook.forecast
     decision = outlook.decision
-    yield from forecast.warnings
+    notes = [note for law in forecast.results if law.weight for note in law.notes]
+    yield from (each for each in forecast.warnings if each not in notes)
+    if notes:
+        # The page and plan.json list all of them: one for each law says the same of the same pilots.
+        names = dict.fromkeys(note.partition(": ")[2].split()[0] for note in notes)
+        yield f"The pilots do not identify {listed(list(names))}, which the priors of the laws decide instead."
     if not forecast.extrapolates and outlook.candidates:
         yield f"These pilots would do, one seed each: {_named(outlook.candidates)}."
     if not outlook.prices.per_sample:

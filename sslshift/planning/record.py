@@ -6,7 +6,7 @@
               "accuracy": {"value", "low", "high"}, "level", "probability_of_target"},
      "indistinguishable": [plans], "options": [{"source", ... as a plan, "gain", "gain_per_money"}],
      "next_pilot": {"source", "unique", "budget", "cost", "value"} | null,
-     "laws": [{"name", "weight", "parameters", "held_out_error", "refused"}], "warnings": [text]}
+     "laws": [{"name", "weight", "parameters", "held_out_error", "refused", "notes"}], "warnings": [text]}
 
 `probability_of_target` is null without a target, `source` is null for compute alone, `gain_per_money` is null for what costs
 nothing, `held_out_error` is null where too few pilots can be held out, and `refused` is empty for a law with a weight. If the
@@ -55,6 +55,7 @@ def plan_record(outlook: Outlook, warnings: Sequence[str]) -> dict[str, Any]:
                 "parameters": {name: _significant(value) for name, value in law.parameters.items()},
                 "held_out_error": rounded(law.held_out_error),
                 "refused": law.refused,
+                "notes": list(law.notes),
             }
             for law in outlook.forecast.results
         ],
