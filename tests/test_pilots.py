@@ -19,6 +19,7 @@ from experiments.pilots import GPU, PILOTS
 from sslshift.decision import PilotStudy, design, dry_run_pilots, pilots, report_pilots, run_pilots
 from sslshift.decision.design import FEWEST_IMAGES, pilot_budgets, pilot_levels, pilot_studies, without_levels
 from sslshift.planning.pilots import read_pilots
+from sslshift.reporting import csv_text
 from sslshift.storage import NotStoredError
 from sslshift.study import cost
 from sslshift.study.design import parse_sources, parse_study
@@ -211,6 +212,18 @@ def test_the_table_has_the_runs_of_both_budgets_by_name_and_with_one_index(known
     assert (found.sources, found.budgets, set(found.seeds), found.noise.degrees) == (("digits", "noise"), [64, 288], {3}, 22)
 
 
+def test_a_study_without_an_index_adds_to_the_pilots(known, tmp_path):
+    study, _ = known
+    run_pilots(study)
+    further = [
+        row | {"seed": "9", "draw": "9"} | dict.fromkeys(("shift_index", "shift_low", "shift_high"), "nan")
+        for row in table(study)[:2]
+    ]
+    (tmp_path / "more.csv").write_text(csv_text(list(further[0]), [list(row.values()) for row in further]))
+    found = read_pilots([Path(study.out), tmp_path / "more.csv"])
+    assert (len(found.runs), found.places.tolist()) == (38, [0.0, 0.9])
+
+
 def test_the_same_command_writes_the_same_table(known):
     study, _ = known
     files = [Path(study.out) / name for name in ("results.csv", "results.parquet", "table.md")]
@@ -263,7 +276,7 @@ def test_pilots_that_learn_less_than_raw_pixels_have_a_warning(known):
     assert pilots.weak_note(found) == ""
     # Raw pixels are right on 72% of the images.
     weak = [results_of(each.opened, accuracy=lambda run: 0.7 if run.unique > 16 else 0.6) for each in found]
-    assert pilots.weak_note(weak).startswith("Warning: the best pilots reach 69.9%, ")
+    assert pilots.weak_note(weak).startswith("The best pilots reach 69.9%, ")
     assert "and raw pixels 72." in pilots.weak_note(weak)
 
 

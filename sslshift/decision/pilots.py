@@ -96,8 +96,8 @@ def run_pilots(study: PilotStudy, *, command: str = "", clock: Clock | None = No
         run_opened_pilots(pilots, progress, command)
 
 
-def run_opened_pilots(pilots: OpenedPilots, progress: Progress, command: str = "") -> None:
-    """Runs opened pilots, see `run_pilots`."""
+def run_opened_pilots(pilots: OpenedPilots, progress: Progress, command: str = "") -> list[str]:
+    """Runs opened pilots, see `run_pilots`; returns warnings for who plans from them."""
     failures = []
     shard = pilots.studies[0].design.shard
     with occupied(pilots.out, shard):
@@ -110,10 +110,10 @@ def run_opened_pilots(pilots: OpenedPilots, progress: Progress, command: str = "
             except RuntimeError as error:
                 failures.append(error)
             since = progress.clock.timing()
-        if cluster.is_first():
-            join(pilots, progress)
+        warnings = join(pilots, progress) if cluster.is_first() else []
     if failures:
         raise failures[0]
+    return warnings
 
 
 def dry_run_pilots(study: PilotStudy, *, clock: Clock | None = None) -> None:
@@ -245,8 +245,11 @@ def pilot_prices(pilots: OpenedPilots, costs: Sequence[PilotCost]) -> Prices | N
     return read_prices(Path(pilots.declared.prices), pilots.used, speed)
 
 
-def join(pilots: OpenedPilots, progress: Progress) -> None:
+def join(pilots: OpenedPilots, progress: Progress) -> list[str]:
     """Writes OUT/results.csv and OUT/table.md with the finished runs of all budgets, and prints the table and the next command.
+
+    Returns:
+      Warnings for who plans from the pilots.
 
     Raises:
       NotStoredError: no run is finished.
@@ -265,14 +268,16 @@ def join(pilots: OpenedPilots, progress: Progress) -> None:
         append([], rows, out)
         write(out / _TABLE, table.markdown)
     print_table(table, progress.console)
-    if weak := weak_note(results):
-        progress.note(weak)
+    warnings = list(filter(None, [weak_note(results)]))
+    for warning in warnings:
+        progress.note(f"Warning: {warning}")
     for path in (out / CSV, out / _TABLE):
         progress.note(f"wrote {path}")
     if not any(each.missing or each.failed for each in results):
         prices = pilots.declared.prices or "prices.toml"
         parts = [f"--results={out}", f"--prices={prices}", "--money=1000", f"--out={out / 'plan'}"]
         progress.note(f"Next, what to collect for your money: python -m tools.plan {' '.join(map(shlex.quote, parts))}")
+    return warnings
 
 
 def joined_rows(results: Sequence[Results]) -> list[LedgerRow]:
@@ -293,7 +298,7 @@ def joined_rows(results: Sequence[Results]) -> list[LedgerRow]:
 
 
 def weak_note(results: Sequence[Results]) -> str:
-    """Returns a warning if no pilots are better than raw pixels on the first task; else no text."""
+    """Returns a sentence if no pilots are better than raw pixels on the first task; else no text."""
     scores: dict[tuple, list[float]] = defaultdict(list)
     for each in results:
         task = each.opened.task.name
@@ -306,7 +311,7 @@ def weak_note(results: Sequence[Results]) -> str:
     if best > pixels:
         return ""
     return (
-        f"Warning: the best pilots reach {best:.1%}, and raw pixels {pixels:.1%}. These pilots learn little that the task "
+        f"The best pilots reach {best:.1%}, and raw pixels {pixels:.1%}. These pilots learn little that the task "
         "needs, and a better encoder may rank the sources differently: raise --budget, or choose another --encoder."
     )
 

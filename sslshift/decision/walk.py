@@ -81,8 +81,8 @@ def decide_on(settings: DecisionSettings, progress: Progress, command: str = "")
     if not may_train(costs, settings.hours, settings.yes):
         progress.note("The pilots are not trained; the same command asks again.")
         return None
-    run_opened_pilots(pilots, progress, command)
-    return plan(settings, pilots, progress)
+    warnings = run_opened_pilots(pilots, progress, command)
+    return plan(settings, pilots, warnings, progress)
 
 
 def pilots_of(settings: DecisionSettings) -> PilotStudy:
@@ -111,7 +111,7 @@ def pilots_of(settings: DecisionSettings) -> PilotStudy:
     )
 
 
-def plan(settings: DecisionSettings, pilots: OpenedPilots, progress: Progress) -> Path:
+def plan(settings: DecisionSettings, pilots: OpenedPilots, warnings: Sequence[str], progress: Progress) -> Path:
     """Plans from the pilots, prints the decision, and returns its page, which links to those of the shift and the pilots."""
     with progress.clock.part("planning"):
         report = run_plan(
@@ -130,7 +130,7 @@ def plan(settings: DecisionSettings, pilots: OpenedPilots, progress: Progress) -
             links.append((f"The pilots with C = {budget:,}", f"{PILOTS}/{opened.design.out.name}/report.html"))
         progress.note("")
         report.show(progress.console)
-        page = report.write(links)[-1]
+        page = report.write(links, warnings)[-1]
     progress.note(f"\nThe decision, with everything behind it: {page}")
     return page
 

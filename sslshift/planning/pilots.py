@@ -256,7 +256,8 @@ def _count(row: Mapping[str, str], name: str) -> int:
 def _places(rows: Iterable[Mapping[str, str]]) -> dict[str, Place]:
     places = {}
     for row in rows:
-        if row.get("shift_index") and row.get("kind") != _NO_RUN:
+        # A study without an index, such as one with --shift_images=0, writes "nan".
+        if row.get("shift_index", "").lower() not in ("", "nan") and row.get("kind") != _NO_RUN:
             value = _number(row, "shift_index")
             bounds = [_number(row, name) if row.get(name) else value for name in ("shift_low", "shift_high")]
             place = Place(value, *bounds)

@@ -97,11 +97,12 @@ class PlanReport:
         for sentence in [*self.history.changes, *self.hits, *warnings(self.outlook)]:
             say(console, f"- {sentence}")
 
-    def write(self, links: Sequence[tuple[str, str]] = ()) -> list[Path]:
+    def write(self, links: Sequence[tuple[str, str]] = (), remarks: Sequence[str] = ()) -> list[Path]:
         """Writes `plan.json`, `plan.html`, `predictions.csv` and the round, and returns the paths of the first three.
 
         Args:
           links: labels and addresses of pages that the page links to.
+          remarks: further warnings of the page.
         """
         out = Path(self.settings.out).expanduser()
         out.mkdir(parents=True, exist_ok=True)
@@ -121,7 +122,7 @@ class PlanReport:
                 self.outlook,
                 self.history,
                 answer=self.answer,
-                warnings=warnings(self.outlook),
+                warnings=[*remarks, *warnings(self.outlook)],
                 hits=self.hits,
                 settings=_shown(self.settings),
                 links=links,
