@@ -16,7 +16,9 @@ from rich.console import Console
 from sslshift.planning import PlanSettings, Training, forecast, read_pilots, run_plan
 from sslshift.planning.answer import answer
 from sslshift.planning.answer import warnings as qualified
+from sslshift.planning.laws import SHARED_PRIORS
 from sslshift.planning.rounds import read_history
+from sslshift.planning.tables import prior_table
 from sslshift.reporting import csv_text
 
 
@@ -132,6 +134,14 @@ def test_the_page_begins_with_the_answer_and_shows_every_source(planned):
         assert f'id="{chart}-' in page
     assert all(name in text for name in ("near", "web", "far", "monotone", "half_life"))
     assert "http:" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", page)
+
+
+def test_the_page_has_every_prior_and_says_which_are_switched_off():
+    lines = {line[0]: line[1:] for line in prior_table(["k"]).lines}
+    assert set(lines) == set(SHARED_PRIORS)
+    assert lines["k"][1] == "none (--flat)"
+    assert lines["R"][1:] == ("10, within a factor of 3.3", "0.1 to 2000")
+    assert lines["e"][1:] == ("0.2 ± 0.15", "0 to 0.95")
 
 
 def test_the_terminal_gets_the_same_sentences(planned):

@@ -17,6 +17,7 @@ from sslshift.planning.tables import (
     option_table,
     pilot_table,
     price_table,
+    prior_table,
     round_table,
     score_table,
     settings_table,
@@ -80,6 +81,7 @@ def page(
         hits=hits,
         notes=_notes(outlook),
         prices=price_table(outlook),
+        priors=prior_table(settings["--flat"]),
         settings=settings_table(settings),
     )
 

@@ -1,13 +1,13 @@
 """Tables of a plan."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from sslshift.planning import null
 from sslshift.planning.answer import NEGLIGIBLE, Outlook
-from sslshift.planning.laws import laws
+from sslshift.planning.laws import OWN_DISCOUNT, OWN_FLOOR, SHARED_PRIORS, laws
 from sslshift.planning.planner import Judged
 from sslshift.planning.rounds import History, round_record
 from sslshift.reporting import Table
@@ -136,6 +136,35 @@ def law_table(outlook: Outlook) -> Table:
     )
     head = ("law", "weight", "held-out error", "says", "parameters")
     return Table("laws", "Laws", head, lines, note, more_text=("says", "parameters"))
+
+
+_MEANINGS = {
+    "e": "error that no number of images removes",
+    "b_0": "error above e of a typical pilot",
+    "b": "exponent with which the error falls with images",
+    "R": "epochs after which repetition has lost most of its value",
+    "k": "how much shift makes an image worth less",
+    "P": "harm by repetition",
+    "g": "error that shift adds",
+    "tau": "epochs in which the value of an image halves",
+}
+
+
+def prior_table(flat: Collection[str]) -> Table:
+    """Returns the priors of the laws' parameters; those in `flat` are switched off."""
+    lines = []
+    for name, prior in SHARED_PRIORS.items():
+        scale = math.exp if prior.log else float
+        spread = f", within a factor of {math.exp(prior.sd):.2g}" if prior.log else f" ± {prior.sd:.2g}"
+        text = "none (--flat)" if name in flat else f"{scale(prior.mean):.3g}{spread}"
+        lines.append((name, _MEANINGS[name], text, f"{scale(prior.low):.4g} to {scale(prior.high):.4g}"))
+    note = (
+        "Normal distributions, of the logarithm where a factor is given. A source's own deviation from what its shift "
+        "predicts is "
+        f"0 ± {OWN_DISCOUNT:g} in the log of its discount, and 0 ± {OWN_FLOOR:g} in its floor."
+    )
+    head = ("parameter", "meaning", "prior", "bounds")
+    return Table("priors", "Priors of the laws", head, lines, note, text_columns=2, more_text=("prior",))
 
 
 def round_table(outlook: Outlook, history: History) -> Table:
