@@ -9,7 +9,7 @@ seen, and compares what the money can buy: images of each source, mixtures of th
 further pilot is worth its price, and when two plans are indistinguishable. OUT gets `plan.json` for programs, the page
 `plan.html`, and `rounds/`, which keeps what was predicted: given again with more results, the command says what changed and
 scores its earlier predictions. With --predict, `predictions.csv` has the rows of a table (source, unique, budget) with the
-predicted accuracy of a run and its interval. Run the command without a file of prices to see what the file looks like.
+predicted accuracy of a run and its interval. A --prices=FILE that does not exist is answered with an example of such a file.
 """
 
 import dataclasses
