@@ -8,9 +8,9 @@ from scipy.optimize import least_squares
 
 from sslshift.planning.averaging import forecast
 from sslshift.planning.fitting import Data, fit_law, predict_left_out
-from sslshift.planning.laws import Training, laws
+from sslshift.planning.laws import Exposure, laws
 from sslshift.planning.noise import Noise, covariance_of_means, estimate_noise
-from sslshift.planning.pilots import Place, Run, gather
+from sslshift.planning.pilots import PilotRun, SourcePlace, gather
 
 SHIFT = np.array([0.1, 0.5, 0.8])
 THETA = [0.15, 0.2, 0.4, math.log(12), 1.5, 0.1, -0.2, 0.1]
@@ -18,15 +18,15 @@ CELLS = [(i, budget // epochs, budget) for i in range(3) for budget in (10_000, 
 
 
 def pilots_of(theta=THETA, name="discount", noise=0.004, seeds=3, seed=0, cells=CELLS, shift=SHIFT):
-    training = Training.of_single(*zip(*cells, strict=True))
+    training = Exposure.of_single(*zip(*cells, strict=True))
     truth = 1 - laws(shift, training)[name].error(np.array([theta]), training)[0]
     random = np.random.default_rng(seed)
     runs = [
-        Run(f"s{i}", unique, budget, str(each), accuracy + noise * random.standard_normal(), 5000)
+        PilotRun(f"s{i}", unique, budget, str(each), accuracy + noise * random.standard_normal(), 5000)
         for (i, unique, budget), accuracy in zip(cells, truth, strict=True)
         for each in range(seeds)
     ]
-    return gather(runs, {f"s{i}": Place(value, value, value) for i, value in enumerate(shift)})
+    return gather(runs, {f"s{i}": SourcePlace(value, value, value) for i, value in enumerate(shift)})
 
 
 @pytest.mark.parametrize("name", ["discount", "penalty", "floor", "half_life"])
@@ -52,7 +52,7 @@ def test_draws_hold_the_truth_as_often_as_they_say():
         # The noise of test images is not simulated here: the runs' own noise is all there is.
         data = Data(data.training, data.accuracy, 0.004**2 / 3 * np.eye(len(data.accuracy)))
         law = laws(SHIFT, data.training)["discount"]
-        further = Training.of_single([0, 1, 2], [40_000, 20_000, 80_000], [160_000] * 3)
+        further = Exposure.of_single([0, 1, 2], [40_000, 20_000, 80_000], [160_000] * 3)
         low, high = np.quantile(fit_law(law, data, 200, seed).predict(further), [0.05, 0.95], axis=0)
         truth = 1 - law.error(np.array([THETA]), further)[0]
         held.append(np.mean((low <= truth) & (truth <= high)))
@@ -107,17 +107,17 @@ def test_with_few_sources_the_prior_of_the_discount_is_named_or_the_laws_are_ref
 
 def test_a_source_without_pilots_needs_a_shift():
     pilots = pilots_of()
-    places = {**dict(zip(pilots.sources, pilots.shift, strict=True)), "unseen": Place(0.4, 0.3, 0.5)}
+    places = {**dict(zip(pilots.sources, pilots.shift, strict=True)), "unseen": SourcePlace(0.4, 0.3, 0.5)}
     found = forecast(gather(pilots.runs, places))
     index = found.pilots.sources.index("unseen")
-    seen = found.predict(Training.of_single([found.pilots.sources.index("s1")], [10_000], [40_000])).std()
-    assert found.predict(Training.of_single([index], [10_000], [40_000])).std() > seen
+    seen = found.predict(Exposure.of_single([found.pilots.sources.index("s1")], [10_000], [40_000])).std()
+    assert found.predict(Exposure.of_single([index], [10_000], [40_000])).std() > seen
     with pytest.raises(ValueError, match="unseen has neither pilots nor a shift index"):
-        forecast(gather(pilots.runs, {**places, "unseen": Place()}))
+        forecast(gather(pilots.runs, {**places, "unseen": SourcePlace()}))
 
 
 def test_a_forecast_is_the_same_twice():
-    further = Training.of_single([0], [10_000], [160_000])
+    further = Exposure.of_single([0], [10_000], [160_000])
     first, second = (forecast(pilots_of()).predict(further) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 

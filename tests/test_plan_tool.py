@@ -13,7 +13,7 @@ from browser import browsing, find_chromium
 from planning_tables import BUDGETS, PRICES, rows, truth, write_table
 from rich.console import Console
 
-from sslshift.planning import PlanSettings, Training, forecast, read_pilots, run_plan
+from sslshift.planning import Exposure, PlanSettings, forecast, read_pilots, run_plan
 from sslshift.planning.answer import answer
 from sslshift.planning.answer import warnings as qualified
 from sslshift.planning.laws import SHARED_PRIORS
@@ -103,7 +103,7 @@ def test_intervals_of_a_plan_contain_the_truth_at_four_times_the_budget(planned)
     report, _ = planned
     fitted = report.outlook.forecast
     for place, name in enumerate(fitted.pilots.sources):
-        found = fitted.interval(Training.of_single([place], [40_000], [160_000]))
+        found = fitted.interval(Exposure.of_single([place], [40_000], [160_000]))
         assert found.low[0] < truth(name, 40_000, 160_000) < found.high[0]
 
 
@@ -165,7 +165,7 @@ def test_a_round_predicts_as_it_did(planned):
     other = forecast(read_pilots([write_table(folder / "less.csv", rows(epochs=(2, 16)))]))
     outlook = dataclasses.replace(report.outlook, forecast=other)
     (earlier,) = read_history(folder / "plan", outlook, ()).earlier
-    training = Training.of_rows([[(0, 5000, 20_000), (1, 9000, 60_000)], [(2, 100, 10_000)], [(1, 40_000, 160_000)]])
+    training = Exposure.of_rows([[(0, 5000, 20_000), (1, 9000, 60_000)], [(2, 100, 10_000)], [(1, 40_000, 160_000)]])
     np.testing.assert_array_equal(earlier.forecast.predict(training), report.outlook.forecast.predict(training))
     np.testing.assert_array_equal(earlier.forecast.interval(training).high, report.outlook.forecast.interval(training).high)
 
@@ -268,7 +268,7 @@ def test_predictions_are_written_beside_the_rows_of_the_table(planned, tmp_path)
     assert [path.name for path in run.write()] == ["predictions.csv"]
     head, first, second = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
     assert head == "note,source,unique,budget,value,low,high"
-    expected = report.outlook.forecast.interval(Training.of_single([1, 0], [2500, 40_000], [40_000, 160_000]), 0.5)
+    expected = report.outlook.forecast.interval(Exposure.of_single([1, 0], [2500, 40_000], [40_000, 160_000]), 0.5)
     for i, line in enumerate((first, second)):
         value, low, high = (float(cell) for cell in line.split(",")[4:])
         assert (value, low, high) == pytest.approx((expected.value[i], expected.low[i], expected.high[i]), abs=1e-6)

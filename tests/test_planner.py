@@ -8,9 +8,9 @@ import pytest
 from scipy.optimize import minimize
 
 from sslshift.planning.averaging import forecast
-from sslshift.planning.laws import Training, laws
+from sslshift.planning.laws import Exposure, laws
 from sslshift.planning.next_pilot import value_pilots
-from sslshift.planning.pilots import Place, Run, gather, read_pilots
+from sslshift.planning.pilots import PilotRun, SourcePlace, gather, read_pilots
 from sslshift.planning.planner import consider, decide
 from sslshift.planning.prices import Prices, SourcePrice, read_prices
 from sslshift.planning.search import FURTHEST, PlanSearch, trainings
@@ -22,15 +22,17 @@ THETA = [0.12, 0.15, 0.4, math.log(12), 2.0, 0, 0, 0]
 
 def pilots(noise=0.003, budgets=(10_000, 40_000), seed=0):
     cells = [(i, budget // epochs, budget) for i in range(3) for budget in budgets for epochs in (1, 4, 16, 64)]
-    training = Training.of_single(*zip(*cells, strict=True))
+    training = Exposure.of_single(*zip(*cells, strict=True))
     truth = 1 - laws(SHIFT, training)["discount"].error(np.array([THETA]), training)[0]
     random = np.random.default_rng(seed)
     runs = [
-        Run(NAMES[i], unique, budget, str(each), accuracy + noise * random.standard_normal(), 5000)
+        PilotRun(NAMES[i], unique, budget, str(each), accuracy + noise * random.standard_normal(), 5000)
         for (i, unique, budget), accuracy in zip(cells, truth, strict=True)
         for each in range(3)
     ]
-    return gather(runs, {name: Place(value, value - 0.03, value + 0.03) for name, value in zip(NAMES, SHIFT, strict=True)})
+    return gather(
+        runs, {name: SourcePlace(value, value - 0.03, value + 0.03) for name, value in zip(NAMES, SHIFT, strict=True)}
+    )
 
 
 @pytest.fixture(scope="module")

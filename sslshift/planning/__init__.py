@@ -17,13 +17,13 @@
 | `report` | all of it, for `python -m tools.plan` |
 
 Example:
-  >>> from sslshift.planning import Run, Training, forecast, gather
+  >>> from sslshift.planning import PilotRun, Exposure, forecast, gather
   >>> truth = lambda unique, budget: 0.9 - 0.3 * (unique * (budget / unique) ** 0.5 / 1000) ** -0.4
   >>> cells = [(unique, budget) for budget in (4000, 16000) for unique in (250, 500, 1000, 2000, 4000)]
   >>> noise = {"0": -0.002, "1": 0.0, "2": 0.002}
-  >>> runs = [Run("near", n, c, seed, truth(n, c) + e, 5000) for n, c in cells for seed, e in noise.items()]
+  >>> runs = [PilotRun("near", n, c, seed, truth(n, c) + e, 5000) for n, c in cells for seed, e in noise.items()]
   >>> fitted = forecast(gather(runs))
-  >>> interval = fitted.interval(Training.of_single([0], [8000], [32000]))
+  >>> interval = fitted.interval(Exposure.of_single([0], [8000], [32000]))
   >>> bool(interval.low[0] < truth(8000, 32000) < interval.high[0])
   True
 
@@ -34,9 +34,9 @@ from sslshift.extras import needs_study
 
 with needs_study(__name__):
     from sslshift.planning.averaging import Forecast, forecast
-    from sslshift.planning.laws import Training
+    from sslshift.planning.laws import Exposure
     from sslshift.planning.next_pilot import value_pilots
-    from sslshift.planning.pilots import Pilots, Place, Run, gather, read_pilots
+    from sslshift.planning.pilots import PilotRun, Pilots, SourcePlace, gather, read_pilots
     from sslshift.planning.planner import Decision, consider, decide
     from sslshift.planning.prices import Prices, SourcePrice, read_prices
     from sslshift.planning.report import PlanReport, PlanSettings, run_plan
@@ -44,16 +44,16 @@ with needs_study(__name__):
 
 __all__ = [
     "Decision",
+    "Exposure",
     "Forecast",
+    "PilotRun",
     "Pilots",
-    "Place",
     "Plan",
     "PlanReport",
     "PlanSettings",
     "Prices",
-    "Run",
+    "SourcePlace",
     "SourcePrice",
-    "Training",
     "consider",
     "decide",
     "forecast",

@@ -9,13 +9,11 @@ import numpy as np
 
 from sslshift.planning.averaging import Forecast
 from sslshift.planning.next_pilot import NextPilot
-from sslshift.planning.planner import Decision, Judged
+from sslshift.planning.planner import NEGLIGIBLE, Decision, Judged
 from sslshift.planning.prices import Prices
 from sslshift.planning.search import Plan
 from sslshift.reporting.numbers import listed
 
-# Smallest value of a pilot, as a share, for which it is run: a twentieth of a point.
-NEGLIGIBLE = 5e-4
 # Different numbers of unique images without which no law is fitted.
 _FEWEST_SIZES = 5
 # A plan of at most half the cost that brings most of the gain is worth a sentence.

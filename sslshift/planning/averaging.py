@@ -17,7 +17,7 @@ from scipy import stats
 
 from sslshift.planning import null
 from sslshift.planning.fitting import Data, Fit, fit_law, predict_left_out
-from sslshift.planning.laws import Floats, Training, laws
+from sslshift.planning.laws import Exposure, Floats, laws
 from sslshift.planning.null import NullFit, fit_null
 from sslshift.planning.pilots import Pilots
 
@@ -55,7 +55,7 @@ class LawResult(NamedTuple):
     notes: tuple[str, ...]
 
 
-class Interval(NamedTuple):
+class PredictedInterval(NamedTuple):
     """Predicted accuracies with the ends of their intervals, each [trainings]."""
 
     value: Floats
@@ -81,7 +81,7 @@ class Forecast:
     inflation: float
     warnings: tuple[str, ...]
 
-    def predict(self, training: Training) -> Floats:
+    def predict(self, training: Exposure) -> Floats:
         """Returns draws of the mean accuracy over seeds [draws, trainings]; each law has draws in proportion to its weight."""
         weights = {result.name: result.weight for result in self.results}
         counts = _shares([weights[name] for name in self.fits], DRAWS)
@@ -91,7 +91,7 @@ class Forecast:
         centre = np.median(draws, axis=0)
         return np.clip(centre + (draws - centre) * self._widening(training), 0, 1)
 
-    def interval(self, training: Training, level: float = 0.9) -> Interval:
+    def interval(self, training: Exposure, level: float = 0.9) -> PredictedInterval:
         """Returns the accuracies of single runs, with intervals that contain the noise of a run."""
         draws = self.predict(training)
         return interval_of(draws, self.run_noise(len(draws)), level)
@@ -108,7 +108,7 @@ class Forecast:
         """True if anything is predicted beyond the pilots' range: not from one budget, and not from few numbers of images."""
         return len(self.pilots.budgets) > 1 and len({unique for _, unique, _ in self.pilots.cells}) >= _FEWEST_SIZES
 
-    def outside(self, training: Training) -> Floats:
+    def outside(self, training: Exposure) -> Floats:
         """Returns how far each training [trainings] lies beyond the pilots, as the log of a ratio; 0 inside their range."""
         budgets = self.pilots.budgets
         total = training.add(training.seen)
@@ -117,17 +117,17 @@ class Forecast:
         images = training.add(np.maximum(np.log(training.used / largest[training.source]), 0) * training.share)
         return np.maximum(np.maximum(beyond, images), 0)
 
-    def _widening(self, training: Training) -> Floats:
+    def _widening(self, training: Exposure) -> Floats:
         budgets = self.pilots.budgets
         step = math.log(budgets[-1] / budgets[-2]) if len(budgets) > 1 else math.log(4)
         return 1 + (self.inflation - 1) * np.minimum(self.outside(training) / step, 1)
 
 
-def interval_of(draws: Floats, noise: Floats, level: float) -> Interval:
+def interval_of(draws: Floats, noise: Floats, level: float) -> PredictedInterval:
     """Returns medians and quantiles of draws [draws, trainings] with noise [draws] added, within 0 and 1."""
     tail = (1 - level) / 2
     low, high = np.clip(np.quantile(draws + noise[:, None], [tail, 1 - tail], axis=0), 0, 1)
-    return Interval(np.clip(np.median(draws, axis=0), low, high), low, high)
+    return PredictedInterval(np.clip(np.median(draws, axis=0), low, high), low, high)
 
 
 def forecast(pilots: Pilots, flat: Sequence[str] = (), seed: int = 0) -> Forecast:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.linalg import solve_triangular
 
-from sslshift.planning.laws import Floats, Law, Training
+from sslshift.planning.laws import Exposure, Floats, Law
 
 # Variance that takes a mean out of a fit: a standard deviation of 1,000 points.
 _LEFT_OUT = 1e2
@@ -51,7 +51,7 @@ class Fit:
     lack_of_fit: float
     notes: tuple[str, ...]
 
-    def predict(self, training: Training, draws: int | None = None) -> Floats:
+    def predict(self, training: Exposure, draws: int | None = None) -> Floats:
         """Returns draws of the accuracy [draws, trainings], without the noise of a run."""
         return 1 - self.law.error(self.draws[:draws], training)
 
@@ -67,7 +67,7 @@ class Data:
       degrees: degrees of freedom of the estimated noise; infinite if it is known.
     """
 
-    training: Training
+    training: Exposure
     accuracy: Floats
     covariance: Floats
     degrees: float = np.inf
@@ -158,7 +158,7 @@ class _Problem(NamedTuple):
     """
 
     law: Law
-    training: Training
+    training: Exposure
     error: Floats
     whitening: Floats
     scale: Floats | float = 1.0

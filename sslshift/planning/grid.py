@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sslshift.planning.averaging import Forecast
-from sslshift.planning.laws import Training
+from sslshift.planning.laws import Exposure
 from sslshift.reporting import csv_text
 
 _COLUMNS = ("source", "unique", "budget")
@@ -38,7 +38,7 @@ def predict_grid(path: Path, forecast: Forecast, level: float, names: Mapping[st
     if not rows:
         raise ValueError(f"{path} has no rows below its head.")
     places = [_place(where, row, forecast, names) for where, row in rows]
-    training = Training.of_single(*(list(column) for column in zip(*places, strict=True)))
+    training = Exposure.of_single(*(list(column) for column in zip(*places, strict=True)))
     if not forecast.extrapolates:
         beyond = np.flatnonzero(forecast.outside(training) > 1e-9)
         if len(beyond):

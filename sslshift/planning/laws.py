@@ -60,7 +60,7 @@ class Prior(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Training:
+class Exposure:
     """Images that trainings see: one row for each training, which has one part for each source that it uses.
 
     Attributes:
@@ -76,12 +76,12 @@ class Training:
     seen: Floats
 
     @classmethod
-    def of_single(cls, source: Sequence[int], unique: Sequence[float], budget: Sequence[float]) -> "Training":
+    def of_single(cls, source: Sequence[int], unique: Sequence[float], budget: Sequence[float]) -> "Exposure":
         """Returns trainings on one source each."""
         return cls(np.arange(len(source)), np.asarray(source, int), np.asarray(unique, float), np.asarray(budget, float))
 
     @classmethod
-    def of_rows(cls, rows: Sequence[Sequence[tuple[int, float, float]]]) -> "Training":
+    def of_rows(cls, rows: Sequence[Sequence[tuple[int, float, float]]]) -> "Exposure":
         """Returns trainings from a list of (source, unique, seen) for each; parts without samples are excluded."""
         parts = [(i, *part) for i, row in enumerate(rows) for part in row if part[2] > 0]
         row, source, unique, seen = (np.array(column) for column in zip(*parts, strict=True))
@@ -111,12 +111,12 @@ class Training:
         """Epochs of each part, at least 1 [parts]."""
         return self.seen / self.used
 
-    def take(self, rows: Sequence[int]) -> "Training":
+    def take(self, rows: Sequence[int]) -> "Exposure":
         """Returns the given trainings."""
         parts = [np.flatnonzero(self.row == row) for row in rows]
         index = np.concatenate(parts)
         row = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        return Training(row, self.source[index], self.unique[index], self.seen[index])
+        return Exposure(row, self.source[index], self.unique[index], self.seen[index])
 
 
 class Law(NamedTuple):
@@ -134,7 +134,7 @@ class Law(NamedTuple):
     name: str
     sentence: str
     priors: tuple[Prior, ...]
-    error: Callable[[Floats, Training], Floats]
+    error: Callable[[Floats, Exposure], Floats]
     linear: tuple[int, ...]
     nonlinear: tuple[int, ...]
 
@@ -170,7 +170,7 @@ HALF_LIFE = Prior("tau", np.log(4), np.log(3), np.log(0.1), np.log(200), log=Tru
 SHARED_PRIORS = {prior.name: prior for prior in (FLOOR, SCALE, EXPONENT, REPETITION, DISCOUNT, PENALTY, GAP, HALF_LIFE)}
 
 
-def laws(shift: Floats, reference: Training, flat: Sequence[str] = ()) -> dict[str, Law]:
+def laws(shift: Floats, reference: Exposure, flat: Sequence[str] = ()) -> dict[str, Law]:
     """Returns all laws by name, for sources of the given shifts.
 
     Args:
@@ -186,83 +186,77 @@ def laws(shift: Floats, reference: Training, flat: Sequence[str] = ()) -> dict[s
     known = np.isfinite(shift)
     # A source of unknown shift starts in the middle of those that are known.
     place = np.where(known, shift, np.mean(shift[known]) if known.any() else 0.0)
-    log_reference = float(np.mean(np.log(_saturating(reference, np.full((1, 1), 10.0)))))
+    errors = _Errors(place, float(np.mean(np.log(_saturating(reference, np.full((1, 1), 10.0))))))
     discounts = _own("discount", np.where(known, OWN_DISCOUNT, _UNKNOWN_DISCOUNT))
     floors = _own("floor", np.where(known, OWN_FLOOR, _UNKNOWN_FLOOR))
     rates = tuple(
         HALF_LIFE._replace(name=f"tau of source {i}", mean=0.0, sd=0.5, low=-3.0, high=3.0, log=False, source=i)
         for i in range(len(shift))
     )
-
-    def curve(theta: Floats, training: Training, log_amounts: Floats) -> Floats:
-        amounts = training.add(np.exp(log_amounts - log_reference))
-        return theta[:, [1]] * np.maximum(amounts, 1e-12) ** -theta[:, [2]]
-
-    def discounted(theta: Floats, training: Training, log_amounts: Floats, first: int) -> Floats:
-        discount = theta[:, [4]] * place + theta[:, first : first + len(shift)]
-        return theta[:, [0]] + curve(theta, training, log_amounts - discount[:, training.source])
-
-    def discount(theta: Floats, training: Training) -> Floats:
-        return discounted(theta, training, np.log(_saturating(training, np.exp(theta[:, [3]]))), 5)
-
-    def penalty(theta: Floats, training: Training) -> Floats:
-        repeated = training.add(training.share * np.sqrt(training.epochs - 1))
-        return discounted(theta, training, np.log(_saturating(training, np.exp(theta[:, [3]]))), 6) + theta[:, [5]] * repeated
-
-    def floor(theta: Floats, training: Training) -> Floats:
-        own = theta[:, [4]] * place + theta[:, 5 : 5 + len(shift)]
-        gap = training.add(own[:, training.source] * training.share)
-        return theta[:, [0]] + gap + curve(theta, training, np.log(_saturating(training, np.exp(theta[:, [3]]))))
-
-    def half_life(theta: Floats, training: Training) -> Floats:
-        tau = np.exp(theta[:, [3]] + theta[:, 5 + len(shift) :])
-        return discounted(theta, training, _decaying(training, tau[:, training.source]), 5)
-
     shared = tuple(
         prior._replace(sd=np.inf) if prior.name in flat else prior
         for prior in (FLOOR, SCALE, EXPONENT, REPETITION, DISCOUNT, PENALTY, GAP, HALF_LIFE)
     )
     e, b_0, b, r, k, p, g, tau = shared
+    harms = "shift makes each image worth less, and repetition harms"
+    stays = "shift leaves an error that no number of images removes"
+    halves = "the value of an image halves with each further half-life of epochs"
+    gaps = (0, 1, 4, *range(5, 5 + len(shift)))
     every = (
-        Law("discount", "shift makes each image worth less", (e, b_0, b, r, k, *discounts), discount, (0, 1), (2, 3, 4)),
-        Law(
-            "penalty",
-            "shift makes each image worth less, and repetition harms",
-            (e, b_0, b, r, k, p, *discounts),
-            penalty,
-            (0, 1, 5),
-            (2, 3, 4),
-        ),
-        Law(
-            "floor",
-            "shift leaves an error that no number of images removes",
-            (e, b_0, b, r, g, *floors),
-            floor,
-            (0, 1, 4, *range(5, 5 + len(shift))),
-            (2, 3),
-        ),
-        Law(
-            "half_life",
-            "the value of an image halves with each further half-life of epochs",
-            (e, b_0, b, tau, k, *discounts, *rates),
-            half_life,
-            (0, 1),
-            (2, 3, 4),
-        ),
+        Law("discount", "shift makes each image worth less", (e, b_0, b, r, k, *discounts), errors.discount, (0, 1), (2, 3, 4)),
+        Law("penalty", harms, (e, b_0, b, r, k, p, *discounts), errors.penalty, (0, 1, 5), (2, 3, 4)),
+        Law("floor", stays, (e, b_0, b, r, g, *floors), errors.floor, gaps, (2, 3)),
+        Law("half_life", halves, (e, b_0, b, tau, k, *discounts, *rates), errors.half_life, (0, 1), (2, 3, 4)),
     )
     return {law.name: law for law in every}
+
+
+class _Errors(NamedTuple):
+    """Errors of the laws, as functions of theta [draws, parameters] and trainings.
+
+    Attributes:
+      place: shift of each source [sources].
+      log_reference: logarithm of D_0.
+    """
+
+    place: Floats
+    log_reference: float
+
+    def discount(self, theta: Floats, training: Exposure) -> Floats:
+        return self._discounted(theta, training, np.log(_saturating(training, np.exp(theta[:, [3]]))), 5)
+
+    def penalty(self, theta: Floats, training: Exposure) -> Floats:
+        plain = self._discounted(theta, training, np.log(_saturating(training, np.exp(theta[:, [3]]))), 6)
+        return plain + theta[:, [5]] * training.add(training.share * np.sqrt(training.epochs - 1))
+
+    def floor(self, theta: Floats, training: Exposure) -> Floats:
+        own = theta[:, [4]] * self.place + theta[:, 5 : 5 + len(self.place)]
+        gap = training.add(own[:, training.source] * training.share)
+        return theta[:, [0]] + gap + self._curve(theta, training, np.log(_saturating(training, np.exp(theta[:, [3]]))))
+
+    def half_life(self, theta: Floats, training: Exposure) -> Floats:
+        tau = np.exp(theta[:, [3]] + theta[:, 5 + len(self.place) :])
+        return self._discounted(theta, training, _decaying(training, tau[:, training.source]), 5)
+
+    def _discounted(self, theta: Floats, training: Exposure, log_amounts: Floats, first: int) -> Floats:
+        discount = theta[:, [4]] * self.place + theta[:, first : first + len(self.place)]
+        return theta[:, [0]] + self._curve(theta, training, log_amounts - discount[:, training.source])
+
+    def _curve(self, theta: Floats, training: Exposure, log_amounts: Floats) -> Floats:
+        amounts = training.add(np.exp(log_amounts - self.log_reference))
+        return theta[:, [1]] * np.maximum(amounts, 1e-12) ** -theta[:, [2]]
 
 
 def _own(name: str, sds: Floats) -> tuple[Prior, ...]:
     return tuple(Prior(f"{name} of source {i}", 0.0, float(sd), -8 * sd, 8 * sd, source=i) for i, sd in enumerate(sds))
 
 
-def _saturating(training: Training, repetition: Floats) -> Floats:
+def _saturating(training: Exposure, repetition: Floats) -> Floats:
     """Returns the amounts [draws, parts] if repetition loses its value at the given constant [draws, 1]."""
     return training.used * (1 + repetition * -np.expm1(-(training.epochs - 1) / repetition))
 
 
-def _decaying(training: Training, tau: Floats) -> Floats:
+def _decaying(training: Exposure, tau: Floats) -> Floats:
     """Returns the log amounts [draws, parts] if the value of an epoch halves every tau [draws, parts] epochs.
 
     The sum over epochs i from 2 of 2^(-(i - 1) / tau) log(i / (i - 1)) is taken as the integral of 2^(-(x - 1) / tau) / x over

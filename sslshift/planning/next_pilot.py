@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sslshift.planning.averaging import Forecast
-from sslshift.planning.laws import Floats, Training
+from sslshift.planning.laws import Exposure, Floats
 from sslshift.planning.planner import Considered
 from sslshift.planning.prices import Prices
 
@@ -53,7 +53,7 @@ def value_pilots(forecast: Forecast, prices: Prices, considered: Considered, mon
         return []
     index = {name: i for i, name in enumerate(forecast.pilots.sources)}
     names, unique, budgets, _ = zip(*places, strict=True)
-    outcomes = forecast.predict(Training.of_single([index[name] for name in names], unique, budgets))
+    outcomes = forecast.predict(Exposure.of_single([index[name] for name in names], unique, budgets))
     noise = math.sqrt(forecast.pilots.noise.seed + forecast.pilots.noise.run)
     means = considered.draws.mean(axis=0)
     # Plans that are the best in no draw are the best after no outcome.

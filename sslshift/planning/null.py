@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from sslshift.planning.fitting import Data
-from sslshift.planning.laws import Floats, Training
+from sslshift.planning.laws import Exposure, Floats
 
 NAME = "monotone"
 # Standard deviation of a source that has no pilots around the mean of those that have.
@@ -48,11 +48,11 @@ class NullFit:
     shares: Floats
     others: Floats
 
-    def predict(self, training: Training, draws: int | None = None) -> Floats:
+    def predict(self, training: Exposure, draws: int | None = None) -> Floats:
         """Returns draws of the accuracy [draws, trainings], without the noise of a run."""
         return training.add(self._of_parts(training)[:draws] * training.share)
 
-    def _of_parts(self, training: Training) -> Floats:
+    def _of_parts(self, training: Exposure) -> Floats:
         budgets = training.add(training.seen)[training.row]
         found = np.empty((len(self.shares), len(training.source)))
         unknown = ~np.isin(training.source, list(self.curves))

@@ -12,7 +12,7 @@ import numpy as np
 
 from sslshift.planning.fitting import Data
 from sslshift.planning.folders import Folders
-from sslshift.planning.laws import Floats, Training
+from sslshift.planning.laws import Exposure, Floats
 from sslshift.planning.noise import Noise, covariance_of_means, estimate_noise
 
 REQUIRED = ("source", "unique", "budget", "seed", "task", "metric", "test_images", "linear")
@@ -25,7 +25,7 @@ _FEWEST_SEEDS = 3
 _NOTHING = Folders()
 
 
-class Run(NamedTuple):
+class PilotRun(NamedTuple):
     """A row of a table of results.
 
     Attributes:
@@ -45,7 +45,7 @@ class Run(NamedTuple):
     test_images: int
 
 
-class Place(NamedTuple):
+class SourcePlace(NamedTuple):
     """Shift index of a source with its 95% interval; NaN where it is not known."""
 
     value: float = math.nan
@@ -70,8 +70,8 @@ class Pilots:
     """
 
     sources: tuple[str, ...]
-    shift: tuple[Place, ...]
-    runs: tuple[Run, ...]
+    shift: tuple[SourcePlace, ...]
+    runs: tuple[PilotRun, ...]
     cells: tuple[tuple[str, int, int], ...]
     means: Floats
     seeds: Floats
@@ -84,7 +84,7 @@ class Pilots:
         """The means as a law is fitted to them."""
         index = {name: i for i, name in enumerate(self.sources)}
         names, unique, budget = zip(*self.cells, strict=True)
-        training = Training.of_single([index[name] for name in names], unique, budget)
+        training = Exposure.of_single([index[name] for name in names], unique, budget)
         return Data(training, self.means, self.covariance, self.noise.degrees)
 
     @property
@@ -142,7 +142,9 @@ def read_pilots(
     return gather(runs, places, facts)
 
 
-def gather(runs: Iterable[Run], places: Mapping[str, Place] | None = None, facts: Mapping[str, str] | None = None) -> Pilots:
+def gather(
+    runs: Iterable[PilotRun], places: Mapping[str, SourcePlace] | None = None, facts: Mapping[str, str] | None = None
+) -> Pilots:
     """Averages runs over seeds and estimates their noise.
 
     Args:
@@ -174,7 +176,7 @@ def gather(runs: Iterable[Run], places: Mapping[str, Place] | None = None, facts
     test_images = np.bincount(of_cell, [run.test_images for run in runs]) / counts
     covariance = covariance_of_means(noise, of_cell, seed, means, test_images)
     sources = tuple(sorted({run.source for run in runs} | set(places)))
-    shift = tuple(places.get(name, Place()) for name in sources)
+    shift = tuple(places.get(name, SourcePlace()) for name in sources)
     return Pilots(sources, shift, tuple(runs), tuple(cells), means, counts.astype(float), noise, covariance, dict(facts or {}))
 
 
@@ -219,7 +221,7 @@ def _choose(rows: Sequence[Mapping[str, str]], choices: Mapping[str, str]) -> di
     return facts
 
 
-def _run(row: Mapping[str, str]) -> Run:
+def _run(row: Mapping[str, str]) -> PilotRun:
     accuracy = _number(row, "linear")
     if accuracy > 1 or accuracy < 0:
         percent = " It looks like a percentage: divide the column by 100." if 1 < accuracy <= 100 else ""
@@ -228,7 +230,7 @@ def _run(row: Mapping[str, str]) -> Run:
     if unique > budget:
         raise ValueError(f"{row['where']}: {unique:,} unique images cannot be seen with a budget of {budget:,} samples.")
     # With --draws, a seed has several runs, which share its initial weights but not its images.
-    return Run(row["source"], unique, budget, row["seed"] + _draw(row), accuracy, test_images)
+    return PilotRun(row["source"], unique, budget, row["seed"] + _draw(row), accuracy, test_images)
 
 
 def _draw(row: Mapping[str, str]) -> str:
@@ -253,14 +255,14 @@ def _count(row: Mapping[str, str], name: str) -> int:
     return int(value)
 
 
-def _places(rows: Iterable[Mapping[str, str]]) -> dict[str, Place]:
+def _places(rows: Iterable[Mapping[str, str]]) -> dict[str, SourcePlace]:
     places = {}
     for row in rows:
         # A study without an index, such as one with --shift_images=0, writes "nan".
         if row.get("shift_index", "").lower() not in ("", "nan") and row.get("kind") != _NO_RUN:
             value = _number(row, "shift_index")
             bounds = [_number(row, name) if row.get(name) else value for name in ("shift_low", "shift_high")]
-            place = Place(value, *bounds)
+            place = SourcePlace(value, *bounds)
             if places.setdefault(row["source"], place) != place:
                 # Studies of several budgets measure the index anew only if its settings differ.
                 raise ValueError(
@@ -270,7 +272,7 @@ def _places(rows: Iterable[Mapping[str, str]]) -> dict[str, Place]:
     return places
 
 
-def _require_different(runs: Sequence[Run]) -> None:
+def _require_different(runs: Sequence[PilotRun]) -> None:
     seen: set[tuple] = set()
     for run in runs:
         key = run[:4]

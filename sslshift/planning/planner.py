@@ -15,10 +15,12 @@ import numpy as np
 
 from sslshift.planning.averaging import Forecast, interval_of
 from sslshift.planning.fitting import Fit
-from sslshift.planning.laws import Floats, Training
+from sslshift.planning.laws import Exposure, Floats
 from sslshift.planning.prices import Prices
 from sslshift.planning.search import Plan, PlanSearch, trainings
 
+# Difference of mean accuracies, as a share, for which no money is spent: a twentieth of a point.
+NEGLIGIBLE = 5e-4
 _CHUNK = 2000
 
 
@@ -181,13 +183,12 @@ def choose(
 
 
 def _best(means: Floats, costs: Floats, reaches: Floats, target: float | None, level: float) -> int:
-    """Returns the index of the best plan: of the highest mean, or the cheapest one that reaches the target."""
+    """Returns the index of the best plan: the cheapest of those of the highest mean, or of those that reach the target."""
     if target is not None and (reaches >= level).any():
         return int(np.lexsort((-means, np.where(reaches >= level, costs, np.inf)))[0])
     if target is not None:
         return int(np.lexsort((costs, -means, -reaches))[0])
-    # Of plans that are equal to a hundredth of a point, the cheapest.
-    good = means >= means.max() - 1e-4
+    good = means >= means.max() - NEGLIGIBLE
     return int(np.lexsort((-means, np.where(good, costs, np.inf)))[0])
 
 
@@ -216,7 +217,7 @@ def _ceiling(forecast: Forecast, level: float) -> tuple[float, float, float] | N
     if not (forecast.extrapolates and laws):
         return None
     count = len(forecast.pilots.sources)
-    limitless = Training.of_single(range(count), [1e15] * count, [1e15] * count)
+    limitless = Exposure.of_single(range(count), [1e15] * count, [1e15] * count)
     # The monotone null has no limit below 1.
     draws = np.concatenate([fit.predict(limitless) for fit in laws])
     best = draws.max(axis=1)

@@ -19,9 +19,9 @@ from sslshift.planning import null
 from sslshift.planning.answer import Outlook
 from sslshift.planning.averaging import Forecast, LawResult, interval_of
 from sslshift.planning.fitting import Fit
-from sslshift.planning.laws import Floats, Law, Training, laws
+from sslshift.planning.laws import Exposure, Floats, Law, laws
 from sslshift.planning.null import Curve, NullFit
-from sslshift.planning.pilots import Pilots, Place, Run, gather
+from sslshift.planning.pilots import PilotRun, Pilots, SourcePlace, gather
 from sslshift.reporting.numbers import listed
 
 FOLDER = "rounds"
@@ -211,8 +211,8 @@ def _fit_of(name: str, arrays: Mapping[str, Floats], every: Mapping[str, Law]) -
 def _restored(out: Path, number: int, record: Mapping[str, Any]) -> KeptRound:
     """Returns a round with the draws that it kept: nothing is fitted again."""
     known = record["known"]
-    places = {name: Place(*values) for name, values in known["places"].items()}
-    pilots = gather([Run(*run) for run in known["runs"]], places, known["facts"])
+    places = {name: SourcePlace(*values) for name, values in known["places"].items()}
+    pilots = gather([PilotRun(*run) for run in known["runs"]], places, known["facts"])
     every = laws(pilots.places, pilots.data.training, known["flat"])
     file = _file(out, number, "npz")
     fits: dict[str, Fit | NullFit] = {}
@@ -238,13 +238,13 @@ def _scores(earlier: Sequence[KeptRound], now: Pilots) -> Iterator[ScoredCell]:
         for cell, mean, seeds in zip(later.cells, later.means, later.seeds, strict=True):
             if cell in before or cell[0] not in sources:
                 continue
-            training = Training.of_single([sources.index(cell[0])], [cell[1]], [cell[2]])
+            training = Exposure.of_single([sources.index(cell[0])], [cell[1]], [cell[2]])
             # What the round refused to predict is no miss.
             if old.forecast.extrapolates or old.forecast.outside(training)[0] < 1e-9:
                 yield _scored(old, cell, float(mean), int(seeds), training)
 
 
-def _scored(old: KeptRound, cell: tuple[str, int, int], mean: float, seeds: int, training: Training) -> ScoredCell:
+def _scored(old: KeptRound, cell: tuple[str, int, int], mean: float, seeds: int, training: Exposure) -> ScoredCell:
     draws = old.forecast.predict(training)
     # The mean of several runs has less noise than one.
     noise = old.forecast.run_noise(len(draws)) / np.sqrt(seeds)
@@ -291,8 +291,8 @@ def _moved(number: int, old: Forecast, new: Forecast) -> Iterator[str]:
             continue
         _, unique, budget = max(cells, key=lambda cell: (cell[2], cell[1]))
         place = new.pilots.sources.index(name)
-        before = float(np.median(old.predict(Training.of_single([i], [unique], [budget]))))
-        after = float(np.median(new.predict(Training.of_single([place], [unique], [budget]))))
+        before = float(np.median(old.predict(Exposure.of_single([i], [unique], [budget]))))
+        after = float(np.median(new.predict(Exposure.of_single([place], [unique], [budget]))))
         if abs(after - before) >= _MOVED:
             yield (
                 f"{name} with N = {unique:,} and C = {budget:,} is now predicted at {100 * after:.1f}%, and was at "

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from sslshift.planning.averaging import Forecast
-from sslshift.planning.laws import Floats, Training
+from sslshift.planning.laws import Exposure, Floats
 from sslshift.planning.prices import Prices
 
 # Budgets beyond this multiple of the largest of the pilots are not planned.
@@ -41,10 +41,10 @@ class Plan:
     cost: float
 
 
-def trainings(plans: Sequence[Plan], sources: Sequence[str]) -> Training:
+def trainings(plans: Sequence[Plan], sources: Sequence[str]) -> Exposure:
     """Returns what the plans train on, for sources in the order of a forecast."""
     index = {name: i for i, name in enumerate(sources)}
-    return Training.of_rows(
+    return Exposure.of_rows(
         [[(index[name], plan.unique[name], share * plan.budget) for name, share in plan.shares.items()] for plan in plans]
     )
 

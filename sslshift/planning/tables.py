@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from sslshift.planning import null
-from sslshift.planning.answer import NEGLIGIBLE, Outlook
+from sslshift.planning.answer import Outlook
 from sslshift.planning.laws import OWN_DISCOUNT, OWN_FLOOR, SHARED_PRIORS, laws
-from sslshift.planning.planner import Judged
+from sslshift.planning.planner import NEGLIGIBLE, Judged
 from sslshift.planning.rounds import History, round_record
 from sslshift.reporting import Table
 from sslshift.reporting.numbers import points, two_digits

@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sslshift.planning.laws import Floats, Law, Training, laws
-from sslshift.planning.pilots import Pilots, Place, Run, gather
+from sslshift.planning.laws import Exposure, Floats, Law, laws
+from sslshift.planning.pilots import PilotRun, Pilots, SourcePlace, gather
 from sslshift.planning.prices import Prices, SourcePrice
 
 FITTED = ("discount", "penalty", "floor", "half_life", "monotone")
@@ -51,18 +51,18 @@ class Collection:
     shift: Floats
     prices: Prices
     money: float
-    error: Callable[[Training], Floats]
+    error: Callable[[Exposure], Floats]
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the sources."""
         return tuple(f"source {i}" for i in range(len(self.shift)))
 
-    def accuracy(self, training: Training) -> Floats:
+    def accuracy(self, training: Exposure) -> Floats:
         """Returns the true accuracies [trainings], at least 5% and at most 100%."""
         return 1 - np.clip(self.error(training), 0.0, 0.95)
 
-    def run(self, training: Training, random: np.random.Generator) -> Floats:
+    def run(self, training: Exposure, random: np.random.Generator) -> Floats:
         """Returns the accuracies of one run of each training with a new seed."""
         spread = math.hypot(SEED_NOISE, RUN_NOISE)
         return self.accuracy(training) + spread * random.standard_normal(len(training))
@@ -99,7 +99,7 @@ def train_pilots(world: Collection, seed: int) -> Pilots:
         for budget in BUDGETS:
             sizes = {min(budget // epochs, world.prices.sources[name].owned) for epochs in _EPOCHS}
             cells += [(i, unique, budget) for unique in sorted(sizes)]
-    truth = world.accuracy(Training.of_single(*zip(*cells, strict=True)))
+    truth = world.accuracy(Exposure.of_single(*zip(*cells, strict=True)))
     spread = np.sqrt(truth * (1 - truth) / _TEST_IMAGES)
     images = spread * (
         math.sqrt(_SHARED) * random.standard_normal() + math.sqrt(1 - _SHARED) * random.standard_normal(len(cells))
@@ -109,10 +109,10 @@ def train_pilots(world: Collection, seed: int) -> Pilots:
     for (i, unique, budget), accuracy in zip(cells, truth + images, strict=True):
         for each in range(_SEEDS[0] if i == 0 else _SEEDS[1]):
             measured = float(np.clip(accuracy + of_seed[each] + RUN_NOISE * random.standard_normal(), 0, 1))
-            runs.append(Run(world.names[i], unique, budget, str(each), measured, _TEST_IMAGES))
+            runs.append(PilotRun(world.names[i], unique, budget, str(each), measured, _TEST_IMAGES))
     # The index is known with an error too.
     places = {
-        name: Place(value, value - 0.06, value + 0.06)
+        name: SourcePlace(value, value - 0.06, value + 0.06)
         for name, value in zip(world.names, world.shift + 0.03 * random.standard_normal(len(world.shift)), strict=True)
     }
     return gather(runs, places)
@@ -122,14 +122,14 @@ def add_pilot(world: Collection, pilots: Pilots, cell: tuple[str, int, int], see
     """Returns the pilots with one further run, whose seed is that of the first runs."""
     random = np.random.default_rng([seed, 2])
     name, unique, budget = cell
-    training = Training.of_single([world.names.index(name)], [unique], [budget])
+    training = Exposure.of_single([world.names.index(name)], [unique], [budget])
     accuracy = float(np.clip(world.run(training, random)[0], 0, 1))
-    run = Run(name, unique, budget, "further", accuracy, _TEST_IMAGES)
+    run = PilotRun(name, unique, budget, "further", accuracy, _TEST_IMAGES)
     return gather([*pilots.runs, run], dict(zip(pilots.sources, pilots.shift, strict=True)))
 
 
-def _truth(family: str, shift: Floats, random: np.random.Generator) -> Callable[[Training], Floats]:
-    reference = Training.of_single([0], [5000], [5000])
+def _truth(family: str, shift: Floats, random: np.random.Generator) -> Callable[[Exposure], Floats]:
+    reference = Exposure.of_single([0], [5000], [5000])
     every = laws(shift, reference)
     own = 0.4 * random.standard_normal(len(shift))
     floor = random.uniform(0.08, 0.3)
@@ -141,7 +141,7 @@ def _truth(family: str, shift: Floats, random: np.random.Generator) -> Callable[
     discount = random.uniform(0.5, 3.0)
     base = [floor, scale, exponent, repetition, discount]
 
-    def of(law: Law, theta: list[float]) -> Callable[[Training], Floats]:
+    def of(law: Law, theta: list[float]) -> Callable[[Exposure], Floats]:
         row = np.array([theta])
         return lambda training: law.error(row, training)[0]
 
@@ -170,20 +170,20 @@ def _truth(family: str, shift: Floats, random: np.random.Generator) -> Callable[
     return _complement(every["discount"], base, own, random.uniform(1.0, 2.5))
 
 
-def _amounts(law: Law, base: list[float], own: Floats, training: Training) -> Floats:
+def _amounts(law: Law, base: list[float], own: Floats, training: Exposure) -> Floats:
     """Returns the effective data of each training, by the law `discount`, in multiples of the reference of 5,000 images."""
     theta = np.array([[0.0, 1.0, 1.0, *base[3:], *own]])
     return 1 / law.error(theta, training)[0]
 
 
-def _logarithmic(law: Law, random: np.random.Generator, count: int, repetition: float) -> Callable[[Training], Floats]:
+def _logarithmic(law: Law, random: np.random.Generator, count: int, repetition: float) -> Callable[[Exposure], Floats]:
     worst = random.uniform(0.3, 0.5)
     # Gain of each source with the data of the dearest pilots.
     gains = random.uniform(0.02, 0.12, count)
     turn = 10 ** random.uniform(-1.5, 0.5)
     most = np.log1p(BUDGETS[-1] / 5000 / turn)
 
-    def error(training: Training) -> Floats:
+    def error(training: Exposure) -> Floats:
         effective = _amounts(law, [0, 1, 1, repetition, 0], np.zeros(count), training)
         gain = training.add(gains[training.source] * training.share)
         return worst - gain * np.log1p(effective / turn) / most
@@ -191,24 +191,24 @@ def _logarithmic(law: Law, random: np.random.Generator, count: int, repetition: 
     return error
 
 
-def _threshold(law: Law, base: list[float], own: Floats, images: float) -> Callable[[Training], Floats]:
-    def error(training: Training) -> Floats:
+def _threshold(law: Law, base: list[float], own: Floats, images: float) -> Callable[[Exposure], Floats]:
+    def error(training: Exposure) -> Floats:
         above = np.maximum(_amounts(law, base, own, training) - images / 5000, 0)
         return base[0] + base[1] * (1 + above) ** -base[2]
 
     return error
 
 
-def _harm(plain: Callable[[Training], Floats], shift: Floats, size: float) -> Callable[[Training], Floats]:
-    def error(training: Training) -> Floats:
+def _harm(plain: Callable[[Exposure], Floats], shift: Floats, size: float) -> Callable[[Exposure], Floats]:
+    def error(training: Exposure) -> Floats:
         harmful = np.maximum(shift[training.source] - 0.5, 0) * training.share
         return plain(training) + size * training.add(harmful * np.log1p(training.seen / 5000))
 
     return error
 
 
-def _complement(law: Law, base: list[float], own: Floats, lost: float) -> Callable[[Training], Floats]:
-    def error(training: Training) -> Floats:
+def _complement(law: Law, base: list[float], own: Floats, lost: float) -> Callable[[Exposure], Floats]:
+    def error(training: Exposure) -> Floats:
         near = training.add(np.where(training.source == 0, training.share, 0.0))
         # Alone, the other sources are worth exp(-lost) of what they are worth beside a tenth of the nearest one.
         alone = np.where(np.arange(len(own)) == 0, 0.0, lost)

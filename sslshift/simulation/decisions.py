@@ -14,7 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from sslshift.planning.averaging import Forecast, forecast
-from sslshift.planning.laws import Training
+from sslshift.planning.laws import Exposure
 from sslshift.planning.next_pilot import NextPilot, value_pilots
 from sslshift.planning.pilots import Pilots
 from sslshift.planning.planner import Considered, choose, consider
@@ -72,7 +72,7 @@ def _coverage(world: Collection, fitted: Forecast, seed: int) -> dict[tuple[str,
         # At a further budget, as many more images as the budget is larger, at most.
         most = np.minimum(budgets, np.minimum(owned, BUDGETS[-1]) * multiple)
         unique = np.exp(random.uniform(np.log(most / 64), np.log(most)))
-        training = Training.of_single(source, np.round(unique), budgets)
+        training = Exposure.of_single(source, np.round(unique), budgets)
         measured = world.run(training, random)
         for level in LEVELS:
             found = fitted.interval(training, level)
