@@ -16,7 +16,7 @@ from sslshift.simulation.measurement import Share
 from .bench_statistics import WorldProgress
 
 # Worlds in which further pilots are tried: one in this number.
-_WITH_PILOTS = 4
+_WITH_PILOTS = 6
 PLANNER = "planner"
 FAMILIES = ", ".join(("all", *FITTED, *UNFITTED))
 
