@@ -83,7 +83,8 @@ class PlanReport:
         if not scores:
             return []
         found = ", ".join(f"{level:.0%} intervals contained {count}" for level, count in coverage(scores).items())
-        return [f"Of {len(scores)} pilots that earlier rounds had predicted, {found}."]
+        what = "pilots" if len(scores) > 1 else "pilot"
+        return [f"Of {len(scores)} {what} that earlier rounds had predicted, {found}."]
 
     def show(self, console: Console) -> None:
         """Prints the answer, the options, the next pilot, and what changed."""

@@ -270,9 +270,9 @@ def _changes(last: KeptRound, outlook: Outlook) -> Iterator[str]:
     gone = len(runs - {run[:4] for run in new.pilots.runs})
     if added:
         counts = {name: sum(run.source == name for run in added) for name in new.pilots.sources}
-        yield f"New since then: {listed([f'{count} runs of {name}' for name, count in counts.items() if count])}."
+        yield f"New since then: {listed([f'{count} {_runs(count)} of {name}' for name, count in counts.items() if count])}."
     if gone:
-        yield f"{gone} runs of that round are not in the results any more."
+        yield f"{gone} {_runs(gone)} of that round {'is' if gone == 1 else 'are'} not in the results any more."
     question = _question(outlook)
     if changed := [name for name, value in question.items() if value != last.record["question"].get(name)]:
         yield f"Not the same as then: {listed(changed)}."
@@ -316,3 +316,7 @@ def round_record(each: KeptRound) -> tuple[int, int, int, str]:
     """Returns number, runs, pilots and plan of a kept round."""
     pilots = each.forecast.pilots
     return each.number, len(pilots.runs), len(pilots.cells), each.record["plan"]["text"]
+
+
+def _runs(count: int) -> str:
+    return "run" if count == 1 else "runs"
