@@ -200,13 +200,14 @@ def _along_money(index: Floats, means: Floats, costs: Floats, money: float) -> I
 
 
 def _equal(considered: Considered, best: int, others: Iterable[int], level: float) -> list[int]:
-    """Returns the plans whose difference to the best one has an interval that contains 0, the cheapest first."""
+    """Returns the plans whose difference to the best one has an interval that contains nearly 0, the cheapest first."""
     tail = (1 - level) / 2
     equal = set()
     for index in others:
         if considered.plans[index] != considered.plans[best]:
             low, high = np.quantile(considered.draws[:, best] - considered.draws[:, index], [tail, 1 - tail])
-            if low <= 0 <= high:
+            # Laws in which more data always help put every draw above 0, if by nothing that can be measured.
+            if low <= NEGLIGIBLE and high >= -NEGLIGIBLE:
                 equal.add(index)
     return sorted(equal, key=lambda i: (considered.costs[i], -considered.draws[:, i].mean()))
 
