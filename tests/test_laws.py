@@ -105,7 +105,7 @@ def test_a_source_of_unknown_shift_has_a_wide_prior_of_its_own():
 
 def test_a_prior_can_be_switched_off_by_its_name_only():
     assert math.isinf(laws(SHIFT, REFERENCE, ["k"])["discount"].priors[4].sd)
-    with pytest.raises(ValueError, match=r"expected parameters among e, b_0, .*, got q"):
+    with pytest.raises(ValueError, match=r"Expected parameters among e, b_0, .*, got q"):
         laws(SHIFT, REFERENCE, ["q"])
 
 

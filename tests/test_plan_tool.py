@@ -313,11 +313,11 @@ def test_a_row_that_cannot_be_predicted_is_named(call, tmp_path, text, message):
         ({"prices": ""}, r"Expected --prices and --money for a plan, or --predict for predictions alone."),
         ({"money": None}, r"Expected --prices and --money"),
         ({"level": 90.0}, r"Expected a --level between 0 and 1, such as 0.9, got 90."),
-        ({"money": -1.0}, r"[Ee]xpected a positive amount of money, got -1."),
+        ({"money": -1.0}, r"Expected a positive amount of --money, got -1."),
         ({"target": 90.0}, r"target between 0 and 1, got 90. Accuracies are shares: 90% is 0.9."),
         ({"ignore": ["wob"]}, r"--ignore names wob, which the results do not have."),
-        ({"flat": ["z"]}, r"expected parameters among e, b_0, .*, got z."),
-        ({"task": "cars"}, r"expected one of parts for --task, got 'cars'."),
+        ({"flat": ["z"]}, r"Expected parameters among e, b_0, .*, got z."),
+        ({"task": "cars"}, r"Expected one of parts for --task, got 'cars'."),
     ],
 )
 def test_a_wrong_setting_is_reported_in_one_sentence(tmp_path, changes, message):
@@ -362,7 +362,7 @@ def one(**changes):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (one(), r"two rows have the same source near, N = 5,000, C = 10,000 and seed 0"),
+        (one(), r"Two rows have the same source near, N = 5,000, C = 10,000 and seed 0"),
         (one(linear=81.5), r"line 14: expected an accuracy between 0 and 1 in `linear`, got 81.5. It looks like a percentage"),
         (one(linear="nan"), r"line 14: expected a number in `linear`, got 'nan'."),
         (one(unique=20_000), r"line 14: 20,000 unique images cannot be seen with a budget of 10,000 samples."),
@@ -446,7 +446,7 @@ def test_one_budget_is_planned_inside_its_range_alone(call):
 
 def test_a_target_above_the_ceiling_is_refused(planned):
     report, _ = planned
-    with pytest.raises(ValueError, match=r"a target of 99.9% is above what the laws allow .*: \d+.\d% \(\d+.\d to \d+.\d%\)"):
+    with pytest.raises(ValueError, match=r"A target of 99.9% is above what the laws allow .*: \d+.\d% \(\d+.\d to \d+.\d%\)"):
         run_plan(dataclasses.replace(report.settings, target=0.999))
 
 

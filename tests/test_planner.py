@@ -282,7 +282,7 @@ def test_a_table_is_averaged_over_seeds(tmp_path):
             r"line 4: expected an accuracy between 0 and 1 in `linear`, got 50. It looks",
         ),
         ([row(0), row(1), row(2, linear="nan")], "line 4: expected a number in `linear`, got 'nan'"),
-        ([row(0), row(0), row(1)], "two rows have the same source near, N = 10, C = 100 and seed 0"),
+        ([row(0), row(0), row(1)], "Two rows have the same source near, N = 10, C = 100 and seed 0"),
         ([row(0), row(1), row(2, task="u")], "several values of task: t, u. Choose one with --task"),
         ([row(0), row(1), row(2, method="byol")], "several values of method: byol, simclr"),
         ([row(0), row(1), row(2, unique=200)], "200 unique images cannot be seen with a budget of 100 samples"),
@@ -290,7 +290,7 @@ def test_a_table_is_averaged_over_seeds(tmp_path):
         ([row(0), row(1), row(2, shift="0.9")], "the shift index of near is 0.9 here and 0.1 in an earlier row"),
         ([row(0), row(1)], "3 seeds or more, got at most 2"),
         (["near,1"], "another number of columns"),
-        ([], "expected results of runs, found none"),
+        ([], "Expected results of runs, found none"),
     ],
 )
 def test_bad_tables_are_refused_in_one_sentence(tmp_path, rows, message):

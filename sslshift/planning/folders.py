@@ -42,7 +42,7 @@ def read_folders(paths: Sequence[Path]) -> Folders:
             other = next((each for each, taken in names.items() if taken == name and each != uri), None)
             if other or names.get(uri, name) != name:
                 raise ValueError(
-                    f"the studies do not agree on names: {uri} is called {name}, and "
+                    f"The studies do not agree on names: {uri} is called {name}, and "
                     f"{f'so is {other}' if other else f'also {names[uri]}'}. Give each source one name in --sources, and give "
                     "the "
                     "studies' commands again with --report_only."

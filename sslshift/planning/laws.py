@@ -182,7 +182,7 @@ def laws(shift: Floats, reference: Exposure, flat: Sequence[str] = ()) -> dict[s
       ValueError: `flat` names a parameter that no law has.
     """
     if unknown := set(flat) - set(SHARED_PRIORS):
-        raise ValueError(f"expected parameters among {', '.join(SHARED_PRIORS)}, got {', '.join(sorted(unknown))}.")
+        raise ValueError(f"Expected parameters among {', '.join(SHARED_PRIORS)}, got {', '.join(sorted(unknown))}.")
     known = np.isfinite(shift)
     # A source of unknown shift starts in the middle of those that are known.
     place = np.where(known, shift, np.mean(shift[known]) if known.any() else 0.0)

@@ -52,7 +52,7 @@ def estimate_noise(cell: NDArray[np.int64], seed: NDArray[np.int64], accuracy: F
     of_seeds = np.linalg.matrix_rank(both) - np.linalg.matrix_rank(cells)
     if degrees < 1:
         if len(accuracy) == cells.shape[1]:
-            raise ValueError("no cell has two runs, so that the noise of a run cannot be estimated.")
+            raise ValueError("No cell has two runs, so that the noise of a run cannot be estimated.")
         # One cell has all repeats: effects of seed and run are not separable, and all of the variance is the run's own.
         degrees = len(accuracy) - cells.shape[1]
         return Noise(0.0, float(within @ within) / degrees, degrees)

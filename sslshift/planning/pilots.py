@@ -131,7 +131,7 @@ def read_pilots(
     rows = [row for row in rows if row["source"] not in ignored]
     runs = [_run(row) for row in rows if row["linear"] and row["unique"]]
     if not runs:
-        raise ValueError("expected results of runs, found none: no row has both `unique` and `linear`.")
+        raise ValueError("Expected results of runs, found none: no row has both `unique` and `linear`.")
     places = _places(rows)
     known = {run.source for run in runs} | set(places)
     if lost := sorted({row["source"] for row in rows if not row["linear"] and row.get("kind") != _NO_RUN} - known):
@@ -164,7 +164,7 @@ def gather(
     if counts.max() < _FEWEST_SEEDS:
         name, unique, budget = cells[int(counts.argmax())]
         raise ValueError(
-            f"expected one source, N and C with {_FEWEST_SEEDS} seeds or more, got at most {counts.max()}: without repeats, "
+            f"Expected one source, N and C with {_FEWEST_SEEDS} seeds or more, got at most {counts.max()}: without repeats, "
             f"the noise of a run is not known, and no law can be fitted. For example, train {name} with N = {unique:,} and "
             f"C = {budget:,} with {_FEWEST_SEEDS - counts.max()} more seeds."
         )
@@ -212,9 +212,9 @@ def _choose(rows: Sequence[Mapping[str, str]], choices: Mapping[str, str]) -> di
         values = sorted({row.get(column, "") for row in left} - {""})
         wanted = choices.get(column, "")
         if wanted and wanted not in values:
-            raise ValueError(f"expected one of {', '.join(values) or 'none'} for --{column}, got {wanted!r}.")
+            raise ValueError(f"Expected one of {', '.join(values) or 'none'} for --{column}, got {wanted!r}.")
         if not wanted and len(values) > 1:
-            raise ValueError(f"the results have several values of {column}: {', '.join(values)}. Choose one with --{column}.")
+            raise ValueError(f"The results have several values of {column}: {', '.join(values)}. Choose one with --{column}.")
         if values:
             facts[column] = wanted or values[0]
             left = [row for row in left if row.get(column, "") in ("", facts[column])]
@@ -278,7 +278,7 @@ def _require_different(runs: Sequence[PilotRun]) -> None:
         key = run[:4]
         if key in seen:
             raise ValueError(
-                f"two rows have the same source {run.source}, N = {run.unique:,}, C = {run.budget:,} and seed {run.seed}: "
+                f"Two rows have the same source {run.source}, N = {run.unique:,}, C = {run.budget:,} and seed {run.seed}: "
                 "a run must stand in one row."
             )
         seen.add(key)

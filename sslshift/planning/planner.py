@@ -127,9 +127,9 @@ def decide(
       ValueError: the money is not a positive number, the level is not between 0 and 1, or no law allows the target.
     """
     if not (money > 0 and math.isfinite(money)):
-        raise ValueError(f"expected a positive amount of money, got {money:g}.")
+        raise ValueError(f"Expected a positive amount of --money, got {money:g}.")
     if not 0 < level < 1:
-        raise ValueError(f"expected a level between 0 and 1, got {level:g}.")
+        raise ValueError(f"Expected a --level between 0 and 1, got {level:g}.")
     ceiling = _ceiling(forecast, level)
     if target is not None:
         _require_possible(target, ceiling)
@@ -230,11 +230,11 @@ def _ceiling(forecast: Forecast, level: float) -> tuple[float, float, float] | N
 def _require_possible(target: float, ceiling: tuple[float, float, float] | None) -> None:
     if not 0 < target < 1:
         percent = " Accuracies are shares: 90% is 0.9." if 1 < target <= 100 else ""
-        raise ValueError(f"expected a target between 0 and 1, got {target:g}.{percent}")
+        raise ValueError(f"Expected a --target between 0 and 1, got {target:g}.{percent}")
     if ceiling is not None and target > ceiling[2]:
         value, low, high = (100 * each for each in ceiling)
         raise ValueError(
-            f"a target of {100 * target:.1f}% is above what the laws allow with any number of images of these sources: "
+            f"A target of {100 * target:.1f}% is above what the laws allow with any number of images of these sources: "
             f"{value:.1f}% ({low:.1f} to {high:.1f}%). Lower the target, or add a nearer source."
         )
 
