@@ -135,8 +135,7 @@ def _what_to_do(outlook: Outlook) -> str:
     if outlook.is_unshown:
         return (
             f"No plan for {outlook.price(outlook.money)} is shown to be better than the best pilot so far "
-            f"({outlook.best_pilot}); "
-            f"the most promising one is to {none}{outlook.describe(plan)}, for {cost}."
+            f"({outlook.best_pilot}); the most promising one is to {none}{outlook.describe(plan)}, for {cost}."
         )
     if outlook.is_sure:
         return f"The cheapest way to the target is to {none}{outlook.describe(plan)}, for {cost}."

@@ -44,8 +44,7 @@ def read_folders(paths: Sequence[Path]) -> Folders:
                 raise ValueError(
                     f"The studies do not agree on names: {uri} is called {name}, and "
                     f"{f'so is {other}' if other else f'also {names[uri]}'}. Give each source one name in --sources, and give "
-                    "the "
-                    "studies' commands again with --report_only."
+                    "the studies' commands again with --report_only."
                 )
             names[uri] = name
         mixtures |= dict.fromkeys(content["mixtures"])

@@ -296,8 +296,7 @@ def _moved(number: int, old: Forecast, new: Forecast) -> Iterator[str]:
         if abs(after - before) >= _MOVED:
             yield (
                 f"{name} with N = {unique:,} and C = {budget:,} is now predicted at {100 * after:.1f}%, and was at "
-                f"{100 * before:.1f}% "
-                f"in round {number}."
+                f"{100 * before:.1f}% in round {number}."
             )
 
 

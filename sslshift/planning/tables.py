@@ -105,8 +105,7 @@ def pilot_table(outlook: Outlook) -> Table:
     noise = 100 * math.sqrt(pilots.noise.seed + pilots.noise.run)
     note = (
         "Means over seeds with 95% intervals over seeds and test images. Two runs that differ in their seed alone differ by "
-        "a standard "
-        f"deviation of {noise:.2f} points."
+        f"a standard deviation of {noise:.2f} points."
     )
     return Table("pilots", "What each pilot taught", head, lines, note)
 
@@ -160,8 +159,7 @@ def prior_table(flat: Collection[str]) -> Table:
         lines.append((name, _MEANINGS[name], text, f"{scale(prior.low):.4g} to {scale(prior.high):.4g}"))
     note = (
         "Normal distributions, of the logarithm where a factor is given. A source's own deviation from what its shift "
-        "predicts is "
-        f"0 ± {OWN_DISCOUNT:g} in the log of its discount, and 0 ± {OWN_FLOOR:g} in its floor."
+        f"predicts is 0 ± {OWN_DISCOUNT:g} in the log of its discount, and 0 ± {OWN_FLOOR:g} in its floor."
     )
     head = ("parameter", "meaning", "prior", "bounds")
     return Table("priors", "Priors of the laws", head, lines, note, text_columns=2, more_text=("prior",))
