@@ -2,7 +2,7 @@
 
 The packages, from the ground up (each imports only from those before it, see the contracts in pyproject.toml): `extras`,
 `cluster`, `clock`, `cache`; `stopping`; `arrays`, `command`, `storage`; `heartbeat`, `shards`, `array_cache`; `reporting`;
-`losses`, `models`, `budget`; `data`; `methods`; `training`; `transfer`; `shift`; `study`;
+`losses`, `models`, `budget`; `data`; `methods`; `training`; `transfer`; `shift`; `planning`, `study`;
 `decision`, `machines`, `doctor`, `simulation`.
 Their docstrings explain them and say which files to touch; the README has the words.
 

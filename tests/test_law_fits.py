@@ -127,7 +127,7 @@ def test_wrong_forecasts_of_the_dearest_budget_widen_what_lies_beyond():
     # All pilots at the larger budget are five points better than the law would have them.
     moved = [run._replace(accuracy=run.accuracy + 0.05 * (run.budget == 40_000)) for run in pilots.runs]
     found = forecast(gather(moved, dict(zip(pilots.sources, pilots.shift, strict=True))))
-    assert found.inflation > 1.5
+    assert min(found.inflation) > 1.5
 
 
 def test_noise_of_a_balanced_design_is_that_of_the_analysis_of_variance():

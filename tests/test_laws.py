@@ -132,6 +132,14 @@ def test_the_null_goes_on_with_a_part_of_its_slope():
     assert 0.69 < further.max() < 0.701
 
 
+def test_the_null_goes_on_falling_where_training_longer_harms():
+    training = Exposure.of_single([0] * 4, [100, 1000, 100, 1000], [1000, 1000, 4000, 4000])
+    fitted = fit_null(exact(training, [0.6, 0.65, 0.5, 0.55]), 400, 0)
+    further = fitted.predict(Exposure.of_single([0], [1000], [16_000]))[:, 0]
+    assert 0.449 < further.min() < 0.46
+    assert 0.54 < further.max() < 0.551
+
+
 def test_the_null_takes_the_mean_of_the_others_for_a_source_without_pilots():
     training = Exposure.of_single([0, 1, 0, 1], [100, 100, 1000, 1000], [1000] * 4)
     fitted = fit_null(exact(training, [0.5, 0.7, 0.5, 0.7]), 2000, 0)

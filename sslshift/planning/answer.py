@@ -225,10 +225,12 @@ def _warnings(outlook: Outlook) -> Iterator[str]:
             f"No plan for {outlook.price(outlook.money)} reaches {_percent(decision.target)}% with a probability of "
             f"{decision.level:.0%}: the plan is the one with the highest probability."
         )
-    if forecast.extrapolates and forecast.inflation > 1.05:
+    widest = max(forecast.inflation)
+    if forecast.extrapolates and widest > 1.05:
         yield (
-            f"Intervals beyond the pilots' range are {forecast.inflation:.1f} times as wide as the laws say: so much larger "
-            "were their errors on the pilots of the largest budget, predicted from the others."
+            f"Intervals beyond the pilots' range are up to {widest:.1f} times as wide as the laws say, most for "
+            f"{forecast.pilots.sources[forecast.inflation.index(widest)]}: by as much were errors on the pilots of the largest "
+            "budget, predicted from the others, larger than expected."
         )
     plan = decision.chosen.plan
     largest = forecast.pilots.budgets[-1]

@@ -31,8 +31,11 @@ _FEWEST_SOURCES = 5
 _PRIOR_BLOCKS = 4.0
 # Standard deviation, as a share, of what a law that holds may miss at a cell: no law is exact.
 _INEXACT = 0.002
-# Largest factor by which intervals are widened.
-_WIDEST = 5.0
+# Largest factor by which intervals are widened at one step beyond the pilots, and the steps up to which they widen further.
+_WIDEST = 8.0
+_FURTHEST_STEPS = 2.0
+# Cells that the errors of all sources are worth beside those of a source.
+_POOLED_CELLS = 3.0
 
 
 class LawResult(NamedTuple):
@@ -71,14 +74,15 @@ class Forecast:
       pilots: what it rests on.
       fits: fitted laws that have a weight, by name.
       results: what became of each law.
-      inflation: factor by which intervals beyond the pilots' range are widened.
+      inflation: factor of each source by which intervals are widened at one step beyond the pilots' range, which is the ratio
+        of their two largest budgets [sources].
       warnings: sentences about what the pilots do not show.
     """
 
     pilots: Pilots
     fits: dict[str, Fit | NullFit]
     results: tuple[LawResult, ...]
-    inflation: float
+    inflation: tuple[float, ...]
     warnings: tuple[str, ...]
 
     def predict(self, training: Exposure) -> Floats:
@@ -120,7 +124,8 @@ class Forecast:
     def _widening(self, training: Exposure) -> Floats:
         budgets = self.pilots.budgets
         step = math.log(budgets[-1] / budgets[-2]) if len(budgets) > 1 else math.log(4)
-        return 1 + (self.inflation - 1) * np.minimum(self.outside(training) / step, 1)
+        factors = training.add(np.array(self.inflation)[training.source] * training.share)
+        return 1 + (factors - 1) * np.minimum(self.outside(training) / step, _FURTHEST_STEPS)
 
 
 def interval_of(draws: Floats, noise: Floats, level: float) -> PredictedInterval:
@@ -261,17 +266,26 @@ def _log_density(residual: Floats, covariance: Floats) -> float:
     return float(stats.multivariate_normal.logpdf(residual, cov=covariance, allow_singular=True))
 
 
-def _inflation(pilots: Pilots, every: dict, weights: dict[str, float], seed: int) -> float:
-    """Returns how much larger the errors on the dearest budget are than predicted from the cheaper ones, at least 1."""
+def _inflation(pilots: Pilots, every: dict, weights: dict[str, float], seed: int) -> tuple[float, ...]:
+    """Returns how much larger the errors on the dearest budget are than predicted from the cheaper ones, at least 1.
+
+    Each source has a factor of its own, pooled with that of all: a law may hold near the task and fail far from it.
+    """
     budgets = pilots.budgets
     if len(budgets) < 2:
-        return 1.0
+        return (1.0,) * len(pilots.sources)
     dearest = [i for i, (_, _, budget) in enumerate(pilots.cells) if budget == budgets[-1]]
     predicted = [(weight, *_left_out(name, every, pilots, [dearest], seed)[0]) for name, weight in weights.items()]
     mean = sum(weight * mean for weight, mean, _ in predicted)
     variance = sum(weight * (np.diag(covariance) + (mean_of - mean) ** 2) for weight, mean_of, covariance in predicted)
     squared = (pilots.means[dearest] - mean) ** 2 / variance
-    return float(np.clip(math.sqrt(float(np.mean(squared))), 1.0, _WIDEST))
+    names = np.array([pilots.cells[i][0] for i in dearest])
+    factors = []
+    for name in pilots.sources:
+        own = squared[names == name]
+        pooled = (_POOLED_CELLS * np.mean(squared) + np.sum(own)) / (_POOLED_CELLS + len(own))
+        factors.append(float(np.clip(math.sqrt(float(pooled)), 1.0, _WIDEST)))
+    return tuple(factors)
 
 
 def _error(left_out: list[tuple[Floats, Floats]] | None, pilots: Pilots, blocks: Sequence[Sequence[int]]) -> float:

@@ -2,7 +2,8 @@
 
 Within the pilots' range, the accuracy of a source at a budget is the isotonic regression of its means on their unique images,
 interpolated in the logarithm of both numbers. Beyond it, the accuracy may stay where it is or go on as it did: a draw goes on
-with a share of the mean slope that is uniform between 0 and 1. A mixture is the mean of its sources, weighted by their samples.
+with a share of the mean slope that is uniform between 0 and 1. Only more images never harm: with a larger budget, the accuracy of
+a source may fall, and go on falling. A mixture is the mean of its sources, weighted by their samples.
 """
 
 import dataclasses
@@ -96,8 +97,7 @@ def fit_null(data: Data, draws: int, seed: int) -> NullFit:
 def _interpolate(levels: Floats, values: Floats, points: Floats, share: Floats) -> Floats:
     """Interpolates values [draws, levels, points or 1], which are known at their levels, at the points [points].
 
-    Beyond the last level, a draw goes on with its share [draws] of the mean slope, which never falls; below the first one, with
-    the whole of it.
+    Beyond the last level, a draw goes on with its share [draws] of the mean slope; below the first one, with the whole of it.
     """
     values = np.broadcast_to(values, (*values.shape[:2], len(points)))
     if len(levels) == 1:
@@ -107,7 +107,7 @@ def _interpolate(levels: Floats, values: Floats, points: Floats, share: Floats) 
     place = np.clip((points - levels[right - 1]) / width, 0, 1)
     index = np.arange(len(points))
     inside = values[:, right - 1, index] * (1 - place) + values[:, right, index] * place
-    slope = np.maximum(values[:, -1] - values[:, 0], 0) / (levels[-1] - levels[0])
+    slope = (values[:, -1] - values[:, 0]) / (levels[-1] - levels[0])
     beyond = np.maximum(points - levels[-1], 0)
     below = np.minimum(points - levels[0], 0)
     return np.clip(inside + slope * (share[:, None] * beyond + below), 0, 1)

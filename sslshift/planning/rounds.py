@@ -226,7 +226,7 @@ def _restored(out: Path, number: int, record: Mapping[str, Any]) -> KeptRound:
             f"{file} cannot be read ({error}): an earlier version wrote it, or it is damaged. {_cure(number)}"
         ) from error
     results = tuple(LawResult(name, weight, {}, float("nan"), "", ()) for name, weight in record["weights"].items())
-    return KeptRound(number, Forecast(pilots, fits, results, record["inflation"], ()), record)
+    return KeptRound(number, Forecast(pilots, fits, results, tuple(record["inflation"]), ()), record)
 
 
 def _scores(earlier: Sequence[KeptRound], now: Pilots) -> Iterator[ScoredCell]:
