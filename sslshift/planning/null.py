@@ -2,8 +2,8 @@
 
 Within the pilots' range, the accuracy of a source at a budget is the isotonic regression of its means on their unique images,
 interpolated in the logarithm of both numbers. Beyond it, the accuracy may stay where it is or go on as it did: a draw goes on
-with a share of the mean slope that is uniform between 0 and 1. Only more images never harm: with a larger budget, the accuracy of
-a source may fall, and go on falling. A mixture is the mean of its sources, weighted by their samples.
+with a share of the mean slope that is uniform between 0 and 1. Only more images never harm: with a larger budget, the accuracy
+of a source may fall, and go on falling. A mixture is the mean of its sources, weighted by their samples.
 """
 
 import dataclasses
