@@ -111,9 +111,8 @@ def _notes(outlook: Outlook) -> list[str]:
         "the number of epochs.",
         f"The interval of an accuracy contains a single run with a probability of {decision.level:.0%}: it includes the "
         "parameters of the laws, the choice among the laws, and the noise of a run. The interval of a gain is of the "
-        "difference of the two expected accuracies. In simulated worlds, such 90% intervals held a "
-        "new run in 88 to 97% inside the pilots' range and in 88 to 97% at four times their budget, but in 64% where more of a "
-        "far source harms, which no law allows for (experiments/README.md).",
+        "difference of the two expected accuracies. In simulated worlds, 90% intervals held a new "
+        "run in 86 to 96% inside the pilots' range and in 88 to 97% at four times their budget (experiments/README.md).",
         "Plans are compared in the same draws of the laws. Two plans are indistinguishable if the interval of their "
         "difference contains 0.",
         "All prices are those of the file of prices; images that are owned are paid.",
