@@ -47,8 +47,10 @@ def main() -> None:
     console = Console(emoji=False, width=None if Console().is_terminal else 120)
     settings = PlanSettings(**{each.name: FLAGS[each.name].value for each in dataclasses.fields(PlanSettings)})
     report = run_plan(settings)
+    # Written first: whoever reads only the first lines (`| head`) has the files too.
+    files = report.write()
     report.show(console)
-    say(console, f"wrote {', '.join(map(str, report.write()))}")
+    say(console, f"wrote {', '.join(map(str, files))}")
 
 
 if __name__ == "__main__":

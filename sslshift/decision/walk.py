@@ -128,9 +128,9 @@ def plan(settings: DecisionSettings, pilots: OpenedPilots, warnings: Sequence[st
         for opened in pilots.studies:
             budget = opened.design.budget.samples
             links.append((f"The pilots with C = {budget:,}", f"{PILOTS}/{opened.design.out.name}/report.html"))
+        page = report.write(links, warnings)[-1]
         progress.note("")
         report.show(progress.console)
-        page = report.write(links, warnings)[-1]
     progress.note(f"\nThe decision, with everything behind it: {page}")
     return page
 
