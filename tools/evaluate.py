@@ -67,10 +67,12 @@ def main() -> None:
     report = run_matrix(settings, functools.partial(counting_images, console), say)
     if not cluster.is_first():
         return
+    # Written first: whoever reads only the first lines (`| head`) has the files too.
+    files = report.write(Path(FLAGS.out).expanduser())
     console.print(_shown(report))
     for line in [*report.notes, *report.sentences]:
         say(f"- {line}")
-    say(f"wrote {', '.join(map(str, report.write(Path(FLAGS.out).expanduser())))}")
+    say(f"wrote {', '.join(map(str, files))}")
 
 
 def _shown(report: MatrixReport) -> Table:

@@ -73,8 +73,10 @@ def main() -> None:
         status.stop()
     if not cluster.is_first():
         return
+    # Written first: whoever reads only the first lines (`| head`) has the files too. The page takes longer than the answer.
+    files = report.write(html=False)
     report.show(console)
-    files = report.write(html=FLAGS.html)
+    files = report.write(html=True) if FLAGS.html else files
     say(console, f"wrote {', '.join(map(str, files))}")
     failed = len(report.found.failed)
     if failed:
