@@ -20,6 +20,7 @@ for each factor of ten near the task, -1.17 to +2.37): 20 clothes are about 2 po
 import dataclasses
 
 from sslshift.study import Study, run, run_experiment
+from sslshift.study.declare import SMALL_ENCODER
 
 # Settings that other experiments share; they have sources of their own.
 SMALL = Study(
@@ -28,14 +29,7 @@ SMALL = Study(
     downstream_test="bundled:fashion_mnist/test",
     budget=40_960,
     seeds=4,
-    head="512,128",
-    optimiser="adamw",
-    learning_rate=5e-3,
-    weight_decay=1e-4,
-    warmup=0.1,
-    min_crop_scale=0.2,
-    jitter=0.8,
-    blur=0.3,
+    **SMALL_ENCODER,
 )
 
 SOURCES = {

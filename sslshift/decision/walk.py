@@ -17,25 +17,15 @@ from sslshift.shift import DEFAULT_DISTANCE
 from sslshift.shift.index import SEPARATION
 from sslshift.shift.survey import SurveySettings, run_survey
 from sslshift.study.cli import describe_study
+from sslshift.study.declare import SMALL_ENCODER
 from sslshift.study.progress import Progress
 from sslshift.transfer.declaration import parse_task
 
 # Folders of the parts.
 SHIFT = "shift"
 PILOTS = "pilots"
-# An encoder that a CPU trains in seconds, with the settings of experiments.quickstart. Others have the method's recipe.
-SMALL = PilotStudy(
-    encoder="patch_mlp",
-    head="512,128",
-    optimiser="adamw",
-    learning_rate=5e-3,
-    weight_decay=1e-4,
-    warmup=0.1,
-    min_crop_scale=0.2,
-    jitter=0.8,
-    blur=0.3,
-    untrained_seeds=3,
-)
+# As experiments.quickstart; another encoder has the method's recipe.
+SMALL = PilotStudy(**SMALL_ENCODER, untrained_seeds=3)
 
 
 @dataclasses.dataclass(frozen=True)

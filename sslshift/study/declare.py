@@ -6,6 +6,7 @@ of one method.
 
 import dataclasses
 from collections.abc import Collection, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from sslshift.command import parsed, settings
@@ -307,3 +308,19 @@ def without_given(for_method: Sequence[str], given: Collection[str]) -> tuple[st
         kept = [f"{name}={value}" for name, value in own.items() if name not in given]
         remaining += [f"{method}: {'; '.join(kept)}"] if kept else []
     return tuple(remaining)
+
+
+# Settings of an encoder that a CPU trains in seconds, for experiments at the small scale; others have the method's recipe.
+SMALL_ENCODER = MappingProxyType(
+    {
+        "encoder": "patch_mlp",
+        "head": "512,128",
+        "optimiser": "adamw",
+        "learning_rate": 5e-3,
+        "weight_decay": 1e-4,
+        "warmup": 0.1,
+        "min_crop_scale": 0.2,
+        "jitter": 0.8,
+        "blur": 0.3,
+    }
+)
