@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from sslshift.planning import PlanSettings, run_plan
 from sslshift.reporting import csv_text
 
 HEAD = (
@@ -90,3 +91,26 @@ def write_table(path, found: list[dict]):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(csv_text(HEAD, [[row.get(name, "") for name in HEAD] for row in found]))
     return path
+
+
+def plan_from(folder, found, prices=PRICES, money=1000.0, **settings):
+    """Returns the report of a plan from a table of rows, with prices as text."""
+    write_table(folder / "study" / "results.csv", found)
+    (folder / "prices.toml").write_text(prices)
+    chosen = {"out": str(folder / "plan")} | settings
+    return run_plan(PlanSettings([str(folder / "study")], str(folder / "prices.toml"), money, **chosen))
+
+
+def written_plan(folder):
+    """Returns a report on three sources with a target, which is written to its folder, and the folder."""
+    report = plan_from(folder, rows(), target=0.8)
+    report.write()
+    return report, folder
+
+
+def one_source():
+    return '[sources."near"]\nper_image = 0.2\n'
+
+
+def two_sources():
+    return PRICES.partition('[sources."far"]')[0]
